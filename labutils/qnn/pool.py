@@ -1,0 +1,403 @@
+"""The parent side: worker processes, what they are asked, and what happens when one dies."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import paths
+from ..errors import MissingToolError, WorkerError
+from . import channel, refusal
+from . import options as qnn_options
+
+TIMEOUT = 300.0  # seconds for one call: a compile or one image takes 0.1 to 20 s
+
+Arrays = dict[str, np.ndarray]
+Progress = Callable[[Iterable, str], Iterable]
+
+
+class Worker:
+    """One child process, started when first needed and again after it died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._log: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while no process runs."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if running else None
+
+    def call(
+        self, message: dict[str, Any], arrays: Arrays | None = None, timeout: float = TIMEOUT
+    ) -> tuple[dict[str, Any], Arrays]:
+        """Send one message and return the answer.
+
+        Raises
+        ------
+        WorkerError
+            The process died (signal or exit code, last lines of its log), or gave no answer
+            within `timeout` seconds and was stopped. The next call starts a fresh one.
+        """
+        with self._lock:
+            process = self._running()
+            box: queue.SimpleQueue = queue.SimpleQueue()
+            exchange = (process, message, arrays, box)
+            threading.Thread(target=_exchange, args=exchange, daemon=True).start()
+            try:
+                answer = box.get(timeout=timeout)
+            except queue.Empty:
+                tail = self._tail()
+                self._stop()
+                raise WorkerError(
+                    f"The QNN worker gave no answer to {_describe(message)} within "
+                    f"{timeout:g} s and was stopped. Nothing else is harmed; try again, or give "
+                    f"it longer (timeout=).{tail}"
+                ) from None
+            except BaseException:  # Ctrl-C: a late answer must not be read as the next one's
+                self._stop()
+                raise
+            if isinstance(answer, Exception):
+                raise self._crash(message)
+        if "error" in answer[0]:
+            raise WorkerError(f"QNN failed in {_describe(message)}: {answer[0]['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process, if there is one; the worker stays usable."""
+        self._stop()
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is None or self._process.poll() is not None:
+            self._stop()
+            self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - lives as long as the process
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "labutils.qnn.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                cwd=tempfile.gettempdir(),  # native code must not write into the user's folder
+                env=_environment(),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        return self._process
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        log, self._log = self._log, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    stream.close()
+        if log is not None:
+            log.close()
+
+    def _crash(self, message: dict[str, Any]) -> WorkerError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        code = self._process.returncode
+        tail = self._tail()
+        self._stop()
+        return WorkerError(
+            f"The QNN worker died ({_cause(code)}) in {_describe(message)}. Nothing else is "
+            f"harmed; the next call starts a fresh worker.{tail}"
+        )
+
+    def _tail(self, lines: int = 8) -> str:
+        self._log.seek(0)
+        text = refusal.plain(self._log.read().decode(errors="replace"))
+        last = [line for line in text.splitlines() if line.strip()][-lines:]
+        return "".join(f"\n  | {line[:300]}" for line in last)
+
+
+def _exchange(
+    process: subprocess.Popen, message: dict, arrays: Arrays | None, box: queue.SimpleQueue
+) -> None:
+    try:
+        channel.send(process.stdin, message, arrays)
+        box.put(channel.receive(process.stdout))
+    except (OSError, EOFError, ValueError) as error:  # ValueError: closed while we waited
+        box.put(error)
+
+
+def _environment() -> dict[str, str]:
+    inherited = os.environ.get("PYTHONPATH")
+    path = str(paths.ROOT) + (os.pathsep + inherited if inherited else "")
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _cause(code: int | None) -> str:
+    if code is None:
+        return "its channel closed"
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _describe(message: dict[str, Any]) -> str:
+    model = f" {Path(message['model']).name}" if "model" in message else ""
+    return f"{message['call']}{model}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model file as a session: the same file content and options are the same session.
+
+    `config` holds ONNX Runtime session entries (context binaries are asked for there).
+    """
+
+    file: Path
+    options: dict[str, str]
+    config: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
+
+    @classmethod
+    def of(
+        cls, file: str | Path, options: dict[str, Any], config: dict[str, str] | None = None
+    ) -> Graph:
+        """Return `file` with checked provider options, identified by its content."""
+        file = Path(file).resolve()
+        return cls(file, qnn_options.check(options), dict(config or {}), paths.sha256(file))
+
+    def message(self, call: str, **more: object) -> dict[str, Any]:
+        """Return the message that asks a worker to do `call` with this graph."""
+        return {
+            "call": call,
+            "model": str(self.file),
+            "digest": self.digest,
+            "options": self.options,
+            "config": self.config,
+            **more,
+        }
+
+
+class Pool:
+    """Some workers that share out the images of a batch: the simulator itself is serial.
+
+    Parameters
+    ----------
+    workers
+        Processes at most; each keeps its own sessions (about 350 MB with one MobileNetV3).
+    timeout
+        Seconds for one call (one compile, one image) before a worker counts as hung.
+    """
+
+    def __init__(self, workers: int = 2, timeout: float = TIMEOUT) -> None:
+        self.timeout = timeout
+        self.workers = [Worker() for _ in range(workers)]
+        self._free: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last used has the sessions
+        for worker in reversed(self.workers):
+            self._free.put(worker)
+        _pools.add(self)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes; a later call starts new ones."""
+        for worker in self.workers:
+            worker.close()
+
+    def hello(self) -> dict[str, Any]:
+        """Return the versions that a worker reports."""
+        with self._borrowed() as worker:
+            return worker.call({"call": "hello"}, timeout=self.timeout)[0]
+
+    def build(self, graph: Graph, doing: str, *, keep: bool = True) -> dict[str, Any]:
+        """Make the session of `graph` and return its inputs and outputs, [name, shape, type].
+
+        Raises
+        ------
+        ConvertError
+            QNN refuses the graph; the message names nodes, operators, modules and reasons.
+        WorkerError
+            The process crashed or hung.
+        """
+        require()
+        with self._borrowed() as worker:
+            return self._ask(worker, graph, "build", doing, {}, keep=keep)[0]
+
+    def run(
+        self, graph: Graph, items: list[Arrays], progress: Progress | None = None
+    ) -> list[Arrays]:
+        """Run `graph` on each item (its named inputs); results in the order of the items."""
+        return self._spread(graph, "run", items, progress)
+
+    def execute_dlc(
+        self, graph: Graph, items: list[Arrays], progress: Progress | None = None
+    ) -> list[Arrays]:
+        """As `run`, with `graph.file` a DLC whose own graph is composed and executed."""
+        return self._spread(graph, "execute_dlc", items, progress)
+
+    def _spread(
+        self, graph: Graph, call: str, items: list[Arrays], progress: Progress | None
+    ) -> list[Arrays]:
+        require()  # before a worker is borrowed: the probe borrows one, too
+        results: list[Arrays] = [{} for _ in items]
+        todo, done = queue.SimpleQueue(), queue.SimpleQueue()
+        for index in range(len(items)):
+            todo.put(index)
+        stop = threading.Event()
+
+        def work() -> None:
+            with self._borrowed() as worker:
+                while not stop.is_set():
+                    try:
+                        index = todo.get_nowait()
+                    except queue.Empty:
+                        return
+                    try:
+                        answer = self._ask(worker, graph, call, "running it", items[index])
+                        results[index] = answer[1]
+                        done.put(None)
+                    except BaseException as error:
+                        done.put(error)
+                        return
+
+        threads = [
+            threading.Thread(target=work, daemon=True)
+            for _ in range(min(len(items), len(self.workers)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in (progress or _silent)(range(len(items)), "HTP simulator"):
+                if error := done.get():
+                    raise error
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        return results
+
+    def _ask(
+        self, worker: Worker, graph: Graph, call: str, doing: str, arrays: Arrays, **more: object
+    ) -> tuple[dict[str, Any], Arrays]:
+        message = graph.message(call, **more)
+        answer, results = worker.call(message, arrays, self.timeout)
+        if "refused" in answer:
+            raise refusal.refuse(graph.file, answer["refused"], doing)
+        return answer, results
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Any:
+        worker = self._free.get()
+        try:
+            yield worker
+        finally:
+            self._free.put(worker)
+
+    def _forget(self) -> None:
+        self.__init__(len(self.workers), self.timeout)
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _silent(items: Iterable, description: str) -> Iterable:
+    return items
+
+
+@functools.cache
+def shared(workers: int = 2) -> Pool:
+    """Return the pool that everything in this process shares, so that sessions are reused."""
+    return Pool(workers)
+
+
+@atexit.register
+def _close_all() -> None:
+    for pool in list(_pools):
+        pool.close()
+
+
+def _forget_all() -> None:
+    # A forked child must not talk on, or close, its parent's channels.
+    for pool in list(_pools):
+        pool._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether Qualcomm's native code runs here; `reason` is one sentence with the cure."""
+
+    ok: bool
+    reason: str
+    versions: dict[str, str]
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"{'present' if self.ok else 'absent'}: {self.reason}" + (listed and f" ({listed})")
+
+
+@functools.cache
+def probe() -> Availability:
+    """Say whether the QNN provider loads here, by loading it in a worker (once per process)."""
+    from importlib import util
+
+    if util.find_spec("onnxruntime_qnn") is None:
+        return Availability(False, _why_no_wheel(), {})
+    try:
+        facts = shared().hello()
+    except WorkerError as error:
+        first = str(error).splitlines()
+        reason = f"onnxruntime-qnn is installed but does not load: {' '.join(first)[:400]}"
+        return Availability(False, reason, paths.versions("onnxruntime-qnn", "onnxruntime"))
+    versions = {
+        "QNN": facts["qnn"],
+        "onnxruntime_qnn": facts["onnxruntime_qnn"],
+        "onnxruntime": facts["onnxruntime"],
+    }
+    if not facts["devices"]:
+        cure = "reinstall with make setup, at the pinned version"
+        return Availability(False, f"the QNN provider loads but offers no device: {cure}", versions)
+    return Availability(True, "QNN's DLC writer and HTP simulator load in a worker.", versions)
+
+
+def _why_no_wheel() -> str:
+    import platform
+
+    system, libc = platform.system(), platform.libc_ver()
+    rest = "everything else works without it."
+    old = "onnxruntime-qnn needs glibc 2.35 or newer (Ubuntu 22.04 or later)"
+    if system == "Darwin":
+        return f"Qualcomm publishes no onnxruntime-qnn wheel for macOS; {rest}"
+    if system == "Linux" and libc[0] != "glibc":
+        return f"{old}, and this system has another libc; {rest}"
+    if system == "Linux" and tuple(map(int, libc[1].split(".")[:2])) < (2, 35):
+        return f"{old}, and this system has glibc {libc[1]}; {rest}"
+    return f"onnxruntime-qnn is not installed: pip install onnxruntime-qnn==2.7.0; {rest}"
+
+
+def require() -> Availability:
+    """Return the probe's answer, or raise MissingToolError with the cure."""
+    found = probe()
+    if not found.ok:
+        raise MissingToolError(f"This step needs Qualcomm's onnxruntime-qnn. {found.reason}")
+    return found

@@ -1,0 +1,1 @@
+"""Operator tables, the SNPE replica, and converters: one module per target family."""

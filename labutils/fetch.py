@@ -31,7 +31,7 @@ WEIGHTS = {
     ),
 }
 
-_DIGITS = re.compile(r"-([0-9a-f]{8})\.\w+$")
+_DIGITS = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 _TIMEOUT_S = 30
 
 
@@ -91,6 +91,20 @@ def weights(name: str, *, progress: bool | None = None) -> Path:
         _download(url, target, sys.stderr.isatty() if progress is None else progress)
     _record(target, url)
     return target
+
+
+def require_reachable(url: str) -> None:
+    """Raise `FetchError` at once when the host of `url` does not answer.
+
+    For libraries that download on their own (timm through its hub), and whose many retries
+    would keep an offline learner waiting for a minute.
+    """
+    import requests
+
+    try:
+        requests.head(url, timeout=_TIMEOUT_S, allow_redirects=False)
+    except requests.RequestException as error:
+        raise FetchError(f"{url} cannot be reached: {_reason(error)}.") from None
 
 
 def _locate(name: str) -> tuple[Path, str]:

@@ -1,0 +1,211 @@
+"""Read weight files that someone else wrote, without running code that they may carry."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ModelFileError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# The members of a `torch.export.save` archive that are tensors as raw bytes, or JSON.
+_PT2_MEMBERS = re.compile(
+    r"data/(weights/(weight_\d+|\w+_weights_config\.json)"
+    r"|constants/(tensor_\d+|\w+_constants_config\.json)|sample_inputs/\w+\.pt)"
+    r"|models/\w+\.json|archive_format|archive_version|byteorder|\.data/\w+"
+)
+
+
+def state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from ``.safetensors``, or from ``.pth``/``.pt`` with tensors only.
+
+    A file that wraps it under ``state_dict`` or ``model``, and names that
+    `DistributedDataParallel` prefixed with ``module.``, are unwrapped.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing or damaged, or holds a pickle of anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"There is no checkpoint {path}.")
+    loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not _is_state_dict(loaded):
+        raise ModelFileError(
+            f"{path} holds a {type(loaded).__name__}, not a state dict (names with tensors). "
+            "Save one with torch.save(model.state_dict(), path)."
+        )
+    if all(name.startswith("module.") for name in loaded):
+        loaded = {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+    return loaded
+
+
+def _is_state_dict(loaded: object) -> bool:
+    import torch
+
+    return (
+        isinstance(loaded, dict)
+        and bool(loaded)
+        and all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in loaded.items())
+    )
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is not a readable safetensors file ({error}); was it cut short? "
+            "Copy or download it again."
+        ) from None
+
+
+def _pickled(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand)[^\n]*", str(error))
+        raise ModelFileError(
+            f"{path} is refused: it is a pickle that would run code to be read "
+            f"({what.group(0) if what else 'not a tensor file'}). Only tensors are read. Save a "
+            "state dict with torch.save(model.state_dict(), path), or use .safetensors."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"{path} is not a readable checkpoint ({_first_line(error)}); was it cut short? "
+            "Copy it again, or save a state dict with torch.save(model.state_dict(), path)."
+        ) from None
+
+
+def load_into_(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Copy `state` into `module`, in place; every name and shape must match.
+
+    Half-precision tensors are widened to the module's own dtype.
+
+    Raises
+    ------
+    ModelFileError
+        Names the first keys that are missing, unexpected, or of another shape.
+    """
+    own = module.state_dict()
+    groups = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} where the model has {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in groups.items()
+        if names
+    ]
+    if problems:
+        raise ModelFileError(
+            f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}. "
+            "Is it a checkpoint of another architecture?"
+        )
+    module.load_state_dict(state)
+
+
+def exported_program(path: str | Path) -> torch.export.ExportedProgram:
+    """Load a ``.pt2`` of `torch.export.save`, without running code that it may carry.
+
+    `torch.export.load` unpickles whatever the archive marks as a pickle, and evaluates symbolic
+    shapes as Python expressions, so an archive is read only when it has neither.
+
+    Raises
+    ------
+    ModelFileError
+        Not such an archive, or one that holds pickled objects or dynamic shapes.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"There is no file {path}.")
+    _inspect_pt2(path)
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # for the sample inputs in the archive
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise ModelFileError(
+            f"{path} could not be loaded by torch.export.load ({_first_line(error)}). Save it "
+            f"again with this PyTorch ({torch.__version__}): torch.export.save(program, path)."
+        ) from None
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+
+
+def _inspect_pt2(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            members = {name.partition("/")[2]: name for name in names}
+            texts = {m: archive.read(n) for m, n in members.items() if m.endswith(".json")}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelFileError(f"{path} is not a .pt2 archive ({_first_line(error)}).") from None
+    if not any(member.startswith("models/") for member in members):
+        raise ModelFileError(
+            f"{path} is not an archive of torch.export.save (a torch.jit or torch.save file?). "
+            "Export the model: torch.export.save(torch.export.export(model, (x,)), path)."
+        )
+    # A name that occurs twice could show us one content and torch another.
+    strange = [] if len(names) == len(members) else ["a name that occurs twice"]
+    strange += [member for member in members if not _PT2_MEMBERS.fullmatch(member)]
+    strange += [member for member, text in texts.items() if _carries_code(path, member, text)]
+    if strange:
+        raise ModelFileError(
+            f"{path} is refused: {strange[0]} holds a pickled object or a dynamic shape, which "
+            "would run code to be read. Export the model with plain tensors and static shapes."
+        )
+
+
+def _carries_code(path: Path, member: str, text: bytes) -> bool:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        raise ModelFileError(f"{path} is damaged: {member} is not JSON.") from None
+    return any(
+        (key == "use_pickle" and value) or key == "expr_str" for key, value in _items(content)
+    )
+
+
+def _items(content: object) -> list[tuple[str, Any]]:
+    """Return all key-value pairs of nested JSON."""
+    pairs, todo = [], [content]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            pairs.extend(item.items())
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+    return pairs
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,26 @@
+"""Comparing models by what they compute: parity gate, layer by layer, fidelity ladder."""
+
+from .departure import Departure, first_departure
+from .fidelity import AccuracyTable, Ladder, Rung, Stage, accuracy_table, ladder
+from .gating import AGREEMENT, THRESHOLDS, GateReport, Parity, gate, parity
+from .layerwise import Layer, LayerReport, per_layer
+
+__all__ = [
+    "AGREEMENT",
+    "THRESHOLDS",
+    "AccuracyTable",
+    "Departure",
+    "GateReport",
+    "Ladder",
+    "Layer",
+    "LayerReport",
+    "Parity",
+    "Rung",
+    "Stage",
+    "accuracy_table",
+    "first_departure",
+    "gate",
+    "ladder",
+    "parity",
+    "per_layer",
+]

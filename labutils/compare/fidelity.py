@@ -1,0 +1,336 @@
+"""The fidelity ladder: what each step from PyTorch to the chip costs, on the same images."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import metrics, paths
+from ..data import ImageSet, Preprocessing
+from ..errors import ParityError, UsageError
+from ..metrics import PairedDifference, Proportion
+from ..runtime import Runner
+from . import tabular
+from .gating import Parity, parity
+
+Progress = Callable[[Iterable, str], Iterable]
+
+_COLUMNS = (
+    "stage", "n", "top-1 % [95 %]", "minus first, points", "agrees % [95 %]",
+    "cosine", "SQNR dB", "MB",
+)  # fmt: skip
+_LEGEND = (
+    "[ ]: 95 % intervals, Wilson's for shares, paired for differences. Agreement, cosine and SQNR "
+    "are against the first stage, on the same n images."
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way, and how to run it.
+
+    Attributes
+    ----------
+    name
+        Short, for the first column: ``"HTP int8"``.
+    runner
+        Runs this stage's own artifact on its own runtime.
+    note
+        Shown below the table.
+    n
+        Number of images for this stage, None for all; simulators get fewer.
+    """
+
+    name: str
+    runner: Runner
+    note: str = ""
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The figures of one stage; `parity` and `difference` are against the first stage.
+
+    `top5` is None for fewer than six classes, `bytes` None for a module in memory.
+    """
+
+    name: str
+    runtime: str
+    file: str
+    bytes: int | None
+    n: int
+    top1: Proportion
+    top5: Proportion | None
+    difference: PairedDifference
+    parity: Parity
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values; shares 0 to 1, differences in points."""
+        top5 = self.top5.value if self.top5 else None
+        agreement, found = self.parity.agreement, self.parity
+        return {
+            "stage": self.name,
+            "runtime": self.runtime,
+            "file": self.file,
+            "bytes": self.bytes,
+            "n": self.n,
+            **_share("top1", self.top1),
+            "top5": top5,
+            "difference_points": self.difference.value,
+            "difference_low": self.difference.interval[0],
+            "difference_high": self.difference.interval[1],
+            **_share("agreement", agreement),
+            "cosine_mean": found.cosine_mean,
+            "cosine_min": found.cosine_min,
+            "sqnr_db": found.sqnr_db,
+            "max_error": found.max_error,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All stages, first to last.
+
+    Attributes
+    ----------
+    rows
+        One `Rung` per stage.
+    images
+        What was classified, in words.
+    preprocessing
+        How the pixels were prepared, in words.
+    """
+
+    rows: tuple[Rung, ...]
+    images: str
+    preprocessing: str
+
+    def __getitem__(self, name: str) -> Rung:
+        return next(row for row in self.rows if row.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole table as plain values."""
+        rows = [row.to_dict() for row in self.rows]
+        return {"images": self.images, "preprocessing": self.preprocessing, "rows": rows}
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write one line per stage, all figures at full precision; the file appears at once."""
+        rows = [row.to_dict() for row in self.rows]
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        paths.write_text(path, buffer.getvalue())
+        return Path(path)
+
+    def _parts(self) -> tuple:
+        rows = [_cells(row) for row in self.rows]
+        made_by = []
+        for row in self.rows:
+            text = f"{row.name}: {row.file or 'in memory'}, {row.runtime}."
+            made_by.append(f"{text} {row.note}".strip())
+        notes = [_LEGEND, f"Images: {self.images}. {self.preprocessing}.", *made_by]
+        return "Fidelity ladder", _COLUMNS, rows, notes
+
+    def __str__(self) -> str:
+        title, columns, rows, notes = self._parts()
+        return tabular.text(title, columns, rows, tabular.wrapped(notes))
+
+    def _repr_html_(self) -> str:
+        return tabular.markup(*self._parts())
+
+
+def ladder(
+    stages: Sequence[Stage],
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    n: int | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Ladder:
+    """Run every stage on the same images and compare each with the first.
+
+    Parameters
+    ----------
+    stages
+        The first is the reference, usually PyTorch; it sees at least as many images as any other.
+    images, preprocessing
+        Pixels with labels, and what turns them into inputs.
+    n
+        Images at most, for all stages; ``Stage.n`` lowers it for one.
+    batch_size
+        Images per call of a runner.
+    progress
+        Called as ``progress(iterable, stage name)`` around the batches.
+
+    Raises
+    ------
+    ParityError
+        A stage gives NaN, or logits of another shape; the message names the stage and its file.
+    """
+    if not stages:
+        raise UsageError("A ladder needs at least one stage.")
+    if len({stage.name for stage in stages}) < len(stages):
+        raise UsageError("Two stages of the ladder have the same name.")
+    total = min(n or len(images), len(images))
+    counts = [min(stage.n or total, total) for stage in stages]
+    counts[0] = max(counts)
+    reference, rows = None, []
+    for stage, count in zip(stages, counts, strict=True):
+        part = images.head(count)
+        logits = _logits(stage, part, preprocessing, batch_size, progress)
+        reference = logits if reference is None else reference
+        rows.append(_rung(stage, logits, reference[:count], part.labels))
+    return Ladder(tuple(rows), images.source, str(preprocessing))
+
+
+@dataclass(frozen=True)
+class AccuracyTable:
+    """Best classes and their probabilities for one image, stage by stage.
+
+    Attributes
+    ----------
+    rows
+        ``(stage, runtime, ((class, probability), ...))``, best class first.
+    title
+        What was classified.
+    """
+
+    rows: tuple[tuple[str, str, tuple[tuple[str, float], ...]], ...]
+    title: str
+
+    def _parts(self) -> tuple:
+        depth = len(self.rows[0][2])
+        columns = ("stage", *(f"top-{k + 1}" for k in range(depth)))
+        rows = [
+            (stage, *(f"{tabular.clipped(name, 14)} {share:.4f}" for name, share in best))
+            for stage, _, best in self.rows
+        ]
+        notes = [f"{stage}: {runtime}." for stage, runtime, _ in self.rows]
+        runtimes = " ".join(runtime for _, runtime, _ in self.rows)
+        title = self.title
+        if "ONNX Runtime" in runtimes:
+            title += "; ORT stands in for FP32 on CPU"
+        if "HTP" in runtimes:
+            title += "; the HTP simulator stands in for the DSP"
+        return title, columns, rows, notes
+
+    def __str__(self) -> str:
+        title, columns, rows, notes = self._parts()
+        return tabular.text(title, columns, rows, tabular.wrapped(notes))
+
+    def _repr_html_(self) -> str:
+        return tabular.markup(*self._parts())
+
+
+def accuracy_table(
+    stages: Sequence[Stage],
+    image: np.ndarray,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    truth: str = "",
+) -> AccuracyTable:
+    """Classify one image at every stage, as the vendor's case study does: top-5, probabilities.
+
+    Parameters
+    ----------
+    stages
+        As for `ladder`.
+    image
+        (size, size, 3) uint8 RGB.
+    preprocessing
+        What turns it into an input.
+    classes
+        Names, by class number.
+    truth
+        What is on the image, for the title.
+    """
+    if not stages:
+        raise UsageError("An accuracy table needs at least one stage.")
+    inputs, rows = preprocessing(image[None]), []
+    for stage in stages:
+        logits = stage.runner.run(inputs)
+        _refuse(stage, logits, (1, len(classes)))
+        shares = metrics.softmax(logits)[0]
+        best = metrics.topk(logits, min(5, len(classes)))[0]
+        named = tuple((classes[k], float(shares[k])) for k in best)
+        rows.append((stage.name, stage.runner.runtime, named))
+    subject = f"One image ({truth})" if truth else "One image"
+    return AccuracyTable(tuple(rows), f"{subject}: top classes and probabilities")
+
+
+def _logits(
+    stage: Stage,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    progress: Progress | None,
+) -> np.ndarray:
+    starts = range(0, len(images), batch_size)
+    parts = [
+        stage.runner.run(preprocessing(images.images[start : start + batch_size]))
+        for start in (progress(starts, stage.name) if progress else starts)
+    ]
+    return np.concatenate(parts)
+
+
+def _refuse(stage: Stage, logits: np.ndarray, shape: tuple[int, ...]) -> None:
+    where = f"Stage {stage.name!r} ({stage.runner.file or 'in memory'}, {stage.runner.runtime})"
+    if logits.shape != shape:
+        raise ParityError(f"{where} gives logits of shape {logits.shape}, expected {shape}.")
+    bad = int((~np.isfinite(logits)).sum())
+    if bad:
+        raise ParityError(
+            f"{where} gives {bad} logits that are NaN or infinite. compare.per_layer shows where "
+            "they come from."
+        )
+
+
+def _rung(stage: Stage, logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Rung:
+    _refuse(stage, logits, reference.shape)
+    file = stage.runner.file
+    ours, first = metrics.correct(logits, labels), metrics.correct(reference, labels)
+    return Rung(
+        name=stage.name,
+        runtime=stage.runner.runtime,
+        file=Path(file).name if file else "",
+        bytes=Path(file).stat().st_size if file else None,
+        n=len(logits),
+        top1=metrics.accuracy(logits, labels),
+        top5=metrics.accuracy(logits, labels, 5) if logits.shape[1] > 5 else None,
+        difference=metrics.paired_difference(ours, first),
+        parity=parity(reference, logits),
+        note=stage.note,
+    )
+
+
+def _share(name: str, share: Proportion) -> dict[str, float]:
+    low, high = share.interval
+    return {name: share.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _cells(row: Rung) -> tuple[str, ...]:
+    low, high = row.difference.interval
+    return (
+        tabular.clipped(row.name, 18),
+        str(row.n),
+        _percent(row.top1),
+        f"{row.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]",
+        _percent(row.parity.agreement),
+        f"{row.parity.cosine_mean:.4f}",
+        f"{row.parity.sqnr_db:.1f}",
+        f"{row.bytes / 1e6:.2f}" if row.bytes is not None else "-",
+    )
+
+
+def _percent(share: Proportion) -> str:
+    low, high = share.interval
+    return f"{100 * share.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]"

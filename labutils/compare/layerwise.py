@@ -1,0 +1,287 @@
+"""Two models, tensor by tensor.
+
+Tensors are matched by name. In a quantized graph the twin of a float tensor is its dequantized
+value, so its own rounding is included. Making inner tensors visible changes what Qualcomm's
+compiler may fuse, and can make a fault vanish: see `departure`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UsageError
+from ..graph import module_path, read
+from ..runtime import OrtRunner, Runner, connect
+from . import tabular
+
+if TYPE_CHECKING:
+    import onnx
+    import pandas as pd
+
+Progress = Callable[[Iterable, str], Iterable]
+
+_CHUNK = 4  # images per call: keeps two simulator workers busy and the memory bounded
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+_EXPOSED = (
+    "Inner tensors were made outputs to be seen; on the HTP that keeps nodes from being fused, so "
+    "a fault of a fusion does not show here (the parity gate looks for those)."
+)
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A tensor that two graphs share: its name in the reference and in the candidate."""
+
+    reference: str
+    candidate: str
+    op: str
+    candidate_op: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Figures of one tensor over all images; `cosine` is NaN when a value is not finite."""
+
+    tensor: str
+    op: str
+    module: str
+    cosine: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Every shared tensor, in topological order.
+
+    Attributes
+    ----------
+    reference, candidate
+        File names.
+    runtime
+        What ran the candidate; the reference ran on ONNX Runtime, unoptimized.
+    n
+        Number of images.
+    rows
+        One `Layer` per tensor.
+    """
+
+    reference: str
+    candidate: str
+    runtime: str
+    n: int
+    rows: tuple[Layer, ...]
+
+    def worst(self, k: int = 5) -> tuple[Layer, ...]:
+        """Return the `k` tensors with the lowest SQNR, worst first."""
+        return tuple(sorted(self.rows, key=lambda row: row.sqnr_db)[:k])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a pandas table."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def _parts(self) -> tuple:
+        title = (
+            f"{self.candidate} on {self.runtime}, against {self.reference} on ONNX Runtime: "
+            f"{len(self.rows)} tensors, {self.n} images"
+        )
+        rows = [
+            (tabular.shortened(r.tensor, 62), r.op, f"{r.sqnr_db:.1f}", f"{r.cosine:.5f}")
+            for r in self.rows
+        ]
+        worst = ", ".join(f"{r.module or r.tensor} ({r.sqnr_db:.1f})" for r in self.worst())
+        notes = (f"Lowest SQNR (dB): {worst}.", _EXPOSED)
+        return title, ("tensor", "op", "SQNR dB", "cosine"), rows, notes
+
+    def __str__(self) -> str:
+        title, columns, rows, notes = self._parts()
+        return tabular.text(title, columns, rows, tabular.wrapped(notes))
+
+    def _repr_html_(self) -> str:
+        return tabular.markup(*self._parts())
+
+
+def per_layer(
+    float_onnx: str | Path,
+    quantized_onnx: str | Path,
+    inputs: np.ndarray,
+    backend: str = "ort",
+    soc: str = "SM8550",
+    progress: Progress | None = None,
+) -> LayerReport:
+    """Compare every shared tensor of two ONNX files.
+
+    Parameters
+    ----------
+    float_onnx, quantized_onnx
+        The reference, always run by ONNX Runtime, and the candidate (which may be a float file).
+    inputs
+        (n, 3, size, size) float32, normalized. On the simulator, 4 to 16 images are enough.
+    backend
+        ``"ort"`` or ``"htp"`` for the candidate. ONNX Runtime runs unoptimized, so that no inner
+        tensor disappears.
+    soc
+        The chip, for ``"htp"``.
+    progress
+        Called as ``progress(iterable, description)`` around the chunks of images.
+
+    Raises
+    ------
+    UsageError
+        The two files share no tensor name.
+    ConvertError
+        The HTP refuses the graph.
+    """
+    float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
+    settings = {"soc": soc} if backend == "htp" else {"optimize": False}
+    open_ = functools.partial(connect, backend=backend, **settings)
+    reference, candidate = read(float_onnx), read(quantized_onnx)
+    pairs = twins(reference, candidate)
+    if not pairs:
+        raise UsageError(
+            f"{float_onnx.name} and {quantized_onnx.name} share no tensor name. Compare a model "
+            "with a file that was made from it."
+        )
+    with (
+        opened(reference, (p.reference for p in pairs)) as ours,
+        opened(candidate, (p.candidate for p in pairs), open_) as theirs,
+    ):
+        rows = measure(ours, theirs, pairs, inputs, progress)
+        runtime = theirs.runtime
+    return LayerReport(float_onnx.name, quantized_onnx.name, runtime, len(inputs), rows)
+
+
+def twins(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> list[Twins]:
+    """Return the tensors that both graphs compute, in the reference's topological order."""
+    ours, theirs = Names(reference), Names(candidate)
+    pairs: dict[str, Twins] = {}
+    for node in reference.graph.node:
+        if node.op_type in (*_QDQ, "Constant"):
+            continue
+        for name in filter(None, node.output):
+            left, right = ours.visible(name), theirs.visible(name)
+            if left and right:
+                op = theirs.op(name) or theirs.op(right)
+                pairs.setdefault(left, Twins(left, right, node.op_type, op, module_path(node)))
+    return list(pairs.values())
+
+
+class Names:
+    """Looks up who makes a tensor, and under which name its dequantized value is found."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.producer = {name: node for node in model.graph.node for name in node.output}
+        self.dequantized: dict[str, str] = {}
+        for node in model.graph.node:
+            source = self.producer.get(node.input[0]) if node.op_type == _QDQ[1] else None
+            if source is not None and source.op_type == _QDQ[0]:
+                self.dequantized.setdefault(source.input[0], node.output[0])
+
+    def visible(self, name: str) -> str | None:
+        """Return the name to look at for tensor `name`, None when this graph lacks it."""
+        return self.dequantized.get(name) or (name if name in self.producer else None)
+
+    def op(self, name: str) -> str:
+        """Return the operator behind `name`, looking through quantization."""
+        node = self.producer.get(name)
+        while node is not None and node.op_type in _QDQ:
+            node = self.producer.get(node.input[0])
+        return node.op_type if node is not None else ""
+
+    def feeding(self, name: str) -> list[str]:
+        """Return the names of what the node behind `name` reads (weights among them)."""
+        node = self.producer[name]
+        while node.op_type in _QDQ:
+            node = self.producer[node.input[0]]
+        return list(node.input)
+
+
+def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """Return the part of `model` that computes `names`, with `names` as its only outputs."""
+    import onnx
+
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    wanted, nodes = set(names), []
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            nodes.append(node)
+            wanted.update(node.input)
+            for attribute in node.attribute:  # branches of If and Loop read outer tensors
+                for inner in attribute.g.node:
+                    wanted.update(inner.input)
+    graph = part.graph
+    graph.ClearField("node")
+    graph.node.extend(reversed(nodes))
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
+    graph.ClearField("initializer")
+    graph.initializer.extend(weights)
+    graph.ClearField("output")
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
+    return part
+
+
+def unoptimized(file: Path) -> OrtRunner:
+    """Return a runner that keeps every inner tensor as it is written."""
+    return OrtRunner(file, optimize=False)
+
+
+@contextlib.contextmanager
+def opened(
+    model: onnx.ModelProto, names: Iterable[str], open_: Callable[[Path], Runner] = unoptimized
+) -> Iterator[Runner]:
+    """Yield a runner of the part of `model` that computes `names`; its file is temporary."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
+        path = Path(folder) / "part.onnx"
+        onnx.save_model(cut(model, list(names)), str(path))
+        runner = open_(path)
+        try:
+            yield runner
+        finally:
+            runner.close()
+
+
+def measure(
+    ours: Runner,
+    theirs: Runner,
+    pairs: list[Twins],
+    inputs: np.ndarray,
+    progress: Progress | None = None,
+) -> tuple[Layer, ...]:
+    """Stream the images through both and return figures per tensor that both hold."""
+    sums = np.zeros((len(pairs), 4))
+    known = np.ones(len(pairs), bool)
+    chunks = [inputs[i : i + _CHUNK] for i in range(0, len(inputs), _CHUNK)]
+    for chunk in progress(chunks, "layers") if progress else chunks:
+        left, right = ours.tensors(chunk), theirs.tensors(chunk)
+        for i, pair in enumerate(pairs):
+            a, b = left[pair.reference], right[pair.candidate]
+            if a.dtype.kind != "f" or b.dtype.kind != "f" or a.shape != b.shape:
+                known[i] = False  # one name for two different things
+                continue
+            a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+            sums[i] += a @ a, b @ b, a @ b, ((a - b) ** 2).sum()
+    return tuple(_layer(p, *s) for p, s, ok in zip(pairs, sums, known, strict=True) if ok)
+
+
+def _layer(pair: Twins, aa: float, bb: float, ab: float, noise: float) -> Layer:
+    if not math.isfinite(bb + noise):
+        cosine, sqnr = math.nan, -math.inf
+    else:
+        equal = 1.0 if noise == 0 else 0.0  # both all zero, or only one of them
+        cosine = min(1.0, ab / math.sqrt(aa * bb)) if aa * bb > 0 else equal
+        sqnr = math.inf if noise == 0 else 10 * math.log10(aa / noise) if aa else -math.inf
+    return Layer(pair.reference, pair.op, pair.module, cosine, sqnr)

@@ -1,0 +1,51 @@
+"""One table, written twice: as aligned text and as HTML that says the same."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterable, Sequence
+
+WIDTH = 120  # columns of a terminal, and of a printed page
+
+Rows = Sequence[Sequence[str]]
+
+
+def text(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = ()) -> str:
+    """Return `rows` under `columns` as aligned text; the first column is left-aligned."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = [_line(columns, widths), _line(["-" * width for width in widths], widths)]
+    lines += [_line(row, widths) for row in rows]
+    return "\n".join([title, *lines, *notes])
+
+
+def markup(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = ()) -> str:
+    """Return the same table as HTML; names of nodes and files are escaped."""
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    caption = f"<caption>{html.escape(title)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}"
+
+
+def shortened(name: str, width: int) -> str:
+    """Return `name` in at most `width` characters; the end of a node's name says the most."""
+    return name if len(name) <= width else "…" + name[len(name) - width + 1 :]
+
+
+def clipped(name: str, width: int) -> str:
+    """Return `name` in at most `width` characters; the start of a class name says the most."""
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def wrapped(notes: Iterable[str]) -> list[str]:
+    """Return `notes` as lines of at most `WIDTH` characters, continued lines indented."""
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(cells, widths, strict=True)
+    aligned = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+    return "  ".join(aligned).rstrip()

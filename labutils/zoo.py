@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import html
 import json
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -275,7 +276,8 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
     module = program.module().requires_grad_(False)
-    module.eval = lambda: module  # it is in evaluation mode, and its own eval() refuses
+    # Its mode is fixed, and its own eval() and train() refuse: here they do nothing.
+    module.eval = module.train = types.MethodType(lambda self, mode=False: self, module)
     first_in, first_out = signature.user_inputs[0], signature.user_outputs[0]
     return _file_model(
         path,

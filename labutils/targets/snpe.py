@@ -133,7 +133,7 @@ class _Replica:
             f"# REPLICA of {EXECUTABLE} (SNPE 2.7), not Qualcomm's tool: it follows the documented "
             f"operator table {self.table.name}.yaml ({self.table.retrieved}) and writes no DLC."
         )
-        yield "# Lines that begin with # are the replica's; the others are worded as the tool's log."
+        yield "# Lines that begin with # are the replica's; the others have the tool's wording."
         yield f"# {EXECUTABLE} --input_network {onnx_path.name} --output_path {dlc_path.name}"
 
     def _translate(self, node: Node, unknown: set[str]) -> None:

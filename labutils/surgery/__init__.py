@@ -1,0 +1,126 @@
+"""Model surgery: replace what a converter cannot translate, and report every replacement.
+
+One rule book (`rules`) serves three levels: modules of a PyTorch model, functions called in its
+forward, and nodes of an ONNX graph. Nothing is silent: rules that match nothing raise.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnknownNameError, UsageError
+from .report import Check, Left, Match, Report
+from .rule import OnnxForm, Rule
+from .rules import EXACT, RULES, select
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+__all__ = [
+    "EXACT", "LEVELS", "RULES", "Check", "Left", "Match", "OnnxForm", "Report", "Rule",
+    "replace_", "replace_file", "restore_", "select",
+]  # fmt: skip
+
+LEVELS = ("auto", "module", "function", "onnx")
+
+
+def replace_(
+    target: nn.Module | onnx.ModelProto,
+    rules: str | Rule | Iterable[str | Rule] = EXACT,
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> Report:
+    """Replace, in place, what the rules know, and report it.
+
+    Parameters
+    ----------
+    target
+        A PyTorch model or an ONNX model. It is left as it was when an error is raised.
+    rules
+        Names in `RULES`, or `Rule` objects.
+    level
+        ``"module"`` replaces submodules; ``"function"`` bakes a function mode into the model's
+        forward (needs `example_inputs`, to prove that it matched); ``"onnx"`` rewrites a graph.
+        ``"auto"``: for a PyTorch model, modules first, then functions where the example inputs
+        show that some are left; for an ONNX model, the graph.
+    example_inputs
+        For a PyTorch model a tensor or a tuple of arguments; for an ONNX model an array, a tuple
+        or a dict by input name. With them the outputs before and after are compared, in eval mode.
+        An ONNX model without them is compared on seeded random inputs.
+
+    Returns
+    -------
+    Report
+        What matched where, what was left and why, the numeric check.
+
+    Raises
+    ------
+    SurgeryError
+        Nothing matched (the message says what the model has instead), the outputs' shapes
+        changed, or the model cannot be changed.
+    UnknownNameError
+        A rule or a level that does not exist.
+    """
+    if level not in LEVELS:
+        raise UnknownNameError("surgery level", level, LEVELS)
+    chosen = select(rules)
+    onnx, torch = sys.modules.get("onnx"), sys.modules.get("torch")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from . import onnx_graph
+
+        if level not in ("auto", "onnx"):
+            raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
+        return onnx_graph.replace_nodes_(target, chosen, example_inputs)
+    if torch is not None and isinstance(target, torch.nn.Module):
+        from . import torch_model
+
+        if level == "onnx":
+            raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
+        return torch_model.replace_in_module_(target, chosen, level, example_inputs)
+    raise UsageError(
+        f"replace_ takes a torch.nn.Module or an onnx.ModelProto, not {type(target).__name__}. "
+        "For a file there is replace_file(source, destination)."
+    )
+
+
+def replace_file(
+    source: str | Path,
+    destination: str | Path,
+    rules: str | Rule | Iterable[str | Rule] = EXACT,
+    example_inputs: Any = None,
+) -> Report:
+    """Read an ONNX file, replace what the rules know, and write the result to another file.
+
+    The destination is written in one step, and only when something was replaced.
+
+    Raises
+    ------
+    ModelFileError
+        The source is missing or no ONNX model.
+    SurgeryError
+        As in `replace_`.
+    """
+    from onnx.external_data_helper import load_external_data_for_model
+
+    from .. import graph, paths
+
+    model = graph.read(source)
+    load_external_data_for_model(model, str(Path(source).parent))
+    report = replace_(model, rules, "onnx", example_inputs)
+    with paths.atomic(destination) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    return report
+
+
+def restore_(model: nn.Module) -> bool:
+    """Take the function level back: the model gets its own forward again.
+
+    Returns False when no functions were replaced in it. Replaced modules stay replaced.
+    """
+    from . import functions
+
+    return functions.restore_(model)

@@ -1,0 +1,85 @@
+"""Replacing nodes in an ONNX model: rewrite, check, compare, and only then change the model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SurgeryError
+from .onnx_check import compare
+from .onnx_rewrite import rewrite_
+from .report import Report, nothing_matched
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .rule import Rule
+
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs: Any) -> Report:
+    """Replace in an ONNX model; `labutils.surgery.replace_` says what, and calls this.
+
+    Raises
+    ------
+    SurgeryError
+        Nothing matched, the graph is quantized, or the checker refuses the result; the model is
+        left as it was.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    graph_ir = ir.from_proto(model)
+    matches, left = rewrite_(graph_ir, rules)
+    name = model.graph.name or "the graph"
+    if not matches:
+        raise nothing_matched(name, "onnx", rules, has(model), left, "")
+    _refuse_quantized(model)
+    result = ir.to_proto(graph_ir)
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except Exception as error:  # the checker and shape inference raise several kinds
+        raise SurgeryError(
+            f"The rewritten graph {name} is not valid ONNX: {error}. The model was left as it was."
+        ) from None
+    check, notes = compare(model, result, example_inputs)
+    report = Report(
+        target=name,
+        level="onnx",
+        rules=tuple(rules),
+        matches=tuple(matches),
+        left=tuple(left),
+        parameters=(parameters(model), parameters(result)),
+        check=check,
+        notes=notes,
+    )
+    model.CopyFrom(result)
+    return report
+
+
+def _refuse_quantized(model: onnx.ModelProto) -> None:
+    found = [n for n in model.graph.node if n.op_type in _QUANTIZED or "QLinear" in n.op_type]
+    if found:
+        raise SurgeryError(
+            f"The graph is quantized ({len(found)} nodes such as {found[0].name!r}). The new nodes "
+            "would work in float between the scales. Replace in the float model, then quantize it. "
+            "The model was left as it was."
+        )
+
+
+def has(model: onnx.ModelProto) -> Counter[str]:
+    """Count the operators of a graph."""
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """Return the number of weights: initializers and Constant nodes of one dimension or more.
+
+    Scalars are literals of a formula, and surgery adds such.
+    """
+    constants = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute]
+    tensors = [t for t in (*model.graph.initializer, *constants) if t.dims]
+    return sum(math.prod(t.dims) for t in tensors)

@@ -1,0 +1,202 @@
+"""Rewriting an ONNX graph with onnxscript's rewriter; names and provenance are kept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript.optimizer import basic_constant_propagation
+from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
+
+from .report import Left, Match
+
+if TYPE_CHECKING:
+    from .rule import OnnxForm, Rule
+
+
+def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[Left]]:
+    """Replace in the graph, its subgraphs included, what the rules' forms match.
+
+    Forms of more operators go first: ``x * HardSigmoid(x)`` is one Hardswish, and not a
+    Hardsigmoid and a product.
+    """
+    basic_constant_propagation(model.graph)  # lets patterns see the values of Constant nodes
+    plain = _plain(model, rules)
+    state = _Rewriting(model, frozenset(rule.name for rule in rules))
+    forms = [(rule, form) for rule in rules for form in rule.onnx if form.build]
+    forms.sort(key=lambda pair: -len(pair[1].ops))
+    for _, group in itertools.groupby(forms, key=lambda pair: len(pair[1].ops)):
+        rewrites = [state.rewrite_rule(rule, form) for rule, form in group]
+        RewriteRuleSet(rewrites, commute=True).apply_to_model(model)
+    return state.matches, [*state.left(rules), *plain]
+
+
+def _plain(model: ir.Model, rules: Sequence[Rule]) -> list[Left]:
+    """Find the forms that need no replacement; the larger form claims its nodes."""
+    forms = [form for rule in rules for form in rule.onnx if not form.build]
+    found: list[Left] = []
+    claimed: set[ir.Node] = set()
+    for form in sorted(forms, key=lambda form: -len(form.ops)):
+        patterns = RewriteRule(form.pattern, lambda op, **_: None).commute()
+        for node in _nodes(model):
+            for pattern in patterns:
+                match = pattern.match(model, model.graph, node, check_nodes_are_removable=False)
+                if match and claimed.isdisjoint(match.nodes):
+                    claimed.update(match.nodes)
+                    found.append(Left(_label(node), form.label, "already plain"))
+                    break
+    return found
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def _label(node: ir.Node) -> str:
+    return node.name or f"the node of {node.outputs[0].name}"
+
+
+class _Rewriting:
+    """What one rewriting knows: the names in use, the matches, the reasons for what is left."""
+
+    def __init__(self, model: ir.Model, active: frozenset[str]) -> None:
+        self.model, self.active = model, active
+        self.opset = model.opset_imports.get("", 1)
+        self.matches: list[Match] = []
+        self.reasons: dict[ir.Node, str] = {}
+        self.node_names = {node.name for node in _nodes(model)}
+        self.value_names = {v.name for n in _nodes(model) for v in (*n.inputs, *n.outputs) if v}
+        self.value_names |= set(model.graph.initializers)
+        self._types: dict[str, int] | None = None
+
+    def rewrite_rule(self, rule: Rule, form: OnnxForm) -> RewriteRule:
+        """Return onnxscript's rule for a form."""
+        accepted: list[ir.Node] = []  # the nodes of the match under way, the root first
+
+        def check(context: Any, x: ir.Value, y: ir.Value, **_: Any) -> bool:
+            reason = self._objection(context.graph_or_function, form, x, y.producer())
+            if reason:
+                self.reasons[y.producer()] = reason
+            accepted[:] = [context.root, *context.nodes]
+            return not reason
+
+        def build(op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
+            root, node = accepted[0], y.producer()
+            self.node_names -= {n.name for n in accepted}
+            scope = _scope(node.name or root.name or root.outputs[0].name, node.op_type)
+            builder = Builder(op, x, scope, self)
+            result = form.build(builder, x, node)
+            became = ", ".join(builder.written)
+            self.matches.append(Match(rule.name, "onnx", _label(root), form.label, became))
+            return result
+
+        return RewriteRule(form.pattern, build, check, name=f"labutils: {rule.name}")
+
+    def _objection(
+        self, owner: ir.Graph | ir.Function, form: OnnxForm, x: ir.Value, node: ir.Node
+    ) -> str:
+        if isinstance(owner, ir.Function):
+            return f"inside the model's own function {owner.name!r}: inline it first (onnx.inliner)"
+        if self.dtype(x) is None:
+            return f"the type of its input {x.name!r} is unknown: run onnx.shape_inference first"
+        return form.check(node, self.active) if form.check else ""
+
+    def dtype(self, x: ir.Value) -> ir.DataType | None:
+        """Return the element type of a value; inferred once where the file does not say."""
+        if x.dtype is not None:
+            return x.dtype
+        if self._types is None:
+            self._types = _inferred_types(self.model)
+        found = self._types.get(x.name or "")
+        return ir.DataType(found) if found else None
+
+    def left(self, rules: Sequence[Rule]) -> list[Left]:
+        """Return the nodes that still have an operator of the rules, and why."""
+        ops = frozenset().union(*(rule.ops for rule in rules))
+        default = "none of the forms that the given rules know"
+        return [
+            Left(_label(node), node.op_type, self.reasons.get(node, default))
+            for owner in (self.model.graph, *self.model.functions.values())
+            for node in ir.traversal.RecursiveGraphIterator(owner)
+            if node.op_type in ops
+        ]
+
+
+def _inferred_types(model: ir.Model) -> dict[str, int]:
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(ir.to_proto(model)).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def _scope(name: str, op_type: str) -> str:
+    """Return what the new nodes' names begin with.
+
+    Examples
+    --------
+    >>> _scope("/features/features.0/features.0.2/HardSwish", "HardSwish")
+    '/features/features.0/features.0.2/'
+    >>> _scope("node_hardswish_3", "HardSwish")
+    'node_hardswish_3/'
+    """
+    parent, slash, last = name.rpartition("/")
+    return parent + slash if slash and last.split("_")[0] == op_type else name + "/"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """Return `name`, with a number when it is taken, and take it."""
+    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+    free = next(candidate for candidate in names if candidate not in taken)
+    taken.add(free)
+    return free
+
+
+class Builder:
+    """Writes the replacement of one match, under the name of the node that it replaces.
+
+    ``/features/features.0/features.0.2/HardSwish`` becomes ``.../Add``, ``.../Clip`` and so on.
+    Constants become initializers, one per use: a quantizer that gives a shared one a scale would
+    change every user of it.
+    """
+
+    def __init__(self, op: Any, x: ir.Value, scope: str, names: _Rewriting) -> None:
+        self._op, self._x, self._scope, self._names = op, x, scope, names
+        self._dtype = names.dtype(x)
+        self.written: list[str] = []
+
+    def add(self, a: ir.Value, b: float) -> ir.Value:
+        """Write ``a + b``."""
+        return self._node("Add", a, b)
+
+    def mul(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
+        """Write ``a * b``."""
+        return self._node("Mul", a, b)
+
+    def div(self, a: ir.Value, b: float) -> ir.Value:
+        """Write ``a / b``."""
+        return self._node("Div", a, b)
+
+    def clip(self, a: ir.Value, low: float, high: float) -> ir.Value:
+        """Write ``min(max(a, low), high)``: bounds are inputs since opset 11, attributes before."""
+        if self._names.opset < 11:
+            return self._node("Clip", a, min=low, max=high)
+        return self._node("Clip", a, low, high)
+
+    def _node(self, op_type: str, *inputs: ir.Value | float, **attributes: float) -> ir.Value:
+        name = _unique(self._scope + op_type, self._names.node_names)
+        values = [self._constant(v, f"{name}.{i}") if isinstance(v, float) else v
+                  for i, v in enumerate(inputs)]  # fmt: skip
+        output = _unique(f"{name}_output_0", self._names.value_names)
+        result = self._op.op(op_type, *values, _outputs=[output], _name=name, **attributes)
+        result.type, result.shape = self._x.type, self._x.shape  # all of these work by element
+        self.written.append(op_type)
+        return result
+
+    def _constant(self, value: float, name: str) -> ir.Value:
+        name = _unique(name, self._names.value_names)
+        array = np.asarray(value, self._dtype.numpy())
+        return self._op.initializer(ir.tensor(array, dtype=self._dtype, name=name), name)

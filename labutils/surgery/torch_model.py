@@ -1,0 +1,107 @@
+"""The two levels of a PyTorch model together: modules first, then the functions still called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SurgeryError, UsageError
+from . import functions, modules
+from .report import Check, Left, Match, Report, measure, nothing_matched
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import nn
+
+    from .rule import Rule
+
+
+def replace_in_module_(
+    model: nn.Module, rules: Sequence[Rule], level: str, example_inputs: Any
+) -> Report:
+    """Replace in a PyTorch model; `labutils.surgery.replace_` says what, and calls this."""
+    if level == "function" and example_inputs is None:
+        raise UsageError(
+            "Level 'function' needs example_inputs: only a run can prove that a call was replaced."
+        )
+    inputs = None if example_inputs is None else modules.as_arguments(example_inputs)
+    weights, has = modules.parameters(model), modules.has(model)
+    before = after = None if inputs is None else modules.outputs(model, inputs)
+    matches: list[Match] = []
+    left: list[Left] = []
+    in_place: list[str] = []
+    with ExitStack() as undo:  # an error leaves the model as it was
+        if level != "function":
+            matches, left, swaps = modules.replace_modules_(model, rules)
+            undo.callback(modules.put_, model, swaps)
+        if inputs is not None:
+            calls, in_place, after = functions.find(model, rules, inputs)
+            if calls and level == "module":
+                left += [
+                    Left(c.where, c.was, "a function; level 'module' leaves it") for c in calls
+                ]
+            elif calls:
+                undo.callback(functions.bake_(model, rules))
+                matches += calls
+                after = modules.outputs(model, inputs)
+        if not matches:
+            raise nothing_matched(
+                type(model).__name__, level, rules, has, left, _hint(model, level, inputs)
+            )
+        check = None if inputs is None else measure(before, after, "the example inputs")
+        report = Report(
+            target=type(model).__name__,
+            level="+".join(dict.fromkeys(match.level for match in matches)),
+            rules=tuple(rules),
+            matches=tuple(matches),
+            left=tuple(left),
+            parameters=(weights, modules.parameters(model)),
+            check=check,
+            notes=_notes(level, matches, inputs, before, check),
+        )
+        _refuse_lost_effects(report, in_place)
+        undo.pop_all()
+    return report
+
+
+def _refuse_lost_effects(report: Report, in_place: Sequence[str]) -> None:
+    """Raise when a call was made for its effect on its argument: the replacement has none."""
+    if report.exact and report.check and not report.check.rounding and in_place:
+        raise SurgeryError(
+            f"The outputs changed ({report.check}), and these calls work in place: "
+            f"{', '.join(dict.fromkeys(in_place))}. The replacement only returns its result. "
+            "Use the result in the model's source: x = F.hardswish(x). The model was left as it "
+            "was."
+        )
+
+
+def _hint(model: nn.Module, level: str, inputs: tuple | None) -> str:
+    if functions.baked_rules(model):
+        names = ", ".join(rule.name for rule in functions.baked_rules(model))
+        return f"Functions were replaced in it already, by: {names}."
+    if inputs is None and level == "auto":
+        return "Calls of functions were not looked for: pass example_inputs= for that."
+    return ""
+
+
+def _notes(
+    level: str,
+    matches: Sequence[Match],
+    inputs: tuple | None,
+    before: list[ndarray] | None,
+    check: Check | None,
+) -> tuple[str, ...]:
+    notes = []
+    if inputs is None:
+        notes.append(
+            "without example_inputs nothing was run: outputs not compared, and calls of functions "
+            "not looked for"
+        )
+    elif check is None:
+        notes.append("the outputs on the example inputs are not finite, so they were not compared")
+    if level == "auto" and inputs is not None and not any(m.level == "function" for m in matches):
+        notes.append("no call of a function was left on the example inputs: modules were enough")
+    if any(m.level == "function" for m in matches):
+        notes.append("functions are replaced while the model runs; torch.export needs strict=False")
+    return tuple(notes)

@@ -141,8 +141,7 @@ class Ladder:
         return "Fidelity ladder", _COLUMNS, rows, notes
 
     def __str__(self) -> str:
-        title, columns, rows, notes = self._parts()
-        return tabular.text(title, columns, rows, tabular.wrapped(notes))
+        return tabular.text(*self._parts())
 
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())
@@ -224,8 +223,7 @@ class AccuracyTable:
         return title, columns, rows, notes
 
     def __str__(self) -> str:
-        title, columns, rows, notes = self._parts()
-        return tabular.text(title, columns, rows, tabular.wrapped(notes))
+        return tabular.text(*self._parts())
 
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())

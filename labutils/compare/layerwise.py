@@ -105,8 +105,7 @@ class LayerReport:
         return title, ("tensor", "op", "SQNR dB", "cosine"), rows, notes
 
     def __str__(self) -> str:
-        title, columns, rows, notes = self._parts()
-        return tabular.text(title, columns, rows, tabular.wrapped(notes))
+        return tabular.text(*self._parts())
 
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())
@@ -211,19 +210,25 @@ def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     """Return the part of `model` that computes `names`, with `names` as its only outputs."""
     import onnx
 
+    nodes = list(model.graph.node)
+    producer = {name: i for i, node in enumerate(nodes) for name in node.output}
+    wanted, needed, pending = set(), set(), list(names)
+    while pending:
+        name = pending.pop()
+        if name in wanted:
+            continue
+        wanted.add(name)
+        if name in producer:
+            needed.add(producer[name])
+            node = nodes[producer[name]]
+            pending.extend(node.input)
+            for attribute in node.attribute:  # branches of If and Loop read outer tensors
+                pending.extend(i for inner in attribute.g.node for i in inner.input)
     part = onnx.ModelProto()
     part.CopyFrom(model)
-    wanted, nodes = set(names), []
-    for node in reversed(model.graph.node):
-        if wanted.intersection(node.output):
-            nodes.append(node)
-            wanted.update(node.input)
-            for attribute in node.attribute:  # branches of If and Loop read outer tensors
-                for inner in attribute.g.node:
-                    wanted.update(inner.input)
     graph = part.graph
     graph.ClearField("node")
-    graph.node.extend(reversed(nodes))
+    graph.node.extend(nodes[i] for i in sorted(needed))
     weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
     graph.ClearField("initializer")
     graph.initializer.extend(weights)
@@ -274,7 +279,7 @@ def measure(
                 continue
             a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
             sums[i] += a @ a, b @ b, a @ b, ((a - b) ** 2).sum()
-    return tuple(_layer(p, *s) for p, s, ok in zip(pairs, sums, known, strict=True) if ok)
+    return tuple(_layer(p, *s) for p, s, ok in zip(pairs, sums.tolist(), known, strict=True) if ok)
 
 
 def _layer(pair: Twins, aa: float, bb: float, ab: float, noise: float) -> Layer:

@@ -12,11 +12,13 @@ Rows = Sequence[Sequence[str]]
 
 
 def text(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = ()) -> str:
-    """Return `rows` under `columns` as aligned text; the first column is left-aligned."""
+    """Return `rows` under `columns` as aligned text; title and notes are wrapped to `WIDTH`."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     lines = [_line(columns, widths), _line(["-" * width for width in widths], widths)]
     lines += [_line(row, widths) for row in rows]
-    return "\n".join([title, *lines, *notes])
+    return "\n".join(
+        [*_wrapped(title), *lines, *(line for note in notes for line in _wrapped(note))]
+    )
 
 
 def markup(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = ()) -> str:
@@ -40,9 +42,8 @@ def clipped(name: str, width: int) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def wrapped(notes: Iterable[str]) -> list[str]:
-    """Return `notes` as lines of at most `WIDTH` characters, continued lines indented."""
-    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+def _wrapped(note: str) -> list[str]:
+    return textwrap.wrap(note, WIDTH, subsequent_indent="  ")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -355,6 +355,7 @@ def _insert(
             sorted(settings.op_types_to_quantize), settings.extra_options,
         )  # fmt: skip
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
     return quantizer.model.model
 
 

@@ -1,0 +1,106 @@
+"""The typed exceptions of the lab.
+
+Every message says what happened, to which file or node, and what to do next. The command line
+turns them into an exit code: 1 when the model has a problem, 2 when the call has one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(Exception):
+    """Base of all errors that the lab raises on purpose; `exit_code` is for the command line."""
+
+    exit_code = 1
+
+
+class UsageError(LabError):
+    """The call itself is wrong: a missing file, a bad option, an impossible combination."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that no registry knows; the message suggests the nearest ones.
+
+    Parameters
+    ----------
+    kind
+        What was looked up, e.g. ``"target"``.
+    name
+        The name that was asked for.
+    known
+        The names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        listed = ", ".join(known[:40]) + (f", ... ({len(known)} in all)" if len(known) > 40 else "")
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {listed}"
+        super().__init__(f"There is no {kind} named {name!r}. {hint}")
+        self.kind, self.name, self.near = kind, name, near
+
+
+class ModelFileError(UsageError):
+    """A model file is missing, truncated, of a foreign format, or holds something we refuse."""
+
+
+class FetchError(LabError):
+    """A download failed, or its checksum did not match."""
+
+
+class ExportError(LabError):
+    """PyTorch could not export the model, or the file is not what was asked for."""
+
+
+class SurgeryError(LabError):
+    """A replacement matched nothing, or changed what it must not change."""
+
+
+class TableError(LabError):
+    """An operator table in ``data/targets`` is malformed."""
+
+
+class TranslationError(LabError):
+    """A converter met a node that it has no translation for.
+
+    Attributes
+    ----------
+    node, op_type, module
+        The ONNX node's name, its operator, and the module that it came from (may be empty).
+    """
+
+    def __init__(
+        self, message: str, *, node: str = "", op_type: str = "", module: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.node, self.op_type, self.module = node, op_type, module
+
+
+class ConvertError(LabError):
+    """Qualcomm's own tools refused the model; the message carries their REASON per node."""
+
+
+class ParityError(LabError):
+    """An artifact was made and run, but does not compute what the original computes.
+
+    Attributes
+    ----------
+    report
+        The gate's report: figures, thresholds, and the first tensor that departs.
+    """
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class WorkerError(LabError):
+    """Native code crashed, hung or ran out of memory in its child process."""
+
+
+class MissingToolError(LabError):
+    """A tool that this machine does not have is needed; the message names the cure."""

@@ -1,0 +1,128 @@
+"""Shared fixtures: small real models, their ONNX exports, Things-16 images."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+from labutils import paths
+
+
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("htp")]
+    if not marked:
+        return
+    from labutils import qnn
+
+    availability = qnn.probe()
+    if not availability.ok:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=availability.reason))
+
+
+@pytest.fixture(scope="session")
+def generated_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("generated_models")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(generated_folder, monkeypatch):
+    """Artifacts of tests never land in the learner's generated_models/."""
+    monkeypatch.setenv("LABUTILS_GENERATED", str(generated_folder))
+
+
+def _calibrated(architecture, size):
+    """A seeded random network whose BatchNorm statistics were measured on Things-16."""
+    import torch
+
+    from labutils import data, train
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = train.network(architecture)
+    batch = data.load("calib", 32, size)
+    inputs = torch.from_numpy(data.Preprocessing(size)(batch.images))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # cumulative average
+            module.reset_running_stats()
+    with torch.no_grad():
+        model.train()(inputs)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def _small():
+    return _calibrated("mobilenet_v3_small", 64)
+
+
+@pytest.fixture(scope="session")
+def _large():
+    return _calibrated("mobilenet_v3_large", 64)
+
+
+@pytest.fixture
+def small(_small):
+    """torchvision's mobilenet_v3_small, 16 classes, random weights (a copy: change it freely)."""
+    return copy.deepcopy(_small)
+
+
+@pytest.fixture
+def large(_large):
+    """torchvision's mobilenet_v3_large, 16 classes, random weights (a copy: change it freely)."""
+    return copy.deepcopy(_large)
+
+
+def _exporter(model, folder, name, size):
+    from labutils import export
+
+    def onnx_file(opset=17):
+        path = folder / f"{name}_{size}px_op{opset}.onnx"
+        if not path.exists():
+            export.to_onnx(model, path, size=size, opset=opset)
+        return path
+
+    return onnx_file
+
+
+@pytest.fixture(scope="session")
+def small_onnx(_small, tmp_path_factory):
+    """A function opset -> ONNX file of `small` at 64 px (made once; do not change it)."""
+    return _exporter(_small, tmp_path_factory.mktemp("onnx"), "mobilenet_v3_small", 64)
+
+
+@pytest.fixture(scope="session")
+def large_onnx(_large, tmp_path_factory):
+    """A function opset -> ONNX file of `large` at 128 px (made once; do not change it)."""
+    return _exporter(_large, tmp_path_factory.mktemp("onnx"), "mobilenet_v3_large", 128)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """A function (n, size) -> (n, size, size, 3) uint8 Things-16 images."""
+    from labutils import data
+
+    def load(n, size):
+        return data.load("val", n, size).images
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def inputs():
+    """A function (n, size) -> (n, 3, size, size) float32 normalised Things-16 images."""
+    from labutils import data
+
+    def load(n, size):
+        return data.Preprocessing(size)(data.load("val", n, size).images)
+
+    return load
+
+
+@pytest.fixture
+def checkpoints():
+    return paths.CHECKPOINTS

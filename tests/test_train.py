@@ -1,0 +1,101 @@
+"""Training: resumable to the bit, deterministic, and it learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from labutils import data, train
+from labutils.errors import ModelFileError, UnknownNameError
+
+TINY = train.Recipe(
+    architecture="mobilenet_v3_small",
+    images=256,
+    source_size=48,
+    batch_size=32,
+    phases=((32, 8), (48, 4)),
+    warmup_steps=2,
+)
+
+
+def run(recipe, folder, **options):
+    return list(train.fit(recipe, folder, **options))
+
+
+def weights(folder):
+    return torch.load(folder / "mobilenet_v3_small.resume.pt", weights_only=True)["ema"]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
+    run(TINY, tmp_path / "whole")
+    run(TINY, tmp_path / "parts", stop_at=5)
+    run(TINY, tmp_path / "parts")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_shipping_writes_half_precision_weights_and_a_true_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "VALIDATION_IMAGES", 64)
+    run(TINY, tmp_path)
+    card = train.ship(TINY, tmp_path, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "mobilenet_v3_small.safetensors")
+    assert {v.dtype for v in stored.values() if v.is_floating_point()} == {torch.float16}
+    model = train.network("mobilenet_v3_small")
+    model.load_state_dict(stored)
+    validation = data.load("val", 64, train.EVALUATION_SIZE)
+    top1 = (train.logits_of(model, validation).argmax(1) == validation.labels).mean()
+    assert card["top1"] == pytest.approx(top1)
+    assert card["n"] == 64
+    assert card["steps"] == TINY.steps
+    assert np.mean(list(card["accuracy_per_class"].values())) == pytest.approx(top1)
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path):
+    recipe = dataclasses.replace(TINY, images=64, phases=((32, 60),), smallest_crop=1.0)
+    lines = run(recipe, tmp_path)
+    assert lines[-1]["loss"] < 2.0  # chance is ln 16 = 2.77
+
+
+def test_another_recipe_is_not_resumed(tmp_path):
+    train.Trainer(TINY).save(tmp_path / "mobilenet_v3_small.resume.pt")
+    other = dataclasses.replace(TINY, seed=1)
+    with pytest.raises(ModelFileError, match="another recipe"):
+        run(other, tmp_path)
+
+
+def test_every_image_is_used_once_per_epoch():
+    per_epoch = TINY.images // TINY.batch_size
+    used = np.concatenate([train._indices(TINY, step) for step in range(per_epoch)])
+    assert sorted(used) == list(range(TINY.images))
+    assert (train._indices(TINY, 0) != train._indices(TINY, per_epoch)).any()
+
+
+@given(step=st.integers(0, train.Recipe().steps - 1))
+def test_schedule(step):
+    recipe = train.Recipe()
+    rate = recipe.learning_rate_at(step)
+    assert 0 < rate <= recipe.learning_rate
+    if step > recipe.warmup_steps:
+        assert rate <= recipe.learning_rate_at(step - 1)
+    assert recipe.size_at(step) in {64, 96, 128}
+
+
+def test_schedule_follows_the_work():
+    recipe = train.Recipe(phases=((64, 400), (128, 100)), warmup_steps=1)
+    # 400 steps at 64 px are half the work of 400 * 64^2 + 100 * 128^2
+    assert recipe.learning_rate_at(400) == pytest.approx(
+        recipe.learning_rate * (0.995 * 0.5 + 0.005), rel=1e-6
+    )
+
+
+def test_unknown_architecture_suggests():
+    with pytest.raises(UnknownNameError, match="mobilenet_v3_large"):
+        train.network("mobilenet_v3_larg")

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import graph, qnn
 from .errors import ModelFileError, UnknownNameError, UsageError
-from .qnn import options, refusal
+from .qnn import dlc_file, options, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +146,7 @@ class OrtRunner(_Closing):
 
 
 class HtpRunner(_Closing):
-    """An ONNX file, compiled for a Snapdragon chip, on Qualcomm's HTP simulator.
+    """An ONNX file or a DLC, compiled for a Snapdragon chip, on Qualcomm's HTP simulator.
 
     Float graphs are computed in float16, as the chip does it; QDQ graphs in their integers.
     Strict: a node that the HTP cannot take is a ConvertError, never a silent step on the CPU.
@@ -154,7 +154,7 @@ class HtpRunner(_Closing):
     Parameters
     ----------
     file
-        The ONNX file, with static shapes.
+        The ONNX file, with static shapes; or a ``.dlc``, whose own graph is executed.
     soc
         The chip, e.g. ``"SM8550"``; `qnn.SOCS` lists them.
     workers
@@ -176,14 +176,18 @@ class HtpRunner(_Closing):
     ) -> None:
         self.file = Path(file)
         self.soc = qnn.soc(soc)
-        refusal.precheck(self.file, self.soc)
+        if self.file.suffix.lower() == ".dlc":
+            dlc_file.members(self.file)
+        else:
+            refusal.precheck(self.file, self.soc)
         version = qnn.require().versions["QNN"]
         self.pool = pool or qnn.shared(workers)
         self.progress = progress
         self.graph = qnn.Graph.of(self.file, options.htp(self.soc))
         facts = self.pool.build(self.graph, f"compiling it for {self.soc}")
         self.name = name or self.file.name
-        self.runtime = f"HTP simulator (QNN {_short(version)}, {self.soc.name})"
+        what = "DLC on " if self.file.suffix.lower() == ".dlc" else ""
+        self.runtime = f"{what}HTP simulator (QNN {_short(version)}, {self.soc.name})"
         self.input, self.shape = _image_input(facts["inputs"], self.name)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -204,9 +208,10 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     Parameters
     ----------
     artifact
-        A ``torch.nn.Module``, or the path of an ``.onnx`` file.
+        A ``torch.nn.Module``, or the path of an ``.onnx`` or ``.dlc`` file.
     backend
-        ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort for a file.
+        ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort
+        for an ``.onnx``, htp for a ``.dlc``.
     **settings
         What the runner takes: ``soc=``, ``workers=``, ``optimize=``, ``threads=``, ``name=``.
 
@@ -231,16 +236,17 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     if module or backend == "torch":
         raise UsageError(
             f"Backend {backend} cannot run {'a module' if module else artifact}: torch runs "
-            "modules, ort and htp run .onnx files."
+            "modules, ort and htp run files."
         )
     path = Path(artifact)
     if not path.is_file():
         raise ModelFileError(f"There is no file {path}.")
-    if path.suffix.lower() != ".onnx":
+    runs = {".onnx": ("ort", "htp"), ".dlc": ("htp",)}.get(path.suffix.lower())
+    if runs is None or backend not in ("auto", *runs):
         raise ModelFileError(
-            f"{path.name}: no backend here runs a {path.suffix or 'nameless'} file, only .onnx."
+            f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
         )
-    return kinds["ort" if backend == "auto" else backend](path, **settings)
+    return kinds[runs[0] if backend == "auto" else backend](path, **settings)
 
 
 def _image_input(inputs: list, name: str) -> tuple[str, list]:

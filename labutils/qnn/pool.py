@@ -76,6 +76,8 @@ class Worker:
                 raise
             if isinstance(answer, Exception):
                 raise self._crash(message)
+        if "missing" in answer[0]:
+            raise MissingToolError(f"QNN cannot do {_describe(message)}: {answer[0]['missing']}.")
         if "error" in answer[0]:
             raise WorkerError(f"QNN failed in {_describe(message)}: {answer[0]['error']}")
         return answer
@@ -243,18 +245,13 @@ class Pool:
     def run(
         self, graph: Graph, items: list[Arrays], progress: Progress | None = None
     ) -> list[Arrays]:
-        """Run `graph` on each item (its named inputs); results in the order of the items."""
-        return self._spread(graph, "run", items, progress)
+        """Run `graph` on each item (its named inputs); results in the order of the items.
 
-    def execute_dlc(
-        self, graph: Graph, items: list[Arrays], progress: Progress | None = None
-    ) -> list[Arrays]:
-        """As `run`, with `graph.file` a DLC whose own graph is composed and executed."""
-        return self._spread(graph, "execute_dlc", items, progress)
+        A DLC is executed itself: its graph is composed on the HTP simulator.
+        """
+        return self._spread(graph, items, progress)
 
-    def _spread(
-        self, graph: Graph, call: str, items: list[Arrays], progress: Progress | None
-    ) -> list[Arrays]:
+    def _spread(self, graph: Graph, items: list[Arrays], progress: Progress | None) -> list[Arrays]:
         require()  # before a worker is borrowed: the probe borrows one, too
         results: list[Arrays] = [{} for _ in items]
         todo, done = queue.SimpleQueue(), queue.SimpleQueue()
@@ -270,7 +267,7 @@ class Pool:
                     except queue.Empty:
                         return
                     try:
-                        answer = self._ask(worker, graph, call, "running it", items[index])
+                        answer = self._ask(worker, graph, "run", "running it", items[index])
                         results[index] = answer[1]
                         done.put(None)
                     except BaseException as error:
@@ -365,7 +362,7 @@ def probe() -> Availability:
         return Availability(False, _why_no_wheel(), {})
     try:
         facts = shared().hello()
-    except WorkerError as error:
+    except (WorkerError, MissingToolError) as error:
         first = str(error).splitlines()
         reason = f"onnxruntime-qnn is installed but does not load: {' '.join(first)[:400]}"
         return Availability(False, reason, paths.versions("onnxruntime-qnn", "onnxruntime"))

@@ -96,6 +96,8 @@ class Worker:
             return getattr(self, "call_" + message["call"])(message, arrays)
         except refusal.Refused as error:
             return {"refused": error.facts}, {}
+        except (ImportError, NotImplementedError) as error:
+            return {"missing": str(error)}, {}
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}, {}
 
@@ -115,6 +117,8 @@ class Worker:
     def call_build(self, message: dict[str, Any], arrays: Arrays) -> Answer:
         """Make a session (which writes a DLC or a context binary when the options say so)."""
         session = self._session(message)
+        if isinstance(session, dlc_executor.Executor):
+            return session.describe(), {}
         return {
             "inputs": [[i.name, i.shape, i.type] for i in session.get_inputs()],
             "outputs": [[o.name, o.shape, o.type] for o in session.get_outputs()],
@@ -123,26 +127,21 @@ class Worker:
     def call_run(self, message: dict[str, Any], arrays: Arrays) -> Answer:
         """Run a session once, and make it first if this process does not have it."""
         session = self._session(message)
+        if isinstance(session, dlc_executor.Executor):
+            return {}, session.run(arrays)
         names = [output.name for output in session.get_outputs()]
         return {}, dict(zip(names, session.run(names, arrays), strict=True))
 
-    def call_execute_dlc(self, message: dict[str, Any], arrays: Arrays) -> Answer:
-        """Run the graph inside a DLC file."""
-        key = json.dumps(["dlc", message["model"], message["digest"], message["options"]])
-        if key not in self.sessions:
-            _check_digest(message)
-            self._keep(key, dlc_executor.load(message["model"], message["options"]))
-        return {}, self.sessions[key].run(arrays)
-
     def _session(self, message: dict[str, Any]) -> Any:
-        key = json.dumps(
-            [message["digest"], message["options"], message.get("config")], sort_keys=True
-        )
+        key = json.dumps([message["digest"], message["options"], message["config"]], sort_keys=True)
         if key in self.sessions:
             self.sessions.move_to_end(key)
             return self.sessions[key]
         _check_digest(message)
-        session = make_session(message["model"], message["options"], message.get("config") or {})
+        if message["model"].endswith(".dlc"):
+            session = dlc_executor.Executor(message["model"], message["options"])
+        else:
+            session = make_session(message["model"], message["options"], message["config"])
         if message.get("keep", True):
             self._keep(key, session)
         return session

@@ -23,6 +23,7 @@ KNOWN_INTERFACE = (2, 40)  # QNN core API of QNN 2.51 (onnxruntime-qnn 2.7.0)
 # Positions in the two function tables.
 _BACKEND_CREATE, _CONTEXT_CREATE, _CONTEXT_FREE, _DEVICE_CREATE = 1, 9, 14, 40
 _GRAPH_FINALIZE, _GRAPH_RETRIEVE, _GRAPH_EXECUTE, _ERROR_MESSAGE = 19, 20, 21, 48
+_LOG_CREATE, _LOG_ERRORS = 25, 1  # without a callback it prints, and our log file gets it
 _DLC_OPEN, _DLC_COMPOSE, _DLC_FREE = 8, 10, 12
 _DTYPES = {0x232: np.float32, 0x216: np.float16, 0x408: np.uint8, 0x416: np.uint16, 0x32: np.int32}
 
@@ -123,11 +124,13 @@ def _libraries() -> tuple[_Interface, _SystemInterface, c_void_p]:
             f"executing a DLC is known for QNN's C interface {KNOWN_INTERFACE}, and this wheel "
             f"has {found}: run the ONNX file on the HTP simulator instead"
         )
-    backend = c_void_p()
+    logger, backend = c_void_p(), c_void_p()
+    handle = (POINTER(c_void_p), byref(logger))
+    _call(qnn, _LOG_CREATE, (c_void_p, None), (c_uint32, _LOG_ERRORS), handle)
     code = _call(
         qnn,
         _BACKEND_CREATE,
-        (c_void_p, None),
+        (c_void_p, logger),
         (c_void_p, None),
         (POINTER(c_void_p), byref(backend)),
     )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import paths
-from ..errors import MissingToolError, WorkerError
+from ..errors import MissingToolError, ModelFileError, WorkerError
 from . import channel, refusal
 from . import options as qnn_options
 
@@ -76,6 +76,8 @@ class Worker:
                 raise
             if isinstance(answer, Exception):
                 raise self._crash(message)
+        if "bad_file" in answer[0]:
+            raise ModelFileError(f"{answer[0]['bad_file']}: connect it again.")
         if "missing" in answer[0]:
             raise MissingToolError(f"QNN cannot do {_describe(message)}: {answer[0]['missing']}.")
         if "error" in answer[0]:

@@ -19,11 +19,16 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(
     r"Operator type: (\S+) Node name: (\S*) Node index: \d+[^\n]*\n\s*REASON : ([^\n]*)"
 )
+_NOTE = re.compile(
+    "failed for node|SetupBackend failed|Unable to load"
+    r"|\[ ERROR \] (?!Op specific)|Failed to validate op"  # when a DLC is composed
+)
 _TOKEN = re.compile(r"_token_\d+(_\d+)*$")
 _FALLBACK = "fallback to CPU EP has been explicitly disabled"
 _LAYOUT = "was inserted using the NHWC format"
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
 _COMPILE = "Failed to finalize QNN graph"
+_COMPOSE = "Failed to compose the DLC's graph"
 
 
 class Refused(Exception):  # noqa: N818 - it crosses the channel as facts, never reaches a user
@@ -51,9 +56,9 @@ def parse(error: str, log: str) -> dict[str, Any]:
     # Layout changes add Transposes; they only repeat the trouble of the node that they serve.
     real = {k: v for k, v in nodes.items() if not re.fullmatch(r"(?:Transpose)?", k[1])} or nodes
     notes = [
-        line.split("] ", 1)[-1].strip()
+        re.sub(r"^.*?(\] |<E> )", "", line).strip()
         for line in log.splitlines()
-        if "failed for node" in line or "SetupBackend failed" in line or "Unable to load" in line
+        if _NOTE.search(line)
     ]
     return {
         "error": plain(error).strip(),
@@ -144,6 +149,10 @@ def _headline(error: str) -> tuple[str, str]:
     if _COMPILE in error:
         return f"every node validated, but the HTP compiler failed: {_short(error)}", (
             "try int8 or a16w8, or another chip; bisect by exposing inner tensors as outputs."
+        )
+    if _COMPOSE in error:
+        return f"the graph in the DLC is not valid for this chip's HTP: {_short(error)}", (
+            "export the source at another opset, or replace the named operators; convert again."
         )
     return _short(error), "read the reason above; check the file with onnx.checker."
 

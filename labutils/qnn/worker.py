@@ -8,6 +8,7 @@ middle of a run.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -75,6 +76,8 @@ def _empty_log() -> None:
 def _read_log() -> str:
     sys.stderr.flush()
     try:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what the native code printed lies in C's buffers
         os.lseek(2, 0, os.SEEK_SET)
         parts = []
         while chunk := os.read(2, 1 << 20):
@@ -82,6 +85,10 @@ def _read_log() -> str:
     except OSError:
         return ""
     return b"".join(parts).decode(errors="replace")
+
+
+class FileChangedError(Exception):
+    """The file's content is not what the parent saw."""
 
 
 class Worker:
@@ -96,6 +103,8 @@ class Worker:
             return getattr(self, "call_" + message["call"])(message, arrays)
         except refusal.Refused as error:
             return {"refused": error.facts}, {}
+        except (FileChangedError, FileNotFoundError) as error:
+            return {"bad_file": str(error)}, {}
         except (ImportError, NotImplementedError) as error:
             return {"missing": str(error)}, {}
         except Exception as error:
@@ -139,7 +148,7 @@ class Worker:
             return self.sessions[key]
         _check_digest(message)
         if message["model"].endswith(".dlc"):
-            session = dlc_executor.Executor(message["model"], message["options"])
+            session = _open_dlc(message["model"], message["options"])
         else:
             session = make_session(message["model"], message["options"], message["config"])
         if message.get("keep", True):
@@ -152,10 +161,19 @@ class Worker:
             self.sessions.popitem(last=False)
 
 
+def _open_dlc(model: str, options: dict[str, str]) -> dlc_executor.Executor:
+    _empty_log()
+    try:
+        return dlc_executor.Executor(model, options)
+    except refusal.Refused as error:  # the reasons are in the log, again
+        facts = refusal.parse(error.facts["error"], _read_log())
+        raise refusal.Refused(facts) from None
+
+
 def _check_digest(message: dict[str, Any]) -> None:
     with Path(message["model"]).open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != message["digest"]:
-            raise ValueError(f"{message['model']} changed after it was connected")
+            raise FileChangedError(f"{message['model']} changed after it was connected")
 
 
 def make_session(model: str, options: dict[str, str], config: dict[str, str]) -> Any:

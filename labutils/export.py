@@ -9,10 +9,12 @@ writes those, and dynamo from 18 on, because it is the one that PyTorch develops
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import html
 import io
 import json
 import logging
+import os
 import re
 import warnings
 from collections import Counter
@@ -135,12 +137,13 @@ def to_onnx(
     device = next((p.device for p in module.parameters()), example.device)
     example = example.to(device)
     with zoo.evaluating(module), paths.atomic(path) as temporary:
-        _outputs(module, example)  # one tensor, or a clear refusal
+        shape = _outputs(module, example).shape
         written = _written(module, example, opset, exporter)
         if simplify:
             written = _simplified(written)
         tidy.tidy_(written, {name for name, _ in module.named_modules()})
         _describe(written, preprocessing, origin)
+        _set_output_shape(written, shape)
         _check(written, opset, exporter)
         temporary.write_bytes(written.SerializeToString(deterministic=True))
         error, cosine, compared = _compare(module, temporary, example, preprocessing)
@@ -255,6 +258,7 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
         warnings.catch_warnings(record=True) as caught,
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
+        _silent_descriptors(),
     ):
         warnings.simplefilter("always")
         logging.disable(logging.CRITICAL)
@@ -262,6 +266,25 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
             yield caught
         finally:
             logging.disable(before)
+
+
+@contextlib.contextmanager
+def _silent_descriptors() -> Iterator[None]:
+    """Send file descriptors 1 and 2 nowhere: TorchScript's C++ prints the graph when it fails."""
+    # What C still holds back belongs to before; later it would come out afterwards.
+    flush = (lambda: ctypes.CDLL(None).fflush(None)) if os.name == "posix" else (lambda: None)
+    flush()
+    saved = [os.dup(1), os.dup(2)]
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        flush()
+        for descriptor, copy in enumerate(saved, start=1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 def _explained(error: Exception, module: nn.Module, opset: int, exporter: str) -> ExportError:
@@ -313,6 +336,14 @@ def _describe(
         model.metadata_props.add(key=zoo.MODEL_KEY, value=json.dumps(facts))
 
 
+def _set_output_shape(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
+    """Declare the output as PyTorch makes it; shape arithmetic in the graph may hide it."""
+    dims = model.graph.output[0].type.tensor_type.shape
+    del dims.dim[:]
+    for n in shape:
+        dims.dim.add(dim_value=n)
+
+
 def _check(model: onnx.ModelProto, opset: int, exporter: str) -> None:
     import onnx
 
@@ -322,12 +353,6 @@ def _check(model: onnx.ModelProto, opset: int, exporter: str) -> None:
             f"Asked for opset {opset}, and the {exporter} exporter wrote {found}. "
             "Choose the other exporter, or that opset."
         )
-    for value in (*model.graph.input, *model.graph.output):
-        if not all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim):
-            raise ExportError(
-                f"The shape of {value.name!r} depends on the input's values; devices need static "
-                f"shapes. {_TRACING_CURE}"
-            )
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -360,6 +385,11 @@ def _compare(
     for batch in inputs:
         expected = _outputs(module, torch.from_numpy(batch).to(example.device))
         (got,) = session.run(["logits"], {"input": batch})
+        if not got.shape == expected.shape == tuple(session.get_outputs()[0].shape):
+            raise ExportError(
+                f"The output's shape depends on the input's values ({expected.shape} on one of "
+                f"{words}); devices need static shapes. {_TRACING_CURE}"
+            )
         cosines.append(metrics.cosine(expected, got))
         error = max(error, float(np.abs(expected - got).max()))
         peak = max(peak, float(np.abs(expected).max()))

@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,11 @@ def bake_(model: nn.Module, rules: Sequence[Rule]) -> Callable[[], None]:
     model refers to itself and not to the original.
     """
     previous = model.__dict__.get("forward")
-    rules = (*baked_rules(model), *(rule for rule in rules if rule.functions))
+    # without the other levels a rule pickles: graph patterns hold lambdas
+    added = (replace(r, modules=(), module=None, onnx=()) for r in rules if r.functions)
+    rules = tuple(dict.fromkeys((*baked_rules(model), *added)))
     restore_(model)
-    state = _Baked(model.forward, tuple(dict.fromkeys(rules)))
+    state = _Baked(model.forward, rules)
 
     def forward(self: _Baked, *args: Any, **kwargs: Any) -> Any:
         return _Baked.forward(self, *args, **kwargs)
@@ -153,8 +156,6 @@ def find(
 
 
 def _name(func: Callable) -> str:
-    if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-        return str(func)
     return full_name(func).replace("torch.nn.functional", "F").replace("torch._C.", "torch.")
 
 

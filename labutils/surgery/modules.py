@@ -141,8 +141,9 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Set eval mode; afterwards every module gets back its own mode (frozen BatchNorm too)."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        for module, _ in modes:  # not model.eval(): an exported graph refuses it
+            module.training = False
         yield
     finally:
         for module, training in modes:

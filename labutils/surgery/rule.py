@@ -94,8 +94,14 @@ class Rule:
 
 
 def full_name(thing: type | Callable | str) -> str:
-    """Return ``module.qualified_name`` of a class or function; a string as it is."""
-    return thing if isinstance(thing, str) else f"{thing.__module__}.{thing.__qualname__}"
+    """Return ``module.qualified_name`` of a class or function; a string as it is.
+
+    Operators and methods written in C have no module: the name that they print then.
+    """
+    if isinstance(thing, str):
+        return thing
+    name, module = getattr(thing, "__qualname__", None), getattr(thing, "__module__", None)
+    return f"{module}.{name}" if module and name else name or str(thing)
 
 
 def resolve(name: type | Callable | str) -> Any:

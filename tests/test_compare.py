@@ -4,6 +4,7 @@ import csv
 import html
 import re
 
+import known_wrong
 import numpy as np
 import onnx
 import pytest
@@ -447,6 +448,21 @@ def test_accuracy_table_of_one_image(stages, images):
 
 
 # ---------------------------------------------------------------- on the simulator
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize("make", known_wrong.ALL, ids=lambda make: make.__name__)
+def test_conversions_that_succeed_and_are_wrong_are_stopped(make, tmp_path):
+    file, batch = make(tmp_path)
+    candidate = runtime.connect(file, "htp")  # QNN takes it without a word
+    with pytest.raises(ParityError) as caught:
+        compare.gate(
+            runtime.connect(file), candidate, batch, kind="htp_fp16", check_top1=False
+        )  # fmt: skip
+    departure = caught.value.report.departure
+    assert departure.tensor == "pixels"
+    assert departure.against == "its own file on ONNX Runtime"
+    assert departure.vanishes == (True if make is known_wrong.hardswish_of_opset_13 else None)
 
 
 @pytest.mark.htp

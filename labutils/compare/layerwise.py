@@ -143,7 +143,7 @@ def per_layer(
         The HTP refuses the graph.
     """
     float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
-    settings = {"soc": soc} if backend == "htp" else {"optimize": False}
+    settings = {"soc": soc} if backend == "htp" else {"optimize": False, "threads": 1}
     open_ = functools.partial(connect, backend=backend, **settings)
     reference, candidate = read(float_onnx), read(quantized_onnx)
     pairs = twins(reference, candidate)
@@ -239,7 +239,7 @@ def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 def unoptimized(file: Path) -> OrtRunner:
     """Return a runner that keeps every inner tensor as it is written."""
-    return OrtRunner(file, optimize=False)
+    return OrtRunner(file, optimize=False, threads=1)
 
 
 @contextlib.contextmanager

@@ -121,8 +121,8 @@ class QuantizeReport:
             ("weights", f"int8, symmetric, {weights}"),
             ("ranges", f"min-max over {kept} {self.images} calibration images"),
             ("quantized", f"{sum(self.quantized.values())} nodes: {nodes}"),
-            ("in float", ", ".join(self.left) or "none"),
-            ("excluded", ", ".join(self.excluded) or "none"),
+            ("in float", _listed(self.left)),
+            ("excluded", _listed(self.excluded)),
             ("size", f"{sizes}, opset {self.opset}"),
         ]
 
@@ -136,6 +136,11 @@ class QuantizeReport:
         title, rows = self._parts()
         body = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
         return f"<table><caption>{html.escape(title)}</caption>{body}</table>"
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "none"
 
 
 def static(
@@ -337,12 +342,14 @@ def _insert(
     ``quantize_static`` would do the same after raising a16w8's opset to 21; with the Q and DQ of
     com.microsoft, which the QNN settings choose below 21 anyway, the source's opset serves.
     """
+    from onnx.helper import set_model_props
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     activation, weight = (QuantType[name] for name in BITS[bits])
+    properties = {entry.key: entry.value for entry in model.metadata_props}
     data = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in limits.items()}
     with _no_log():
         settings = get_qnn_qdq_config(
@@ -356,7 +363,9 @@ def _insert(
         )  # fmt: skip
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-    return quantizer.model.model
+    result = quantizer.model.model
+    set_model_props(result, properties)  # the source's own, without the quantizer's mark
+    return result
 
 
 @contextlib.contextmanager
@@ -377,7 +386,12 @@ def _verify(
     model: onnx.ModelProto, name: str, exclude: Sequence[str]
 ) -> tuple[Counter, tuple[str, ...]]:
     """Return the quantized nodes by operator, and those left in float; refuse a float Conv."""
+    from onnx import TensorProto
+
     maker = {out: node.op_type for node in model.graph.node for out in node.output}
+    # axes, shapes and pads are 64-bit integers and stay what they are
+    whole = {t.name for t in model.graph.initializer if t.data_type == TensorProto.INT64}
+    whole |= {out for out, op_type in maker.items() if op_type == "Constant"}
     readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         for entry in node.input:
@@ -386,7 +400,8 @@ def _verify(
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
             continue
-        before = all(maker.get(i) == "DequantizeLinear" for i in node.input if i)
+        inputs = [i for i in node.input if i and i not in whole]
+        before = all(maker.get(i) == "DequantizeLinear" for i in inputs)
         after = all(op == "QuantizeLinear" for out in node.output for op in readers.get(out, [""]))
         if node.name in exclude:
             continue

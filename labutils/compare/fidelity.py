@@ -132,7 +132,7 @@ class Ladder:
         return Path(path)
 
     def _parts(self) -> tuple:
-        rows = [_cells(row) for row in self.rows]
+        rows = [_cells(row, row is self.rows[0]) for row in self.rows]
         made_by = []
         for row in self.rows:
             text = f"{row.name}: {row.file or 'in memory'}, {row.runtime}."
@@ -315,17 +315,19 @@ def _share(name: str, share: Proportion) -> dict[str, float]:
     return {name: share.value, f"{name}_low": low, f"{name}_high": high}
 
 
-def _cells(row: Rung) -> tuple[str, ...]:
+def _cells(row: Rung, first: bool) -> tuple[str, ...]:
+    size = f"{row.bytes / 1e6:.2f}" if row.bytes is not None else "-"
+    own = (tabular.clipped(row.name, 18), str(row.n), _percent(row.top1))
+    if first:
+        return (*own, "-", "-", "-", "-", size)
     low, high = row.difference.interval
     return (
-        tabular.clipped(row.name, 18),
-        str(row.n),
-        _percent(row.top1),
+        *own,
         f"{row.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]",
         _percent(row.parity.agreement),
         f"{row.parity.cosine_mean:.4f}",
         f"{row.parity.sqnr_db:.1f}",
-        f"{row.bytes / 1e6:.2f}" if row.bytes is not None else "-",
+        size,
     )
 
 

@@ -35,37 +35,37 @@ def _torch_names(name: str) -> tuple[str, ...]:
     )
 
 
-def _custom_hardsigmoid(_: nn.Module) -> nn.Module:
+def _hardsigmoid_layer(_: nn.Module) -> nn.Module:
     from ..layers import CustomHardsigmoid
 
     return CustomHardsigmoid()
 
 
-def _vendor_hardsigmoid(_: nn.Module) -> nn.Module:
+def _vendor_hardsigmoid_layer(_: nn.Module) -> nn.Module:
     from ..layers import VENDOR_SLOPE, CustomHardsigmoid
 
     return CustomHardsigmoid(VENDOR_SLOPE)
 
 
-def _custom_hardswish(_: nn.Module) -> nn.Module:
+def _hardswish_layer(_: nn.Module) -> nn.Module:
     from ..layers import CustomHardswish
 
     return CustomHardswish()
 
 
-def _hardsigmoid(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+def _custom_hardsigmoid(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     from ..layers import custom_hardsigmoid
 
     return custom_hardsigmoid(input)
 
 
-def _vendor_hardsigmoid_function(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+def _vendor_hardsigmoid(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     from ..layers import VENDOR_SLOPE, custom_hardsigmoid
 
     return custom_hardsigmoid(input, VENDOR_SLOPE)
 
 
-def _hardswish(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+def _custom_hardswish(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     from ..layers import custom_hardswish
 
     return custom_hardswish(input)
@@ -177,9 +177,9 @@ HARDSIGMOID = Rule(
     "section 5.2); ONNX operator HardSigmoid: clip(alpha * x + beta, 0, 1)",
     keeps=_KEEPS,
     modules=_HARDSIGMOID_CLASSES,
-    module=_custom_hardsigmoid,
+    module=_hardsigmoid_layer,
     functions=_torch_names("hardsigmoid"),
-    function=_hardsigmoid,
+    function=_custom_hardsigmoid,
     onnx=(_HARDSIGMOID_NODE, *_PLAIN_HARDSIGMOID),
 )
 
@@ -190,9 +190,9 @@ HARDSWISH = Rule(
     source="definition: x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)",
     keeps=_KEEPS,
     modules=_HARDSWISH_CLASSES,
-    module=_custom_hardswish,
+    module=_hardswish_layer,
     functions=_torch_names("hardswish"),
-    function=_hardswish,
+    function=_custom_hardswish,
     onnx=_HARDSWISH_FORMS,
 )
 
@@ -203,9 +203,9 @@ VENDOR_HARDSIGMOID = Rule(
     source="Qualcomm's MobileNetV3 example for SNPE 2.7: clamp(0.167 * x + 0.5, 0, 1)",
     keeps=_KEEPS,
     modules=_HARDSIGMOID_CLASSES,
-    module=_vendor_hardsigmoid,
+    module=_vendor_hardsigmoid_layer,
     functions=_torch_names("hardsigmoid"),
-    function=_vendor_hardsigmoid_function,
+    function=_vendor_hardsigmoid,
     onnx=(
         OnnxForm(
             "HardSigmoid",

@@ -156,6 +156,8 @@ def find(
 
 
 def _name(func: Callable) -> str:
+    if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return str(func).removesuffix(".default")
     return full_name(func).replace("torch.nn.functional", "F").replace("torch._C.", "torch.")
 
 

@@ -41,7 +41,7 @@ def _plain(model: ir.Model, rules: Sequence[Rule]) -> list[Left]:
     claimed: set[ir.Node] = set()
     for form in sorted(forms, key=lambda form: -len(form.ops)):
         patterns = RewriteRule(form.pattern, lambda op, **_: None).commute()
-        for node in _nodes(model):
+        for node in (node for node in _nodes(model) if node.op_type in form.ops):
             for pattern in patterns:
                 match = pattern.match(model, model.graph, node, check_nodes_are_removable=False)
                 if match and claimed.isdisjoint(match.nodes):

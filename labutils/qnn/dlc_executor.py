@@ -130,7 +130,7 @@ def _libraries() -> tuple[_Interface, _SystemInterface, c_void_p]:
     code = _call(
         qnn,
         _BACKEND_CREATE,
-        (c_void_p, logger),
+        (c_void_p, None),  # given the logger, it would keep its reasons to itself
         (c_void_p, None),
         (POINTER(c_void_p), byref(backend)),
     )

@@ -102,6 +102,11 @@ class Contents:
     writer: str
     written: str
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the tensors between the operators are integers."""
+        return any(t.dtype.endswith(" q") for t in self.tensors.values() if t.kind == "native")
+
 
 def read(path: str | Path) -> Contents:
     """Return the contents of the DLC at `path`.

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import paths
-from ..errors import MissingToolError, ModelFileError, WorkerError
+from ..errors import LabError, MissingToolError, ModelFileError, WorkerError
 from . import channel, refusal
 from . import options as qnn_options
 
@@ -87,6 +87,12 @@ class Worker:
     def close(self) -> None:
         """End the process, if there is one; the worker stays usable."""
         self._stop()
+
+    def interrupt(self) -> None:
+        """Kill the process under a call that another thread waits for; that call then fails."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _running(self) -> subprocess.Popen:
         if self._process is None or self._process.poll() is not None:
@@ -259,10 +265,11 @@ class Pool:
         todo, done = queue.SimpleQueue(), queue.SimpleQueue()
         for index in range(len(items)):
             todo.put(index)
-        stop = threading.Event()
+        stop, busy = threading.Event(), []
 
         def work() -> None:
             with self._borrowed() as worker:
+                busy.append(worker)
                 while not stop.is_set():
                     try:
                         index = todo.get_nowait()
@@ -286,6 +293,12 @@ class Pool:
             for _ in (progress or _silent)(range(len(items)), "HTP simulator"):
                 if error := done.get():
                     raise error
+        except LabError:
+            raise
+        except BaseException:  # Ctrl-C must not wait for a worker that may hang
+            for worker in busy:
+                worker.interrupt()
+            raise
         finally:
             stop.set()
             for thread in threads:

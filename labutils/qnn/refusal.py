@@ -100,8 +100,14 @@ def precheck(file: Path, chip: Soc | None = None) -> None:
                 f"{file.name}: node '{node.name}' is the custom operator {node.domain}:"
                 f"{node.op_type}. QNN has no such operator: replace it by standard ones."
             )
-    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    if chip and not chip.fp16 and not quantized:
+    ops = {node.op_type for node in model.graph.node}
+    if chip and not ops & {"QuantizeLinear", "EPContext"}:
+        refuse_float(file, chip)
+
+
+def refuse_float(file: Path, chip: Soc) -> None:
+    """Raise ConvertError when `chip` cannot compute the float graph in `file`."""
+    if not chip.fp16:
         raise ConvertError(
             f"{file.name} is a float graph and {chip} has no float16 on its HTP. Quantize it to "
             "int8 (quantize.static), or choose a chip with HTP v69 or later, e.g. SM8550."

@@ -167,11 +167,13 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
     beside the SQNR.
     """
     a, b = _pair(a, b)
+    if np.array_equal(a, b):
+        return 1.0  # without rounding
     # scaled first, so that tiny activations do not underflow when squared
     a, b = a / (np.abs(a).max() or 1.0), b / (np.abs(b).max() or 1.0)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     if norms == 0.0:
-        return 1.0 if not a.any() and not b.any() else 0.0
+        return 0.0
     return float(np.clip(a @ b / norms, -1.0, 1.0))
 
 

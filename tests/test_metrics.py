@@ -105,6 +105,7 @@ def test_accuracy_and_agreement_count_what_they_say():
 @given(TENSORS, st.floats(2**-20, 2**20))
 def test_cosine_ignores_scale_and_sees_sign(tensor, factor):
     tensor = tensor.astype(np.float64)
+    assert metrics.cosine(tensor, tensor) == 1
     assert metrics.cosine(tensor, factor * tensor) == pytest.approx(1)
     if tensor.any():
         assert metrics.cosine(tensor, -tensor) == pytest.approx(-1)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import paths
-from ..errors import LabError, MissingToolError, ModelFileError, WorkerError
+from ..errors import LabError, MissingToolError, ModelFileError, UsageError, WorkerError
 from . import channel, refusal
 from . import options as qnn_options
 
@@ -213,6 +213,8 @@ class Pool:
     """
 
     def __init__(self, workers: int = 2, timeout: float = TIMEOUT) -> None:
+        if workers < 1:
+            raise UsageError(f"workers={workers}: a pool needs at least one.")
         self.timeout = timeout
         self.workers = [Worker() for _ in range(workers)]
         self._free: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last used has the sessions

@@ -1,0 +1,129 @@
+"""Runners: the same images through torch, ONNX Runtime and the HTP simulator."""
+
+import known_wrong
+import numpy as np
+import onnx
+import pytest
+
+from labutils import metrics, runtime
+from labutils.errors import ConvertError, ModelFileError, UnknownNameError, UsageError
+from labutils.targets import dlc
+
+
+def test_torch_and_onnxruntime_agree_and_say_what_they_are(small, small_onnx, inputs):
+    batch = inputs(5, 64)
+    path = small_onnx(17)
+    with runtime.connect(small) as torch_runner, runtime.connect(path) as ort_runner:
+        expected, found = torch_runner.run(batch), ort_runner.run(batch)
+        assert torch_runner.runtime.startswith("PyTorch 2.") and torch_runner.file is None
+        assert ort_runner.runtime.startswith("ONNX Runtime 1.") and ort_runner.file == path
+    assert expected.shape == found.shape == (5, 16) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_module_in_training_mode_is_run_in_evaluation_mode(small, inputs):
+    expected = runtime.connect(small).run(inputs(2, 64))
+    np.testing.assert_array_equal(runtime.connect(small.train()).run(inputs(2, 64)), expected)
+
+
+def test_images_do_not_depend_on_their_batch(small_onnx, inputs):
+    with runtime.connect(small_onnx(17), optimize=False, threads=1) as runner:
+        together = runner.run(inputs(3, 64))
+        alone = [runner.run(inputs(3, 64)[i : i + 1])[0] for i in range(3)]
+        assert "unoptimized" in runner.runtime
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.htp
+def test_the_htp_computes_float_graphs_in_float16(small_onnx, inputs):
+    batch = inputs(3, 64)
+    with runtime.connect(small_onnx(17)) as reference:
+        expected = reference.run(batch)
+    with runtime.connect(small_onnx(17), "htp", soc="SM8650") as runner:
+        found = runner.run(batch)
+        assert runner.runtime.startswith("HTP simulator (QNN 2.") and "SM8650" in runner.runtime
+        assert runner.file == small_onnx(17)
+        np.testing.assert_array_equal(runner.run(batch[1:2]), found[1:2])  # order is kept
+    assert found.shape == (3, 16) and found.dtype == np.float32
+    assert metrics.cosine(expected, found) > 0.999
+    assert not np.array_equal(expected, found)  # float16, not a quiet step on the CPU
+
+
+@pytest.mark.htp
+def test_all_outputs_of_a_graph_come_by_name(small_onnx, inputs, tmp_path):
+    model = onnx.load(str(small_onnx(17)))
+    inner = next(n for n in model.graph.node if n.op_type == "HardSwish").output[0]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(inner, 1, None))
+    path = tmp_path / "exposed.onnx"
+    onnx.save(model, str(path))
+    with runtime.connect(path) as reference, runtime.connect(path, "htp") as runner:
+        expected, found = reference.tensors(inputs(2, 64)), runner.tensors(inputs(2, 64))
+    assert set(expected) == set(found) == {"logits", inner}
+    assert found[inner].shape == expected[inner].shape == (2, 16, 32, 32)
+    assert metrics.cosine(expected[inner], found[inner]) > 0.999
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize("build", known_wrong.ALL, ids=lambda build: build.__name__)
+def test_the_known_wrong_conversions_convert_and_are_wrong(build, tmp_path):
+    path, batch = build(tmp_path)
+    with runtime.connect(path) as reference, runtime.connect(path, "htp") as runner:
+        assert metrics.cosine(reference.run(batch), runner.run(batch)) < 0.95
+    assert dlc.write(path, path.with_suffix(".dlc")).file.exists()
+
+
+@pytest.mark.htp
+def test_progress_sees_every_image(small_onnx, inputs):
+    seen = []
+
+    def progress(items, description):
+        for item in items:
+            seen.append(description)
+            yield item
+
+    with runtime.connect(small_onnx(17), "htp", progress=progress) as runner:
+        runner.run(inputs(3, 64))
+    assert len(seen) == 3 and "HTP" in seen[0]
+
+
+@pytest.mark.parametrize("backend", ["ort", pytest.param("htp", marks=pytest.mark.htp)])
+def test_wrong_inputs_are_named(small_onnx, inputs, backend):
+    with runtime.connect(small_onnx(17), backend) as runner:
+        with pytest.raises(UsageError, match=r"float32 \(n, 3, 64, 64\), not \(1, 3, 32, 32\)"):
+            runner.run(inputs(1, 32))
+        with pytest.raises(UsageError, match="not float64"):
+            runner.run(inputs(1, 64).astype(np.float64))
+        with pytest.raises(UsageError, match=r"not \(0, 3, 64, 64\)"):
+            runner.run(inputs(1, 64)[:0])
+
+
+def test_wrong_artifacts_are_refused_by_type(small, small_onnx, tmp_path):
+    with pytest.raises(ModelFileError, match="no file"):
+        runtime.connect(tmp_path / "nothing.onnx")
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(small_onnx(17).read_bytes()[:-1000])
+    with pytest.raises(ModelFileError, match=r"cut\.onnx"):
+        runtime.connect(cut)
+    foreign = tmp_path / "foreign.onnx"
+    foreign.write_bytes(b"\x89PNG and nothing of a graph")
+    with pytest.raises(ModelFileError, match=r"foreign\.onnx"):
+        runtime.connect(foreign)
+    other = tmp_path / "model.tflite"
+    other.write_bytes(b"TFL3")
+    with pytest.raises(ModelFileError, match=r"does not run model\.tflite"):
+        runtime.connect(other)
+    with pytest.raises(UnknownNameError, match="htp"):
+        runtime.connect(small_onnx(17), "gpu")
+    with pytest.raises(UsageError, match="cannot run a module"):
+        runtime.connect(small, "htp")
+
+
+@pytest.mark.htp
+def test_a_chip_without_float16_is_refused_for_float_graphs_and_dlcs(small_onnx, tmp_path):
+    with pytest.raises(ConvertError, match=r"no float16.*int8"):
+        runtime.connect(small_onnx(17), "htp", soc="QCS6490")
+    made = dlc.write(small_onnx(17), tmp_path / "small.dlc")
+    with pytest.raises(ConvertError, match=r"no float16.*int8"):
+        runtime.connect(made.file, soc="QCS6490")
+    with pytest.raises(UnknownNameError, match="Snapdragon chip"):
+        runtime.connect(made.file, soc="nope")

@@ -86,7 +86,9 @@ class Recipe:
 
 RECIPES = {
     "mobilenet_v3_large": Recipe(),
-    "mobilenet_v3_small": Recipe(architecture="mobilenet_v3_small"),
+    "mobilenet_v3_small": Recipe(
+        architecture="mobilenet_v3_small", phases=((64, 2800), (96, 900), (128, 280))
+    ),
 }
 
 

@@ -1,1 +1,17 @@
-"""Operator tables, the SNPE replica, and converters: one module per target family."""
+"""Targets: what their tools take, and the conversions that are verified before they count."""
+
+from .conversion import PRECISIONS, Conversion, convert
+from .report import CheckReport, NodeVerdict
+from .table import TARGETS, Target, check, load
+
+__all__ = [
+    "PRECISIONS",
+    "TARGETS",
+    "CheckReport",
+    "Conversion",
+    "NodeVerdict",
+    "Target",
+    "check",
+    "convert",
+    "load",
+]

@@ -1,0 +1,346 @@
+"""The whole way in one call: PyTorch -> ONNX -> repaired -> DLC -> int8 -> simulated Snapdragon.
+
+`run` does what the notebooks do, with the same functions, and ends in the fidelity ladder. Every
+artifact lies in ``generated_models/`` with a manifest beside it. What each step cost is host time,
+on this machine; the HTP is simulated, so nothing here is a device's latency.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import html
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import (
+    compare,
+    complexity,
+    data,
+    export,
+    paths,
+    qnn,
+    quantize,
+    repair,
+    runtime,
+    surgery,
+    targets,
+    things,
+    zoo,
+)
+from .errors import SurgeryError, TranslationError
+from .targets import dlc, snpe
+
+TARGET = "snpe-2.7"
+CPU_IMAGES = 512
+BITS = ("int8", "a16w8")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: its title, what came out in words, seconds on this machine."""
+
+    title: str
+    outcome: str
+    seconds: float
+
+
+@dataclass
+class Journey:
+    """What was made, what it cost, and the ladder.
+
+    Attributes
+    ----------
+    model
+        What was taken, in one line.
+    steps
+        In order.
+    artifacts
+        Name -> file.
+    ladder, table
+        Fidelity of every stage; the vendor's accuracy table for one image.
+    notes
+        What a reader must know, such as what is missing on this machine.
+    """
+
+    model: str = ""
+    steps: list[Step] = field(default_factory=list)
+    artifacts: dict[str, Path] = field(default_factory=dict)
+    ladder: compare.Ladder | None = None
+    table: compare.AccuracyTable | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for ``--json``."""
+        return {
+            "model": self.model,
+            "steps": [vars(step) for step in self.steps],
+            "artifacts": {name: str(path) for name, path in self.artifacts.items()},
+            "ladder": self.ladder.to_dict() if self.ladder else None,
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        width = max(len(step.title) for step in self.steps)
+        lines = [self.model, ""]
+        lines += [f"  {s.title:<{width}}  {s.seconds:6.1f} s  {s.outcome}" for s in self.steps]
+        parts = ["\n".join(lines), str(self.table or ""), str(self.ladder or "")]
+        return "\n\n".join([part for part in parts if part] + self.notes)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(s.title)}</td><td>{s.seconds:.1f} s</td>"
+            f"<td>{html.escape(s.outcome)}</td></tr>"
+            for s in self.steps
+        )
+        shown = [part._repr_html_() for part in (self.table, self.ladder) if part is not None]
+        notes = [f"<p>{html.escape(note)}</p>" for note in self.notes]
+        head = f"<p>{html.escape(self.model)}</p><table>{rows}</table>"
+        return "".join([head, *shown, *notes])
+
+
+class _Log:
+    """Collects the steps of a journey and says each as it is done."""
+
+    def __init__(self, journey: Journey, echo: Callable[[object], object]) -> None:
+        self.journey, self.echo = journey, echo
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[list[str]]:
+        """Time a block; it appends its outcome, in words, to the list that is yielded."""
+        said: list[str] = []
+        start = time.perf_counter()
+        self.echo(f"== {title}")
+        yield said
+        done = Step(title, "; ".join(said), time.perf_counter() - start)
+        self.journey.steps.append(done)
+        self.echo(f"   {done.outcome}  [{done.seconds:.1f} s]")
+
+
+def run(
+    name: str = "mobilenet_v3_large",
+    weights: str = "auto",
+    *,
+    images: int = 128,
+    soc: str = "SM8550",
+    folder: str | Path | None = None,
+    echo: Callable[[object], object] = print,
+    progress: Callable[[Iterable, str], Iterable] | None = None,
+) -> Journey:
+    """Take MobileNetV3 from PyTorch to an int8 Snapdragon artifact, comparing every step.
+
+    Parameters
+    ----------
+    name, weights
+        As in `zoo.load`.
+    images
+        Validation images per HTP row; the rows on the CPU see at least 512.
+    soc
+        The chip that is compiled for and simulated.
+    folder
+        Where artifacts go; ``generated_models/`` by default. Running again overwrites them.
+    echo
+        Called with every line of the story.
+    progress
+        ``progress(iterable, description) -> iterable`` around long loops.
+
+    Returns
+    -------
+    Journey
+        Its ladder is also written to ``ladder.csv``. Without Qualcomm's wheel the journey ends
+        after the quantized ONNX files, and says so.
+    """
+    folder = Path(folder or paths.generated())
+    chip = qnn.soc(soc)
+    journey = Journey()
+    log = _Log(journey, echo)
+    model = zoo.load(name, weights)
+    journey.model = str(model)
+    echo(journey.model)
+    original = _exported(model, folder, log)
+    _diagnosed(original, log)
+    patched_module, patched = _patched(model, folder, log)
+    quantized = _quantized(model, patched, folder, log, progress)
+    stages = _cpu_stages(model, patched_module, patched, quantized, max(images, CPU_IMAGES))
+    available = qnn.probe()
+    if available.ok:
+        made = _converted(model, patched, quantized, folder, soc, log)
+        stages += _htp_stages(made, chip.name, images)
+    else:
+        journey.notes.append(f"No DLC and no HTP rows: {available.reason}")
+    _compared(model, stages, folder, log, progress)
+    return journey
+
+
+def _exported(model: zoo.Model, folder: Path, log: _Log) -> dict[int, Path]:
+    """Write the unpatched model at the two opsets that the vendor's two screenshots need."""
+    made = {}
+    with log.step("export") as said:
+        for opset in (13, 17):
+            path = folder / f"01_{model.name}_opset{opset}.onnx"
+            report = export.to_onnx(model, path, opset=opset)
+            made[opset] = path
+            _record(log, path, model, opset=report.opset, cosine=report.cosine)
+            said.append(f"opset {report.opset}: {sum(report.nodes.values())} nodes")
+        weighed = complexity.count(made[17], model.input_shape)
+        said.append(f"{weighed.parameters / 1e6:.2f} M parameters, {weighed.macs / 1e6:.1f} M MACs")
+    return made
+
+
+def _diagnosed(original: dict[int, Path], log: _Log) -> None:
+    with log.step(f"diagnose for {TARGET}") as said:
+        for opset, path in original.items():
+            try:
+                snpe.translate(path, path.with_suffix(".dlc"), echo=lambda line: None)
+                said.append(f"opset {opset}: translates as it is")
+            except TranslationError as error:
+                said.append(f"opset {opset} stops at {error.op_type} in {error.module}")
+        plan = repair.suggest(original[17], TARGET)
+        said.append(", ".join(f"{rule} would repair {n}" for rule, n in plan.rules.items()))
+
+
+def _patched(model: zoo.Model, folder: Path, log: _Log) -> tuple[Any, Path]:
+    with log.step("replace layers") as said:
+        module = copy.deepcopy(model.module)
+        try:
+            report = surgery.replace_(module, example_inputs=_example(model))
+        except SurgeryError as error:
+            raise SurgeryError(
+                f"The journey is about hard-swish and hard-sigmoid. {error}"
+            ) from None
+        said.append(", ".join(f"{n} {rule}" for rule, n in report.counts.items()))
+        said.append(f"largest difference {report.check.max_error:.1e}" if report.check else "")
+        path = folder / f"03_{model.name}_patched.onnx"
+        exported = export.to_onnx(_like(model, module), path, opset=17)
+        _record(log, path, model, opset=exported.opset, surgery=report.to_dict())
+        check = targets.check(path, TARGET)
+        said.append(f"{len(check.blockers)} of {len(check.nodes)} nodes block {TARGET} now")
+    return module, path
+
+
+def _quantized(
+    model: zoo.Model, patched: Path, folder: Path, log: _Log, progress: Callable | None
+) -> dict[str, Path]:
+    made = {}
+    with log.step("quantize") as said:
+        calibration = data.calibration(repair.CALIBRATION_IMAGES, model.preprocessing.size)
+        ranges = quantize.measure_ranges(
+            patched, calibration, preprocessing=model.preprocessing, progress=progress
+        )
+        for bits in BITS:
+            path = folder / f"05_{model.name}_{bits}.onnx"
+            report = quantize.static(patched, path, ranges, bits)
+            made[bits] = path
+            _record(log, path, model, opset=report.opset, bits=bits, calibration=report.images)
+            said.append(f"{bits} {report.bytes_after / 1e6:.2f} MB")
+        said.append(f"from {report.bytes_before / 1e6:.2f} MB")
+    return made
+
+
+def _converted(
+    model: zoo.Model, patched: Path, quantized: dict[str, Path], folder: Path, soc: str, log: _Log
+) -> dict[str, Path]:
+    """Write and gate the DLCs; the gate compares with the model as it was loaded."""
+    made = {}
+    images = data.load("val", repair.GATE_IMAGES, model.preprocessing.size)
+    inputs = model.preprocessing(np.asarray(images.images))
+    with runtime.connect(model.module) as reference:
+        for precision in ("fp16", *BITS):
+            with log.step(f"convert to {precision} DLC") as said:
+                done = targets.convert(
+                    patched,
+                    TARGET,
+                    folder / f"04_{model.name}_{precision}.dlc",
+                    reference=reference,
+                    inputs=inputs,
+                    quantized=quantized.get(precision),
+                    precision=precision,
+                    soc=soc,
+                    check_top1=model.trained,
+                    facts=repair.facts(model),
+                )
+                made[precision] = done.file
+                log.journey.artifacts[done.file.name] = done.file
+                said.append(f"{done.file.stat().st_size / 1e6:.2f} MB")
+                said.append(f"gate passed on {len(inputs)} images: {done.gate.parity}")
+    log.journey.notes.append(f"DLC: {done.claim}")
+    with log.step(f"context binary for {soc}") as said:
+        path = folder / f"06_{model.name}_int8_{soc}.bin"
+        context = dlc.context_binary(quantized["int8"], path, soc)
+        _record(log, path, model, soc=soc)
+        said.append(f"{path.stat().st_size / 1e6:.2f} MB for HTP v{context.soc.htp_arch}")
+    return made
+
+
+def _cpu_stages(
+    model: zoo.Model, patched_module: Any, patched: Path, quantized: dict[str, Path], n: int
+) -> list[compare.Stage]:
+    return [
+        compare.Stage("PyTorch", runtime.connect(model.module, name=model.name), n=n),
+        compare.Stage("patched", runtime.connect(patched_module, name="patched"), n=n),
+        compare.Stage("ONNX", runtime.connect(patched), n=n),
+        compare.Stage("int8 CPU", runtime.connect(quantized["int8"]), n=n),
+    ]
+
+
+def _htp_stages(made: dict[str, Path], soc: str, n: int) -> list[compare.Stage]:
+    """Every HTP row executes its own DLC."""
+    return [
+        compare.Stage(f"HTP {precision}", runtime.connect(file, soc=soc), n=n)
+        for precision, file in made.items()
+    ]
+
+
+def _compared(
+    model: zoo.Model,
+    stages: list[compare.Stage],
+    folder: Path,
+    log: _Log,
+    progress: Callable | None,
+) -> None:
+    journey = log.journey
+    with log.step("compare") as said:
+        total = max(stage.n or 0 for stage in stages)
+        images = data.load("val", total, model.preprocessing.size)
+        if tuple(images.classes) != tuple(model.classes):
+            journey.notes.append(
+                "The images are Things-16 and the model has other classes: top-1 means nothing "
+                "here, the agreement with PyTorch does."
+            )
+        images = data.ImageSet(images.images, _labels(images, model), model.classes, images.source)
+        journey.ladder = compare.ladder(stages, images, model.preprocessing, progress=progress)
+        truth = things.CLASSES[int(images.labels[0])]
+        journey.table = compare.accuracy_table(
+            stages, np.asarray(images.images[0]), model.preprocessing, model.classes, truth
+        )
+        journey.artifacts["ladder.csv"] = journey.ladder.to_csv(folder / "ladder.csv")
+        said.append(f"{len(stages)} stages on up to {total} images, ladder.csv")
+    for stage in stages:
+        stage.runner.close()
+
+
+def _labels(images: data.ImageSet, model: zoo.Model) -> np.ndarray:
+    """Return labels that the model's outputs can hold (all 0 where the classes are others)."""
+    same = tuple(images.classes) == tuple(model.classes)
+    return images.labels if same else np.zeros_like(images.labels)
+
+
+def _example(model: zoo.Model) -> Any:
+    import torch
+
+    image = data.load("val", 1, model.preprocessing.size).images
+    return torch.from_numpy(model.preprocessing(np.asarray(image)))
+
+
+def _like(model: zoo.Model, module: Any) -> zoo.Model:
+    return replace(model, module=module, note=f"{model.note}, layers replaced")
+
+
+def _record(log: _Log, path: Path, model: zoo.Model, **facts: Any) -> None:
+    log.journey.artifacts[path.name] = path
+    paths.record(path, {**repair.facts(model), **facts})

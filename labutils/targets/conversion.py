@@ -1,0 +1,271 @@
+"""ONNX to a DLC that was run and compared: `convert` returns nothing else.
+
+The DLC is written beside its destination under a temporary name, checked against the ONNX file,
+executed, and compared with the model that the user brought. Only then does it get its name.
+"""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import compare, paths, qnn, runtime
+from ..errors import ParityError, TranslationError, UsageError
+from . import dlc, snpe, table
+
+PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
+_KINDS = {"fp32": "htp_fp16", "fp16": "htp_fp16", "int8": "htp_int8", "a16w8": "htp_a16w8"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A DLC that passed, and the evidence.
+
+    Attributes
+    ----------
+    file, target, precision
+        The DLC, the target's name, one of `PRECISIONS`.
+    source
+        The ONNX file that was written into it.
+    check
+        The float graph against the target's operator table.
+    transcript
+        What the SNPE tool (or its replica) logged; None for other targets.
+    info
+        What is in the DLC.
+    gate
+        The comparison with the model that the user brought.
+    claim
+        One sentence: what was and what was not tested.
+    manifest
+        The file beside the DLC that records all of this.
+    """
+
+    file: Path
+    target: str
+    precision: str
+    source: Path
+    check: table.CheckReport
+    transcript: snpe.Transcript | None
+    info: dlc.DlcInfo
+    gate: compare.GateReport
+    claim: str
+    manifest: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the conversion as plain values, for ``--json``."""
+        return {
+            "file": str(self.file),
+            "bytes": self.file.stat().st_size,
+            "target": self.target,
+            "precision": self.precision,
+            "source": str(self.source),
+            "check": self.check.counts,
+            "unknown": self.check.unknown,
+            "gate": self.gate.to_dict(),
+            "claim": self.claim,
+            "manifest": str(self.manifest),
+        }
+
+    def __str__(self) -> str:
+        size = self.file.stat().st_size / 1e6
+        head = f"{self.file.name}: {self.precision} DLC for {self.target}, {size:.2f} MB"
+        return "\n".join([head, f"  {self.claim}", str(self.gate)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def convert(
+    source: str | Path,
+    target: str,
+    destination: str | Path,
+    *,
+    reference: runtime.Runner,
+    inputs: np.ndarray,
+    quantized: str | Path | None = None,
+    precision: str = "fp32",
+    soc: str = "SM8550",
+    min_cosine: float | None = None,
+    check_top1: bool = True,
+    facts: dict[str, Any] | None = None,
+    echo: Callable[[str], object] | None = None,
+) -> Conversion:
+    """Write a DLC for a target, run it, compare it with the original, and only then keep it.
+
+    Parameters
+    ----------
+    source
+        The float ONNX file, static shapes, one float32 image input.
+    target
+        A name in `table.TARGETS` that the lab can convert for.
+    destination
+        The ``.dlc`` to write.
+    reference
+        The model that the user brought (never a repaired one).
+    inputs
+        (n, 3, size, size) float32 for the parity gate; 32 images are usual.
+    quantized
+        The QDQ file made from `source`, when an integer DLC is wanted.
+    precision
+        One of `PRECISIONS`; ``int8`` and ``a16w8`` need `quantized`.
+    soc
+        The chip whose compiler and simulator run the DLC.
+    min_cosine
+        Another threshold for the gate; it is printed and kept in the manifest.
+    check_top1
+        False for untrained weights.
+    facts
+        More for the manifest (preprocessing, classes, repair).
+    echo
+        Called with each line of the converter's log.
+
+    Raises
+    ------
+    UsageError
+        The target is check-only, or the precision does not fit the files.
+    TranslationError
+        The target's table (or the real SNPE tool) has no translation for a node.
+    ConvertError
+        QNN refuses a node, or the DLC is not what the ONNX file says.
+    ParityError
+        The DLC runs and computes something else.
+    """
+    destination = Path(destination)
+    _refuse_impossible(target, destination, precision, quantized)
+    qnn.require()
+    source, written = Path(source), Path(quantized or source)
+    check = table.check(source, target)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".convert-") as folder:
+        draft = Path(folder) / destination.name
+        transcript = _write(source, written, check, draft, precision, echo)
+        gate = _gate(draft, written, reference, inputs, precision, soc, min_cosine, check_top1)
+        for made in sorted(Path(folder).iterdir()):
+            made.replace(destination.parent / made.name)
+    claim = _claim(target, transcript, gate)
+    manifest = paths.record(
+        destination,
+        {
+            "target": target,
+            "precision": precision,
+            "claim": claim,
+            "source": {"file": written.name, "sha256": paths.sha256(written)},
+            "opset": check.opset,
+            "soc": soc,
+            "gate": gate.to_dict(),
+            **(facts or {}),
+        },
+    )
+    return Conversion(
+        file=destination,
+        target=target,
+        precision=precision,
+        source=written,
+        check=check,
+        transcript=transcript,
+        info=dlc.info(destination),
+        gate=gate,
+        claim=claim,
+        manifest=manifest,
+    )
+
+
+def _refuse_impossible(
+    target: str, destination: Path, precision: str, quantized: str | Path | None
+) -> None:
+    table.load(target)  # an unknown name ends here
+    if not table.TARGETS[target].convert:
+        able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
+        raise UsageError(
+            f"The lab checks models for {target} but cannot convert for it: its converter cannot "
+            f"be had by pip. Use `labutils diagnose`, or convert for {able}."
+        )
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
+    if (precision in ("int8", "a16w8")) != (quantized is not None):
+        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
+    if destination.suffix.lower() != ".dlc":
+        raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
+
+
+def _write(
+    source: Path,
+    written: Path,
+    check: table.CheckReport,
+    draft: Path,
+    precision: str,
+    echo: Callable[[str], object] | None,
+) -> snpe.Transcript | None:
+    """Translate as the target does, then write the DLC and check it against the ONNX file."""
+
+    def write() -> None:
+        inside = "fp16" if precision == "fp16" else "auto"
+        notes = {"target": check.target, "precision": precision, "made_from": written.name}
+        dlc.write(written, draft, inside, notes)
+
+    if check.target == snpe.TARGET:
+        transcript = snpe.translate(source, draft, echo=echo or (lambda line: None), write=write)
+        if transcript.real:  # its DLC is kept, but only what can be run and compared counts
+            draft.replace(draft.with_suffix(".snpe.dlc"))
+            write()
+        return transcript
+    # QNN itself judges for "qnn"; for a documented version the documents do.
+    if check.target != "qnn" and check.first_blocker:
+        first = check.first_blocker
+        raise TranslationError(
+            f"{check.target}: the documented operator table does not take {first.op_type} "
+            f"(node {first.node or '-'}, module {first.module or '-'}): {first.evidence}. "
+            f"{len(check.blockers)} node(s) in all; see `labutils diagnose`.",
+            node=first.node,
+            op_type=first.op_type,
+            module=first.module,
+        )
+    write()
+    return None
+
+
+def _gate(
+    draft: Path,
+    written: Path,
+    reference: runtime.Runner,
+    inputs: np.ndarray,
+    precision: str,
+    soc: str,
+    min_cosine: float | None,
+    check_top1: bool,
+) -> compare.GateReport:
+    """Execute the DLC itself; when it fails, look for the tensor in the graph it was made from."""
+    kind = _KINDS[precision]
+    settings = {"kind": kind, "min_cosine": min_cosine, "check_top1": check_top1}
+    with runtime.connect(draft, "htp", soc=soc) as candidate:
+        try:
+            return compare.gate(reference, candidate, inputs, locate=False, **settings)
+        except ParityError as error:
+            refused = error
+    with runtime.connect(written, "htp", soc=soc) as same_graph:
+        compare.gate(reference, same_graph, inputs, **settings)
+    raise refused
+
+
+def _claim(target: str, transcript: snpe.Transcript | None, gate: compare.GateReport) -> str:
+    version = qnn.require().versions["QNN"]
+    if target == snpe.TARGET:
+        how = (
+            "Translated by Qualcomm's snpe-onnx-to-dlc (its own DLC, not run here: NAME.snpe.dlc)"
+            if transcript and transcript.real
+            else "Checked against the documented SNPE 2.7 operator table (a replica of the tool)"
+        )
+        return f"{how}; written by QNN {version}; not tested on an SNPE 2.7 runtime."
+    if target == "qnn":
+        return f"Accepted and written by QNN {version}; executed as {gate.candidate}."
+    return (
+        f"Checked against the documented operator table of {target}; written by QNN {version}; "
+        f"not tested on a runtime of {target}."
+    )

@@ -68,15 +68,13 @@ def measure(args: argparse.Namespace, folder: Path, available: qnn.Availability)
         files[bits] = folder / f"{bits}.onnx"
         quantize.static(source, files[bits], calibration, bits=bits)
     print(f"{args.model}, {args.size} px, {args.images} images; {available}")
-    print(f"{platform.machine()}, host time, best of several; NOT the latency of a Snapdragon chip")
-    print(
-        f"{'precision':<10}{'DLC written, s':>15}{'1 worker, img/s':>17}{'2 workers':>11}{'ratio':>7}"
-    )
+    print(f"{platform.machine()}, host time, best of several; not the latency of a Snapdragon")
+    print("precision  DLC written, s  1 worker, img/s  2 workers  ratio")
     for precision, file in files.items():
         inside = "fp16" if precision == "fp16" else "auto"
         convert = seconds(lambda f=file, i=inside: dlc.write(f, folder / "x.dlc", i))
         one, two = (images_per_second(file, batch, workers) for workers in (1, 2))
-        print(f"{precision:<10}{convert:>15.2f}{one:>17.2f}{two:>11.2f}{two / one:>7.2f}")
+        print(f"{precision:<9}{convert:>16.2f}{one:>17.2f}{two:>11.2f}{two / one:>7.2f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ machine's processor: its results stand for the chip's, its time does not.
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from .qnn import dlc_file, options, refusal
 if TYPE_CHECKING:
     import torch
 
+# The x86-64 wheel simulates; the arm64 wheels drive the NPU of the machine (not tested by us).
+_HTP = "HTP simulator" if platform.machine().lower() in ("x86_64", "amd64") else "HTP"
 Progress = Callable[[Iterable, str], Iterable]
 
 
@@ -176,18 +179,19 @@ class HtpRunner(_Closing):
     ) -> None:
         self.file = Path(file)
         self.soc = qnn.soc(soc)
-        if self.file.suffix.lower() == ".dlc":
-            dlc_file.members(self.file)
-        else:
+        is_dlc = self.file.suffix.lower() == ".dlc"
+        if not is_dlc:
             refusal.precheck(self.file, self.soc)
+        elif not dlc_file.read(self.file).quantized:
+            refusal.refuse_float(self.file, self.soc)
         version = qnn.require().versions["QNN"]
         self.pool = pool or qnn.shared(workers)
         self.progress = progress
         self.graph = qnn.Graph.of(self.file, options.htp(self.soc))
         facts = self.pool.build(self.graph, f"compiling it for {self.soc}")
         self.name = name or self.file.name
-        what = "DLC on " if self.file.suffix.lower() == ".dlc" else ""
-        self.runtime = f"{what}HTP simulator (QNN {_short(version)}, {self.soc.name})"
+        what = "DLC on " if is_dlc else ""
+        self.runtime = f"{what}{_HTP} (QNN {_short(version)}, {self.soc.name})"
         self.input, self.shape = _image_input(facts["inputs"], self.name)
 
     def run(self, batch: np.ndarray) -> np.ndarray:

@@ -300,7 +300,7 @@ def test_a_c_interface_that_we_do_not_know_is_not_called(made):
             "options": options.htp(),
             "config": {},
         }
-        print(worker.Worker().serve(message, {})[0]["missing"])
+        print(worker.Server().serve(message, {})[0]["missing"])
     """)
     command = [sys.executable, "-c", code, str(made["fp32"].file)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,7 +1,8 @@
 """Qualcomm's native code (onnxruntime-qnn), behind child processes that may die or hang alone.
 
 `options` knows the chips and checks what the provider does not; `pool` is the parent's side and
-`worker` the child's; `channel` is the wire; `refusal` turns QNN's log into a sentence.
+`worker` the child's; `channel` is the wire; `refusal` turns QNN's log into a sentence. `dlc_file`
+reads a DLC; `dlc_executor` (in the worker) runs one.
 """
 
 from .options import SOCS, Soc, soc

@@ -38,10 +38,10 @@ def main() -> None:
     incoming, outgoing = _take_over_standard_streams()
     requests: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(incoming, requests), daemon=True).start()
-    worker = Worker()
+    server = Server()
     while True:
         message, arrays = requests.get()
-        answer, results = worker.serve(message, arrays)
+        answer, results = server.serve(message, arrays)
         _empty_log()
         channel.send(outgoing, answer, results)
 
@@ -91,7 +91,7 @@ class FileChangedError(Exception):
     """The file's content is not what the parent saw."""
 
 
-class Worker:
+class Server:
     """Sessions, by file content and options, and the calls that the parent may make."""
 
     def __init__(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
@@ -157,3 +158,39 @@ def _render_all(split: str, n: int, size: int) -> np.ndarray:
     jobs = [(split, a, b, size) for a, b in itertools.pairwise(edges)]
     with get_context("fork").Pool(cores) as pool:
         return np.concatenate(pool.map(_render_part, jobs))
+
+
+def read_images(files: Sequence[str | Path], size: int) -> np.ndarray:
+    """Read pictures as a network of this size wants them.
+
+    Parameters
+    ----------
+    files
+        Picture files of any format and mode that Pillow reads.
+    size
+        The shorter side is scaled to `size` (bilinear), then the centre is cut out.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, size, size, 3) uint8 RGB.
+
+    Raises
+    ------
+    UsageError
+        A file is missing or no picture; the message names it.
+    """
+    from PIL import Image, ImageOps
+
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
+        except FileNotFoundError:
+            raise UsageError(f"There is no picture {file}.") from None
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
+        pictures.append(np.asarray(fitted))
+    return np.stack(pictures)

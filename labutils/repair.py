@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import data, export, paths, quantize, runtime, surgery, targets, zoo
+from . import data, export, quantize, runtime, surgery, targets, zoo
 from .errors import SurgeryError, TranslationError, UsageError
 
 GATE_IMAGES = 32
@@ -111,21 +111,26 @@ class Repair:
 def suggest(onnx_path: str | Path, target: str) -> Plan:
     """Check a model against a target, and name the exact rules that remove what blocks.
 
+    The rules are tried on a copy, so the plan says what they do to this model, not what they might.
+
     Raises
     ------
     UnknownNameError, ModelFileError
         No such target; no such model.
     """
     check = targets.check(onnx_path, target)
-    found: Counter[str] = Counter()
-    left = []
-    for node in check.blockers:
-        rule = next((n for n in surgery.EXACT if node.op_type in surgery.RULES[n].ops), None)
-        if rule is None:
-            left.append(node)
-        else:
-            found[rule] += 1
-    return Plan(check, dict(found), tuple(left))
+    blocking = {node.op_type for node in check.blockers}
+    rules = tuple(name for name in surgery.EXACT if surgery.RULES[name].ops & blocking)
+    if not rules:
+        return Plan(check, {}, tuple(check.blockers))
+    with tempfile.TemporaryDirectory(prefix="labutils-repair-") as folder:
+        copy = Path(folder, Path(onnx_path).name)
+        try:
+            report = surgery.replace_file(onnx_path, copy, rules)
+        except SurgeryError:
+            return Plan(check, {}, tuple(check.blockers))
+        after = targets.check(copy, target)
+    return Plan(check, {n: k for n, k in report.counts.items() if k}, tuple(after.blockers))
 
 
 def apply(
@@ -145,28 +150,15 @@ def apply(
     Raises
     ------
     SurgeryError
-        Nothing blocks, no exact rule helps, or blockers are left. Nothing is written then.
+        Nothing blocks, or no exact rule removes all that does. Nothing is written then.
     """
     plan = suggest(source, target)
     if not plan.needed:
         raise SurgeryError(f"{plan} Convert the file as it is.")
     if not plan.complete:
         raise SurgeryError(f"{Path(source).name} cannot be repaired in full.\n{plan}")
-    # All exact rules together: what one writes (x * HardSigmoid(x)) another may have to read.
-    with paths.atomic(destination) as temporary:
-        report = surgery.replace_file(source, temporary, _rules(plan), inputs)
-        after = targets.check(temporary, target)
-        if after.blockers:
-            first = after.first_blocker
-            raise SurgeryError(
-                f"After the rules {', '.join(plan.rules)}, {target} still refuses {first.op_type} "
-                f"(node {first.node}). Nothing was written."
-            )
+    report = surgery.replace_file(source, destination, tuple(plan.rules), inputs)
     return Repair(Path(destination), plan, report, targets.check(destination, target))
-
-
-def _rules(plan: Plan) -> tuple[str, ...]:
-    return tuple(name for name in surgery.EXACT if name in plan.rules)
 
 
 def refused(plan: Plan) -> TranslationError:

@@ -1,7 +1,7 @@
 """A name becomes a model: architecture, weights, preprocessing and class names.
 
 Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``tv:NAME`` (torchvision), ``timm:NAME``,
-or a file (``.onnx``, ``.pt2``).
+or a file (``.onnx``, ``.pt2``, ``.dlc``).
 """
 
 from __future__ import annotations
@@ -291,6 +291,34 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
     )
 
 
+def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
+    """Read what the manifest beside a DLC of the lab says; a foreign DLC says nothing."""
+    _refuse_weights(path, weights)
+    if not path.is_file():
+        raise ModelFileError(f"There is no model file {path}.")
+    try:
+        manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text("utf-8"))
+        stored, classes = manifest["preprocessing"], tuple(manifest["classes"])
+        mean, std = tuple(stored["mean"]), tuple(stored["std"])
+        preprocessing = data.Preprocessing(stored["size"], mean, std, stored["source"])
+        note = f"converted by the lab: {manifest['claim']}"
+    except FileNotFoundError:
+        preprocessing, classes, note = None, (), "a DLC of yours"
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelFileError(f"The manifest beside {path} is damaged. Convert again.") from None
+    side = preprocessing.size if preprocessing else size
+    return _file_model(
+        path,
+        size,
+        module=None,
+        shape=(1, 3, side, side) if side else None,
+        preprocessing=preprocessing,
+        classes=classes,
+        trained=True,
+        note=note,
+    )
+
+
 def _file_model(
     path: Path, size: int | None, *, shape: tuple[int, ...] | None, note: str, **rest: Any
 ) -> Model:
@@ -315,6 +343,7 @@ def _refuse_checkpoint(path: Path, weights: str, size: int | None) -> Model:
 _FILES = {
     ".onnx": _from_onnx,
     ".pt2": _from_pt2,
+    ".dlc": _from_dlc,
     **dict.fromkeys((".pth", ".pt", ".safetensors"), _refuse_checkpoint),
 }
 

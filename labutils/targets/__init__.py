@@ -1,6 +1,6 @@
 """Targets: what their tools take, and the conversions that are verified before they count."""
 
-from .conversion import PRECISIONS, Conversion, convert
+from .conversion import PRECISIONS, Conversion, convert, refuse_impossible
 from .report import CheckReport, NodeVerdict
 from .table import TARGETS, Target, check, load
 
@@ -14,4 +14,5 @@ __all__ = [
     "check",
     "convert",
     "load",
+    "refuse_impossible",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import compare, paths, qnn, runtime
-from ..errors import ParityError, TranslationError, UsageError
+from ..errors import ParityError, TranslationError, UnknownNameError, UsageError
 from . import dlc, snpe, table
 
 PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
@@ -138,7 +138,11 @@ def convert(
         The DLC runs and computes something else.
     """
     destination = Path(destination)
-    _refuse_impossible(target, destination, precision, quantized)
+    refuse_impossible(target, destination)
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
+    if (precision in ("int8", "a16w8")) != (quantized is not None):
+        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
     qnn.require()
     source, written = Path(source), Path(quantized or source)
     check = table.check(source, target)
@@ -177,20 +181,24 @@ def convert(
     )
 
 
-def _refuse_impossible(
-    target: str, destination: Path, precision: str, quantized: str | Path | None
-) -> None:
-    table.load(target)  # an unknown name ends here
+def refuse_impossible(target: str, destination: Path) -> None:
+    """Raise when the lab cannot convert for `target`, or not into such a file: before any work.
+
+    Raises
+    ------
+    UnknownNameError
+        No such target.
+    UsageError
+        A check-only target, or another suffix than ``.dlc``.
+    """
+    if target not in table.TARGETS:
+        raise UnknownNameError("target", target, table.TARGETS)
     if not table.TARGETS[target].convert:
         able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
         raise UsageError(
             f"The lab checks models for {target} but cannot convert for it: its converter cannot "
             f"be had by pip. Use `labutils diagnose`, or convert for {able}."
         )
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
-    if (precision in ("int8", "a16w8")) != (quantized is not None):
-        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
 

@@ -1,0 +1,333 @@
+"""The command line: ``labutils doctor | diagnose | convert | run | journey | repair``.
+
+Exit codes: 0 done; 1 the model has a problem, which is explained; 2 the call has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import LabError, UsageError
+
+if TYPE_CHECKING:
+    from . import data, zoo
+
+MODEL_HELP = (
+    "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME, "
+    "or a file (.onnx, .pt2)"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse `arguments` (the process's own by default), run the command, return the exit code."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return chosen.command(chosen)
+    except LabError as error:
+        if getattr(chosen, "json", False):
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=2))
+        else:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="labutils", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"labutils {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _doctor_parser(commands)
+    _diagnose_parser(commands)
+    _convert_parser(commands)
+    _run_parser(commands)
+    _journey_parser(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON, for a machine to read")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--weights", default="auto", help="auto, imagenet, things16, random, or a file"
+    )
+    parser.add_argument("--size", type=int, help="image side in pixels")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the export (17)")
+
+
+def _input_arguments(parser: argparse.ArgumentParser) -> None:
+    how = "per channel, for pixels scaled to 0..1; for files that do not say"
+    for name in ("--mean", "--std"):
+        parser.add_argument(name, type=float, nargs=3, metavar=("R", "G", "B"), help=how)
+
+
+def _doctor_parser(commands: Any) -> None:
+    _command(commands, "doctor", _doctor, "Probe this machine: what runs, what is missing.")
+
+
+def _diagnose_parser(commands: Any) -> None:
+    text = "Say what a target's converter makes of a model, node by node, and what would repair it."
+    parser = _command(commands, "diagnose", _diagnose, text)
+    _model_arguments(parser)
+    parser.add_argument("--target", default="snpe-2.7", help="target (snpe-2.7)")
+
+
+def _convert_parser(commands: Any) -> None:
+    text = "Convert a model, run the result, compare it with the original, and only then keep it."
+    parser = _command(commands, "convert", _convert, text)
+    _model_arguments(parser)
+    _input_arguments(parser)
+    parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
+    parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
+    parser.add_argument("--quantize", choices=("int8", "a16w8"), help="write an integer DLC")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
+    )
+    parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
+    parser.add_argument("--inputs", type=Path, help=".npz with normalised NCHW float32 inputs")
+    parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
+
+
+def _run_parser(commands: Any) -> None:
+    text = "Run a model or an artifact on images and print its answers."
+    parser = _command(commands, "run", _run, text)
+    parser.add_argument("artifact", metavar="ARTIFACT", help=f"a .dlc, or {MODEL_HELP}")
+    _input_arguments(parser)
+    parser.add_argument("--weights", default="auto", help="for a model that is named")
+    parser.add_argument("--size", type=int, help="image side in pixels, where it is open")
+    parser.add_argument(
+        "--images", nargs="+", default=["16"], help="a number of Things-16 images, or files"
+    )
+    parser.add_argument("--backend", default="auto", help="torch, ort or htp (auto)")
+    parser.add_argument("--soc", default="SM8550", help="chip to simulate (SM8550)")
+
+
+def _journey_parser(commands: Any) -> None:
+    text = "The whole way, MobileNetV3 from PyTorch to an int8 Snapdragon artifact."
+    parser = _command(commands, "journey", _journey, text)
+    parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=MODEL_HELP)
+    parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
+    parser.add_argument("--images", type=int, default=128, help="images per HTP row (128)")
+    parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
+    parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    from . import doctor
+
+    diagnosis = doctor.examine()
+    _show(chosen, diagnosis)
+    return 0 if diagnosis.ok else 1
+
+
+def _diagnose(chosen: argparse.Namespace) -> int:
+    import tempfile
+
+    from . import export, repair, targets, zoo
+
+    targets.load(chosen.target)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    with tempfile.TemporaryDirectory(prefix="labutils-diagnose-") as folder:
+        path = model.file
+        if model.module is not None:
+            path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
+            export.to_onnx(model, path, opset=chosen.opset)
+        plan = repair.suggest(path, chosen.target)
+    if chosen.json:
+        facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"{model}\n\n{plan.check}\n\n{plan}")
+    return 1 if plan.needed else 0
+
+
+def _convert(chosen: argparse.Namespace) -> int:
+    from . import qnn, repair, targets, zoo
+
+    targets.refuse_impossible(chosen.target, chosen.output)
+    qnn.soc(chosen.soc)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    preprocessing = _preprocessing(chosen, model)
+    _say(chosen, model)
+    _say(chosen, f"input: {preprocessing}")
+    if chosen.min_cosine is not None:
+        _say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")
+    conversion = repair.convert_model(
+        model,
+        chosen.target,
+        chosen.output,
+        repair=chosen.repair,
+        bits=chosen.quantize,
+        precision=chosen.precision,
+        opset=chosen.opset,
+        soc=chosen.soc,
+        inputs=_stored_inputs(chosen.inputs) if chosen.inputs else None,
+        preprocessing=preprocessing,
+        min_cosine=chosen.min_cosine,
+        echo=lambda line: _say(chosen, line),
+        progress=_progress,
+    )
+    _show(chosen, conversion)
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from . import runtime, zoo
+
+    model = zoo.load(chosen.artifact, chosen.weights, chosen.size)
+    preprocessing = _preprocessing(chosen, model)
+    artifact = model.module if model.module is not None else model.file
+    simulated = chosen.backend == "htp" or str(artifact).endswith(".dlc")
+    settings = {"soc": chosen.soc} if simulated else {}
+    names, pixels, labels = _pixels(chosen, model, preprocessing.size)
+    with runtime.connect(artifact, chosen.backend, **settings) as runner:
+        _say(chosen, f"{runner.name} on {runner.runtime}\ninput: {preprocessing}")
+        inputs = preprocessing(pixels)
+        starts = _progress(range(0, len(inputs), 8), "images")
+        logits = [runner.run(inputs[start : start + 8]) for start in starts]
+    _answers(chosen, runner.runtime, model, names, logits, labels)
+    return 0
+
+
+def _pixels(chosen: argparse.Namespace, model: zoo.Model, size: int) -> tuple:
+    """Return (names, pixels, labels); labels are None where the truth is not known."""
+    import numpy as np
+
+    from . import data
+
+    if len(chosen.images) == 1 and chosen.images[0].isdigit():
+        images = data.load("val", int(chosen.images[0]), size)
+        names = [f"{images.classes[label]} (val {i})" for i, label in enumerate(images.labels)]
+        known = tuple(images.classes) == tuple(model.classes)
+        return names, np.asarray(images.images), images.labels if known else None
+    return chosen.images, data.read_images(chosen.images, size), None
+
+
+def _answers(
+    chosen: argparse.Namespace,
+    runtime: str,
+    model: zoo.Model,
+    names: list[str],
+    logits: list,
+    labels: Any,
+) -> None:
+    import numpy as np
+
+    from . import metrics
+
+    shares = metrics.softmax(np.concatenate(logits))
+    best = metrics.topk(shares, min(3, shares.shape[1]))
+    classes = model.classes or tuple(f"class {i}" for i in range(shares.shape[1]))
+    rows = [
+        {"image": name, "top": [(classes[k], round(float(row[k]), 4)) for k in order]}
+        for name, row, order in zip(names, shares, best, strict=True)
+    ]
+    top1 = str(metrics.accuracy(shares, labels)) if labels is not None else None
+    if chosen.json:
+        print(json.dumps({"runtime": runtime, "rows": rows, "top1": top1}, indent=2))
+        return
+    for row in rows:
+        answers = ", ".join(f"{name} {share:.4f}" for name, share in row["top"])
+        print(f"{row['image']:<24} {answers}")
+    if top1:
+        print(f"top-1 {top1}")
+
+
+def _journey(chosen: argparse.Namespace) -> int:
+    from . import journey
+
+    if chosen.images < 1:
+        raise UsageError(f"--images {chosen.images}: at least one image is needed.")
+    made = journey.run(
+        chosen.model,
+        chosen.weights,
+        images=chosen.images,
+        soc=chosen.soc,
+        folder=chosen.output,
+        echo=lambda line: _say(chosen, line),
+        progress=_progress,
+    )
+    if chosen.json:
+        print(json.dumps(made.to_dict(), indent=2, default=str))
+    else:
+        print("\n\n".join(filter(None, [str(made.table or ""), str(made.ladder or "")])))
+        print("\n".join(["", *made.notes]))
+        print(f"Artifacts and manifests: {next(iter(made.artifacts.values())).parent}")
+    return 0
+
+
+def _preprocessing(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
+    """Return the model's own preprocessing, or what the caller states; never a guess."""
+    from . import data
+
+    if (chosen.mean is None) != (chosen.std is None):
+        raise UsageError("Give --mean and --std together.")
+    if chosen.mean is not None:
+        if not model.input_shape:
+            raise UsageError(f"{model.name} leaves its input size open; fix it in the export.")
+        mean, std = tuple(chosen.mean), tuple(chosen.std)
+        return data.Preprocessing(model.input_shape[-1], mean, std, "as given on the command line")
+    if model.preprocessing is None:
+        raise UsageError(
+            f"{model.name} does not say how its input was normalised, and it is not guessed. "
+            "Give --mean R G B --std R G B (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225; "
+            "for pixels in 0..1 without more: 0 0 0 and 1 1 1)."
+        )
+    return model.preprocessing
+
+
+def _stored_inputs(path: Path) -> Any:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = [stored[name] for name in stored.files]
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {path}.") from None
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
+    if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
+        raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")
+    return arrays[0]
+
+
+def _progress(items: Iterable, description: str) -> Iterable:
+    """Show a progress bar on stderr, when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        items, description, console=console, disable=not console.is_terminal, transient=True
+    )
+
+
+def _say(chosen: argparse.Namespace, line: object) -> None:
+    """Print a line of the story; with ``--json`` stdout belongs to the JSON."""
+    print(line, file=sys.stderr if chosen.json else sys.stdout, flush=True)
+
+
+def _show(chosen: argparse.Namespace, result: Any) -> None:
+    print(json.dumps(result.to_dict(), indent=2, default=str) if chosen.json else result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

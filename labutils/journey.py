@@ -169,7 +169,7 @@ def run(
     stages = _cpu_stages(model, patched_module, patched, quantized, max(images, CPU_IMAGES))
     available = qnn.probe()
     if available.ok:
-        made = _converted(model, patched, quantized, folder, soc, log)
+        made = _converted(model, original[17], patched, quantized, folder, soc, log)
         stages += _htp_stages(made, chip.name, images)
     else:
         journey.notes.append(f"No DLC and no HTP rows: {available.reason}")
@@ -243,7 +243,13 @@ def _quantized(
 
 
 def _converted(
-    model: zoo.Model, patched: Path, quantized: dict[str, Path], folder: Path, soc: str, log: _Log
+    model: zoo.Model,
+    original: Path,
+    patched: Path,
+    quantized: dict[str, Path],
+    folder: Path,
+    soc: str,
+    log: _Log,
 ) -> dict[str, Path]:
     """Write and gate the DLCs; the gate compares with the model as it was loaded."""
     made = {}
@@ -258,6 +264,7 @@ def _converted(
                     folder / f"04_{model.name}_{precision}.dlc",
                     reference=reference,
                     inputs=inputs,
+                    original=original,
                     quantized=quantized.get(precision),
                     precision=precision,
                     soc=soc,
@@ -269,12 +276,27 @@ def _converted(
                 said.append(f"{done.file.stat().st_size / 1e6:.2f} MB")
                 said.append(f"gate passed on {len(inputs)} images: {done.gate.parity}")
     log.journey.notes.append(f"DLC: {done.claim}")
+    _compiled(model, quantized["int8"], folder, soc, log, inputs)
+    return made
+
+
+def _compiled(
+    model: zoo.Model, quantized: Path, folder: Path, soc: str, log: _Log, inputs: np.ndarray
+) -> None:
+    """Compile the int8 graph ahead of time, reload it, and compare it with the original."""
     with log.step(f"context binary for {soc}") as said:
         path = folder / f"06_{model.name}_int8_{soc}.bin"
-        context = dlc.context_binary(quantized["int8"], path, soc)
-        _record(log, path, model, soc=soc)
+        context = dlc.context_binary(quantized, path, soc)
+        with (
+            runtime.connect(model.module) as reference,
+            runtime.connect(context.wrapper, "htp", soc=soc) as reloaded,
+        ):
+            gate = compare.gate(
+                reference, reloaded, inputs, kind="htp_int8", check_top1=model.trained, locate=False
+            )
+        _record(log, path, model, soc=soc, gate=gate.to_dict())
         said.append(f"{path.stat().st_size / 1e6:.2f} MB for HTP v{context.soc.htp_arch}")
-    return made
+        said.append(f"gate passed: {gate.parity}")
 
 
 def _cpu_stages(

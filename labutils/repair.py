@@ -252,6 +252,7 @@ def convert_model(
                 destination,
                 reference=reference,
                 inputs=inputs,
+                original=original,
                 quantized=quantized,
                 precision=precision,
                 soc=soc,

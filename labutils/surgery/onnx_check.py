@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SEED = 0
 
 
-def compare(
+def compare_outputs(
     before: onnx.ModelProto, after: onnx.ModelProto, example_inputs: Any
 ) -> tuple[Check | None, tuple[str, ...]]:
     """Run two models on the same inputs, unoptimized, and compare their outputs.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SurgeryError
-from .onnx_check import compare
+from .onnx_check import compare_outputs
 from .onnx_rewrite import rewrite_
 from .report import Report, nothing_matched
 
@@ -45,7 +45,7 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
         raise SurgeryError(
             f"The rewritten graph {name} is not valid ONNX: {error}. The model was left as it was."
         ) from None
-    check, notes = compare(model, result, example_inputs)
+    check, notes = compare_outputs(model, result, example_inputs)
     report = Report(
         target=name,
         level="onnx",

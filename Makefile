@@ -1,0 +1,57 @@
+# Every target does the whole set-up on a fresh machine; a second call does none of it.
+PYTHON      ?= python3.11
+VENV        ?= .venv
+BIN         := $(VENV)/bin
+# PyPI's Linux torch is the CUDA build. This index has the CPU build; set TORCH_INDEX= (empty) where
+# your own index or wheel folder has a torch that suits the machine, and on macOS.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+QNN         := onnxruntime-qnn==2.7.0
+UV          := $(shell command -v uv 2>/dev/null)
+SETUP       := $(VENV)/.setup
+
+# another environment, a user site or somebody's Jupyter configuration must not leak in
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV JUPYTER_PATH
+export PYTHONNOUSERSITE := 1
+
+ifdef UV
+# uv does not read pip's configuration: pass on the wheel folders that pip would look into
+INSTALL := $(UV) pip install -q --python $(BIN)/python $(addprefix --find-links ,$(PIP_FIND_LINKS))
+else
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+endif
+EXTRA   := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+           $(if $(UV),$(if $(TORCH_INDEX),--index-strategy unsafe-best-match))
+
+.PHONY: setup lab run test lint benchmarks clean
+setup: $(SETUP)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed (PYTHON=python3.11 make setup), this is %d.%d" % v)'
+	$(if $(UV),$(UV) venv -q -p $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+$(SETUP): requirements.txt constraints.txt pyproject.toml | $(BIN)/python
+	$(INSTALL) $(EXTRA) -c constraints.txt -r requirements.txt
+	$(INSTALL) -c constraints.txt setuptools
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(INSTALL) --no-deps $(QNN) || echo "Note: $(QNN) has no wheel for this machine (macOS, musl, glibc below 2.35): no DLC and no HTP simulator here; everything else works."
+	@touch $@
+
+lab: setup
+	$(BIN)/python -m jupyter lab notebooks
+
+run: setup
+	$(BIN)/python -m labutils journey
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmarks: setup
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/simulator.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,189 @@
+"""The command line as a user meets it: exit codes, messages, JSON, files."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labutils import __main__, surgery
+from labutils.errors import LabError
+
+ERRORS = ("UsageError", "UnknownNameError", "ModelFileError", "TranslationError", "ParityError")
+
+
+@pytest.fixture
+def lab(capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        code = __main__.main([str(argument) for argument in arguments])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["diagnose", "mobilenet_v3_larg", "--weights", "random"], "Did you mean"),
+        (["diagnose", "m.onnx"], "no model file"),
+        (["diagnose", "mobilenet_v3_small", "--target", "snpe-2"], "Did you mean snpe-2.7"),
+        (["convert", "mobilenet_v3_small", "--target", "tidl-11", "-o", "x.dlc"], "cannot convert"),
+        (["convert", "m.onnx", "--target", "qnn", "-o", "x.bin"], "the output is a .dlc"),
+        (["convert", "m.onnx", "--target", "qnn", "-o", "x.dlc", "--soc", "SM855"], "SM8550"),
+        (["run", "m.dlc"], "no model file"),
+        (["journey", "--images", "0"], "at least one image"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_exits_2_with_one_sentence(arguments, words, lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lab(*arguments)
+    assert code == 2
+    assert words in err
+    assert err.split(":")[0] in ERRORS
+    assert "Traceback" not in err
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_are_json_too(lab):
+    code, out, _ = lab("diagnose", "nothing.onnx", "--json")
+    assert code == 2
+    assert json.loads(out)["error"] == "ModelFileError"
+
+
+def test_diagnose_names_nodes_and_rules_and_exits_1(lab, small_onnx):
+    code, out, _ = lab("diagnose", small_onnx(17), "--target", "snpe-2.7")
+    assert code == 1
+    assert re.search(r"HardSwish\s+unsupported\s+19\s+features.0.2", out)
+    assert "rule 'hardswish' would repair 19 node(s)" in out
+
+
+def test_diagnose_of_a_clean_model_exits_0(lab, small_onnx, tmp_path):
+    surgery.replace_file(small_onnx(17), tmp_path / "clean.onnx")
+    code, out, _ = lab("diagnose", tmp_path / "clean.onnx", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["counts"]["unsupported"] == 0
+    assert facts["repair"] == {"rules": {}, "unrepairable": []}
+
+
+@pytest.mark.htp
+def test_convert_without_repair_writes_nothing(lab, small_onnx, tmp_path):
+    code, _, err = lab("convert", small_onnx(17), "--target", "snpe-2.7", "-o", tmp_path / "x.dlc")
+    assert code == 1
+    assert "features.0.2" in err
+    assert "rule 'hardsigmoid'" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.htp
+@pytest.mark.slow
+def test_the_readmes_timm_example(lab, tmp_path):
+    """`labutils convert timm:... --repair` works, and the DLC runs afterwards."""
+    model = ("timm:mobilenetv3_small_100", "--weights", "random", "--size", "64")
+    dlc = tmp_path / "x.dlc"
+    code, out, _ = lab("convert", *model, "--target", "snpe-2.7", "--repair", "-o", dlc)
+    assert code == 0
+    assert "REPLICA" in out
+    assert "Parity gate (htp_fp16): passed" in out
+    assert "not tested on an SNPE 2.7 runtime" in out
+    assert "mean (0.485, 0.456, 0.406)" in out
+    code, out, _ = lab("run", dlc, "--images", "2", "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert "HTP simulator" in answer["runtime"]
+    assert len(answer["rows"]) == 2
+
+
+def test_run_on_picture_files_of_any_mode(lab, small_onnx, tmp_path):
+    for mode in ("RGB", "L", "RGBA", "P", "CMYK"):
+        suffix = "jpg" if mode == "CMYK" else "png"
+        Image.new(mode, (90, 70)).save(tmp_path / f"{mode}.{suffix}")
+    pictures = sorted(tmp_path.iterdir())
+    stated = ["--mean", 0, 0, 0, "--std", 1, 1, 1]
+    code, out, _ = lab("run", small_onnx(17), *stated, "--json", "--images", *pictures)
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert [row["image"] for row in rows] == [str(picture) for picture in pictures]
+
+
+def test_run_says_where_its_input_comes_from(lab, small_onnx, tmp_path):
+    code, out, _ = lab("run", small_onnx(17), "--mean", 0, 0, 0, "--std", 1, 1, 1, "--images", 2)
+    assert code == 0
+    assert "NCHW float32, 64x64" in out
+    assert "as given on the command line" in out
+
+
+def test_a_broken_picture_is_named(lab, small_onnx, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"not a picture")
+    stated = ["--mean", 0, 0, 0, "--std", 1, 1, 1]
+    code, _, err = lab("run", small_onnx(17), *stated, "--images", tmp_path / "x.png")
+    assert code == 2
+    assert "x.png is not a picture" in err
+
+
+def test_preprocessing_is_asked_for_not_guessed(lab, small_onnx, tmp_path):
+    import onnx
+
+    model = onnx.load(small_onnx(17))
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    code, _, err = lab("run", tmp_path / "foreign.onnx")
+    assert code == 2
+    assert "--mean R G B" in err
+    code, _, err = lab("run", tmp_path / "foreign.onnx", "--mean", 0, 0, 0)
+    assert code == 2
+    assert "together" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"plain text"])
+def test_bad_inputs_file(content, lab, small_onnx, tmp_path):
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(LabError, match=r"x\.npz"):
+        __main__._stored_inputs(tmp_path / "x.npz")
+
+
+def test_stored_inputs(tmp_path):
+    good = np.zeros((2, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "good.npz", good)
+    assert __main__._stored_inputs(tmp_path / "good.npz").shape == (2, 3, 8, 8)
+    np.savez(tmp_path / "two.npz", good, good)
+    with pytest.raises(LabError, match="one float32 array"):
+        __main__._stored_inputs(tmp_path / "two.npz")
+
+
+def test_doctor_probes(lab):
+    code, out, _ = lab("doctor", "--json")
+    findings = {f["name"]: f for f in json.loads(out)["findings"]}
+    assert findings["PyTorch"]["present"]
+    assert findings["ONNX Runtime"]["present"]
+    assert findings["Things-16 weights"]["present"]
+    assert code == 0
+
+
+def test_doctor_without_the_wheel_says_so(lab, monkeypatch):
+    from labutils import qnn
+
+    absent = qnn.Availability(False, "There is no wheel for this machine", {})
+    monkeypatch.setattr(qnn, "probe", lambda: absent)
+    code, out, _ = lab("doctor")
+    assert code == 0  # everything else works without it
+    assert re.search(r"Qualcomm QNN\s+absent\s+There is no wheel for this machine", out)
+
+
+def test_the_installed_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "labutils", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert re.fullmatch(r"labutils \d+\.\d+\.\d+\n", done.stdout)

@@ -1,0 +1,178 @@
+"""`targets.convert`: a DLC gets its name only after it was executed and compared."""
+
+import json
+
+import known_wrong
+import numpy as np
+import pytest
+
+from labutils import quantize, runtime, surgery, targets
+from labutils.errors import (
+    ConvertError,
+    ParityError,
+    TranslationError,
+    UnknownNameError,
+    UsageError,
+)
+
+pytestmark = pytest.mark.htp
+
+
+@pytest.fixture(scope="module")
+def patched_onnx(small_onnx, tmp_path_factory):
+    path = tmp_path_factory.mktemp("patched") / "patched.onnx"
+    surgery.replace_file(small_onnx(17), path)
+    return path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_float_dlc_is_run_and_recorded(precision, small, patched_onnx, inputs, tmp_path):
+    lines = []
+    with runtime.connect(small) as reference:
+        made = targets.convert(
+            patched_onnx,
+            "snpe-2.7",
+            tmp_path / "m.dlc",
+            reference=reference,
+            inputs=inputs(4, 64),
+            precision=precision,
+            check_top1=False,
+            echo=lines.append,
+        )
+    assert names(tmp_path) == ["m.dlc", "m.dlc.json", "m.dlc.manifest.json"]
+    assert made.gate.passed
+    assert "DLC on HTP simulator" in made.gate.candidate  # the DLC itself was executed
+    assert any("INFO_CONVERSION_SUCCESS" in line for line in lines)
+    assert "not tested on an SNPE 2.7 runtime" in made.claim
+    manifest = json.loads(made.manifest.read_text())
+    assert manifest["opset"] == 17
+    assert manifest["gate"]["passed"] is True
+    assert manifest["claim"] == made.claim
+    assert made.info.precision.startswith(precision)
+
+
+def test_an_integer_dlc(small, patched_onnx, inputs, tmp_path):
+    quantized = tmp_path / "q.onnx"
+    quantize.static(patched_onnx, quantized, inputs(16, 64), "a16w8")
+    with runtime.connect(small) as reference:
+        made = targets.convert(
+            patched_onnx,
+            "qnn",
+            tmp_path / "q.dlc",
+            reference=reference,
+            inputs=inputs(4, 64),
+            quantized=quantized,
+            precision="a16w8",
+            min_cosine=0.9,  # random weights
+            check_top1=False,
+        )
+    assert made.gate.overridden == {"cosine": (0.9, 0.99)}
+    assert "OVERRIDDEN" in str(made)
+    assert json.loads(made.manifest.read_text())["gate"]["overridden"] == {"cosine": [0.9, 0.99]}
+
+
+def test_the_table_stops_what_snpe_cannot_translate(small, small_onnx, inputs, tmp_path):
+    with runtime.connect(small) as reference, pytest.raises(TranslationError, match="hardswish"):
+        targets.convert(
+            small_onnx(17),
+            "snpe-2.7",
+            tmp_path / "m.dlc",
+            reference=reference,
+            inputs=inputs(2, 64),
+        )
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("build", known_wrong.ALL, ids=lambda build: build.__name__)
+def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
+    source, batch = build(tmp_path)
+    out = tmp_path / "out"
+    with runtime.connect(source) as reference, pytest.raises(ParityError) as caught:
+        targets.convert(
+            source, "qnn", out / "m.dlc", reference=reference, inputs=batch, check_top1=False
+        )
+    assert caught.value.report.parity.cosine_min < 0.9
+    assert names(out) == []
+
+
+def test_opset_13_hardswish_of_a_whole_network_is_caught(small, small_onnx, inputs, tmp_path):
+    with runtime.connect(small) as reference, pytest.raises(ParityError, match="departs"):
+        targets.convert(
+            small_onnx(13),
+            "qnn",
+            tmp_path / "m.dlc",
+            reference=reference,
+            inputs=inputs(2, 64),
+            original=small_onnx(17),
+            check_top1=False,
+        )
+    assert names(tmp_path) == []
+
+
+def test_a_wrong_repair_is_caught_by_the_original(small, small_onnx, inputs, tmp_path):
+    """The gate compares with what the user brought: an all-too-simple rule does not pass."""
+    import onnx
+
+    model = onnx.load(small_onnx(17))
+    for node in model.graph.node:
+        if node.op_type == "HardSwish":
+            node.op_type = "Relu"
+    wrong = tmp_path / "wrong.onnx"
+    onnx.save(model, wrong)
+    surgery.replace_file(wrong, tmp_path / "repaired.onnx", ("hardsigmoid",))
+    with runtime.connect(small) as reference, pytest.raises(ParityError) as caught:
+        targets.convert(
+            tmp_path / "repaired.onnx",
+            "snpe-2.7",
+            tmp_path / "m.dlc",
+            reference=reference,
+            inputs=inputs(2, 64),
+            original=small_onnx(17),
+            check_top1=False,
+        )
+    assert caught.value.report.departure.module == "features.0.2"
+    assert not (tmp_path / "m.dlc").exists()
+
+
+def test_what_qnn_refuses_is_an_error_with_its_reason(tmp_path):
+    from onnx import helper
+
+    pool = helper.make_node(
+        "MaxPool",
+        ["input"],
+        ["pixels"],
+        name="/pool/MaxPool",
+        kernel_shape=[2, 2],
+        dilations=[2, 2],
+    )
+    source, batch = known_wrong.build(tmp_path / "pool.onnx", [pool], size=9, opset=17)
+    with runtime.connect(source) as reference, pytest.raises(ConvertError, match="dilations"):
+        targets.convert(source, "qnn", tmp_path / "m.dlc", reference=reference, inputs=batch)
+    assert names(tmp_path) == ["pool.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "settings", "error", "words"),
+    [
+        ("tidl-11", "m.dlc", {}, UsageError, "checks models for tidl-11 but cannot convert"),
+        ("snpe-27", "m.dlc", {}, UnknownNameError, "Did you mean snpe-2.7"),
+        ("qnn", "m.bin", {}, UsageError, "the output is a .dlc"),
+        ("qnn", "m.dlc", {"precision": "int4"}, UsageError, "choose fp32, fp16, int8, a16w8"),
+        ("qnn", "m.dlc", {"precision": "int8"}, UsageError, "do not fit together"),
+    ],
+)
+def test_impossible_calls(target, output, settings, error, words, small_onnx, tmp_path):
+    with pytest.raises(error, match=words):
+        targets.convert(
+            small_onnx(17),
+            target,
+            tmp_path / output,
+            reference=None,
+            inputs=np.zeros((1, 3, 64, 64), np.float32),
+            **settings,
+        )
+    assert names(tmp_path) == []

@@ -1,0 +1,112 @@
+"""Repair: the plan is what the rules do to this model, the result is compared with the original."""
+
+import known_wrong
+import onnx
+import pytest
+from onnx import helper
+
+from labutils import repair, surgery, targets, zoo
+from labutils.errors import ParityError, SurgeryError, TranslationError, UsageError
+
+
+def test_plan_at_opset_17(small_onnx):
+    plan = repair.suggest(small_onnx(17), "snpe-2.7")
+    assert plan.rules == {"hardsigmoid": 9, "hardswish": 19}
+    assert plan.complete
+    assert "rule 'hardswish' would repair 19 node(s)" in str(plan)
+
+
+def test_plan_at_opset_13_knows_the_decomposed_hardswish(small_onnx):
+    plan = repair.suggest(small_onnx(13), "snpe-2.7")
+    assert len(plan.check.blockers) == 28  # all of them HardSigmoid
+    assert plan.rules == {"hardsigmoid": 9, "hardswish": 19}
+    assert plan.complete
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_apply_leaves_nothing_that_blocks(opset, small_onnx, inputs, tmp_path):
+    done = repair.apply(small_onnx(opset), "snpe-2.7", tmp_path / "r.onnx", inputs(1, 64))
+    assert done.check.ok
+    assert done.surgery.check.rounding
+    assert targets.check(tmp_path / "r.onnx", "snpe-2.7").opset == opset
+    ops = {node.op_type for node in onnx.load(tmp_path / "r.onnx").graph.node}
+    assert not ops & {"HardSwish", "HardSigmoid"}
+    with pytest.raises(SurgeryError, match="no repair is needed"):
+        repair.apply(tmp_path / "r.onnx", "snpe-2.7", tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
+
+
+def test_what_no_rule_repairs_is_said(tmp_path):
+    nodes = [
+        helper.make_node("HardSwish", ["input"], ["a"], name="/act/HardSwish"),
+        helper.make_node("Softsign", ["a"], ["pixels"], name="/odd/Softsign"),
+    ]
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=17)
+    plan = repair.suggest(source, "qnn")  # QNN takes HardSwish, and has no Softsign
+    assert [node.node for node in plan.unrepairable] == ["/odd/Softsign"]
+    assert "no rule repairs 1 x Softsign" in str(plan)
+    with pytest.raises(SurgeryError, match="cannot be repaired in full"):
+        repair.apply(source, "qnn", tmp_path / "r.onnx")
+    assert not (tmp_path / "r.onnx").exists()
+
+
+def test_a_refused_opset_is_not_promised_a_repair(small_onnx, tmp_path):
+    plan = repair.suggest(small_onnx(20), "rdk-x5")
+    if plan.check.opset_blocker is None:
+        pytest.fail("the table of rdk-x5 documents opsets 10 and 11 only")
+    assert not plan.complete
+    with pytest.raises(SurgeryError, match="cannot be repaired in full"):
+        repair.apply(small_onnx(20), "rdk-x5", tmp_path / "r.onnx")
+    assert not (tmp_path / "r.onnx").exists()
+
+
+def random_small():
+    return zoo.load("mobilenet_v3_small", weights="random", size=64)
+
+
+@pytest.mark.htp
+def test_without_repair_nothing_is_written_and_the_rules_are_named(tmp_path):
+    with pytest.raises(TranslationError) as caught:
+        repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc")
+    text = str(caught.value)
+    assert "HardSwish" in text
+    assert "features.0.2" in text
+    assert "rule 'hardswish'" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.htp
+def test_a_named_model_becomes_a_verified_dlc(tmp_path):
+    made = repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    assert made.gate.passed
+    assert made.gate.parity.n == repair.GATE_IMAGES
+    assert "MobileNetV3" in made.gate.reference  # the module that was brought, not the repaired one
+    assert zoo.load(tmp_path / "x.dlc").preprocessing.size == 64
+
+
+@pytest.mark.htp
+def test_a_wrong_rule_does_not_pass_the_gate(tmp_path, monkeypatch):
+    """A rule that claims to be exact and is not: the vendor's 0.167 with a slip, 0.67."""
+    import dataclasses
+
+    from labutils.surgery import rules
+
+    def build(builder, x, node):
+        return builder.clip(builder.add(builder.mul(x, 0.67), 0.5), 0.0, 1.0)
+
+    good = surgery.RULES["hardsigmoid"]
+    forms = tuple(dataclasses.replace(f, build=build) if f.build else f for f in good.onnx)
+    monkeypatch.setitem(rules.RULES, "hardsigmoid", dataclasses.replace(good, onnx=forms))
+    with pytest.raises(ParityError):
+        repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_file_is_asked_for_its_preprocessing(tmp_path, small_onnx):
+    model = onnx.load(small_onnx(17))
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(UsageError, match="never guessed"):
+        repair.convert_model(
+            zoo.load(tmp_path / "foreign.onnx"), "snpe-2.7", tmp_path / "x.dlc", repair=True
+        )

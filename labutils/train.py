@@ -277,6 +277,7 @@ def ship(recipe: Recipe, work: Path, destination: Path) -> dict:
     trainer.ema.load_state_dict(load_file(target))
     card = _card(recipe, trainer, target)
     paths.write_text(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
+    paths.write_text(target.with_suffix(".md"), _card_text(card))
     return card
 
 
@@ -315,6 +316,43 @@ def _card(recipe: Recipe, trainer: Trainer, weights: Path) -> dict:
         ],
         "versions": paths.versions("torch", "torchvision", "numpy", "pillow"),
     }
+
+
+def _card_text(card: dict) -> str:
+    """Return the model card in Markdown; the JSON beside it says the same to a machine."""
+    recipe, low_high = card["recipe"], card["top1_interval_95"]
+    phases = ", ".join(f"{steps:,} steps at {size} px" for size, steps in recipe["phases"])
+    settings = [f"{k} {v}" for k, v in recipe.items() if k not in ("architecture", "phases")]
+    classes = [f"| {name} | {100 * v:.0f} % |" for name, v in card["accuracy_per_class"].items()]
+    pairs = [f"| {p['true']} | {p['predicted']} | {p['images']} |" for p in card["confusion_pairs"]]
+    lines = [
+        f"# {card['architecture']}, trained on Things-16",
+        "",
+        f"{card['from'].capitalize()}, on {card['task']}. The images are drawn, not photographed:",
+        "the network knows these sixteen drawings and nothing else. Use it to learn and to test.",
+        "",
+        f"**Top-1 {100 * card['top1']:.2f} %** on {card['n']:,} validation images "
+        f"(95 % interval {100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %), measured on the",
+        f"weights as shipped. Chosen: {card['chosen']}.",
+        "",
+        f"- File: `{card['file']}`, {card['dtype']}, SHA-256 `{card['sha256']}`",
+        f"- Made by: `{card['command']}`",
+        f"- Schedule: {phases}",
+        f"- Recipe: {', '.join(settings)}",
+        f"- Versions: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
+        *(f"- Pixels, {k}: `{v}`" for k, v in card["dataset_digest"].items()),
+        "",
+        "| class | accuracy |",
+        "|---|---|",
+        *classes,
+        "",
+        "Most frequent confusions:",
+        "",
+        "| is | taken for | images |",
+        "|---|---|---|",
+        *pairs,
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

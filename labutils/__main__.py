@@ -302,7 +302,7 @@ def _stored_inputs(path: Path) -> Any:
             arrays = [stored[name] for name in stored.files]
     except FileNotFoundError:
         raise UsageError(f"There is no file {path}.") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
         raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")

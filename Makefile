@@ -33,7 +33,7 @@ $(SETUP): requirements.txt constraints.txt pyproject.toml | $(BIN)/python
 	$(INSTALL) $(EXTRA) -c constraints.txt -r requirements.txt
 	$(INSTALL) -c constraints.txt setuptools
 	$(INSTALL) --no-deps --no-build-isolation -e .
-	@$(INSTALL) --no-deps $(QNN) || echo "Note: $(QNN) has no wheel for this machine (macOS, musl, glibc below 2.35): no DLC and no HTP simulator here; everything else works."
+	@$(INSTALL) -c constraints.txt $(QNN) || echo "Note: $(QNN) has no wheel for this machine (macOS, musl, glibc below 2.35): no DLC and no HTP simulator here; everything else works."
 	@touch $@
 
 lab: setup

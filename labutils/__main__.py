@@ -158,14 +158,15 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 
 
 def _convert(chosen: argparse.Namespace) -> int:
-    from . import qnn, repair, targets, zoo
+    from . import graph, qnn, repair, targets, zoo
 
     targets.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = _preprocessing(chosen, model)
     _say(chosen, model)
-    _say(chosen, f"input: {preprocessing}")
+    name = graph.read(model.file).graph.input[0].name if model.module is None else "input"
+    _say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         _say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")
     conversion = repair.convert_model(
@@ -197,7 +198,8 @@ def _run(chosen: argparse.Namespace) -> int:
     settings = {"soc": chosen.soc} if simulated else {}
     names, pixels, labels = _pixels(chosen, model, preprocessing.size)
     with runtime.connect(artifact, chosen.backend, **settings) as runner:
-        _say(chosen, f"{runner.name} on {runner.runtime}\ninput: {preprocessing}")
+        name = getattr(runner, "input", "input")
+        _say(chosen, f"{runner.name} on {runner.runtime}\ninput {name!r}: {preprocessing}")
         inputs = preprocessing(pixels)
         starts = _progress(range(0, len(inputs), 8), "images")
         logits = [runner.run(inputs[start : start + 8]) for start in starts]

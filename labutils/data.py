@@ -52,7 +52,7 @@ class Preprocessing:
 
     def __str__(self) -> str:
         return (
-            f"NCHW float32, {self.size}x{self.size}, pixels / 255, "
+            f"NCHW float32, {self.size}x{self.size} RGB, pixels 0..255 scaled to 0..1, "
             f"mean {self.mean}, std {self.std} ({self.source})"
         )
 

@@ -27,6 +27,10 @@ FLOORS = [
     ["targets"],
     ["repair"],
     ["journey", "doctor"],
+    ["show"],
+    ["exercise"],
+    ["exercises"],
+    ["lesson"],
     ["__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,424 @@
+"""The exercise engine: what an exercise is, how an answer is judged, what is remembered.
+
+An exercise judges values: it calls the learner's function, looks at the learner's number. It never
+reads source text, never raises on a bad answer, and never says the answer. Stub, reference and
+catalogued answers are cells of text, so that the notebooks, the tests and the solved edition share
+them. Progress is a local file, one JSON object per line: lines are only ever appended, so two
+notebooks at once cannot lose each other's, and a damaged line costs itself alone.
+"""
+
+from __future__ import annotations
+
+import getpass
+import html
+import json
+import os
+import re
+import reprlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import paths
+from .errors import LabError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
+OUTCOMES = (NOT_ATTEMPTED, NOT_YET, PASSED)
+DIFFICULTIES = ("easy", "medium", "stretch")
+
+
+class UnsolvedError(LabError):
+    """An exercise is not solved, and ``LABUTILS_STRICT=1`` wants all of them solved."""
+
+
+class NotYet(Exception):  # noqa: N818 - an outcome that travels from a grader, not an error
+    """What is wrong with an answer, in words for the learner; raised inside graders only."""
+
+
+class _Untouched(Exception):  # noqa: N818 - an outcome as well
+    """The learner's code still holds the stub's TODO."""
+
+
+class _Todo:
+    """The placeholder in a stub."""
+
+    def __repr__(self) -> str:
+        return "TODO"
+
+
+TODO = _Todo()
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one check, in words."""
+
+    id: str
+    outcome: str
+    message: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer was right."""
+        return self.outcome == PASSED
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.outcome}: {self.message}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        head = f"{html.escape(self.id)} {self.outcome}"
+        return f"<p role='status'><strong>{head}</strong>: {html.escape(self.message)}</p>"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong answer that learners give: the cell, and the whole message that it gets."""
+
+    cell: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes
+    ----------
+    id, title
+        ``"03.1"``, and what is asked for, in a few words.
+    verb
+        What somebody who passes has shown, for "You have shown that you can ...".
+    minutes, difficulty
+        How long it takes; one of `DIFFICULTIES`.
+    answer
+        Name of the variable that the cells below define, and that is judged.
+    stub, reference
+        The learner's cell, which holds TODO, and the cell that solves it.
+    hints
+        Three, from a nudge to nearly there.
+    right, wrong
+        Other right answers, written differently; wrong answers with their messages.
+    judge
+        Takes the answer; raises `NotYet` where it is wrong. It sees no TODO and no ``...``.
+    praise
+        Why the answer is right, for the message of PASSED.
+    given
+        Makes what the exercise hands to the learner, such as a log; None where there is nothing.
+    """
+
+    id: str
+    title: str
+    verb: str
+    minutes: int
+    difficulty: str
+    answer: str
+    stub: str
+    reference: str
+    hints: tuple[str, str, str]
+    right: tuple[str, ...]
+    wrong: tuple[Wrong, ...]
+    judge: Callable[[Any], None] = field(repr=False)
+    praise: str
+    given: Callable[[], Any] | None = field(default=None, repr=False)
+
+    @property
+    def notebook(self) -> str:
+        """Number of the notebook that the exercise belongs to, such as ``"03"``."""
+        return self.id.partition(".")[0]
+
+    def value(self, cell: str) -> Any:
+        """Run one of the exercise's own cells and return its answer.
+
+        The cell sees what a learner's cell sees: ``TODO`` and ``given``.
+        """
+        names = {"__name__": f"exercise_{self.id}", "TODO": TODO, "given": lambda _: self.given()}
+        exec(compile(cell, f"<exercise {self.id}>", "exec"), names)
+        return names[self.answer]
+
+    def grade(self, answer: Any) -> Result:
+        """Judge an answer; nothing that is wrong with it makes this raise."""
+        try:
+            _refuse_placeholders(answer)
+            self.judge(answer)
+        except _Untouched:
+            return self._result(NOT_ATTEMPTED, "replace TODO, then run the cell again.")
+        except NotYet as reason:
+            return self._result(NOT_YET, str(reason))
+        except (Exception, SystemExit) as error:
+            return self._result(NOT_YET, f"your answer cannot be used: {in_words(error)}")
+        return self._result(PASSED, self.praise)
+
+    def _result(self, outcome: str, message: str) -> Result:
+        return Result(self.id, outcome, message)
+
+
+def strict() -> bool:
+    """Whether everything that is not solved is an error (``LABUTILS_STRICT=1``)."""
+    return os.environ.get("LABUTILS_STRICT") == "1"
+
+
+# --- for graders: reading an answer -------------------------------------------------------------
+
+
+def _placeholder(value: Any) -> bool:
+    return isinstance(value, _Todo) or value is Ellipsis
+
+
+def _refuse_placeholders(answer: Any) -> None:
+    parts = list(answer) if type(answer) in (tuple, list) else [answer]
+    open_ = [_placeholder(part) for part in parts]
+    if parts and all(open_):
+        raise _Untouched
+    if any(open_):
+        raise NotYet(f"part {open_.index(True) + 1} of your answer is still TODO.")
+
+
+def shown(value: Any) -> str:
+    """Return a short text for any value, however broken its own repr is."""
+    try:
+        shape = getattr(value, "shape", None)
+        if isinstance(shape, tuple) and shape:
+            return f"a {type(value).__name__} of shape {tuple(shape)}"
+        return reprlib.repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+def in_words(error: BaseException) -> str:
+    """Return an exception's type and its words, on one line."""
+    try:
+        words = " ".join(str(error).split())
+    except Exception:
+        words = ""
+    return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
+
+
+def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
+    """Call the learner's code; what it raises becomes `NotYet`, with its words."""
+    if not callable(function):
+        raise NotYet(f"a function is asked for, and this is {shown(function)}.")
+    try:
+        result = function(*arguments)
+    except (NotYet, _Untouched):  # from a call within this call
+        raise
+    except NotImplementedError:
+        raise _Untouched from None
+    except (Exception, SystemExit) as error:
+        raise NotYet(f"{what} raised {in_words(error)}") from None
+    _refuse_placeholders(result)
+    return result
+
+
+def number(value: Any, what: str = "a number") -> float:
+    """Read a finite number: Python's, numpy's, or a tensor with one element."""
+    _refuse_text(value, what)
+    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
+        try:
+            value = value.item()
+        except Exception:
+            raise NotYet(f"{what} is asked for, and this is {shown(value)}.") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+    if not abs(value) < float("1e300"):  # NaN as well
+        raise NotYet(f"{what} is asked for, and this is {shown(value)}: not finite.")
+    return float(value)
+
+
+def whole(value: Any, what: str = "a whole number") -> int:
+    """Read a whole number; 3.0 counts as one."""
+    found = number(value, what)
+    if found != int(found):
+        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+    return int(found)
+
+
+def _refuse_text(value: Any, what: str) -> None:
+    if value is None:
+        raise NotYet(f"{what} is asked for, and this is None (a forgotten return?).")
+    if isinstance(value, str | bytes):
+        raise NotYet(f"{what} is asked for, and this is text: {shown(value)}.")
+
+
+def words(value: Any, what: str = "text") -> str:
+    """Read a piece of text."""
+    if not isinstance(value, str):
+        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+    return value.strip()
+
+
+def names(value: Any, what: str = "a set of names") -> set[str]:
+    """Read several names: a set, list or tuple of texts (or the keys of a dict)."""
+    if not isinstance(value, set | frozenset | list | tuple | dict | type({}.keys())):
+        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+    return {words(name, "a name in it") for name in value}
+
+
+def array(value: Any, shape: tuple[int, ...], what: str = "your function") -> np.ndarray:
+    """Read a tensor, array or nested list of `shape` as float64."""
+    if value is None:
+        raise NotYet(f"{what} returned None (a forgotten return?).")
+    try:
+        value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+        found = np.asarray(value, dtype=np.float64)
+    except Exception:
+        raise NotYet(f"{what} returned {shown(value)}, which is no array of numbers.") from None
+    if found.shape != shape:
+        raise NotYet(f"{what} turned the shape {shape} into {found.shape}.")
+    return found
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def learner() -> str:
+    """Return whose progress this is: ``LABUTILS_LEARNER``, else the login name."""
+    try:
+        return os.environ.get("LABUTILS_LEARNER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a user name
+        return "learner"
+
+
+def progress_file() -> Path:
+    """Return the local file that this learner's progress is appended to; it may not exist yet."""
+    safe = re.sub(r"[^\w.-]+", "_", learner()).strip("._") or "learner"
+    return paths.cache() / "progress" / f"{safe}.jsonl"
+
+
+def remember(event: str, exercise: str, **facts: Any) -> bool:
+    """Append one line to the progress file; False where that is impossible.
+
+    Parameters
+    ----------
+    event
+        ``"check"`` (with ``outcome``), ``"hint"`` (with ``number``) or ``"settle"``.
+    exercise
+        The exercise's id.
+    **facts
+        Plain values.
+    """
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = json.dumps({"event": event, "exercise": exercise, "time": made, **facts})
+    try:
+        file = progress_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            # One write; it starts a new line, whatever an interrupted one left before it.
+            os.write(descriptor, f"\n{line}\n".encode())
+        finally:
+            os.close(descriptor)
+    except (OSError, LabError):  # a full disk must not stand between a learner and the check
+        return False
+    return True
+
+
+@dataclass
+class Record:
+    """What is known about one exercise: attempts, best outcome, hints read, whether settled."""
+
+    attempts: int = 0
+    outcome: str = NOT_ATTEMPTED
+    hints: int = 0
+    settled: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"{self.attempts} attempt{'s' * (self.attempts != 1)}"]
+        parts += [f"hint {self.hints}"] * (self.hints > 0)
+        parts += ["reference taken"] * self.settled
+        return f"{self.outcome} ({', '.join(parts)})"
+
+
+def recall(file: str | Path | None = None) -> tuple[dict[str, Record], int]:
+    """Read a progress file: records by exercise id, and the number of damaged lines.
+
+    Without `file`, this learner's own. A missing file is empty.
+    """
+    file = Path(file) if file else progress_file()
+    try:
+        text = file.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return {}, 0
+    records: dict[str, Record] = {}
+    damaged = 0
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            _apply(records, json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            damaged += 1
+    return records, damaged
+
+
+def _apply(records: dict[str, Record], entry: dict[str, Any]) -> None:
+    event, exercise = entry["event"], entry["exercise"]
+    if not isinstance(exercise, str):
+        raise TypeError(exercise)
+    record = Record(**vars(records.get(exercise, Record())))
+    if event == "check":
+        rank = OUTCOMES.index(entry["outcome"])
+        record.attempts += rank > 0  # an untouched stub is no attempt
+        record.outcome = OUTCOMES[max(rank, OUTCOMES.index(record.outcome))]
+    elif event == "hint":
+        record.hints = max(record.hints, int(entry["number"]))
+    elif event == "settle":
+        record.settled = True
+    else:
+        raise ValueError(event)
+    records[exercise] = record
+
+
+def room(folder: str | Path) -> pd.DataFrame:
+    """Read the progress files of a room: one row per learner, one column per exercise.
+
+    Parameters
+    ----------
+    folder
+        Holds the ``.jsonl`` files, in subfolders too (as the homes of a JupyterHub do).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: the files' names, with their folder where two are the same. First columns:
+        ``passed`` and ``damaged lines``; then the exercises that anybody tried, as text.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or no progress file in it.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    files = sorted(folder.rglob("*.jsonl")) if folder.is_dir() else []
+    if not files:
+        raise UsageError(
+            f"No progress files (*.jsonl) in {folder}. Each learner's lies in their cache, "
+            "under progress/; collect them in one folder."
+        )
+    rows = dict(zip(_labels(files, folder), map(recall, files), strict=True))
+    seen = sorted({exercise for records, _ in rows.values() for exercise in records})
+    table = {
+        name: {
+            "passed": sum(record.outcome == PASSED for record in records.values()),
+            "damaged lines": damaged,
+            **{exercise: str(records.get(exercise, "")) for exercise in seen},
+        }
+        for name, (records, damaged) in rows.items()
+    }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("learner")
+
+
+def _labels(files: list[Path], folder: Path) -> Iterator[str]:
+    stems = [file.stem for file in files]
+    for file in files:
+        alone = stems.count(file.stem) == 1
+        yield file.stem if alone else file.relative_to(folder).with_suffix("").as_posix()

@@ -1,0 +1,175 @@
+"""Every exercise: the reference passes, others pass, wrong answers get their own message."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labutils import exercise, exercises
+from labutils.errors import UnknownNameError
+from labutils.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, TODO
+
+ALL = exercises.everything()
+each = pytest.mark.parametrize("chosen", ALL, ids=[e.id for e in ALL])
+RIGHT = [(e, cell) for e in ALL for cell in e.right]
+WRONG = [(e, wrong) for e in ALL for wrong in e.wrong]
+
+
+def test_every_notebook_has_its_exercises_of_rising_difficulty():
+    for notebook in exercises.NOTEBOOKS:
+        found = exercises.of(notebook)
+        assert len(found) >= 3
+        assert [e.id for e in found] == [f"{notebook}.{n}" for n in range(1, len(found) + 1)]
+        ranks = [exercise.DIFFICULTIES.index(e.difficulty) for e in found]
+        assert ranks == sorted(ranks)
+        assert [e.difficulty for e in found].count("stretch") == 1
+    assert exercises.of("00") == exercises.of("01") == ()
+
+
+def test_an_unknown_exercise_gets_a_suggestion():
+    with pytest.raises(UnknownNameError, match=r"03\.1"):
+        exercises.find("03.11")
+
+
+@each
+def test_the_reference_passes(chosen):
+    result = chosen.grade(chosen.value(chosen.reference))
+    assert (result.outcome, result.message) == (PASSED, chosen.praise)
+
+
+@each
+def test_the_stub_is_not_attempted(chosen):
+    assert chosen.grade(chosen.value(chosen.stub)).outcome == NOT_ATTEMPTED
+    assert chosen.grade(TODO).outcome == NOT_ATTEMPTED
+    assert chosen.grade(...).outcome == NOT_ATTEMPTED
+
+
+@pytest.mark.parametrize(("chosen", "cell"), RIGHT, ids=[e.id for e, _ in RIGHT])
+def test_other_right_answers_pass(chosen, cell):
+    result = chosen.grade(chosen.value(cell))
+    assert result.passed, result.message
+
+
+@pytest.mark.parametrize(("chosen", "wrong"), WRONG, ids=[e.id for e, _ in WRONG])
+def test_a_wrong_answer_gets_its_message(chosen, wrong):
+    result = chosen.grade(chosen.value(wrong.cell))
+    assert (result.outcome, result.message) == (NOT_YET, wrong.message)
+
+
+@each
+def test_the_catalogue_is_complete(chosen):
+    assert len(chosen.right) >= 2
+    messages = [wrong.message for wrong in chosen.wrong]
+    assert len(messages) == len(set(messages)) >= 3
+    assert len({chosen.reference, *chosen.right}) == 1 + len(chosen.right)
+    assert len(set(chosen.hints)) == 3
+    assert "TODO" in chosen.stub
+    assert "TODO" not in chosen.reference
+
+
+def leaks(chosen, message, cell=""):
+    """What of the reference a message gives away: a line of it, or the value itself."""
+    lines = {line.strip() for line in chosen.reference.splitlines()}
+    lines -= {line.strip() for line in chosen.stub.splitlines()}
+    found = [line for line in lines if len(line) > 8 and line in message]
+    value = chosen.value(chosen.reference)
+    if isinstance(value, set):
+        found += [name for name in value if name in message and name not in cell]
+    elif isinstance(value, int | float):
+        found += re.findall(rf"(?<![\d.]){re.escape(str(value))}(?![\d.]\d)", message)
+    return found
+
+
+@each
+def test_no_message_gives_the_answer_away(chosen):
+    for wrong in chosen.wrong:
+        assert leaks(chosen, wrong.message, wrong.cell) == []
+    assert leaks(chosen, str(chosen.grade("something else"))) == []
+    assert leaks(chosen, str(chosen.grade(-1))) == []
+
+
+def test_the_leak_test_can_see_a_leak():
+    assert leaks(exercises.find("02.2"), "it is 13, of course")
+    assert leaks(exercises.find("04.2"), "otter.dlc passes")
+    assert leaks(exercises.find("03.1"), "write return (x + 3).clamp(0, 6) / 6")
+
+
+@pytest.mark.parametrize("off", [1e-5, -1e-5])
+def test_a_small_error_is_an_error(off):
+    chosen = exercises.find("03.1")
+    assert chosen.grade(lambda x: (x + 3).clamp(0, 6) / 6 + off).outcome == NOT_YET
+    assert exercises.find("03.2").grade(9.98e-4 * (1 + 5e3 * off)).outcome == NOT_YET
+
+
+def test_a_learner_who_changes_pytorch_does_not_harm_the_others():
+    import torch
+
+    before = torch.nn.Hardswish.forward, torch.nn.functional.hardswish
+    cell = next(w.cell for w in exercises.find("03.4").wrong if "nn.Hardswish.forward" in w.cell)
+    assert exercises.find("03.4").grade(exercises.find("03.4").value(cell)).outcome == NOT_YET
+    assert (torch.nn.Hardswish.forward, torch.nn.functional.hardswish) == before
+
+
+def test_what_is_handed_out_is_the_same_every_time():
+    for chosen in ALL:
+        if chosen.given is not None:
+            assert repr(chosen.given()) == repr(chosen.given())
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def _no(self, *_, **__):
+        raise RuntimeError("no")
+
+    __repr__ = __str__ = __eq__ = __len__ = __iter__ = __float__ = __bool__ = __array__ = _no
+    __call__ = __lt__ = __index__ = __getitem__ = __neg__ = __hash__ = _no
+
+    @property
+    def shape(self):
+        raise KeyError("shape")
+
+    @property
+    def item(self):
+        raise ValueError("item")
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("nothing to say")
+
+
+def _raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.binary(),
+    st.complex_numbers(), st.lists(st.integers(), max_size=3), st.tuples(st.floats(), st.text()),
+    st.dictionaries(st.text(max_size=3), st.none(), max_size=2), st.sets(st.integers(), max_size=3),
+    st.builds(Hostile), st.just(Hostile), st.builds(lambda: np.array([None, "x"], object)),
+    st.just(np.array(3)), st.just(np.zeros((0,))), st.just(np.full(4, np.nan)), st.just(10**400),
+    st.builds(lambda: iter([TODO])), st.just([TODO, 3]), st.just((1, ...)), st.just(range(3)),
+)  # fmt: skip
+ERRORS = (KeyError("k"), SystemExit(3), Unspeakable(), RecursionError("deep"), StopIteration())
+ANSWERS = st.one_of(
+    VALUES,
+    VALUES.map(lambda value: lambda *_: value),
+    st.sampled_from([_raising(error) for error in ERRORS]),
+    st.sampled_from([len, int, print, lambda: 3, lambda x: x, lambda a, b: a]),
+)
+
+
+@each
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(answer=ANSWERS)
+def test_no_answer_makes_a_check_raise(chosen, answer):
+    result = chosen.grade(answer)
+    assert result.outcome in exercise.OUTCOMES
+    assert result.message
+    assert str(result) and result._repr_html_()

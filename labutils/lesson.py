@@ -60,7 +60,7 @@ class ExpectationError(LabError):
 # --- start --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lesson:
     """What a notebook works with.
 
@@ -77,6 +77,10 @@ class Lesson:
     notebook: str
     model: zoo.Model | None = field(default=None, repr=False)
     files: dict[str, Path] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        names = ", ".join(path.name for path in self.files.values()) or "no files"
+        return f"Lesson {self.notebook}: {names}"  # no absolute paths: notebooks show it
 
     def path(self, name: str) -> Path:
         """Return where the artifact called `name` belongs, whether it is there or not."""

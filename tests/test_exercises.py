@@ -1,5 +1,6 @@
 """Every exercise: the reference passes, others pass, wrong answers get their own message."""
 
+import inspect
 import re
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_the_stub_is_not_attempted(chosen):
     assert chosen.grade(chosen.value(chosen.stub)).outcome == NOT_ATTEMPTED
     assert chosen.grade(TODO).outcome == NOT_ATTEMPTED
     assert chosen.grade(...).outcome == NOT_ATTEMPTED
+
+
+@each
+def test_stub_and_reference_take_the_same_arguments(chosen):
+    stub, reference = chosen.value(chosen.stub), chosen.value(chosen.reference)
+    assert callable(stub) <= callable(reference)
+    if callable(stub):
+        assert inspect.signature(stub) == inspect.signature(reference)
 
 
 @pytest.mark.parametrize(("chosen", "cell"), RIGHT, ids=[e.id for e, _ in RIGHT])

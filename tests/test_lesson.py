@@ -1,5 +1,8 @@
 """What a notebook imports: starting, checking, settling, wanted failures."""
 
+import subprocess
+import sys
+
 import pytest
 
 from labutils import doctor, exercise, lesson, paths
@@ -116,6 +119,13 @@ def test_expecting_nothing_in_particular_is_refused(nothing):
         expect_failure(contains=nothing)
 
 
+def test_importing_is_light():
+    heavy = "{'torch', 'torchvision', 'onnx', 'onnxruntime', 'matplotlib', 'pandas'}"
+    code = f"import sys, labutils.lesson; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_an_unknown_notebook():
     with pytest.raises(UnknownNameError):
         lesson.start("3")
@@ -158,6 +168,7 @@ def test_start_makes_what_is_missing_and_loads_it_the_next_time(monkeypatch, tmp
 def test_notebook_00_needs_no_model(monkeypatch):
     begun, said = begin(monkeypatch, "00")
     assert begun.model is None
+    assert repr(begun) == "Lesson 00: no files"
     assert "seed 0" in said
     with pytest.raises(UsageError, match="without a model"):
         begun.path("int8")

@@ -85,7 +85,7 @@ def _judge_outside(found: np.ndarray, outside: np.ndarray, scale: float, zero: i
         raise NotYet("at the ends of the range you cut off at other codes than the last ones.")
 
 
-def layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
+def six_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Make what 05.3 hands out: (name, float values, values after 8 bits), layer by layer.
 
     The values are drawn, the rounding is real: uint8, min-max, per tensor.
@@ -111,7 +111,7 @@ def layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def _judge_worst(answer: Any) -> None:
-    given = layers()
+    given = six_layers()
     sqnr = {name: metrics.sqnr_db(values, rounded) for name, values, rounded in given}
     order = sorted(sqnr, key=sqnr.get)
     loudest = sorted(given, key=lambda row: -np.abs(row[1] - row[2]).max())
@@ -342,7 +342,7 @@ WORST = Exercise(
     ),
     judge=_judge_worst,
     praise="these are the layers that are worth sixteen bits, or a closer look at their range.",
-    given=layers,
+    given=six_layers,
 )
 
 EXERCISES = (AFFINE, FAKE, WORST)

@@ -1,4 +1,4 @@
-"""The command line: ``labutils doctor | diagnose | convert | run | journey | repair``.
+"""MobileNetV3 Edge Lab: check, repair, convert and verify models for edge accelerators.
 
 Exit codes: 0 done; 1 the model has a problem, which is explained; 2 the call has one.
 """
@@ -18,6 +18,9 @@ from .errors import LabError, UsageError
 if TYPE_CHECKING:
     from . import data, zoo
 
+# as in targets.TARGETS, which is heavier to import than a help text may be
+TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
+TARGETS += ("rknn-2.3",)
 MODEL_HELP = (
     "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME, "
     "or a file (.onnx, .pt2)"
@@ -84,7 +87,7 @@ def _diagnose_parser(commands: Any) -> None:
     text = "Say what a target's converter makes of a model, node by node, and what would repair it."
     parser = _command(commands, "diagnose", _diagnose, text)
     _model_arguments(parser)
-    parser.add_argument("--target", default="snpe-2.7", help="target (snpe-2.7)")
+    parser.add_argument("--target", default="snpe-2.7", help=f"{', '.join(TARGETS)} (snpe-2.7)")
 
 
 def _convert_parser(commands: Any) -> None:
@@ -164,7 +167,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     qnn.soc(chosen.soc)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = _preprocessing(chosen, model)
-    _say(chosen, model)
+    _say(chosen, _titled(model))
     name = graph.read(model.file).graph.input[0].name if model.module is None else "input"
     _say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
@@ -189,13 +192,15 @@ def _convert(chosen: argparse.Namespace) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from . import runtime, zoo
+    from . import qnn, runtime, zoo
 
+    chip = qnn.soc(chosen.soc)
     model = zoo.load(chosen.artifact, chosen.weights, chosen.size)
     preprocessing = _preprocessing(chosen, model)
+    _say(chosen, _titled(model))
     artifact = model.module if model.module is not None else model.file
     simulated = chosen.backend == "htp" or str(artifact).endswith(".dlc")
-    settings = {"soc": chosen.soc} if simulated else {}
+    settings = {"soc": chip} if simulated else {}
     names, pixels, labels = _pixels(chosen, model, preprocessing.size)
     with runtime.connect(artifact, chosen.backend, **settings) as runner:
         name = getattr(runner, "input", "input")
@@ -292,6 +297,11 @@ def _preprocessing(chosen: argparse.Namespace, model: zoo.Model) -> data.Preproc
             "for pixels in 0..1 without more: 0 0 0 and 1 1 1)."
         )
     return model.preprocessing
+
+
+def _titled(model: zoo.Model) -> str:
+    classes = f"{len(model.classes)} classes" if model.classes else "classes unknown"
+    return f"{model.name}: {model.note}; {classes}"
 
 
 def _stored_inputs(path: Path) -> Any:

@@ -34,16 +34,17 @@ if not TARGETS.is_dir():
 
 def generated() -> Path:
     """Return the folder for artifacts, made if needed."""
-    return _folder(os.environ.get("LABUTILS_GENERATED") or ROOT / "generated_models")
+    return folder(os.environ.get("LABUTILS_GENERATED") or ROOT / "generated_models")
 
 
 def cache() -> Path:
     """Return the folder for rendered images and downloads, made if needed."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return _folder(os.environ.get("LABUTILS_CACHE") or default / "mobilenetv3-edge-lab")
+    return folder(os.environ.get("LABUTILS_CACHE") or default / "mobilenetv3-edge-lab")
 
 
-def _folder(path: str | Path) -> Path:
+def folder(path: str | Path) -> Path:
+    """Return `path` as a folder, made if needed; UsageError when that cannot be."""
     path = Path(path).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix, because writers look at it.
     """
     path = Path(path)
-    _folder(path.parent)
+    folder(path.parent)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary

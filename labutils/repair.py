@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import data, export, quantize, runtime, surgery, targets, zoo
+from . import data, export, paths, quantize, runtime, surgery, targets, zoo
 from .errors import SurgeryError, TranslationError, UsageError
 
 GATE_IMAGES = 32
@@ -65,14 +65,17 @@ class Plan:
         lines = []
         for name, nodes in self.rules.items():
             rule = surgery.RULES[name]
-            lines.append(f"  rule {name!r} would repair {nodes} node(s); exact: {rule.error}")
+            lines.append(
+                f"  rule {name!r} would repair {nodes} node(s); same function, error: {rule.error}"
+            )
         for op, count in Counter(node.op_type for node in self.unrepairable).items():
             first = next(node for node in self.unrepairable if node.op_type == op)
             place = first.module or first.node or "the file"
             lines.append(f"  no rule repairs {count} x {op}, first in {place}: {first.evidence}")
         head = f"Repair for {target}: {len(self.check.blockers)} blocking node(s)."
-        cure = "  Apply it with --repair (repair.apply)." if self.rules else ""
-        return "\n".join(filter(None, [head, *lines, cure]))
+        cure = f"  Apply: labutils convert MODEL --target {target} --repair -o FILE.dlc"
+        able = self.rules and self.complete and targets.TARGETS[target].convert
+        return "\n".join([head, *lines, cure] if able else [head, *lines])
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
@@ -300,5 +303,8 @@ def facts(
             "std": list(preprocessing.std),
             "source": preprocessing.source,
         },
+        "brought": {"file": model.file.name, "sha256": paths.sha256(model.file)}
+        if model.file
+        else None,
         "repair": fixed.surgery.to_dict() if fixed else None,
     }

@@ -10,6 +10,7 @@ import contextlib
 import html
 import json
 import types
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -257,7 +258,8 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
     origin, preprocessing = _stored(path, model)
     weighted = {tensor.name for tensor in model.graph.initializer}
     inputs = [_dims(value) for value in model.graph.input if value.name not in weighted]
-    outputs = (_dims(model.graph.output[0]) or (0,))[-1]
+    outputs = model.graph.output[0].type.tensor_type.shape.dim
+    outputs = outputs[-1].dim_value if outputs else 0  # a batch left open does not matter here
     return _file_model(
         path,
         size,
@@ -296,6 +298,8 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
     _refuse_weights(path, weights)
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path} is no DLC (not a zip archive), or it was cut short.")
     try:
         manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text("utf-8"))
         stored, classes = manifest["preprocessing"], tuple(manifest["classes"])

@@ -52,6 +52,33 @@ def test_a_wrong_call_exits_2_with_one_sentence(arguments, words, lab, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_is_no_dlc_is_named(lab, tmp_path):
+    (tmp_path / "x.dlc").write_bytes(bytes(range(256)) * 12)
+    code, _, err = lab("run", tmp_path / "x.dlc", "--mean", 0, 0, 0, "--std", 1, 1, 1)
+    assert code == 2
+    assert "is no DLC" in err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(lab, tmp_path):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "x.dlc"
+    code, _, err = lab("convert", "mobilenet_v3_small", "--target", "qnn", "-o", out)
+    assert code == 2
+    assert "Cannot write" in err
+
+
+def test_a_chip_is_checked_even_where_it_is_not_simulated(lab, small_onnx):
+    code, _, err = lab("run", small_onnx(17), "--soc", "SM9999")
+    assert code == 2
+    assert "SM8550" in err
+
+
+def test_the_help_lists_the_targets_there_are():
+    from labutils import targets
+
+    assert tuple(targets.TARGETS) == __main__.TARGETS
+
+
 def test_errors_are_json_too(lab):
     code, out, _ = lab("diagnose", "nothing.onnx", "--json")
     assert code == 2

@@ -352,4 +352,4 @@ def _onnx(runner: Runner) -> Path | None:
 
 
 def _described(runner: Runner) -> str:
-    return f"{runner.name} on {runner.runtime}"
+    return f"{runner.name}, run by: {runner.runtime}"

@@ -7,6 +7,7 @@ executed, and compared with the model that the user brought. Only then does it g
 from __future__ import annotations
 
 import html
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -149,10 +150,14 @@ def convert(
     qnn.require()
     source, written = Path(source), Path(quantized or source)
     check = table.check(source, target)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".convert-") as folder:
+    with tempfile.TemporaryDirectory(
+        dir=paths.folder(destination.parent), prefix=".convert-"
+    ) as folder:
         draft = Path(folder) / destination.name
-        transcript = _write(source, written, check, draft, precision, echo)
+        say = echo or (lambda line: None)
+        say(f"writing the {precision} DLC ...")
+        transcript = _write(source, written, check, draft, precision, say)
+        say(f"comparing {len(inputs)} images with the original on the simulated {soc} ...")
         gate = _gate(
             draft, written, original, reference, inputs, precision, soc, min_cosine, check_top1
         )
@@ -194,7 +199,7 @@ def refuse_impossible(target: str, destination: Path) -> None:
     UnknownNameError
         No such target.
     UsageError
-        A check-only target, or another suffix than ``.dlc``.
+        A check-only target, another suffix than ``.dlc``, or a folder that cannot be written.
     """
     if target not in table.TARGETS:
         raise UnknownNameError("target", target, table.TARGETS)
@@ -206,6 +211,9 @@ def refuse_impossible(target: str, destination: Path) -> None:
         )
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
+    existing = next(p for p in destination.absolute().parents if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"Cannot write {destination}: {existing} is not a folder you may write.")
 
 
 def _write(
@@ -214,7 +222,7 @@ def _write(
     check: table.CheckReport,
     draft: Path,
     precision: str,
-    echo: Callable[[str], object] | None,
+    echo: Callable[[str], object],
 ) -> snpe.Transcript | None:
     """Translate as the target does, then write the DLC and check it against the ONNX file."""
 
@@ -224,7 +232,7 @@ def _write(
         dlc.write(written, draft, inside, notes)
 
     if check.target == snpe.TARGET:
-        transcript = snpe.translate(source, draft, echo=echo or (lambda line: None), write=write)
+        transcript = snpe.translate(source, draft, echo=echo, write=write)
         if transcript.real:  # its DLC is kept, but only what can be run and compared counts
             draft.replace(draft.with_suffix(".snpe.dlc"))
             write()

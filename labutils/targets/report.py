@@ -130,7 +130,7 @@ class CheckReport:
             return f"Nothing blocks: the table takes {known}."
         where = f" in {first.module}" if first.module else ""
         node = f" (node {first.node})" if first.node else ", before it reads any node"
-        return f"The tool stops at {first.op_type}{where}{node}."
+        return f"The tool would stop at {first.op_type}{where}{node}."
 
     def groups(self) -> list[tuple[str, str, int, str, str]]:
         """Return (operator, verdict, nodes, first module or node, evidence), blockers first."""

@@ -267,11 +267,14 @@ def _gate(
     kind = _KINDS[precision]
     settings = {"kind": kind, "min_cosine": min_cosine, "check_top1": check_top1}
     with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
-        report = compare.gate(reference, graph_on_htp, inputs, reference_onnx=original, **settings)
+        few = {**settings, "check_top1": False}  # a flip among so few images says nothing
+        compare.gate(reference, graph_on_htp, inputs[:8], reference_onnx=original, **few)
     try:
         with runtime.connect(draft, "htp", soc=soc) as dlc_itself:
             return compare.gate(reference, dlc_itself, inputs, locate=False, **settings)
     except MissingToolError as missing:  # a QNN whose C interface is not the one we know
+        with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
+            report = compare.gate(reference, graph_on_htp, inputs, locate=False, **settings)
         note = f"The DLC itself was not executed, the same graph was: {missing}"
         return replace(report, notes=(*report.notes, note))
 

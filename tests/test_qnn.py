@@ -96,6 +96,7 @@ def test_every_chip_names_its_source_and_no_id_is_used_twice():
     assert all(chip.source for chip in qnn.SOCS.values())
     assert len({chip.soc_model for chip in qnn.SOCS.values()}) == len(qnn.SOCS)
     assert not qnn.soc("SM8350").fp16 and qnn.soc("SM8450").fp16
+    assert qnn.soc("SA8295").fp16  # a v68, and yet
 
 
 @pytest.mark.parametrize(
@@ -237,6 +238,20 @@ def test_a_float_graph_is_refused_for_a_chip_without_float16(relu):
 
 
 @pytest.mark.htp
+@pytest.mark.parametrize(("limit", "workers"), [("", 2), ("1", 1), ("8", 2)])
+def test_a_shared_machine_limits_the_workers(monkeypatch, limit, workers):
+    monkeypatch.setenv("LABUTILS_WORKERS", limit)
+    assert len(qnn.shared().workers) == workers
+    assert qnn.shared() is qnn.shared()
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "two", "1.5"])
+def test_a_limit_that_is_no_number_is_named(monkeypatch, limit):
+    monkeypatch.setenv("LABUTILS_WORKERS", limit)
+    with pytest.raises(UsageError, match="LABUTILS_WORKERS"):
+        qnn.shared()
+
+
 def test_results_come_in_order_from_two_workers(relu):
     asked = qnn.Graph.of(relu, options.htp())
     with qnn.Pool(workers=2) as pool:
@@ -326,7 +341,8 @@ def test_a_file_that_changed_is_not_run_under_its_old_name(tmp_path, pool):
 
 @posix
 @pytest.mark.htp
-def test_workers_die_with_a_parent_that_is_killed(relu, tmp_path):
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_workers_die_with_a_parent_that_is_killed(relu, tmp_path, stopped):
     # No __main__ guard, and no chance to clean up: the script is killed while it runs.
     script = tmp_path / "plain_script.py"
     script.write_text(
@@ -346,6 +362,8 @@ def test_workers_die_with_a_parent_that_is_killed(relu, tmp_path):
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2 and all(map(alive, workers))
+        for worker in workers if stopped else ():
+            os.kill(worker, signal.SIGSTOP)
         parent.kill()
     deadline = time.monotonic() + 60
     while any(map(alive, workers)) and time.monotonic() < deadline:

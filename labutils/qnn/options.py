@@ -23,6 +23,11 @@ OBSERVED = (
 )
 
 
+FLOAT_V68 = ("SA8295",)
+"""The v68 chip that computes in floats: QNN compiles and simulates a float MobileNetV3 for it (with
+a cosine of 1.0000), and Qualcomm publishes a float latency (data/published_latency.yaml)."""
+
+
 @dataclass(frozen=True)
 class Soc:
     """One Snapdragon chip: the id that QNN wants, and its Hexagon Tensor Processor (HTP)."""
@@ -35,11 +40,17 @@ class Soc:
 
     @property
     def fp16(self) -> bool:
-        """Whether the HTP computes in float16: from v69 on (v68 refuses float graphs)."""
-        return self.htp_arch >= 69
+        """Whether the HTP computes in float16: from v69 on, and `FLOAT_V68`.
+
+        Seen with QNN 2.51, which compiles a float MobileNetV3 for those and refuses the other v68.
+        """
+        return self.htp_arch >= 69 or self.name in FLOAT_V68
 
     def __str__(self) -> str:
         return f"{self.name} ({self.chip}, HTP v{self.htp_arch})"
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 SOCS: dict[str, Soc] = {

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,15 +99,7 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             self._stop()
             self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - lives as long as the process
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "labutils.qnn.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                cwd=tempfile.gettempdir(),  # native code must not write into the user's folder
-                env=_environment(),
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
+            self._process = _spawner.submit(_spawn, self._log).result()
         return self._process
 
     def _stop(self) -> None:
@@ -137,6 +130,26 @@ class Worker:
         text = refusal.plain(self._log.read().decode(errors="replace"))
         last = [line for line in text.splitlines() if line.strip()][-lines:]
         return "".join(f"\n  | {line[:300]}" for line in last)
+
+
+# Linux ends a worker, stopped or not, with the *thread* that started it (see `worker.main`): one
+# thread, which lives as long as we do, starts them all.
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="qnn-spawner")
+
+
+def _spawn(log: Any) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "labutils.qnn.worker", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        cwd=tempfile.gettempdir(),  # native code must not write into the user's folder
+        env=_environment(),
+        # A group of its own, for systems other than Linux: a stopped group that nobody is left to
+        # continue is ended by the system.
+        process_group=0 if os.name == "posix" else None,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    )
 
 
 def _exchange(
@@ -335,10 +348,31 @@ def _silent(items: Iterable, description: str) -> Iterable:
     return items
 
 
-@functools.cache
 def shared(workers: int = 2) -> Pool:
-    """Return the pool that everything in this process shares, so that sessions are reused."""
+    """Return the pool that everything in this process shares, so that sessions are reused.
+
+    ``LABUTILS_WORKERS`` limits its processes: 1 where many learners share one server.
+
+    Raises
+    ------
+    UsageError
+        ``LABUTILS_WORKERS`` is no whole number from 1 up.
+    """
+    return _shared(min(workers, _most_workers() or workers))
+
+
+@functools.cache
+def _shared(workers: int) -> Pool:
     return Pool(workers)
+
+
+def _most_workers() -> int | None:
+    text = os.environ.get("LABUTILS_WORKERS")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise UsageError(f"LABUTILS_WORKERS={text!r}: give a number of processes, from 1 up.")
+    return int(text)
 
 
 @atexit.register
@@ -348,7 +382,9 @@ def _close_all() -> None:
 
 
 def _forget_all() -> None:
-    # A forked child must not talk on, or close, its parent's channels.
+    # A forked child must not talk on, or close, its parent's channels; and it has no spawner yet.
+    global _spawner
+    _spawner = ThreadPoolExecutor(1, thread_name_prefix="qnn-spawner")
     for pool in list(_pools):
         pool._forget()
 
@@ -368,6 +404,9 @@ class Availability:
     def __str__(self) -> str:
         listed = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return f"{'present' if self.ok else 'absent'}: {self.reason}" + (listed and f" ({listed})")
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 Its standard input and output carry the protocol of `channel`; file descriptors 1 and 2 lead to a
 log file that the parent opened, so whatever the native libraries print cannot spoil an answer.
 A thread reads the input all the time: when the parent dies, the worker ends at once, even in the
-middle of a run.
+middle of a run. On Linux the kernel sees to it as well, for a worker that is stopped and reads nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Answer = tuple[dict[str, Any], Arrays]
 def main() -> None:
     """Serve the parent until it closes our standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _die_with_the_parent()
     incoming, outgoing = _take_over_standard_streams()
     requests: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(incoming, requests), daemon=True).start()
@@ -44,6 +45,17 @@ def main() -> None:
         answer, results = server.serve(message, arrays)
         _empty_log()
         channel.send(outgoing, answer, results)
+
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def _die_with_the_parent() -> None:
+    if sys.platform != "linux" or len(sys.argv) < 2:
+        return  # started by hand, or no such service: closed input ends us, unless we are stopped
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):  # it died before we asked
+        os._exit(0)
 
 
 def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:

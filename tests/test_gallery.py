@@ -1,0 +1,100 @@
+"""Pictures that fit the model: the lab's drawings, photographs, or drawings without labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labutils import data, gallery, things, zoo
+from labutils.errors import UsageError
+
+DRAWN = zoo.Model(
+    name="drawn",
+    module=None,
+    preprocessing=data.Preprocessing(32),
+    classes=things.CLASSES,
+    weights="things16",
+    note="",
+    trained=True,
+)
+PHOTOS = replace(DRAWN, classes=("tabby", "tiger cat", "lynx"), weights="imagenet")
+
+
+@pytest.fixture(autouse=True)
+def no_photographs(monkeypatch):
+    monkeypatch.delenv("LABUTILS_PHOTOGRAPHS", raising=False)
+    monkeypatch.setattr(gallery.photographs, "imagenette", lambda: None)
+
+
+def test_the_labs_weights_are_judged_on_things_16():
+    images = gallery.load(DRAWN, 5)
+    assert images.images.shape == (5, 32, 32, 3)
+    assert gallery.truth(images, 3) == things.CLASSES[3]
+
+
+def test_other_weights_get_pictures_whose_labels_do_not_count():
+    images = gallery.load(PHOTOS, 5)
+    logits = np.eye(5, 3, dtype=np.float32)
+    assert set(images.labels) == {gallery.UNKNOWN}
+    assert gallery.truth(images, 0) == ""
+    assert gallery.accuracy(logits, images) is None
+    assert "LABUTILS_PHOTOGRAPHS" in images.source
+
+
+def test_photographs_are_labelled_with_the_models_own_numbers(tmp_path, monkeypatch):
+    for name in ("lynx", "tiger cat"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 50), "red").save(tmp_path / name / "a.png")
+    monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
+    images = gallery.load(PHOTOS, 96)
+    assert [gallery.truth(images, i) for i in range(len(images))] == ["lynx", "tiger cat"]
+    logits = np.array([[0, 0, 1], [0, 0, 1]], np.float32)
+    assert str(gallery.accuracy(logits, images)).startswith("50.0 %")
+
+
+def test_photographs_calibrate_where_they_are_and_never_judge_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
+    for i in range(8):
+        (tmp_path / "lynx").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 50), (30 * i, 0, 0)).save(tmp_path / "lynx" / f"{i}.png")
+    calib, val = (gallery.load(PHOTOS, 96, split).images[:, 0, 0, 0] for split in ("calib", "val"))
+    assert calib.tolist() == [30, 150]
+    assert len(val) == 6 and not set(val) & set(calib)
+
+
+def test_drawings_that_calibrate_other_weights_say_so():
+    images = gallery.load(PHOTOS, 5, "calib")
+    assert images.source.startswith("Things-16 calib") and "calibrate with those" in images.source
+    assert np.array_equal(images.images, data.calibration(5, 32).images)
+    assert np.array_equal(gallery.load(DRAWN, 5, "calib").images, images.images)
+
+
+def test_untrained_networks_are_not_judged_on_photographs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
+    images = gallery.load(replace(PHOTOS, trained=False), 2)
+    assert set(images.labels) == {gallery.UNKNOWN}
+
+
+def test_only_known_labels_count():
+    images = data.ImageSet(
+        np.zeros((3, 32, 32, 3), np.uint8), np.array([0, gallery.UNKNOWN, 1]), ("a", "b"), ""
+    )
+    logits = np.array([[1, 0], [1, 0], [1, 0]], np.float32)
+    found = gallery.accuracy(logits, images)
+    assert (found.hits, found.n) == (1, 2)
+    with pytest.raises(UsageError, match="2 rows of logits for 3"):
+        gallery.accuracy(logits[:2], images)
+
+
+def test_the_difference_is_paired_and_unknown_without_labels():
+    labels = np.array([0, 1, gallery.UNKNOWN, 1])
+    images = data.ImageSet(np.zeros((4, 32, 32, 3), np.uint8), labels, ("a", "b"), "")
+    right = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    wrong = right[:, ::-1]
+    found = gallery.difference(wrong, right, images)
+    assert (found.value, found.n) == (-100, 3)
+    nobody = replace(images, labels=np.full(4, gallery.UNKNOWN))
+    assert gallery.difference(wrong, right, nobody) is None
+    with pytest.raises(UsageError, match="4 and 3 rows"):
+        gallery.difference(wrong, right[:3], images)

@@ -1,5 +1,9 @@
-"""Seeing: Netron on this machine only, one private server per model."""
+"""Seeing: graphs as static pictures, Netron on this machine only, and the figures of the lab.
 
+`figures` is not imported here, because it needs matplotlib: ``from labutils.show import figures``.
+"""
+
+from .graph_svg import Svg, before_after, subgraph
 from .netron_server import Panes, Server, panes, serve
 
-__all__ = ["Panes", "Server", "panes", "serve"]
+__all__ = ["Panes", "Server", "Svg", "before_after", "panes", "serve", "subgraph"]

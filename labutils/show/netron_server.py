@@ -28,7 +28,6 @@ import threading
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from .. import graph
 from ..errors import MissingToolError, ModelFileError, UsageError
@@ -112,12 +111,7 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:

@@ -1,0 +1,251 @@
+"""The replacement board: a target and a file, a diagnosis, ticked rules, a repair, a verdict."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from .. import paths, repair, surgery, targets
+from ..errors import LabError, UsageError
+from .graph_svg import before_after, subgraph
+from .panel import Panel, banner, labelled, on_change, row, table
+from .svg import Svg
+
+_LONGEST = 170  # characters of evidence in the table; the tooltip has all
+
+
+class ReplacementBoard(Panel):
+    """Find out what stops a model on a target, and replace it until the verdict is green.
+
+    Nothing of the given files is changed: a repaired copy goes to ``generated_models``.
+
+    Parameters
+    ----------
+    files
+        Name -> ONNX file, such as ``lesson.files``.
+    target
+        A name in ``targets.TARGETS``, to begin with.
+
+    Attributes
+    ----------
+    boxes
+        Rule name -> its checkbox, for the rules that match something in the file.
+    plan
+        What `repair.suggest` found; None before a diagnosis.
+    report, check
+        The surgery's report and the repaired file's check; None before a repair.
+    """
+
+    def __init__(self, files: Mapping[str, str | Path], target: str = "snpe-2.7") -> None:
+        self.files = {str(name): Path(path) for name, path in files.items()}
+        if not self.files:
+            raise UsageError("The board needs at least one ONNX file: {name: path}.")
+        targets.load(target)  # an unknown name ends here, with the nearest
+        named = [(f"{name}: {path.name}", name) for name, path in self.files.items()]
+        self.target = labelled(
+            widgets.Dropdown, "Target", options=list(targets.TARGETS), value=target
+        )
+        self.file = labelled(widgets.Dropdown, "File", options=named, width="38em")
+        self.diagnose_button = _button("Diagnose", "search")
+        self.repair_button = _button("Repair", "wrench")
+        self.rules = widgets.VBox()
+        self.verdict, self.account, self.graph, self.operators = (widgets.HTML() for _ in range(4))
+        self.verdict.add_class("lab-verdict")
+        super().__init__(
+            "Replacement board",
+            [row(self.target, self.file, self.diagnose_button), self.rules],
+            [self.diagnose_button, self.repair_button],
+            [self.verdict, self.account, self.operators, self.graph],
+        )
+        heading, choice, *_ = self.children
+        self.children = (
+            heading, choice, self.verdict, self.rules, self.bar, self.status,
+            self.account, self.operators, self.graph,
+        )  # fmt: skip
+        for control in (self.target, self.file):
+            on_change(control, self._clear)
+        self.diagnose_button.on_click(lambda button: self.diagnose())
+        self.repair_button.on_click(lambda button: self.repair())
+        self.diagnose()
+
+    @property
+    def source(self) -> Path:
+        """The file that is chosen."""
+        return self.files[self.file.value]
+
+    @property
+    def ticked(self) -> tuple[str, ...]:
+        """The rules that are ticked."""
+        return tuple(name for name, box in self.boxes.items() if box.value)
+
+    def diagnose(self) -> None:
+        """Check the file against the target, and offer the rules that would mend it."""
+        self._clear()
+        with self.working(f"Checking {self.source.name} against {self.target.value} ..."):
+            plan = repair.suggest(self.source, self.target.value)
+            self._show_check(plan.check)
+            self.graph.value = _drawn(lambda: _blocker(self.source, plan.check))
+            self._offer(plan)
+            self.plan = plan
+            self._diagnosis = [result.value for result in self.results]
+            first, *_ = str(plan).splitlines()
+            self.say(first if not plan.rules else f"{first} The rules that help are ticked.")
+
+    def repair(self) -> None:
+        """Replace by the ticked rules in a copy, compare the outputs, and check the copy."""
+        for result, seen in zip(self.results, self._diagnosis, strict=True):
+            result.value = seen
+        with self.working(f"Replacing in a copy of {self.source.name} ...", keep=True):
+            if self.plan is None:
+                raise UsageError("Press Diagnose first: then the board knows what there is.")
+            if not self.ticked:
+                raise UsageError("No rule is ticked: nothing would change.")
+            name = f"board_{self.source.stem}_{self.target.value}.onnx"
+            copy = paths.generated() / name
+            report = surgery.replace_file(self.source, copy, self.ticked)
+            self.say(f"Checking {name} against {self.target.value} ...", "busy")
+            check = targets.check(copy, self.target.value)
+            self.report, self.check = report, check
+            self._show_check(check)
+            self.account.value = _account(report, self.plan.check, check)
+            place = _replaced(self.plan.check, check) or report.matches[0].where
+            checks = (self.plan.check, check)
+            self.graph.value = _drawn(
+                lambda: before_after(self.source, copy, place, reports=checks)
+            )
+            self.say(*_outcome(name, check, self.plan))
+
+    def _clear(self) -> None:
+        self.plan = self.report = self.check = None
+        self._diagnosis = ["" for _ in self.results]
+        self.boxes: dict[str, widgets.Checkbox] = {}
+        self.rules.children = ()
+        for result in self.results:
+            result.value = ""
+        self.say(f"Press Diagnose: {self.source.name} against {self.target.value}.")
+
+    def _show_check(self, check: targets.CheckReport) -> None:
+        self.verdict.value = _verdict(check)
+        self.operators.value = _operators(check)
+
+    def _offer(self, plan: repair.Plan) -> None:
+        """Show every rule of the rule book that finds something in this file."""
+        ops = {node.op_type for node in plan.check.nodes}
+        fitting = [rule for rule in surgery.RULES.values() if rule.ops & ops]
+        self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
+        lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
+        words = "Rules that match something here:" if lines else "No rule matches this file."
+        last = [self.repair_button] if lines else []
+        self.rules.children = (widgets.Label(words), *lines, *last)
+
+
+def _button(name: str, icon: str) -> widgets.Button:
+    return widgets.Button(
+        description=name, icon=icon, button_style="primary",
+        layout={"width": "10em", "margin": "2px 2px 2px 8px"},
+    )  # fmt: skip
+
+
+def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox:
+    nodes = f" repairs {needed[rule.name]} nodes" if rule.name in needed else ""
+    return widgets.Checkbox(
+        value=rule.name in needed,
+        description=f"{rule.name}{nodes}",
+        indent=False,
+        layout={"width": "19em", "margin": "0 2px 0 1em"},
+    )
+
+
+def _promise(rule: surgery.Rule) -> widgets.HTML:
+    kind = "exact" if rule.exact else "<b>approximate</b>"
+    return widgets.HTML(
+        f'<span style="line-height:1.4;white-space:normal">{kind}: {html.escape(rule.error)}</span>'
+    )
+
+
+def _verdict(check: targets.CheckReport) -> str:
+    """Say in one line, with a colour and a mark, what becomes of the file."""
+    _, _, counted, conclusion, *warnings = check.summary()
+    kind = "bad" if check.blockers else "warn" if check.unknown or warnings else "good"
+    word = {"bad": "Blocked", "warn": "Nothing blocks, but look", "good": "Accepted"}[kind]
+    if check.subgraphs is not None and check.blockers:
+        word = "Split"
+    head = f"{word}: {check.file} for {check.target}. {conclusion}"
+    read = check.table.retrieved
+    source = f"By the documented operator table (read {read}); the tool itself was not run."
+    return banner("\n".join([head, counted, *warnings, source]), kind)
+
+
+def _replaced(before: targets.CheckReport, after: targets.CheckReport) -> str:
+    """Return the first blocking node that is gone: there is something to see."""
+    there = {node.node for node in after.nodes}
+    return next((n.node for n in before.blockers if n.node and n.node not in there), "")
+
+
+def _outcome(name: str, check: targets.CheckReport, plan: repair.Plan) -> tuple[str, str]:
+    if check.ok:
+        return f"Repaired: {name} in generated_models.", "good"
+    left = f"{len(check.blockers)} of {len(plan.check.blockers)} blockers are left"
+    hopeless = {node.op_type for node in plan.unrepairable} & {n.op_type for n in check.blockers}
+    if hopeless:
+        return f"{left}; no exact rule removes {', '.join(sorted(hopeless))}.", "warn"
+    return f"{left}: error once again! Tick the other rules that help.", "warn"
+
+
+def _account(
+    report: surgery.Report, before: targets.CheckReport, after: targets.CheckReport
+) -> str:
+    """Say what was replaced, what that changed for the target, and whether the function is kept."""
+    counts = ", ".join(f"{name}: {n}" for name, n in report.counts.items())
+    check = str(report.check) if report.check else "; ".join(report.notes) or "not made"
+    rows = [
+        ("replaced nodes", counts),
+        ("blockers", f"{len(before.blockers)} before, {len(after.blockers)} after"),
+        ("same function?", check),
+        ("parameters", "{:,} before, {:,} after".format(*report.parameters)),
+    ]
+    if not report.exact:
+        rows.append(("note", "an approximate rule: another function, which may need retraining"))
+    return table(("what", "found"), [(a, html.escape(b)) for a, b in rows])
+
+
+def _operators(check: targets.CheckReport) -> str:
+    """List operators that need a look one by one, the supported ones in one line."""
+    rows = []
+    for op, verdict, nodes, place, evidence in check.groups():
+        if verdict != "supported":
+            short = evidence if len(evidence) <= _LONGEST else f"{evidence[:_LONGEST]}…"
+            said = f'<span title="{html.escape(evidence)}">{html.escape(short)}</span>'
+            rows.append((*map(html.escape, (op, verdict, str(nodes), place)), said))
+    taken = Counter(node.op_type for node in check.nodes if node.verdict == "supported")
+    listed = ", ".join(f"{op} × {n}" for op, n in taken.most_common()) or "none"
+    caption = f"Supported: {html.escape(listed)}."
+    if not rows:
+        return f'<p style="line-height:1.4;white-space:normal">{caption}</p>'
+    return table(("operator", "verdict", "nodes", "first in", "evidence"), rows, caption)
+
+
+def _blocker(source: Path, check: targets.CheckReport) -> Svg | str:
+    first = check.first_blocker
+    if first is None:
+        return ""
+    if not first.node:
+        return f"{first.op_type}: the file as a whole is refused. {first.evidence}"
+    return subgraph(source, first.node, report=check)
+
+
+def _drawn(draw) -> str:  # noqa: ANN001 - () -> Svg or words
+    """Return a picture as HTML; where it cannot be drawn, the reason."""
+    try:
+        found = draw()
+    except LabError as error:
+        found = f"No picture: {error}"
+    if isinstance(found, Svg):
+        return found._repr_html_()
+    return (
+        f'<p style="line-height:1.4;white-space:normal">{html.escape(found)}</p>' if found else ""
+    )

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import reprlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -46,8 +47,23 @@ class _Untouched(Exception):  # noqa: N818 - an outcome as well
     """The learner's code still holds the stub's TODO."""
 
 
+def _open(*_: Any, **__: Any) -> Any:
+    raise _Untouched("TODO is still here: put your own in its place, then run the cell again.")
+
+
 class _Todo:
-    """The placeholder in a stub."""
+    """The placeholder in a stub; whatever is computed with it is not attempted yet."""
+
+    __array_ufunc__ = None  # numpy hands `array * TODO` over to `__rmul__`
+    __getitem__ = __len__ = __iter__ = __float__ = __index__ = _open
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __pow__ = __rpow__ = _open
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _open
+    __matmul__ = __rmatmul__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = _open
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what Python and Jupyter ask any object for
+            raise AttributeError(name)
+        return _open()
 
     def __repr__(self) -> str:
         return "TODO"
@@ -78,6 +94,19 @@ class Result:
     def _repr_html_(self) -> str:
         head = f"{html.escape(self.id)} {self.outcome}"
         return f"<p role='status'><strong>{head}</strong>: {html.escape(self.message)}</p>"
+
+    def say(self) -> None:
+        """Show the outcome at once, wherever in a cell the check stands."""
+        ipython = sys.modules.get("IPython")
+        if ipython is None or ipython.get_ipython() is None:  # no notebook
+            print(self)
+            return
+        ipython.display.display(
+            {"text/plain": str(self), "text/html": self._repr_html_()}, raw=True
+        )
+
+    def _ipython_display_(self) -> None:
+        """Show nothing as a cell's last value: `say` has shown it already."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +243,8 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
     except NotImplementedError:
         raise _Untouched from None
     except (Exception, SystemExit) as error:
+        if isinstance(error, TypeError) and _Todo.__name__ in in_words(error):
+            raise _Untouched from None  # a library was handed TODO, and names its type
         raise NotYet(f"{what} raised {in_words(error)}") from None
     _refuse_placeholders(result)
     return result
@@ -289,9 +320,12 @@ def learner() -> str:
 
 
 def progress_file() -> Path:
-    """Return the local file that this learner's progress is appended to; it may not exist yet."""
+    """Return the local file that this learner's progress is appended to; it may not exist yet.
+
+    It lies in the cache, or in the folder ``LABUTILS_PROGRESS``, which a room may share.
+    """
     safe = re.sub(r"[^\w.-]+", "_", learner()).strip("._") or "learner"
-    return paths.cache() / "progress" / f"{safe}.jsonl"
+    return Path(os.environ.get("LABUTILS_PROGRESS") or paths.cache() / "progress", f"{safe}.jsonl")
 
 
 def remember(event: str, exercise: str, **facts: Any) -> bool:
@@ -336,6 +370,9 @@ class Record:
         parts += [f"hint {self.hints}"] * (self.hints > 0)
         parts += ["reference taken"] * self.settled
         return f"{self.outcome} ({', '.join(parts)})"
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def recall(file: str | Path | None = None) -> tuple[dict[str, Record], int]:

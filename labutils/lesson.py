@@ -1,56 +1,45 @@
-"""What a notebook imports: `start`, `check`, `hint`, `settle`, `given`, `expect_failure`.
+"""What a notebook imports.
 
 `start` makes every notebook one that can be joined: it loads what the notebooks before it left
 behind, or makes it, and says which. `check` judges, `settle` goes on with a solution in any case.
-With ``LABUTILS_STRICT=1`` whatever is not solved is an error.
+With ``LABUTILS_STRICT=1`` whatever is not solved is an error. `on_htp` shows what was recorded
+where Qualcomm's simulator does not run, and says so.
 """
 
 from __future__ import annotations
 
-import copy
 import html
-import json
 import random
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import exercise, exercises, paths
+from . import artifacts, exercise, exercises, own_image, recorded
+from .artifacts import FILES
 from .errors import LabError, UnknownNameError, UsageError
-from .exercise import PASSED, TODO, Result, UnsolvedError
+from .exercise import TODO, Result, UnsolvedError
+from .measured import Measurements, measurements
+from .progress import NOTEBOOKS, Progress, show_progress
+from .recorded import Shown
 
 if TYPE_CHECKING:
-    from . import zoo
+    from . import data, doctor, zoo
 
 __all__ = [
-    "TODO", "ExpectationError", "Hint", "Lesson", "Progress", "check", "expect_failure", "given",
-    "hint", "settle", "show_progress", "start",
+    "FILES", "TODO", "ExpectationError", "Hint", "Lesson", "Measurements", "Progress", "Shown",
+    "check", "expect_failure", "given", "hint", "measurements", "on_htp", "settle",
+    "show_progress", "start",
 ]  # fmt: skip
 
 SEED = 0
-CALIBRATION_IMAGES = 128
-NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06")
-FILES = {
-    "opset13": "01_{model}_opset13.onnx",
-    "opset17": "01_{model}_opset17.onnx",
-    "patched": "03_{model}_patched.onnx",
-    "int8": "05_{model}_int8.onnx",
-    "a16w8": "05_{model}_a16w8.onnx",
-}
-"""What the notebooks leave behind, by the name that a cell uses."""
-
-NEEDS = {
-    "02": ("opset13", "opset17"),
-    "03": ("opset13", "opset17"),
-    "04": ("opset13", "opset17", "patched"),
-    "05": ("patched",),
-    "06": ("patched", "int8", "a16w8"),
-}
-"""What a notebook needs of those before it."""
+STATES = ("present", "recorded", "absent")
+"""Of a capability: it works here, its results were recorded elsewhere, neither."""
 
 _passed: dict[str, Any] = {}  # the learner's own answers of this process that passed
+_begun: dict[str, str] = {"model": ""}  # which weights this process's notebook works with
 
 
 class ExpectationError(LabError):
@@ -84,14 +73,19 @@ class Lesson:
 
     def path(self, name: str) -> Path:
         """Return where the artifact called `name` belongs, whether it is there or not."""
-        return _path(name, self._model())
+        return artifacts.path_of(name, self._model())
 
     def keep(self, name: str, **facts: Any) -> Path:
         """Write the manifest of an artifact that this notebook made; later ones look for it."""
         path = self.path(name)
-        _record(path, self._model(), **facts)
+        artifacts.record(path, self._model(), **facts)
         self.files[name] = path
         return path
+
+    def own_image(self) -> data.ImageSet:
+        """Return the learner's own image, at this model's size; see `own_image.load`."""
+        model = self._model()
+        return own_image.load(model.preprocessing.size, model.classes)
 
     def _model(self) -> zoo.Model:
         if self.model is None:
@@ -129,17 +123,19 @@ def start(
     for id in [id for id in _passed if id.startswith(notebook)]:
         del _passed[id]
     echo(f"Notebook {notebook}. Random numbers start from seed {SEED}.")
-    _say_capabilities(echo)
+    _say_capabilities(echo, fully=notebook == "00")
     if notebook == "00":
         return Lesson(notebook)
     from . import zoo
 
     loaded = zoo.load(model, weights, size)
-    echo(str(loaded))
+    for line in textwrap.wrap(str(loaded), 96, subsequent_indent="  "):
+        echo(line)
+    _begun["model"] = f"{loaded.name}, weights {loaded.weights}"
     lesson = Lesson(notebook, loaded)
-    needed = NEEDS.get(notebook, ())
+    needed = artifacts.NEEDS.get(notebook, ())
     for name in needed:
-        lesson.files[name] = _loaded_or_made(name, loaded, echo)
+        lesson.files[name] = artifacts.loaded_or_made(name, loaded, echo)
     if not needed:
         echo("It needs no file of an earlier notebook.")
     return lesson
@@ -154,82 +150,31 @@ def _seed() -> None:
     torch.manual_seed(SEED)
 
 
-def _say_capabilities(echo: Callable[[str], object]) -> None:
+def _say_capabilities(echo: Callable[[str], object], *, fully: bool) -> None:
+    """List what is present, recorded and absent: one line each, or one per capability."""
     from . import doctor
 
     findings = doctor.examine().findings
+    if not fully:
+        for state in STATES:
+            names = [finding.name for finding in findings if _state(finding) == state]
+            if names:
+                echo(f"  {state:<8}  {', '.join(names)}")
+        return
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        state = "present" if finding.present else "absent"
-        cure = "" if finding.present else f"  {finding.cure}"
-        echo(f"  {finding.name:<{width}}  {state}{cure}")
+        text = finding.found if finding.present else f"{finding.found}. {finding.cure}"
+        first, *rest = textwrap.wrap(text, 72) or [""]
+        echo(f"{finding.name:<{width}}  {_state(finding):<8}  {first}".rstrip())
+        for line in rest:
+            echo(f"{'':<{width}}  {'':<8}  {line}")
 
 
-def _path(name: str, model: zoo.Model) -> Path:
-    if name not in FILES:
-        raise UnknownNameError("artifact of the notebooks", name, FILES)
-    return paths.generated() / FILES[name].format(model=model.name.replace(":", "_"))
-
-
-def _loaded_or_made(name: str, model: zoo.Model, echo: Callable[[str], object]) -> Path:
-    path = _path(name, model)
-    problem = _problem(path, model)
-    if not problem:
-        echo(f"Loaded {path.name}, which an earlier notebook left.")
-        return path
-    echo(f"Making {path.name} ({problem}) ...")
-    if name.startswith("opset"):
-        _export(model, path, int(name.removeprefix("opset")))
-    elif name == "patched":
-        _export(_patched(model), path, 17)
-    else:
-        _quantize(model, path, name, _loaded_or_made("patched", model, echo))
-    return path
-
-
-def _problem(path: Path, model: zoo.Model) -> str:
-    """Say why the file cannot be used for this model, "" when it can."""
-    if not path.is_file():
-        return "it is not there"
-    try:
-        manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text("utf-8"))
-        same = manifest["model"]["weights"] == model.weights
-        same &= manifest["preprocessing"]["size"] == model.preprocessing.size
-        digest = manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "the one there has no manifest"
-    if not same:
-        return "the one there was made with other weights or another size"
-    return "" if digest == paths.sha256(path) else "the one there was changed"
-
-
-def _export(model: zoo.Model, path: Path, opset: int) -> None:
-    from . import export
-
-    report = export.to_onnx(model, path, opset=opset)
-    _record(path, model, opset=report.opset)
-
-
-def _patched(model: zoo.Model) -> zoo.Model:
-    from . import surgery
-
-    module = copy.deepcopy(model.module)
-    surgery.replace_(module, level="module")
-    return replace(model, module=module)
-
-
-def _quantize(model: zoo.Model, path: Path, bits: str, source: Path) -> None:
-    from . import data, quantize
-
-    calibration = data.calibration(CALIBRATION_IMAGES, model.preprocessing.size)
-    quantize.static(source, path, calibration, bits, preprocessing=model.preprocessing)
-    _record(path, model, bits=bits, calibration=CALIBRATION_IMAGES)
-
-
-def _record(path: Path, model: zoo.Model, **facts: Any) -> None:
-    from . import repair
-
-    paths.record(path, {**repair.facts(model), **facts})
+def _state(finding: doctor.Finding) -> str:
+    """Say whether a capability is here, or its results are; the words of `STATES`."""
+    if finding.present:
+        return "present"
+    return "recorded" if finding.name == "Qualcomm QNN" and recorded.at_hand() else "absent"
 
 
 # --- exercises ----------------------------------------------------------------------------------
@@ -267,7 +212,7 @@ def check(id: str, answer: Any) -> Result:
     Returns
     -------
     Result
-        NOT ATTEMPTED, NOT YET (and what is wrong) or PASSED.
+        NOT ATTEMPTED, NOT YET (and what is wrong) or PASSED; it was shown already.
 
     Raises
     ------
@@ -283,9 +228,10 @@ def check(id: str, answer: Any) -> Result:
     saved = exercise.remember("check", id, outcome=result.outcome)
     if exercise.strict() and not result.passed:
         raise UnsolvedError(str(result))
-    if saved:
-        return result
-    return replace(result, message=f"{result.message} (Progress could not be saved.)")
+    if not saved:
+        result = replace(result, message=f"{result.message} (Progress could not be saved.)")
+    result.say()
+    return result
 
 
 def hint(id: str, n: int = 1) -> Hint:
@@ -324,64 +270,23 @@ def given(id: str) -> Any:
     return found.given()
 
 
-@dataclass(frozen=True)
-class Progress:
-    """The exercises, with what was tried and shown; stored on this machine only.
+def on_htp(key: str, step: Callable[..., Any], *args: Any) -> Shown:
+    """Run a step that needs Qualcomm's wheel, or show what it showed where it was recorded.
 
-    Attributes
+    Parameters
     ----------
-    rows
-        (id, title, verb, record) per exercise.
-    damaged
-        Lines of the progress file that could not be read.
-    file
-        Where it lies.
+    key
+        Names the step, after its notebook: ``"06.ladder"``.
+    step, *args
+        Called where the simulator works; returns something displayable, or a tuple of such.
+
+    Returns
+    -------
+    Shown
+        Displays the parts one below the other. ``values`` is what the step returned; None when
+        it was not run here, which the first line of the display then says, with the reason.
     """
-
-    rows: tuple[tuple[str, str, str, exercise.Record], ...]
-    damaged: int
-    file: Path
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The verbs that passed exercises have shown."""
-        return tuple(verb for _, _, verb, record in self.rows if record.outcome == PASSED)
-
-    def _heading(self) -> str:
-        text = f"{len(self.shown)} of {len(self.rows)} exercises passed."
-        if self.damaged:
-            text += f" {self.damaged} damaged line(s) of the progress file were skipped."
-        return text
-
-    def __str__(self) -> str:
-        width = max((len(title) for _, title, _, _ in self.rows), default=0)
-        lines = [f"{id}  {title:<{width}}  {record}" for id, title, _, record in self.rows]
-        lines += ["", self._heading()]
-        if self.shown:
-            lines += ["You have shown that you can:", *(f"- {verb}" for verb in self.shown)]
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        cells = (
-            f"<tr><td>{id}</td><td>{html.escape(title)}</td><td>{html.escape(str(record))}</td></tr>"
-            for id, title, _, record in self.rows
-        )
-        verbs = "".join(f"<li>{html.escape(verb)}</li>" for verb in self.shown)
-        can = f"<p>You have shown that you can:</p><ul>{verbs}</ul>" if verbs else ""
-        return f"<table>{''.join(cells)}</table><p>{html.escape(self._heading())}</p>{can}"
-
-
-def show_progress(notebook: str | None = None) -> Progress:
-    """Return what the learner has tried and shown, in one notebook or in all."""
-    if notebook is not None and notebook not in NOTEBOOKS:
-        raise UnknownNameError("notebook", str(notebook), NOTEBOOKS)
-    records, damaged = exercise.recall()
-    chosen = exercises.everything() if notebook is None else exercises.of(notebook)
-    rows = tuple((e.id, e.title, e.verb, records.get(e.id, exercise.Record())) for e in chosen)
-    return Progress(rows, damaged, exercise.progress_file())
+    return recorded.run(key, step, *args, model=_begun["model"])
 
 
 # --- failures that are wanted -------------------------------------------------------------------

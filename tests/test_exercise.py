@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from labutils import exercise
 from labutils.errors import UsageError
@@ -39,6 +41,20 @@ def test_untouched_code_is_no_attempt_however_it_says_so():
     for answer in (stub, lambda _: exercise.TODO, lambda _: ..., (exercise.TODO, exercise.TODO)):
         assert chosen.grade(answer).outcome == NOT_ATTEMPTED
     assert "part 2" in chosen.grade((1, exercise.TODO)).message
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda todo: 3.0 * todo, lambda todo: todo + 1, lambda todo: np.ones(2) * todo,
+        lambda todo: torch.ones(2) - todo, lambda todo: torch.clamp(torch.ones(2), todo, 6),
+        lambda todo: todo(3), lambda todo: todo.shape, lambda todo: len(todo), lambda todo: todo[0],
+    ],
+)  # fmt: skip
+def test_a_stub_that_was_half_filled_is_no_attempt(use):
+    chosen = make(lambda answer: exercise.call(answer, 3))
+    assert chosen.grade(lambda _: use(exercise.TODO)).outcome == NOT_ATTEMPTED
+    assert repr(exercise.TODO) == "TODO" and not hasattr(exercise.TODO, "_repr_html_")
 
 
 def test_the_interrupt_key_still_interrupts():
@@ -139,3 +155,11 @@ def test_a_room_without_files_says_what_to_do(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UsageError, match="collect them"):
             exercise.room(folder)
+
+
+def test_a_room_may_share_one_progress_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_PROGRESS", str(tmp_path / "room"))
+    for name in ("ann", "bo"):
+        monkeypatch.setenv("LABUTILS_LEARNER", name)
+        assert exercise.remember("check", "02.2", outcome=exercise.PASSED)
+    assert list(exercise.room(tmp_path / "room").index) == ["ann", "bo"]

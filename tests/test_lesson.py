@@ -1,14 +1,18 @@
 """What a notebook imports: starting, checking, settling, wanted failures."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
-from labutils import doctor, exercise, lesson, paths
+from labutils import artifacts, doctor, exercise, exercises, lesson, own_image, paths, recorded
 from labutils.errors import LabError, TranslationError, UnknownNameError, UsageError
 from labutils.exercise import PASSED, TODO, UnsolvedError
 from labutils.lesson import ExpectationError, check, expect_failure, given, hint, settle
+
+OPSET = exercises.find("02.2")
+RIGHT = OPSET.value(OPSET.reference)
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +24,32 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def test_check_settle_with_ones_own_answer(capsys):
-    assert check("02.2", 13).passed
-    assert settle("02.2") == 13
+    assert check("02.2", RIGHT).passed
+    assert settle("02.2") is RIGHT
     assert "your own" in capsys.readouterr().out
+
+
+def test_a_check_speaks_wherever_it_stands(capsys):
+    check("02.2", lambda _: 17)
+    assert capsys.readouterr().out.startswith("02.2 NOT YET: your function gives 17 for every")
+    code = (
+        "from IPython.testing.globalipapp import start_ipython\n"
+        "shell = start_ipython()\n"
+        "shell.run_cell(\"from labutils.lesson import TODO, check\\ncheck('02.2', TODO)\")"
+    )
+    environment = {**os.environ, "LABUTILS_PROGRESS": os.devnull}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.count("NOT ATTEMPTED") == 1, done.stdout  # once, though it ends the cell
 
 
 def test_settle_says_when_it_takes_the_reference(capsys):
     check("02.2", TODO)
-    assert settle("02.2") == 13
+    assert settle("02.2")("HardSwish") == 14
     assert "reference solution, not with yours" in capsys.readouterr().out
-    check("02.2", 13)
-    check("02.2", 14)  # made worse again
+    check("02.2", RIGHT)
+    check("02.2", lambda _: 14)  # made worse again
     settle("02.2")
     assert "reference" in capsys.readouterr().out
 
@@ -42,8 +61,8 @@ def test_strict_means_everything_unsolved_is_red(monkeypatch, answer):
         check("02.2", answer)
     with pytest.raises(UnsolvedError, match="no answer has passed"):
         settle("02.2")
-    assert check("02.2", 13).outcome == PASSED
-    assert settle("02.2") == 13
+    assert check("02.2", RIGHT).outcome == PASSED
+    assert settle("02.2") is RIGHT
     assert issubclass(UnsolvedError, LabError)
 
 
@@ -64,12 +83,12 @@ def test_given_is_what_is_graded():
 
 
 def test_progress_lists_what_was_shown():
-    check("02.2", 13)
+    check("02.2", RIGHT)
     check("02.1", 0)
     hint("02.1", 2)
     settle("02.1")
     shown = lesson.show_progress("02")
-    assert shown.shown == ("tell from an error which opset a file was exported at",)
+    assert shown.shown == ("tell which editions of ONNX know an operator",)
     assert "NOT YET (1 attempt, hint 2, reference taken)" in str(shown)
     assert "1 of 4 exercises passed." in str(shown)
     assert "1 of 4 exercises passed." in shown._repr_html_()
@@ -80,7 +99,7 @@ def test_progress_lists_what_was_shown():
 
 def test_unsaved_progress_is_said(monkeypatch):
     monkeypatch.setattr(exercise, "remember", lambda *_, **__: False)
-    result = check("02.2", 13)
+    result = check("02.2", RIGHT)
     assert result.passed
     assert "could not be saved" in result.message
 
@@ -150,7 +169,7 @@ def test_start_makes_what_is_missing_and_loads_it_the_next_time(monkeypatch, tmp
     first = random.random()
     patched = begun.files["patched"]
     assert "Making 03_mobilenet_v3_small_patched.onnx (it is not there)" in said
-    assert "adb  absent  Optional." in said
+    assert "absent    adb" in said
     assert patched.is_file()
     begun, said = begin(monkeypatch, "04")
     assert "Loaded 03_mobilenet_v3_small_patched.onnx" in said
@@ -158,11 +177,11 @@ def test_start_makes_what_is_missing_and_loads_it_the_next_time(monkeypatch, tmp
     assert random.random() == first
     assert lesson._passed == {}
     patched.write_bytes(patched.read_bytes() + b" ")
-    assert "was changed" in lesson._problem(patched, begun.model)
+    assert "was changed" in artifacts.problem(patched, begun.model)
     begun.keep("patched")
-    assert lesson._problem(patched, begun.model) == ""
+    assert artifacts.problem(patched, begun.model) == ""
     paths.write_text(patched.with_name(patched.name + ".manifest.json"), "{")
-    assert "no manifest" in lesson._problem(patched, begun.model)
+    assert "no manifest" in artifacts.problem(patched, begun.model)
 
 
 def test_notebook_00_needs_no_model(monkeypatch):
@@ -172,3 +191,50 @@ def test_notebook_00_needs_no_model(monkeypatch):
     assert "seed 0" in said
     with pytest.raises(UsageError, match="without a model"):
         begun.path("int8")
+
+
+def test_the_capability_table_has_three_states(monkeypatch):
+    findings = (
+        doctor.Finding("Python", True, "3.11"),
+        doctor.Finding("Qualcomm QNN", False, "no wheel", "Everything else works."),
+        doctor.Finding("adb", False, "not on PATH", "Optional."),
+    )
+    monkeypatch.setattr(doctor, "examine", lambda: doctor.Diagnosis(findings))
+    monkeypatch.setattr(recorded, "at_hand", lambda: True)
+    said = []
+    lesson._say_capabilities(said.append, fully=True)
+    assert said == [
+        "Python        present   3.11",
+        "Qualcomm QNN  recorded  no wheel. Everything else works.",
+        "adb           absent    not on PATH. Optional.",
+    ]
+    said.clear()
+    lesson._say_capabilities(said.append, fully=False)
+    assert said == ["  present   Python", "  recorded  Qualcomm QNN", "  absent    adb"]
+
+
+def test_artifacts_of_other_weights_are_made_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    _, said = begin(monkeypatch, "02")
+    assert "Making 01_mobilenet_v3_small_opset13.onnx (it is not there)" in said
+    _, said = begin(monkeypatch, "02", weights="things16")
+    assert "opset13.onnx (the one there was made with other weights or another size)" in said
+    _, said = begin(monkeypatch, "02", weights="things16")
+    assert "Making" not in said
+
+
+def test_own_image_follows_the_model(monkeypatch, tmp_path):
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    begun, _ = begin(monkeypatch, "01")
+    image = begun.own_image()
+    assert image.images.shape == (1, 64, 64, 3)
+    assert own_image.DEFAULT in image.source
+    assert image.classes == begun.model.classes
+
+
+def test_on_htp_says_which_weights_were_at_work(monkeypatch, tmp_path):
+    begin(monkeypatch, "01")
+    asked = {}
+    monkeypatch.setattr(recorded, "run", lambda key, step, *args, model: asked.update(model=model))
+    lesson.on_htp("01.step", len, "x")
+    assert asked["model"] == "mobilenet_v3_small, weights random"

@@ -7,11 +7,11 @@ import importlib
 from ..errors import UnknownNameError
 from ..exercise import Exercise
 
-NOTEBOOKS = ("02", "03", "04", "05", "06")
+NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06")
 
 
 def of(notebook: str) -> tuple[Exercise, ...]:
-    """Return the exercises of a notebook such as ``"03"``, in order; those without any have ()."""
+    """Return the exercises of a notebook such as ``"03"``, in order; () for none such."""
     if notebook not in NOTEBOOKS:
         return ()
     return importlib.import_module(f".ex{notebook}", __name__).EXERCISES

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import tempfile
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..exercise import NotYet, array, call, shown
+from ..exercise import NotYet, array, call, in_words, shown
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +67,40 @@ def judge_curve(function: Any, exact: Any, what: str) -> None:
     _explain(found, true, x.double().numpy(), what)
     if y.dtype != x.dtype:
         raise NotYet(f"{what} turns {x.dtype} into {y.dtype}; the next layer expects the former.")
+
+
+def judge_export(function: Any, what: str) -> None:
+    """Export a layer or function and refuse operators that SNPE 2.7's table does not know."""
+    import torch
+
+    from .. import targets
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x)
+
+    with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
+        file = Path(folder, "layer.onnx")
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    Layer().eval(), (torch.zeros(1, 2, 4, 4),), file, opset_version=17, dynamo=False
+                )
+            nodes = targets.check(file, "snpe-2.7").nodes
+        except Exception as error:
+            raise NotYet(f"{what} cannot be exported: {in_words(error)}") from None
+    if all(node.op_type in ("Constant", "Identity") for node in nodes):
+        raise NotYet(
+            f"right values, but {what} leaves PyTorch on the way: the exported graph does not "
+            "depend on x any more."
+        )
+    foreign = sorted({n.op_type for n in nodes if n.verdict in ("unknown", "unsupported")})
+    if foreign:
+        raise NotYet(
+            f"right values, but {what} exports to {', '.join(foreign)}, of which the table of SNPE "
+            "2.7 says nothing: unknown is not supported. Add, Mul, Div and Clip it takes."
+        )
 
 
 def _explain(found: np.ndarray, true: np.ndarray, x: np.ndarray, what: str) -> None:

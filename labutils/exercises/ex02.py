@@ -64,8 +64,36 @@ def transcript(nodes: Sequence[tuple[str, str]]) -> tuple[str, ...]:
 
 @functools.cache
 def first_log() -> tuple[str, ...]:
-    """Return the log that exercise 02.1 hands out."""
-    return transcript([("Relu", f"{FEATURES}.1"), ("HardSwish", f"{FEATURES}.2")])
+    """Return the log that exercise 02.1 hands out: with the noise that a real one has."""
+    log = transcript([("Relu", f"{FEATURES}.1"), ("HardSwish", f"{FEATURES}.2")])
+    heading = sum(line.startswith("#") for line in log)
+    if not heading:  # the real tool was on PATH, and brings its own noise
+        return log
+    return (*log[:heading], *_start_up_noise(), *log[heading:], *_script_noise())
+
+
+def _script_noise() -> list[str]:
+    """Return what a shell that runs the converter in a build adds below its log."""
+    return [
+        "# The next two lines are not the converter's: a build script called it, and says that.",
+        "make: *** [Makefile:12: model.dlc] Error 1",
+        "ERROR: job 'convert' has failed with exit code 2",
+    ]
+
+
+def _start_up_noise() -> list[str]:
+    """Return two harmless lines of the vendor's screenshots, which the replica leaves out.
+
+    Their level is inferred: the code line, 219, is that of the tool's warnings.
+    """
+    from .. import targets
+
+    messages = targets.load("snpe-2.7").messages
+    words = [messages[name].template for name in ("simplify_failed_1", "simplify_failed_2")]
+    return [
+        "# The next two lines are copied from the start of the vendor's own log.",
+        *(f"2023-04-16 19:01:02,914 - 219 - WARNING - {text}" for text in words),
+    ]
 
 
 def _judge_line(answer: Any) -> None:
@@ -82,12 +110,22 @@ def _judge_line(answer: Any) -> None:
     line = log[index]
     if line.startswith("#"):
         raise NotYet("a line that begins with # is the replica's own; the real tool has no such.")
+    if "simplification failed" in line:
+        raise NotYet(
+            "it says 'failed', but what failed is a clean-up of the graph, and the tool went on "
+            "without it. Look further down."
+        )
     if "WARNING" in line:
         raise NotYet("that line is a warning: the tool went on after it. Look further down.")
     if line.startswith("KeyError"):
         raise NotYet(
             "that line has the cause, and the operator, but in a network with twenty such nodes "
             "you would not know which one to look at. Another line says more."
+        )
+    if line in _script_noise():
+        raise NotYet(
+            "that line comes from whatever called the converter. It passes on that something "
+            "failed, and does not know what."
         )
     if "ERROR - Node" not in line:
         raise NotYet(
@@ -96,73 +134,134 @@ def _judge_line(answer: Any) -> None:
         )
 
 
-def _judge_opset(answer: Any) -> None:
+_ARRIVALS = ("HardSwish", "HardSigmoid", "Celu", "Mish")  # the first is the one of the story
+
+
+def _judge_arrived(answer: Any) -> None:
     import onnx
 
-    opset = whole(answer, "an opset number")
-    arrived = next(v for v in range(1, 100) if onnx.defs.has("HardSwish", v))
-    if opset == arrived:
-        raise NotYet("at this opset ONNX has HardSwish, so the exporter writes that node.")
-    if opset > arrived:
+    found, true = {}, {}
+    for name in _ARRIVALS:
+        found[name] = whole(call(answer, name), "your function must return an opset; that")
+        true[name] = next(v for v in range(1, 100) if onnx.defs.has(name, v))
+    if found == true:
+        return
+    if len(set(found.values())) == 1:
         raise NotYet(
-            "a newer opset than that in which HardSwish arrived still has HardSwish: the log would "
-            "stop there, and not at HardSigmoid."
+            f"your function gives {found['HardSwish']} for every operator; they arrived at "
+            "different times. Look each one up."
         )
-    if opset < 1:
-        raise NotYet("opsets are counted from 1.")
-    if opset < arrived - 1:
-        raise NotYet("this opset does give HardSigmoid first, but a newer one does too.")
+    if all(found[name] == true[name] - 1 for name in _ARRIVALS):
+        raise NotYet("one too early: that is the last edition without the operator.")
+    latest = {name: onnx.defs.get_schema(name).since_version for name in _ARRIVALS}
+    if found == latest:
+        raise NotYet(
+            "that is the edition that changed the operator's definition last; it arrived before."
+        )
+    if all(onnx.defs.has(name, found[name]) for name in _ARRIVALS if 0 < found[name] < 100):
+        raise NotYet("these editions have the operators, but older ones had some of them already.")
+    wrong = next(name for name in _ARRIVALS if found[name] != true[name])
+    raise NotYet(f"{wrong} is not yet in the edition that you give for it, {found[wrong]}.")
+
+
+_STEM, _GATE, _DEEP = (
+    "/features/features.1/features.1.2",
+    "/features/features.12/block/block.2",
+    "/features/features.1/block/block.0",
+)
 
 
 def _count(nodes: list[tuple[str, str]], function: Callable) -> int:
     with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
         path = write_chain(Path(folder, "model.onnx"), nodes)
-        return whole(call(function, path), "your function must return a whole number; that")
+        found = call(function, path, "features.1")
+        return whole(found, "your function must return a whole number; that")
 
 
 def _judge_count(answer: Any) -> None:
-    one = _count([("Relu", "/a"), ("HardSwish", "/b")], answer)
-    none = _count([("Relu", "/a"), ("Relu", "/b")], answer)
+    relu, swish, gate = ("Relu", _STEM), ("HardSwish", _STEM), ("HardSigmoid", _STEM)
+    one = _count([relu, swish], answer)
+    none = _count([relu, relu], answer)
     if none == one:
         raise NotYet(f"your function gives {one} for a file with a HardSwish, and for one without.")
     if none != 0:
         raise NotYet(f"in a file where the table takes every node, you count {none}.")
-    gate = _count([("HardSigmoid", "/a"), ("Relu", "/b")], answer)
-    if gate == 0:
-        raise NotYet("a file whose HardSigmoid the tool refuses counts as clean with you.")
-    twice = _count([("HardSwish", "/a"), ("HardSwish", "/b"), ("HardSigmoid", "/c")], answer)
+    if _count([gate, relu], answer) == 0:
+        raise NotYet("a part whose HardSigmoid the tool refuses counts as clean with you.")
+    twice = _count([swish, swish, gate], answer)
     if twice == 1:
         raise NotYet("you stop at the first refused node: the tool does too, but count them all.")
     if twice == 2:
         raise NotYet("you count kinds of operators; two nodes of one kind are two repairs.")
-    unknown = _count([("Relu", "/a"), ("Softplus", "/b")], answer)
-    if unknown:
+    if _count([relu, ("Softplus", _STEM)], answer):
         raise NotYet("you count a node of which the table says nothing; unknown is not refused.")
-    if (one, gate, twice) != (1, 1, 3):
-        raise NotYet(f"in a file with one refused node you count {one}.")
+    if (one, twice) != (1, 3):
+        raise NotYet(f"in a part with one refused node you count {one}.")
+    if _count([("HardSwish", "/classifier/classifier.1"), relu], answer):
+        raise NotYet("you count refused nodes that lie outside of the part as well.")
+    if _count([("HardSwish", _GATE), relu], answer):
+        raise NotYet(
+            "you count nodes of features.12 as part of features.1: the names begin alike, and the "
+            "modules are two."
+        )
+    if _count([("HardSwish", _DEEP), relu], answer) != 1:
+        raise NotYet("a node in features.1.block.0 lies inside features.1, only deeper.")
+
+
+def _clean_log() -> list[str]:
+    return list(transcript([("Relu", f"{FEATURES}.1")]))
+
+
+def _failed_log(op: str, scope: str) -> list[str]:
+    return list(transcript([("Relu", f"{FEATURES}.1"), (op, scope)]))
+
+
+def _logs() -> list[tuple[str, list[str], str, str]]:
+    """Return (what is special, log, node, operator); the later ones made harder by hand."""
+    gate = "/features/features.4/se"
+    swish = _failed_log("HardSwish", f"{FEATURES}.2")
+    node = f"{FEATURES}.2/HardSwish"
+    renamed = [line.replace(node, "/head/act_7") for line in swish]
+    other = "2023-04-16 19:01:02,990 - 219 - ERROR - Could not import onnxsim; going on without."
+    return [
+        ("", swish, node, "HardSwish"),
+        ("", _failed_log("HardSigmoid", gate), f"{gate}/HardSigmoid", "HardSigmoid"),
+        (
+            "on a log that goes on below the refusal, ",
+            [*swish, *_script_noise()],
+            node,
+            "HardSwish",
+        ),
+        ("on a log with another ERROR above the refusal, ", [other, *swish], node, "HardSwish"),
+        ("on a log whose node has a name of its own, ", renamed, "/head/act_7", "HardSwish"),
+    ]
 
 
 def _judge_culprit(answer: Any) -> None:
-    for op, scope in (("HardSwish", f"{FEATURES}.2"), ("HardSigmoid", "/features/features.4/se")):
-        found = call(answer, list(transcript([("Relu", f"{FEATURES}.1"), (op, scope)])))
-        if found is None:
-            raise NotYet("your function finds nothing in the log of a conversion that failed.")
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise NotYet(f"a pair (node, operator) is asked for, and this is {shown(found)}.")
-        node, operator = (words(part, "text in both places") for part in found)
-        _judge_pair(node, operator, f"{scope}/{op}", op)
-    clean = call(answer, list(transcript([("Relu", f"{FEATURES}.1")])))
+    for special, log, node, operator in _logs():
+        try:
+            _judge_pair(call(answer, log), node, operator)
+        except NotYet as reason:
+            raise NotYet(f"{special}{reason}") from None
+    clean = call(answer, _clean_log())
     if clean is not None:
         raise NotYet(f"on the log of a conversion that succeeded you return {shown(clean)}.")
 
 
-def _judge_pair(node: str, operator: str, true_node: str, true_operator: str) -> None:
+def _judge_pair(found: Any, true_node: str, true_operator: str) -> None:
+    if found is None:
+        raise NotYet("your function finds nothing, though the conversion failed.")
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise NotYet(f"a pair (node, operator) is asked for, and this is {shown(found)}.")
+    node, operator = (words(part, "text in both places") for part in found)
     if not node.startswith("/"):
         raise NotYet(f"{shown(node)} is no node of the model; nodes are named like paths.")
     if node != true_node:
         raise NotYet(f"the node {shown(node)} is not the one that the log refuses.")
     if "onnx_" in operator.lower():
         raise NotYet("the prefix of the converter's own names is still on the operator.")
+    if operator.lower() == true_node.rsplit("/", 1)[1].lower() != true_operator.lower():
+        raise NotYet("your operator is taken from the node's name, which may be anything.")
     if operator.lower() != true_operator.lower():
         raise NotYet(f"{shown(operator)} is not the operator that the log names.")
 
@@ -174,19 +273,19 @@ LINE = Exercise(
     minutes=3,
     difficulty="easy",
     answer="error_line",
-    stub="log = given('02.1')\nerror_line = TODO  # its number, counted from 0",
+    stub='log = given("02.1")\nerror_line = TODO  # its number, counted from 0',
     reference=(
-        "log = given('02.1')\n"
+        'log = given("02.1")\n'
         "error_line = next(i for i, line in enumerate(log) if ' - ERROR - ' in line)"
     ),
     hints=(
-        "Read a log from its end. What is the last thing that it says?",
-        "Two lines give the reason. Only one of them also says where in your model.",
-        "Its level is written between two dashes, after the time stamp.",
+        "Upwards from the end: which lines are the converter's, and which of whatever called it?",
+        "Two of the converter's lines give the reason. Only one of them also says where.",
+        "The word ERROR is in more than one line; take the one that begins with date and time.",
     ),
     right=(
-        "error_line = given('02.1')[-1]",
-        "log = given('02.1')\nerror_line = len(log) - 1",
+        "error_line = next(s for s in given('02.1') if 'Node' in s and 'registered' in s)",
+        "log = given('02.1')\nerror_line = log.index([s for s in log if ' - ERROR - ' in s][0])",
         "error_line = max(i for i, line in enumerate(given('02.1')) if 'Node /' in line)",
     ),
     wrong=(
@@ -196,13 +295,23 @@ LINE = Exercise(
             "you would not know which one to look at. Another line says more.",
         ),
         Wrong(
-            "error_line = next(i for i, s in enumerate(given('02.1')) if 'WARNING' in s)",
+            "error_line = next(i for i, s in enumerate(given('02.1')) if 'failed' in s)",
+            "it says 'failed', but what failed is a clean-up of the graph, and the tool went on "
+            "without it. Look further down.",
+        ),
+        Wrong(
+            "error_line = next(i for i, s in enumerate(given('02.1')) if 'WARNING_OP' in s)",
             "that line is a warning: the tool went on after it. Look further down.",
         ),
         Wrong(
             "error_line = next(i for i, s in enumerate(given('02.1')) if 'Traceback' in s)",
             "that line belongs to the traceback: it shows where in the converter's own code it "
             "happened, not where in your model.",
+        ),
+        Wrong(
+            "error_line = len(given('02.1')) - 1",
+            "that line comes from whatever called the converter. It passes on that something "
+            "failed, and does not know what.",
         ),
         Wrong(
             "error_line = 0",
@@ -214,112 +323,121 @@ LINE = Exercise(
     given=first_log,
 )
 
-OPSET = Exercise(
+_HISTORY = "import onnx\n\n\ndef arrived(operator):\n"
+ARRIVED = Exercise(
     id="02.2",
-    title="The newest opset at which MobileNetV3 stops at HardSigmoid first",
-    verb="tell from an error which opset a file was exported at",
+    title="In which edition of ONNX did an operator arrive?",
+    verb="tell which editions of ONNX know an operator",
     minutes=5,
     difficulty="easy",
-    answer="opset",
-    stub="opset = TODO  # a number",
+    answer="arrived",
+    stub="def arrived(operator):\n    return TODO  # the first opset that has it",
     reference=(
-        "import onnx\n\nopset = max(v for v in range(1, 18) if not onnx.defs.has('HardSwish', v))"
+        _HISTORY + "    return next(v for v in range(1, 100) if onnx.defs.has(operator, v))"
     ),
     hints=(
-        "The layer is the same in both screenshots. What can an exporter write for it?",
-        "Before ONNX had HardSwish, the exporter wrote it as x * HardSigmoid(x).",
-        "onnx.defs.has('HardSwish', v) says whether opset v has the operator.",
+        "Ask for one operator and one edition first: print(onnx.defs.has('HardSwish', 17)).",
+        "Editions are counted from 1. The first for which the answer is True is the one.",
+        "Put import onnx above the function; in it, a for loop over range(1, 100), and an if.",
     ),
     right=(
-        "opset = 13",
-        "import numpy as np\nopset = np.int64(13)",
-        "import onnx\nopset = onnx.defs.get_schema('HardSwish', 17).since_version - 1",
+        _HISTORY + "    known = onnx.defs.get_all_schemas_with_history()\n"
+        "    return min(s.since_version for s in known if s.name == operator and not s.domain)",
+        _HISTORY + "    opset = 1\n"
+        "    while not onnx.defs.has(operator, opset):\n"
+        "        opset += 1\n"
+        "    return opset",
     ),
     wrong=(
         Wrong(
-            "opset = 14",
-            "at this opset ONNX has HardSwish, so the exporter writes that node.",
+            "def arrived(operator):\n    return 17",
+            "your function gives 17 for every operator; they arrived at different times. Look each "
+            "one up.",
         ),
         Wrong(
-            "opset = 17",
-            "a newer opset than that in which HardSwish arrived still has HardSwish: the log would "
-            "stop there, and not at HardSigmoid.",
+            _HISTORY + "    return max([0, *(v for v in range(1, 24) "
+            "if not onnx.defs.has(operator, v))])",
+            "one too early: that is the last edition without the operator.",
         ),
-        Wrong("opset = 11", "this opset does give HardSigmoid first, but a newer one does too."),
-        Wrong("opset = 0", "opsets are counted from 1."),
+        Wrong(
+            _HISTORY + "    return onnx.defs.get_schema(operator).since_version",
+            "that is the edition that changed the operator's definition last; it arrived before.",
+        ),
+        Wrong(
+            _HISTORY + "    return onnx.defs.has(operator, 17)",
+            "your function must return an opset; that is asked for, and this is True.",
+        ),
     ),
-    judge=_judge_opset,
-    praise="so the vendor's two screenshots cannot come from one export.",
+    judge=_judge_arrived,
+    praise="an operator's name and an edition: with both, an error tells where its file came from.",
 )
 
+_CHECK = "from labutils import targets\n\n\ndef count_refused(onnx_path, part):\n"
+_BLOCKERS = _CHECK + "    found = targets.check(onnx_path, 'snpe-2.7').blockers\n"
+_INSIDE = "f'{node.module}.'.startswith(f'{part}.')"
 COUNT = Exercise(
     id="02.3",
-    title="Count the nodes that SNPE 2.7 refuses in a file",
+    title="Count the nodes that SNPE 2.7 refuses in one part of a network",
     verb="count what a target refuses in a model, before converting it",
     minutes=8,
     difficulty="medium",
     answer="count_refused",
-    stub="def count_refused(onnx_path):\n    return TODO",
-    reference=(
-        "from labutils import targets\n\n\n"
-        "def count_refused(onnx_path):\n"
-        "    return len(targets.check(onnx_path, 'snpe-2.7').blockers)"
-    ),
+    stub="def count_refused(onnx_path, part):\n    return TODO",
+    reference=_BLOCKERS + f"    return sum({_INSIDE} for node in found)",
     hints=(
-        "targets.check(path, 'snpe-2.7') judges every node of a file by the operator table.",
-        "Its report has a verdict per node; four verdicts exist, and one of them is a refusal.",
-        "Look at the report's nodes, counts and blockers.",
+        "Print one of report.blockers: what does it know about its place in the network?",
+        "A part holds a node of its own name, and nodes whose names go on with a dot.",
+        "module == part, or module.startswith(part + '.'): count the refused nodes where it holds.",
     ),
     right=(
-        "from labutils import targets\n\n"
-        "def count_refused(onnx_path):\n"
-        "    return targets.check(onnx_path, 'snpe-2.7').counts['unsupported']",
-        "from labutils import targets\n\n"
-        "def count_refused(onnx_path):\n"
-        "    nodes = targets.check(onnx_path, 'snpe-2.7').nodes\n"
-        "    return sum(node.verdict == 'unsupported' for node in nodes)",
+        _CHECK + "    nodes = targets.check(onnx_path, 'snpe-2.7').nodes\n"
+        "    inside = [n for n in nodes if n.module == part or n.module.startswith(part + '.')]\n"
+        "    return len([n for n in inside if n.verdict == 'unsupported'])",
+        _BLOCKERS + "    parts = part.split('.')\n"
+        "    return sum(node.module.split('.')[: len(parts)] == parts for node in found)",
     ),
     wrong=(
         Wrong(
-            "import onnx\n\n"
-            "def count_refused(onnx_path):\n"
-            "    nodes = onnx.load(onnx_path).graph.node\n"
-            "    return sum(node.op_type == 'HardSwish' for node in nodes)",
-            "a file whose HardSigmoid the tool refuses counts as clean with you.",
+            _BLOCKERS + "    return len(found)",
+            "you count refused nodes that lie outside of the part as well.",
         ),
         Wrong(
-            "from labutils import targets\n\n"
-            "def count_refused(onnx_path):\n"
-            "    report = targets.check(onnx_path, 'snpe-2.7')\n"
-            "    return len({node.op_type for node in report.blockers})",
+            _BLOCKERS + "    return sum(node.module.startswith(part) for node in found)",
+            "you count nodes of features.12 as part of features.1: the names begin alike, and the "
+            "modules are two.",
+        ),
+        Wrong(
+            _BLOCKERS + "    return sum('.'.join(node.module.split('.')[:2]) == part\n"
+            "               and node.module.count('.') < 3 for node in found)",
+            "a node in features.1.block.0 lies inside features.1, only deeper.",
+        ),
+        Wrong(
+            _BLOCKERS
+            + f"    return sum({_INSIDE} for node in found if node.op_type == 'HardSwish')",
+            "a part whose HardSigmoid the tool refuses counts as clean with you.",
+        ),
+        Wrong(
+            _BLOCKERS + f"    return len({{node.op_type for node in found if {_INSIDE}}})",
             "you count kinds of operators; two nodes of one kind are two repairs.",
         ),
         Wrong(
-            "from labutils import targets\n\n"
-            "def count_refused(onnx_path):\n"
-            "    report = targets.check(onnx_path, 'snpe-2.7')\n"
-            "    return sum(node.verdict != 'supported' for node in report.nodes)",
-            "in a file where the table takes every node, you count 1.",
-        ),
-        Wrong(
-            "from labutils import targets\n\n"
-            "def count_refused(onnx_path):\n"
-            "    counts = targets.check(onnx_path, 'snpe-2.7').counts\n"
-            "    return counts['unsupported'] + counts['unknown']",
+            _CHECK + "    nodes = targets.check(onnx_path, 'snpe-2.7').nodes\n"
+            f"    return sum(node.verdict in ('unsupported', 'unknown') and {_INSIDE} "
+            "for node in nodes)",
             "you count a node of which the table says nothing; unknown is not refused.",
         ),
         Wrong(
-            "from labutils import targets\n\n"
-            "def count_refused(onnx_path):\n"
-            "    return int(targets.check(onnx_path, 'snpe-2.7').first_blocker is not None)",
+            _BLOCKERS + f"    return int(any({_INSIDE} for node in found))",
             "you stop at the first refused node: the tool does too, but count them all.",
         ),
     ),
     judge=_judge_count,
-    praise="now you know the size of the repair before the tool stops at its first node.",
+    praise="now you know how much there is to repair, and where, before the tool stops once.",
 )
 
 _LINES = "def culprit(log):\n    lines = [line for line in log if line.startswith('KeyError')]\n"
+_LAST = "def culprit(log):\n    words = log[-1].split()\n"
+_ERRORS = "def culprit(log):\n    errors = [line for line in log if ' ERROR ' in line]\n"
 CULPRIT = Exercise(
     id="02.4",
     title="Get the refused node and its operator out of any log",
@@ -347,10 +465,9 @@ CULPRIT = Exercise(
         "    found = re.search(r'ERROR - Node (\\S+): .* onnx_(\\w+)', '\\n'.join(log))\n"
         "    return found.groups() if found else None",
         "def culprit(log):\n"
-        "    errors = [line.split() for line in log if ' ERROR ' in line]\n"
-        "    if errors:\n"
-        "        node = errors[0][errors[0].index('Node') + 1].rstrip(':')\n"
-        "        return [node, node.rsplit('/', 1)[1]]",
+        "    lines = [line.split() for line in log if ' onnx_' in line and ' Node ' in line]\n"
+        "    for line in lines:\n"
+        "        return [line[line.index('Node') + 1].rstrip(':'), line[-1].strip(\"'.\")[5:]]",
     ),
     wrong=(
         Wrong(
@@ -358,17 +475,30 @@ CULPRIT = Exercise(
             "'KeyError' is no node of the model; nodes are named like paths.",
         ),
         Wrong(
-            "def culprit(log):\n"
-            "    words = log[-1].split()\n"
-            "    return words[words.index('Node') + 1].rstrip(':'), words[-1].strip(\"'.\")",
+            _LAST
+            + "    return words[words.index('Node') + 1].rstrip(':'), words[-1].strip(\"'.\")",
             "the prefix of the converter's own names is still on the operator.",
         ),
         Wrong(
+            _LAST + "    node = words[words.index('Node') + 1].rstrip(':')\n"
+            '    return node, words[-1].strip("\'.")[5:]',
+            "on a log that goes on below the refusal, your function raised ValueError: 'Node' is "
+            "not in list",
+        ),
+        Wrong(
+            _ERRORS + "    words = errors[0].split()\n"
+            "    return words[words.index('Node') + 1].rstrip(':'), words[-1].strip(\"'.\")[5:]",
+            "on a log with another ERROR above the refusal, your function raised ValueError: "
+            "'Node' is not in list",
+        ),
+        Wrong(
             "def culprit(log):\n"
-            "    words = log[-1].split()\n"
-            "    node = words[words.index('Node') + 1].rstrip(':')\n"
-            "    return node, node.split('/')[-1]",
-            "your function raised ValueError: 'Node' is not in list",
+            "    errors = [line.split() for line in log if ' ERROR - Node ' in line]\n"
+            "    if errors:\n"
+            "        node = errors[0][errors[0].index('Node') + 1].rstrip(':')\n"
+            "        return node, node.rsplit('/', 1)[1]",
+            "on a log whose node has a name of its own, your operator is taken from the node's "
+            "name, which may be anything.",
         ),
         Wrong(
             "def culprit(log):\n    return '/features/Relu', 'Relu'",
@@ -383,4 +513,4 @@ CULPRIT = Exercise(
     praise="it works on logs that you have not seen, and on one without an error.",
 )
 
-EXERCISES = (LINE, OPSET, COUNT, CULPRIT)
+EXERCISES = (LINE, ARRIVED, COUNT, CULPRIT)

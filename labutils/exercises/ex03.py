@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..exercise import Exercise, NotYet, Wrong, array, call, number, shown
-from .curves import REFUSED, judge_curve, watched
+from .curves import REFUSED, judge_curve, judge_export, watched
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ def _judge_hardsigmoid(answer: Any) -> None:
     if isinstance(answer, type):
         raise NotYet("a function is asked for here, and this is a class.")
     judge_curve(answer, torch.nn.functional.hardsigmoid, "your function")
+    judge_export(answer, "your function")
 
 
 def _judge_error(answer: Any) -> None:
@@ -39,6 +40,11 @@ def _judge_error(answer: Any) -> None:
         raise NotYet("that is what hard-swish, x times the gate, would be off by.")
     if near(found, 100 * true):
         raise NotYet("that looks like per cent: give the difference of the two values itself.")
+    if 0.6 * true < found < true:  # what steps of 1, or of 0.1, give
+        raise NotYet(
+            f"{found:.2g} is too small: the worst x lies between two points of your grid. Take a "
+            "finer one."
+        )
     raise NotYet(f"{found:.1g} is {'too large' if found > true else 'too small'}.")
 
 
@@ -49,10 +55,26 @@ def _judge_layer(answer: Any) -> None:
         raise NotYet("this is one layer; give the class, from which each place gets its own.")
     if not isinstance(answer, type) or not issubclass(answer, torch.nn.Module):
         raise NotYet(f"a subclass of nn.Module is asked for, and this is {shown(answer)}.")
-    layer = call(answer, what="making your layer")
+    layer = _made(answer)
     if _hidden_weights(layer):
         raise NotYet("your layer has parameters or buffers; the original has none to load.")
     judge_curve(layer, torch.nn.functional.hardswish, "your layer")
+    judge_export(layer, "your layer")
+
+
+def _made(cls: type) -> Any:
+    """Make the learner's layer; a forgotten ``super().__init__()`` gets a sentence of its own."""
+    forgotten = (
+        "your __init__ does not begin with super().__init__(): without it, nn.Module has not "
+        "prepared the place for its parts."
+    )
+    try:
+        layer = call(cls, what="making your layer")
+    except NotYet as reason:
+        raise NotYet(forgotten if "Module.__init__() call" in str(reason) else reason) from None
+    if "_modules" not in vars(layer):
+        raise NotYet(forgotten)
+    return layer
 
 
 def _hidden_weights(layer: nn.Module) -> bool:
@@ -89,16 +111,22 @@ def _judge_swap(answer: Any) -> None:
     import torch
     from torch import nn
 
+    from ..surgery import modules
+
     before = _own_code()
+    before[modules, "replace_modules_"] = replace_modules = modules.replace_modules_
+    taken: list[bool] = []
     model = _network()
     relu, convolution = model[1][1], model[0][0]
     x = torch.linspace(-4, 4, 3 * 64).reshape(1, 3, 8, 8)
     with torch.no_grad():
         true = model(x).double().numpy()
     originals = nn.Hardswish, nn.Hardsigmoid
+    modules.replace_modules_ = lambda *given: taken.append(True) or replace_modules(*given)
+    before_call = {**before, (modules, "replace_modules_"): modules.replace_modules_}
     try:
         returned = _called(answer, model)
-        changed = [place for place, was in before.items() if getattr(*place) is not was]
+        changed = [place for place, was in before_call.items() if getattr(*place) is not was]
     finally:
         for (owner, name), was in before.items():
             setattr(owner, name, was)
@@ -107,6 +135,10 @@ def _judge_swap(answer: Any) -> None:
             "you changed PyTorch itself: every model in this process, and the next exercise, would "
             "get it (it was put back). Change the model that you are given."
         )
+    if taken:
+        raise NotYet(
+            "that is the lab's own way, and it works. Here, write the walk yourself, once."
+        )
     swapped = returned if isinstance(returned, nn.Module) else model
     _judge_swapped(swapped, originals, relu, convolution, x, true)
 
@@ -114,15 +146,30 @@ def _judge_swap(answer: Any) -> None:
 def _called(function: Any, model: nn.Module) -> Any:
     """Call an in-place function, for which None is a good thing to return."""
     returned: list[Any] = []
-    call(lambda: returned.append(function(model)) or True)
+    try:
+        call(lambda: returned.append(function(model)) or True)
+    finally:
+        _refuse_dotted(model)
     call(lambda: returned[0] if returned[0] is not None else True)  # TODO inside
     return returned[0]
+
+
+def _refuse_dotted(model: nn.Module) -> None:
+    """Say what ``setattr(model, "0.2", new)`` does: it makes a child whose name has a dot."""
+    dotted = [name for name in model._modules if "." in name]
+    if dotted:
+        raise NotYet(
+            f"setattr takes one name and no path: it made a new child called '{dotted[0]}', and "
+            "the layer at that path is still there. Go to the layer's parent first."
+        )
 
 
 def _judge_swapped(
     model: nn.Module, originals: tuple, relu: Any, convolution: Any, x: Any, true: np.ndarray
 ) -> None:
     import torch
+
+    from ..layers import CustomHardsigmoid, CustomHardswish
 
     found = {name: type(m).__name__ for name, m in model.named_modules() if type(m) in originals}
     left, kinds = list(found), set(found.values())
@@ -135,6 +182,7 @@ def _judge_swapped(
     if left:
         raise NotYet(f"not all were replaced: {', '.join(left)} left.")
     modules = list(model.modules())
+    swaps = [type(m).__name__ for m in modules if type(m) in (CustomHardsigmoid, CustomHardswish)]
     if not any(m is relu for m in modules):
         raise NotYet("the ReLU was replaced too, and no converter had complained about it.")
     if not any(m is convolution for m in modules):
@@ -146,6 +194,8 @@ def _judge_swapped(
     error = float(np.abs(found - true).max())
     if not error <= 1e-5:
         raise NotYet("the model computes something else now: on the same input, other outputs.")
+    if len(swaps) < 3:
+        raise NotYet("right, but the new layers are to be the two of labutils.layers.")
 
 
 _F = "import torch.nn.functional as F\n\n"
@@ -159,9 +209,9 @@ HARDSIGMOID = Exercise(
     stub="def my_hardsigmoid(x):\n    return TODO",
     reference="def my_hardsigmoid(x):\n    return (x + 3).clamp(0, 6) / 6",
     hints=(
-        "Plot it: 0 up to x = -3, 1 from x = 3 on, and a straight line between.",
-        "A line that is cut off below and above is one clamp.",
-        "Shift by 3 first: then the line goes through the origin, and one division remains.",
+        "The line goes through (-3, 0) and (3, 1): what is its slope, and what is it at 0?",
+        "A line that is cut off below and above needs no if: one method of tensors does both.",
+        "Two ways: the line first, then cut at 0 and 1; or add 3, cut at 0 and 6, and divide last.",
     ),
     right=(
         _F + "def my_hardsigmoid(x):\n    return F.relu6(x + 3) / 6",
@@ -187,6 +237,20 @@ HARDSIGMOID = Exercise(
             _F + "def my_hardsigmoid(x):\n    return F.hardsigmoid(x)",
             "right values, but your function calls the very function that the converter refuses: "
             "the exported graph would have the same node again.",
+        ),
+        Wrong(
+            "import torch\n\n"
+            "def my_hardsigmoid(x):\n"
+            "    return torch.where(x < -3, 0.0, torch.where(x > 3, 1.0, x / 6 + 0.5))",
+            "right values, but your function exports to Greater, Less, Where, of which the table "
+            "of SNPE 2.7 says nothing: unknown is not supported. Add, Mul, Div and Clip it takes.",
+        ),
+        Wrong(
+            "import torch\n\n"
+            "def my_hardsigmoid(x):\n"
+            "    return torch.from_numpy(((x + 3).clamp(0, 6) / 6).numpy())",
+            "right values, but your function leaves PyTorch on the way: the exported graph does "
+            "not depend on x any more.",
         ),
         Wrong(
             "def my_hardsigmoid(x):\n    return x.add_(3).clamp_(0, 6).div_(6)",
@@ -251,9 +315,17 @@ ERROR = Exercise(
             "largest_error = np.abs(off).mean()",
             "0.0004 is too small.",
         ),
+        Wrong(
+            "import numpy as np\n"
+            "x = np.arange(-6, 7)\n"
+            "off = np.clip(0.167 * x + 0.5, 0, 1) - np.clip(x / 6 + 0.5, 0, 1)\n"
+            "largest_error = np.abs(off).max()",
+            "0.00067 is too small: the worst x lies between two points of your grid. Take a finer "
+            "one.",
+        ),
     ),
     judge=_judge_error,
-    praise="small, but the same sign in every layer: what it does to the logits comes next.",
+    praise="small in one layer; what eight of them do to the logits, section 6 measures.",
 )
 
 _CLASS = "from torch import nn\n\n\nclass MyHardswish(nn.Module):\n    def forward(self, x):\n"
@@ -267,9 +339,9 @@ LAYER = Exercise(
     stub=_CLASS + "        return TODO",
     reference=_CLASS + "        return x * (x + 3).clamp(0, 6) / 6",
     hints=(
-        "Hard-swish is the input times a gate, and the gate you have written already.",
-        "The layer has no parameters: it needs no __init__, only forward.",
-        "In forward: the input, times the shifted and clamped input, divided by 6.",
+        "forward may call other functions, and one of them you have written already: 03.1.",
+        "The layer has no parameters and needs no __init__; if you write one, super().__init__().",
+        "One line is enough: what goes in, times what my_hardsigmoid makes of it.",
     ),
     right=(
         "import torch\nimport torch.nn.functional as F\n\n"
@@ -308,8 +380,13 @@ LAYER = Exercise(
             "        self.clip = nn.ReLU6()\n\n"
             "    def forward(self, x):\n"
             "        return x * self.clip(x + 3) / 6",
-            "making your layer raised AttributeError: cannot assign module before "
-            "Module.__init__() call",
+            "your __init__ does not begin with super().__init__(): without it, nn.Module has not "
+            "prepared the place for its parts.",
+        ),
+        Wrong(
+            _CLASS + "        return x * (x > -3) * (x + 3).clamp(max=6) / 6",
+            "right values, but your layer exports to Cast, Greater, of which the table of SNPE 2.7 "
+            "says nothing: unknown is not supported. Add, Mul, Div and Clip it takes.",
         ),
         Wrong(
             _CLASS + "        return x * nn.functional.silu(x)",
@@ -352,10 +429,6 @@ SWAP = Exercise(
         "    for path, module in list(model.named_modules()):\n"
         "        if type(module) in NEW:\n"
         "            model.set_submodule(path, NEW[type(module)]())",
-        "from labutils import surgery\n\n"
-        "def swap_layers_(model):\n"
-        "    surgery.replace_(model, level='module')\n"
-        "    return model",
         _SWAP + "def swap_layers_(model):\n"
         "    for parent in list(model.modules()):\n"
         "        for name, child in parent._modules.items():\n"
@@ -405,8 +478,25 @@ SWAP = Exercise(
         Wrong(
             "from labutils import surgery\n\n"
             "def swap_layers_(model):\n"
-            "    rules = ['hardsigmoid-0.167', 'hardswish']\n"
-            "    surgery.replace_(model, rules, level='module')",
+            "    surgery.replace_(model, level='module')\n"
+            "    return model",
+            "that is the lab's own way, and it works. Here, write the walk yourself, once.",
+        ),
+        Wrong(
+            _SWAP + "def swap_layers_(model):\n"
+            "    for path, module in model.named_modules():\n"
+            "        if type(module) in NEW:\n"
+            "            setattr(model, path, NEW[type(module)]())\n"
+            "    return model",
+            "setattr takes one name and no path: it made a new child called '0.2', and the layer "
+            "at that path is still there. Go to the layer's parent first.",
+        ),
+        Wrong(
+            _SWAP + "def swap_layers_(model):\n"
+            "    NEW[nn.Hardsigmoid] = lambda: CustomHardsigmoid(0.167)\n"
+            "    for path, module in list(model.named_modules()):\n"
+            "        if type(module) in NEW:\n"
+            "            model.set_submodule(path, NEW[type(module)]())",
             "the model computes something else now: on the same input, other outputs.",
         ),
     ),

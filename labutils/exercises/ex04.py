@@ -10,19 +10,24 @@ import numpy as np
 
 from ..exercise import Exercise, NotYet, Wrong, call, names, shown, whole
 
+_Imports = tuple[tuple[str, int], ...]
 
-def _file(folder: Path, opset: int, others: tuple[tuple[str, int], ...] = ()) -> Path:
-    """Write a one-node ONNX file that imports `others` before the standard operators."""
+
+def _file(folder: Path, opset: int, before: _Imports = (), behind: _Imports = ()) -> Path:
+    """Write a one-node ONNX file that imports other domains before and behind the standard one."""
     import onnx
     from onnx import helper
 
     ends = [helper.make_tensor_value_info(n, 1, [1]) for n in ("input", "logits")]
     node = helper.make_node("Relu", ["input"], ["logits"], name="/Relu")
     graph = helper.make_graph([node], "one", ends[:1], ends[1:])
-    imports = [helper.make_opsetid(*other) for other in (*others, ("", opset))]
+    imports = [helper.make_opsetid(*one) for one in (*before, ("", opset), *behind)]
     path = folder / f"opset_{len(list(folder.iterdir()))}.onnx"
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
     return path
+
+
+_BEHIND = (("com.example", 20), ("ai.onnx.ml", 3))  # neither the last nor the highest is asked for
 
 
 def _judge_opset(answer: Any) -> None:
@@ -32,6 +37,7 @@ def _judge_opset(answer: Any) -> None:
         folder = Path(name)
         found = {n: whole(call(answer, _file(folder, n)), what) for n in (11, 15, 18)}
         mixed = whole(call(answer, _file(folder, 15, (foreign,))), what)
+        several = whole(call(answer, _file(folder, 15, behind=_BEHIND)), what)
     if set(found.values()) == {8}:
         raise NotYet("8 is the version of the file format (IR), not that of the operators.")
     if len(set(found.values())) == 1:
@@ -45,6 +51,14 @@ def _judge_opset(answer: Any) -> None:
         raise NotYet("a file may import several operator sets; you took the one of another domain.")
     if mixed != 15:
         raise NotYet(f"a file that imports two operator sets confuses you: {mixed}.")
+    if several == _BEHIND[0][1]:
+        raise NotYet(
+            "you took the highest version. Another domain counts for itself, and may be ahead."
+        )
+    if several == _BEHIND[1][1]:
+        raise NotYet("you took the last operator set; their order in the file means nothing.")
+    if several != 15:
+        raise NotYet(f"a file that imports three operator sets confuses you: {several}.")
 
 
 def four_artifacts() -> dict[str, tuple[str, np.ndarray]]:
@@ -94,6 +108,11 @@ def _judge_threshold(answer: Any) -> None:
         )
     if found == set(artifacts):
         raise NotYet("not all of them pass.")
+    if right & floats <= found < right:
+        raise NotYet(
+            "none of these must stay behind, but one more may go: a kind that rounds to codes was "
+            "judged by its worst image."
+        )
     raise NotYet("not these. Has each kind been held against its own threshold?")
 
 
@@ -131,7 +150,14 @@ def _judge_departure(answer: Any) -> None:
         raise NotYet("you call a departure what lies within the limit: rounding is allowed.")
     if ask(equal) is not None:
         raise NotYet(f"when all tensors are equal you return {shown(ask(equal))}.")
-    if ask(broken) != "act":
+    try:
+        at_nan = ask(broken)
+    except NotYet as error:  # labutils.metrics refuses NaN, and its advice is for another case
+        raise NotYet(
+            "NaN counts as departed, and your function stops there with an error: ask for NaN "
+            "before you compare."
+        ) from error
+    if at_nan != "act":
         raise NotYet(
             "a tensor full of NaN passes with you: every comparison with NaN is false, so ask "
             "whether it stays within the limit, not whether it leaves it."
@@ -179,7 +205,7 @@ OPSET = Exercise(
     hints=(
         "onnx.load(path) gives the file; look at its fields, not at what was asked for.",
         "opset_import is a list: a domain and a version in each entry.",
-        "The standard operators have the empty domain; other domains may come first.",
+        "The standard operators have the empty domain; others may stand before or behind it.",
     ),
     right=(
         "from labutils import targets\n\n"
@@ -195,6 +221,18 @@ OPSET = Exercise(
             "def opset_of(path):\n"
             "    return onnx.load(path).opset_import[0].version",
             "a file may import several operator sets; you took the one of another domain.",
+        ),
+        Wrong(
+            "import onnx\n\n"
+            "def opset_of(path):\n"
+            "    return max(o.version for o in onnx.load(path).opset_import)",
+            "you took the highest version. Another domain counts for itself, and may be ahead.",
+        ),
+        Wrong(
+            "import onnx\n\n"
+            "def opset_of(path):\n"
+            "    return onnx.load(path).opset_import[-1].version",
+            "you took the last operator set; their order in the file means nothing.",
         ),
         Wrong(
             "import onnx\n\ndef opset_of(path):\n    return onnx.load(path).ir_version",
@@ -215,7 +253,7 @@ OPSET = Exercise(
     praise="the file's own word, whatever was asked of the exporter.",
 )
 
-_GIVEN = "artifacts = given('04.2')  # name -> (kind, cosine per image)\n"
+_GIVEN = 'artifacts = given("04.2")  # name -> (kind, cosine per image)\n'
 THRESHOLD = Exercise(
     id="04.2",
     title="Which of these artifacts may leave the lab?",
@@ -233,7 +271,7 @@ THRESHOLD = Exercise(
     ),
     hints=(
         "labutils.compare.THRESHOLDS has a threshold for each kind.",
-        "A kind that rounds nothing must be right on every image; what of one that rounds?",
+        "Floats must be right on every image; what of a kind that rounds to codes?",
         "Float kinds are judged by their worst image, quantized ones by the mean.",
     ),
     right=(
@@ -256,6 +294,13 @@ THRESHOLD = Exercise(
             "passing = {n for n, (k, c) in given('04.2').items() if c.min() >= THRESHOLDS[k]}",
             "you judge all by their worst image. A quantized network has one that is far off, and "
             "the more images you look at, the worse it gets.",
+        ),
+        Wrong(
+            "from labutils.compare import THRESHOLDS\n"
+            "passing = {n for n, (k, c) in given('04.2').items()\n"
+            "           if (c.mean() if k == 'htp_int8' else c.min()) >= THRESHOLDS[k]}",
+            "none of these must stay behind, but one more may go: a kind that rounds to codes was "
+            "judged by its worst image.",
         ),
         Wrong("passing = given('04.2').keys()", "not all of them pass."),
         Wrong(
@@ -324,6 +369,15 @@ DEPARTURE = Exercise(
             "            return name",
             "a tensor full of NaN passes with you: every comparison with NaN is false, so ask "
             "whether it stays within the limit, not whether it leaves it.",
+        ),
+        Wrong(
+            "from labutils import metrics\n\n"
+            "def departing(ours, theirs, limit):\n"
+            "    for name in ours:\n"
+            "        if not metrics.cosine(ours[name], theirs[name]) >= limit:\n"
+            "            return name",
+            "NaN counts as departed, and your function stops there with an error: ask for NaN "
+            "before you compare.",
         ),
         Wrong(
             _COSINE + "    for name in reversed(ours):\n"

@@ -57,6 +57,11 @@ def _judge_fake(answer: Any) -> None:
         raise NotYet("those are the codes. Turn them back into values: that is the other half.")
     if np.allclose(grid, on_grid + zero * scale, atol=1e-6):
         raise NotYet("the zero point goes in, and does not come out again on the way back.")
+    if np.allclose(grid, on_grid + np.where(codes < zero, 256 * scale, 0.0), atol=1e-4):
+        raise NotYet(
+            "the codes are right, but those below the zero point come back 256 steps too high: "
+            "uint8 has no negative numbers, so mind the type in which you subtract."
+        )
     between = on_grid[2:5] + 0.7 * scale
     found = array(call(answer, between.copy(), scale, zero), between.shape)
     if np.allclose(found, between, atol=1e-7):
@@ -76,6 +81,8 @@ def _judge_outside(found: np.ndarray, outside: np.ndarray, scale: float, zero: i
     low, high = -zero * scale, (255 - zero) * scale
     if np.allclose(found, outside, atol=scale):
         raise NotYet("values beyond the range come back as they were; 8 bits have no codes there.")
+    if np.allclose(found, np.clip(outside, (-128 - zero) * scale, (127 - zero) * scale), atol=1e-4):
+        raise NotYet("you cut off at -128 and 127, the ends of signed bytes; these are unsigned.")
     if found[0] > low + scale or found[3] < high - scale:
         raise NotYet(
             f"{outside[0]:g} became {found[0]:.4g}: the code ran over the end of the 8 bits and "
@@ -85,10 +92,14 @@ def _judge_outside(found: np.ndarray, outside: np.ndarray, scale: float, zero: i
         raise NotYet("at the ends of the range you cut off at other codes than the last ones.")
 
 
-def six_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
+_WRONG_SCALE = {"features.10": 0.75}
+
+
+def seven_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Make what 05.3 hands out: (name, float values, values after 8 bits), layer by layer.
 
-    The values are drawn, the rounding is real: uint8, min-max, per tensor.
+    The values are drawn, the rounding is real: uint8, min-max, per tensor. One layer comes back
+    with a scale that is a quarter too small: its direction, and so its cosine, is untouched.
     """
     random = np.random.default_rng(5)
     made = []
@@ -96,6 +107,7 @@ def six_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
         ("features.0", 1.0, 3.0),
         ("features.4.se", 0.02, 0.9),
         ("features.7", 40.0, 130.0),
+        ("features.10", 0.3, 1.0),
         ("features.12", 0.5, 9.0),
         ("features.15", 3.0, 10.0),
         ("classifier.3", 6.0, 20.0),
@@ -106,15 +118,18 @@ def six_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
         step = (high - low) / 255
         zero = round(-low / step)
         codes = np.clip(np.round(values / step) + zero, 0, 255)
-        made.append((name, values, (codes - zero) * step))
+        back = step * _WRONG_SCALE.get(name, 1.0)
+        made.append((name, values, (codes - zero) * back))
     return made
 
 
 def _judge_worst(answer: Any) -> None:
-    given = six_layers()
+    given = seven_layers()
     sqnr = {name: metrics.sqnr_db(values, rounded) for name, values, rounded in given}
     order = sorted(sqnr, key=sqnr.get)
     loudest = sorted(given, key=lambda row: -np.abs(row[1] - row[2]).max())
+    cosine = {name: metrics.cosine(values, rounded) for name, values, rounded in given}
+    turned = sorted(cosine, key=cosine.get)
     copies = [(name, values.copy(), rounded.copy()) for name, values, rounded in given]
     for k in (2, 4):
         found = call(answer, copies, k)
@@ -131,6 +146,11 @@ def _judge_worst(answer: Any) -> None:
             raise NotYet(
                 "those have the largest errors, and the largest values too. Noise hurts in "
                 "relation to the signal."
+            )
+        if found == turned[:k]:
+            raise NotYet(
+                "a cosine does not see a factor: one layer comes back at another size, and all "
+                "its values are wrong."
             )
         if set(found) == set(order[:k]) and found != order[:k]:
             raise NotYet("the right layers, in another order than worst first.")
@@ -222,7 +242,7 @@ FAKE = Exercise(
     hints=(
         "Two halves: values to codes, codes to values.",
         "To a code: divide, round, add the zero point; there are only 256 codes.",
-        "What lies beyond the first or last code takes that code: np.clip.",
+        "Beyond the first or last code: np.clip. On the way back, a uint8 cannot go below zero.",
     ),
     right=(
         "def quantize_dequantize(x, scale, zero_point):\n"
@@ -264,6 +284,19 @@ FAKE = Exercise(
         ),
         Wrong(
             "import numpy as np\n\ndef quantize_dequantize(x, scale, zero_point):\n"
+            "    q = np.clip(np.round(x / scale) + zero_point, 0, 255).astype(np.uint8)\n"
+            "    return scale * (q - zero_point)",
+            "the codes are right, but those below the zero point come back 256 steps too high: "
+            "uint8 has no negative numbers, so mind the type in which you subtract.",
+        ),
+        Wrong(
+            "import numpy as np\n\ndef quantize_dequantize(x, scale, zero_point):\n"
+            "    codes = np.clip(np.round(x / scale) + zero_point, -128, 127)\n"
+            "    return (codes - zero_point) * scale",
+            "you cut off at -128 and 127, the ends of signed bytes; these are unsigned.",
+        ),
+        Wrong(
+            "import numpy as np\n\ndef quantize_dequantize(x, scale, zero_point):\n"
             "    return np.clip(x, -zero_point * scale, (255 - zero_point) * scale)",
             "nothing is rounded: what comes out has more values than 8 bits have codes.",
         ),
@@ -280,7 +313,7 @@ WORST = Exercise(
     difficulty="stretch",
     answer="worst_layers",
     stub=(
-        "layers = given('05.3')  # (name, values, values after 8 bits)\n\n\n"
+        'layers = given("05.3")  # (name, values, values after 8 bits)\n\n\n'
         "def worst_layers(layers, k):\n"
         "    return TODO  # k names, worst first"
     ),
@@ -317,6 +350,14 @@ WORST = Exercise(
         Wrong(
             "from labutils import metrics\n\n"
             "def worst_layers(layers, k):\n"
+            "    cosine = {name: metrics.cosine(x, q) for name, x, q in layers}\n"
+            "    return sorted(cosine, key=cosine.get)[:k]",
+            "a cosine does not see a factor: one layer comes back at another size, and all "
+            "its values are wrong.",
+        ),
+        Wrong(
+            "from labutils import metrics\n\n"
+            "def worst_layers(layers, k):\n"
             "    sqnr = {name: metrics.sqnr_db(x, q) for name, x, q in layers}\n"
             "    return sorted(sqnr, key=sqnr.get, reverse=True)[:k]",
             "those are the layers that suffer least.",
@@ -326,7 +367,7 @@ WORST = Exercise(
             "def worst_layers(layers, k):\n"
             "    sqnr = {name: metrics.sqnr_db(x, q) for name, x, q in layers}\n"
             "    return sorted(sqnr, key=sqnr.get)",
-            "asked for 2 layers, you name 6.",
+            "asked for 2 layers, you name 7.",
         ),
         Wrong(
             "from labutils import metrics\n\n"
@@ -342,7 +383,7 @@ WORST = Exercise(
     ),
     judge=_judge_worst,
     praise="these are the layers that are worth sixteen bits, or a closer look at their range.",
-    given=six_layers,
+    given=seven_layers,
 )
 
 EXERCISES = (AFFINE, FAKE, WORST)

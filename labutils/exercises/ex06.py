@@ -22,6 +22,11 @@ def _judge_chips(answer: Any) -> None:
         raise NotYet("not every chip computes in floats; the oldest HTPs know integers only.")
     if found == set(qnn.SOCS) - right:
         raise NotYet("those are the chips that refuse a float graph.")
+    if found == {name for name, chip in qnn.SOCS.items() if chip.htp_arch >= 69}:
+        raise NotYet(
+            "nearly: one chip with an older HTP computes in floats all the same. The version alone "
+            "does not decide."
+        )
     if found - right:
         raise NotYet(f"the HTP of {min(found - right)} refuses a float graph.")
     if len(found) == 1:
@@ -122,13 +127,13 @@ CHIPS = Exercise(
         "float_chips = {name for name, chip in qnn.SOCS.items() if chip.fp16}"
     ),
     hints=(
-        "qnn.SOCS has all chips of the lab, by part number; print one of them.",
-        "What decides is the version of the HTP, not the year on the phone.",
+        "qnn.SOCS has all chips of the lab, by part number: a dictionary. Print one of its values.",
+        "The version of the HTP tells nearly all of it, the year on the phone nothing.",
         "Each entry says fp16, and which htp_arch it has.",
     ),
     right=(
         "from labutils import qnn\n"
-        "float_chips = [chip.name for chip in qnn.SOCS.values() if chip.htp_arch >= 69]",
+        "float_chips = [chip.name for chip in qnn.SOCS.values() if chip.fp16]",
         "from labutils import qnn\n"
         "float_chips = tuple(set(qnn.SOCS) - {n for n, c in qnn.SOCS.items() if not c.fp16})",
     ),
@@ -147,6 +152,12 @@ CHIPS = Exercise(
             "float_chips = {n for n, c in qnn.SOCS.items() if not c.fp16}",
             "those are the chips that refuse a float graph.",
         ),
+        Wrong(
+            "from labutils import qnn\n"
+            "float_chips = {n for n, c in qnn.SOCS.items() if c.htp_arch >= 69}",
+            "nearly: one chip with an older HTP computes in floats all the same. The version alone "
+            "does not decide.",
+        ),
         Wrong("float_chips = {'SM8550', 'SM8350'}", "the HTP of SM8350 refuses a float graph."),
         Wrong("float_chips = ['SM8550']", "one that works; all of them are asked for."),
         Wrong(
@@ -158,7 +169,7 @@ CHIPS = Exercise(
         ),
     ),
     judge=_judge_chips,
-    praise="on the others the model must be quantized before it runs at all.",
+    praise="on the other chips the model must be quantized before it runs at all.",
 )
 
 _WILSON = (
@@ -167,7 +178,7 @@ _WILSON = (
 )
 INTERVAL = Exercise(
     id="06.2",
-    title="What 27 right answers of 32 say",
+    title="How sure 32 images make you",
     verb="give an accuracy with its interval",
     minutes=8,
     difficulty="medium",
@@ -181,7 +192,7 @@ INTERVAL = Exercise(
     hints=(
         "First ask what should come out for 32 of 32. A width of zero?",
         "The interval p +- 1.96 * sqrt(p * (1 - p) / n) breaks down near 0 and 1.",
-        "Wilson's interval does not: labutils.metrics has it, in Proportion.",
+        "Wilson's interval does not; metrics.Proportion(hits, n) has it, as its interval.",
     ),
     right=(
         "def interval(hits, n, z=1.96):\n    p = hits / n\n"
@@ -260,9 +271,11 @@ DECISION = Exercise(
         "    return 'a' if low > 0 else 'b' if high < 0 else None"
     ),
     hints=(
-        "Images that both get right, or both wrong, say nothing about which is better.",
-        "Look at the images where exactly one of the two is right.",
-        "labutils.metrics has a paired difference, with an interval; where does 0 lie?",
+        "Sort the images into four heaps: both right, both wrong, and two more. Which heaps would "
+        "look the same, whichever of the two is better?",
+        "Were both equally good, an image on which they differ would go to a or to b like a coin: "
+        "is your split one that coins often make? Or: is 0 a likely mean of a minus b, per image?",
+        "metrics.paired_difference(correct_a, correct_b) has an interval; where does 0 lie?",
     ),
     right=(
         "import math\n\n"

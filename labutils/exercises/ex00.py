@@ -1,0 +1,68 @@
+"""Exercise of notebook 00: one line, to try how exercises work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..exercise import Exercise, NotYet, Wrong, call, number
+
+_CASES = ((3, 4), (0, 7), (95, 96))
+
+
+def _judge_share(answer: Any) -> None:
+    for right, n in _CASES:
+        found, true = number(call(answer, right, n)), right / n
+        if abs(found - true) <= 1e-9:
+            continue
+        given = f"share({right}, {n}) gives {found:.4g}"
+        if abs(found - 100 * true) <= 1e-6:
+            raise NotYet(f"{given}: that is per cent. A share lies between 0 and 1.")
+        if found == right // n:
+            raise NotYet(f"{given}: the digits after the point are lost. // rounds down.")
+        if abs(found - (n - right) / n) <= 1e-9:
+            raise NotYet(f"{given}: that is the share of wrong answers.")
+        raise NotYet(f"{given}. Of {n} answers {right} are right.")
+
+
+SHARE = Exercise(
+    id="00.1",
+    title="The share of right answers",
+    verb="use check, hints and settle",
+    minutes=2,
+    difficulty="easy",
+    answer="share",
+    stub="def share(right, n):\n    return TODO",
+    reference="def share(right, n):\n    return right / n",
+    hints=(
+        "Three right answers of four are a share of 0.75.",
+        "A share is a part of the whole: one number divided by another.",
+        "The right answers go above the line, all answers below it.",
+    ),
+    right=(
+        "def share(right, n):\n    wrong = n - right\n    return 1 - wrong / n",
+        "import numpy as np\n\n"
+        "def share(right, n):\n    return np.mean([1] * right + [0] * (n - right))",
+    ),
+    wrong=(
+        Wrong(
+            "def share(right, n):\n    return 100 * right / n",
+            "share(3, 4) gives 75: that is per cent. A share lies between 0 and 1.",
+        ),
+        Wrong(
+            "def share(right, n):\n    return right // n",
+            "share(3, 4) gives 0: the digits after the point are lost. // rounds down.",
+        ),
+        Wrong(
+            "def share(right, n):\n    return (n - right) / n",
+            "share(3, 4) gives 0.25: that is the share of wrong answers.",
+        ),
+        Wrong(
+            "def share(right, n):\n    right / n",
+            "a number is asked for, and this is None (a forgotten return?).",
+        ),
+    ),
+    judge=_judge_share,
+    praise="that is how it works. In this lab a share always comes with its n.",
+)
+
+EXERCISES = (SHARE,)

@@ -1,0 +1,74 @@
+"""What a learner has tried and shown, as a table: `show_progress`."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import exercise, exercises
+from .errors import UnknownNameError
+from .exercise import PASSED
+
+NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The exercises, with what was tried and shown; stored on this machine only.
+
+    Attributes
+    ----------
+    rows
+        (id, title, verb, record) per exercise.
+    damaged
+        Lines of the progress file that could not be read.
+    file
+        Where it lies.
+    """
+
+    rows: tuple[tuple[str, str, str, exercise.Record], ...]
+    damaged: int
+    file: Path
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The verbs that passed exercises have shown."""
+        return tuple(verb for _, _, verb, record in self.rows if record.outcome == PASSED)
+
+    def _heading(self) -> str:
+        text = f"{len(self.shown)} of {len(self.rows)} exercises passed."
+        if self.damaged:
+            text += f" {self.damaged} damaged line(s) of the progress file were skipped."
+        return text
+
+    def __str__(self) -> str:
+        width = max((len(title) for _, title, _, _ in self.rows), default=0)
+        lines = [f"{id}  {title:<{width}}  {record}" for id, title, _, record in self.rows]
+        lines += ["", self._heading()]
+        if self.shown:
+            lines += ["You have shown that you can:", *(f"- {verb}" for verb in self.shown)]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        left = "<td style='text-align:left'>"  # JupyterLab's own is right
+        cells = (
+            f"<tr>{left}{id}</td>{left}{html.escape(title)}</td>{left}{html.escape(str(record))}</td></tr>"
+            for id, title, _, record in self.rows
+        )
+        verbs = "".join(f"<li>{html.escape(verb)}</li>" for verb in self.shown)
+        can = f"<p>You have shown that you can:</p><ul>{verbs}</ul>" if verbs else ""
+        return f"<table>{''.join(cells)}</table><p>{html.escape(self._heading())}</p>{can}"
+
+
+def show_progress(notebook: str | None = None) -> Progress:
+    """Return what the learner has tried and shown, in one notebook or in all."""
+    if notebook is not None and notebook not in NOTEBOOKS:
+        raise UnknownNameError("notebook", str(notebook), NOTEBOOKS)
+    records, damaged = exercise.recall()
+    chosen = exercises.everything() if notebook is None else exercises.of(notebook)
+    rows = tuple((e.id, e.title, e.verb, records.get(e.id, exercise.Record())) for e in chosen)
+    return Progress(rows, damaged, exercise.progress_file())

@@ -1,0 +1,161 @@
+"""Steps that need Qualcomm's wheel: run where it works, else shown as they were recorded elsewhere.
+
+A recorded result is a display (text and HTML) with its date, QNN version and machine. It is never
+shown as if it had been run here: its first line says that it was not, and why. With
+``LABUTILS_RECORD=1`` (`make notebooks`) a step that runs is recorded as well.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import paths, qnn
+from .errors import UsageError
+
+FOLDER = paths.DATA / "recorded"
+
+_LIVE = "A live view; it is not recorded."
+_KEY = re.compile(r"\d\d\.[a-z0-9_]+")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The outcome of a step: what there is to see, one part below the other.
+
+    Attributes
+    ----------
+    values
+        What the step returned; None when it was not run here.
+    parts
+        (text, HTML) of each part.
+    heading
+        Where a recorded result comes from; empty for a step that was run.
+    """
+
+    values: Any = field(repr=False)
+    parts: tuple[tuple[str, str], ...]
+    heading: str = ""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the step was not run here."""
+        return bool(self.heading)
+
+    def __str__(self) -> str:
+        texts = [text for text, _ in self.parts]
+        return "\n\n".join([self.heading, *texts] if self.heading else texts)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        body = "".join(f"<div>{part}</div>" for _, part in self.parts)
+        if not self.heading:
+            return body
+        head = f"<p role='note'><strong>{html.escape(self.heading)}</strong></p>"
+        return f"<div style='border-left:4px solid #e69f00;padding-left:1em'>{head}{body}</div>"
+
+
+def run(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> Shown:
+    """Run a step on the HTP simulator, or return what it showed where it was recorded.
+
+    Parameters
+    ----------
+    key
+        Names the step, after its notebook: ``"06.ladder"``.
+    step, *args
+        Called where the simulator works. Returns something displayable, or a tuple of such.
+    model
+        Which weights are at work; kept with a record.
+
+    Raises
+    ------
+    UsageError
+        `key` has another form.
+    """
+    if not _KEY.fullmatch(key):
+        raise UsageError(f"A step is named after its notebook, like '06.ladder', not {key!r}.")
+    availability = qnn.probe()
+    if not availability.ok:
+        return _replayed(key, availability.reason)
+    values = step(*args)
+    shown = Shown(values, tuple(map(_display, values if isinstance(values, tuple) else (values,))))
+    if os.environ.get("LABUTILS_RECORD") == "1":
+        _write(key, shown, availability.versions["QNN"], model)
+    return shown
+
+
+def machine() -> str:
+    """Return this machine in words, as far as a figure depends on it: cores and system."""
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
+
+def _display(value: Any) -> tuple[str, str]:
+    """Return a value's text and HTML, as a notebook would show it."""
+    text = str(value)
+    rich = getattr(value, "_repr_html_", None)
+    shown = rich() if rich else None
+    return text, shown or f"<pre>{html.escape(text)}</pre>"
+
+
+def at_hand() -> bool:
+    """Whether there are recorded results at all."""
+    return any(FOLDER.glob("*.json"))
+
+
+def file_of(key: str) -> Path:
+    """Return where the record of a step belongs; it may not exist."""
+    return FOLDER / f"{key}.json"
+
+
+def _replayed(key: str, reason: str) -> Shown:
+    try:
+        entry = json.loads(file_of(key).read_text("utf-8"))
+    except OSError:
+        return Shown(None, (), f"Not run here: {reason} No recorded result of it is at hand.")
+    heading = (
+        f"Recorded on {entry['date']} with QNN {entry['qnn']} ({entry['machine']}"
+        f"{', ' * bool(entry['model'])}{entry['model']}); not run here: {reason}"
+    )
+    return Shown(None, tuple((part["text"], part["html"]) for part in entry["parts"]), heading)
+
+
+def _write(key: str, shown: Shown, version: str, model: str) -> None:
+    parts = [
+        {"text": _anonymous(text), "html": _anonymous(_still(text, rich))}
+        for text, rich in shown.parts
+    ]
+    entry = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "qnn": version,
+        "machine": machine(),
+        "model": model,
+        "parts": parts,
+    }
+    paths.write_text(file_of(key), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+
+
+def _still(text: str, rich: str) -> str:
+    """Return the HTML without frames, whose servers are gone when it is shown again."""
+    return f"<p>{html.escape(text)} ({_LIVE})</p>" if "<iframe" in rich else rich
+
+
+def _anonymous(text: str) -> str:
+    """Take this machine's folders out of what is stored."""
+    for folder, name in (
+        (paths.generated(), "generated_models"),
+        (paths.cache(), "cache"),
+        (paths.ROOT, "."),
+        (Path.home(), "~"),
+    ):
+        text = text.replace(str(folder), name) if len(str(folder)) > 1 else text
+    return text

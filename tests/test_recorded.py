@@ -1,0 +1,105 @@
+"""Steps that need Qualcomm's wheel: run, recorded, replayed, and always labelled."""
+
+import json
+
+import pytest
+
+from labutils import paths, qnn, recorded
+from labutils.errors import UsageError
+
+HERE = qnn.Availability(True, "answers", {"QNN": "2.99.0"})
+GONE = qnn.Availability(False, "onnxruntime-qnn is not installed.", {})
+
+
+class Table:
+    """Something with a text and an HTML form."""
+
+    def __str__(self):
+        return "text <of> it"
+
+    def _repr_html_(self):
+        return "<table>html of it</table>"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "FOLDER", tmp_path)
+    monkeypatch.delenv("LABUTILS_RECORD", raising=False)
+
+
+def on(monkeypatch, availability):
+    monkeypatch.setattr(qnn, "probe", lambda: availability)
+
+
+def test_a_step_that_runs_shows_its_parts(monkeypatch):
+    on(monkeypatch, HERE)
+    shown = recorded.run("06.ladder", lambda n: (Table(), n), 3)
+    assert not shown.recorded
+    assert str(shown) == repr(shown) == "text <of> it\n\n3"
+    assert shown._repr_html_() == "<div><table>html of it</table></div><div><pre>3</pre></div>"
+    assert shown.values[1] == 3
+    assert not recorded.file_of("06.ladder").exists()
+
+
+def test_recorded_then_replayed_with_its_label(monkeypatch):
+    on(monkeypatch, HERE)
+    monkeypatch.setenv("LABUTILS_RECORD", "1")
+    recorded.run("06.ladder", Table, model="weights things16")
+    entry = json.loads(recorded.file_of("06.ladder").read_text("utf-8"))
+    assert entry["qnn"] == "2.99.0"
+    on(monkeypatch, GONE)
+    shown = recorded.run("06.ladder", lambda: pytest.fail("it must not run"))
+    assert shown.recorded
+    assert shown.values is None
+    heading, _, body = str(shown).partition("\n\n")
+    assert heading == (
+        f"Recorded on {entry['date']} with QNN 2.99.0 ({recorded.machine()}, weights things16); "
+        "not run here: onnxruntime-qnn is not installed."
+    )
+    assert body == "text <of> it"
+    assert "not run here" in shown._repr_html_()
+    assert "<table>html of it</table>" in shown._repr_html_()
+
+
+def test_without_a_record_the_notebook_goes_on_and_says_so(monkeypatch):
+    on(monkeypatch, GONE)
+    shown = recorded.run("06.ladder", Table)
+    assert shown.recorded
+    assert str(shown) == (
+        "Not run here: onnxruntime-qnn is not installed. No recorded result of it is at hand."
+    )
+
+
+def test_frames_and_folders_of_this_machine_are_not_recorded(monkeypatch):
+    on(monkeypatch, HERE)
+    monkeypatch.setenv("LABUTILS_RECORD", "1")
+
+    class Frame(Table):
+        def _repr_html_(self):
+            return "<iframe src='http://127.0.0.1:1/'></iframe>"
+
+    recorded.run("04.both", lambda: (Frame(), f"in {paths.generated()}/a and {paths.ROOT}/b"))
+    stored = recorded.file_of("04.both").read_text("utf-8")
+    assert "iframe" not in stored
+    assert "it is not recorded" in stored
+    assert "in generated_models/a and ./b" in stored
+
+
+def test_an_error_of_the_step_is_not_hidden_by_a_record(monkeypatch):
+    on(monkeypatch, HERE)
+    monkeypatch.setenv("LABUTILS_RECORD", "1")
+    recorded.run("06.ladder", Table)
+    with pytest.raises(ZeroDivisionError):
+        recorded.run("06.ladder", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("key", ["ladder", "6.ladder", "06.", "06.La", "../06.x"])
+def test_keys_have_one_form(key):
+    with pytest.raises(UsageError, match=r"06\.ladder"):
+        recorded.run(key, Table)
+
+
+def test_at_hand(tmp_path):
+    assert not recorded.at_hand()
+    (tmp_path / "06.x.json").write_text("{}")
+    assert recorded.at_hand()

@@ -1,5 +1,8 @@
 """Download weight files: HTTPS only, checked against a hash, whole or not at all.
 
+A transfer that breaks off is tried again and goes on where it stopped, in this process or in the
+next one; two processes that want the same file share one download.
+
 PyTorch's model files carry the first eight digits of their SHA-256 in their name. Those digits
 are checked at the first fetch; the full hash is then written beside the file and checked ever
 after. No hash is invented here.
@@ -10,14 +13,17 @@ accepted for a mirror on this machine only.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import ipaddress
 import json
 import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from . import paths
@@ -32,7 +38,10 @@ WEIGHTS = {
 }
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
-_TIMEOUT_S = 30
+_TIMEOUT_S = 30  # without a single byte
+_PAUSES_S = (1.0, 3.0, 9.0)  # before the second, third and fourth try
+_TRY_AGAIN = (408, 429, 500, 502, 503, 504)
+_NOT_SATISFIABLE = 416  # what was kept is as long as the file, or longer
 
 
 def cached(name: str) -> Path | None:
@@ -88,9 +97,59 @@ def weights(name: str, *, progress: bool | None = None) -> Path:
     if present is None:
         url = _mirrored(url, target.name)
         _require_https(url)
-        _download(url, target, sys.stderr.isatty() if progress is None else progress)
+        shown = sys.stderr.isatty() if progress is None else progress
+        _download(url, target, _mismatch(target), shown)
     _record(target, url)
     return target
+
+
+def archive(url: str, checksum: str, folder: Path, *, progress: bool | None = None) -> None:
+    """Download a ``.tgz`` and unpack it into `folder`; the archive itself is deleted.
+
+    Parameters
+    ----------
+    url
+        Asked at ``LABUTILS_MIRROR`` when that is set.
+    checksum
+        As its publisher states it, such as ``"md5:..."`` or ``"sha256:..."``.
+    folder
+        Appears with its content when all of it is there, and not before.
+
+    Raises
+    ------
+    FetchError
+        As in `weights`; also when the archive holds files that do not belong into `folder`.
+    """
+    name = urlsplit(url).path.rpartition("/")[2]
+    url = _mirrored(url, name)
+    _require_https(url)
+    kind, _, expected = checksum.partition(":")
+    packed = folder / name
+
+    def mismatch(file: Path) -> str:
+        found = _digest(file, kind)
+        return "" if found == expected else f"{kind} {found}, expected {expected}"
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    _download(url, packed, mismatch, shown)
+    try:
+        _unpack(packed, folder)
+    finally:
+        packed.unlink()
+
+
+def _unpack(packed: Path, folder: Path) -> None:
+    import tarfile
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary:
+        try:
+            with tarfile.open(packed) as files:
+                files.extractall(temporary, filter="data")  # nothing outside the folder
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise FetchError(f"{packed.name} could not be unpacked: {error}") from None
+        for entry in Path(temporary).iterdir():
+            entry.replace(folder / entry.name)
 
 
 def require_reachable(url: str) -> None:
@@ -143,50 +202,117 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _refuse_downgrade(response: Any, **_: Any) -> None:
-    """Stop a redirect from https to plain http before it is followed."""
-    if response.is_redirect:
-        _require_https(urljoin(response.url, response.headers["location"]))
-
-
-def _download(url: str, target: Path, progress: bool) -> None:
-    import pooch
+def _download(url: str, target: Path, mismatch: Callable[[Path], str], progress: bool) -> None:
+    """Fetch `url` as `target`; ``mismatch(file)`` says what is wrong with one, "" for nothing."""
+    import filelock
     import requests
 
-    transfer = pooch.HTTPDownloader(
+    try:
+        paths.folder(target.parent)
+        with filelock.FileLock(target.with_name(f".{target.name}.lock")):
+            if target.is_file() and not mismatch(target):
+                return  # another process has fetched it meanwhile
+            _keep_right(url, target, mismatch, progress)
+    except (requests.RequestException, OSError) as error:
+        kept = _part(target).stat().st_size if _part(target).is_file() else 0
+        resume = f" {kept:,} bytes are kept: the next try goes on there." if kept else ""
+        raise FetchError(
+            f"Could not fetch {url}: {_reason(error)}.{resume} {_cure(target)}"
+        ) from None
+
+
+def _keep_right(url: str, target: Path, mismatch: Callable[[Path], str], progress: bool) -> None:
+    """Transfer `url`, and rename it to `target` only when it is the file that was asked for."""
+    part = _part(target)
+    resumed = part.is_file()
+    _transfer(url, part, progress)
+    if resumed and mismatch(part):  # the rest of another file: begin anew, once
+        part.unlink()
+        _transfer(url, part, progress)
+    wrong = mismatch(part)
+    if not wrong:
+        part.replace(target)
+        return
+    size = part.stat().st_size
+    part.unlink()
+    raise FetchError(
+        f"What {url} sent is not {target.name}: {size:,} bytes with {wrong}. It was deleted. "
+        f"{_cure(target)}"
+    )
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def _transfer(url: str, part: Path, progress: bool) -> None:
+    """Receive all of `url` into `part`, going on where `part` ends, with a few tries."""
+    for pause in (*_PAUSES_S, None):
+        try:
+            with part.open("ab") as file:
+                return _receive(url, file, progress)
+        except OSError as error:  # requests' exceptions are OSErrors too
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                part.unlink()  # give back what filled the disk
+            if pause is None or not _passing(error, part):
+                raise
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _receive(url: str, file: BinaryIO, progress: bool) -> None:
+    import pooch
+
+    def examine(response: Any, **_: Any) -> None:
+        if response.is_redirect:  # stop one from https to plain http before it is followed
+            _require_https(urljoin(response.url, response.headers["location"]))
+        elif response.status_code == 200:  # the whole file, whatever was asked for
+            file.truncate(0)
+
+    pooch.get_logger().setLevel("WARNING")
+    begun = file.tell()
+    pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=1 << 16,
         timeout=_TIMEOUT_S,
-        hooks={"response": _refuse_downgrade},
-    )
+        hooks={"response": examine},
+        headers={"Range": f"bytes={begun}-"} if begun else {},
+    )(url, file, None)
 
-    def verified_transfer(url: str, output_file: str, _: Any) -> None:
-        # Checked here, before pooch renames the temporary file to its final name.
-        transfer(url, output_file, None)
-        if not _verified(target, found := paths.sha256(output_file)):
-            size = Path(output_file).stat().st_size
-            raise FetchError(
-                f"What {url} sent is not {target.name}: {size:,} bytes with SHA-256 {found}, "
-                f"expected {_expected(target)}. It was deleted. {_cure(target)}"
-            )
 
-    pooch.get_logger().setLevel("WARNING")
-    target.unlink(missing_ok=True)  # present but not what was recorded: see `cached`
-    try:
-        pooch.retrieve(url, None, target.name, target.parent, downloader=verified_transfer)
-    except (requests.RequestException, OSError) as error:
-        raise FetchError(f"Could not fetch {url}: {_reason(error)}. {_cure(target)}") from None
+def _passing(error: OSError, part: Path) -> bool:
+    """Whether another try may help; where nothing answers at all, it does not."""
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        if error.response.status_code == _NOT_SATISFIABLE:
+            part.unlink()
+            return True
+        return error.response.status_code in _TRY_AGAIN
+    if isinstance(error, requests.ConnectionError):  # a host that cannot be reached: "Max retries"
+        return "Max retries" not in str(error)
+    return isinstance(error, requests.Timeout | requests.exceptions.ChunkedEncodingError)
+
+
+def _digest(file: Path, kind: str) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, kind).hexdigest()
+
+
+def _mismatch(target: Path) -> Callable[[Path], str]:
+    """Return a judge of files by the SHA-256 recorded, or (first fetch) by the name's digits."""
+
+    def judge(file: Path) -> str:
+        found = paths.sha256(file)
+        expected = _recorded(target) or _DIGITS.search(target.name).group(1) + "..."
+        return "" if _verified(target, found) else f"SHA-256 {found}, expected {expected}"
+
+    return judge
 
 
 def _verified(target: Path, found: str) -> bool:
-    """Whether the SHA-256 `found` is the one recorded, or (first fetch) begins with the digits."""
-    return found.startswith(_DIGITS.search(target.name).group(1)) and found.startswith(
-        _recorded(target)
-    )
-
-
-def _expected(target: Path) -> str:
-    return _recorded(target) or _DIGITS.search(target.name).group(1) + "..."
+    digits = _DIGITS.search(target.name).group(1)
+    return found.startswith(digits) and found.startswith(_recorded(target))
 
 
 def _beside(target: Path) -> Path:
@@ -224,8 +350,12 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, requests.HTTPError):
         return f"the server answered {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
         return f"no answer within {_TIMEOUT_S} s"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if isinstance(error, PermissionError):
+        return f"{error.filename} cannot be written (LABUTILS_CACHE moves the cache)"
     if "IncompleteRead" in str(error):
         return "the transfer broke off before its end"
     if isinstance(error, requests.ConnectionError):

@@ -3,15 +3,22 @@
 import hashlib
 import http.server
 import json
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 from labutils import fetch, paths
 from labutils.errors import FetchError, UnknownNameError
 
-BODY = bytes(range(256)) * 64
+BODY = bytes(range(256)) * 4096  # 1 MiB
+PIECE = 1 << 17  # what a broken transfer brings
 SHA = hashlib.sha256(BODY).hexdigest()
 NAME = f"tiny-{SHA[:8]}.pth"
 
@@ -26,11 +33,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "http://example.invalid/" + NAME)
             return self.end_headers()
+        tries = len(self.server.asked)
+        if kind == "busy" and tries < 3:
+            return self.send_error(503)
         body = BODY[::-1] if kind == "wrong" else BODY
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        begin = 0
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        self.server.begins.append(int(asked[1]) if asked else 0)
+        if asked and kind != "forgetful":  # which sends the whole file whatever is asked for
+            begin = int(asked[1])
+            if begin >= len(body):
+                return self.send_error(416)
+        self.send_response(206 if begin else 200)
+        rest = body[begin:]
+        self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        return self.wfile.write(body[:1000] if kind == "truncated" else body)
+        if kind == "truncated" or (kind in ("flaky", "forgetful") and tries < 3):
+            rest = rest[:PIECE]
+        if kind == "stuck":
+            self.wfile.write(rest[:PIECE])
+            self.wfile.flush()
+            return self.server.released.wait(30)
+        if kind == "slow":
+            time.sleep(1)
+        return self.wfile.write(rest)
 
     def log_message(self, *_):
         pass
@@ -41,16 +67,18 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LABUTILS_MIRROR", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetch, "_PAUSES_S", (0.01, 0.01, 0.01))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
+        server.asked, server.begins, server.released = [], [], threading.Event()
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
+        server.released.set()
         server.shutdown()
 
 
 def left_in_cache():
-    return sorted(p.name for p in (paths.cache() / "weights").glob("*"))
+    return sorted(p.name for p in (paths.cache() / "weights").glob("*") if p.suffix != ".lock")
 
 
 def test_good_file_is_fetched_once_and_its_full_hash_recorded(server, capfd):
@@ -78,7 +106,6 @@ def test_progress_goes_to_stderr(server, capfd):
     [
         ("wrong", "SHA-256"),
         ("missing", "404"),
-        ("truncated", "broke off"),
         ("away", "only https"),
     ],
 )
@@ -88,7 +115,77 @@ def test_a_bad_answer_is_an_error_with_a_cure_and_leaves_nothing(server, kind, s
     if kind != "away":
         assert str(paths.cache() / "weights" / NAME) in str(caught.value)
         assert "things16" in str(caught.value)
-    assert left_in_cache() == []
+    assert left_in_cache() in ([], [f".{NAME}.part"])
+    assert all((paths.cache() / "weights" / name).stat().st_size == 0 for name in left_in_cache())
+
+
+@pytest.mark.parametrize("kind", ["busy", "flaky", "forgetful"])
+def test_what_passes_is_tried_again(server, kind):
+    path = fetch.weights(f"{server.url}/{kind}/{NAME}")
+    assert path.read_bytes() == BODY
+    assert len(server.asked) == 3
+    assert (
+        server.begins
+        == {"busy": [0], "flaky": [0, PIECE, 2 * PIECE], "forgetful": [0, PIECE, PIECE]}[kind]
+    )
+
+
+def test_a_transfer_that_always_breaks_is_an_error_and_the_next_try_goes_on(server):
+    with pytest.raises(FetchError, match=r"broke off.* 524,288 bytes are kept"):
+        fetch.weights(f"{server.url}/truncated/{NAME}")
+    assert server.begins == [0, PIECE, 2 * PIECE, 3 * PIECE]
+    assert fetch.cached(f"{server.url}/truncated/{NAME}") is None
+    assert fetch.weights(f"{server.url}/good/{NAME}").read_bytes() == BODY
+    assert server.begins[-1] == 4 * PIECE
+
+
+@pytest.mark.parametrize("kept", [b"x" * 3000, b"x" * (len(BODY) + 5)])
+def test_kept_bytes_of_another_file_are_dropped(server, kept):
+    folder = paths.folder(paths.cache() / "weights")
+    (folder / f".{NAME}.part").write_bytes(kept)
+    assert fetch.weights(f"{server.url}/good/{NAME}").read_bytes() == BODY
+
+
+def test_a_server_that_falls_silent_is_left(server, monkeypatch):
+    monkeypatch.setattr(fetch, "_TIMEOUT_S", 0.2)
+    with pytest.raises(FetchError, match=r"no answer within 0\.2 s"):
+        fetch.weights(f"{server.url}/stuck/{NAME}")
+    assert len(server.asked) == 4
+
+
+def test_a_full_disk_is_said_and_given_back(server, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a small file system")
+    try:
+        monkeypatch.setenv("LABUTILS_CACHE", str(small))
+        with pytest.raises(FetchError, match="the disk is full"):
+            fetch.weights(f"{server.url}/good/{NAME}")
+        assert left_in_cache() == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_cache_that_cannot_be_written(server):
+    folder = paths.folder(paths.cache() / "weights")
+    folder.chmod(0o500)
+    try:
+        with pytest.raises(FetchError, match="LABUTILS_CACHE"):
+            fetch.weights(f"{server.url}/good/{NAME}")
+    finally:
+        folder.chmod(0o700)
+
+
+def test_two_processes_share_one_download(server):
+    call = "import sys; from labutils import fetch; print(fetch.weights(sys.argv[1]))"
+    command = [sys.executable, "-c", call, f"{server.url}/slow/{NAME}"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert found == {str(paths.cache() / "weights" / NAME)}
+    assert len(server.asked) == 1
 
 
 def test_offline_says_so(server):
@@ -97,7 +194,7 @@ def test_offline_says_so(server):
         port = closed.getsockname()[1]
     with pytest.raises(FetchError, match=r"no connection.*place the file by hand"):
         fetch.weights(f"http://127.0.0.1:{port}/{NAME}")
-    assert left_in_cache() == []
+    assert fetch.cached(f"http://127.0.0.1:{port}/{NAME}") is None
 
 
 def test_an_altered_file_is_not_used_and_is_fetched_again(server):

@@ -1,0 +1,314 @@
+"""Many models in one unattended run: one row each, and a failure is a row with its reason.
+
+Each model is converted by ``labutils convert`` in a process of its own, so a crash, a hang or a
+lack of memory costs that model alone. What is done is written down at once: a batch that was
+stopped goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import __version__, paths, targets
+from .compare import tabular
+from .errors import UsageError
+
+OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
+_OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
+_AGAIN = ("crashed", "timed out")  # another run may end otherwise
+STATE = "batch.jsonl"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one model.
+
+    Attributes
+    ----------
+    model
+        As the list has it, with its options.
+    outcome
+        One of `OUTCOMES`; only ``"converted"`` left a file.
+    reason
+        Why not, in one line; "" when it was converted.
+    repaired
+        Rule name -> places.
+    cosine, agreement
+        From the parity gate: lowest (float) or mean (integer) cosine, share of the same top-1.
+    bytes, file
+        Of the artifact, inside the batch's folder.
+    seconds
+        On this machine, for everything (host time).
+    key
+        What was asked, as a hash: another model, option or version is another key.
+    """
+
+    model: str
+    outcome: str
+    reason: str = ""
+    repaired: dict[str, int] | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+    bytes: int | None = None
+    file: str = ""
+    seconds: float = 0.0
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All rows of a run, and where they were written to."""
+
+    rows: tuple[Row, ...]
+    target: str
+    folder: Path
+
+    @property
+    def ok(self) -> bool:
+        """Whether every model was converted."""
+        return all(row.outcome == "converted" for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for ``--json``."""
+        return {"target": self.target, "rows": [asdict(row) for row in self.rows]}
+
+    def _parts(self) -> tuple:
+        counts = Counter(row.outcome for row in self.rows)
+        found = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+        title = f"{len(self.rows)} models for {self.target}: {found}"
+        columns = ("model", "outcome", "repaired", "cosine", "top-1 agrees", "MB", "s")
+        notes = [f"{row.model}: {row.reason}" for row in self.rows if row.reason]
+        notes.append("Seconds are host time. Every converted file was run and compared.")
+        return title, columns, [_cells(row) for row in self.rows], notes
+
+    def __str__(self) -> str:
+        return tabular.text(*self._parts())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return tabular.markup(*self._parts())
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    rules = ", ".join(f"{n} {name}" for name, n in (row.repaired or {}).items())
+    return (
+        tabular.clipped(row.model, 44),
+        row.outcome,
+        rules or "-",
+        "-" if row.cosine is None else f"{row.cosine:.4f}",
+        "-" if row.agreement is None else f"{100 * row.agreement:.0f} %",
+        "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}",
+        f"{row.seconds:.0f}",
+    )
+
+
+def run(
+    names: str | Path,
+    target: str,
+    folder: str | Path,
+    options: Sequence[str] = (),
+    *,
+    timeout_s: float = 1800,
+    echo: Callable[[str], object] = lambda line: None,
+) -> Batch:
+    """Convert every model of a list, and return the table.
+
+    Parameters
+    ----------
+    names
+        A text file: one MODEL per line, options of ``labutils convert`` after it where a model
+        needs its own; ``#`` begins a comment.
+    target
+        A name in ``targets.TARGETS`` that the lab can convert for.
+    folder
+        Receives the ``.dlc`` files, a log per model, ``batch.csv`` and the state (`STATE`).
+    options
+        Of ``labutils convert``, for all models.
+    timeout_s
+        Per model.
+    echo
+        Called with a line when a model begins, and one when it is done.
+
+    Raises
+    ------
+    UsageError
+        No such list, nothing in it, or a target that the lab cannot convert for.
+    """
+    listed = _listed(Path(names))
+    folder = paths.folder(folder)
+    targets.refuse_impossible(target, folder / "x.dlc")
+    done = _done(folder)
+    rows = []
+    for number, words in enumerate(listed, start=1):
+        key = _key([*words, *options, target])
+        row = done.get(key)
+        if row and (row.outcome != "converted" or (folder / row.file).is_file()):
+            echo(f"[{number}/{len(listed)}] {row.model}: {row.outcome} (done before)")
+        else:
+            echo(f"[{number}/{len(listed)}] {' '.join(words)} ...")
+            row = _converted(words, target, folder, options, timeout_s, key)
+            with (folder / STATE).open("a", encoding="utf-8") as state:
+                state.write(json.dumps(asdict(row)) + "\n")
+            echo(f"    {row.outcome}{': ' + row.reason if row.reason else ''}")
+        rows.append(row)
+    _write_csv(rows, folder / "batch.csv")
+    return Batch(tuple(rows), target, folder)
+
+
+def _listed(file: Path) -> list[list[str]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read as a list of models: {error}") from None
+    listed = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            words = shlex.split(line, comments=True, posix=os.name == "posix")
+        except ValueError as error:
+            raise UsageError(f"{file}, line {number}: {error}.") from None
+        if words:
+            listed.append(words)
+    if not listed:
+        raise UsageError(f"{file} names no model: write one per line, such as timm:resnet18.")
+    return listed
+
+
+def _key(words: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps([__version__, *words]).encode())
+    model = Path(words[0])
+    if model.is_file():  # a file that was changed is another model
+        digest.update(paths.sha256(model).encode())
+    return digest.hexdigest()[:16]
+
+
+def _done(folder: Path) -> dict[str, Row]:
+    """Return the rows of earlier runs that need not be made again, by key."""
+    try:
+        lines = (folder / STATE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    done = {}
+    known = {field.name for field in fields(Row)}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            row = Row(**{name: entry[name] for name in known})
+        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
+            continue
+        if row.outcome not in _AGAIN:
+            done[row.key] = row
+    return done
+
+
+def _converted(
+    words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
+) -> Row:
+    name = words[0].replace(":", "_").replace("/", "_").removesuffix(".onnx").removesuffix(".pt2")
+    output = folder / f"{name}-{key[:6]}.dlc"
+    command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
+    command += ["--target", target, "-o", str(output)]
+    began = time.monotonic()
+    code, printed = _run(command, output.with_suffix(".log"), timeout_s)
+    row = {"model": " ".join(words), "seconds": time.monotonic() - began, "key": key}
+    answer = _answer(printed)
+    if code == 0 and answer:
+        return _row_of(output, answer, row)
+    if "error" in answer:
+        outcome = _OF_ERROR.get(answer["error"], "failed")
+        return Row(outcome=outcome, reason=_one_line(answer["message"]), **row)
+    log = f"see {output.with_suffix('.log').name}"
+    if code is None:
+        return Row(outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}", **row)
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    last = _last_line(output.with_suffix(".log"))
+    outcome = "failed" if code == 2 else "crashed"  # 2: argparse refused the line
+    return Row(outcome=outcome, reason=f"{ended}: {last}; {log}", **row)
+
+
+def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
+    gate = answer["gate"]
+    parity = gate["parity"]
+    floating = answer["precision"] in ("fp32", "fp16")
+    manifest = json.loads(Path(answer["manifest"]).read_text(encoding="utf-8"))
+    repair = manifest.get("repair") or {}
+    return Row(
+        outcome="converted",
+        repaired=repair.get("counts"),
+        cosine=parity["cosine_min" if floating else "cosine_mean"],
+        agreement=parity["agreement"]["hits"] / parity["agreement"]["n"],
+        bytes=answer["bytes"],
+        file=output.name,
+        **row,
+    )
+
+
+def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, str]:
+    """Run one conversion; return its exit code (None: it took too long) and what it printed."""
+    group = {"start_new_session": True} if os.name == "posix" else {}
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", **group
+        )
+        try:
+            printed, _ = process.communicate(timeout=timeout_s)
+            return process.returncode, printed
+        except subprocess.TimeoutExpired:
+            return None, ""
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Stop a conversion that is still running, with the workers that it has started."""
+    if process.poll() is None:
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+def _answer(printed: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(printed)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _one_line(message: str) -> str:
+    """Return as much of an error as a note below a table can hold."""
+    return tabular.clipped(" ".join(message.split()), 300)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+
+
+def _write_csv(rows: Sequence[Row], path: Path) -> None:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(Row) if field.name != "key"]
+    writer.writerow(names)
+    for row in rows:
+        values = asdict(row)
+        writer.writerow(["" if values[name] is None else values[name] for name in names])
+    paths.write_text(path, text.getvalue())

@@ -1,0 +1,84 @@
+"""Bad input ends in one typed error, exit code 1 or 2, in little time and memory, and no file."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import bad_files
+import pytest
+
+TIME_LIMIT_S, MEMORY_LIMIT_MIB = 60, 2048  # idle, none takes 10 s; the machine may be busy
+PROGRAM = Path(bad_files.__file__)
+# Well-formed ONNX that a table can judge: nothing about them is an error before they run.
+JUDGED = {
+    "opset 6", "unknown domain", "domain not imported", "unknown operator", "two inputs",
+    "input without a shape", "dynamic side", "five axes", "four channels", "oblong input",
+    "zero side", "negative side", "string input", "double input", "int64 input", "NaN weights",
+    "infinite weights", "zero weights", "weight of another shape", "double weights", "bad reshape",
+    "no inputs",
+    "sequence output", "script in a name", "line break in a name", "deep chain",
+}  # fmt: skip
+RUNS = {"opset 6", "zero weights", "script in a name", "line break in a name"}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Name -> what the call ended in; a call that kills the process is an outcome as well."""
+    folder = tmp_path_factory.mktemp("bad")
+    calls = bad_files.build(folder)
+    (folder / "calls.json").write_text(json.dumps(calls), encoding="utf-8")
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    found = {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LABUTILS_GENERATED": str(folder / "made")}
+    while len(found) < len(calls):
+        command = [sys.executable, str(PROGRAM), str(folder), *found]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        for line in done.stdout.splitlines():
+            entry = json.loads(line)
+            found[entry.pop("name")] = entry
+        if done.returncode:
+            name = list(found)[-1]
+            found[name] = {"code": f"process died: {done.returncode}", "said": done.stderr[-500:]}
+    made = {path for path in folder.rglob("*") if path.is_file()} - before
+    return found, made
+
+
+def judged(name):
+    what, _, call = name.partition(": ")
+    return (call == "diagnose" and what in JUDGED) or (
+        call in ("run", "convert") and what in RUNS and (call, what) != ("convert", "opset 6")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_every_bad_input_is_one_typed_error(outcomes):
+    found, _ = outcomes
+    assert len(found) > 200
+    wrong = {}
+    for name, outcome in found.items():
+        allowed = (0, 1, 2) if judged(name) else (1, 2)
+        typed = re.search(r"^(\w+Error|usage): ", outcome["said"], re.MULTILINE)
+        untold = outcome["code"] == 2 and not typed
+        if outcome["code"] not in allowed or untold or "Traceback" in outcome["said"]:
+            wrong[name] = (outcome["code"], outcome["said"][:300])
+    assert not wrong
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_none_takes_long_or_much(outcomes):
+    found, _ = outcomes
+    assert {n: o["seconds"] for n, o in found.items() if o["seconds"] > TIME_LIMIT_S} == {}
+    assert max(outcome["peak_mib"] for outcome in found.values()) < MEMORY_LIMIT_MIB
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_nothing_is_left_half_written(outcomes):
+    _, made = outcomes
+    whole = re.compile(r"zero weights\.dlc(\.json|\.manifest\.json)?|.*\.npy")
+    assert [str(path) for path in made if not whole.fullmatch(path.name)] == []

@@ -1,0 +1,134 @@
+"""Batches: one row per model whatever happens to it, and nothing is done twice."""
+
+import csv
+import shutil
+import sys
+
+import onnx
+import pytest
+from onnx import helper
+
+from labutils import batch
+from labutils.errors import UsageError
+
+
+def listed(folder, *lines):
+    path = folder / "models.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def unrepairable(path):
+    node = helper.make_node("Einsum", ["input"], ["logits"], name="/Einsum", equation="nchw->nc")
+    ends = [("input", [1, 3, 32, 32]), ("logits", [1, 3])]
+    values = [helper.make_tensor_value_info(name, 1, shape) for name, shape in ends]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+    return path
+
+
+IMAGENET = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_every_model_ends_in_a_row_and_a_second_run_does_nothing(small_onnx, tmp_path, monkeypatch):
+    shutil.copy(small_onnx(17), tmp_path / "good.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 not an ONNX file")
+    unrepairable(tmp_path / "odd.onnx")
+    names = listed(
+        tmp_path,
+        "# three files and a typing error",
+        f"{tmp_path / 'good.onnx'} {IMAGENET}  # repaired",
+        f"{tmp_path / 'broken.onnx'} {IMAGENET}",
+        f"{tmp_path / 'odd.onnx'} {IMAGENET}",
+        "mobilenet_v3_small --no-such-option",
+    )
+    made = batch.run(names, "snpe-2.7", tmp_path / "out", ["--repair"])
+    assert [row.outcome for row in made.rows] == ["converted", "failed", "refused", "failed"]
+    good, broken, odd, typing = made.rows
+    assert (tmp_path / "out" / good.file).stat().st_size == good.bytes
+    assert good.repaired == {"hardsigmoid": 9, "hardswish": 19}
+    assert good.cosine > 0.999
+    assert "does not parse as an ONNX model" in broken.reason
+    assert "Einsum" in odd.reason
+    assert "--no-such-option" in typing.reason
+    with (tmp_path / "out" / "batch.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["outcome"] for row in csv.DictReader(file)] == [r.outcome for r in made.rows]
+    assert "1 converted, 1 refused, 2 failed" in str(made)
+
+    monkeypatch.setattr(batch, "_converted", None)  # would be a TypeError
+    assert batch.run(names, "snpe-2.7", tmp_path / "out", ["--repair"]).rows == made.rows
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """A function that makes `convert` another program, and runs a batch of one model with it."""
+
+    def run(program, **settings):
+        script = tmp_path / "convert.py"
+        script.write_text(program, encoding="utf-8")
+        real = batch._run
+        swapped = lambda command, *rest: real([sys.executable, str(script)], *rest)  # noqa: E731
+        monkeypatch.setattr(batch, "_run", swapped)
+        return batch.run(listed(tmp_path, "tv:resnet18"), "qnn", tmp_path / "out", **settings)
+
+    return run
+
+
+def test_a_crash_is_a_row_and_is_tried_again(fake):
+    dying = "import os, sys; print('last words', file=sys.stderr, flush=True); os.abort()"
+    (row,) = fake(dying).rows
+    assert row.outcome == "crashed"
+    assert "last words" in row.reason
+    refusing = 'print(\'{"error": "ParityError", "message": "cosine 0.03"}\'); raise SystemExit(1)'
+    (row,) = fake(refusing).rows
+    assert (row.outcome, row.reason) == ("wrong", "cosine 0.03")
+    (row,) = fake(dying).rows  # what was decided is not tried again
+    assert row.outcome == "wrong"
+
+
+def test_a_hang_is_stopped_with_what_it_started(fake, tmp_path):
+    hanging = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    (row,) = fake(hanging, timeout_s=3).rows
+    assert row.outcome == "timed out"
+    pid = (tmp_path / "pid").read_text()
+    state = batch.Path("/proc", pid, "stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_state_file_that_a_kill_cut_short_costs_its_last_line_only(fake, tmp_path):
+    refusing = 'print(\'{"error": "ConvertError", "message": "no"}\'); raise SystemExit(1)'
+    first = fake(refusing)
+    state = tmp_path / "out" / batch.STATE
+    state.write_text(state.read_text() + '{"model": "tv:res')
+    assert batch._done(tmp_path / "out") == {first.rows[0].key: first.rows[0]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"), [(["# nothing"], "names no model"), (['timm:"x'], "line 1")]
+)
+def test_lists_that_cannot_be_used(tmp_path, lines, says):
+    with pytest.raises(UsageError, match=says):
+        batch.run(listed(tmp_path, *lines), "qnn", tmp_path / "out")
+
+
+def test_other_calls_that_cannot_work(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        batch.run(tmp_path / "none.txt", "qnn", tmp_path / "out")
+    with pytest.raises(UsageError, match="tidl-11"):
+        batch.run(listed(tmp_path, "tv:resnet18"), "tidl-11", tmp_path / "out")
+
+
+def test_a_changed_file_is_another_model(tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"1")
+    before = batch._key([str(path)])
+    path.write_bytes(b"2")
+    assert batch._key([str(path)]) != before

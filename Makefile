@@ -19,10 +19,15 @@ INSTALL := $(UV) pip install -q --python $(BIN)/python $(addprefix --find-links 
 else
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
+# make setup PACK=DIR: from a folder that `make pack DIR=...` filled, without any network
+ifdef PACK
+override TORCH_INDEX :=
+INSTALL += --no-index --find-links $(abspath $(PACK))/wheels
+endif
 EXTRA   := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
            $(if $(UV),$(if $(TORCH_INDEX),--index-strategy unsafe-best-match))
 
-.PHONY: setup lab run test lint benchmarks clean
+.PHONY: setup pack lab notebooks html html-tools run test test-slow lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
@@ -30,20 +35,46 @@ $(BIN)/python:
 	$(if $(UV),$(UV) venv -q -p $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
 
 $(SETUP): requirements.txt constraints.txt pyproject.toml | $(BIN)/python
+	$(if $(PACK),$(BIN)/python -m labutils unpack $(abspath $(PACK)))
 	$(INSTALL) $(EXTRA) -c constraints.txt -r requirements.txt
 	$(INSTALL) -c constraints.txt setuptools
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@$(INSTALL) -c constraints.txt $(QNN) || echo "Note: $(QNN) has no wheel for this machine (macOS, musl, glibc below 2.35): no DLC and no HTP simulator here; everything else works."
+	@# no question about news from the network when JupyterLab opens
+	$(BIN)/python -m jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null
 	@touch $@
 
+# Wheels and weights in one folder, for a room without a network.
+pack: setup
+	@test -n "$(DIR)" || { echo "Say where to: make pack DIR=/media/stick/lab"; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	$(BIN)/python -m labutils pack "$(DIR)" --with $(QNN) --index "$(TORCH_INDEX)"
+
+# The learner works on copies in notebooks/my; JupyterLab listens on this machine only, with a token.
 lab: setup
-	$(BIN)/python -m jupyter lab notebooks
+	$(BIN)/python -m labutils.notebooks checkout
+	$(BIN)/python -m jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/my/00_start_here.ipynb
+
+# Run all notebooks; write back the outputs that they keep, and data/recorded/ (needs Qualcomm's wheel).
+notebooks: setup
+	$(BIN)/python -m labutils.notebooks refresh
+
+# The reader's edition: executed notebooks with solutions, as pages.
+html: html-tools
+	$(BIN)/python -m labutils.book
+
+html-tools: setup
+	$(INSTALL) $(EXTRA) -c constraints.txt --no-build-isolation -e '.[html]'
 
 run: setup
 	$(BIN)/python -m labutils journey
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Sweeps over many models and settings, which take minutes each.
+test-slow: setup
+	$(BIN)/python -m pytest -m sweep
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,9 @@ MODEL_HELP = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` (the process's own by default), run the command, return the exit code."""
     chosen = _parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        # `kill` and a closing terminal end us as Ctrl-C does: unfinished files are taken away.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return chosen.command(chosen)
     except LabError as error:
@@ -50,8 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     _doctor_parser(commands)
     _diagnose_parser(commands)
     _convert_parser(commands)
+    _batch_parser(commands)
     _run_parser(commands)
     _journey_parser(commands)
+    _reset_parser(commands)
+    _room_parser(commands)
+    _pack_parsers(commands)
     return parser
 
 
@@ -88,6 +97,7 @@ def _diagnose_parser(commands: Any) -> None:
     parser = _command(commands, "diagnose", _diagnose, text)
     _model_arguments(parser)
     parser.add_argument("--target", default="snpe-2.7", help=f"{', '.join(TARGETS)} (snpe-2.7)")
+    parser.add_argument("--html", type=Path, help="also write one page to send to a colleague")
 
 
 def _convert_parser(commands: Any) -> None:
@@ -105,6 +115,19 @@ def _convert_parser(commands: Any) -> None:
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     parser.add_argument("--inputs", type=Path, help=".npz with normalised NCHW float32 inputs")
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
+
+
+def _batch_parser(commands: Any) -> None:
+    text = "Convert every model of a list, unattended; what fails is a row with its reason."
+    parser = _command(commands, "batch", _batch, text)
+    listed = "a text file: one MODEL per line, with options of `convert` where it needs its own"
+    parser.add_argument("list", metavar="LIST", type=Path, help=listed)
+    parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
+    parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
+    parser.add_argument("--quantize", choices=("int8", "a16w8"), help="write integer DLCs")
+    parser.add_argument("--weights", default="auto", help="as for `convert`")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds per model (1800)")
 
 
 def _run_parser(commands: Any) -> None:
@@ -126,9 +149,33 @@ def _journey_parser(commands: Any) -> None:
     parser = _command(commands, "journey", _journey, text)
     parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=MODEL_HELP)
     parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
-    parser.add_argument("--images", type=int, default=128, help="images per HTP row (128)")
+    parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")
+
+
+def _pack_parsers(commands: Any) -> None:
+    text = "Put all wheels and cached weights into one folder, for a room without a network."
+    parser = _command(commands, "pack", _pack, text)
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--with", dest="extra", action="append", default=[], metavar="REQUIREMENT")
+    parser.add_argument("--index", default="", help="an index to ask too (PyTorch's CPU wheels)")
+    text = "Check a pack and put its weights into the cache (`make setup PACK=DIR` calls it)."
+    parser = _command(commands, "unpack", _unpack, text)
+    parser.add_argument("folder", metavar="DIR", type=Path)
+
+
+def _reset_parser(commands: Any) -> None:
+    text = "Put the original of a notebook back; yours is kept beside it as a backup."
+    parser = _command(commands, "reset", _reset, text)
+    parser.add_argument("number", metavar="NN", help="the notebook's number, such as 03")
+    parser.add_argument("--folder", type=Path, help="where your copies are (notebooks/my)")
+
+
+def _room_parser(commands: Any) -> None:
+    text = "Read the progress files of a room: who passed what. Nothing is sent anywhere."
+    parser = _command(commands, "room", _room, text)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the .jsonl files")
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
@@ -152,6 +199,11 @@ def _diagnose(chosen: argparse.Namespace) -> int:
             path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
             export.to_onnx(model, path, opset=chosen.opset)
         plan = repair.suggest(path, chosen.target)
+        if chosen.html:
+            from . import diagnosis
+
+            diagnosis.write(plan, chosen.html, str(model), path)
+            _say(chosen, f"wrote {chosen.html}")
     if chosen.json:
         facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
         print(json.dumps(facts, indent=2))
@@ -189,6 +241,25 @@ def _convert(chosen: argparse.Namespace) -> int:
     )
     _show(chosen, conversion)
     return 0
+
+
+def _batch(chosen: argparse.Namespace) -> int:
+    from . import batch
+
+    options = ["--weights", chosen.weights]
+    options += ["--repair"] if chosen.repair else []
+    options += ["--quantize", chosen.quantize] if chosen.quantize else []
+    made = batch.run(
+        chosen.list,
+        chosen.target,
+        chosen.output,
+        options,
+        timeout_s=chosen.timeout,
+        echo=lambda line: _say(chosen, line),
+    )
+    _show(chosen, made)
+    _say(chosen, f"table: {made.folder / 'batch.csv'}")
+    return 0 if made.ok else 1
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -276,6 +347,50 @@ def _journey(chosen: argparse.Namespace) -> int:
         print("\n\n".join(filter(None, [str(made.table or ""), str(made.ladder or "")])))
         print("\n".join(["", *made.notes]))
         print(f"Artifacts and manifests: {next(iter(made.artifacts.values())).parent}")
+    return 0
+
+
+def _pack(chosen: argparse.Namespace) -> int:
+    from . import pack
+
+    settings = {"index": chosen.index, "echo": lambda line: _say(chosen, line)}
+    _show(chosen, pack.collect(chosen.folder, chosen.extra, **settings))
+    return 0
+
+
+def _unpack(chosen: argparse.Namespace) -> int:
+    from . import pack
+
+    _show(chosen, pack.unpack(chosen.folder))
+    return 0
+
+
+def _reset(chosen: argparse.Namespace) -> int:
+    from . import notebooks
+
+    name = notebooks.named(chosen.number).name
+    untouched = notebooks.untouched(chosen.number, chosen.folder)
+    backup = notebooks.reset(chosen.number, chosen.folder)
+    if chosen.json:
+        print(json.dumps({"notebook": name, "backup": str(backup) if backup else None}, indent=2))
+        return 0
+    if untouched:
+        print(f"Nothing to reset: your copy of {name} is as the lab made it.")
+        return 0
+    print(f"{name} is as it was made. Close it in JupyterLab and open it again.")
+    if backup:
+        print(f"Yours: {backup}")
+    return 0
+
+
+def _room(chosen: argparse.Namespace) -> int:
+    from . import exercise
+
+    table = exercise.room(chosen.folder)
+    if chosen.json:
+        print(json.dumps(table.to_dict(orient="index"), indent=2))
+    else:
+        print(table.to_string())
     return 0
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_MAX_JSON_BYTES = 64_000_000  # a program of 3,000 nodes takes about two
+
 # The members of a `torch.export.save` archive that are tensors as raw bytes, or JSON.
 _PT2_MEMBERS = re.compile(
     r"data/(weights/(weight_\d+|\w+_weights_config\.json)"
@@ -168,6 +170,7 @@ def _inspect_pt2(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             members = {name.partition("/")[2]: name for name in names}
+            _refuse_too_much(path, archive)
             texts = {m: archive.read(n) for m, n in members.items() if m.endswith(".json")}
     except (zipfile.BadZipFile, OSError) as error:
         raise ModelFileError(f"{path} is not a .pt2 archive ({_first_line(error)}).") from None
@@ -187,10 +190,25 @@ def _inspect_pt2(path: Path) -> None:
         )
 
 
+def _refuse_too_much(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse members that leave the archive's folder, or unpack to far more than they take."""
+    for member in archive.infolist():
+        if ".." in Path(member.filename).parts or member.filename.startswith(("/", "\\")):
+            raise ModelFileError(
+                f"{path} is refused: it holds {member.filename!r}, a path outside."
+            )
+        text = member.filename.endswith(".json") and member.file_size > _MAX_JSON_BYTES
+        if text or member.file_size > 1000 * max(member.compress_size, 1024):
+            raise ModelFileError(
+                f"{path} is refused: {member.filename} unpacks to {member.file_size:,} bytes, "
+                "which no exported program needs."
+            )
+
+
 def _carries_code(path: Path, member: str, text: bytes) -> bool:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelFileError(f"{path} is damaged: {member} is not JSON.") from None
     return any(
         (key == "use_pickle" and value) or key == "expr_str" for key, value in _items(content)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import zoo
 from .errors import ModelFileError, UsageError
+from .graph import with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -80,6 +81,9 @@ class Complexity:
                 *self._remarks(),
             ]
         )
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         title, *_ = str(self).splitlines()
@@ -278,7 +282,7 @@ def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     for dim, n in zip(dims, shape, strict=True):
         dim.dim_value = n
     del model.graph.value_info[:]  # stale where a size was left open
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return with_shapes(model, data_prop=True)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, tuple[tuple[int, ...], int]]:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -39,6 +39,13 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     source: str = "torchvision's ImageNet convention"
 
+    def __post_init__(self) -> None:
+        figures = np.array([*self.mean, *self.std], np.float64)
+        if not np.isfinite(figures).all() or min(self.std) <= 0:
+            raise UsageError(
+                f"mean {self.mean} and std {self.std}: finite numbers are needed, and std above 0."
+            )
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return (n, 3, size, size) float32 from (n, size, size, 3) uint8 RGB images."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
@@ -56,6 +63,9 @@ class Preprocessing:
             f"mean {self.mean}, std {self.std} ({self.source})"
         )
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -71,19 +81,22 @@ class ImageSet:
         Names, by label.
     source
         What these images are, in words.
+    skipped
+        Files that could not be read, each with the reason.
     """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     source: str
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def head(self, n: int) -> ImageSet:
         """Return the first `n` images (Things-16 classes take turns, so they stay balanced)."""
-        return ImageSet(self.images[:n], self.labels[:n], self.classes, self.source)
+        return replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def batches(
         self, batch_size: int, preprocessing: Preprocessing
@@ -160,7 +173,7 @@ def _render_all(split: str, n: int, size: int) -> np.ndarray:
         return np.concatenate(pool.map(_render_part, jobs))
 
 
-def read_images(files: Sequence[str | Path], size: int) -> np.ndarray:
+def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np.ndarray:
     """Read pictures as a network of this size wants them.
 
     Parameters
@@ -168,7 +181,9 @@ def read_images(files: Sequence[str | Path], size: int) -> np.ndarray:
     files
         Picture files of any format and mode that Pillow reads.
     size
-        The shorter side is scaled to `size` (bilinear), then the centre is cut out.
+        Side in pixels, after scaling (bilinear).
+    crop
+        Share of the shorter side that the centre cut keeps.
 
     Returns
     -------
@@ -187,10 +202,28 @@ def read_images(files: Sequence[str | Path], size: int) -> np.ndarray:
         try:
             with Image.open(file) as picture:
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
-                fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
+                pictures.append(fitted(np.asarray(upright), size, crop))
         except FileNotFoundError:
             raise UsageError(f"There is no picture {file}.") from None
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
-        pictures.append(np.asarray(fitted))
     return np.stack(pictures)
+
+
+def fitted(pixels: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
+    """Return a picture as a network of this size wants it: scaled (bilinear), its centre cut out.
+
+    Parameters
+    ----------
+    pixels
+        (height, width, 3) uint8 RGB.
+    size
+        Side in pixels of what is returned, (size, size, 3) uint8.
+    crop
+        Share of the shorter side that the centre cut keeps.
+    """
+    from PIL import Image, ImageOps
+
+    border = (1 - crop) / 2  # on each side; `fit` cuts the longer side to the shorter
+    how = Image.Resampling.BILINEAR
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size), how, bleed=border))

@@ -57,10 +57,14 @@ class Diagnosis:
         verdict = "Everything the lab needs is here." if self.ok else "Something needed is missing."
         return "\n".join([*lines, verdict])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
+        left = "style='text-align:left'"  # JupyterLab's own is right
         rows = "".join(
-            f"<tr><th scope='row'>{html.escape(name)}</th><td>{state}</td>"
-            f"<td>{html.escape(text)}</td></tr>"
+            f"<tr><th scope='row' {left}>{html.escape(name)}</th><td {left}>{state}</td>"
+            f"<td {left}>{html.escape(text)}</td></tr>"
             for name, state, text in self._rows()
         )
         return f"<table>{rows}</table>"
@@ -118,7 +122,7 @@ def _torch() -> Finding:
         )
     found = f"torch {torch.__version__} with torchvision {torchvision.__version__}"
     if torch.__version__.partition("+")[2] != torchvision.__version__.partition("+")[2]:
-        found += " (builds of two variants: their missing operators were declared, all is well)"
+        found += " (works; torchvision's own compiled operators are not loaded, and none is needed)"
     return Finding("PyTorch", tuple(logits.shape) == (1, 2), found, "Run `make setup`.", True)
 
 

@@ -80,6 +80,9 @@ class ExportReport:
             f"largest difference {self.max_error:.2g}"
         )
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
 

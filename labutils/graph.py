@@ -12,6 +12,16 @@ from .errors import ModelFileError
 if TYPE_CHECKING:
     import onnx
 
+_FOREIGN = (  # offset, magic bytes, what such a file is
+    (0, b"PK\x03\x04", "a ZIP archive (a PyTorch checkpoint, a .pt2 or a DLC)"),
+    (0, b"\x89HDF", "an HDF5 file (Keras)"),
+    (4, b"TFL3", "a TensorFlow Lite file"),
+    (0, b"\x80\x02", "a Python pickle"),
+    (0, b"\x89PNG", "a PNG picture"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+)
+# Of the checker: operators that a target may know, and shapes that every reader infers.
+_TOLERATED = ("No Op registered", "No opset import for domain", "Field 'shape' of 'type'")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ADDED = re.compile(r"_token_\d+$")  # what the QNN provider appends when it lays out NHWC
 
@@ -22,23 +32,86 @@ def read(path: str | Path) -> onnx.ModelProto:
     Raises
     ------
     ModelFileError
-        The file is missing, truncated, or no ONNX model.
+        The file is missing, empty, truncated, or no ONNX model; the message says what it is.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"There is no model file {path}.") from None
+    except OSError as error:
+        raise ModelFileError(f"Cannot read {path}: {error.strerror or error}.") from None
+    if not data:
+        raise ModelFileError(f"{path} is empty (0 bytes): export or download it again.")
+    for offset, magic, what in _FOREIGN:
+        if data[offset : offset + len(magic)] == magic:
+            raise ModelFileError(f"{path} is {what}, not an ONNX file: export it to ONNX first.")
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        what = "is text" if _is_text(data) else "is truncated or of another format"
+        raise ModelFileError(f"{path} {what}: it does not parse as an ONNX model.") from None
+    if not model.graph.node:
+        raise ModelFileError(
+            f"{path} holds no ONNX graph with nodes: truncated, or another format."
+        )
+    return model
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return data[:4096].decode("utf-8").isprintable() or b"\n" in data[:4096]
+    except UnicodeDecodeError:
+        return False
+
+
+def require_valid(path: str | Path) -> None:
+    """Refuse a file that breaks ONNX's own rules (tensors made twice, missing attributes, ...).
+
+    Operators that ONNX does not know are no fault here: a target may know them.
+
+    Raises
+    ------
+    ModelFileError
+        With the checker's reason, and the node that it names.
     """
     import onnx
 
-    path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"There is no file {path}.")
+    newest = onnx.defs.onnx_opset_version()
+    for used in read(path).opset_import:
+        if used.domain in ("", "ai.onnx") and not 1 <= used.version <= newest:
+            raise ModelFileError(
+                f"{path} was written at opset {used.version}; this onnx knows 1 to {newest}. "
+                "Export it at another opset (17 suits every target here but rdk-x5)."
+            )
     try:
-        model = onnx.load(str(path), format="protobuf", load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, in several classes
-        raise ModelFileError(
-            f"{path} is not an ONNX model, or it is truncated ({type(error).__name__}). "
-            "Write it again, or fetch it again."
-        ) from None
-    if not model.graph.node:
-        raise ModelFileError(f"{path} holds no ONNX graph (no nodes). Is it another format?")
-    return model
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        if any(words in reason for words in _TOLERATED):
+            return
+        raise ModelFileError(f"{path} is no valid ONNX model: {reason[:400]}") from None
+
+
+def with_shapes(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
+    """Return the model with inferred types and shapes, or as it is where inference fails.
+
+    Parameters
+    ----------
+    model
+        Not changed.
+    data_prop
+        Whether constants are computed too, as the sizes for a Reshape.
+    """
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return model  # a node that contradicts another, or a model beyond protobuf's 2 GB
 
 
 def module_path(node: Any) -> str:

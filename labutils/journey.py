@@ -23,6 +23,7 @@ from . import (
     complexity,
     data,
     export,
+    gallery,
     paths,
     qnn,
     quantize,
@@ -30,7 +31,6 @@ from . import (
     runtime,
     surgery,
     targets,
-    things,
     zoo,
 )
 from .errors import SurgeryError, TranslationError
@@ -92,6 +92,9 @@ class Journey:
         parts = ["\n".join(lines), str(self.table or ""), str(self.ladder or "")]
         return "\n\n".join([part for part in parts if part] + self.notes)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(s.title)}</td><td>{s.seconds:.1f} s</td>"
@@ -126,7 +129,7 @@ def run(
     name: str = "mobilenet_v3_large",
     weights: str = "auto",
     *,
-    images: int = 128,
+    images: int = 96,
     soc: str = "SM8550",
     folder: str | Path | None = None,
     echo: Callable[[object], object] = print,
@@ -228,7 +231,7 @@ def _quantized(
 ) -> dict[str, Path]:
     made = {}
     with log.step("quantize") as said:
-        calibration = data.calibration(repair.CALIBRATION_IMAGES, model.preprocessing.size)
+        calibration = gallery.load(model, repair.CALIBRATION_IMAGES, "calib")
         ranges = quantize.measure_ranges(
             patched, calibration, preprocessing=model.preprocessing, progress=progress
         )
@@ -328,28 +331,20 @@ def _compared(
     journey = log.journey
     with log.step("compare") as said:
         total = max(stage.n or 0 for stage in stages)
-        images = data.load("val", total, model.preprocessing.size)
-        if tuple(images.classes) != tuple(model.classes):
+        images = gallery.load(model, total)
+        if images.labels.min() == gallery.UNKNOWN:
             journey.notes.append(
-                "The images are Things-16 and the model has other classes: top-1 means nothing "
-                "here, the agreement with PyTorch does."
+                f"Top-1 is unknown, agreement with PyTorch is not: {images.source}."
             )
-        images = data.ImageSet(images.images, _labels(images, model), model.classes, images.source)
         journey.ladder = compare.ladder(stages, images, model.preprocessing, progress=progress)
-        truth = things.CLASSES[int(images.labels[0])]
+        first, truth = np.asarray(images.images[0]), gallery.truth(images, 0)
         journey.table = compare.accuracy_table(
-            stages, np.asarray(images.images[0]), model.preprocessing, model.classes, truth
+            stages, first, model.preprocessing, model.classes, truth
         )
         journey.artifacts["ladder.csv"] = journey.ladder.to_csv(folder / "ladder.csv")
-        said.append(f"{len(stages)} stages on up to {total} images, ladder.csv")
+        said.append(f"{len(stages)} stages on up to {len(images)} images, ladder.csv")
     for stage in stages:
         stage.runner.close()
-
-
-def _labels(images: data.ImageSet, model: zoo.Model) -> np.ndarray:
-    """Return labels that the model's outputs can hold (all 0 where the classes are others)."""
-    same = tuple(images.classes) == tuple(model.classes)
-    return images.labels if same else np.zeros_like(images.labels)
 
 
 def _example(model: zoo.Model) -> Any:

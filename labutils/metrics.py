@@ -55,6 +55,9 @@ class Proportion:
         low, high = self.interval
         return f"{100 * self.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] (n={self.n})"
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -77,6 +80,9 @@ class PairedDifference:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:+.2f} points [{low:+.2f}, {high:+.2f}] (n={self.n})"
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedDifference:
@@ -141,7 +147,8 @@ def correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> NDArray[np.bool
     classes = np.shape(logits)[1]
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UsageError(
-            f"Labels run from {labels.min()} to {labels.max()}, the model has {classes} classes."
+            f"Labels run from {labels.min()} to {labels.max()}, the model has {classes} classes. "
+            "Leave out images of unknown class (-1), as gallery.accuracy does."
         )
     return (best == labels[:, None]).any(axis=1)
 

@@ -22,6 +22,8 @@ from .errors import SurgeryError, TranslationError, UsageError
 GATE_IMAGES = 32
 CALIBRATION_IMAGES = 256
 
+_WRAPPED = 'style="white-space:pre-wrap;word-break:normal"'  # JupyterLab breaks within words
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,8 +79,11 @@ class Plan:
         able = self.rules and self.complete and targets.TARGETS[target].convert
         return "\n".join([head, *lines, cure] if able else [head, *lines])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return f"<pre {_WRAPPED}>{html.escape(str(self))}</pre>"
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,11 @@ class Repair:
         head = f"Repaired for {self.check.target}: {before} blocking nodes -> {after}"
         return f"{head}\n{self.surgery}"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return f"<pre {_WRAPPED}>{html.escape(str(self))}</pre>"
 
 
 def suggest(onnx_path: str | Path, target: str) -> Plan:

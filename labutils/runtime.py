@@ -137,10 +137,18 @@ class OrtRunner(_Closing):
         batch = _checked(batch, self.shape, self.name)
         names = [output.name for output in self.session.get_outputs()]
         step = self.shape[0] if isinstance(self.shape[0], int) else len(batch)
-        parts = [
-            self.session.run(names, {self.input: part}) for part in _split(batch, step, self.name)
+        try:
+            parts = [
+                self.session.run(names, {self.input: part})
+                for part in _split(batch, step, self.name)
+            ]
+        except Exception as error:  # onnxruntime's have no common base
+            text = " ".join(str(error).split())[:400]
+            raise ModelFileError(f"{self.name} fails while it runs: {text}") from None
+        joined = [
+            np.concatenate([np.atleast_1d(value) for value in values])
+            for values in zip(*parts, strict=True)
         ]
-        joined = [np.concatenate(values) for values in zip(*parts, strict=True)]
         return dict(zip(names, joined, strict=True))
 
     def close(self) -> None:

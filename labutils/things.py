@@ -13,7 +13,7 @@ import colorsys
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ SPLITS: dict[str, int] = {"train": 0, "val": 1, "calib": 2, "test": 3}
 SEED = 7
 CLUTTER = 0.5  # 0 no distractors, blur or noise; 1 the hardest pictures
 SUPERSAMPLING = 2
+MIN_SIZE = 16  # pixels; below, nobody could tell what is drawn
 
 Colour = tuple[float, float, float]  # RGB, 0..1
 
@@ -70,9 +71,10 @@ def _colour(r: Random, hue: float | None = None) -> Colour:
     return colorsys.hsv_to_rgb(hue % 1, uniform(r, 0.35, 0.92), uniform(r, 0.45, 1.0))
 
 
-def _palette(r: Random) -> list[Colour]:
-    """Body, second, accent, dark, light, glass."""
+def _palette(r: Random, wanted: float | None = None) -> list[Colour]:
+    """Body, second, accent, dark, light, glass; the body's hue is drawn in any case."""
     hue = r.random()
+    hue = hue if wanted is None else wanted
     body = _colour(r, hue)
     second = _colour(r, hue + (0.5 if chance(r, 0.4) else uniform(r, -0.3, 0.3)))
     accent = _colour(r)
@@ -182,10 +184,13 @@ def _pattern(r: Random, rotation: float) -> Texture:
     )
 
 
-def _thing(r: Random, strokes: Sketch) -> tuple[Placed, float]:
+def _thing(
+    r: Random, strokes: Sketch, hue: float | None, radius: float | None
+) -> tuple[Placed, float]:
     """Place the object so that it fills the frame (radius 0.28 to 0.47); also its rotation."""
-    palette = _palette(r)
-    radius = uniform(r, 0.28, 0.47)
+    palette = _palette(r, hue)
+    drawn = uniform(r, 0.28, 0.47)
+    radius = drawn if radius is None else radius
     rotation = 0.45 * r.standard_normal() if chance(r, 0.8) else uniform(r, 0, TURN)
     margin = max(0.0, 0.5 - radius * 0.9)
     centre = np.array([0.5 + uniform(r, -margin, margin), 0.5 + uniform(r, -margin, margin)])
@@ -221,14 +226,75 @@ def scene(index: int, split: str = "train", *, clutter: float = CLUTTER) -> Scen
     if index < 0:
         raise UsageError(f"Image numbers start at 0, got {index}.")
     r = np.random.default_rng([SEED, SPLITS[split], index])
-    thing, rotation = _thing(r, sketches.OBJECTS[CLASSES[label(index)]](r))
+    return _scene(r, label(index), clutter)
+
+
+def custom_scene(
+    kind: str = "mug",
+    hue: float = 0.6,
+    size: float = 0.75,
+    clutter: float = 0.3,
+    seed: int = 0,
+) -> Scene:
+    """Draw a picture to order, from the parts that the splits are made of, and in none of them.
+
+    Each parameter moves alone: the same seed keeps shape, place, background and light.
+
+    Parameters
+    ----------
+    kind
+        One of ``CLASSES``.
+    hue
+        Of the body, around which the parts' colours vary, 0..1: 0 red, 1/3 green, 2/3 blue.
+    size
+        Of the object in units of the frame, 0.1..1; the splits have 0.56 to 0.94.
+    clutter
+        Amount of distractors, occlusion, blur and noise, 0..1; the splits have 0.5.
+    seed
+        Everything else.
+
+    Raises
+    ------
+    UnknownNameError
+        For a class that does not exist.
+    UsageError
+        For a number out of its range.
+    """
+    if kind not in CLASSES:
+        raise UnknownNameError("class of Things-16", str(kind), CLASSES)
+    for name, value, low in (("hue", hue, 0), ("size", size, 0.1), ("clutter", clutter, 0)):
+        if not low <= value <= 1:
+            raise UsageError(f"The {name} of a picture is a number from {low} to 1, not {value}.")
+    if seed < 0:
+        raise UsageError(f"Seeds start at 0, got {seed}.")
+    key = [SEED, len(SPLITS), CLASSES.index(kind), seed]  # after the last split's number
+    base = _scene(np.random.default_rng(key), key[2], 1.0, hue, size / 2)
+    behind, over = (np.random.default_rng([*key, layer]) for layer in (1, 2))
+    return replace(
+        base,
+        behind=_behind(behind, clutter),
+        occluders=_occluders(over, clutter, base.thing.centre, base.thing.scale),
+        blur=base.blur * clutter,
+        noise=base.noise * clutter,
+    )
+
+
+def _scene(
+    r: Random,
+    label: int,
+    clutter: float,
+    hue: float | None = None,
+    radius: float | None = None,
+) -> Scene:
+    """Draw a scene; what is given is drawn all the same, so that the rest stays as it is."""
+    thing, rotation = _thing(r, sketches.OBJECTS[CLASSES[label]](r), hue, radius)
     width, drawn = uniform(r, 0.024, 0.09) * thing.scale, chance(r, 0.55)
     background = _background(r)
     body, mean = thing.palette[0], _luminance(tuple(np.mean(background.ramp, axis=0)))
     # An object as bright as its background is not a fair question: it always gets an outline.
     faint = abs(_luminance(body) - mean) < 0.18
     return Scene(
-        label=label(index),
+        label=label,
         thing=thing,
         outline=width if drawn or faint else 0.0,
         outline_slot=LIGHT if mean < 0.35 else DARK,
@@ -363,8 +429,8 @@ def _sensed(scene: Scene, size: int, picture: np.ndarray) -> np.ndarray:
 
 def render(scene: Scene, size: int = 128) -> np.ndarray:
     """Render a scene as (size, size, 3) uint8 RGB, for any `size` from 16 up."""
-    if size < 16:
-        raise UsageError(f"Things-16 renders at 16 pixels or more, got {size}.")
+    if size < MIN_SIZE:
+        raise UsageError(f"Things-16 renders at {MIN_SIZE} pixels or more, got {size}.")
     picture = textures.colour(scene.background, size)
     picture = _over(_clutter_layer(scene, size), picture)
     picture = _thing_over(scene, size, picture)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import architectures, checkpoint, data, paths, things
+from . import architectures, checkpoint, data, graph, paths, things
 from .errors import ModelFileError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ WEIGHTS = ("auto", "imagenet", "things16", "random")
 PREPROCESSING_KEY = "labutils.preprocessing"
 MODEL_KEY = "labutils.model"
 
+MIN_SIZE, MAX_SIZE = things.MIN_SIZE, 4096  # pixels; more is a typing error, and 200 MB an image
 _THINGS16_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
 _SEED = 0
 _CALIBRATION_IMAGES = 32
@@ -73,6 +74,9 @@ class Model:
         how = self.preprocessing if self.preprocessing else "preprocessing unknown"
         return f"{self.name}: {self.note}; {len(self.classes)} classes; {how}"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(str(self))}</p>"
 
@@ -104,6 +108,8 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
     ModelFileError
         A file is missing, damaged, unsafe to read, or of another architecture.
     """
+    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"size={size}: images of {MIN_SIZE} to {MAX_SIZE} px are supported.")
     if Path(name).suffix in _FILES:
         return _FILES[Path(name).suffix](Path(name), str(weights), size)
     arch = architectures.find(str(name))
@@ -243,18 +249,10 @@ def calibrate_(module: nn.Module, preprocessing: data.Preprocessing) -> None:
 
 
 def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
-    import onnx
-    from google.protobuf.message import DecodeError
-
     _refuse_weights(path, weights)
-    if not path.is_file():
-        raise ModelFileError(f"There is no model file {path}.")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError:
-        model = onnx.ModelProto()
-    if not model.graph.node or not model.graph.output:
-        raise ModelFileError(f"{path} is not a readable ONNX model. Was it cut short?")
+    model = graph.read(path)
+    if not model.graph.output:
+        raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
     origin, preprocessing = _stored(path, model)
     weighted = {tensor.name for tensor in model.graph.initializer}
     inputs = [_dims(value) for value in model.graph.input if value.name not in weighted]
@@ -328,6 +326,8 @@ def _file_model(
 ) -> Model:
     if size is not None and shape and shape[-1] != size:
         raise UsageError(f"{path} takes {shape[-1]} px images; size={size} cannot change that.")
+    if shape and shape[-1] > MAX_SIZE:
+        raise UsageError(f"{path} claims to take {shape[-1]} px images; at most {MAX_SIZE} here.")
     rest["note"] = note if rest["preprocessing"] else f"{note}, which states no preprocessing"
     return Model(name=path.name, weights=str(path), input_shape=shape, file=path, **rest)
 
@@ -355,7 +355,7 @@ _FILES = {
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     """Return the shape of a graph input or output, None where a size is left open."""
     sizes = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return sizes if sizes and all(sizes) else None
+    return sizes if sizes and all(size > 0 for size in sizes) else None
 
 
 def _stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Preprocessing | None]:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +217,23 @@ def test_the_installed_command(tmp_path):
         check=True,
     )
     assert re.fullmatch(r"labutils \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_reset_and_room(lab, tmp_path, monkeypatch):
+    code, out, _ = lab("reset", "03", "--folder", tmp_path)
+    assert code == 0
+    copy = tmp_path / re.match(r"(03_\w+\.ipynb) is as it was made", out)[1]
+    copy.write_text("my work")
+    code, out, _ = lab("reset", "03", "--folder", tmp_path, "--json")
+    assert Path(json.loads(out)["backup"]).read_text() == "my work"
+    assert lab("reset", "93", "--folder", tmp_path)[0] == 2
+
+    event = {"event": "check", "exercise": "02.2", "outcome": "PASSED"}
+    (tmp_path / "ann.jsonl").write_text(json.dumps(event))
+    code, out, _ = lab("room", tmp_path)
+    assert code == 0
+    assert re.search(r"ann +1 +0 +PASSED", out)
+    assert json.loads(lab("room", tmp_path, "--json")[1])["ann"]["passed"] == 1
+    code, _, err = lab("room", tmp_path / "empty")
+    assert code == 2
+    assert "No progress files" in err

@@ -360,6 +360,33 @@ def test_each_row_speaks_for_its_own_runner():
     assert "on purpose" in str(table)
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [(np.full(8, -1), "abcd"), (np.arange(8) % 4, "abcde")],
+    ids=["nobody knows", "labels of other classes"],
+)
+def test_accuracy_is_unknown_without_labels_that_count(labels, classes, tmp_path):
+    logits = np.eye(4, dtype=np.float32)[np.arange(8) % 4]
+    images = data.ImageSet(np.zeros((8, 8, 8, 3), np.uint8), labels, tuple(classes), "blank")
+    other = np.where(np.arange(8)[:, None] == 0, logits[1], logits)
+    stages = [compare.Stage("a", Canned(logits)), compare.Stage("b", Canned(other))]
+    table = compare.ladder(stages, images, data.Preprocessing(8))
+    assert [(row.top1, row.difference) for row in table.rows] == [(None, None)] * 2
+    assert table["b"].parity.agreement.hits == 7
+    assert str(table).count("unknown") >= 4 and "Top-1 is unknown" in str(table)
+    assert "0.00 [" not in str(table)
+    read = compare.Ladder.read_csv(table.to_csv(tmp_path / "ladder.csv"))
+    assert [(row.top1, row.difference) for row in read.rows] == [(None, None)] * 2
+
+
+def test_only_images_of_known_class_are_judged():
+    logits = np.eye(4, dtype=np.float32)[np.arange(8) % 4]
+    labels = np.where(np.arange(8) < 4, np.arange(8) % 4, -1)
+    images = data.ImageSet(np.zeros((8, 8, 8, 3), np.uint8), labels, tuple("abcd"), "blank")
+    table = compare.ladder([compare.Stage("a", Canned(logits))], images, data.Preprocessing(8))
+    assert (table["a"].top1.hits, table["a"].top1.n, table["a"].n) == (4, 4, 8)
+
+
 def test_a_short_first_stage_still_covers_the_others():
     labels = np.arange(8) % 4
     logits = np.eye(4, dtype=np.float32)[labels]
@@ -501,4 +528,20 @@ def test_int8_passes_on_the_htp_with_its_layers(small_onnx, quantized, inputs):
         PREPROCESSING,
         data.load("val", 1, SIZE).classes,
     )
-    assert "the HTP simulator stands in for the DSP" in str(table)
+    assert "the HTP simulator stands in for the chip" in str(table)
+
+
+def test_a_ladder_is_read_back_as_it_was_written(tmp_path):
+    logits, labels = trained_like(), np.arange(32) % 16
+    images = data.ImageSet(
+        np.zeros((32, SIZE, SIZE, 3), np.uint8), labels, tuple("abcdefghijklmnop"), ""
+    )
+    worse = logits[:, ::-1].copy()
+    stages = [compare.Stage("first", Canned(logits)), compare.Stage("second", Canned(worse))]
+    table = compare.ladder(stages, images, PREPROCESSING)
+    back = compare.Ladder.read_csv(table.to_csv(tmp_path / "ladder.csv"), "", str(PREPROCESSING))
+    assert back.to_dict() == table.to_dict() and str(back) == str(table)
+    (tmp_path / "other.csv").write_text("stage,n\nPyTorch,32\n")
+    for wrong in ("other.csv", "absent.csv"):
+        with pytest.raises(UsageError, match=f"{wrong} is not a ladder"):
+            compare.Ladder.read_csv(tmp_path / wrong)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from labutils import compare, data, journey, paths, qnn, runtime, zoo
+from labutils import compare, data, gallery, journey, paths, qnn, runtime, zoo
 from labutils.errors import SurgeryError
 
 STAGES = ["PyTorch", "patched", "ONNX", "int8 CPU", "HTP fp16", "HTP int8", "HTP a16w8"]
@@ -113,9 +114,16 @@ def test_a_model_without_these_activations_is_told(tmp_path):
         journey.run("tv:resnet18", "random", folder=tmp_path, images=2, echo=lambda line: None)
 
 
-def test_labels_of_other_classes_are_not_judged():
-    images = data.load("val", 4, 16)
-    same = zoo.Model("m", None, None, images.classes, "", "", True)
-    other = zoo.Model("m", None, None, ("a", "b"), "", "", True)
-    np.testing.assert_array_equal(journey._labels(images, same), images.labels)
-    assert not journey._labels(images, other).any()
+def test_without_labels_that_count_accuracy_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.delenv("LABUTILS_PHOTOGRAPHS", raising=False)
+    monkeypatch.setattr(gallery.photographs, "imagenette", lambda: None)
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model = zoo.Model("m", module, data.Preprocessing(32), ("r", "g", "b"), "mine", "", True)
+    made = journey.Journey()
+    stages = [compare.Stage(name, runtime.connect(module), n=4) for name in ("a", "b")]
+    log = journey._Log(made, lambda line: None)
+    journey._compared(model, stages, tmp_path, log, None)
+    assert [row.top1 for row in made.ladder.rows] == [None, None]
+    assert made.ladder["b"].parity.agreement.value == 1
+    assert "LABUTILS_PHOTOGRAPHS" in made.notes[0]
+    assert json.loads(json.dumps(made.ladder.to_dict()))["rows"][1]["top1"] is None

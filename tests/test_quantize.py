@@ -250,7 +250,7 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_written(tmp_path):
         ((four, images), ModelFileError, "fixed shape with batch 1"),
         ((poisoned, images), ModelFileError, "'w' of nan.onnx"),
         ((huge, images), ModelFileError, "Tensor 'a'"),
-        ((tmp_path / "none.onnx", images), ModelFileError, "no file"),
+        ((tmp_path / "none.onnx", images), ModelFileError, "no model file"),
         ((good, images[:0]), UsageError, "there were none"),
         ((good, holed), UsageError, "image 5 holds NaN"),
         ((good, noise(size=9)), UsageError, "takes float32"),

@@ -392,7 +392,7 @@ def test_foreign_file(tmp_path, data, problem):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(ModelFileError, match="no file"):
+    with pytest.raises(ModelFileError, match="no model file"):
         table.check(tmp_path / "none.onnx", "snpe-2.7")
     with pytest.raises(ModelFileError, match="Cannot read"):
         table.check(tmp_path, "snpe-2.7")
@@ -432,7 +432,7 @@ def test_damaged_graphs(saved):
         table.check(saved(dangling), "snpe-2.7")
     empty = model_of([helper.make_node("Relu", ["x"], ["y"])])
     del empty.graph.node[:]
-    with pytest.raises(ModelFileError, match="without nodes"):
+    with pytest.raises(ModelFileError, match="no ONNX graph with nodes"):
         table.check(saved(empty), "snpe-2.7")
 
 

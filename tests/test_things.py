@@ -97,3 +97,50 @@ def test_an_object_as_bright_as_its_background_has_an_outline():
 def test_bad_calls_are_explained(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_picture_to_order_moves_one_parameter_at_a_time():
+    base = things.custom_scene("mug", hue=0.6, size=0.75, clutter=0.3, seed=1)
+    assert things.CLASSES[base.label] == "mug"
+    assert np.array_equal(things.render(base, 64), things.render(things.custom_scene(seed=1), 64))
+
+    def same(other, *fields):
+        return all(repr(getattr(base, f)) == repr(getattr(other, f)) for f in fields)
+
+    red = things.custom_scene("mug", hue=0.0, seed=1)
+    assert repr(red.thing.strokes) == repr(base.thing.strokes)
+    assert red.thing.palette[0] != base.thing.palette[0]
+    assert same(red, "background", "light", "behind", "pattern", "shadow")
+    small = things.custom_scene("mug", size=0.3, seed=1)
+    assert small.thing.scale == 0.15 < base.thing.scale
+    assert repr(small.thing.strokes) == repr(base.thing.strokes)
+    assert same(small, "background", "light", "behind", "pattern")
+    bare, full = (things.custom_scene("mug", clutter=c, seed=1) for c in (0.0, 1.0))
+    assert not bare.behind and not bare.occluders and bare.blur == bare.noise == 0
+    assert len(full.behind) > len(base.behind)
+    assert repr(full.thing) == repr(base.thing) == repr(bare.thing)
+    assert same(full, "background", "light", "pattern")
+    other = things.custom_scene("mug", seed=2)
+    assert repr(other.thing.strokes) != repr(base.thing.strokes)
+
+
+@pytest.mark.parametrize("kind", things.CLASSES)
+def test_every_class_can_be_ordered(kind):
+    scene = things.custom_scene(kind, hue=1.0, size=1.0, clutter=1.0, seed=3)
+    assert scene.label == things.CLASSES.index(kind)
+    assert things.render(scene, 48).std() > 3
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "words"),
+    [
+        ({"kind": "mugg"}, UnknownNameError, "Did you mean mug"),
+        ({"hue": 1.5}, UsageError, "hue of a picture is a number from 0 to 1, not 1.5"),
+        ({"size": 0.0}, UsageError, "from 0.1 to 1"),
+        ({"clutter": float("nan")}, UsageError, "clutter"),
+        ({"seed": -1}, UsageError, "start at 0"),
+    ],
+)
+def test_an_impossible_order_is_explained(order, error, words):
+    with pytest.raises(error, match=words):
+        things.custom_scene(**order)

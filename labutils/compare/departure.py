@@ -67,6 +67,9 @@ class Departure:
             )
         return text
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def first_departure(
     reference_onnx: str | Path, candidate: Runner, inputs: np.ndarray, limit: float
@@ -74,8 +77,8 @@ def first_departure(
     """Find the first tensor, in topological order, whose cosine falls below `limit`.
 
     On ONNX Runtime all tensors are looked at in one run. On the HTP the graph is cut off behind a
-    tensor, compiled and run, and the place is found by bisection, because showing all tensors at
-    once can hide the fault.
+    tensor, compiled and run, because showing all tensors at once can hide the fault. The place is
+    found in growing strides from the front, then by bisection of the last stride.
 
     Parameters
     ----------
@@ -154,6 +157,13 @@ def _bisect(
     seen[high] = probe(pairs[high])
     if seen[high] is None or not _departs(seen[high], limit):
         return None
+    reach = 0  # short graphs compile fast, and many faults begin early: 1, 2, 4, 8 ... tensors
+    while reach < high:
+        seen[reach] = probe(pairs[reach])
+        if seen[reach] is not None and _departs(seen[reach], limit):
+            high = reach
+        else:
+            low, reach = reach + 1, 2 * reach + 1
     while low < high:
         middle = (low + high) // 2
         seen[middle] = probe(pairs[middle])

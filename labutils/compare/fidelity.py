@@ -29,6 +29,10 @@ _LEGEND = (
     "[ ]: 95 % intervals, Wilson's for shares, paired for differences. Agreement, cosine and SQNR "
     "are against the first stage, on the same n images."
 )
+_UNKNOWN = (
+    "Top-1 is unknown: these images carry no label that counts for this model. Agreement, cosine "
+    "and SQNR need none."
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Stage:
 class Rung:
     """The figures of one stage; `parity` and `difference` are against the first stage.
 
-    `top5` is None for fewer than six classes, `bytes` None for a module in memory.
+    `top1`, `top5` and `difference` are None where no image's class is known, `top5` also for
+    fewer than six classes. `bytes` is None for a module in memory.
     """
 
     name: str
@@ -65,15 +70,16 @@ class Rung:
     file: str
     bytes: int | None
     n: int
-    top1: Proportion
+    top1: Proportion | None
     top5: Proportion | None
-    difference: PairedDifference
+    difference: PairedDifference | None
     parity: Parity
     note: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values; shares 0 to 1, differences in points."""
         top5 = self.top5.value if self.top5 else None
+        low, high = self.difference.interval if self.difference else (None, None)
         agreement, found = self.parity.agreement, self.parity
         return {
             "stage": self.name,
@@ -83,9 +89,9 @@ class Rung:
             "n": self.n,
             **_share("top1", self.top1),
             "top5": top5,
-            "difference_points": self.difference.value,
-            "difference_low": self.difference.interval[0],
-            "difference_high": self.difference.interval[1],
+            "difference_points": self.difference.value if self.difference else None,
+            "difference_low": low,
+            "difference_high": high,
             **_share("agreement", agreement),
             "cosine_mean": found.cosine_mean,
             "cosine_min": found.cosine_min,
@@ -131,17 +137,37 @@ class Ladder:
         paths.write_text(path, buffer.getvalue())
         return Path(path)
 
+    @classmethod
+    def read_csv(cls, path: str | Path, images: str = "", preprocessing: str = "") -> Ladder:
+        """Return the ladder that `to_csv` wrote; what it was measured on is the caller's to say.
+
+        Raises
+        ------
+        UsageError
+            There is no such file, or it is no ladder.
+        """
+        try:
+            with Path(path).open(encoding="utf-8", newline="") as file:
+                rows = tuple(_read_rung(row) for row in csv.DictReader(file))
+        except (OSError, KeyError, ValueError) as error:
+            raise UsageError(f"{path} is not a ladder that the lab wrote: {error}") from None
+        return cls(rows, images, preprocessing)
+
     def _parts(self) -> tuple:
         rows = [_cells(row, row is self.rows[0]) for row in self.rows]
         made_by = []
         for row in self.rows:
             text = f"{row.name}: {row.file or 'in memory'}, {row.runtime}."
             made_by.append(f"{text} {row.note}".strip())
-        notes = [_LEGEND, f"Images: {self.images}. {self.preprocessing}.", *made_by]
+        unknown = [] if all(row.top1 for row in self.rows) else [_UNKNOWN]
+        notes = [_LEGEND, *unknown, f"Images: {self.images}. {self.preprocessing}.", *made_by]
         return "Fidelity ladder", _COLUMNS, rows, notes
 
     def __str__(self) -> str:
         return tabular.text(*self._parts())
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())
@@ -162,7 +188,8 @@ def ladder(
     stages
         The first is the reference, usually PyTorch; it sees at least as many images as any other.
     images, preprocessing
-        Pixels with labels, and what turns them into inputs.
+        Pixels with labels, and what turns them into inputs. A label of -1 is unknown; so are all
+        of them when the stages have another number of classes than the images.
     n
         Images at most, for all stages; ``Stage.n`` lowers it for one.
     batch_size
@@ -187,7 +214,9 @@ def ladder(
         part = images.head(count)
         logits = _logits(stage, part, preprocessing, batch_size, progress)
         reference = logits if reference is None else reference
-        rows.append(_rung(stage, logits, reference[:count], part.labels))
+        foreign = reference.shape[1] != len(images.classes)
+        labels = np.full(count, -1) if foreign else np.asarray(part.labels)
+        rows.append(_rung(stage, logits, reference[:count], labels))
     return Ladder(tuple(rows), images.source, str(preprocessing))
 
 
@@ -219,11 +248,14 @@ class AccuracyTable:
         if "ONNX Runtime" in runtimes:
             title += "; ORT stands in for FP32 on CPU"
         if "HTP" in runtimes:
-            title += "; the HTP simulator stands in for the DSP"
+            title += "; the HTP simulator stands in for the chip"
         return title, columns, rows, notes
 
     def __str__(self) -> str:
         return tabular.text(*self._parts())
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())
@@ -295,24 +327,61 @@ def _refuse(stage: Stage, logits: np.ndarray, shape: tuple[int, ...]) -> None:
 def _rung(stage: Stage, logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Rung:
     _refuse(stage, logits, reference.shape)
     file = stage.runner.file
-    ours, first = metrics.correct(logits, labels), metrics.correct(reference, labels)
+    known = labels >= 0
+    ours, first, labels = logits[known], reference[known], labels[known]
+    judged = bool(known.any())
     return Rung(
         name=stage.name,
         runtime=stage.runner.runtime,
         file=Path(file).name if file else "",
         bytes=Path(file).stat().st_size if file else None,
         n=len(logits),
-        top1=metrics.accuracy(logits, labels),
-        top5=metrics.accuracy(logits, labels, 5) if logits.shape[1] > 5 else None,
-        difference=metrics.paired_difference(ours, first),
+        top1=metrics.accuracy(ours, labels) if judged else None,
+        top5=metrics.accuracy(ours, labels, 5) if judged and logits.shape[1] > 5 else None,
+        difference=_difference(ours, first, labels) if judged else None,
         parity=parity(reference, logits),
         note=stage.note,
     )
 
 
-def _share(name: str, share: Proportion) -> dict[str, float]:
-    low, high = share.interval
-    return {name: share.value, f"{name}_low": low, f"{name}_high": high}
+def _difference(ours: np.ndarray, first: np.ndarray, labels: np.ndarray) -> PairedDifference:
+    return metrics.paired_difference(*(metrics.correct(x, labels) for x in (ours, first)))
+
+
+def _read_rung(row: dict[str, str]) -> Rung:
+    n = int(row["n"])
+
+    def share(name: str) -> Proportion | None:
+        return Proportion(round(float(row[name]) * n), n) if row[name] else None
+
+    difference = None
+    if row["difference_points"]:
+        ends = float(row["difference_low"]), float(row["difference_high"])
+        difference = PairedDifference(float(row["difference_points"]), ends, n)
+    return Rung(
+        name=row["stage"],
+        runtime=row["runtime"],
+        file=row["file"],
+        bytes=int(row["bytes"]) if row["bytes"] else None,
+        n=n,
+        top1=share("top1"),
+        top5=share("top5"),
+        difference=difference,
+        parity=Parity(
+            n=n,
+            cosine_mean=float(row["cosine_mean"]),
+            cosine_min=float(row["cosine_min"]),
+            sqnr_db=float(row["sqnr_db"]),
+            agreement=share("agreement"),
+            max_error=float(row["max_error"]),
+        ),
+        note=row["note"],
+    )
+
+
+def _share(name: str, share: Proportion | None) -> dict[str, float | None]:
+    low, high = share.interval if share else (None, None)
+    return {name: share.value if share else None, f"{name}_low": low, f"{name}_high": high}
 
 
 def _cells(row: Rung, first: bool) -> tuple[str, ...]:
@@ -320,10 +389,13 @@ def _cells(row: Rung, first: bool) -> tuple[str, ...]:
     own = (tabular.clipped(row.name, 18), str(row.n), _percent(row.top1))
     if first:
         return (*own, "-", "-", "-", "-", size)
-    low, high = row.difference.interval
+    difference = "unknown"
+    if row.difference:
+        low, high = row.difference.interval
+        difference = f"{row.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
     return (
         *own,
-        f"{row.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]",
+        difference,
         _percent(row.parity.agreement),
         f"{row.parity.cosine_mean:.4f}",
         f"{row.parity.sqnr_db:.1f}",
@@ -331,6 +403,8 @@ def _cells(row: Rung, first: bool) -> tuple[str, ...]:
     )
 
 
-def _percent(share: Proportion) -> str:
+def _percent(share: Proportion | None) -> str:
+    if share is None:
+        return "unknown"
     low, high = share.interval
     return f"{100 * share.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]"

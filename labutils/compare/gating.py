@@ -77,6 +77,9 @@ class Parity:
             f"largest error {self.max_error:.3g}"
         )
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def parity(reference: ArrayLike, logits: ArrayLike) -> Parity:
     """Compare logits of shape (n, classes) with the reference's, image by image."""
@@ -159,6 +162,9 @@ class GateReport:
     def __str__(self) -> str:
         title, rows = self._parts()
         return "\n".join([title, *(f"  {name:<10}  {value}" for name, value in rows)])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         title, rows = self._parts()
@@ -309,7 +315,8 @@ def _constant(logits: np.ndarray) -> bool:
 
 
 def _notes(ours: np.ndarray, check_top1: bool) -> tuple[str, ...]:
-    notes = () if check_top1 else ("Top-1 agreement was not judged (untrained weights).",)
+    unjudged = "Top-1 agreement was not judged (untrained weights, or too few images)."
+    notes = () if check_top1 else (unjudged,)
     if _constant(ours):
         notes += (
             "The reference gives the same logits for every image, so this comparison sees little. "

@@ -107,6 +107,9 @@ class LayerReport:
     def __str__(self) -> str:
         return tabular.text(*self._parts())
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())
 

@@ -34,7 +34,7 @@ from .. import paths
 from ..compare.layerwise import opened
 from ..data import ImageSet, Preprocessing
 from ..errors import LabError, ModelFileError, UnknownNameError, UsageError
-from ..graph import read
+from ..graph import read, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -132,6 +132,9 @@ class QuantizeReport:
     def __str__(self) -> str:
         title, rows = self._parts()
         return "\n".join([title, *(f"  {name:<9}  {value}" for name, value in rows)])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         import html
@@ -295,7 +298,6 @@ def _inputs(
 
 def _prepared(source: Path) -> onnx.ModelProto:
     """Return the model in `source`, checked, with shapes and with a name for every node."""
-    import onnx
     from onnx import numpy_helper
 
     model = read(source)
@@ -318,7 +320,7 @@ def _prepared(source: Path) -> onnx.ModelProto:
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ModelFileError(f"Weight {tensor.name!r} of {source.name} holds NaN or infinity.")
-    return onnx.shape_inference.infer_shapes(model)
+    return with_shapes(model)
 
 
 def _lift_constants_(model: onnx.ModelProto) -> None:

@@ -199,7 +199,7 @@ HARDSWISH = Rule(
 VENDOR_HARDSIGMOID = Rule(
     name="hardsigmoid-0.167",
     exact=False,
-    error="maximum error 9.98e-4, at x = -+2.994",
+    error="maximum error 9.98e-4, at x = ±2.994",
     source="Qualcomm's MobileNetV3 example for SNPE 2.7: clamp(0.167 * x + 0.5, 0, 1)",
     keeps=_KEEPS,
     modules=_HARDSIGMOID_CLASSES,

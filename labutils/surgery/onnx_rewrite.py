@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxscript.optimizer import basic_constant_propagation
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 
+from ..graph import with_shapes
 from .report import Left, Match
 
 if TYPE_CHECKING:
@@ -126,9 +127,7 @@ class _Rewriting:
 
 
 def _inferred_types(model: ir.Model) -> dict[str, int]:
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(ir.to_proto(model)).graph
+    graph = with_shapes(ir.to_proto(model)).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {value.name: value.type.tensor_type.elem_type for value in values}
 

@@ -86,6 +86,9 @@ class Check:
             f"output), SQNR {self.sqnr_db:.1f} dB, on {self.inputs}"
         )
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def measure(before: Sequence[np.ndarray], after: Sequence[np.ndarray], inputs: str) -> Check | None:
     """Compare the outputs of a model before and after; None when they are not finite.
@@ -180,10 +183,16 @@ class Report:
         head = f"Surgery on {self.target}, level {self.level}: {len(self.matches)} replaced"
         return "\n".join([head, *(f"  {subject:<{width}}  {text}" for subject, text in rows)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         head, *_ = str(self).partition("\n")
+        # words stand at the left and wrap at spaces; JupyterLab's own style does neither
+        words = "style='text-align:left;word-break:normal;overflow-wrap:break-word'"
         rows = "".join(
-            f"<tr><th scope='row'>{html.escape(subject)}</th><td>{html.escape(text)}</td></tr>"
+            f"<tr><th scope='row' {words}>{html.escape(subject)}</th>"
+            f"<td {words}>{html.escape(text)}</td></tr>"
             for subject, text in self._rows()
         )
         return f"<table><caption>{html.escape(head)}</caption><tbody>{rows}</tbody></table>"

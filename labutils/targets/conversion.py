@@ -79,6 +79,9 @@ class Conversion:
         head = f"{self.file.name}: {self.precision} DLC for {self.target}, {size:.2f} MB"
         return "\n".join([head, f"  {self.claim}", str(self.gate)])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
 

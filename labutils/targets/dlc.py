@@ -112,6 +112,9 @@ class DlcInfo:
             )
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         columns = ("type", "shape", "dtype", "weight", "scale", "zero_point", "macs", "name")
         head = "".join(f"<th>{name}</th>" for name in columns)
@@ -265,6 +268,9 @@ class ContextInfo:
             f"{self.file.name}: {self.size:,} bytes, compiled for {self.soc} by {self.writer}; "
             f"{self.wrapper.name} lets ONNX Runtime load it"
         )
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(str(self))}</p>"

@@ -35,6 +35,9 @@ class Verification:
         )
         return text + "".join(f"; {remark}" for remark in self.remarks)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 # ONNX operators that must appear one for one, with the QNN types that they become.
 _HEAVY = {

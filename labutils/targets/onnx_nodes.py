@@ -9,21 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import graph
 from ..errors import ModelFileError
-from ..graph import module_path
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-_FOREIGN = (  # offset, magic bytes, what such a file is
-    (0, b"PK\x03\x04", "a ZIP archive (a PyTorch checkpoint, a .pt2 or a DLC)"),
-    (0, b"\x89HDF", "an HDF5 file (Keras)"),
-    (4, b"TFL3", "a TensorFlow Lite file"),
-    (0, b"\x80\x02", "a Python pickle"),
-    (0, b"\x89PNG", "a PNG picture"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-)
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
 
@@ -98,7 +90,7 @@ class Node:
     @cached_property
     def module(self) -> str:
         """Path of the PyTorch module that it came from, "" where the file does not say."""
-        return module_path(self.proto)
+        return graph.module_path(self.proto)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute; else the operator's default in ONNX; else `default`."""
@@ -156,17 +148,16 @@ def read(path: str | Path) -> Graph:
         The file is missing, empty, truncated, not ONNX, cyclic, or its weights are missing.
     """
     path = Path(path)
-    model = _parse(path)
+    model = graph.read(path)
     opsets = {
         ("" if o.domain in _STANDARD_DOMAINS else o.domain): o.version for o in model.opset_import
     }
     if "" not in opsets:
         raise ModelFileError(f"{path} names no opset of the standard operators: export it again.")
-    if not model.graph.node:
-        raise ModelFileError(f"{path} holds a graph without nodes: there is nothing to check.")
     _check_external(model, path)
     _check_inputs(model.graph, path)
     ordered, constants = _in_order(model.graph, path), _constants(model)
+    graph.require_valid(path)
     derived = _derived(ordered, constants)
     facts = _Facts(opsets, constants, derived, _shapes(model), _boundary(model.graph))
     nodes = [Node(proto, facts, index) for index, proto in enumerate(ordered)]
@@ -175,38 +166,6 @@ def read(path: str | Path) -> Graph:
 
 def _plain(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _parse(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise ModelFileError(f"Cannot read {path}: {error.strerror or error}.") from None
-    if not data:
-        raise ModelFileError(f"{path} is empty (0 bytes): export or download it again.")
-    for offset, magic, what in _FOREIGN:
-        if data[offset : offset + len(magic)] == magic:
-            raise ModelFileError(f"{path} is {what}, not an ONNX file: export it to ONNX first.")
-    try:
-        model = onnx.ModelProto.FromString(data)
-    except DecodeError:
-        what = "is text" if _is_text(data) else "is truncated or of another format"
-        raise ModelFileError(f"{path} {what}: it does not parse as an ONNX file.") from None
-    if not model.HasField("graph"):
-        raise ModelFileError(f"{path} does not hold an ONNX graph: truncated, or another format.")
-    return model
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        return data[:4096].decode("utf-8").isprintable() or b"\n" in data[:4096]
-    except UnicodeDecodeError:
-        return False
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
@@ -218,6 +177,11 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
             continue
         info = ExternalDataInfo(tensor)
         file = path.parent / info.location
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise ModelFileError(
+                f"{path} wants the weights {tensor.name!r} from {info.location}, outside its own "
+                "folder: refused. Put the data beside the file, and export it again."
+            )
         needed = int(info.offset or 0) + int(info.length or 0)
         if not file.is_file():
             problem = f"{info.location}, which is not beside it"
@@ -279,15 +243,9 @@ def _array(value: Any) -> np.ndarray:
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Shapes by tensor name; where inference fails, only those that the file states."""
-    import onnx
-
-    # RuntimeError covers InferenceError; ValueError a file beyond protobuf's 2 GB.
-    try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
-    except (RuntimeError, ValueError):
-        graph = model.graph
+    inferred = graph.with_shapes(model).graph
     shapes: dict[str, tuple[int | None, ...]] = {}
-    for info in [*graph.input, *graph.value_info, *graph.output]:
+    for info in [*inferred.input, *inferred.value_info, *inferred.output]:
         if info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim
             shapes[info.name] = tuple(

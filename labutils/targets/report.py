@@ -121,6 +121,8 @@ class CheckReport:
         first = self.first_blocker
         if self.subgraphs is not None:
             on_cpu = sum(node.action == "CPU" for node in self.nodes)
+            if self.subgraphs == 1 and not on_cpu:
+                return "The accelerator would take the whole graph (an estimate from documents)."
             return (
                 f"The graph would be split: {self.subgraphs} accelerator subgraph(s), "
                 f"{on_cpu} node(s) on the CPU (an estimate: the tool's own rules may join less)."
@@ -151,14 +153,18 @@ class CheckReport:
         table = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]) for row in rows]
         return "\n".join([*self.summary(), "", *table])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         summary = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary())
+        left = 'style="text-align:left"'  # JupyterLab's own is right
         head = "".join(
-            f'<th scope="col">{word}</th>'
+            f'<th scope="col" {left}>{word}</th>'
             for word in ("operator", "verdict", "nodes", "first in", "evidence")
         )
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+            "<tr>" + "".join(f"<td {left}>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
             for row in self.groups()
         )
         return f"{summary}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

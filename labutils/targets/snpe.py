@@ -55,6 +55,9 @@ class Transcript:
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def translate(
     onnx_path: str | Path,

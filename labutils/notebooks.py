@@ -316,9 +316,9 @@ def _digest(text: str) -> str:
 
 
 def _free(mine: Path) -> Path:
-    """Return the first name for a backup that is not taken."""
+    """Return the first name for a backup that is not taken; it is listed after the notebooks."""
     number = 1
-    while (backup := mine.with_name(f"{mine.stem}.backup-{number}.ipynb")).exists():
+    while (backup := mine.with_name(f"backup-{number}_of_{mine.name}")).exists():
         number += 1
     return backup
 

@@ -157,7 +157,7 @@ def test_reset_puts_the_original_back_and_keeps_every_backup(source, tmp_path):
     for n in (1, 2):
         work = write(mine / "03_swap.ipynb", new_code_cell(f"work {n}")).read_bytes()
         backup = notebooks.reset("03", mine)
-        assert backup.name == f"03_swap.backup-{n}.ipynb"
+        assert backup.name == f"backup-{n}_of_03_swap.ipynb"
         assert backup.read_bytes() == work
         assert (mine / "03_swap.ipynb").read_bytes() == original
     assert notebooks.reset("03", mine) is None  # as the original: no backup

@@ -149,7 +149,7 @@ def _judge_swap(answer: Any) -> None:
 
 
 def _judge_shared(answer: Any) -> None:
-    """A layer that stands at two places must be replaced at both."""
+    """Ask for a layer that stands at two places to be replaced at both."""
     from torch import nn
 
     twice = nn.Hardswish()
@@ -417,7 +417,7 @@ LAYER = Exercise(
 )
 
 _SWAP = (
-    "from torch import nn\n"
+    "from torch import nn\n\n"
     "from labutils.layers import CustomHardsigmoid, CustomHardswish\n\n"
     "NEW = {nn.Hardsigmoid: CustomHardsigmoid, nn.Hardswish: CustomHardswish}\n\n\n"
 )
@@ -428,10 +428,7 @@ SWAP = Exercise(
     minutes=15,
     difficulty="stretch",
     answer="swap_layers_",
-    stub=(
-        "from labutils.layers import CustomHardsigmoid, CustomHardswish\n\n\n"
-        "def swap_layers_(model):\n    return TODO  # the same model, its layers replaced"
-    ),
+    stub=_SWAP + "def swap_layers_(model):\n    return TODO  # the same model, its layers replaced",
     reference=(
         _SWAP + "def swap_layers_(model):\n"
         "    for path, module in list(model.named_modules(remove_duplicate=False)):\n"
@@ -475,8 +472,8 @@ SWAP = Exercise(
             "        if type(module) in NEW:\n"
             "            model.set_submodule(path, NEW[type(module)]())\n"
             "    return model",
-            "you changed a copy: the model that was given is as it was. The name ends in _, so work "
-            "in place.",
+            "you changed a copy: the model that was given is as it was. The name ends in _, so "
+            "work in place.",
         ),
         Wrong(
             _SWAP + "def swap_layers_(model):\n"

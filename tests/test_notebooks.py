@@ -179,6 +179,8 @@ def test_the_makefiles_verbs(source, tmp_path, monkeypatch, capsys):
     assert "checkout" in capsys.readouterr().err
     assert notebooks.main(["checkout"]) == 0
     assert (tmp_path / "my" / "02_read.ipynb").is_file()
+    assert notebooks.main(["checkout", str(tmp_path / "ann")]) == 0
+    assert (tmp_path / "ann" / "02_read.ipynb").is_file()
 
 
 def test_the_learners_folder_is_not_in_git():

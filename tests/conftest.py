@@ -9,8 +9,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from labutils import paths
+
+# a busy machine is no reason to fail: no test has a deadline, and slow draws are no bug
+settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lab")
 
 
 def pytest_collection_modifyitems(items):

@@ -237,7 +237,6 @@ def test_a_float_graph_is_refused_for_a_chip_without_float16(relu):
 # --- workers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.htp
 @pytest.mark.parametrize(("limit", "workers"), [("", 2), ("1", 1), ("8", 2)])
 def test_a_shared_machine_limits_the_workers(monkeypatch, limit, workers):
     monkeypatch.setenv("LABUTILS_WORKERS", limit)
@@ -252,6 +251,7 @@ def test_a_limit_that_is_no_number_is_named(monkeypatch, limit):
         qnn.shared()
 
 
+@pytest.mark.htp
 def test_results_come_in_order_from_two_workers(relu):
     asked = qnn.Graph.of(relu, options.htp())
     with qnn.Pool(workers=2) as pool:

@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         # `kill` and a closing terminal end us as Ctrl-C does: unfinished files are taken away.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup had it ignored
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _stopped)
     try:
         return chosen.command(chosen)
     except LabError as error:
@@ -46,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+
+
+def _stopped(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,6 +156,7 @@ def _journey_parser(commands: Any) -> None:
     parser = _command(commands, "journey", _journey, text)
     parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=MODEL_HELP)
     parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
+    parser.add_argument("--size", type=int, help="image side in pixels")
     parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")
@@ -187,13 +195,12 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _diagnose(chosen: argparse.Namespace) -> int:
-    import tempfile
 
-    from . import export, repair, targets, zoo
+    from . import export, paths, repair, targets, zoo
 
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
-    with tempfile.TemporaryDirectory(prefix="labutils-diagnose-") as folder:
+    with paths.scratch() as folder:
         path = model.file
         if model.module is not None:
             path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
@@ -335,6 +342,7 @@ def _journey(chosen: argparse.Namespace) -> int:
     made = journey.run(
         chosen.model,
         chosen.weights,
+        size=chosen.size,
         images=chosen.images,
         soc=chosen.soc,
         folder=chosen.output,

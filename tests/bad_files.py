@@ -13,6 +13,7 @@ import pickle
 import struct
 import sys
 import time
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -282,6 +283,7 @@ def _call(arguments):
             code = stopped.code
         except BaseException as error:
             code = f"{type(error).__name__}: {error}"[:300]
+            err.write(traceback.format_exc())
     return {
         "code": code,
         "said": err.getvalue()[-2000:],

@@ -429,15 +429,17 @@ def _titled(model: zoo.Model) -> str:
 
 def _stored_inputs(path: Path) -> Any:
     import zipfile
+    import zlib
 
     import numpy as np
 
+    damaged = (zipfile.BadZipFile, zlib.error)
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = [stored[name] for name in stored.files]
     except FileNotFoundError:
         raise UsageError(f"There is no file {path}.") from None
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, AttributeError, RuntimeError, *damaged) as error:
         raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
         raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")

@@ -215,11 +215,11 @@ def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np
         try:
             with Image.open(file) as picture:
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
-                pictures.append(fitted(np.asarray(upright), size, crop))
         except FileNotFoundError:
             raise UsageError(f"There is no picture {file}.") from None
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's readers raise a dozen kinds, SyntaxError among them
             raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
+        pictures.append(fitted(np.asarray(upright), size, crop))
     return np.stack(pictures)
 
 

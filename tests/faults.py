@@ -3,28 +3,26 @@
 Linux: processes are found by a mark in their environment, whatever became of their parents.
 """
 
+import atexit
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from labutils import graph, paths
+from labutils import __main__, graph, journey, paths, repair
 from labutils.qnn import dlc_file
 
-# The command line as it is, with few images: what is tried is its files, not its figures.
-QUICK = """
-import sys
-from labutils import __main__, journey, repair
-journey.CPU_IMAGES, repair.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
-sys.exit(__main__.main(sys.argv[1:]))
-"""
+# Runs are forked from a process that has these and did nothing with them: seconds saved on each.
+HEAVY = ["labutils.__main__", "labutils.journey", "labutils._torchvision", "torch.export"]
+HEAVY += ["torch.onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas"]
 MODEL = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
 MARK = "LABUTILS_TEST_RUN"
 HOWS = ("kill", "kill", "kill", "terminate", "kill a worker")
@@ -49,80 +47,110 @@ class Strike:
         return f"{self.command:<8} {self.how:<14} after {self.at_s:5.1f} s: {ended:<9} {found}"
 
 
+class Run:
+    """One call of the command line, in a process of its own."""
+
+    def __init__(self, arguments, output, temporary, mark):
+        self.output = output
+        output.touch()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(HEAVY)
+        environment = {"TMPDIR": str(temporary), MARK: mark, "OMP_NUM_THREADS": "1"}
+        self.process = context.Process(target=_called, args=(arguments, str(output), environment))
+        self.process.start()
+
+    @property
+    def said(self):
+        return self.output.read_text(encoding="utf-8")
+
+    @property
+    def code(self):
+        return self.process.exitcode
+
+
+def _called(arguments, output, environment):
+    """Call the command line; few images, because its files are tried and not its figures."""
+    os.environ.update(environment)
+    tempfile.tempdir = None  # another than when the process began
+    with Path(output).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    journey.CPU_IMAGES, repair.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+    try:
+        sys.exit(__main__.main(arguments))
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing's children leave without
+
+
 class Ground:
     """A folder for artifacts and one for temporary files, and the processes that work in them."""
 
     def __init__(self, place, seed=0):
         self.artifacts, self.temporary = place / "artifacts", place / "temporary"
-        self.artifacts.mkdir()
-        self.temporary.mkdir()
+        self.said = place / "said"
+        for folder in (self.artifacts, self.temporary, self.said):
+            folder.mkdir()
+        self.runs = 0
         self.chance = random.Random(seed)
         self.mark = str(place)
         self.lasted = {"journey": 10.0, "convert": 5.0}  # seconds; measured by `complete`
 
     def start(self, command):
-        """Start ``journey`` or ``convert``; return the process when it has said its first line."""
+        """Start ``journey`` or ``convert``; return the run when it has said its first line."""
         arguments = [command, *MODEL]
         if command == "journey":
             arguments += ["--images", "1", "-o", str(self.artifacts)]
         else:
             arguments += ["--target", "snpe-2.7", "--repair", "--quantize", "int8"]
             arguments += ["-o", str(self.artifacts / "own.dlc")]
-        environment = os.environ | {"TMPDIR": str(self.temporary), MARK: self.mark}
-        process = subprocess.Popen(
-            [sys.executable, "-c", QUICK, *arguments],
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        process.said = process.stdout.readline()
-        return process
+        self.runs += 1
+        run = Run(arguments, self.said / f"{self.runs}.txt", self.temporary, self.mark)
+        while "\n" not in run.said and run.code is None:
+            time.sleep(0.005)
+        return run
 
     def complete(self, *commands):
         """Run commands at the same time to their ends; return what they said."""
         running = [(self.start(command), time.monotonic(), command) for command in commands]
-        said = []
-        for process, begun, command in running:
-            rest, _ = process.communicate(timeout=GIVEN_UP_S)
-            assert process.returncode == 0, rest[-2000:]
+        for run, begun, command in running:
+            run.process.join(GIVEN_UP_S)
+            assert run.code == 0, run.said[-2000:]
             self.lasted[command] = time.monotonic() - begun
-            said.append(process.said + rest)
-        return said
+        return [run.said for run, _, _ in running]
 
     def strike(self, command, how=None):
         """Strike one run at a random point."""
         how = how or self.chance.choice(HOWS)
-        process = self.start(command)
+        run = self.start(command)
         begun = time.monotonic()
         wanted = self.chance.uniform(0, self.lasted[command])
-        while time.monotonic() - begun < wanted and process.poll() is None:
+        while time.monotonic() - begun < wanted and run.code is None:
             time.sleep(0.005)
-        victim = process
+        victim = run.process
         if how == "kill a worker":
-            while process.poll() is None and not (victim := self._worker(process)):
+            while run.code is None and not (victim := self._worker(run)):
                 time.sleep(0.005)
         at = time.monotonic() - begun
-        if process.poll() is None:
-            victim.terminate() if how == "terminate" else victim.kill()
+        if run.code is not None:
+            how = "too late"
+        elif how == "terminate":
+            victim.terminate()
         else:
-            how = "it had ended"
-        try:
-            said, _ = process.communicate(timeout=GIVEN_UP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            victim.kill()
+        run.process.join(GIVEN_UP_S)
+        if run.code is None:
+            run.process.kill()
             return Strike(command, how, at, None, ("it hung",), tuple(self.survivors()))
         lost = self.lost()
         if how != "kill":  # it had the time to take its unfinished work away
             lost += self.unfinished()
-            lost += (
-                ["it said: " + said[-300:]] if not _expected(how, process.returncode, said) else []
-            )
-        return Strike(command, how, at, process.returncode, tuple(lost), tuple(self.survivors()))
+            lost += [] if _expected(how, run) else [f"it said: {run.said[-300:]}"]
+        return Strike(command, how, at, run.code, tuple(lost), tuple(self.survivors()))
 
-    def _worker(self, process):
+    def _worker(self, run):
         try:
-            found = [c for c in psutil.Process(process.pid).children() if _is_worker(c)]
+            found = [c for c in psutil.Process(run.process.pid).children() if _is_worker(c)]
         except psutil.NoSuchProcess:
             return None
         return self.chance.choice(found) if found else None
@@ -166,10 +194,11 @@ def _is_worker(process):
         return False
 
 
-def _expected(how, code, said):
+def _expected(how, run):
     if how == "terminate":
-        return code == 128 + signal.SIGTERM and "Traceback" not in said
-    return code == 0 or (code == 1 and "WorkerError: The QNN worker died (signal SIGKILL)" in said)
+        return run.code == 128 + signal.SIGTERM and "Traceback" not in run.said
+    died = "WorkerError: The QNN worker died (signal SIGKILL)" in run.said
+    return run.code == 0 or (how == "kill a worker" and run.code == 1 and died)
 
 
 def _judge(path):

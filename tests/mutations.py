@@ -168,15 +168,15 @@ def _dlc_beside(manifest):
     return path
 
 
-def misread(read, path):
-    """What `read` raises that is not typed; None when all is well."""
+def outcome(read, path):
+    """ "read", "refused" with a typed error, or what else `read` raises."""
     try:
         read(path)
     except LabError:
-        return None
+        return "refused"
     except Exception as error:
         return f"{path.name}: {type(error).__name__}: {error}"[:300]
-    return None
+    return "read"
 
 
 def _saved(save):

@@ -12,8 +12,15 @@ pytestmark = [pytest.mark.htp, pytest.mark.slow, linux]
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     made = Ground(tmp_path_factory.mktemp("ground"))
-    made.complete("journey", "convert")
+    made.first = made.complete("journey", "journey")
+    made.complete("convert")
     return made
+
+
+def test_two_journeys_at_once_take_turns_and_finish(ground):
+    assert sum("Another journey writes into" in said for said in ground.first) == 1
+    assert not ground.lost()
+    assert everything_is_described(ground.artifacts)
 
 
 @pytest.mark.parametrize(
@@ -31,12 +38,20 @@ def test_a_struck_run_loses_nothing(command, how, ground):
     assert not struck.survivors
 
 
-def test_two_journeys_at_once_finish_and_clear_up(ground):
-    ground.strike("journey", "kill")
-    said = ground.complete("journey", "journey")
-    assert sum("Another journey writes into" in text for text in said) == 1
-    ground.complete("convert")
+def test_the_next_run_completes_and_clears_up(ground):
+    ground.complete("journey", "convert")
     assert not ground.lost()
     assert not ground.unfinished()
     assert not ground.survivors()
+    assert everything_is_described(ground.artifacts)
+
+
+@pytest.mark.sweep
+def test_fifty_points(ground):
+    for _ in range(50):
+        struck = ground.strike(ground.chance.choice(["journey", "convert"]))
+        assert not struck.lost
+        assert not struck.survivors
+    ground.complete("journey", "convert")
+    assert not ground.lost() + ground.unfinished()
     assert everything_is_described(ground.artifacts)

@@ -16,18 +16,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from labutils import paths, recorded
 
+if TYPE_CHECKING:
+    from faults import Ground, Strike
+
 sys.path.insert(0, str(paths.ROOT / "tests"))
 
 CONVERT = ["mobilenet_v3_large", "--target", "snpe-2.7", "--repair"]
 JOURNEYS = 2 / 5  # of the strikes; a conversion is shorter
-REST = 10  # after so many strikes a run is left alone, and must be right
 
 
 def main() -> None:
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=500, help="damaged twice, two calls each")
     parser.add_argument("--files", type=int, default=500, help="damaged files of each other kind")
     parser.add_argument("--kills", type=int, default=50, help="points of journey and convert")
+    parser.add_argument("--at-once", type=int, default=2, help="folders in which that happens")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     command = " ".join(["python benchmarks/robustness.py", *sys.argv[1:]])
@@ -45,7 +50,8 @@ def main() -> None:
         failed = corpus(places[0])
         failed += models(places[1], chosen.models, chosen.seed)
         failed += files(places[2], chosen.files, chosen.seed)
-        failed += kills(places[3], chosen.kills, chosen.seed) if chosen.kills else 0
+        if chosen.kills:
+            failed += kills(places[3], chosen.kills, chosen.at_once, chosen.seed)
         memory(places[4])
     sys.exit(1 if failed else 0)
 
@@ -125,15 +131,32 @@ def files(folder: Path, count: int, seed: int) -> int:
     return failed
 
 
-def kills(folder: Path, points: int, seed: int) -> int:
-    """Strike at random points of a journey and of a conversion that write into one folder."""
-    from faults import Ground, everything_is_described
+def kills(folder: Path, points: int, at_once: int, seed: int) -> int:
+    """Strike at random points of journeys and conversions, in some folders at once."""
+    from faults import Ground
 
     title(f"Kills at {points} random points of `labutils journey` and `labutils convert`")
-    ground = Ground(folder, seed)
-    ground.complete("journey", "journey")
+    grounds = [Ground(paths.folder(folder / str(n)), seed + n) for n in range(at_once)]
+    shares = [points // at_once + (n < points % at_once) for n in range(at_once)]
+    with ThreadPoolExecutor(at_once) as threads:
+        done = list(threads.map(campaign, grounds, shares))
+    strikes = [struck for listed, _ in done for struck in listed]
+    wrong = [words for _, listed in done for words in listed]
+    print("".join(f"    {words}\n" for words in wrong), end="")
+    hangs = sum(struck.code is None for struck in strikes)
+    survivors = sum(len(struck.survivors) for struck in strikes)
+    hows = ", ".join(f"{n} x {how}" for how, n in Counter(s.how for s in strikes).most_common())
+    print(f"{len(strikes)} struck ({hows}) in {at_once} folders at once")
+    print(f"losses: {len(wrong) - survivors}; hangs: {hangs}; outlived theirs: {survivors}")
+    return len(wrong) + hangs
+
+
+def campaign(ground: Ground, points: int) -> tuple[list[Strike], list[str]]:
+    """Strike in one folder, then let a run complete; return the strikes and what was lost."""
+    from faults import everything_is_described
+
+    ground.complete("journey", "journey")  # two at once
     ground.complete("convert")
-    print("Two journeys at once in one folder: both finished.")
     strikes, wrong = [], ground.lost() + ground.unfinished()
     while len(strikes) < points:
         struck = ground.strike("journey" if ground.chance.random() < JOURNEYS else "convert")
@@ -141,17 +164,11 @@ def kills(folder: Path, points: int, seed: int) -> int:
         if struck.how != "too late":  # it had ended before
             strikes.append(struck)
             wrong += [*struck.lost, *struck.survivors]
-            if len(strikes) % REST == 0 or len(strikes) == points:
-                ground.complete("journey", "convert")
-                found = ground.lost() + ground.unfinished() + ground.survivors()
-                whole = everything_is_described(ground.artifacts) and not found
-                print("left alone: both finished, everything is there" if whole else found)
-                wrong += found if found or whole else ["an artifact without its manifest"]
-    hangs = sum(struck.code is None for struck in strikes)
-    survivors = sum(len(struck.survivors) for struck in strikes)
-    print(f"{len(strikes)} struck; losses: {len(wrong) - survivors}; hangs: {hangs}; ", end="")
-    print(f"processes that outlived theirs: {survivors}")
-    return len(wrong) + hangs
+    ground.complete("journey", "convert")
+    wrong += ground.lost() + ground.unfinished() + ground.survivors()
+    wrong += [] if everything_is_described(ground.artifacts) else ["an artifact is not described"]
+    print("left alone: journey and convert completed", flush=True)
+    return strikes, wrong
 
 
 def memory(folder: Path) -> None:

@@ -184,9 +184,9 @@ def _cause(code: int | None) -> str:
 
 def _out_of_memory(message: dict[str, Any]) -> WorkerError:
     return WorkerError(
-        f"The QNN worker ran out of memory in {_describe(message)} and was stopped. Nothing else is "
-        "harmed. Close what else needs memory, set LABUTILS_WORKERS=1, or take a smaller input "
-        "(--size); the next call starts a fresh worker."
+        f"The QNN worker ran out of memory in {_describe(message)} and was stopped. Nothing else "
+        "is harmed; the next call starts a fresh worker. Close what else needs memory, set "
+        "LABUTILS_WORKERS=1, or take a smaller input (--size)."
     )
 
 

@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         # `kill` and a closing terminal end us as Ctrl-C does: unfinished files are taken away.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup had it ignored
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _stopped)
     try:
         return chosen.command(chosen)
     except LabError as error:
@@ -49,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+
+
+def _stopped(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,6 +159,7 @@ def _journey_parser(commands: Any) -> None:
     parser = _command(commands, "journey", _journey, text)
     parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=MODEL_HELP)
     parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
+    parser.add_argument("--size", type=int, help="image side in pixels")
     parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")
@@ -190,13 +198,12 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _diagnose(chosen: argparse.Namespace) -> int:
-    import tempfile
 
-    from . import export, repair, targets, zoo
+    from . import export, paths, repair, targets, zoo
 
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
-    with tempfile.TemporaryDirectory(prefix="labutils-diagnose-") as folder:
+    with paths.scratch() as folder:
         path = model.file
         if model.module is not None:
             path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
@@ -338,6 +345,7 @@ def _journey(chosen: argparse.Namespace) -> int:
     made = journey.run(
         chosen.model,
         chosen.weights,
+        size=chosen.size,
         images=chosen.images,
         soc=chosen.soc,
         folder=chosen.output,
@@ -424,15 +432,17 @@ def _titled(model: zoo.Model) -> str:
 
 def _stored_inputs(path: Path) -> Any:
     import zipfile
+    import zlib
 
     import numpy as np
 
+    damaged = (zipfile.BadZipFile, zlib.error)
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = [stored[name] for name in stored.files]
     except FileNotFoundError:
         raise UsageError(f"There is no file {path}.") from None
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, AttributeError, RuntimeError, *damaged) as error:
         raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
         raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")

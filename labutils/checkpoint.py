@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# What zipfile raises for an archive that is cut, encrypted, or damaged somewhere inside.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 _MAX_JSON_BYTES = 64_000_000  # a program of 3,000 nodes takes about two
 
 # The members of a `torch.export.save` archive that are tensors as raw bytes, or JSON.
@@ -92,7 +96,7 @@ def _pickled(path: Path) -> Any:
             f"({what.group(0) if what else 'not a tensor file'}). Only tensors are read. Save a "
             "state dict with torch.save(model.state_dict(), path), or use .safetensors."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle fails in any of Python's ways
         raise ModelFileError(
             f"{path} is not a readable checkpoint ({_first_line(error)}); was it cut short? "
             "Copy it again, or save a state dict with torch.save(model.state_dict(), path)."
@@ -149,7 +153,8 @@ def exported_program(path: str | Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise ModelFileError(f"There is no file {path}.")
     _inspect_pt2(path)
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    log = logging.getLogger("torch.export")  # it shows a traceback; our error says it in a line
+    log.disabled, before = True, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # for the sample inputs in the archive
     try:
         return torch.export.load(path)
@@ -159,6 +164,7 @@ def exported_program(path: str | Path) -> torch.export.ExportedProgram:
             f"again with this PyTorch ({torch.__version__}): torch.export.save(program, path)."
         ) from None
     finally:
+        log.disabled = False
         if before is None:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
         else:
@@ -172,7 +178,7 @@ def _inspect_pt2(path: Path) -> None:
             members = {name.partition("/")[2]: name for name in names}
             _refuse_too_much(path, archive)
             texts = {m: archive.read(n) for m, n in members.items() if m.endswith(".json")}
-    except (zipfile.BadZipFile, OSError) as error:
+    except _UNREADABLE as error:
         raise ModelFileError(f"{path} is not a .pt2 archive ({_first_line(error)}).") from None
     if not any(member.startswith("models/") for member in members):
         raise ModelFileError(

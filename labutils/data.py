@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -169,8 +171,19 @@ def _render_all(split: str, n: int, size: int) -> np.ndarray:
         return _render_part((split, 0, n, size))
     edges = [n * i // cores for i in range(cores + 1)]
     jobs = [(split, a, b, size) for a, b in itertools.pairwise(edges)]
-    with get_context("fork").Pool(cores) as pool:
+    with get_context("fork").Pool(cores, _end_with, (os.getpid(),)) as pool:
         return np.concatenate(pool.map(_render_part, jobs))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that wants its pictures has ended: nothing else would."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np.ndarray:
@@ -202,11 +215,11 @@ def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np
         try:
             with Image.open(file) as picture:
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
-                pictures.append(fitted(np.asarray(upright), size, crop))
         except FileNotFoundError:
             raise UsageError(f"There is no picture {file}.") from None
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's readers raise a dozen kinds, SyntaxError among them
             raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
+        pictures.append(fitted(np.asarray(upright), size, crop))
     return np.stack(pictures)
 
 

@@ -92,7 +92,7 @@ class Result:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head = f"{html.escape(self.id)} {self.outcome}"
+        head = html.escape(f"{self.id} {self.outcome}")
         return f"<p role='status'><strong>{head}</strong>: {html.escape(self.message)}</p>"
 
     def say(self) -> None:

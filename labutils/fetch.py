@@ -140,15 +140,14 @@ def archive(url: str, checksum: str, folder: Path, *, progress: bool | None = No
 
 def _unpack(packed: Path, folder: Path) -> None:
     import tarfile
-    import tempfile
 
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary:
+    with paths.scratch(folder) as temporary:
         try:
             with tarfile.open(packed) as files:
                 files.extractall(temporary, filter="data")  # nothing outside the folder
         except (tarfile.TarError, EOFError, OSError) as error:
             raise FetchError(f"{packed.name} could not be unpacked: {error}") from None
-        for entry in Path(temporary).iterdir():
+        for entry in temporary.iterdir():
             entry.replace(folder / entry.name)
 
 

@@ -94,6 +94,10 @@ def require_valid(path: str | Path) -> None:
         if any(words in reason for words in _TOLERATED):
             return
         raise ModelFileError(f"{path} is no valid ONNX model: {reason[:400]}") from None
+    except UnicodeDecodeError:  # the checker's own words, with the name that it complains about
+        raise ModelFileError(
+            f"{path} is no valid ONNX model, and has names that are not UTF-8: it is damaged."
+        ) from None
 
 
 def with_shapes(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
@@ -122,9 +126,16 @@ def module_path(node: Any) -> str:
     """
     for entry in getattr(node, "metadata_props", ()):
         if entry.key == _SCOPES:
-            scopes = [scope for scope in ast.literal_eval(entry.value)[:-1] if scope]
-            return scopes[-1] if scopes else ""
+            return _innermost(entry.value)
     return module_of_name(node.name)
+
+
+def _innermost(written: str) -> str:
+    try:
+        scopes = [str(scope) for scope in ast.literal_eval(written)[:-1] if scope]
+    except (SyntaxError, ValueError, TypeError, KeyError, MemoryError, RecursionError):
+        return ""  # not written by the exporter
+    return scopes[-1] if scopes else ""
 
 
 def module_of_name(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import html
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -129,6 +130,7 @@ def run(
     name: str = "mobilenet_v3_large",
     weights: str = "auto",
     *,
+    size: int | None = None,
     images: int = 96,
     soc: str = "SM8550",
     folder: str | Path | None = None,
@@ -139,14 +141,15 @@ def run(
 
     Parameters
     ----------
-    name, weights
+    name, weights, size
         As in `zoo.load`.
     images
         Validation images per HTP row; the rows on the CPU see at least 256.
     soc
         The chip that is compiled for and simulated.
     folder
-        Where artifacts go; ``generated_models/`` by default. Running again overwrites them.
+        Where artifacts go; ``generated_models/`` by default. Running again overwrites them; of
+        two journeys in one folder the second waits for the first.
     echo
         Called with every line of the story.
     progress
@@ -160,11 +163,18 @@ def run(
     """
     folder = Path(folder or paths.generated())
     chip = qnn.soc(soc)
-    journey = Journey()
-    log = _Log(journey, echo)
-    model = zoo.load(name, weights)
-    journey.model = str(model)
-    echo(journey.model)
+    model = zoo.load(name, weights, size)
+    echo(str(model))
+    log = _Log(Journey(str(model)), echo)
+    waiting = functools.partial(echo, f"Another journey writes into {folder}: waiting for its end.")
+    with paths.locked(folder, waiting):
+        return _traveled(model, images, chip, folder, log, progress)
+
+
+def _traveled(
+    model: zoo.Model, images: int, chip: qnn.Soc, folder: Path, log: _Log, progress: Callable | None
+) -> Journey:
+    journey, soc = log.journey, chip.name
     original = _exported(model, folder, log)
     _diagnosed(original, log)
     patched_module, patched = _patched(model, folder, log)

@@ -98,7 +98,7 @@ class Published:
         table = tabular.markup(_TITLE, _COLUMNS, [self._cells(row) for row in self.rows])
         links = "".join(
             f'<li><a href="{html.escape(source.url)}">{html.escape(source.name)}</a>, '
-            f"{html.escape(source.weights)}; read on {source.read}</li>"
+            f"{html.escape(f'{source.weights}; read on {source.read}')}</li>"
             for source in self.sources
         )
         return f"{table}<ol>{links}</ol>"

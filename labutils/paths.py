@@ -1,5 +1,8 @@
 """Where things live, how files are written, and the manifest of what was made.
 
+A file gets its name when it is whole. What is unfinished lies under a hidden name that says which
+process is at work on it, so that a later one can take away what a killed one has left.
+
 Environment variables: ``LABUTILS_GENERATED`` moves ``generated_models/``, ``LABUTILS_CACHE`` moves
 the cache of rendered images and downloads.
 """
@@ -7,13 +10,18 @@ the cache of rendered images and downloads.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import platform
+import re
 import secrets
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,16 +65,93 @@ def folder(path: str | Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only when the block succeeds.
 
-    The temporary name keeps the suffix, because writers look at it.
+    The temporary name keeps the suffix, because writers look at it. The manifest of the file that
+    is replaced goes with that file.
     """
     path = Path(path)
-    folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    _sweep(folder(path.parent))
+    mark = f"{_owner()}-{secrets.token_hex(4)}.tmp"
+    temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
     try:
         yield temporary
+        manifest(path).unlink(missing_ok=True)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(place: str | Path | None = None) -> Iterator[Path]:
+    """Yield an empty hidden folder for unfinished work, and take it away afterwards.
+
+    It lies in `place`, from where its files can be renamed; without one, where the system keeps
+    its temporary files.
+    """
+    place = folder(place or tempfile.gettempdir())
+    _sweep(place)
+    with tempfile.TemporaryDirectory(
+        dir=place, prefix=f".labutils.{_owner()}-", suffix=".tmp"
+    ) as made:
+        yield Path(made)
+
+
+_UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\w+\.tmp(\.\w+)?")
+
+
+def _owner() -> str:
+    """Return what identifies this process, among all that may write into one folder."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+@functools.lru_cache(64)  # once in the life of a process is enough for a folder
+def _sweep(place: Path) -> None:
+    """Delete the unfinished files and folders of this machine's processes that are no more."""
+    with os.scandir(place) as entries:
+        for entry in entries:
+            found = _UNFINISHED.fullmatch(entry.name)
+            if found and _owner().startswith(found[1]) and not _alive(int(found[2]), entry):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+                        Path(entry.path).unlink()
+
+
+def _alive(pid: int, entry: os.DirEntry) -> bool:
+    """Whether the process `pid` runs that made `entry`, and not a later one of that number."""
+    import psutil
+
+    try:
+        begun = psutil.Process(pid).create_time()
+        return begun < entry.stat(follow_symlinks=False).st_ctime + 2  # both are rounded
+    except psutil.NoSuchProcess:
+        return False
+    except (OSError, psutil.Error):
+        return True  # gone meanwhile, or another user's
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Let one process at a time of this user work on `path`, a file or folder.
+
+    The system ends the lock with its process, however that dies. `waiting` is called when another
+    process holds it.
+    """
+    import filelock
+
+    user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere the folder is one's own
+    locks = folder(Path(tempfile.gettempdir(), f"labutils-{user}"))
+    key = hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:16]
+    lock = filelock.FileLock(locks / f"{key}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -92,6 +177,12 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
+def manifest(artifact: str | Path) -> Path:
+    """Return the name of an artifact's manifest, which lies beside it."""
+    artifact = Path(artifact)
+    return artifact.with_name(artifact.name + ".manifest.json")
+
+
 def record(artifact: str | Path, facts: dict[str, Any]) -> Path:
     """Write the manifest of an artifact beside it, as ``<name>.manifest.json``.
 
@@ -99,7 +190,6 @@ def record(artifact: str | Path, facts: dict[str, Any]) -> Path:
     binaries carry time stamps.
     """
     artifact = Path(artifact)
-    manifest = artifact.with_name(artifact.name + ".manifest.json")
     entry = {
         "file": artifact.name,
         "bytes": artifact.stat().st_size,
@@ -110,5 +200,6 @@ def record(artifact: str | Path, facts: dict[str, Any]) -> Path:
         ),
         **facts,
     }
-    write_text(manifest, json.dumps(entry, indent=2, default=str) + "\n")
-    return manifest
+    written = manifest(artifact)
+    write_text(written, json.dumps(entry, indent=2, default=str) + "\n")
+    return written

@@ -55,9 +55,10 @@ class Progress:
 
     def _repr_html_(self) -> str:
         left = "<td style='text-align:left'>"  # JupyterLab's own is right
+        rows = ((id, title, str(record)) for id, title, _, record in self.rows)
         cells = (
-            f"<tr>{left}{id}</td>{left}{html.escape(title)}</td>{left}{html.escape(str(record))}</td></tr>"
-            for id, title, _, record in self.rows
+            "<tr>" + "".join(f"{left}{html.escape(text)}</td>" for text in row) + "</tr>"
+            for row in rows
         )
         verbs = "".join(f"<li>{html.escape(verb)}</li>" for verb in self.shown)
         can = f"<p>You have shown that you can:</p><ul>{verbs}</ul>" if verbs else ""

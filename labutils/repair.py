@@ -7,7 +7,6 @@ compared with it all the same.
 from __future__ import annotations
 
 import html
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def suggest(onnx_path: str | Path, target: str) -> Plan:
     rules = tuple(name for name in surgery.EXACT if surgery.RULES[name].ops & blocking)
     if not rules:
         return Plan(check, {}, tuple(check.blockers))
-    with tempfile.TemporaryDirectory(prefix="labutils-repair-") as folder:
+    with paths.scratch() as folder:
         copy = Path(folder, Path(onnx_path).name)
         try:
             report = surgery.replace_file(onnx_path, copy, rules)
@@ -246,7 +245,7 @@ def convert_model(
         images = data.load("val", GATE_IMAGES, preprocessing.size)
         inputs = preprocessing(np.asarray(images.images))
     stem = Path(destination).stem
-    with tempfile.TemporaryDirectory(prefix="labutils-convert-") as folder:
+    with paths.scratch() as folder:
         original = _as_onnx(model, Path(folder, f"{stem}.onnx"), opset, echo)
         floating, fixed = _translatable(original, target, Path(folder), repair, echo)
         quantized = None

@@ -362,7 +362,7 @@ def _stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Pr
     """Return what our own export wrote about the model and its preprocessing, if it is ours."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
     try:
-        origin = json.loads(notes.get(MODEL_KEY, "{}"))
+        origin = dict(json.loads(notes.get(MODEL_KEY, "{}")))
         if PREPROCESSING_KEY not in notes:
             return origin, None
         stored = json.loads(notes[PREPROCESSING_KEY])

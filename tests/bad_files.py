@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
+import re
 import struct
+import subprocess
 import sys
 import time
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -270,6 +274,38 @@ def _folder(path):
     return path
 
 
+def run(folder, calls):
+    """Make the calls in one process; return name -> what each ended in.
+
+    A call that kills the process has an outcome as well, and another process makes the others.
+    """
+    (folder / "calls.json").write_text(json.dumps(calls), encoding="utf-8")
+    found = {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LABUTILS_GENERATED": str(folder / "made")}
+    while len(found) < len(calls):
+        command = [sys.executable, __file__, str(folder), *found]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        for line in done.stdout.splitlines():
+            entry = json.loads(line)
+            found[entry.pop("name")] = entry
+        if done.returncode:
+            name = list(found)[-1]
+            found[name] = {"code": f"process died: {done.returncode}", "said": done.stderr[-500:]}
+    return found
+
+
+def typed(outcome):
+    """The name of the error that a call ended in, "" for none."""
+    match = re.search(r"^(\w+Error|usage): ", outcome["said"], re.MULTILINE)
+    return match[1] if match else ""
+
+
+def well_told(outcome):
+    """Whether a call ended well, or in an error with a name; 1 is also `diagnose`'s "it blocks"."""
+    told = outcome["code"] in (0, 1) or (outcome["code"] == 2 and typed(outcome))
+    return bool(told) and "Traceback" not in outcome["said"]
+
+
 def _call(arguments):
     from labutils.__main__ import main
 
@@ -282,6 +318,7 @@ def _call(arguments):
             code = stopped.code
         except BaseException as error:
             code = f"{type(error).__name__}: {error}"[:300]
+            err.write(traceback.format_exc())
     return {
         "code": code,
         "said": err.getvalue()[-2000:],

@@ -318,6 +318,24 @@ def test_a_worker_that_hangs_is_stopped(relu, pool):
     assert peak(pool, asked, 2) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process's memory")
+@pytest.mark.htp
+@pytest.mark.parametrize("spare", [0, 12, 24], ids="{} MiB".format)
+def test_a_worker_without_memory_is_one_clear_error(relu, small_onnx, pool, spare):
+    import resource
+
+    few, many = (qnn.Graph.of(file, options.htp()) for file in (relu, small_onnx(17)))
+    pool.run(few, [ones()])
+    pid = pool.workers[0].pid
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + spare * 2**20
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    with pytest.raises(WorkerError, match=r"ran out of memory in run mobilenet_v3_small.*--size"):
+        pool.run(many, [{"input": np.ones((1, 3, 64, 64), np.float32)}])
+    assert not alive(pid)
+    assert peak(pool, few, 2) == 2
+
+
 @posix
 @pytest.mark.htp
 def test_an_interrupt_stops_the_workers_and_leaves_them_usable(relu, pool):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import paths
 from ..errors import UsageError
 from ..graph import module_path, read
 from ..runtime import OrtRunner, Runner, connect
@@ -252,8 +252,8 @@ def opened(
     """Yield a runner of the part of `model` that computes `names`; its file is temporary."""
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
-        path = Path(folder) / "part.onnx"
+    with paths.scratch() as folder:
+        path = folder / "part.onnx"
         onnx.save_model(cut(model, list(names)), str(path))
         runner = open_(path)
         try:

@@ -77,6 +77,9 @@ class Worker:
                 raise
             if isinstance(answer, Exception):
                 raise self._crash(message)
+            if "no_memory" in answer[0]:
+                self._stop()  # a fresh one begins without what filled this one
+                raise _out_of_memory(message)
         if "bad_file" in answer[0]:
             raise ModelFileError(f"{answer[0]['bad_file']}: connect it again.")
         if "missing" in answer[0]:
@@ -120,6 +123,8 @@ class Worker:
         code = self._process.returncode
         tail = self._tail()
         self._stop()
+        if refusal.NO_MEMORY.search(tail):
+            return _out_of_memory(message)
         return WorkerError(
             f"The QNN worker died ({_cause(code)}) in {_describe(message)}. Nothing else is "
             f"harmed; the next call starts a fresh worker.{tail}"
@@ -175,6 +180,14 @@ def _cause(code: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"
+
+
+def _out_of_memory(message: dict[str, Any]) -> WorkerError:
+    return WorkerError(
+        f"The QNN worker ran out of memory in {_describe(message)} and was stopped. Nothing else "
+        "is harmed; the next call starts a fresh worker. Close what else needs memory, set "
+        "LABUTILS_WORKERS=1, or take a smaller input (--size)."
+    )
 
 
 def _describe(message: dict[str, Any]) -> str:

@@ -67,6 +67,11 @@ def parse(error: str, log: str) -> dict[str, Any]:
     }
 
 
+# How ONNX Runtime, QNN and the C library say that memory ran out. QNN's own MEM_ALLOC is none of
+# these: the HTP compiler says so of graphs that it cannot compile.
+NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory", re.IGNORECASE)
+
+
 def precheck(file: Path, chip: Soc | None = None) -> None:
     """Refuse what QNN would refuse with a worse text, or only on the chip.
 

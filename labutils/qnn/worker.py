@@ -114,7 +114,11 @@ class Server:
         try:
             return getattr(self, "call_" + message["call"])(message, arrays)
         except refusal.Refused as error:
+            if refusal.NO_MEMORY.search(error.facts["error"]):
+                return {"no_memory": error.facts["error"]}, {}
             return {"refused": error.facts}, {}
+        except MemoryError as error:
+            return {"no_memory": str(error)}, {}
         except (FileChangedError, FileNotFoundError) as error:
             return {"bad_file": str(error)}, {}
         except (ImportError, NotImplementedError) as error:

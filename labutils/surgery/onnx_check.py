@@ -35,9 +35,11 @@ def compare_outputs(
     SurgeryError
         The model ran before and does not run now, or its outputs changed shape.
     """
-    feeds, words = _feeds(before, example_inputs)
     try:
+        feeds, words = _feeds(before, example_inputs)
         expected = _run(before, feeds)
+    except UsageError:
+        raise
     except Exception as error:  # ONNX Runtime raises a dozen classes
         reason = str(error).partition("\n")[0]
         return None, (f"outputs not compared: ONNX Runtime cannot run the original ({reason})",)

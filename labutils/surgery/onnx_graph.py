@@ -32,9 +32,13 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
     import onnx
     import onnx_ir as ir
 
-    graph_ir = ir.from_proto(model)
-    matches, left = rewrite_(graph_ir, rules)
     name = model.graph.name or "the graph"
+    try:
+        graph_ir = ir.from_proto(model)
+        matches, left = rewrite_(graph_ir, rules)
+    except ir.serde.SerdeError as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise SurgeryError(f"{name} is damaged, onnx_ir cannot read it: {reason}") from None
     if not matches:
         raise nothing_matched(name, "onnx", rules, has(model), left, "")
     _refuse_quantized(model)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,10 +152,8 @@ def convert(
     qnn.require()
     source, written = Path(source), Path(quantized or source)
     check = table.check(source, target)
-    with tempfile.TemporaryDirectory(
-        dir=paths.folder(destination.parent), prefix=".convert-"
-    ) as folder:
-        draft = Path(folder) / destination.name
+    with paths.scratch(destination.parent) as folder:
+        draft = folder / destination.name
         say = echo or (lambda line: None)
         say(f"writing the {precision} DLC ...")
         transcript = _write(source, written, check, draft, precision, say)
@@ -164,12 +161,8 @@ def convert(
         gate = _gate(
             draft, written, original, reference, inputs, precision, soc, min_cosine, check_top1
         )
-        for made in sorted(Path(folder).iterdir()):
-            made.replace(destination.parent / made.name)
-    claim = _claim(target, transcript, gate)
-    manifest = paths.record(
-        destination,
-        {
+        claim = _claim(target, transcript, gate)
+        story = {
             "target": target,
             "precision": precision,
             "claim": claim,
@@ -177,9 +170,9 @@ def convert(
             "opset": check.opset,
             "soc": soc,
             "gate": gate.to_dict(),
-            **(facts or {}),
-        },
-    )
+        }
+        paths.record(draft, story | (facts or {}))
+        _publish(folder, destination)
     return Conversion(
         file=destination,
         target=target,
@@ -190,8 +183,17 @@ def convert(
         info=dlc.info(destination),
         gate=gate,
         claim=claim,
-        manifest=manifest,
+        manifest=paths.manifest(destination),
     )
+
+
+def _publish(folder: Path, destination: Path) -> None:
+    """Give the DLC and what describes it their names; a kill leaves no description of another."""
+    with paths.locked(destination):
+        for described in (paths.manifest(destination), dlc.sidecar(destination)):
+            described.unlink(missing_ok=True)
+        for made in sorted(folder.iterdir()):  # the DLC's name is the shortest: it comes first
+            made.replace(destination.parent / made.name)
 
 
 def refuse_impossible(target: str, destination: Path) -> None:

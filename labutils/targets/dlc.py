@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import json
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -202,11 +201,11 @@ def write(
     if precision not in PRECISIONS:
         raise UsageError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}.")
     refusal.precheck(source)
-    with tempfile.TemporaryDirectory(prefix="labutils-dlc-") as folder:
-        model, out = source, Path(folder, "out")
+    with paths.scratch() as folder:
+        model, out = source, folder / "out"
         out.mkdir()  # QNN aborts the process when its folder is missing
         if precision == "fp16":
-            model = to_fp16(source, Path(folder, source.name))
+            model = to_fp16(source, folder / source.name)
         asked = qnn.Graph.of(model, options.dlc(out))
         (pool or qnn.shared()).build(asked, "writing a DLC", keep=False)
         made = sorted(out.glob("*.dlc"))
@@ -215,6 +214,7 @@ def write(
         verified = verify(made[0], model)
         with paths.atomic(target) as temporary:
             shutil.copyfile(made[0], temporary)
+            sidecar(target).unlink(missing_ok=True)  # it described another file
     facts = {"source": source.name, "source_sha256": paths.sha256(source), **(notes or {})}
     written = DlcInfo(target, dlc_file.read(target), facts | {"verified": str(verified)})
     paths.write_text(sidecar(target), json.dumps(_describe(written), indent=1) + "\n")
@@ -297,24 +297,25 @@ def context_binary(
     chip = qnn.soc(soc)
     refusal.precheck(source, chip)
     version = qnn.require().versions["QNN"]
-    with tempfile.TemporaryDirectory(prefix="labutils-ctx-") as folder:
+    with paths.scratch() as folder:
         config = {
             "ep.context_enable": "1",
-            "ep.context_file_path": str(Path(folder, "made_ctx.onnx")),
+            "ep.context_file_path": str(folder / "made_ctx.onnx"),
             "ep.context_embed_mode": "0",
         }
         asked = qnn.Graph.of(source, options.htp(chip, enable_htp_prepare_only=1), config)
         (pool or qnn.shared()).build(asked, f"compiling it for {chip}", keep=False)
-        binaries = list(Path(folder).glob("*.bin"))
+        binaries = list(folder.glob("*.bin"))
         if len(binaries) != 1:
             raise ConvertError(f"QNN wrote {len(binaries)} binaries for {source.name}, not one.")
-        small = onnx.load(str(Path(folder, "made_ctx.onnx")))
+        small = onnx.load(str(folder / "made_ctx.onnx"))
         for attribute in small.graph.node[0].attribute:
             if attribute.name == "ep_cache_context":
                 attribute.s = target.name.encode()
         wrapper = target.with_name(target.stem + ".ctx.onnx")
         with paths.atomic(target) as temporary:
             shutil.copyfile(binaries[0], temporary)
+            wrapper.unlink(missing_ok=True)  # it belonged to another binary
         with paths.atomic(wrapper) as temporary:
             onnx.save(small, str(temporary))
     return ContextInfo(target, wrapper, chip, target.stat().st_size, f"QNN {version}")

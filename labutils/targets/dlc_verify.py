@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import graph
+from .. import graph, paths
 from ..errors import ConvertError
 from ..qnn import dlc_file
 
@@ -153,7 +152,7 @@ def _folded(source: Path) -> dict[str, np.ndarray]:
     """Return the weights after ONNX Runtime's basic folding, which QNN's provider gets."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory(prefix="labutils-fold-") as folder:
+    with paths.scratch() as folder:
         out = Path(folder, "folded.onnx")
         settings = ort.SessionOptions()
         settings.log_severity_level = 3

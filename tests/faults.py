@@ -1,0 +1,231 @@
+"""Strike a journey or a conversion at a random point, from a seed, and judge what it leaves.
+
+Linux: processes are found by a mark in their environment, whatever became of their parents.
+"""
+
+import atexit
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from labutils import __main__, graph, journey, paths, repair
+from labutils.qnn import dlc_file
+
+# Runs are forked from a process that has these and did nothing with them: seconds saved on each.
+HEAVY = ["labutils.__main__", "labutils.journey", "labutils._torchvision", "torch.export"]
+HEAVY += ["torch.onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas"]
+MODEL = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
+MARK = "LABUTILS_TEST_RUN"
+HOWS = ("kill", "kill", "kill", "terminate", "kill a worker")
+PATIENCE_S = 30  # for the kernel and a busy machine
+GIVEN_UP_S = 300  # a run that takes longer hangs
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What happened at one point: all is well when `lost` and `survivors` are empty."""
+
+    command: str
+    how: str
+    at_s: float
+    code: int | None
+    lost: tuple[str, ...]
+    survivors: tuple[str, ...]
+
+    def __str__(self):
+        ended = "hung" if self.code is None else f"exit {self.code}"
+        found = "; ".join([*self.lost, *self.survivors]) or "nothing lost"
+        return f"{self.command:<8} {self.how:<14} after {self.at_s:5.1f} s: {ended:<9} {found}"
+
+
+class Run:
+    """One call of the command line, in a process of its own."""
+
+    def __init__(self, arguments, output, temporary, mark):
+        self.output = output
+        output.touch()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(HEAVY)
+        environment = {"TMPDIR": str(temporary), MARK: mark, "OMP_NUM_THREADS": "1"}
+        self.process = context.Process(target=_called, args=(arguments, str(output), environment))
+        self.process.start()
+
+    @property
+    def said(self):
+        return self.output.read_text(encoding="utf-8")
+
+    @property
+    def code(self):
+        return self.process.exitcode
+
+
+def _called(arguments, output, environment):
+    """Call the command line; few images, because its files are tried and not its figures."""
+    os.environ.update(environment)
+    tempfile.tempdir = None  # another than when the process began
+    with Path(output).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    journey.CPU_IMAGES, repair.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+    try:
+        sys.exit(__main__.main(arguments))
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing's children leave without
+
+
+class Ground:
+    """A folder for artifacts and one for temporary files, and the processes that work in them."""
+
+    def __init__(self, place, seed=0):
+        self.artifacts, self.temporary = place / "artifacts", place / "temporary"
+        self.said = place / "said"
+        for folder in (self.artifacts, self.temporary, self.said):
+            folder.mkdir()
+        self.runs = 0
+        self.chance = random.Random(seed)
+        self.mark = str(place)
+        self.lasted = {"journey": 10.0, "convert": 5.0}  # seconds; measured by `complete`
+
+    def start(self, command):
+        """Start ``journey`` or ``convert``; return the run when it has said its first line."""
+        arguments = [command, *MODEL]
+        if command == "journey":
+            arguments += ["--images", "1", "-o", str(self.artifacts)]
+        else:
+            arguments += ["--target", "snpe-2.7", "--repair", "--quantize", "int8"]
+            arguments += ["-o", str(self.artifacts / "own.dlc")]
+        self.runs += 1
+        run = Run(arguments, self.said / f"{self.runs}.txt", self.temporary, self.mark)
+        while "\n" not in run.said and run.code is None:
+            time.sleep(0.005)
+        return run
+
+    def complete(self, *commands):
+        """Run commands at the same time to their ends; return what they said."""
+        running = [(self.start(command), time.monotonic(), command) for command in commands]
+        for run, begun, command in running:
+            run.process.join(GIVEN_UP_S)
+            assert run.code == 0, run.said[-2000:]
+            self.lasted[command] = time.monotonic() - begun
+        return [run.said for run, _, _ in running]
+
+    def strike(self, command, how=None):
+        """Strike one run at a random point."""
+        how = how or self.chance.choice(HOWS)
+        run = self.start(command)
+        begun = time.monotonic()
+        wanted = self.chance.uniform(0, self.lasted[command])
+        while time.monotonic() - begun < wanted and run.code is None:
+            time.sleep(0.005)
+        victim = run.process
+        if how == "kill a worker":
+            while run.code is None and not (victim := self._worker(run)):
+                time.sleep(0.005)
+        at = time.monotonic() - begun
+        if run.code is not None:
+            how = "too late"
+        elif how == "terminate":
+            victim.terminate()
+        else:
+            victim.kill()
+        run.process.join(GIVEN_UP_S)
+        if run.code is None:
+            run.process.kill()
+            return Strike(command, how, at, None, ("it hung",), tuple(self.survivors()))
+        lost = self.lost()
+        if how != "kill":  # it had the time to take its unfinished work away
+            lost += self.unfinished()
+            lost += [] if _expected(how, run) else [f"it said: {run.said[-300:]}"]
+        return Strike(command, how, at, run.code, tuple(lost), tuple(self.survivors()))
+
+    def _worker(self, run):
+        try:
+            found = [c for c in psutil.Process(run.process.pid).children() if _is_worker(c)]
+        except psutil.NoSuchProcess:
+            return None
+        return self.chance.choice(found) if found else None
+
+    def lost(self):
+        """What is wrong among the files that have their names."""
+        wrong = []
+        for path in sorted(self.artifacts.iterdir()):
+            if not path.name.startswith("."):
+                try:
+                    _judge(path)
+                except Exception as error:
+                    wrong.append(f"{path.name}: {type(error).__name__}: {error}"[:300])
+        return wrong
+
+    def unfinished(self):
+        """What lies about under a hidden name, or a temporary one."""
+        hidden = [p for folder in (self.artifacts, self.temporary) for p in folder.glob(".*")]
+        return [f"left behind: {path.name}" for path in hidden]
+
+    def survivors(self):
+        """Processes of this ground that are still there after some patience."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := list(self._running())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [f"still runs: {process.pid}" for process in found]
+
+    def _running(self):
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != "zombie":
+                    yield process
+            except (psutil.Error, OSError):
+                continue
+
+
+def _is_worker(process):
+    try:
+        return "labutils.qnn.worker" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _expected(how, run):
+    if how == "terminate":
+        return run.code == 128 + signal.SIGTERM and "Traceback" not in run.said
+    died = "WorkerError: The QNN worker died (signal SIGKILL)" in run.said
+    return run.code == 0 or (how == "kill a worker" and run.code == 1 and died)
+
+
+def _judge(path):
+    """Raise when a file is not whole, or says of another what is not so."""
+    if path.name.endswith(".manifest.json"):
+        story = json.loads(path.read_text("utf-8"))
+        assert paths.sha256(path.with_name(story["file"])) == story["sha256"], "another file's hash"
+    elif path.name.endswith(".dlc.json"):
+        story, described = json.loads(path.read_text("utf-8")), path.with_suffix("")
+        contents = dlc_file.read(described)
+        assert (story["file"], story["written"]) == (described.name, contents.written), "another's"
+        assert story["bytes"] == described.stat().st_size, "another's size"
+    elif path.suffix == ".dlc":
+        assert dlc_file.read(path).ops
+    elif path.suffix == ".onnx":
+        graph.require_valid(path)
+    elif path.suffix == ".csv":
+        assert len({line.count(",") > 5 for line in path.read_text("utf-8").splitlines()}) == 1
+    else:
+        assert path.suffix == ".bin" and path.stat().st_size > 1000, "an unknown file"
+
+
+def everything_is_described(folder: Path):
+    """Whether each artifact of a whole run has its manifest, and each DLC its summary."""
+    made = [p for p in folder.iterdir() if p.suffix in (".onnx", ".dlc", ".bin")]
+    made = [p for p in made if not p.name.endswith(".ctx.onnx")]
+    described = all(paths.manifest(p).is_file() for p in made)
+    return described and all(
+        p.with_name(p.name + ".json").is_file() for p in made if p.suffix == ".dlc"
+    )

@@ -1,0 +1,139 @@
+"""Names that are HTML stay names: in every report, and on the page of a diagnosis."""
+
+import ast
+import dataclasses
+import importlib
+import types
+import typing
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from bad_files import model, node, value
+
+from labutils import diagnosis, paths, repair, surgery, zoo
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)<script>&"  # no slash: a file name too
+OTHERWISE = {  # class -> why it is not tried here
+    "Server": "test_netron.py",
+    "Panes": "test_netron.py",
+    "Picture": "test_figures.py",
+    "ReplacementBoard": "a widget: test_widgets.py",
+    "Shown": "holds the HTML of the other reports",
+}
+
+
+def reports():
+    """Module and name of every class that shows itself as HTML."""
+    for file in sorted((paths.ROOT / "labutils").rglob("*.py")):
+        module = ".".join(file.relative_to(paths.ROOT).with_suffix("").parts)
+        for defined in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [getattr(part, "name", "") for part in getattr(defined, "body", ())]
+            if "_repr_html_" in names and defined.name not in OTHERWISE:
+                yield module, defined.name
+
+
+def filled(kind):
+    """A value of a type, with hostile text wherever text goes."""
+    origin, inside = typing.get_origin(kind) or kind, typing.get_args(kind)
+    plain = {str: HOSTILE, int: 3, float: 0.5, bool: True, Path: Path(HOSTILE)}
+    plain |= {typing.Any: HOSTILE, object: HOSTILE, np.ndarray: np.ones((2, 3), np.float32)}
+    if kind in plain:
+        return plain[kind]
+    if origin in (typing.Union, types.UnionType):
+        return filled(next(part for part in inside if part is not types.NoneType))
+    if origin is Counter:
+        return Counter({HOSTILE: 3})
+    if origin in (dict, Mapping):
+        return {filled(inside[0]): filled(inside[1])}
+    if origin is tuple and inside[-1] is not ...:
+        return tuple(filled(part) for part in inside)
+    if origin in (tuple, list, Sequence):
+        return (list if origin is list else tuple)([filled(inside[0])])
+    if dataclasses.is_dataclass(kind):
+        return kind(**fields(kind))
+    raise TypeError(f"{kind} needs an entry in SPECIAL")
+
+
+def fields(kind, names=None):
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: filled(hints[field.name])
+        for field in dataclasses.fields(kind)
+        if field.init and (names is None or field.name in names)
+    }
+
+
+def hostile_onnx(folder):
+    """A file, a graph and nodes with hostile names; one node blocks and can be repaired."""
+    nodes = [
+        node("HardSwish", ["input"], ["a"], f"/{HOSTILE}/HardSwish"),
+        node(HOSTILE, ["a"], ["logits"], HOSTILE, domain="com.example"),
+    ]
+    made = model(nodes, [value("input", (1, 3, 8, 8))], domains=["com.example"])
+    made.graph.name = HOSTILE
+    path = folder / f"{HOSTILE}.onnx"
+    onnx.save(made, path)
+    return path
+
+
+def gate(folder):
+    from labutils.compare.gating import GateReport
+
+    values = fields(GateReport)
+    values |= {"required": {"cosine": 0.9, "judged": "min", "sqnr_db": 9.0, "agreement": None}}
+    return GateReport(**values | {"overridden": {}})
+
+
+def conversion(folder):
+    from labutils.targets import Conversion
+    from labutils.targets.dlc import DlcInfo
+
+    names = ("file", "target", "precision", "source", "claim", "manifest")
+    rest = {"check": None, "transcript": None, "info": filled(DlcInfo), "gate": gate(folder)}
+    return Conversion(**fields(Conversion, names) | rest)
+
+
+def zoo_model(folder):
+    rest = {"module": None, "preprocessing": None, "classes": (HOSTILE,), "trained": True}
+    return zoo.Model(name=HOSTILE, weights=HOSTILE, note=HOSTILE, **rest)
+
+
+def plan(folder):
+    found = repair.suggest(hostile_onnx(folder), "snpe-2.7")
+    return dataclasses.replace(found, unrepairable=found.check.nodes)
+
+
+SPECIAL = {
+    "GateReport": gate,
+    "Conversion": conversion,
+    "Model": zoo_model,
+    "repair.Plan": plan,
+    "Repair": lambda folder: repair.apply(hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"),
+    "Report": lambda folder: surgery.replace_file(hostile_onnx(folder), folder / "fixed.onnx"),
+    "CheckReport": lambda folder: repair.suggest(hostile_onnx(folder), "snpe-2.7").check,
+}
+
+
+@pytest.mark.parametrize(("module", "name"), reports(), ids=lambda part: part.split(".")[-1])
+def test_a_report_shows_hostile_names_as_text(module, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(HOSTILE).write_bytes(b"a file of that name")
+    make = SPECIAL.get(f"{module.split('.')[-1]}.{name}") or SPECIAL.get(name)
+    kind = getattr(importlib.import_module(module), name)
+    shown = (make(tmp_path) if make else filled(kind))._repr_html_()
+    assert "&lt;img src=x" in shown or "base64," in shown
+    assert "<img src=x" not in shown
+    assert "<script" not in shown
+
+
+def test_the_page_of_a_diagnosis_shows_hostile_names_as_text(tmp_path):
+    path = hostile_onnx(tmp_path)
+    found = repair.suggest(path, "snpe-2.7")
+    page = diagnosis.write(found, tmp_path / "page.html", HOSTILE, path).read_text(encoding="utf-8")
+    assert page.count("&lt;script") > 5
+    assert "<img src=x" not in page
+    assert "<script" not in page

@@ -29,7 +29,7 @@ _FIGURE = re.compile(r"\d\s?(%|per cent\b|percent\b|ms\b|milliseconds?\b|µs\b|m
 _NO_CLAIM = re.compile(r"`[^`]*`|\"[^\"]*\"|95 %\s+(confidence\s+)?interval")
 """What is quoted, and the usual interval, states nothing about this lab."""
 _SOURCE = re.compile(r"(?<!!)\[[^\]]*\]\(https?://|benchmarks/results/\w")
-"""A page elsewhere, or a result of this repository; a term's link into the glossary is no source."""
+"""A page elsewhere, or a result of this repository; a link into the glossary is no source."""
 _TIME = re.compile(r"\d\s?(s|ms|µs|seconds?|minutes?)\b")
 _LONG_FLOAT = re.compile(r"\d\.\d{4,}")
 _PLACEHOLDER_ALT = re.compile(r"(image|figure|picture|screenshot|plot)?[\s\d.-]*|.*\.(png|svg|jpg)")

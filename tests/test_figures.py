@@ -381,6 +381,23 @@ def test_clipping_counts_what_lies_outside():
     assert not [p for p in whole.axes[0].patches if p.get_hatch()]
 
 
+def test_few_bits_show_every_code_and_where_the_values_went():
+    values = np.random.default_rng(0).uniform(-3, 3, 2000)
+    for bits in (2, 4, 6):
+        picture = figures.clipping_histogram(values, -1, 1, bits)
+        axes = picture.axes[0]
+        ticks, stems = axes.collections[:2]
+        assert len(ticks.get_segments()) == 2**bits
+        (points,) = (line for line in axes.lines if line.get_label() == "values on a code")
+        places, counts = points.get_data()
+        expected = np.unique(figures.quantized(values, -1, 1, bits)[1], return_counts=True)
+        np.testing.assert_allclose(places, expected[0], atol=1e-12)
+        np.testing.assert_array_equal(counts, expected[1])
+        assert [segment[1, 1] for segment in stems.get_segments()] == list(counts)
+        assert f"all lie on {2**bits} of the {2**bits} codes" in picture.alt
+    assert not figures.clipping_histogram(values, -1, 1, 8).axes[0].collections
+
+
 def test_few_steps_are_drawn_one_by_one():
     values = np.linspace(-1, 1, 500)
     picture = figures.clipping_histogram(values, -128, 127, 8, "quiet")

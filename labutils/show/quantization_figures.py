@@ -168,7 +168,8 @@ def quantization_grid(values: ArrayLike, scale: float, zero_point: int, bits: in
     picture = blank(
         4.3,
         f"{last + 1} codes in steps of {scale:.4g} reach from {low:.4g} to {high:.4g}, and 0 has "
-        f"the code {zero_point:g}; of {values.size} value(s) {int(cut.sum())} beyond the ends"
+        f"the code {zero_point:g}; of {values.size} value{'s' * (values.size != 1)} "
+        f"{int(cut.sum())} beyond the ends"
         + (f", the others come back within {inside.max():.2g}." if inside.size else "."),
     )
     (line, steps, table) = picture.subplot_mosaic(

@@ -395,13 +395,9 @@ def _reset(chosen: argparse.Namespace) -> int:
 
 
 def _room(chosen: argparse.Namespace) -> int:
-    from . import exercise
+    from . import classroom
 
-    table = exercise.room(chosen.folder)
-    if chosen.json:
-        print(json.dumps(table.to_dict(orient="index"), indent=2))
-    else:
-        print(table.to_string())
+    _show(chosen, classroom.read_room(chosen.folder))
     return 0
 
 

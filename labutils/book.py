@@ -73,7 +73,8 @@ on the [troubleshooting](notebooks/troubleshooting.md) page, a word in the
 
 STYLE = """
 .highlight-text pre { white-space: pre-wrap; }  /* messages are long lines */
-.cell_output pre { overflow-x: auto; font-size: 81%; }  /* wide tables of text */
+.content { width: 60em; }  /* wide tables of text fit */
+.cell_output pre { white-space: pre-wrap; overflow-x: auto; font-size: 81%; }
 .cell_output img { background: white; }  /* figures have black letters */
 """
 
@@ -81,7 +82,7 @@ _FRAME = re.compile(r"<iframe\b.*?</iframe>", re.DOTALL)
 _LIVE = "A live view is here when you run the notebook."
 _ANCHOR = re.compile(r'^<a id="[^"]+"></a>\n\n(?=##)', re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s#:]+)[^)\s:]*\)")
-_PROMISE = re.compile(r"^# (?P<title>.+)\n+(?P<promise>[^\n|]+)", re.MULTILINE)
+_PROMISE = re.compile(r"^# (?P<title>.+)\n+(?P<promise>[^\n|]+(?:\n[^\n|]+)*)", re.MULTILINE)
 
 
 def build(
@@ -239,7 +240,9 @@ def _map(folder: str, files: Iterable[Path]) -> str:
     rows = ["| notebook | what it promises |", "|---|---|"]
     for file in files:
         found = _PROMISE.search(notebooks.read(file).cells[0].source)
-        title, promise = (found["title"], found["promise"]) if found else (file.stem, "")
+        title, promise = (
+            (found["title"], " ".join(found["promise"].split())) if found else (file.stem, "")
+        )
         rows.append(f"| [{title}]({folder}/{file.name}) | {promise} |")
     return "\n".join(rows)
 

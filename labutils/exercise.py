@@ -17,18 +17,15 @@ import re
 import reprlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import paths
-from .errors import LabError, UsageError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .errors import LabError
 
 NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
 OUTCOMES = (NOT_ATTEMPTED, NOT_YET, PASSED)
@@ -411,51 +408,3 @@ def _apply(records: dict[str, Record], entry: dict[str, Any]) -> None:
     else:
         raise ValueError(event)
     records[exercise] = record
-
-
-def room(folder: str | Path) -> pd.DataFrame:
-    """Read the progress files of a room: one row per learner, one column per exercise.
-
-    Parameters
-    ----------
-    folder
-        Holds the ``.jsonl`` files, in subfolders too (as the homes of a JupyterHub do).
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index: the files' names, with their folder where two are the same. First columns:
-        ``passed`` and ``damaged lines``; then the exercises that anybody tried, as text.
-
-    Raises
-    ------
-    UsageError
-        There is no such folder, or no progress file in it.
-    """
-    import pandas as pd
-
-    folder = Path(folder)
-    files = sorted(folder.rglob("*.jsonl")) if folder.is_dir() else []
-    if not files:
-        raise UsageError(
-            f"No progress files (*.jsonl) in {folder}. Each learner's lies in their cache, "
-            "under progress/; collect them in one folder."
-        )
-    rows = dict(zip(_labels(files, folder), map(recall, files), strict=True))
-    seen = sorted({exercise for records, _ in rows.values() for exercise in records})
-    table = {
-        name: {
-            "passed": sum(record.outcome == PASSED for record in records.values()),
-            "damaged lines": damaged,
-            **{exercise: str(records.get(exercise, "")) for exercise in seen},
-        }
-        for name, (records, damaged) in rows.items()
-    }
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("learner")
-
-
-def _labels(files: list[Path], folder: Path) -> Iterator[str]:
-    stems = [file.stem for file in files]
-    for file in files:
-        alone = stems.count(file.stem) == 1
-        yield file.stem if alone else file.relative_to(folder).with_suffix("").as_posix()

@@ -108,7 +108,8 @@ class Plan:
         return text
 
     def _heading(self) -> str:
-        return f"{len(self.steps)} commands for {self.n} image(s) on a {self.soc}. {LABEL}"
+        images = f"{self.n} image{'s' * (self.n != 1)}"
+        return f"{len(self.steps)} commands for {images} on a {self.soc}. {LABEL}"
 
     def __str__(self) -> str:
         lines = [f"# {step.purpose}\n{self._shown(step)}" for step in self.steps]

@@ -39,7 +39,8 @@ class Progress:
     def _heading(self) -> str:
         text = f"{len(self.shown)} of {len(self.rows)} exercises passed."
         if self.damaged:
-            text += f" {self.damaged} damaged line(s) of the progress file were skipped."
+            lines = "line was" if self.damaged == 1 else "lines were"
+            text += f" {self.damaged} damaged {lines} skipped in the progress file."
         return text
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ compared with it all the same.
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from . import data, export, paths, quantize, runtime, surgery, targets, zoo
+from .compare import tabular
 from .errors import SurgeryError, TranslationError, UsageError
 
 GATE_IMAGES = 32
 CALIBRATION_IMAGES = 256
-
-_WRAPPED = 'style="white-space:pre-wrap;word-break:normal"'  # JupyterLab breaks within words
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,16 @@ class Plan:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre {_WRAPPED}>{html.escape(str(self))}</pre>"
+        head, *lines = str(self).splitlines()  # a line begins with its subject: rule, no rule, ...
+        parts = (
+            re.split(r"(?<=') |(?<=repairs) |(?<=Apply:) ", s.strip(), maxsplit=1) for s in lines
+        )
+        rows = "".join(
+            "<tr>" + "".join(f'<td style="{tabular.WORDS}">{html.escape(p)}</td>' for p in row)
+            + "</tr>"
+            for row in parts
+        )  # fmt: skip
+        return f"<table><caption>{html.escape(head)}</caption><tbody>{rows}</tbody></table>"
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,8 @@ class Repair:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre {_WRAPPED}>{html.escape(str(self))}</pre>"
+        head, *_ = str(self).partition("\n")
+        return f"<p>{html.escape(head)}</p>{self.surgery._repr_html_()}"
 
 
 def suggest(onnx_path: str | Path, target: str) -> Plan:

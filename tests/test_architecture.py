@@ -35,7 +35,7 @@ FLOORS = [
     ["batch", "diagnosis"],
     ["exercise"],
     ["exercises"],
-    ["artifacts", "progress"],
+    ["artifacts", "progress", "classroom"],
     ["lesson"],
     ["notebooks"],
     ["__main__", "book"],

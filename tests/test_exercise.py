@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from labutils import exercise
-from labutils.errors import UsageError
 from labutils.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, Exercise, NotYet, Record, Result
-
-LINE = '{"event": "check", "exercise": "03.1", "time": "", "outcome": "PASSED"}'
 
 
 @pytest.fixture(autouse=True)
@@ -137,29 +134,3 @@ def test_only_plain_facts_are_stored():
     exercise.remember("check", "03.1", outcome=PASSED)
     entry = json.loads(exercise.progress_file().read_text())
     assert set(entry) == {"event", "exercise", "time", "outcome"}
-
-
-def test_a_room_is_one_table(tmp_path):
-    for name, text in (("ann", LINE), ("bob", "broken"), ("x/eve", LINE), ("y/eve", "")):
-        file = tmp_path / "room" / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    table = exercise.room(tmp_path / "room")
-    assert list(table.index) == ["ann", "bob", "x/eve", "y/eve"]
-    assert list(table["passed"]) == [1, 0, 1, 0]
-    assert list(table["damaged lines"]) == [0, 1, 0, 0]
-    assert list(table["03.1"]) == ["PASSED (1 attempt)", "", "PASSED (1 attempt)", ""]
-
-
-def test_a_room_without_files_says_what_to_do(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UsageError, match="collect them"):
-            exercise.room(folder)
-
-
-def test_a_room_may_share_one_progress_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_PROGRESS", str(tmp_path / "room"))
-    for name in ("ann", "bo"):
-        monkeypatch.setenv("LABUTILS_LEARNER", name)
-        assert exercise.remember("check", "02.2", outcome=exercise.PASSED)
-    assert list(exercise.room(tmp_path / "room").index) == ["ann", "bo"]

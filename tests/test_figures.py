@@ -22,7 +22,7 @@ from labutils.compare import LayerReport, Stage
 from labutils.errors import UnknownNameError, UsageError
 from labutils.quantize import Ranges
 from labutils.show import figures
-from labutils.show.picture import COLORS, MARKERS
+from labutils.show.picture import COLORS, MARKERS, decibels
 
 
 class FakeRunner:
@@ -381,6 +381,23 @@ def test_clipping_counts_what_lies_outside():
     assert not [p for p in whole.axes[0].patches if p.get_hatch()]
 
 
+def test_few_bits_show_every_code_and_where_the_values_went():
+    values = np.random.default_rng(0).uniform(-3, 3, 2000)
+    for bits in (2, 4, 6):
+        picture = figures.clipping_histogram(values, -1, 1, bits)
+        axes = picture.axes[0]
+        ticks, stems = axes.collections[:2]
+        assert len(ticks.get_segments()) == 2**bits
+        (points,) = (line for line in axes.lines if line.get_label() == "values on a code")
+        places, counts = points.get_data()
+        expected = np.unique(figures.quantized(values, -1, 1, bits)[1], return_counts=True)
+        np.testing.assert_allclose(places, expected[0], atol=1e-12)
+        np.testing.assert_array_equal(counts, expected[1])
+        assert [segment[1, 1] for segment in stems.get_segments()] == list(counts)
+        assert f"all lie on {2**bits} of the {2**bits} codes" in picture.alt
+    assert not figures.clipping_histogram(values, -1, 1, 8).axes[0].collections
+
+
 def test_few_steps_are_drawn_one_by_one():
     values = np.linspace(-1, 1, 500)
     picture = figures.clipping_histogram(values, -128, 127, 8, "quiet")
@@ -492,6 +509,25 @@ def test_both_answers_stand_above_each_image():
     assert f"{name}: PyTorch says {name}, int8 CPU says {other}" in picture.alt
     with pytest.raises(UsageError, match="one answer each"):
         figures.answers_apart(sheet, {"PyTorch": [1]})
+
+
+def test_files_of_one_size_stand_side_by_side(ladder):
+    twins = [dataclasses.replace(row, bytes=5_000_000) for row in ladder.rows]
+    picture = figures.accuracy_by_size(dataclasses.replace(ladder, rows=tuple(twins)))
+    places = sorted(bars.lines[0].get_xdata()[0] for bars in picture.axes[0].containers)
+    assert np.diff(places).min() > 0.1 and abs(np.mean(places) - 5) < 1e-9
+
+
+def test_equal_shares_give_way_to_decibels(ladder):
+    first = ladder.rows[0].top1
+    same = dataclasses.replace(
+        ladder, rows=tuple(dataclasses.replace(row, top1=first) for row in ladder.rows)
+    )
+    assert len(figures.accuracy_by_size(ladder).axes) == 1
+    panel = figures.accuracy_by_size(same).axes[1]
+    assert "SQNR against" in panel.get_ylabel()
+    told = {text.get_text() for text in panel.texts}
+    assert told == {decibels(row.parity.sqnr_db) for row in same.rows if row.bytes}
 
 
 def test_accuracy_by_size(ladder):

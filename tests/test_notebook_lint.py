@@ -86,7 +86,7 @@ You replace a layer and measure what that costs.
 VERBS = "\n- replace a layer\n- measure an error\n- explain a log\n"
 SECTION = """## {n}. A claim
 
-The claim, with 98 % of it [measured](glossary.md#top-1).
+The claim, with 98 % of it [measured](https://example.org/table), and [a term](glossary.md#top-1).
 
 **Predict.** What comes out?
 
@@ -324,6 +324,7 @@ BROKEN = [
     ("alternative_text", add(new_markdown_cell('<img src="curve.png">')), "says nothing"),
     ("cited_figures", add(new_markdown_cell("It is [cited](x.md). It has 97.5 %.")), "97"[1:]),
     ("cited_figures", add(new_markdown_cell("It takes 3 ms there.")), "3 ms"),
+    ("cited_figures", add(new_markdown_cell("4 ms on [HTP](glossary.md#htp).")), "4 ms"),
     ("cited_figures", add(new_markdown_cell("| a |\n|---|\n| 3 % |")), "3 %"),
     ("links_resolve", add(new_markdown_cell("[x](missing.md)")), "leads nowhere"),
     ("links_resolve", add(new_markdown_cell("[x](../README.md)")), "leads nowhere"),

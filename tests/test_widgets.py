@@ -364,6 +364,7 @@ def test_rules_that_exclude_each_other_are_explained_and_the_diagnosis_stays(boa
     assert board.verdict.value == seen and board.account.value == "" and ready(board)
     for box in board.boxes.values():
         box.value = False
+    assert board.repair_button.disabled
     board.repair_button.click()
     assert "No rule is ticked" in words(board.status)
 
@@ -395,7 +396,9 @@ def test_every_target_gives_a_verdict(board, target):
 def test_an_opset_that_no_rule_changes_is_named(board):
     board.target.value = "rdk-x5"
     board.diagnose()
-    assert "the file as a whole is refused" in words(board.graph)
+    assert "The file as a whole is refused" in words(board.verdict)
+    assert "supported" not in words(board.verdict).replace("unsupported", "")
+    assert board.graph.value == ""  # the reason stands above, once
     board.repair()
     assert "no exact rule removes opset 17" in words(board.status)
 
@@ -569,7 +572,14 @@ def test_the_picker_gives_the_paired_difference_and_the_images(scripted):
     assert "same class on 5 of 6" in words(picker.status) and kind(picker) == "warn"
     alt = re.search(r'alt="([^"]*)"', picker.picture.value).group(1)
     assert "1 of 6 images" in alt and "image 5 (dog): PyTorch: dog" in alt and "int8: cat" in alt
-    assert "83.3 % [" in words(picker.rows)
+    assert "5 of 6" in words(picker.rows) and "6 of 6" in words(picker.rows)
+
+
+def test_chosen_images_are_counted_and_get_no_interval(scripted):
+    picker = LadderPicker(*scripted, why="chosen because int8 differs")
+    assert "chosen because int8 differs" in words(picker.status)
+    assert "Only int8 is right on 0, only PyTorch on 1" in words(picker.status)
+    assert "interval" not in words(picker.status)
 
 
 def test_the_picker_swaps_and_refuses_the_same_stage_twice(scripted):

@@ -280,9 +280,11 @@ def answers_apart(imageset: ImageSet, answers: dict[str, ArrayLike]) -> Picture:
 def accuracy_by_size(ladder: Ladder) -> Picture:
     """Draw top-1 against the size of each stage's file, with 95 % intervals.
 
-    Colour and marker of a stage are those of `ladder_chart`.
+    Colour and marker of a stage are those of `ladder_chart`. Files of (nearly) one size stand side
+    by side.
 
-    Where no image's class is known, how often each stage agrees with the ladder's first one.
+    Where no image's class is known, how often each stage agrees with the ladder's first one. Where
+    that share is the same for every file, a second panel draws the SQNR of the logits.
 
     Raises
     ------
@@ -295,27 +297,72 @@ def accuracy_by_size(ladder: Ladder) -> Picture:
     small, large = (f(rows, key=lambda row: row.bytes) for f in (min, max))
     left_out, judged = len(ladder.rows) - len(rows), _judged(ladder.rows)
     word = _share_word(ladder.rows, judged)
+    shares = {row.name: row.top1 if judged else row.parity.agreement for row in rows}
+    equal = len({share.value for share in shares.values()}) == 1
+    stages = f"{left_out} stage{'s' * (left_out > 1)} without a file"
     picture = blank(
         3.4 + 0.1 * len(rows),
         f"The smallest file is {_sized(small, word)}, the largest {_sized(large, word)}"
-        + (f"; {left_out} stage(s) without a file are not shown." if left_out else "."),
+        + (f"; {stages} {'are' if left_out > 1 else 'is'} not shown." if left_out else "."),
     )
-    axes = picture.subplots()
+    axes, *loudness = np.ravel(picture.subplots(1, 2 if equal else 1))
+    places = _side_by_side([row.bytes / 1e6 for row in rows], 0.03 * large.bytes / 1e6)
     handles, looks = {}, _looks(ladder.rows)
-    for row in rows:
-        share = row.top1 if judged else row.parity.agreement
+    for row, place in zip(rows, places, strict=True):
+        share, (color, marker) = shares[row.name], looks[row.name]
         low, high = share.interval
-        value, (color, marker) = share.value, looks[row.name]
         axes.errorbar(
-            row.bytes / 1e6, 100 * value, [[100 * (value - low)], [100 * (high - value)]],
+            place, 100 * share.value, [[100 * (share.value - low)], [100 * (high - share.value)]],
             fmt=marker, color=color, mfc="none", mew=1.8, markersize=9, capsize=4,
         )  # fmt: skip
         handles[f"{row.name} ({row.runtime}, n={row.n:,})"] = [(color, marker)]
-    axes.set(xlabel="file, MB (10⁶ bytes)", ylabel=f"{word}, %", xlim=(0, 1.08 * large.bytes / 1e6))
-    axes.margins(y=0.08)
-    axes.grid(True)
+    for panel in (axes, *loudness):
+        panel.set(xlabel="file, MB (10⁶ bytes)", xlim=(0, 1.08 * large.bytes / 1e6))
+        panel.margins(y=0.08)
+        panel.grid(True)
+    axes.set_ylabel(f"{word}, %")
+    for panel in loudness:
+        _loudness_by_size(panel, rows, places, looks, ladder.rows)
     _legend(picture, handles)
     return picture
+
+
+def _side_by_side(sizes: Sequence[float], apart: float) -> list[float]:
+    """Return places on the axis: sizes closer than `apart` stand around their mean, in order."""
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and sizes[i] - sizes[groups[-1][-1]] < apart:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    places = list(sizes)
+    for group in groups:
+        middle = sum(sizes[i] for i in group) / len(group)
+        for number, i in enumerate(group):
+            places[i] = middle + apart * (number - (len(group) - 1) / 2)
+    return places
+
+
+def _loudness_by_size(
+    axes: Axes,
+    rows: Sequence[Rung],
+    places: Sequence[float],
+    looks: dict[str, tuple[str, str]],
+    ladder: Sequence[Rung],
+) -> None:
+    """Draw the SQNR of the logits; a stage that is equal to the first stands on the upper rim."""
+    top = 1.15 * _top_db(ladder)
+    for row, place in zip(rows, places, strict=True):
+        color, marker = looks[row.name]
+        noise = row.parity.sqnr_db
+        height = float(np.clip(np.nan_to_num(noise, nan=0), 0, top))
+        axes.plot(place, height, marker, color=color, mfc="none", mew=1.8, markersize=9)
+        axes.annotate(
+            decibels(noise), (place, height), xytext=(0, 8), textcoords="offset points",
+            ha="center", size=9,
+        )  # fmt: skip
+    axes.set(ylabel=f"SQNR against {ladder[0].name}, dB", ylim=(0, 1.12 * top))
 
 
 def _sized(row: Rung, word: str) -> str:

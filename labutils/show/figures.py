@@ -180,6 +180,7 @@ def top5(
             percent(shares[k]), (shares[k], place), xytext=(4, 0), textcoords="offset points",
             va="center",
         )  # fmt: skip
+    bars.spines["bottom"].set_bounds(0, 1)  # the rest is room for the last figure
     bars.set(xlim=(0, 1.2), title=title, xlabel="probability (softmax)")
     bars.set_xticks(np.linspace(0, 1, 6))
     return picture

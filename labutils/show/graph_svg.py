@@ -159,7 +159,8 @@ def before_after(
         changes = {
             i: change for i in chosen if (label(view.nodes[i]), view.nodes[i].op_type) not in others
         }
-        title = f"{word}: {view.name}, opset {view.opset}"
+        known = f"opset {view.opset}"
+        title = f"{word}: {view.name}" if known in word else f"{word}: {view.name}, {known}"
         panes.append(_pane(view, chosen, title, report, changes))
     found = "; ".join(
         f"{p.title}{_sentence(p, '', r)}" for p, r in zip(panes, reports, strict=True)
@@ -321,10 +322,12 @@ def _document(panes: list[_Pane], legend: list[str], alt: str) -> Svg:
     for line in legend:
         body.append(text(_MARGIN, bottom, line, f'fill="{_SOFT}"'))
         bottom += 20
-    for word in rows:
-        count = sum(b.verdict == word for p in panes for b in p.boxes)
-        body.append(symbol(word, _MARGIN, bottom - 11))
-        body.append(text(_MARGIN + 20, bottom, f"{word}: {count} node{'s' * (count > 1)}"))
+    lefts = [_MARGIN + sum(widths[:i]) + 3 * _MARGIN * i for i in range(len(panes))]
+    for word in rows:  # counted below each graph: before and after are two answers
+        for pane, at in zip(panes, lefts, strict=True):
+            count = sum(b.verdict == word for b in pane.boxes)
+            body.append(symbol(word, at, bottom - 11))
+            body.append(text(at + 20, bottom, f"{word}: {count} node{'s' * (count != 1)}"))
         bottom += 20
     return Svg(_frame("".join(body), width, bottom - 4, key, title, alt), alt + ".")
 

@@ -53,8 +53,9 @@ def images(imageset: ImageSet, logits: ArrayLike | None = None, count: int = 12)
         best = metrics.topk(np.asarray(logits)[:shown], 1)[:, 0]
     across = min(_ACROSS, max(shown, 3))
     down = -(-shown // across)
-    # two lines above a picture, and two below where a prediction may be wrong
-    row = WIDTH / across + (0.45 if best is None else 0.72)
+    # as many lines above and below a picture as the longest name of the sheet needs
+    above, below = _lines(imageset, best, shown)
+    row = WIDTH / across + 0.12 + 0.16 * (above + below)
     picture = blank(row * down, _sheet(imageset, best, shown))
     for place, axes in enumerate(np.ravel(picture.subplots(down, across, squeeze=False))):
         axes.set(xticks=[], yticks=[])
@@ -66,8 +67,23 @@ def images(imageset: ImageSet, logits: ArrayLike | None = None, count: int = 12)
     return picture
 
 
+def _lines(imageset: ImageSet, best: np.ndarray | None, shown: int) -> tuple[int, int]:
+    """Return how many lines of words the sheet needs above a picture, and below."""
+    labels = [int(k) for k in imageset.labels[:shown]]
+    if best is None:
+        named, missed = [_name(k, imageset.classes) for k in labels], []
+    else:
+        named = [f"✓ {imageset.classes[b]}" for b in best]
+        missed = [imageset.classes[k] for k, b in zip(labels, best, strict=True) if 0 <= k != b]
+    above = max(_wrapped(words).count("\n") + 1 for words in named)
+    below = max((_wrapped(f"is: {words}").count("\n") + 1 for words in missed), default=0)
+    return above, below
+
+
 def _sheet(imageset: ImageSet, best: np.ndarray | None, shown: int) -> str:
     start = f"{shown} of {len(imageset)} images ({imageset.source})"
+    if len(imageset) == 1:
+        start = f"One image ({imageset.source})"
     if best is None:
         labels = dict.fromkeys(_name(k, imageset.classes) for k in imageset.labels[:shown])
         return f"{start}: {', '.join(list(labels)[:6])}{' and others' if len(labels) > 6 else ''}."

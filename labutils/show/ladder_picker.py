@@ -35,6 +35,9 @@ class LadderPicker(Panel):
         Measured before: its rows are shown, also those of stages that do not run here.
     n
         Images that a picked pair is compared on; each stage runs on them once.
+    why
+        Said where the images are not a sample, e.g. "chosen because int8 differs". Right and wrong
+        are then counted, and no accuracy or interval is stated.
     classes
         Names by output; those of the images by default.
     """
@@ -47,11 +50,12 @@ class LadderPicker(Panel):
         ladder: Ladder | None = None,
         n: int = 32,
         classes: Sequence[str] | None = None,
+        why: str = "",
     ) -> None:
         if len(stages) < 2 or n < 1:
             raise UsageError("Two stages or more, and one image or more, are needed to compare.")
         self.answers = StageAnswers(stages, images.head(n), preprocessing, classes)
-        self.ladder = ladder
+        self.ladder, self.why = ladder, why
         names = list(self.answers.stages)
         here = self.answers.present
         first, second = here[:2] if len(here) > 1 else names[:2]
@@ -78,7 +82,15 @@ class LadderPicker(Panel):
                 if name not in absent
             }
             rows = [self._row(name, logits.get(name)) for name in pair]
-            self.rows.value = table(("stage", "runs on", "n", "top-1 [95 %]", "MB"), rows)
+            columns = (
+                "stage",
+                "runs on",
+                "right of these",
+                "whole ladder: top-1 [95 %]",
+                "n",
+                "MB",
+            )
+            self.rows.value = table(columns, rows)
             if absent:
                 names = " and ".join(absent)
                 self.say(f"{names} cannot be asked on this machine: only rows here.", "warn")
@@ -93,24 +105,24 @@ class LadderPicker(Panel):
             self.say(words, kind)
 
     def _row(self, name: str, logits: np.ndarray | None) -> tuple[str, ...]:
+        """Return a stage's cells: right on the compared images, and its row of the ladder."""
         rung = {row.name: row for row in self.ladder.rows}.get(name) if self.ladder else None
         runner = self.answers.stages[name].runner
+        here = "-"
+        if logits is not None and self.answers.judged:
+            here = f"{int(metrics.correct(logits, self._labels()).sum())} of {len(logits)}"
         if rung is not None:
-            runtime, n, top1, size = rung.runtime, rung.n, str(rung.top1 or "unknown"), rung.bytes
-        elif logits is None:
-            return html.escape(name), "not run here", "-", "-", "-"
+            runtime, size = rung.runtime, rung.bytes
+            top1, n = str(rung.top1 or "unknown").rsplit(" (", 1)[0], str(rung.n)
         else:
+            runtime, top1, n = self.answers.runtime(name), "-", "-"
             file = getattr(runner, "file", None)
-            runtime, n, size = (
-                runner.runtime,
-                len(logits),
-                Path(file).stat().st_size if file else None,
-            )
-            top1 = (
-                str(metrics.accuracy(logits, self._labels())) if self.answers.judged else "unknown"
-            )
-        megabytes = "in memory" if size is None else f"{size / 1e6:.2f}"
-        return html.escape(name), html.escape(runtime), str(n), top1.rsplit(" (", 1)[0], megabytes
+            size = Path(file).stat().st_size if file else None
+        if size is not None:
+            megabytes = f"{size / 1e6:.2f}"
+        else:
+            megabytes = "in memory" if runner is not None or rung is not None else "-"
+        return html.escape(name), html.escape(runtime), here, top1, n, megabytes
 
     def _labels(self) -> np.ndarray:
         return np.asarray(self.answers.images.labels)
@@ -124,17 +136,19 @@ class LadderPicker(Panel):
             return f"{words} The images' labels are not about this model's classes.", kind
         labels = self._labels()
         right = [metrics.correct(v, labels) for v in (b, a)]
+        only = [int(np.sum(x & ~y)) for x, y in (right, right[::-1])]
+        apart = f"Only {second} is right on {only[0]}, only {first} on {only[1]}."
+        if self.why:
+            return f"{words} {apart} The images are no sample ({self.why}): no accuracy here.", kind
         found = metrics.paired_difference(*right)
         low, high = found.interval
         verdict = (
             f"{second} is better" if low > 0 else f"{second} is worse" if high < 0
             else f"the interval contains 0, so these {found.n} images show no difference"
         )  # fmt: skip
-        only = [int(np.sum(x & ~y)) for x, y in (right, right[::-1])]
         return (
             f"Top-1, {second} minus {first}: {found.value:+.1f} points, 95 % interval "
-            f"[{low:+.1f}, {high:+.1f}], paired: {verdict}. Only {second} is right on {only[0]}, "
-            f"only {first} on {only[1]}. {words}"
+            f"[{low:+.1f}, {high:+.1f}], paired: {verdict}. {apart} {words}"
         ), kind
 
 

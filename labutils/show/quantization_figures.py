@@ -29,6 +29,7 @@ from .picture import (
 
 _MOST_VALUES = 8
 _FEW_CODES = 24  # so few that each can be drawn
+_FEW_BITS = 6  # 64 codes stand apart in a histogram of this width
 _NEAR = 4  # codes on either side of zero in the close-up
 
 
@@ -37,6 +38,8 @@ def clipping_histogram(
     values: ArrayLike, low: float, high: float, bits: int = 8, name: str = ""
 ) -> Picture:
     """Draw how values are distributed, and what a quantizer with this range does to them.
+
+    Up to 6 bits every code has its tick, and a stem as high as the number of values on it.
 
     Parameters
     ----------
@@ -64,15 +67,18 @@ def clipping_histogram(
         3.1,
         f"{name + ': ' if name else ''}{bits} bits over [{low:.3g}, {high:.3g}] make steps of "
         f"{step:.3g}; {percent(outside)} of the values lie outside and are clipped; "
-        + (f"all lie on {used} of the {2**bits} codes; " if few else "")
+        + (f"all lie on {used} of the {2**bits} codes; " if few or bits <= _FEW_BITS else "")
         + f"SQNR {decibels(sqnr)}.",
     )
     axes, *close = np.ravel(picture.subplots(1, 2 if few else 1))
     if few:
         _few_steps(close[0], values, kept, step)
     ends = min(values.min(), low), max(values.max(), high)
-    axes.hist(values, bins=np.linspace(*ends, 101), color=BLUE, label="values")
+    coarse = bits <= _FEW_BITS
+    axes.hist(values, bins=np.linspace(*ends, 101), color=SKY if coarse else BLUE, label="values")
     axes.set_yscale("log")
+    if coarse:
+        _codes(axes, kept, step * (np.arange(2**bits) - np.round(-low / step)), step)
     margin = 0.03 * (ends[1] - ends[0])
     axes.set_xlim(ends[0] - margin, ends[1] + margin)
     for edge, end in ((low, ends[0] - margin), (high, ends[1] + margin)):
@@ -86,8 +92,19 @@ def clipping_histogram(
     picture.suptitle(
         f"{bits} bits: step {step:.3g}, {percent(outside)} clipped, SQNR {decibels(sqnr)}"
     )
-    picture.legend(loc="outside lower center", ncols=4, frameon=False)
+    picture.legend(loc="outside lower center", ncols=5, frameon=False)
     return picture
+
+
+def _codes(axes: Axes, kept: np.ndarray, codes: np.ndarray, step: float) -> None:
+    """Draw a tick for each code, and above those in use how many values were rounded to it."""
+    counts = np.histogram(kept, bins=np.append(codes, codes[-1] + step) - step / 2)[0]
+    used = counts > 0
+    axes.vlines(codes, 0, 0.035, color=INK, linewidth=1, transform=axes.get_xaxis_transform(),
+                label="codes")  # fmt: skip
+    axes.vlines(codes[used], 0.5, counts[used], color=VERMILION, linewidth=1.6)
+    axes.plot(codes[used], counts[used], "o", color=VERMILION, markersize=3.5,
+              label="values on a code")  # fmt: skip
 
 
 def _few_steps(axes: Axes, values: np.ndarray, kept: np.ndarray, step: float) -> None:
@@ -151,7 +168,8 @@ def quantization_grid(values: ArrayLike, scale: float, zero_point: int, bits: in
     picture = blank(
         4.3,
         f"{last + 1} codes in steps of {scale:.4g} reach from {low:.4g} to {high:.4g}, and 0 has "
-        f"the code {zero_point:g}; of {values.size} value(s) {int(cut.sum())} beyond the ends"
+        f"the code {zero_point:g}; of {values.size} value{'s' * (values.size != 1)} "
+        f"{int(cut.sum())} beyond the ends"
         + (f", the others come back within {inside.max():.2g}." if inside.size else "."),
     )
     (line, steps, table) = picture.subplot_mosaic(

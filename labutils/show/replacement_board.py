@@ -94,6 +94,7 @@ class ReplacementBoard(Panel):
             self._diagnosis = [result.value for result in self.results]
             first, *_ = str(plan).splitlines()
             self.say(first if not plan.rules else f"{first} The rules that help are ticked.")
+        self._allow()
 
     def repair(self) -> None:
         """Replace by the ticked rules in a copy, compare the outputs, and check the copy."""
@@ -118,6 +119,11 @@ class ReplacementBoard(Panel):
                 lambda: before_after(self.source, copy, place, reports=checks)
             )
             self.say(*_outcome(name, check, self.plan))
+        self._allow()
+
+    def _allow(self) -> None:
+        """Repair can be pressed while a rule is ticked."""
+        self.repair_button.disabled = bool(self.boxes) and not self.ticked
 
     def _clear(self) -> None:
         self.plan = self.report = self.check = None
@@ -137,6 +143,8 @@ class ReplacementBoard(Panel):
         ops = {node.op_type for node in plan.check.nodes}
         fitting = [rule for rule in surgery.RULES.values() if rule.ops & ops]
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
+        for box in self.boxes.values():
+            on_change(box, self._allow)
         lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
         words = "Rules that match something here:" if lines else "No rule matches this file."
         last = [self.repair_button] if lines else []
@@ -176,6 +184,8 @@ def _verdict(check: targets.CheckReport) -> str:
         word = "Split"
     head = f"{word}: {check.file} for {check.target}. {conclusion}"
     read = check.table.retrieved
+    if any(not node.node for node in check.blockers):
+        counted = "The file as a whole is refused, whatever its operators."
     source = f"By the documented operator table (read {read}); the tool itself was not run."
     return banner("\n".join([head, counted, *warnings, source]), kind)
 
@@ -233,8 +243,8 @@ def _blocker(source: Path, check: targets.CheckReport) -> Svg | str:
     first = check.first_blocker
     if first is None:
         return ""
-    if not first.node:
-        return f"{first.op_type}: the file as a whole is refused. {first.evidence}"
+    if not first.node:  # the verdict above says why the file as a whole is refused
+        return ""
     return subgraph(source, first.node, report=check)
 
 

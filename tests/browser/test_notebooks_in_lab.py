@@ -1,9 +1,13 @@
 """Notebooks run to their end in JupyterLab, and their widgets do what a click promises."""
 
+import base64
+import io
 import re
 
+import numpy as np
 import pytest
 from jupyterlab import PATIENCE
+from matplotlib import pyplot as plt
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -21,6 +25,12 @@ def ran_to_its_end(notebook):
 def shown(picture):
     """The bytes of a picture, as its data URL."""
     return picture.get_attribute("src")
+
+
+def below_the_title(source):
+    """The pixels of a data URL's picture, without the rows of its title."""
+    pixels = plt.imread(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+    return pixels[30:]
 
 
 def test_notebook_02_runs_to_its_end(lab, opened, shoot):
@@ -44,6 +54,7 @@ def test_notebook_05_runs_and_its_slider_moves_the_plot(lab, opened, shoot):
     expect(status).to_contain_text("4 bits over", timeout=LONG)
     expect(picture).not_to_have_attribute("src", seen, timeout=LONG)
     assert sqnr(status) < float(re.search(r"SQNR ([\d.]+) dB", said)[1])
+    assert not np.array_equal(*map(below_the_title, (seen, shown(picture))))
     seen = shown(picture)
     kept = widget.locator(".widget-slider", has_text="Values kept").locator(".widget-readout")
     kept.click()

@@ -4,6 +4,8 @@ Two CPU cores are enough. The run is a pure function of its recipe: batches, cro
 derived from (seed, step), so a run that was stopped resumes where it was. Validation images are
 looked at for the log only; what is shipped is the average of the weights at the last step.
 
+With ``torchrun --nproc-per-node N -m labutils.train ...`` N processes share every batch (`ranks`).
+
 `fine_tune` brings a network back that surgery or quantization has changed, with or without its
 original as a teacher.
 """
@@ -12,7 +14,8 @@ from .batches import Batches
 from .fine_tuning import FineTuning, fine_tune
 from .loop import EVALUATION_SIZE, Trainer, fit, logits_of, network
 from .model_card import ship
-from .recipe import ARCHITECTURES, RECIPES, Recipe
+from .ranks import Ranks, joined
+from .recipe import ARCHITECTURES, RECIPES, Recipe, read_recipe
 
 __all__ = [
     "ARCHITECTURES",
@@ -20,11 +23,14 @@ __all__ = [
     "RECIPES",
     "Batches",
     "FineTuning",
+    "Ranks",
     "Recipe",
     "Trainer",
     "fine_tune",
     "fit",
+    "joined",
     "logits_of",
     "network",
+    "read_recipe",
     "ship",
 ]

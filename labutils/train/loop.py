@@ -1,9 +1,10 @@
-"""The training loop: a run that can be stopped and resumed to the bit."""
+"""The training loop: a run that can be stopped and resumed to the bit, in one process or many."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,12 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import _torchvision, data, metrics, paths, things
-from ..errors import ModelFileError, UnknownNameError
+from ..errors import ModelFileError, TrainingError, UnknownNameError
 from .batches import Batches
+from .ranks import Ranks
 from .recipe import ARCHITECTURES, Recipe
 
 EVALUATION_SIZE = 128
 LOG_EVERY, SAVE_EVERY = 50, 200
+# What gloo and NCCL say when a process at the other end is gone.
+LOST = re.compile("connection (was )?(closed|reset)|broken pipe|remote process exited", re.I)
 
 
 def network(architecture: str, classes: int = len(things.CLASSES)) -> nn.Module:
@@ -34,12 +38,12 @@ def network(architecture: str, classes: int = len(things.CLASSES)) -> nn.Module:
 def logits_of(model: nn.Module, images: data.ImageSet, batch_size: int = 200) -> np.ndarray:
     """Return (n, classes) float32 logits of `images` at their own size."""
     model.eval()
-    size = images.images.shape[1]
+    size, device = images.images.shape[1], next(model.parameters()).device
     batches = images.batches(batch_size, data.Preprocessing(size))
     run = [
-        model(torch.from_numpy(x).contiguous(memory_format=torch.channels_last)) for x, _ in batches
+        model(torch.from_numpy(x).to(device, memory_format=torch.channels_last)) for x, _ in batches
     ]
-    return torch.cat(run).numpy()
+    return torch.cat(run).cpu().numpy()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -52,15 +56,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 class Trainer:
-    """The state of a run: model, average of its weights, optimizer, and the step reached."""
+    """The state of a run: model, average of its weights, optimizer, and the step reached.
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.step = recipe, 0
+    Parameters
+    ----------
+    recipe
+        What to do.
+    ranks
+        The processes that share every batch; by default this one alone.
+    """
+
+    def __init__(self, recipe: Recipe, ranks: Ranks | None = None) -> None:
+        self.recipe, self.step, self.ranks = recipe, 0, ranks or Ranks()
+        self.part = self.ranks.part(recipe.batch_size)
         torch.manual_seed(recipe.seed)
-        self.model = network(recipe.architecture).to(memory_format=torch.channels_last)
-        for module in self.model.modules():
+        model = network(recipe.architecture).to(memory_format=torch.channels_last)
+        for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = recipe.momentum
+        self.model = self.ranks.placed(model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, recipe.weight_decay),
             lr=recipe.learning_rate,
@@ -68,21 +82,33 @@ class Trainer:
             fused=True,
         )
         self.ema = copy.deepcopy(self.model).eval()
+        self.averaging = self.ranks.averaging(self.model)
 
     def train_step(self, batches: Batches) -> float:
-        """Take one optimizer step on the images of the present step; return the loss."""
+        """Take one optimizer step; return the loss on this process's part of the batch."""
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(self.step)
-        torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout
-        inputs, labels = batches.at(self.step, recipe.size_at(self.step))
         self.model.train()
-        loss = F.cross_entropy(self.model(inputs), labels, label_smoothing=recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self.backward(batches)
         self.optimizer.step()
         self.step += 1
-        self._average()
+        if self.ranks.first:
+            self._average()
+        return loss
+
+    def backward(self, batches: Batches) -> float:
+        """Set the gradients of the present step's batch, all ranks' parts; return the loss."""
+        ranks = self.ranks
+        seed = self.recipe.seed * 1_000_003 + self.step
+        torch.manual_seed(seed * ranks.size + ranks.rank)  # dropout
+        inputs, labels = batches.at(self.step, self.recipe.size_at(self.step), self.part)
+        logits = self.averaging(inputs.to(ranks.device))
+        loss = F.cross_entropy(
+            logits, labels.to(ranks.device), label_smoothing=self.recipe.label_smoothing
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
         return loss.item()
 
     def _average(self) -> None:
@@ -92,10 +118,13 @@ class Trainer:
         torch._foreach_lerp_(averages, floats, 1 - decay)
 
     def save(self, path: Path) -> None:
-        """Write everything that a resumed run needs."""
+        """Write everything that a resumed run needs; of many processes only rank 0 does."""
+        if not self.ranks.first:
+            return
         state = {
             "recipe": json.dumps(asdict(self.recipe)),
             "step": self.step,
+            "processes": self.ranks.size,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -104,8 +133,14 @@ class Trainer:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> None:
-        """Continue from `path`; a checkpoint of another recipe is refused."""
-        state = torch.load(path, weights_only=True)
+        """Continue from rank 0's `path`, if there is one; that of another recipe is refused.
+
+        The number of processes may be another one. Then BatchNorm sees other parts of the batches
+        from here on, and the weights are no longer those of a run that was never stopped.
+        """
+        state = self.ranks.read(path)
+        if state is None:
+            return
         if state["recipe"] != json.dumps(asdict(self.recipe)):
             raise ModelFileError(
                 f"{path} was written by another recipe. Remove it to start again, or train into "
@@ -117,7 +152,14 @@ class Trainer:
         self.step = state["step"]
 
 
-def fit(recipe: Recipe, work: Path, *, stop_at: int | None = None) -> Iterator[dict[str, float]]:
+def fit(
+    recipe: Recipe,
+    work: Path,
+    *,
+    stop_at: int | None = None,
+    save_every: int = SAVE_EVERY,
+    ranks: Ranks | None = None,
+) -> Iterator[dict[str, float]]:
     """Train, saving to ``work/<architecture>.resume.pt``; yield a log line now and then.
 
     Parameters
@@ -128,32 +170,60 @@ def fit(recipe: Recipe, work: Path, *, stop_at: int | None = None) -> Iterator[d
         Folder for the resumable state, made if needed.
     stop_at
         Stop (and save) at this step, as an interrupted run would.
+    save_every
+        Steps between two saves.
+    ranks
+        The processes that share every batch (`ranks.joined`); each must call this. By default
+        this process alone.
 
     Yields
     ------
     dict
-        step, side of the images, mean loss, images per second, and at each eighth of the run the
-        top-1 of the averaged weights on 320 validation images (for the log; nothing is chosen).
+        step, side of the images, mean loss, images per second (of all processes together), and at
+        each eighth of the run the top-1 of the averaged weights on 320 validation images, in rank
+        0 only (for the log; nothing is chosen).
+
+    Raises
+    ------
+    ModelFileError
+        The state in `work` is of another recipe.
+    TrainingError
+        Another process of the run was lost.
     """
-    trainer, path = Trainer(recipe), work / f"{recipe.architecture}.resume.pt"
+    trainer, path = Trainer(recipe, ranks), work / f"{recipe.architecture}.resume.pt"
     work.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        trainer.resume(path)
+    trainer.resume(path)
     train = data.load("train", recipe.images, recipe.source_size)
     batches = Batches(train, recipe.batch_size, recipe.seed, recipe.smallest_crop)
     last = stop_at or recipe.steps
     losses, start = [], time.perf_counter()
     while trainer.step < last:
-        losses.append(trainer.train_step(batches))
+        losses.append(_together(trainer, batches))
         step = trainer.step
-        if step % SAVE_EVERY == 0 or step == last:
+        if step % save_every == 0 or step == last:
             trainer.save(path)
         if step % LOG_EVERY == 0 or step == last:
-            line = {"step": step, "size": recipe.size_at(step - 1), "loss": float(np.mean(losses))}
+            loss = trainer.ranks.mean(float(np.mean(losses)))
+            line = {"step": step, "size": recipe.size_at(step - 1), "loss": loss}
             line["images_per_s"] = len(losses) * recipe.batch_size / (time.perf_counter() - start)
-            if step % (recipe.steps // 8) < LOG_EVERY or step == last:
+            eighth = step % max(1, recipe.steps // 8) < LOG_EVERY or step == last
+            if eighth and trainer.ranks.first:
                 watched = data.load("val", 320, EVALUATION_SIZE)
                 hits = metrics.accuracy(logits_of(trainer.ema, watched), watched.labels)
                 line["top1"] = hits.value
             yield line
             losses, start = [], time.perf_counter()
+
+
+def _together(trainer: Trainer, batches: Batches) -> float:
+    """Take a step; the loss of another process becomes an error that says how to go on."""
+    try:
+        return trainer.train_step(batches)
+    except RuntimeError as error:
+        if trainer.ranks.size == 1 or not LOST.search(str(error)):
+            raise
+        raise TrainingError(
+            f"Rank {trainer.ranks.rank} lost another process of the run at step {trainer.step} "
+            f"({str(error).splitlines()[0]}). Start the same command again: it goes on from the "
+            "last state that was saved."
+        ) from error

@@ -10,14 +10,14 @@ import numpy as np
 
 from .. import data, metrics, paths, things
 from .loop import EVALUATION_SIZE, Trainer, logits_of
-from .recipe import Recipe
+from .recipe import RECIPES, Recipe
 
 
-def ship(recipe: Recipe, work: Path, destination: Path) -> dict:
+def ship(recipe: Recipe, work: Path, destination: Path, processes: int = 1) -> dict:
     """Write the averaged weights as fp16 safetensors, with their model card; return the card.
 
     The figures on the card are those of the rounded weights that are shipped, on all 1,600
-    validation images.
+    validation images. `processes` is how many trained it, for the command on the card.
     """
     from safetensors.torch import load_file, save_file
 
@@ -31,13 +31,13 @@ def ship(recipe: Recipe, work: Path, destination: Path) -> dict:
     with paths.atomic(target) as temporary:
         save_file(rounded, temporary)
     trainer.ema.load_state_dict(load_file(target))
-    card = _card(recipe, trainer, target)
+    card = _card(recipe, trainer, target, processes)
     paths.write_text(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     paths.write_text(target.with_suffix(".md"), _card_text(card))
     return card
 
 
-def _card(recipe: Recipe, trainer: Trainer, weights: Path) -> dict:
+def _card(recipe: Recipe, trainer: Trainer, weights: Path, processes: int) -> dict:
     validation = data.load("val", data.VALIDATION_IMAGES, EVALUATION_SIZE)
     logits = logits_of(trainer.ema, validation)
     top1 = metrics.accuracy(logits, validation.labels)
@@ -54,7 +54,7 @@ def _card(recipe: Recipe, trainer: Trainer, weights: Path) -> dict:
         "file": weights.name,
         "sha256": paths.sha256(weights),
         "dtype": "float16 (load into float32)",
-        "command": f"python -m labutils.train {recipe.architecture}",
+        "command": _command(recipe, processes),
         "recipe": asdict(recipe),
         "steps": trainer.step,
         "dataset_digest": {split: things.digest(split) for split in things.SPLITS},
@@ -72,6 +72,13 @@ def _card(recipe: Recipe, trainer: Trainer, weights: Path) -> dict:
         ],
         "versions": paths.versions("torch", "torchvision", "numpy", "pillow"),
     }
+
+
+def _command(recipe: Recipe, processes: int) -> str:
+    python = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
+    command = f"{python} -m labutils.train {recipe.architecture}"
+    own = RECIPES.get(recipe.architecture) != recipe
+    return f"{command} --recipe {recipe.architecture}.json" if own else command
 
 
 def _card_text(card: dict) -> str:

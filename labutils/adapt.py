@@ -1,7 +1,7 @@
 """ONNX files as others write them, made into what every stage here takes.
 
 That is: one image of static size, float32 NCHW. An open batch, pixels as uint8, channels at the
-end, or weights listed as inputs (files of opset 8 and older) are no reason to send anybody away,
+end, or what files of opset 7 to 10 write otherwise are no reason to send anybody away,
 so a copy is adapted, said in words, and compared with the file it was made from.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import onnx
 
 PIXELS = "the file's own: it takes pixels 0..255"
+
+OLDEST = 11  # opset that every stage takes
 
 _TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 # They only rearrange, so they carry whole numbers as well in float32 as in uint8.
@@ -74,6 +76,8 @@ def adapted(path: str | Path, size: int | None = None) -> Adapted:
     graph.require_valid(path)
     _load_weights(model, path)
     work.constants_()
+    work.raise_opset_()
+    image = _image(model)
     pixels = image is not None and work.input_(image)
     file = Path(tempfile.mkdtemp(dir=_folder()), path.name)
     try:
@@ -117,6 +121,8 @@ class _Adapting:
         weights = {tensor.name for tensor in self.model.graph.initializer}
         if any(value.name in weights for value in self.model.graph.input):
             return True
+        if 7 <= _opset(self.model) < OLDEST:  # what is older still, ONNX Runtime does not run
+            return True
         return image is not None and bool(
             self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
         )
@@ -130,6 +136,26 @@ class _Adapting:
         if listed:
             self.model.ir_version = max(self.model.ir_version, 4)  # 3 demands the list
             self.changes.append(f"{len(listed)} weights that were listed as inputs are constants")
+
+    def raise_opset_(self) -> None:
+        """Bring files older than opset 11 to it, where onnx's own version converter can.
+
+        Before 11 the bounds of a Clip are attributes, which QNN's ONNX Runtime provider takes for
+        none: the DLC of such a file computes something else (the parity gate says so).
+        """
+        from onnx import version_converter
+
+        before = _opset(self.model)
+        if before >= OLDEST:
+            return
+        try:
+            raised = version_converter.convert_version(self.model, OLDEST)
+        except Exception as error:  # the converter raises whatever its C++ does
+            reason = " ".join(str(error).split())[:120]
+            self.changes.append(f"its opset {before} could NOT be raised to {OLDEST} ({reason})")
+            return
+        self.model.CopyFrom(raised)
+        self.changes.append(f"its opset {before} was raised to {OLDEST}")
 
     def input_(self, image: onnx.ValueInfoProto) -> bool:
         """Make the input one static float32 NCHW image; return whether it takes pixels 0..255."""
@@ -258,6 +284,10 @@ def _casts_behind(owner: onnx.GraphProto, name: str) -> list[onnx.NodeProto] | N
             return None
         casts += further
     return casts or None
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def _kind(value: onnx.ValueInfoProto) -> str:

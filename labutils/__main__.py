@@ -403,13 +403,23 @@ def _room(chosen: argparse.Namespace) -> int:
 
 def _preprocessing(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
     """Return the model's own preprocessing, or what the caller states; never a guess."""
-    from . import data
+    from . import adapt, data
 
     if (chosen.mean is None) != (chosen.std is None):
         raise UsageError("Give --mean and --std together.")
+    if not model.input_shape and model.file:
+        raise UsageError(f"{model.name} leaves its input size open: give --size, such as 224.")
+    height, width = model.input_shape[-2:] if model.input_shape else (0, 0)
+    if height != width:
+        raise UsageError(
+            f"{model.name} takes images {height} pixels high and {width} wide; the lab's are "
+            "square. Export it with a square input."
+        )
     if chosen.mean is not None:
-        if not model.input_shape:
-            raise UsageError(f"{model.name} leaves its input size open; fix it in the export.")
+        if model.preprocessing and model.preprocessing.source == adapt.PIXELS:
+            raise UsageError(
+                f"{model.name} takes pixels and normalises them itself: leave out --mean and --std."
+            )
         mean, std = tuple(chosen.mean), tuple(chosen.std)
         return data.Preprocessing(model.input_shape[-1], mean, std, "as given on the command line")
     if model.preprocessing is None:

@@ -89,9 +89,12 @@ class Batch:
         found = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
         title = f"{len(self.rows)} models for {self.target}: {found}"
         columns = ("model", "outcome", "repaired", "cosine", "top-1 agrees", "MB", "s")
-        notes = [f"{row.model}: {row.reason}" for row in self.rows if row.reason]
+        names = _names(self.rows)
+        reasons = zip(names, self.rows, strict=True)
+        notes = [f"{name}: {row.reason}" for name, row in reasons if row.reason]
         notes.append("Seconds are host time. Every converted file was run and compared.")
-        return title, columns, [_cells(row) for row in self.rows], notes
+        cells = [_cells(*named) for named in zip(names, self.rows, strict=True)]
+        return title, columns, cells, notes
 
     def __str__(self) -> str:
         return tabular.text(*self._parts())
@@ -103,10 +106,16 @@ class Batch:
         return tabular.markup(*self._parts())
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Return the models without their options, where that tells them apart; `Row` has both."""
+    alone = Counter(row.model.split()[0] for row in rows)
+    return [row.model.split()[0] if alone[row.model.split()[0]] == 1 else row.model for row in rows]
+
+
+def _cells(name: str, row: Row) -> tuple[str, ...]:
     rules = ", ".join(f"{n} {name}" for name, n in (row.repaired or {}).items())
     return (
-        tabular.clipped(row.model, 44),
+        tabular.clipped(name, 44),
         row.outcome,
         rules or "-",
         "-" if row.cosine is None else f"{row.cosine:.4f}",
@@ -229,7 +238,7 @@ def _converted(
         return _row_of(output, answer, row)
     if "error" in answer:
         outcome = _OF_ERROR.get(answer["error"], "failed")
-        return Row(outcome=outcome, reason=_one_line(answer["message"]), **row)
+        return Row(outcome=outcome, reason=_reason(outcome, answer["message"]), **row)
     log = f"see {output.with_suffix('.log').name}"
     if code is None:
         return Row(outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}", **row)
@@ -290,9 +299,19 @@ def _answer(printed: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
+def _reason(outcome: str, message: str) -> str:
+    """Return an error in one line; of a parity gate what failed, by how much, and where first."""
+    telling = [
+        line.split(maxsplit=1)[1]
+        for line in message.splitlines()
+        if outcome == "wrong" and line.split(maxsplit=1)[:1] in (["failed"], ["where"])
+    ]
+    return _one_line(". ".join(line.rstrip(".") for line in telling) + "." if telling else message)
+
+
 def _one_line(message: str) -> str:
     """Return as much of an error as a note below a table can hold."""
-    return tabular.clipped(" ".join(message.split()), 300)
+    return tabular.clipped(" ".join(message.split()), 400)
 
 
 def _last_line(log: Path) -> str:

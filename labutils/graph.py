@@ -93,6 +93,8 @@ def require_valid(path: str | Path) -> None:
         reason = " ".join(str(error).split())
         if any(words in reason for words in _TOLERATED):
             return
+        if "should be stored in" in reason:
+            reason = f"{reason[:340]} Put the file with its weights beside it."
         raise ModelFileError(f"{path} is no valid ONNX model: {reason[:400]}") from None
     except UnicodeDecodeError:  # the checker's own words, with the name that it complains about
         raise ModelFileError(

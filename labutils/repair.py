@@ -311,6 +311,7 @@ def facts(
 ) -> dict[str, Any]:
     """Return what a manifest says of the model: where it came from, its input, its classes."""
     preprocessing = preprocessing or model.preprocessing
+    brought = model.brought or model.file
     return {
         "model": {"name": model.name, "weights": model.weights, "note": model.note},
         "classes": list(model.classes),
@@ -320,8 +321,6 @@ def facts(
             "std": list(preprocessing.std),
             "source": preprocessing.source,
         },
-        "brought": {"file": model.file.name, "sha256": paths.sha256(model.file)}
-        if model.file
-        else None,
+        "brought": {"file": brought.name, "sha256": paths.sha256(brought)} if brought else None,
         "repair": fixed.surgery.to_dict() if fixed else None,
     }

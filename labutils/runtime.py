@@ -71,12 +71,15 @@ class _Closing:
 
 
 class TorchRunner(_Closing):
-    """A PyTorch module on the CPU, in evaluation mode, 32 images at a time."""
+    """A PyTorch module on the CPU, in evaluation mode.
+
+    An exported program with a fixed batch gets that, everything else 32 images at a time.
+    """
 
     def __init__(self, module: torch.nn.Module, name: str | None = None) -> None:
         import torch
 
-        self.module = module.eval()
+        self.module, self.batch = module.eval(), _exported_batch(module)
         self.name = name or type(module).__name__
         self.runtime = f"PyTorch {torch.__version__.split('+')[0]} CPU"
         self.file: Path | None = None
@@ -87,7 +90,8 @@ class TorchRunner(_Closing):
 
         batch = _checked(batch, [None] * 4, self.name)
         with torch.inference_mode():
-            parts = [self.module(part) for part in torch.from_numpy(batch).split(32)]
+            _split(batch, self.batch or 1, self.name)
+            parts = [self.module(x) for x in torch.from_numpy(batch).split(self.batch or 32)]
         return torch.cat(parts).float().numpy()
 
 
@@ -259,6 +263,14 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
             f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
         )
     return kinds[runs[0] if backend == "auto" else backend](path, **settings)
+
+
+def _exported_batch(module: torch.nn.Module) -> int | None:
+    """Return the batch that a program of `torch.export` was traced with, if it is such a one."""
+    nodes = getattr(getattr(module, "graph", None), "nodes", ())
+    values = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
+    shape = getattr(values[0], "shape", ()) if values else ()
+    return shape[0] if len(shape) and isinstance(shape[0], int) else None
 
 
 def _image_input(inputs: list, name: str) -> tuple[str, list]:

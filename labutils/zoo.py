@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import architectures, checkpoint, data, graph, paths, things
+from . import adapt, architectures, checkpoint, data, graph, paths, things
 from .errors import ModelFileError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from torch import nn
 
 WEIGHTS = ("auto", "imagenet", "things16", "random")
@@ -58,6 +59,8 @@ class Model:
         NCHW with batch 1; None when a file leaves it open.
     file
         The model file, for ``.onnx`` and ``.pt2``.
+    brought
+        The file that `file` was adapted from, where that was needed (`labutils.adapt`).
     """
 
     name: str
@@ -69,6 +72,7 @@ class Model:
     trained: bool
     input_shape: tuple[int, ...] | None = None
     file: Path | None = None
+    brought: Path | None = None
 
     def __str__(self) -> str:
         how = self.preprocessing if self.preprocessing else "preprocessing unknown"
@@ -250,10 +254,12 @@ def calibrate_(module: nn.Module, preprocessing: data.Preprocessing) -> None:
 
 def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
     _refuse_weights(path, weights)
-    model = graph.read(path)
-    if not model.graph.output:
+    if not graph.read(path).graph.output:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
+    found = adapt.adapted(path, size)
+    model = graph.read(found.file)
     origin, preprocessing = _stored(path, model)
+    note = f"exported by the lab: {origin['note']}" if "note" in origin else "a file of yours"
     weighted = {tensor.name for tensor in model.graph.initializer}
     inputs = [_dims(value) for value in model.graph.input if value.name not in weighted]
     outputs = model.graph.output[0].type.tensor_type.shape.dim
@@ -263,10 +269,12 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
         size,
         module=None,
         shape=inputs[0] if inputs else None,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing or found.preprocessing,
         classes=tuple(origin.get("classes", ())) or architectures.numbered(outputs),
         trained=origin.get("trained", True),
-        note=f"exported by the lab: {origin['note']}" if "note" in origin else "a file of yours",
+        note="; ".join((note, *found.changes)),
+        file=found.file,
+        brought=path if found.changes else None,
     )
 
 
@@ -275,10 +283,12 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
     program = checkpoint.exported_program(path)
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
+    _refuse_training(path, program)
     module = program.module().requires_grad_(False)
     # Its mode is fixed, and its own eval() and train() refuse: here they do nothing.
     module.eval = module.train = types.MethodType(lambda self, mode=False: self, module)
     first_in, first_out = signature.user_inputs[0], signature.user_outputs[0]
+    _refuse_input(path, signature.user_inputs, values[first_in])
     return _file_model(
         path,
         size,
@@ -289,6 +299,30 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
         trained=True,
         note="an exported program of yours",
     )
+
+
+def _refuse_training(path: Path, program: torch.export.ExportedProgram) -> None:
+    """Refuse a program that drops out, or normalises with the statistics of its own batch."""
+    flags = {"dropout": 2, "batch_norm": 5}  # operator: where its `train` stands
+    for node in program.graph.nodes:
+        operator = str(node.target).split(".")[1:2]
+        at = flags.get(operator[0].rstrip("_")) if operator else None
+        if at is not None and len(node.args) > at and node.args[at] is True:
+            raise ModelFileError(
+                f"{path} was exported in training mode (node {node.name}): it computes "
+                "something else than in use. Call model.eval(), then torch.export.export again."
+            )
+
+
+def _refuse_input(path: Path, names: tuple[str, ...], value: Any) -> None:
+    """Refuse a program that takes anything but one float32 NCHW image."""
+    shape, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    image = len(shape) == 4 and (shape[1] == 3 or shape[3] != 3)
+    if len(names) != 1 or kind != "float32" or not image:
+        raise ModelFileError(
+            f"{path} takes {len(names)} input(s), the first of them {kind} {shape}; one float32 "
+            "image (n, 3, height, width) is needed. Export it without what comes before that."
+        )
 
 
 def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
@@ -328,8 +362,8 @@ def _file_model(
         raise UsageError(f"{path} takes {shape[-1]} px images; size={size} cannot change that.")
     if shape and shape[-1] > MAX_SIZE:
         raise UsageError(f"{path} claims to take {shape[-1]} px images; at most {MAX_SIZE} here.")
-    rest["note"] = note if rest["preprocessing"] else f"{note}, which states no preprocessing"
-    return Model(name=path.name, weights=str(path), input_shape=shape, file=path, **rest)
+    rest["note"] = note if rest["preprocessing"] else f"{note}; it states no preprocessing"
+    return Model(name=path.name, weights=str(path), input_shape=shape, **{"file": path, **rest})
 
 
 def _refuse_weights(path: Path, weights: str) -> None:

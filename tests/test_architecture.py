@@ -20,7 +20,7 @@ FLOORS = [
     ["things"],
     ["data"],
     ["own_image"],
-    ["architectures", "photographs"],
+    ["adapt", "architectures", "photographs"],
     ["zoo"],
     ["anatomy", "complexity", "gallery", "qnn", "tidy"],
     ["recorded"],

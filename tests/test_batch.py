@@ -132,3 +132,14 @@ def test_a_changed_file_is_another_model(tmp_path):
     before = batch._key([str(path)])
     path.write_bytes(b"2")
     assert batch._key([str(path)]) != before
+
+
+def test_the_table_says_what_failed_and_names_models_without_their_options():
+    gate = "Parity gate (htp_fp16): FAILED\n  reference   x\n  failed      SQNR 9 dB is below 21.\n"
+    reason = batch._reason("wrong", gate + "  where       First tensor that departs: /a")
+    assert reason == "SQNR 9 dB is below 21. First tensor that departs: /a."
+    assert batch._reason("failed", "two\n  lines") == "two lines"
+    rows = [batch.Row(f"timm:{name} --size 64", "failed", "r") for name in ("a", "b")]
+    assert batch._names(rows) == ["timm:a", "timm:b"]
+    rows.append(batch.Row("timm:a --size 96", "failed", "r"))
+    assert batch._names(rows) == ["timm:a --size 64", "timm:b", "timm:a --size 96"]

@@ -1,5 +1,6 @@
 """Nothing connects to another machine, and nothing listens to one, unless `fetch` is asked."""
 
+import itertools
 import json
 import os
 import shutil
@@ -63,7 +64,7 @@ def counted(text):
     """The kernel's figures, from its tables of names and values; {} where it did not count."""
     found = {}
     lines = [line.split() for line in text.splitlines() if line.strip()]
-    for names, values in zip(lines, lines[1:], strict=False):
+    for names, values in itertools.pairwise(lines):
         if names[0] == values[0] and names[0] in ("Ip:", "Tcp:", "Udp:"):
             found |= dict(zip(names, values, strict=True))
         elif names[0].startswith("Ip6") and len(names) == 2:

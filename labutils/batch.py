@@ -7,6 +7,8 @@ stopped goes on where it stopped.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +31,7 @@ OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
 _OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
 _AGAIN = ("crashed", "timed out")  # another run may end otherwise
 STATE = "batch.jsonl"
+_PR_SET_PDEATHSIG = 1  # prctl(2): a killed batch takes its conversion along
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,9 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
 def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, str]:
     """Run one conversion; return its exit code (None: it took too long) and what it printed."""
     group = {"start_new_session": True} if os.name == "posix" else {}
+    if sys.platform == "linux":
+        ask = ctypes.CDLL(None).prctl  # loaded here: after the fork it may only be called
+        group["preexec_fn"] = functools.partial(ask, _PR_SET_PDEATHSIG, signal.SIGTERM)
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", **group

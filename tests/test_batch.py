@@ -2,9 +2,12 @@
 
 import csv
 import shutil
+import subprocess
 import sys
+import time
 
 import onnx
+import psutil
 import pytest
 from onnx import helper
 
@@ -101,6 +104,26 @@ def test_a_hang_is_stopped_with_what_it_started(fake, tmp_path):
     pid = (tmp_path / "pid").read_text()
     state = batch.Path("/proc", pid, "stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked to see to it")
+def test_a_killed_batch_takes_its_conversion_along(tmp_path):
+    program = (
+        "import pathlib, sys; from labutils import batch\n"
+        "child = 'import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True);'"
+        "'time.sleep(600)'\n"
+        "batch._run([sys.executable, '-c', child], pathlib.Path(sys.argv[1]), 600)"
+    )
+    log = tmp_path / "log"
+    with subprocess.Popen([sys.executable, "-c", program, str(log)]) as parent:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        parent.kill()
+    pid = int(log.read_text())
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
 
 
 def test_a_state_file_that_a_kill_cut_short_costs_its_last_line_only(fake, tmp_path):

@@ -1,0 +1,116 @@
+"""How files get their names, and what becomes of work that was never finished."""
+
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+import zlib
+
+import pytest
+
+from labutils import paths
+
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+NOBODY = 2**22 + 1  # above the largest process id of Linux
+
+
+@pytest.fixture(autouse=True)
+def _as_a_new_process():
+    paths._sweep.cache_clear()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_file_takes_the_manifest_of_the_old_one_away(tmp_path):
+    paths.write_text(tmp_path / "m.onnx", "old")
+    paths.record(tmp_path / "m.onnx", {})
+    with pytest.raises(ZeroDivisionError), paths.atomic(tmp_path / "m.onnx") as temporary:
+        temporary.write_text("new")
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["m.onnx", "m.onnx.manifest.json"]  # nothing happened
+    paths.write_text(tmp_path / "m.onnx", "new")
+    assert names(tmp_path) == ["m.onnx"]
+
+
+def test_what_a_dead_process_left_is_taken_away_and_nothing_else(tmp_path):
+    gone = [f".m.{HOST}-{NOBODY}-abcd.tmp.onnx", f".labutils.{HOST}-{NOBODY}-abcd.tmp"]
+    kept = [
+        f".m.{HOST}-{os.getpid()}-abcd.tmp.onnx",  # ours
+        f".m.{HOST}-{os.getppid()}-abcd.tmp.onnx",  # of one that lives
+        f".m.00000000-{NOBODY}-abcd.tmp.onnx",  # of another machine, in a shared folder
+        ".hidden",
+        "m.tmp.onnx",
+    ]
+    (tmp_path / gone[1]).mkdir()
+    for name in (*gone[:1], *kept, f"{gone[1]}/draft.dlc"):
+        (tmp_path / name).write_text("")
+    paths.write_text(tmp_path / "other.txt", "")
+    assert names(tmp_path) == sorted([*kept, "other.txt"])
+
+
+def test_a_later_process_of_the_same_number_does_not_protect_old_work(tmp_path, monkeypatch):
+    left = tmp_path / f".m.{HOST}-{os.getpid()}-abcd.tmp.onnx"
+    left.write_text("")
+    import psutil
+
+    begun = time.time() + 3600
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: begun)
+    paths.write_text(tmp_path / "other.txt", "")
+    assert not left.exists()
+
+
+def test_scratch_is_hidden_and_goes(tmp_path):
+    with paths.scratch(tmp_path) as folder:
+        (folder / "draft.dlc").write_text("")
+        assert folder.parent == tmp_path and folder.name.startswith(".")
+        paths._sweep.cache_clear()
+        paths.write_text(tmp_path / "m.txt", "")  # does not take it for a dead one's
+        assert (folder / "draft.dlc").exists()
+    assert names(tmp_path) == ["m.txt"]
+
+
+def test_a_lock_is_waited_for_and_ends_with_its_process(tmp_path):
+    program = (
+        "import sys, time; from labutils import paths\n"
+        "with paths.locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with paths.locked(tmp_path, waiting=holder.kill):  # as the system may
+            pass
+    assert holder.returncode != 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pictures are drawn by forks on POSIX only")
+def test_helpers_that_draw_end_with_their_parent(tmp_path):
+    from labutils import data
+
+    context = multiprocessing.get_context("fork")
+    parent = context.Process(target=_with_helper, args=(data, tmp_path / "pid"))
+    parent.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    helper = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.join()
+    while _alive(helper) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(helper)
+
+
+def _with_helper(data, file):
+    pool = multiprocessing.get_context("fork").Pool(1, data._end_with, (os.getpid(),))
+    paths.write_text(file, str(pool.apply(os.getpid)))
+    time.sleep(600)
+
+
+def _alive(pid):
+    import psutil
+
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"

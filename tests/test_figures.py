@@ -534,7 +534,7 @@ def test_accuracy_by_size(ladder):
     picture = figures.accuracy_by_size(ladder)
     assert "smallest file is HTP int8 with 2.00 MB" in picture.alt
     assert "largest ONNX with 8.00 MB" in picture.alt
-    assert "1 stage(s) without a file are not shown" in picture.alt
+    assert "1 stage without a file is not shown" in picture.alt
     only = dataclasses.replace(ladder, rows=ladder.rows[:1])
     with pytest.raises(UsageError, match="no size"):
         figures.accuracy_by_size(only)
@@ -713,7 +713,8 @@ def test_the_number_line_is_the_quantizer(values, scale, zero_point):
     picture = figures.quantization_grid(values, scale, zero_point)
     low, high = -zero_point * scale, (255 - zero_point) * scale
     outside = sum(not low - scale / 2 <= v <= high + scale / 2 for v in values)
-    assert f"of {len(values)} value(s) {outside} beyond the ends" in picture.alt
+    many = "value" if len(values) == 1 else "values"
+    assert f"of {len(values)} {many} {outside} beyond the ends" in picture.alt
     # the same as the quantizer over that range
     kept = figures.quantized(np.array(values), low, high, 8)[1]
     rows = picture.axes[2].texts[0].get_text().splitlines()[1:]

@@ -27,7 +27,7 @@ from . import modules
 from .attention_gates import GATE, Watch
 from .graph_edit import Traced
 from .report import Left, Match
-from .rule import Rule, full_name, resolve
+from .rule import NOT_MINE, Rule, full_name, resolve
 
 _TORCH, _HERE = (str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
 
@@ -253,6 +253,8 @@ def find(
             watch.call(getattr(func, "__name__", ""), args, result)
             rule = table.get(func)
             if rule is None:
+                return
+            if rule.function_check and rule.function_check(*args, **kwargs) == NOT_MINE:
                 return
             owner = stack[-1] if stack else ""
             why = rule.excludes(owner)

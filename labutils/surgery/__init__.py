@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import SurgeryError, UnknownNameError, UsageError
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
 from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, select
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
-    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "replace_", "replace_file",
-    "restore_", "select",
+    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "preview", "replace_",
+    "replace_file", "restore_", "select",
 ]  # fmt: skip
 
 LEVELS = ("auto", "module", "function", "graph", "onnx")
@@ -120,6 +120,39 @@ def replace_file(
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return report
+
+
+def preview(
+    target: nn.Module | onnx.ModelProto | str | Path,
+    rules: Rules = "exact",
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> dict[str, int]:
+    """Return how often each rule would replace something; nothing is changed, nor compared.
+
+    Parameters
+    ----------
+    target
+        As in `replace_`, or the path of an ONNX file.
+    rules, level, example_inputs
+        As in `replace_`.
+    """
+    import copy
+
+    chosen = select(rules)
+    if isinstance(target, str | Path):
+        from .. import graph
+
+        target = graph.read(target)
+    onnx = sys.modules.get("onnx")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from . import onnx_graph
+
+        return onnx_graph.count_matches(target, chosen)
+    try:
+        return replace_(copy.deepcopy(target), chosen, level, example_inputs).counts
+    except SurgeryError:
+        return {rule.name: 0 for rule in chosen}
 
 
 def restore_(model: nn.Module) -> bool:

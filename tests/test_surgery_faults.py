@@ -211,7 +211,8 @@ def se_models():
 
 
 @pytest.mark.parametrize("name", ["timm mobilenetv3_small_050", "timm ghostnet_050",
-                                  "timm ese_vovnet19b_slim_dw", "tv mobilenet_v3_small"])  # fmt: skip
+                                  "timm ese_vovnet19b_slim_dw", "tv mobilenet_v3_small",
+])  # fmt: skip
 def test_squeeze_excitation_is_recognized_in_timm_and_torchvision(name):
     make, blocks = se_models()[name]
     model = make().eval()

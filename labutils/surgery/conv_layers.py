@@ -67,11 +67,11 @@ def five_by_five(conv: nn.Conv2d) -> nn.Conv2d:
     """Return a 6x6 convolution without its last row and column, of the same output size.
 
     A stride of 2 on an even image with symmetric padding needs no padding of its own per side;
-    otherwise one position less is padded on the right and below.
+    otherwise less is padded on the right and below: one position, times the dilation.
     """
     left, right, top, bottom = pads_of(conv)
-    even = conv.stride == (2, 2)
-    pads = (left, right - (not even), top, bottom - (not even))
+    less = (0, 0) if (conv.stride, conv.dilation) == ((2, 2), (1, 1)) else conv.dilation
+    pads = (left, right - less[1], top, bottom - less[0])
     return like(conv, (5, 5), pads, conv.weight[..., :5, :5])
 
 

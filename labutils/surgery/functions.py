@@ -252,7 +252,7 @@ def find(
     table = {f: rule for rule in rules for f in _functions_of(rule)}
     found: list[Call] = []
     watch = Watch()
-    kept = {item.where: item.why for item in left}
+    kept = {item.where: item.why for item in left if not item.why.startswith(modules.SUBCLASS)}
     with _module_stack(model) as stack:
 
         def heard(func: Callable, args: tuple, kwargs: dict, result: Any) -> None:

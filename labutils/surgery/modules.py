@@ -18,6 +18,7 @@ from .report import Left, Match
 from .rule import NOT_MINE, Rule, Site, full_name
 
 Swap = tuple[str, nn.Module]
+SUBCLASS = "a subclass of"
 
 
 def replace_modules_(
@@ -141,7 +142,7 @@ def _lookalike(path: str, module: nn.Module, known: dict[str, Rule]) -> list[Lef
     """Report an instance of a subclass: its forward may differ, so it is not replaced."""
     for base in type(module).__mro__[1:]:
         if full_name(base) in known:
-            why = f"a subclass of {base.__name__}, whose forward may differ"
+            why = f"{SUBCLASS} {base.__name__}, whose forward may differ"
             return [Left(path or "(the model)", full_name(type(module)), why)]
     return []
 

@@ -159,16 +159,27 @@ def _put_(
         elif _is_aten(graph):
             new = _as_aten(graph, made, args, kwargs or {})
         else:
-            tracer = fx.proxy.GraphAppendingTracer(graph)
-            wrapped = fx.node.map_arg((args, kwargs or {}), lambda n: fx.Proxy(n, tracer))
-            result = made(*wrapped[0], **wrapped[1])
-            new = result.node if isinstance(result, fx.Proxy) else result
+            new = _as_calls(graph, made, args, kwargs or {})
     written = [n for n in graph.nodes if n not in before]
     for n in written:
         n.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, **n.meta}
     node.replace_all_uses_with(new)
     words = [_label(n) for n in written if n.op != "get_attr"]
     return ", ".join(words) if words else "its input"
+
+
+def _as_calls(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> fx.Node:
+    """Write a function as the calls that it makes; one that asks for shapes as a call of itself."""
+    before = set(graph.nodes)
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    positional, named = fx.node.map_arg((args, kwargs), lambda n: fx.Proxy(n, tracer))
+    try:
+        result = made(*positional, **named)
+        return result.node if isinstance(result, fx.Proxy) else result
+    except Exception:  # a proxy has no shape, no device, no truth value
+        for node in reversed([n for n in graph.nodes if n not in before]):
+            graph.erase_node(node)
+        return graph.call_function(made, args, kwargs)
 
 
 def _is_aten(graph: fx.Graph) -> bool:

@@ -26,6 +26,7 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     Hardsigmoid and a product.
     """
     basic_constant_propagation(model.graph)  # lets patterns see the values of Constant nodes
+    used = {name for name, value in model.graph.initializers.items() if value.uses()}
     plain = _plain(model, rules)
     state = Rewriting(model, frozenset(rule.name for rule in rules))
     forms = [(rule, form) for rule in rules for form in rule.onnx if form.build]
@@ -33,6 +34,10 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     for _, group in itertools.groupby(forms, key=lambda pair: len(pair[1].ops)):
         rewrites = [state.rewrite_rule(rule, form) for rule, form in group]
         RewriteRuleSet(rewrites, commute=True).apply_to_model(model)
+    for name in used:  # a weight that was rewritten into another
+        value = model.graph.initializers[name]
+        if not value.uses() and value not in model.graph.outputs:
+            del model.graph.initializers[name]
     return state.matches, [*state.left(rules), *plain]
 
 

@@ -20,6 +20,7 @@ from .user_rules import pattern_rule
 if TYPE_CHECKING:
     import onnx
     from torch import nn
+    from torch.export import ExportedProgram
 
 __all__ = [
     "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
@@ -32,7 +33,7 @@ Rules = str | Rule | Mapping | Iterable["str | Rule | Mapping"]
 
 
 def replace_(
-    target: nn.Module | onnx.ModelProto,
+    target: nn.Module | ExportedProgram | onnx.ModelProto,
     rules: Rules = DEFAULT,
     level: str = "auto",
     example_inputs: Any = None,
@@ -42,7 +43,10 @@ def replace_(
     Parameters
     ----------
     target
-        A PyTorch model or an ONNX model. It is left as it was when an error is raised.
+        A PyTorch model, a graph of `torch.fx` or `torch.export`, or an ONNX model. It is changed
+        in place, and left as it was when an error is raised. A model stays the object of its
+        class that it is: its layers are replaced, and where a forward itself must change, the
+        instance gets another ``forward`` (`restore_` takes that back).
     rules
         Names in `RULES` or `SETS` (``"exact"``, ``"lite"``), `Rule` objects, or a dict of your
         own: ``{nn.GELU: nn.ReLU}``, ``{F.gelu: F.relu}``, ``{predicate: function of the module}``.
@@ -87,8 +91,15 @@ def replace_(
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
         return torch_model.replace_in_module_(target, chosen, level, example_inputs)
+    if torch is not None and isinstance(target, torch.export.ExportedProgram):
+        from . import torch_model
+
+        if level not in ("auto", "graph"):
+            raise UsageError(f"An exported program is a graph: level {level!r} is for modules.")
+        return torch_model.replace_in_program_(target, chosen, example_inputs)
     raise UsageError(
-        f"replace_ takes a torch.nn.Module or an onnx.ModelProto, not {type(target).__name__}. "
+        f"replace_ takes a torch.nn.Module, an ExportedProgram or an onnx.ModelProto, not "
+        f"{type(target).__name__}. "
         "For a file there is replace_file(source, destination)."
     )
 

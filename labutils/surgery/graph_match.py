@@ -77,6 +77,17 @@ class Found:
         return self.nodes[-1]
 
 
+class _Matcher(SubgraphMatcher):
+    """torch's matcher; a number of the pattern may stand for any number, and for no tensor."""
+
+    any_numbers = False
+
+    def _match_literals(self, pn: Any, gn: Any, match: Any) -> bool:
+        if self.any_numbers and isinstance(pn, float) and isinstance(gn, float):
+            return True
+        return super()._match_literals(pn, gn, match)
+
+
 @dataclass(frozen=True)
 class Spelling:
     """A graph in one spelling, and the node of the original behind each of its nodes."""
@@ -103,7 +114,8 @@ def find(spelling: Spelling, form: GraphForm) -> list[Found]:
     for pattern in _patterns(form):
         if not {n.target for n in pattern.nodes if n.op == "call_function"} <= present:
             return []
-        matcher = SubgraphMatcher(pattern, ignore_literals=form.any_numbers)
+        matcher = _Matcher(pattern)
+        matcher.any_numbers = form.any_numbers
         for match in matcher.match(spelled):
             inner = [gn for pn, gn in match.nodes_map.items() if pn.op == "call_function"]
             if inner and taken.isdisjoint(inner):
@@ -131,6 +143,12 @@ def _occurrence(
 def _patterns(form: GraphForm) -> tuple[fx.Graph, ...]:
     """Return the pattern, and it with the operands of its sums and products exchanged."""
     pattern = form.pattern.make() if hasattr(form.pattern, "make") else form.pattern
+    if inspect.isbuiltin(pattern):  # F.gelu: the tracer reads signatures
+        builtin = pattern
+
+        def pattern(x: Any) -> Any:
+            return builtin(x)
+
     root = pattern if isinstance(pattern, nn.Module) else nn.Module()
     base, _ = _spelled(root, Tracer().trace(pattern))
     turning = [n for n in base.nodes if n.op == "call_function"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SurgeryError, UsageError
@@ -187,6 +187,11 @@ def has(model: nn.Module) -> Counter[str]:
     """Count the classes of the modules without children: what a model has."""
     leaves = (m for m in model.modules() if not next(m.children(), None))
     return Counter(type(m).__name__ for m in leaves)
+
+
+def has_calls(graph: fx.Graph) -> Counter[str]:
+    """Count the operators of a traced graph."""
+    return Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
 
 
 def parameters(model: nn.Module) -> int:

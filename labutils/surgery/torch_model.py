@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from .report import Check, Left, Match, Report, measure, nothing_matched
 if TYPE_CHECKING:
     from numpy import ndarray
     from torch import nn
+    from torch.export import ExportedProgram
 
     from .rule import Rule
 
@@ -81,6 +83,46 @@ def replace_in_module_(
         _refuse_lost_effects(report, [c.where for c in calls if c.in_place and not c.why])
         undo.pop_all()
     return report
+
+
+def replace_in_program_(
+    program: ExportedProgram, rules: Sequence[Rule], example_inputs: Any
+) -> Report:
+    """Replace in an exported program; `labutils.surgery.replace_` says what, and calls this."""
+    inputs = None if example_inputs is None else modules.as_arguments(example_inputs)
+    graph_module = program.graph_module
+    has = modules.has_calls(graph_module.graph)
+    weights, original = modules.parameters(program), copy.deepcopy(graph_module.graph)
+    signature = copy.deepcopy(program.graph_signature)
+    before, macs = (None, 0) if inputs is None else _run_program(program, inputs)
+    try:
+        hook = program.graph_signature.get_replace_hook()
+        with graph_module._set_replace_hook(hook):  # an output may get another name
+            matches, left = graph_edit.edit_(graph_module, graph_module.graph, rules)
+        graph_module.recompile()
+        if not matches:
+            raise nothing_matched("the exported program", "graph", rules, has, left, "")
+        after, fewer = (None, 0) if inputs is None else _run_program(program, inputs)
+        check = None if inputs is None else measure(before, after, "the example inputs")
+    except Exception:
+        graph_module.graph = original
+        vars(program.graph_signature).update(vars(signature))
+        raise
+    return Report(
+        target="the exported program",
+        level="graph",
+        rules=tuple(rules),
+        matches=tuple(matches),
+        left=tuple(left),
+        parameters=(weights, modules.parameters(program)),
+        check=check,
+        macs=None if inputs is None else (macs, fewer),
+        notes=() if inputs else ("without example_inputs nothing was run or compared",),
+    )
+
+
+def _run_program(program: ExportedProgram, inputs: tuple) -> tuple[list[ndarray], int]:
+    return modules.outputs_and_macs(program.module(check_guards=False), inputs)
 
 
 def _edit_graph_(

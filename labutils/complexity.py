@@ -279,6 +279,16 @@ def _count_onnx(path: Path, shape: tuple[int, ...]) -> Complexity:
     return _complexity(path.name, shape, rows, others)
 
 
+def graph_macs(model: onnx.ModelProto) -> int | None:
+    """Return the MACs of an ONNX model in memory; None where its shapes are open."""
+    graph = with_shapes(model).graph
+    sizes = _shapes(graph) | {name: dims for name, (dims, _) in _constants(graph).items()}
+    try:
+        return sum(_macs(node, sizes) or 0 for node in graph.node)
+    except UsageError:
+        return None
+
+
 def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     import onnx
     import onnx.inliner

@@ -467,12 +467,46 @@ def test_onnx_global_pools(size, keep, opset):
         rewritten(wide, "wide-global-pool", "GlobalAveragePool")
 
 
+@quick
+@given(
+    size=st.tuples(st.integers(2, 9), st.integers(2, 9)), factor=st.tuples(
+        st.integers(1, 4), st.integers(1, 4)), opset=st.sampled_from([11, 13, 18]),
+    mode=st.sampled_from(["nearest", "linear", "cubic"]),
+    where=st.sampled_from(["half_pixel", "align_corners", "asymmetric"]),
+)  # fmt: skip
+def test_onnx_resizing(size, factor, mode, where, opset):
+    wanted = np.array([2, 3, size[0] * factor[0], size[1] * factor[1]])
+    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], "/r/R", mode=mode,
+                            coordinate_transformation_mode=where)  # fmt: skip
+    if opset < 13:
+        node.input[1], node.input[2] = "roi", "none"
+    empty = np.array([], np.float32)
+    model = graph(node, [2, 3, *size], opset, [("sizes", wanted), ("roi", empty), ("none", empty)])
+    rewritten(model, "resize-to-scale", "nothing")
+    (made,) = model.graph.node
+    assert len(made.input) == 3 and {a.name for a in made.attribute} >= {"mode"}
+
+
+@pytest.mark.parametrize("op", ["Identity", "Dropout"])
+def test_onnx_idle_nodes(op):
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node(op, ["a"], ["b"], "/i/I"),
+             helper.make_node("Relu", ["b"], ["y"])]  # fmt: skip
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(nodes, "g", [value("x", 1, [3])], [value("y", 1, [3])])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    rewritten(model, "idle-nodes", op)
+    last = copy.deepcopy(model)
+    last.graph.node[-1].CopyFrom(helper.make_node(op, [last.graph.node[0].output[0]], ["y"]))
+    with pytest.raises(SurgeryError, match="gives an output of the graph its name"):
+        surgery.replace_(last, "idle-nodes")
+
+
 def test_every_exact_rule_is_tested_here():
     """A new exact rule needs a property test: this list is what the tests above cover."""
     covered = {*ACTIVATIONS, "layer-norm", "group-norm", "instance-norm", "large-maxpool",
                "large-avgpool", "mean-to-global-pool", "wide-global-pool", "even-kernel", "focus",
                "resize-to-scale", "einsum", "attention", "plain-gemm", "relu-out-of-place",
-               "dropout-out-of-place"}  # fmt: skip
+               "dropout-out-of-place", "idle-nodes"}  # fmt: skip
     assert covered == set(surgery.EXACT)
 
 

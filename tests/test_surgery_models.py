@@ -291,6 +291,43 @@ def test_a_pattern_of_ones_own_with_any_numbers():
     assert report.counts == {"affine tanh": 2} and torch.equal(outputs(model, x), x + x)
 
 
+# --- ONNX ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_lite_on_files_without_source(opset, small):
+    import io
+
+    import onnx
+
+    file, x = io.BytesIO(), seeded(1, 3, 64, 64)
+    torch.onnx.export(small, (x,), file, opset_version=opset, dynamo=False)
+    graph = onnx.load_from_string(file.getvalue())
+    assert surgery.preview(graph, "lite")["se-to-identity"] == 9
+    report = surgery.replace_(graph, "lite", example_inputs=x.numpy())
+    done = {name: n for name, n in report.counts.items() if n}
+    assert done == {"se-to-identity": 9, "hardswish-to-relu": 19}
+    kinds = Counter(node.op_type for node in graph.graph.node)
+    assert not {"HardSigmoid", "HardSwish", "Sigmoid"} & set(kinds)
+    assert kinds["GlobalAveragePool"] == 1, "the one before the classifier"
+    assert report.macs[1] < report.macs[0] and report.parameters[1] < report.parameters[0]
+    assert surgery.preview(small, "lite")["se-to-identity"] == 9, "in PyTorch, and nothing changes"
+    assert len(report.left) == 0
+
+
+def test_gates_of_files_without_source_are_left(small):
+    import io
+
+    import onnx
+
+    file = io.BytesIO()
+    torch.onnx.export(small, (seeded(1, 3, 64, 64),), file, opset_version=17, dynamo=False)
+    graph = onnx.load_from_string(file.getvalue())
+    report = surgery.replace_(graph, ["hardsigmoid-to-relu", "hardswish-to-relu"])
+    assert report.counts == {"hardsigmoid-to-relu": 0, "hardswish-to-relu": 19}
+    assert len(report.left) == 9 and all("factor" in left.why for left in report.left)
+
+
 # --- two processes -------------------------------------------------------------------------------
 
 

@@ -181,9 +181,9 @@ def _same(x: torch.Tensor, *_: Any) -> torch.Tensor:
 def _patterns() -> tuple[GraphForm, ...]:
     """Return squeeze-excitation as written in a forward, with layers as attributes of a model."""
     return tuple(
-        GraphForm(f"x * {gate}(conv({act}(conv(mean(x)))))", _LazySe(act, gate),
+        GraphForm(_LazySe(act, gate).label, _LazySe(act, gate),
                   build=lambda _: _same, check=_one_by_one)
-        for act in ("relu", "silu", "hardswish")
+        for act in ("relu", "silu", "hardswish", "")
         for gate in ("sigmoid", "hardsigmoid")
     )  # fmt: skip
 
@@ -193,20 +193,24 @@ class _LazySe:
 
     def __init__(self, act: str, gate: str) -> None:
         self.words = act, gate
+        inner = f"{act}(conv(mean(x)))" if act else "mean(x)"
+        self.label = f"x * {gate}(conv({inner}))"
 
     def make(self) -> nn.Module:
         import torch.nn.functional as F
         from torch import nn
 
-        act, gate = (getattr(F, word) for word in self.words)
+        act, gate = (getattr(F, word) if word else None for word in self.words)
 
         class SqueezeExcitation(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.down, self.up = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+                self.down = nn.Conv2d(1, 1, 1) if act else None
+                self.up = nn.Conv2d(1, 1, 1)
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return x * gate(self.up(act(self.down(x.mean((2, 3), keepdim=True)))))
+                squeezed = x.mean((2, 3), keepdim=True)
+                return x * gate(self.up(act(self.down(squeezed)) if act else squeezed))
 
         return SqueezeExcitation()
 
@@ -216,7 +220,7 @@ def _one_by_one(found: Found) -> str:
     return "the convolutions in it are not 1x1" if wide else ""
 
 
-def _onnx_form(gate: str, pool: str, act: str, gate_inputs: bool = False) -> OnnxForm:
+def _onnx_form(gate: str, pool: str, act: str) -> OnnxForm:
     def pattern(op: Any, x: Any) -> Any:
         if pool == "ReduceMean":
             squeezed = op.ReduceMean(x, _allow_other_attributes=True, _allow_other_inputs=True)
@@ -224,15 +228,21 @@ def _onnx_form(gate: str, pool: str, act: str, gate_inputs: bool = False) -> Onn
             squeezed = op.GlobalAveragePool(x)
         kwargs = {"_allow_other_attributes": True, "_allow_other_inputs": True}
         reduced = op.Conv(squeezed, **kwargs)
+        if not act:
+            return op.Mul(
+                x, getattr(op, gate)(reduced, _allow_other_attributes=True, _outputs=["y"])
+            )
         if act == "Silu":
             active = op.Mul(reduced, op.Sigmoid(reduced))
         else:
             active = getattr(op, act)(reduced)
-        gated = getattr(op, gate)(op.Conv(active, **kwargs), _allow_other_attributes=True)
-        return op.Mul(x, gated, _outputs=["y"])
+        wide = op.Conv(active, **kwargs)
+        gated = getattr(op, gate)(wide, _allow_other_attributes=True, _outputs=["y"])
+        return op.Mul(x, gated)
 
-    ops = ("Mul", gate, "Conv", act, "Conv", pool)
-    return OnnxForm(f"squeeze-excitation ({pool}, {act}, {gate})", ops, pattern,
+    ops = (gate, "Mul", "Conv", pool, *([act, "Conv"] if act else []))
+    parts = ", ".join(filter(None, (pool, act, gate)))
+    return OnnxForm(f"squeeze-excitation ({parts})", ops, pattern,
                     lambda g, x, node: g.op("Identity", x))  # fmt: skip
 
 
@@ -252,7 +262,7 @@ SE_TO_IDENTITY = Rule(
         _onnx_form(gate, pool, act)
         for gate in ("Sigmoid", "HardSigmoid")
         for pool in ("GlobalAveragePool", "ReduceMean")
-        for act in ("Relu", "Silu", "HardSwish")
+        for act in ("Relu", "Silu", "HardSwish", "")
     ),
 )
 

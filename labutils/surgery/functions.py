@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import modules
 from .attention_gates import GATE, Watch
-from .graph_edit import Traced
+from .forwards import Traced
 from .report import Left, Match
 from .rule import NOT_MINE, Rule, full_name, resolve
 

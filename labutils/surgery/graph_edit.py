@@ -1,16 +1,8 @@
-"""Editing traced graphs, and a model's forward by way of one.
-
-A graph module is edited in place. Of an ordinary model only those modules are traced whose own
-forward holds a pattern; the model keeps its classes, names, weights, attributes and hooks, and
-each such module gets a new ``forward``: the edited graph, running on the module itself.
-"""
+"""Editing traced graphs in place, of `torch.fx` and of `torch.export`."""
 
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +11,7 @@ from torch import fx, nn
 
 from . import graph_match
 from .attention_gates import GATE
-from .graph_match import Found, Tracer, name_of, operation
+from .graph_match import Found, name_of, operation
 from .report import Left, Match
 from .rule import NOT_MINE, GraphForm, Rule, resolve
 
@@ -215,12 +207,12 @@ def _erase_(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
                 graph.erase_node(weight)
 
 
-def _drop_unused_(root: nn.Module, before: set[str], *graphs: fx.Graph) -> Callable[[], None]:
+def drop_unused_(root: nn.Module, before: set[str], *graphs: fx.Graph) -> Callable[[], None]:
     """Take out the layers and weights that the graph read before and reads no more.
 
     A weight that takes no part would stop DistributedDataParallel.
     """
-    unused = before - {name for graph in graphs for name in _read(graph)}
+    unused = before - {name for graph in graphs for name in names_read(graph)}
     parents = {name.rpartition(".")[0] for name in unused}
     tables = [t for path in parents for m in [root.get_submodule(path)]
               for t in (m._modules, m._parameters, m._buffers)]  # fmt: skip
@@ -237,7 +229,8 @@ def _drop_unused_(root: nn.Module, before: set[str], *graphs: fx.Graph) -> Calla
     return undo
 
 
-def _read(graph: fx.Graph) -> set[str]:
+def names_read(graph: fx.Graph) -> set[str]:
+    """Return the layers and weights that a graph calls or reads."""
     return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
 
 
@@ -276,170 +269,20 @@ def _where(node: fx.Node, path: str) -> str:
 
 def edit_graph_module_(gm: fx.GraphModule, rules: Sequence[Rule]) -> Change:
     """Edit a graph module in place; return what changed, what was left, and what takes it back."""
-    before, children, read = copy.deepcopy(gm.graph), set(gm._modules), _read(gm.graph)
+    before, children, read = copy.deepcopy(gm.graph), set(gm._modules), names_read(gm.graph)
     matches, left = edit_(gm, gm.graph, rules)
-    put_back = _drop_unused_(gm, read, gm.graph)
+    put_back = drop_unused_(gm, read, gm.graph)
     gm.recompile()
 
     def undo() -> None:
         put_back()
         gm.graph = before
-        _remove_new_(gm, children)
+        remove_new_(gm, children)
 
     return matches, left, undo
 
 
-def edit_forwards_(model: nn.Module, rules: Sequence[Rule], deep: bool) -> Change:
-    """Give a new forward to every module of a model whose own forward holds a pattern.
-
-    Parameters
-    ----------
-    deep
-        Whether a pattern may lie across several modules' forwards, and single calls count too:
-        where nothing is found in the forwards one by one the model is traced as a whole, and
-        where that fails, the largest parts that can be traced.
-    """
-    changes = [_edit_forward_(module, rules, path, graph_match.ShallowTracer(), deep)
-               for path, module in graph_match.units(model)]  # fmt: skip
-    if deep and not any(change[0] for change in changes):
-        changes += _edit_largest_(model, rules, "")
-    undo = [change[2] for change in reversed(changes)]
-    return (
-        [match for change in changes for match in change[0]],
-        list(dict.fromkeys(left for change in changes for left in change[1])),
-        lambda: [step() for step in undo] and None,
-    )
-
-
-def _edit_largest_(module: nn.Module, rules: Sequence[Rule], path: str) -> list[Change]:
-    """Trace a module into all its layers; where that fails, its children."""
-    if _trace(module, Tracer()) is not None:
-        return [_edit_forward_(module, rules, path, Tracer(), True)]
-    return [
-        change
-        for name, child in module.named_children()
-        for change in _edit_largest_(child, rules, f"{path}.{name}".strip("."))
-    ]
-
-
-def _trace(module: nn.Module, tracer: fx.Tracer) -> fx.Graph | None:
-    """Return the graph of a module's forward, edited or not; None where it cannot be traced."""
-    holder, cls = getattr(vars(module).get("forward"), "__self__", None), type(module)
-    if "forward" in vars(module) and not isinstance(holder, Traced):
-        return None
-    try:
-        if holder is not None:  # the tracer reads the class's forward
-            module.__class__ = type(
-                cls.__name__,
-                (cls,),
-                {"forward": holder.functions[module.training and len(holder.functions) > 1]},
-            )
-        return tracer.trace(module)
-    except Exception:  # control flow on values, arguments that are no tensors, ...
-        return None
-    finally:
-        module.__class__ = cls
-
-
-def _edit_forward_(
-    module: nn.Module, rules: Sequence[Rule], path: str, tracer: fx.Tracer, functions: bool
-) -> Change:
-    """Edit one module's forward: in eval mode, and in training where it differs there."""
-    graphs = _graphs(module, tracer)
-    if not graphs:
-        return [], [], lambda: None
-    children, previous = set(module._modules), vars(module).get("forward")
-    layers: dict[tuple, str] = {}
-    read = {name for graph in graphs.values() for name in _read(graph)}
-    edits = [edit_(module, g, rules, path, functions, layers) for g in graphs.values()]
-    matches, left = edits[0]
-    if not matches:
-        return [], left, lambda: None
-    put_back = _drop_unused_(module, read, *graphs.values())
-    holder = Traced(module, graphs)
-    module.forward = types.MethodType(_forward_like(module.forward), holder)
-
-    def undo() -> None:
-        put_back()
-        _remove_new_(module, children)
-        vars(module).pop("forward", None)
-        if previous is not None:
-            module.forward = previous
-
-    return matches, left, undo
-
-
-def _graphs(module: nn.Module, tracer: fx.Tracer) -> dict[bool, fx.Graph]:
-    """Return the graph of a forward by `training`; a single one where training changes nothing."""
-    modes = (False, True) if graph_match.asks_for_training(type(module)) else (False,)
-    was, graphs = module.training, {}
-    try:
-        for mode in modes:
-            module.training = mode
-            graphs[mode] = _trace(module, tracer)
-    finally:
-        module.training = was
-    return {} if None in graphs.values() else graphs
-
-
-def _remove_new_(module: nn.Module, children: set[str]) -> None:
+def remove_new_(module: nn.Module, children: set[str]) -> None:
+    """Take out the children that were not there before."""
     for name in set(module._modules) - children:
         delattr(module, name)
-
-
-def _forward_like(original: Callable) -> Callable:
-    def forward(self: Traced, *args: Any, **kwargs: Any) -> Any:
-        return Traced.forward(self, *args, **kwargs)
-
-    signature = inspect.signature(original)  # exporters read the names of the arguments
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    forward.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])
-    return forward
-
-
-class Traced:
-    """The state behind a module's edited ``forward``: the graph's code, run on the module itself.
-
-    A deep copy or a pickle of the module refers to the copy: nothing is shared with the original.
-    """
-
-    def __init__(self, module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
-        self.original, self.module = module.forward, module
-        codes = {mode: graph.python_code("self") for mode, graph in graphs.items()}
-        self.sources = {mode: code.src for mode, code in codes.items()}
-        self.names = {k: _portable(v) for c in codes.values() for k, v in c.globals.items()}
-        self._compile()
-
-    def _compile(self) -> None:
-        names = {k: v.get() if isinstance(v, _Imported) else v for k, v in self.names.items()}
-        self.functions = {}
-        for mode, source in self.sources.items():
-            made = dict(names)
-            exec(compile(source, "<the edited forward>", "exec"), made)
-            self.functions[mode] = made["forward"]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "functions"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._compile()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the edited graph on the module."""
-        mode = self.module.training and len(self.functions) > 1
-        return self.functions[mode](self.module, *args, **kwargs)
-
-
-class _Imported:
-    """A Python module by its name: modules themselves neither copy nor pickle."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def get(self) -> types.ModuleType:
-        return importlib.import_module(self.name)
-
-
-def _portable(value: Any) -> Any:
-    return _Imported(value.__name__) if isinstance(value, types.ModuleType) else value

@@ -88,6 +88,11 @@ class Builder:
         self.written.append(op_type)
         return result
 
+    def again(self, node: ir.Node, *inputs: ir.Value | float | np.ndarray | None) -> ir.Value:
+        """Write a node of the same operator and attributes with other inputs."""
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        return self.op(node.op_type, *inputs, elementwise=False, **attributes)
+
     def _constant(self, value: float | np.ndarray, name: str) -> ir.Value:
         name = _unique(name, self._names.value_names)
         array = np.asarray(value)

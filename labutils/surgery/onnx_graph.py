@@ -55,9 +55,17 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
         parameters=(parameters(model), parameters(result)),
         check=check,
         notes=notes,
+        macs=_macs(model, result),
     )
     model.CopyFrom(result)
     return report
+
+
+def _macs(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int, int] | None:
+    from ..complexity import graph_macs
+
+    counted = graph_macs(before), graph_macs(after)
+    return None if None in counted else counted
 
 
 def count_matches(model: onnx.ModelProto, rules: Sequence[Rule]) -> dict[str, int]:

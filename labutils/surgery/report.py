@@ -138,7 +138,8 @@ class Report:
     notes
         What a reader should know besides.
     macs
-        Multiply-accumulates of a run on the example inputs, before and after; None without them.
+        Multiply-accumulates before and after: of a run on the example inputs, or of an ONNX graph
+        with known shapes; else None.
     """
 
     target: str

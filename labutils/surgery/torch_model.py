@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from ..errors import SurgeryError, UsageError
-from . import functions, graph_edit, modules
+from . import forwards, functions, graph_edit, modules
 from .attention_gates import watching
 from .report import Check, Left, Match, Report, measure, nothing_matched
 
@@ -135,7 +135,7 @@ def _edit_graph_(
     if isinstance(model, fx.GraphModule):
         matches, left, back = graph_edit.edit_graph_module_(model, rules)
     else:
-        matches, left, back = graph_edit.edit_forwards_(model, rules, deep)
+        matches, left, back = forwards.edit_forwards_(model, rules, deep)
     undo.callback(back)
     return [*matches, *left]
 
@@ -177,6 +177,11 @@ def _notes(
         notes.append("the outputs on the example inputs are not finite, so they were not compared")
     if level == "auto" and inputs is not None and not any(m.level == "function" for m in matches):
         notes.append("no call of a function was left on the example inputs: modules were enough")
+    if any(m.level == "graph" for m in matches):
+        notes.append(
+            "patterns of several operations have no module to replace: the forwards that hold them "
+            "were traced and edited; surgery.restore_(model) takes that back"
+        )
     if any(m.level == "function" for m in matches):
         notes.append(
             "functions are replaced while the model runs: by a function mode in its forward, which "

@@ -18,6 +18,7 @@ from torch import fx, nn
 from . import graph_match
 from .graph_edit import Change, drop_unused_, edit_, names_read, remove_new_
 from .graph_match import Tracer
+from .report import Left
 from .rule import Rule
 
 
@@ -85,7 +86,12 @@ def _edit_forward_(
     read = {name for graph in graphs.values() for name in names_read(graph)}
     edits = [edit_(module, g, rules, path, functions, layers) for g in graphs.values()]
     matches, left = edits[0]
-    if not matches:
+    counts = {len(edit[0]) for edit in edits}
+    if len(counts) > 1:
+        why = "its forward holds another number of them in training"
+        left = [Left(path or "(the model)", f"{max(counts)} patterns", why)]
+    if len(counts) > 1 or not matches:
+        remove_new_(module, children)
         return [], left, lambda: None
     put_back = drop_unused_(module, read, *graphs.values())
     holder = Traced(module, graphs)

@@ -57,7 +57,7 @@ def replace_modules_(
         rule, reasons = _first_willing(site, rules, known, gates)
         left += reasons if rule is None else []
         if rule is None:
-            left += [] if reasons else _lookalike(path, module, classes)
+            left += [] if reasons else _lookalike(site, classes)
             continue
         if (id(module), rule.name) not in made:
             made[id(module), rule.name] = _made_from(module, rule, model)
@@ -138,12 +138,16 @@ def _refuse_what_cannot_change(model: nn.Module, rules: Sequence[Rule]) -> None:
             )
 
 
-def _lookalike(path: str, module: nn.Module, known: dict[str, Rule]) -> list[Left]:
+def _lookalike(site: Site, known: dict[str, Rule]) -> list[Left]:
     """Report an instance of a subclass: its forward may differ, so it is not replaced."""
-    for base in type(module).__mro__[1:]:
-        if full_name(base) in known:
-            why = f"{SUBCLASS} {base.__name__}, whose forward may differ"
-            return [Left(path or "(the model)", full_name(type(module)), why)]
+    for base in type(site.module).__mro__[1:]:
+        rule = known.get(full_name(base))
+        if rule is None:
+            continue
+        if rule.module_check and rule.module_check(site) == NOT_MINE:
+            return []
+        why = f"{SUBCLASS} {base.__name__}, whose forward may differ"
+        return [Left(site.path or "(the model)", full_name(type(site.module)), why)]
     return []
 
 

@@ -95,10 +95,17 @@ _OLD_CLIP = OnnxForm(
 )  # fmt: skip
 
 
+_VIEWS = {"Reshape", "Flatten", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Identity"}
+
+
 def _scaling(node: ir.Node) -> str:
     """Leave what is multiplied or divided next: the factor of a decomposed Hardswish, a gate."""
-    users = {use.node.op_type for use in node.outputs[0].uses()}
-    return "a factor: its output is multiplied or divided" if users & {"Mul", "Div"} else ""
+    for use in node.outputs[0].uses():
+        if use.node.op_type in ("Mul", "Div"):
+            return "a factor: its output is multiplied or divided"
+        if use.node.op_type in _VIEWS and _scaling(use.node):
+            return _scaling(use.node)
+    return ""
 
 
 def _gelu_erf(op: Any, x: Any) -> Any:

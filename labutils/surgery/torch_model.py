@@ -62,6 +62,8 @@ def replace_in_module_(
             elif found:
                 undo.callback(functions.bake_(model, calls))
                 matches += found
+                reached = {call.owner for call in calls if not call.why}
+                left = [item for item in left if not _by_its_function(item, reached)]
         if inputs is not None:
             after, macs[1] = modules.outputs_and_macs(model, inputs)
         if not matches:
@@ -83,6 +85,11 @@ def replace_in_module_(
         _refuse_lost_effects(report, [c.where for c in calls if c.in_place and not c.why])
         undo.pop_all()
     return report
+
+
+def _by_its_function(item: Left, reached: set[str]) -> bool:
+    """Whether a module was left for its class, and the function that it calls was replaced."""
+    return item.where in reached and item.why.startswith(modules.SUBCLASS)
 
 
 def replace_in_program_(

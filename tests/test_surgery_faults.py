@@ -311,9 +311,29 @@ def test_what_only_resembles_a_squeeze_excitation_stays():
         def forward(self, x):
             return x * torch.sigmoid(self.fc(x))
 
-    model = nn.Sequential(Scale(), Spatial(), nn.SiLU()).eval()
-    report = surgery.replace_(model, ["se-to-identity", "silu-to-relu"])
-    assert report.counts == {"se-to-identity": 0, "silu-to-relu": 1}
+    model, x = nn.Sequential(Scale(), Spatial(), nn.SiLU()).eval(), seeded(2, 4, 5, 5)
+    report = surgery.replace_(model, ["se-to-identity", "silu-to-relu"], example_inputs=x)
+    assert report.counts == {"se-to-identity": 1, "silu-to-relu": 1}
+    assert type(model[0]) is Scale and torch.equal(outputs(model[0], x), model[0].bn(x))
+    assert [name for name, _ in model.named_parameters()] == [
+        "0.bn.weight", "0.bn.bias", "1.fc.weight", "1.fc.bias",
+    ]  # fmt: skip
+
+
+def test_a_forward_with_other_patterns_in_training_is_left():
+    class Net(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x) if self.training else x + 1
+
+    class Both(nn.Module):
+        def forward(self, x):
+            x = x * torch.sigmoid(x)
+            return x * torch.sigmoid(x) if self.training else x
+
+    model = nn.Sequential(Net(), Both(), nn.SiLU())
+    report = surgery.replace_(model, "silu-to-relu", example_inputs=seeded(4))
+    assert report.level == "module" and "in training" in report.left[0].why
+    assert "forward" not in vars(model[0]) and "forward" not in vars(model[1])
 
 
 # --- order, functionals, training ----------------------------------------------------------------

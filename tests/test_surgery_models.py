@@ -279,6 +279,20 @@ def test_a_used_middle_and_another_number_do_not_match():
             surgery.replace_(cls(), "hardswish-to-relu", example_inputs=seeded(4))
 
 
+def test_occurrences_that_follow_each_other():
+    class Chain(nn.Module):
+        def forward(self, x):
+            for _ in range(5):
+                x = x * torch.sigmoid(x)
+            return x
+
+    same = surgery.pattern_rule(lambda x: x * torch.sigmoid(x), lambda x: x, name="take out")
+    for rule, wanted in (("silu-to-relu", torch.relu), (same, torch.clone)):
+        model, x = Chain(), seeded(9)
+        report = surgery.replace_(model, rule, example_inputs=x)
+        assert len(report.matches) == 5 and torch.equal(outputs(model, x), wanted(x))
+
+
 def test_a_pattern_of_ones_own_with_any_numbers():
     class Affine(nn.Module):
         def forward(self, x):

@@ -41,7 +41,7 @@ def edit_(
     forms = [(rule, form) for rule in rules for form in rule.graph]
     spelling = graph_match.spell(root, graph)
     for rule, form in sorted(forms, key=lambda pair: -_size(pair[1])):
-        done = len(matches)
+        done, moved = len(matches), {}  # one occurrence may read what another one computed
         for n, found in enumerate(graph_match.find(spelling, form)):
             where = _where(found.last, path)
             why = _objection(rule, form, found, where)
@@ -52,7 +52,9 @@ def edit_(
             if isinstance(made, nn.Module):
                 made = layers.get((form.label, n)) or _add_(root, made)
                 layers[form.label, n] = made
-            became = _put_(root, graph, found.last, made, found.inputs)
+            inputs = fx.node.map_arg(found.inputs, lambda node: moved.get(node, node))
+            new, became = _put_(root, graph, found.last, made, inputs)
+            moved[found.last] = new
             _erase_(graph, found.nodes)
             matches.append(Match(rule.name, "graph", where, form.label, became))
         if len(matches) > done:
@@ -79,7 +81,7 @@ def _edit_calls_(
         if why:
             parts += [Left(where, was, why)] if why != NOT_MINE else []
             continue
-        became = _put_(root, graph, node, rule.function, node.args, node.kwargs)
+        _, became = _put_(root, graph, node, rule.function, node.args, node.kwargs)
         _erase_(graph, (node,))
         parts.append(Match(rule.name, "graph", where, was, became))
     return parts
@@ -142,7 +144,7 @@ def _smaller(one: fx.Node, other: fx.Node) -> bool:
 def _put_(
     root: nn.Module, graph: fx.Graph, node: fx.Node, made: Callable | str, args: tuple,
     kwargs: dict | None = None,
-) -> str:  # fmt: skip
+) -> tuple[Any, str]:  # fmt: skip
     """Write a function, or a call of a layer, before `node`; its users get the new value."""
     before = set(graph.nodes)
     with graph.inserting_before(node):
@@ -157,7 +159,7 @@ def _put_(
         n.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, **n.meta}
     node.replace_all_uses_with(new)
     words = [_label(n) for n in written if n.op != "get_attr"]
-    return ", ".join(words) if words else "its input"
+    return new, ", ".join(words) if words else "its input"
 
 
 def _as_calls(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> fx.Node:

@@ -7,9 +7,10 @@ not counted. Tools differ in exactly this, which is why published figures for on
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -148,6 +149,29 @@ def count(
     return _count_module(model, shape)
 
 
+@contextlib.contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """Count the MACs of whatever runs in the context, module or not.
+
+    Yields
+    ------
+    Callable
+        Returns the MACs so far, of convolutions and matrix products.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    # Attention in one fused operation would hide its matrix products.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
+            yield lambda: counter.get_total_flops() // 2  # a FLOP is half a MAC
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def _columns(row: Row) -> str:
     return f"{row.name:<56} {row.op:<18} {row.parameters:>10,} {row.macs:>13,}"
 
@@ -253,6 +277,16 @@ def _count_onnx(path: Path, shape: tuple[int, ...]) -> Complexity:
         if macs is None and node.op_type not in _FREE:
             others[node.op_type] += 1
     return _complexity(path.name, shape, rows, others)
+
+
+def graph_macs(model: onnx.ModelProto) -> int | None:
+    """Return the MACs of an ONNX model in memory; None where its shapes are open."""
+    graph = with_shapes(model).graph
+    sizes = _shapes(graph) | {name: dims for name, (dims, _) in _constants(graph).items()}
+    try:
+        return sum(_macs(node, sizes) or 0 for node in graph.node)
+    except UsageError:
+        return None
 
 
 def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:

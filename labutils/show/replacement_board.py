@@ -139,9 +139,10 @@ class ReplacementBoard(Panel):
         self.operators.value = _operators(check)
 
     def _offer(self, plan: repair.Plan) -> None:
-        """Show every rule of the rule book that finds something in this file."""
+        """Show every rule that finds something in this file, and leaves it as good as trained."""
         ops = {node.op_type for node in plan.check.nodes}
-        fitting = [rule for rule in surgery.RULES.values() if rule.ops & ops]
+        rules = (rule for rule in surgery.RULES.values() if not rule.needs_training)
+        fitting = [r for r in rules if r.ops & ops and surgery.preview(self.source, r)[r.name]]
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         for box in self.boxes.values():
             on_change(box, self._allow)

@@ -7,30 +7,34 @@ forward, and nodes of an ONNX graph. Nothing is silent: rules that match nothing
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import SurgeryError, UnknownNameError, UsageError
 from .report import Check, Left, Match, Report
-from .rule import OnnxForm, Rule
-from .rules import EXACT, RULES, select
+from .rule import GraphForm, OnnxForm, Rule
+from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, select
+from .user_rules import pattern_rule
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
+    from torch.export import ExportedProgram
 
 __all__ = [
-    "EXACT", "LEVELS", "RULES", "Check", "Left", "Match", "OnnxForm", "Report", "Rule",
-    "replace_", "replace_file", "restore_", "select",
+    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
+    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "preview", "replace_",
+    "replace_file", "restore_", "select",
 ]  # fmt: skip
 
-LEVELS = ("auto", "module", "function", "onnx")
+LEVELS = ("auto", "module", "function", "graph", "onnx")
+Rules = str | Rule | Mapping | Iterable["str | Rule | Mapping"]
 
 
 def replace_(
-    target: nn.Module | onnx.ModelProto,
-    rules: str | Rule | Iterable[str | Rule] = EXACT,
+    target: nn.Module | ExportedProgram | onnx.ModelProto,
+    rules: Rules = DEFAULT,
     level: str = "auto",
     example_inputs: Any = None,
 ) -> Report:
@@ -39,14 +43,20 @@ def replace_(
     Parameters
     ----------
     target
-        A PyTorch model or an ONNX model. It is left as it was when an error is raised.
+        A PyTorch model, a graph of `torch.fx` or `torch.export`, or an ONNX model. It is changed
+        in place, and left as it was when an error is raised. A model stays the object of its
+        class that it is: its layers are replaced, and where a forward itself must change, the
+        instance gets another ``forward`` (`restore_` takes that back).
     rules
-        Names in `RULES`, or `Rule` objects.
+        Names in `RULES` or `SETS` (``"exact"``, ``"lite"``), `Rule` objects, or a dict of your
+        own: ``{nn.GELU: nn.ReLU}``, ``{F.gelu: F.relu}``, ``{predicate: function of the module}``.
     level
         ``"module"`` replaces submodules; ``"function"`` bakes a function mode into the model's
-        forward (needs `example_inputs`, to prove that it matched); ``"onnx"`` rewrites a graph.
-        ``"auto"``: for a PyTorch model, modules first, then functions where the example inputs
-        show that some are left; for an ONNX model, the graph.
+        forward (needs `example_inputs`, to prove that it matched); ``"graph"`` traces the model
+        and edits what its forward does; ``"onnx"`` rewrites an ONNX graph. ``"auto"`` takes the
+        least invasive level that reaches every occurrence: for a PyTorch model modules, then
+        traced patterns where a rule has some and they occur, then functions where the example
+        inputs show that some are left; the report's notes say which and why.
     example_inputs
         For a PyTorch model a tensor or a tuple of arguments; for an ONNX model an array, a tuple
         or a dict by input name. With them the outputs before and after are compared, in eval mode.
@@ -81,8 +91,15 @@ def replace_(
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
         return torch_model.replace_in_module_(target, chosen, level, example_inputs)
+    if torch is not None and isinstance(target, torch.export.ExportedProgram):
+        from . import torch_model
+
+        if level not in ("auto", "graph"):
+            raise UsageError(f"An exported program is a graph: level {level!r} is for modules.")
+        return torch_model.replace_in_program_(target, chosen, example_inputs)
     raise UsageError(
-        f"replace_ takes a torch.nn.Module or an onnx.ModelProto, not {type(target).__name__}. "
+        f"replace_ takes a torch.nn.Module, an ExportedProgram or an onnx.ModelProto, not "
+        f"{type(target).__name__}. "
         "For a file there is replace_file(source, destination)."
     )
 
@@ -90,7 +107,7 @@ def replace_(
 def replace_file(
     source: str | Path,
     destination: str | Path,
-    rules: str | Rule | Iterable[str | Rule] = EXACT,
+    rules: Rules = DEFAULT,
     example_inputs: Any = None,
 ) -> Report:
     """Read an ONNX file, replace what the rules know, and write the result to another file.
@@ -114,6 +131,39 @@ def replace_file(
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return report
+
+
+def preview(
+    target: nn.Module | onnx.ModelProto | str | Path,
+    rules: Rules = "exact",
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> dict[str, int]:
+    """Return how often each rule would replace something; nothing is changed, nor compared.
+
+    Parameters
+    ----------
+    target
+        As in `replace_`, or the path of an ONNX file.
+    rules, level, example_inputs
+        As in `replace_`.
+    """
+    import copy
+
+    chosen = select(rules)
+    if isinstance(target, str | Path):
+        from .. import graph
+
+        target = graph.read(target)
+    onnx = sys.modules.get("onnx")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from . import onnx_graph
+
+        return onnx_graph.count_matches(target, chosen)
+    try:
+        return replace_(copy.deepcopy(target), chosen, level, example_inputs).counts
+    except SurgeryError:
+        return {rule.name: 0 for rule in chosen}
 
 
 def restore_(model: nn.Module) -> bool:

@@ -59,9 +59,26 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
         parameters=(parameters(model), parameters(result)),
         check=check,
         notes=notes,
+        macs=_macs(model, result),
     )
     model.CopyFrom(result)
     return report
+
+
+def _macs(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int, int] | None:
+    from ..complexity import graph_macs
+
+    counted = graph_macs(before), graph_macs(after)
+    return None if None in counted else counted
+
+
+def count_matches(model: onnx.ModelProto, rules: Sequence[Rule]) -> dict[str, int]:
+    """Return how often each rule would replace something in a graph; the graph stays as it is."""
+    import onnx_ir as ir
+
+    matches, _ = rewrite_(ir.from_proto(model), rules)
+    found = Counter(match.rule for match in matches)
+    return {rule.name: found[rule.name] for rule in rules}
 
 
 def _refuse_quantized(model: onnx.ModelProto) -> None:

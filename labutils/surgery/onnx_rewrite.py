@@ -24,6 +24,11 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     Forms of more operators go first: ``x * HardSigmoid(x)`` is one Hardswish, and not a
     Hardsigmoid and a product.
     """
+    matches, left = [], []
+    for rule in rules:
+        if rule.onnx_pass:
+            done, not_done = rule.onnx_pass(model, rule)
+            matches, left = [*matches, *done], [*left, *not_done]
     basic_constant_propagation(model.graph)  # lets patterns see the values of Constant nodes
     plain = _plain(model, rules)
     state = _Rewriting(model, frozenset(rule.name for rule in rules))
@@ -32,7 +37,7 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     for _, group in itertools.groupby(forms, key=lambda pair: len(pair[1].ops)):
         rewrites = [state.rewrite_rule(rule, form) for rule, form in group]
         RewriteRuleSet(rewrites, commute=True).apply_to_model(model)
-    return state.matches, [*state.left(rules), *plain]
+    return [*matches, *state.matches], [*left, *state.left(rules), *plain]
 
 
 def _plain(model: ir.Model, rules: Sequence[Rule]) -> list[Left]:
@@ -116,7 +121,7 @@ class _Rewriting:
 
     def left(self, rules: Sequence[Rule]) -> list[Left]:
         """Return the nodes that still have an operator of the rules, and why."""
-        ops = frozenset().union(*(rule.ops for rule in rules))
+        ops = frozenset().union(*(rule.ops - rule.onnx_ops for rule in rules))
         default = "none of the forms that the given rules know"
         return [
             Left(_label(node), node.op_type, self.reasons.get(node, default))

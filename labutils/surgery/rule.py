@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .onnx_rewrite import Builder
+    from .report import Left, Match
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Rule:
         Called in their place, with their arguments.
     onnx
         The forms in ONNX graphs.
+    onnx_pass
+        ``(graph, this rule) -> (matches, left)`` rewrites a whole ONNX graph, in place, before the
+        forms of other rules are looked for.
+    onnx_ops
+        The operators that `onnx_pass` removes or changes.
     """
 
     name: str
@@ -86,11 +92,13 @@ class Rule:
     functions: tuple[Callable | str, ...] = ()
     function: Callable[..., Any] | None = None
     onnx: tuple[OnnxForm, ...] = field(default=(), repr=False)
+    onnx_pass: Callable[[ir.Model, Rule], tuple[list[Match], list[Left]]] | None = None
+    onnx_ops: frozenset[str] = frozenset()
 
     @property
     def ops(self) -> frozenset[str]:
         """The ONNX operators that the rule removes from a graph."""
-        return frozenset(form.ops[0] for form in self.onnx if form.build)
+        return self.onnx_ops | {form.ops[0] for form in self.onnx if form.build}
 
 
 def full_name(thing: type | Callable | str) -> str:

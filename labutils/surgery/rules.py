@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import SurgeryError, UnknownNameError, UsageError
+from . import onnx_convolutions, onnx_operators, onnx_opset, onnx_passes
 from .activations import HARDSIGMOID, HARDSWISH, VENDOR_HARDSIGMOID
 from .rule import Rule, full_name
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (HARDSIGMOID, HARDSWISH, VENDOR_HARDSIGMOID)}
+ONNX_ONLY = {
+    rule.name: rule
+    for rule in (
+        onnx_passes.FOLD_CONSTANTS,
+        *onnx_convolutions.RULES,
+        *onnx_operators.RULES,
+        onnx_opset.LOWER_OPSET,
+    )
+}
+RULES: dict[str, Rule] = {
+    rule.name: rule for rule in (HARDSIGMOID, HARDSWISH, VENDOR_HARDSIGMOID)
+} | ONNX_ONLY
 EXACT = ("hardsigmoid", "hardswish")
 
 

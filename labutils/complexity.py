@@ -7,9 +7,10 @@ not counted. Tools differ in exactly this, which is why published figures for on
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -146,6 +147,29 @@ def count(
     if isinstance(model, str | Path):
         return _count_onnx(Path(model), shape)
     return _count_module(model, shape)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """Count the MACs of whatever runs in the context, module or not.
+
+    Yields
+    ------
+    Callable
+        Returns the MACs so far, of convolutions and matrix products.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    # Attention in one fused operation would hide its matrix products.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
+            yield lambda: counter.get_total_flops() // 2  # a FLOP is half a MAC
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _columns(row: Row) -> str:

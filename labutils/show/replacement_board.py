@@ -133,9 +133,10 @@ class ReplacementBoard(Panel):
         self.operators.value = _operators(check)
 
     def _offer(self, plan: repair.Plan) -> None:
-        """Show every rule of the rule book that finds something in this file."""
+        """Show every rule that finds something in this file, and leaves it as good as trained."""
         ops = {node.op_type for node in plan.check.nodes}
-        fitting = [rule for rule in surgery.RULES.values() if rule.ops & ops]
+        rules = (rule for rule in surgery.RULES.values() if not rule.needs_training)
+        fitting = [rule for rule in rules if rule.ops & ops]
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
         words = "Rules that match something here:" if lines else "No rule matches this file."

@@ -7,30 +7,33 @@ forward, and nodes of an ONNX graph. Nothing is silent: rules that match nothing
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError, UsageError
 from .report import Check, Left, Match, Report
-from .rule import OnnxForm, Rule
-from .rules import EXACT, RULES, select
+from .rule import GraphForm, OnnxForm, Rule
+from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, select
+from .user_rules import pattern_rule
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
 __all__ = [
-    "EXACT", "LEVELS", "RULES", "Check", "Left", "Match", "OnnxForm", "Report", "Rule",
-    "replace_", "replace_file", "restore_", "select",
+    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
+    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "replace_", "replace_file",
+    "restore_", "select",
 ]  # fmt: skip
 
 LEVELS = ("auto", "module", "function", "onnx")
+Rules = str | Rule | Mapping | Iterable["str | Rule | Mapping"]
 
 
 def replace_(
     target: nn.Module | onnx.ModelProto,
-    rules: str | Rule | Iterable[str | Rule] = EXACT,
+    rules: Rules = DEFAULT,
     level: str = "auto",
     example_inputs: Any = None,
 ) -> Report:
@@ -41,12 +44,15 @@ def replace_(
     target
         A PyTorch model or an ONNX model. It is left as it was when an error is raised.
     rules
-        Names in `RULES`, or `Rule` objects.
+        Names in `RULES` or `SETS` (``"exact"``, ``"lite"``), `Rule` objects, or a dict of your
+        own: ``{nn.GELU: nn.ReLU}``, ``{F.gelu: F.relu}``, ``{predicate: function of the module}``.
     level
         ``"module"`` replaces submodules; ``"function"`` bakes a function mode into the model's
-        forward (needs `example_inputs`, to prove that it matched); ``"onnx"`` rewrites a graph.
-        ``"auto"``: for a PyTorch model, modules first, then functions where the example inputs
-        show that some are left; for an ONNX model, the graph.
+        forward (needs `example_inputs`, to prove that it matched); ``"graph"`` traces the model
+        and edits what its forward does; ``"onnx"`` rewrites an ONNX graph. ``"auto"`` takes the
+        least invasive level that reaches every occurrence: for a PyTorch model modules, then
+        traced patterns where a rule has some and they occur, then functions where the example
+        inputs show that some are left; the report's notes say which and why.
     example_inputs
         For a PyTorch model a tensor or a tuple of arguments; for an ONNX model an array, a tuple
         or a dict by input name. With them the outputs before and after are compared, in eval mode.
@@ -90,7 +96,7 @@ def replace_(
 def replace_file(
     source: str | Path,
     destination: str | Path,
-    rules: str | Rule | Iterable[str | Rule] = EXACT,
+    rules: Rules = DEFAULT,
     example_inputs: Any = None,
 ) -> Report:
     """Read an ONNX file, replace what the rules know, and write the result to another file.

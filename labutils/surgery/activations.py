@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .rule import OnnxForm, Rule
+from .rule import OnnxForm, Rule, activation_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
     from torch import nn
 
-    from .onnx_rewrite import Builder
+    from .onnx_builder import Builder
 
-_HARDSIGMOID_CLASSES = (
+HARDSIGMOID_CLASSES = (
     "torch.nn.modules.activation.Hardsigmoid",
     "timm.layers.activations.HardSigmoid",
     "timm.layers.activations_me.HardSigmoidMe",
 )
-_HARDSWISH_CLASSES = (
+HARDSWISH_CLASSES = (
     "torch.nn.modules.activation.Hardswish",
     "timm.layers.activations.HardSwish",
     "timm.layers.activations_me.HardSwishMe",
 )
-
-
-def _torch_names(name: str) -> tuple[str, ...]:
-    """Return every way to call an activation: functional, C function, aten operator, in place."""
-    return (
-        f"torch.nn.functional.{name}",
-        *(f"torch._C._nn.{name}{end}" for end in ("", "_")),
-        *(f"torch.ops.aten.{name}{end}" for end in ("", "_", ".default", "_.default")),
-    )
 
 
 def _hardsigmoid_layer(_: nn.Module) -> nn.Module:
@@ -176,9 +167,9 @@ HARDSIGMOID = Rule(
     source="definition: relu6(x + 3) / 6 (Howard et al. 2019, Searching for MobileNetV3, "
     "section 5.2); ONNX operator HardSigmoid: clip(alpha * x + beta, 0, 1)",
     keeps=_KEEPS,
-    modules=_HARDSIGMOID_CLASSES,
+    modules=HARDSIGMOID_CLASSES,
     module=_hardsigmoid_layer,
-    functions=_torch_names("hardsigmoid"),
+    functions=activation_names("hardsigmoid"),
     function=_custom_hardsigmoid,
     onnx=(_HARDSIGMOID_NODE, *_PLAIN_HARDSIGMOID),
 )
@@ -189,9 +180,9 @@ HARDSWISH = Rule(
     error="float32: bit-equal, in ONNX within 5e-7 of |x|; float16: 2e-3 of max(1, |x|)",
     source="definition: x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)",
     keeps=_KEEPS,
-    modules=_HARDSWISH_CLASSES,
+    modules=HARDSWISH_CLASSES,
     module=_hardswish_layer,
-    functions=_torch_names("hardswish"),
+    functions=activation_names("hardswish"),
     function=_custom_hardswish,
     onnx=_HARDSWISH_FORMS,
 )
@@ -202,9 +193,9 @@ VENDOR_HARDSIGMOID = Rule(
     error="maximum error 9.98e-4, at x = ±2.994",
     source="Qualcomm's MobileNetV3 example for SNPE 2.7: clamp(0.167 * x + 0.5, 0, 1)",
     keeps=_KEEPS,
-    modules=_HARDSIGMOID_CLASSES,
+    modules=HARDSIGMOID_CLASSES,
     module=_vendor_hardsigmoid_layer,
-    functions=_torch_names("hardsigmoid"),
+    functions=activation_names("hardsigmoid"),
     function=_vendor_hardsigmoid,
     onnx=(
         OnnxForm(
@@ -216,3 +207,5 @@ VENDOR_HARDSIGMOID = Rule(
         ),
     ),
 )
+
+RULES = (HARDSIGMOID, HARDSWISH, VENDOR_HARDSIGMOID)

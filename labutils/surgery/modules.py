@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,16 +12,25 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SurgeryError, UsageError
+from .attention_gates import GATE, looks_like_a_gate
 from .report import Left, Match
-from .rule import Rule, full_name
+from .rule import Rule, Site, full_name
 
 Swap = tuple[str, nn.Module]
 
 
 def replace_modules_(
-    model: nn.Module, rules: Sequence[Rule]
+    model: nn.Module, rules: Sequence[Rule], gates: Collection[nn.Module] | None = None
 ) -> tuple[list[Match], list[Left], list[Swap]]:
     """Replace every submodule that a rule knows; a shared instance stays shared.
+
+    A module inside another that is replaced goes with it: the rule for a whole block is served
+    before those for its layers, in whatever order they were given.
+
+    Parameters
+    ----------
+    gates
+        The modules whose output scales another tensor, seen in a run; None: no run was made.
 
     Returns
     -------
@@ -34,24 +43,75 @@ def replace_modules_(
         The model itself is what a rule replaces, or it is compiled.
     """
     _refuse_what_cannot_change(model, rules)
-    known = {full_name(cls): rule for rule in rules for cls in rule.modules}
+    known = {rule.name: {full_name(cls) for cls in rule.modules} for rule in rules}
+    classes = {name: rule for rule in rules for name in known[rule.name]}
     matches, left, new, old = [], [], [], []
-    made: dict[int, nn.Module] = {}
+    made: dict[tuple[int, str], nn.Module] = {}
+    gone: list[str] = []
     for path, module in list(model.named_modules(remove_duplicate=False)):
-        rule = known.get(full_name(type(module)))
-        if rule is None:
-            left += _lookalike(path, module, known)
+        if any(path.startswith(prefix) for prefix in gone):
             continue
-        if id(module) not in made:
-            made[id(module)] = _made_from(module, rule)
-        replacement = made[id(module)]
+        site = Site(model, path, module)
+        rule, reasons = _first_willing(site, rules, known, gates)
+        left += reasons if rule is None else []
+        if rule is None:
+            left += [] if reasons else _lookalike(path, module, classes)
+            continue
+        if (id(module), rule.name) not in made:
+            made[id(module), rule.name] = _made_from(module, rule, model)
+        replacement = made[id(module), rule.name]
         old.append((path, module))
         new.append((path, replacement))
+        gone.append(path + ".")
         matches.append(
-            Match(rule.name, "module", path, type(module).__name__, type(replacement).__name__)
+            Match(rule.name, "module", path, type(module).__name__, _became(replacement))
         )
     put_(model, new)
     return matches, left, old
+
+
+def _first_willing(
+    site: Site,
+    rules: Sequence[Rule],
+    known: dict[str, set[str]],
+    gates: Collection[nn.Module] | None,
+) -> tuple[Rule | None, list[Left]]:
+    """Return the first rule that takes a module; or None, and why those that know it do not."""
+    reasons: list[Left] = []
+    name = full_name(type(site.module))
+    for rule in rules:
+        if rule.module is None or not site.path:
+            continue
+        if name not in known[rule.name] and not (rule.recognizes and rule.recognizes(site)):
+            continue
+        why = (
+            rule.excludes(site.path)
+            or (rule.leaves_gates and _gate(site, gates))
+            or (rule.module_check and rule.module_check(site))
+        )
+        if not why:
+            return rule, []
+        reasons.append(Left(site.path, type(site.module).__name__, why))
+    return None, reasons
+
+
+def _gate(site: Site, gates: Collection[nn.Module] | None) -> str:
+    if gates is not None and any(site.module is gate for gate in gates):
+        return f"{GATE} (seen in the run)"
+    return looks_like_a_gate(site, ran=gates is not None)
+
+
+def bounded(model: nn.Module, rules: Sequence[Rule]) -> list[nn.Module]:
+    """Return the modules that may be gates, of the rules that leave gates."""
+    classes = {full_name(cls) for rule in rules if rule.leaves_gates for cls in rule.modules}
+    return [m for m in model.modules() if full_name(type(m)) in classes]
+
+
+def _became(module: nn.Module) -> str:
+    """Return a class name, and for a chain what it is made of."""
+    if type(module) is nn.Sequential:
+        return " + ".join(type(child).__name__ for child in module)
+    return type(module).__name__
 
 
 def put_(model: nn.Module, swaps: Sequence[Swap]) -> None:
@@ -83,10 +143,17 @@ def _lookalike(path: str, module: nn.Module, known: dict[str, Rule]) -> list[Lef
     return []
 
 
-def _made_from(module: nn.Module, rule: Rule) -> nn.Module:
-    """Return the rule's layer in the state of `module`: train/eval, hooks."""
+def _made_from(module: nn.Module, rule: Rule, model: nn.Module) -> nn.Module:
+    """Return the rule's layer in the state of `module`: device, dtype, train/eval, hooks."""
     assert rule.module is not None, f"rule {rule.name} names modules, but has no replacement"
     replacement = rule.module(module)
+    if not isinstance(replacement, nn.Module) or replacement is module:
+        raise SurgeryError(
+            f"The rule {rule.name!r} made {type(replacement).__name__} of a "
+            f"{type(module).__name__}: it must return another nn.Module. The model was left as "
+            "it was."
+        )
+    _move_like(replacement, module, model)
     replacement.train(module.training)
     # The dictionaries themselves move, so that the handles a user holds still remove their hooks.
     hooks = {
@@ -94,6 +161,20 @@ def _made_from(module: nn.Module, rule: Rule) -> nn.Module:
     }
     vars(replacement).update(hooks)
     return replacement
+
+
+def _move_like(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
+    """Give new weights the device, the dtype and the frozen state of those that they replace."""
+    own = list(old.parameters())
+    like = next((t for t in (*own, *old.buffers(), *model.parameters()) if t.is_floating_point()),
+                None)  # fmt: skip
+    if like is not None:
+        new.to(like.device, like.dtype)
+    kept = {id(p) for p in own}
+    if own and not any(p.requires_grad for p in own):
+        for parameter in new.parameters():
+            if id(parameter) not in kept:
+                parameter.requires_grad_(False)
 
 
 def has(model: nn.Module) -> Counter[str]:
@@ -130,6 +211,15 @@ def outputs(model: nn.Module, example_inputs: tuple) -> list[np.ndarray]:
     if not tensors:
         raise SurgeryError(f"The model returned no tensor on the example inputs: {type(result)}.")
     return [_array(t) for t in tensors]
+
+
+def outputs_and_macs(model: nn.Module, example_inputs: tuple) -> tuple[list[np.ndarray], int]:
+    """Return the outputs, as `outputs` does, and the multiply-accumulates of the run."""
+    from ..complexity import counting
+
+    with counting() as macs:
+        result = outputs(model, example_inputs)
+    return result, macs()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -181,3 +181,5 @@ LOWER_OPSET = Rule(
     onnx_pass=_lower,
     onnx_ops=frozenset({f"opset {n}" for n in range(OLDEST + 1, 18)}),
 )
+
+RULES = (LOWER_OPSET,)

@@ -59,3 +59,5 @@ FOLD_CONSTANTS = Rule(
     keeps="names of the nodes that stay; nodes that depend on an input are not touched",
     onnx_pass=_fold_constants,
 )
+
+RULES = (FOLD_CONSTANTS,)

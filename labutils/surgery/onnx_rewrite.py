@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 from onnxscript.optimizer import basic_constant_propagation
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 
 from ..graph import with_shapes
+from .onnx_builder import Builder
 from .report import Left, Match
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
             matches, left = [*matches, *done], [*left, *not_done]
     basic_constant_propagation(model.graph)  # lets patterns see the values of Constant nodes
     plain = _plain(model, rules)
-    state = _Rewriting(model, frozenset(rule.name for rule in rules))
+    state = Rewriting(model, frozenset(rule.name for rule in rules))
     forms = [(rule, form) for rule in rules for form in rule.onnx if form.build]
     forms.sort(key=lambda pair: -len(pair[1].ops))
     for _, group in itertools.groupby(forms, key=lambda pair: len(pair[1].ops)):
@@ -65,7 +65,7 @@ def _label(node: ir.Node) -> str:
     return node.name or f"the node of {node.outputs[0].name}"
 
 
-class _Rewriting:
+class Rewriting:
     """What one rewriting knows: the names in use, the matches, the reasons for what is left."""
 
     def __init__(self, model: ir.Model, active: frozenset[str]) -> None:
@@ -149,58 +149,3 @@ def _scope(name: str, op_type: str) -> str:
     """
     parent, slash, last = name.rpartition("/")
     return parent + slash if slash and last.split("_")[0] == op_type else name + "/"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """Return `name`, with a number when it is taken, and take it."""
-    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    free = next(candidate for candidate in names if candidate not in taken)
-    taken.add(free)
-    return free
-
-
-class Builder:
-    """Writes the replacement of one match, under the name of the node that it replaces.
-
-    ``/features/features.0/features.0.2/HardSwish`` becomes ``.../Add``, ``.../Clip`` and so on.
-    Constants become initializers, one per use: a quantizer that gives a shared one a scale would
-    change every user of it.
-    """
-
-    def __init__(self, op: Any, x: ir.Value, scope: str, names: _Rewriting) -> None:
-        self._op, self._x, self._scope, self._names = op, x, scope, names
-        self._dtype = names.dtype(x)
-        self.written: list[str] = []
-
-    def add(self, a: ir.Value, b: float) -> ir.Value:
-        """Write ``a + b``."""
-        return self._node("Add", a, b)
-
-    def mul(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
-        """Write ``a * b``."""
-        return self._node("Mul", a, b)
-
-    def div(self, a: ir.Value, b: float) -> ir.Value:
-        """Write ``a / b``."""
-        return self._node("Div", a, b)
-
-    def clip(self, a: ir.Value, low: float, high: float) -> ir.Value:
-        """Write ``min(max(a, low), high)``: bounds are inputs since opset 11, attributes before."""
-        if self._names.opset < 11:
-            return self._node("Clip", a, min=low, max=high)
-        return self._node("Clip", a, low, high)
-
-    def _node(self, op_type: str, *inputs: ir.Value | float, **attributes: float) -> ir.Value:
-        name = _unique(self._scope + op_type, self._names.node_names)
-        values = [self._constant(v, f"{name}.{i}") if isinstance(v, float) else v
-                  for i, v in enumerate(inputs)]  # fmt: skip
-        output = _unique(f"{name}_output_0", self._names.value_names)
-        result = self._op.op(op_type, *values, _outputs=[output], _name=name, **attributes)
-        result.type, result.shape = self._x.type, self._x.shape  # all of these work by element
-        self.written.append(op_type)
-        return result
-
-    def _constant(self, value: float, name: str) -> ir.Value:
-        name = _unique(name, self._names.value_names)
-        array = np.asarray(value, self._dtype.numpy())
-        return self._op.initializer(ir.tensor(array, dtype=self._dtype, name=name), name)

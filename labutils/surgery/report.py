@@ -137,6 +137,8 @@ class Report:
         The numeric check, None when there was none (`notes` say why).
     notes
         What a reader should know besides.
+    macs
+        Multiply-accumulates of a run on the example inputs, before and after; None without them.
     """
 
     target: str
@@ -147,6 +149,7 @@ class Report:
     parameters: tuple[int, int]
     check: Check | None = None
     notes: tuple[str, ...] = ()
+    macs: tuple[int, int] | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -161,17 +164,26 @@ class Report:
 
     def _rows(self) -> list[tuple[str, str]]:
         """Return the report as (subject, text) pairs, for both the plain and the HTML form."""
-        rows = []
+        rows, idle = [], []
         for rule in self.rules:
             kind = "exact" if rule.exact else "APPROXIMATE"
             n = self.counts[rule.name]
+            if not n and len(self.rules) > _LISTED:
+                idle.append(rule.name)
+                continue
             rows.append((rule.name, f"{n or 'NOTHING'} replaced; {kind}: {rule.error}"))
             rows += _listed([m for m in self.matches if m.rule == rule.name])
+        if idle:
+            rows.append(("NOTHING", f"replaced by {', '.join(idle)}: none here"))
         for (what, why), places in _grouped(self.left):
             rows.append(("left", f"{len(places)} x {what}: {why} ({_some(places)})"))
         before, after = self.parameters
         same = "unchanged" if before == after else "CHANGED"
         rows.append(("parameters", f"{before:,} -> {after:,} ({same})"))
+        if self.macs:
+            before, after = self.macs
+            same = "unchanged" if before == after else "CHANGED"
+            rows.append(("MACs", f"{before / 1e6:,.2f} M -> {after / 1e6:,.2f} M ({same})"))
         rows.append(("check", str(self.check) if self.check else "not made"))
         if self.check and self.exact and not self.check.rounding:
             rows.append(("WARNING", "the rules promise the same result, and this is not rounding"))
@@ -208,6 +220,7 @@ class Report:
             "matches": [asdict(match) for match in self.matches],
             "left": [asdict(left) for left in self.left],
             "parameters": list(self.parameters),
+            "macs": self.macs and list(self.macs),
             "check": self.check and self.check.to_dict(),
             "notes": list(self.notes),
         }  # fmt: skip

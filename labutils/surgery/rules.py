@@ -1,48 +1,109 @@
-"""The rule book: every rule by name, and the selection of some."""
+"""The rule book: every rule by name, the rule sets, and the selection of some."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..errors import SurgeryError, UnknownNameError, UsageError
-from . import onnx_convolutions, onnx_operators, onnx_opset, onnx_passes
-from .activations import HARDSIGMOID, HARDSWISH, VENDOR_HARDSIGMOID
+from . import (
+    activations,
+    attention_gates,
+    onnx_convolutions,
+    onnx_operators,
+    onnx_opset,
+    onnx_passes,
+    smooth_activations,
+    to_relu,
+)
 from .rule import Rule, full_name
+from .user_rules import from_mapping
 
-ONNX_ONLY = {
-    rule.name: rule
-    for rule in (
-        onnx_passes.FOLD_CONSTANTS,
-        *onnx_convolutions.RULES,
-        *onnx_operators.RULES,
-        onnx_opset.LOWER_OPSET,
-    )
-}
 RULES: dict[str, Rule] = {
-    rule.name: rule for rule in (HARDSIGMOID, HARDSWISH, VENDOR_HARDSIGMOID)
-} | ONNX_ONLY
-EXACT = ("hardsigmoid", "hardswish")
+    rule.name: rule
+    for family in (activations, smooth_activations, attention_gates, to_relu)
+    for rule in family.RULES
+}
+EXACT = tuple(name for name, rule in RULES.items() if rule.exact)
+"""Rules that compute the same, within the error that each states."""
+
+ONNX_ONLY: dict[str, Rule] = {
+    rule.name: rule
+    for family in (onnx_passes, onnx_convolutions, onnx_operators, onnx_opset)
+    for rule in family.RULES
+}
+"""Exact as well, but for a target's sake only: some make a graph larger. By name, or by `repair`."""
+RULES |= ONNX_ONLY
+
+TIDY = ("fold-constants", "merge-branches")
+"""What makes a graph smaller, and nothing else, whatever the target."""
+
+DEFAULT = ("hardsigmoid", "hardswish")
+"""What MobileNetV3 needs, and what `replace_` does when no rules are given."""
+
+LITE = (
+    "se-to-identity",
+    "hardswish-to-relu",
+    "hardsigmoid-to-relu",
+    "gelu-to-relu",
+    "silu-to-relu",
+    "relu6-to-relu",
+    "leaky-relu-to-relu",
+)
+"""TI's default surgery, without its faults: for a network that will be trained further."""
+
+LITE_OPTIONAL = ()
+"""What TI's toolkit offers besides."""
+
+SETS: dict[str, tuple[str, ...]] = {
+    "exact": EXACT,
+    "mobilenetv3": DEFAULT,
+    "lite": LITE,
+    "lite-optional": LITE_OPTIONAL,
+    "tidy": TIDY,
+}
 
 
-def select(rules: str | Rule | Iterable[str | Rule]) -> tuple[Rule, ...]:
-    """Return the rules with these names; `Rule` objects pass.
+def select(rules: Any) -> tuple[Rule, ...]:
+    """Return the rules of these names, sets, dicts; `Rule` objects pass.
+
+    Parameters
+    ----------
+    rules
+        A name of `RULES` or `SETS`, a `Rule`, a dict (`from_mapping` says of what), or several.
 
     Raises
     ------
     UnknownNameError
-        No rule has this name; the message suggests the nearest.
+        No rule or set has this name; the message suggests the nearest.
     SurgeryError
         Two rules claim the same layer, so the order would decide.
     """
-    rules = [rules] if isinstance(rules, str | Rule) else list(rules)
-    if not rules:
-        raise UsageError(f"No rules were given. Known: {', '.join(sorted(RULES))}.")
-    for rule in rules:
-        if not isinstance(rule, Rule) and rule not in RULES:
-            raise UnknownNameError("surgery rule", str(rule), RULES)
-    chosen = {r.name: r for r in (r if isinstance(r, Rule) else RULES[r] for r in rules)}
+    given = [rules] if isinstance(rules, str | Rule | Mapping) else list(rules)
+    chosen = {rule.name: rule for item in given for rule in _rules_of(item)}
+    if not chosen:
+        raise UsageError(
+            f"No rules were given. Sets: {', '.join(SETS)}; rules: {', '.join(sorted(RULES))}."
+        )
+    _refuse_conflicts(chosen.values())
+    return tuple(chosen.values())
+
+
+def _rules_of(item: Any) -> list[Rule]:
+    if isinstance(item, Rule):
+        return [item]
+    if isinstance(item, Mapping):
+        return from_mapping(item)
+    if item in SETS:
+        return [RULES[name] for name in SETS[item]]
+    if item not in RULES:
+        raise UnknownNameError("surgery rule or rule set", str(item), (*RULES, *SETS))
+    return [RULES[item]]
+
+
+def _refuse_conflicts(rules: Iterable[Rule]) -> None:
     claimed: dict[str, str] = {}
-    for rule in chosen.values():
+    for rule in rules:
         for thing in (*rule.modules, *rule.functions):
             other = claimed.setdefault(full_name(thing), rule.name)
             if other != rule.name:
@@ -50,4 +111,3 @@ def select(rules: str | Rule | Iterable[str | Rule]) -> tuple[Rule, ...]:
                     f"The rules {other!r} and {rule.name!r} both replace {full_name(thing)}. "
                     "Give one of them."
                 )
-    return tuple(chosen.values())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SurgeryError, UsageError
 from . import functions, modules
+from .attention_gates import watching
 from .report import Check, Left, Match, Report, measure, nothing_matched
 
 if TYPE_CHECKING:
@@ -27,24 +28,31 @@ def replace_in_module_(
         )
     inputs = None if example_inputs is None else modules.as_arguments(example_inputs)
     weights, has = modules.parameters(model), modules.has(model)
-    before = after = None if inputs is None else modules.outputs(model, inputs)
+    before = after = gates = None
+    macs = [None, None]
+    if inputs is not None:
+        with watching(modules.bounded(model, rules)) as watch:
+            before, macs[0] = modules.outputs_and_macs(model, inputs)
+        gates = watch.gates
     matches: list[Match] = []
     left: list[Left] = []
-    in_place: list[str] = []
+    calls: list[functions.Call] = []
     with ExitStack() as undo:  # an error leaves the model as it was
-        if level != "function":
-            matches, left, swaps = modules.replace_modules_(model, rules)
+        if level in ("auto", "module"):
+            matches, left, swaps = modules.replace_modules_(model, rules, gates)
             undo.callback(modules.put_, model, swaps)
         if inputs is not None:
-            calls, in_place, after = functions.find(model, rules, inputs)
-            if calls and level == "module":
+            calls, after = functions.find(model, rules, inputs)
+            found = [call.match for call in calls if not call.why]
+            left += [call.left for call in calls if call.why]
+            if found and level == "module":
                 left += [
-                    Left(c.where, c.was, "a function; level 'module' leaves it") for c in calls
+                    Left(c.where, c.was, "a function; level 'module' leaves it") for c in found
                 ]
-            elif calls:
-                undo.callback(functions.bake_(model, rules))
-                matches += calls
-                after = modules.outputs(model, inputs)
+            elif found:
+                undo.callback(functions.bake_(model, calls))
+                matches += found
+            after, macs[1] = modules.outputs_and_macs(model, inputs)
         if not matches:
             raise nothing_matched(
                 type(model).__name__, level, rules, has, left, _hint(model, level, inputs)
@@ -58,9 +66,10 @@ def replace_in_module_(
             left=tuple(left),
             parameters=(weights, modules.parameters(model)),
             check=check,
+            macs=None if inputs is None else tuple(macs),
             notes=_notes(level, matches, inputs, before, check),
         )
-        _refuse_lost_effects(report, in_place)
+        _refuse_lost_effects(report, [c.where for c in calls if c.in_place and not c.why])
         undo.pop_all()
     return report
 
@@ -103,5 +112,8 @@ def _notes(
     if level == "auto" and inputs is not None and not any(m.level == "function" for m in matches):
         notes.append("no call of a function was left on the example inputs: modules were enough")
     if any(m.level == "function" for m in matches):
-        notes.append("functions are replaced while the model runs; torch.export needs strict=False")
+        notes.append(
+            "functions are replaced while the model runs: by a function mode in its forward, which "
+            "exporters follow; surgery.restore_(model) takes it back"
+        )
     return tuple(notes)

@@ -1,0 +1,151 @@
+"""A user's own rules: a plain dict, a class for a class, a function for a function, a predicate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .rule import GraphForm, Rule, Site, full_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_YOURS = "your own rule; whether it computes the same is for the numeric check to say"
+
+
+def from_mapping(rules: Mapping[Any, Any]) -> list[Rule]:
+    """Return the rules that a dict states.
+
+    Parameters
+    ----------
+    rules
+        ``{what: by_what}``. *What* is a class of modules (or its full name), a function of
+        PyTorch (``F.hardswish``, ``torch.Tensor.sigmoid``, an aten operator), or a predicate
+        ``module -> bool``. *By what* is a class, a function of the old module, a module that is
+        copied to every place, or, in the place of a function, a function. ``[class, {"kw": 1},
+        "attribute"]`` calls the class with keywords, and with attributes of the old module.
+
+    Raises
+    ------
+    UsageError
+        A pair that is none of these.
+    """
+    return [_from_pair(what, by) for what, by in rules.items()]
+
+
+def pattern_rule(
+    pattern: Callable,
+    replacement: Callable,
+    *,
+    name: str = "",
+    exact: bool = False,
+    error: str = _YOURS,
+    any_numbers: bool = False,
+) -> Rule:
+    """Return a rule for several operations at once, e.g. ``x * relu6(x + 3) / 6``.
+
+    Parameters
+    ----------
+    pattern, replacement
+        Functions of the same tensors, written as in a forward. A pattern with layers is an
+        ``nn.Module``: its layers match by class.
+    any_numbers
+        Whether numbers in the pattern stand for any number.
+    """
+    label = name or getattr(pattern, "__name__", type(pattern).__name__)
+    form = GraphForm(label, pattern, replacement, any_numbers=any_numbers)
+    return Rule(name=label, exact=exact, error=error, source="yours", graph=(form,))
+
+
+def _from_pair(what: Any, by: Any) -> Rule:
+    if isinstance(what, type) or (isinstance(what, str) and _is_class_name(what)):
+        return _rule(full_name(what), by, modules=(what,), module=_module_maker(by))
+    if _is_of_pytorch(what):
+        if not callable(by) or isinstance(by, type):
+            raise UsageError(
+                f"{full_name(what)} is a function: a function takes its place, not {by!r}."
+            )
+        return _rule(full_name(what), by, functions=(what,), function=by)
+    if callable(what):
+
+        def recognizes(site: Site) -> bool:
+            return bool(what(site.module))
+
+        return _rule(full_name(what), by, recognizes=recognizes, module=_module_maker(by))
+    raise UsageError(
+        f"A rule starts from a class, a function of PyTorch or a predicate, not from {what!r}. "
+        "For a rule of the book give its name instead of a dict; for several operations at once "
+        "surgery.pattern_rule(pattern, replacement)."
+    )
+
+
+def _rule(what: str, by: Any, **fields: Any) -> Rule:
+    short = what.replace("torch.nn.functional", "F").replace("torch.nn.modules.", "nn.")
+    to = by if isinstance(by, type) or inspect.isroutine(by) else type(by)
+    name = f"{short.rsplit('.', 1)[-1]} -> {full_name(to).rsplit('.', 1)[-1]}"
+    return Rule(name=name, exact=False, error=_YOURS, source="yours",
+                keeps="what old and new have in common", **fields)  # fmt: skip
+
+
+def _is_class_name(name: str) -> bool:
+    return name.rsplit(".", 1)[-1][:1].isupper()
+
+
+def _is_of_pytorch(what: Any) -> bool:
+    import torch
+
+    if isinstance(what, str):
+        return what.startswith("torch.")
+    if isinstance(what, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return True
+    if inspect.isbuiltin(what) or inspect.ismethoddescriptor(what):
+        return True
+    return str(getattr(what, "__module__", "")).startswith(("torch.", "torch"))
+
+
+def _module_maker(by: Any) -> Callable[[nn.Module], nn.Module]:
+    import copy
+
+    from torch import nn
+
+    if isinstance(by, type) and issubclass(by, nn.Module):
+        return lambda old: of_class(by, old)
+    if isinstance(by, nn.Module):
+        return lambda _: copy.deepcopy(by)
+    if isinstance(by, list | tuple) and by and callable(by[0]):
+        return lambda old: _called(by, old)
+    if callable(by):
+        return by
+    raise UsageError(
+        f"A module is replaced by a class, a function of the old module, or a module, not by {by!r}"
+    )
+
+
+def _called(by: list | tuple, old: nn.Module) -> nn.Module:
+    """Return what TI's form ``[class, {"kw": 1}, "attribute"]`` means."""
+    made, *rest = by
+    keywords = {k: v for part in rest if isinstance(part, Mapping) for k, v in part.items()}
+    attributes = {name: getattr(old, name) for name in rest if isinstance(name, str)}
+    return made(**{**attributes, **keywords})
+
+
+def of_class(cls: type[nn.Module], old: nn.Module) -> nn.Module:
+    """Return a `cls` with the settings and the weights that it shares with the old module.
+
+    Arguments of its constructor take the old module's attributes of the same name (``p``,
+    ``negative_slope``, ``inplace``, ``groups``, ...); weights of the same name and shape follow.
+    """
+    from torch import nn
+
+    known = inspect.signature(cls.__init__).parameters
+    given = {n: getattr(old, n) for n in known if n not in ("self", "device", "dtype")
+             and hasattr(old, n)}  # fmt: skip
+    if isinstance(given.get("bias"), nn.Parameter) or ("bias" in given and given["bias"] is None):
+        given["bias"] = given["bias"] is not None
+    new = cls(**given)
+    state, own = old.state_dict(), new.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    new.load_state_dict(fitting, strict=False)
+    return new

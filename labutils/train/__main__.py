@@ -1,0 +1,60 @@
+"""Train MobileNetV3 on Things-16; a run that was stopped resumes where it was.
+
+Several processes share every batch when torchrun starts them:
+torchrun --nproc-per-node 2 -m labutils.train mobilenet_v3_large
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from .. import data, paths
+from ..errors import LabError
+from .loop import SAVE_EVERY, fit
+from .model_card import ship
+from .ranks import joined, local_rank
+from .recipe import ARCHITECTURES, RECIPES, read_recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m labutils.train", description=__doc__)
+    parser.add_argument("architecture", choices=ARCHITECTURES)
+    parser.add_argument("--recipe", type=Path, help="JSON with other settings, or a model card")
+    parser.add_argument("--work", type=Path, help="folder for the resumable state")
+    parser.add_argument("--out", type=Path, default=paths.CHECKPOINTS, help="folder for the result")
+    parser.add_argument("--stop-at", type=int, help="stop after this step (resume later)")
+    parser.add_argument("--save-every", type=int, default=SAVE_EVERY, help="steps between saves")
+    chosen = parser.parse_args(arguments)
+    try:
+        _train(chosen)
+    except LabError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _train(chosen: argparse.Namespace) -> None:
+    recipe = RECIPES[chosen.architecture]
+    if chosen.recipe:
+        own = read_recipe(chosen.recipe)
+        recipe = dataclasses.replace(own, architecture=chosen.architecture)
+    work = chosen.work or paths.cache() / "training"
+    if local_rank() == 0:  # the others of this machine wait, and find the images rendered
+        data.load("train", recipe.images, recipe.source_size)
+    with joined() as ranks:
+        options = {"stop_at": chosen.stop_at, "save_every": chosen.save_every, "ranks": ranks}
+        for line in fit(recipe, work, **options):
+            if ranks.first:
+                print(json.dumps({k: round(v, 4) for k, v in line.items()}), flush=True)
+    if chosen.stop_at is None and ranks.first:
+        card = ship(recipe, work, chosen.out, ranks.size)
+        print(f"{card['file']}: top-1 {100 * card['top1']:.2f} % on {card['n']} validation images")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The training loop: a run that can be stopped and resumed to the bit, in one process or many."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .. import _torchvision, data, metrics, paths, things
+from ..errors import ModelFileError, TrainingError, UnknownNameError
+from .batches import Batches
+from .ranks import Ranks
+from .recipe import ARCHITECTURES, Recipe
+
+EVALUATION_SIZE = 128
+LOG_EVERY, SAVE_EVERY = 50, 200
+# What gloo and NCCL say when a process at the other end is gone.
+LOST = re.compile("connection (was )?(closed|reset)|broken pipe|remote process exited", re.I)
+
+
+def network(architecture: str, classes: int = len(things.CLASSES)) -> nn.Module:
+    """Return an untrained torchvision MobileNetV3."""
+    if architecture not in ARCHITECTURES:
+        raise UnknownNameError("architecture", architecture, ARCHITECTURES)
+    return getattr(_torchvision.load().models, architecture)(num_classes=classes)
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, images: data.ImageSet, batch_size: int = 200) -> np.ndarray:
+    """Return (n, classes) float32 logits of `images` at their own size."""
+    model.eval()
+    size, device = images.images.shape[1], next(model.parameters()).device
+    batches = images.batches(batch_size, data.Preprocessing(size))
+    run = [
+        model(torch.from_numpy(x).to(device, memory_format=torch.channels_last)) for x, _ in batches
+    ]
+    return torch.cat(run).cpu().numpy()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Return a model's trainable parameters in two groups: only matrices and filters decay."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+class Trainer:
+    """The state of a run: model, average of its weights, optimizer, and the step reached.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    ranks
+        The processes that share every batch; by default this one alone.
+    """
+
+    def __init__(self, recipe: Recipe, ranks: Ranks | None = None) -> None:
+        self.recipe, self.step, self.ranks = recipe, 0, ranks or Ranks()
+        self.part = self.ranks.part(recipe.batch_size)
+        torch.manual_seed(recipe.seed)
+        model = network(recipe.architecture).to(memory_format=torch.channels_last)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = recipe.momentum
+        self.model = self.ranks.placed(model)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.ema = copy.deepcopy(self.model).eval()
+        self.averaging = self.ranks.averaging(self.model)
+
+    def train_step(self, batches: Batches) -> float:
+        """Take one optimizer step; return the loss on this process's part of the batch."""
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(self.step)
+        self.model.train()
+        loss = self.backward(batches)
+        self.optimizer.step()
+        self.step += 1
+        if self.ranks.first:
+            self._average()
+        return loss
+
+    def backward(self, batches: Batches) -> float:
+        """Set the gradients of the present step's batch, all ranks' parts; return the loss."""
+        ranks = self.ranks
+        seed = self.recipe.seed * 1_000_003 + self.step
+        torch.manual_seed(seed * ranks.size + ranks.rank)  # dropout
+        inputs, labels = batches.at(self.step, self.recipe.size_at(self.step), self.part)
+        logits = self.averaging(inputs.to(ranks.device))
+        loss = F.cross_entropy(
+            logits, labels.to(ranks.device), label_smoothing=self.recipe.label_smoothing
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.item()
+
+    def _average(self) -> None:
+        decay = min(self.recipe.ema_decay, (self.step + 1) / (self.step + 20))
+        floats = [v for v in self.model.state_dict().values() if v.is_floating_point()]
+        averages = [v for v in self.ema.state_dict().values() if v.is_floating_point()]
+        torch._foreach_lerp_(averages, floats, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Write everything that a resumed run needs; of many processes only rank 0 does."""
+        if not self.ranks.first:
+            return
+        state = {
+            "recipe": json.dumps(asdict(self.recipe)),
+            "step": self.step,
+            "processes": self.ranks.size,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with paths.atomic(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> None:
+        """Continue from rank 0's `path`, if there is one; that of another recipe is refused.
+
+        The number of processes may be another one. Then BatchNorm sees other parts of the batches
+        from here on, and the weights are no longer those of a run that was never stopped.
+        """
+        state = self.ranks.read(path)
+        if state is None:
+            return
+        if state["recipe"] != json.dumps(asdict(self.recipe)):
+            raise ModelFileError(
+                f"{path} was written by another recipe. Remove it to start again, or train into "
+                "another folder with --work."
+            )
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def fit(
+    recipe: Recipe,
+    work: Path,
+    *,
+    stop_at: int | None = None,
+    save_every: int = SAVE_EVERY,
+    ranks: Ranks | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train, saving to ``work/<architecture>.resume.pt``; yield a log line now and then.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    work
+        Folder for the resumable state, made if needed.
+    stop_at
+        Stop (and save) at this step, as an interrupted run would.
+    save_every
+        Steps between two saves.
+    ranks
+        The processes that share every batch (`ranks.joined`); each must call this. By default
+        this process alone.
+
+    Yields
+    ------
+    dict
+        step, side of the images, mean loss, images per second (of all processes together), and at
+        each eighth of the run the top-1 of the averaged weights on 320 validation images, in rank
+        0 only (for the log; nothing is chosen).
+
+    Raises
+    ------
+    ModelFileError
+        The state in `work` is of another recipe.
+    TrainingError
+        Another process of the run was lost.
+    """
+    trainer, path = Trainer(recipe, ranks), work / f"{recipe.architecture}.resume.pt"
+    work.mkdir(parents=True, exist_ok=True)
+    trainer.resume(path)
+    train = data.load("train", recipe.images, recipe.source_size)
+    batches = Batches(train, recipe.batch_size, recipe.seed, recipe.smallest_crop)
+    last = stop_at or recipe.steps
+    losses, start = [], time.perf_counter()
+    while trainer.step < last:
+        losses.append(_together(trainer, batches))
+        step = trainer.step
+        if step % save_every == 0 or step == last:
+            trainer.save(path)
+        if step % LOG_EVERY == 0 or step == last:
+            loss = trainer.ranks.mean(float(np.mean(losses)))
+            line = {"step": step, "size": recipe.size_at(step - 1), "loss": loss}
+            line["images_per_s"] = len(losses) * recipe.batch_size / (time.perf_counter() - start)
+            eighth = step % max(1, recipe.steps // 8) < LOG_EVERY or step == last
+            if eighth and trainer.ranks.first:
+                watched = data.load("val", 320, EVALUATION_SIZE)
+                hits = metrics.accuracy(logits_of(trainer.ema, watched), watched.labels)
+                line["top1"] = hits.value
+            yield line
+            losses, start = [], time.perf_counter()
+
+
+def _together(trainer: Trainer, batches: Batches) -> float:
+    """Take a step; the loss of another process becomes an error that says how to go on."""
+    try:
+        return trainer.train_step(batches)
+    except RuntimeError as error:
+        if trainer.ranks.size == 1 or not LOST.search(str(error)):
+            raise
+        raise TrainingError(
+            f"Rank {trainer.ranks.rank} lost another process of the run at step {trainer.step} "
+            f"({str(error).splitlines()[0]}). Start the same command again: it goes on from the "
+            "last state that was saved."
+        ) from error

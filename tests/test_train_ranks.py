@@ -1,0 +1,180 @@
+"""Two real processes train as one: same gradients, one writer, and a killed one costs nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from labutils import data, paths, train
+from labutils.errors import UnknownNameError, UsageError
+
+TINY = {
+    "architecture": "mobilenet_v3_small",
+    "images": 64,
+    "source_size": 48,
+    "batch_size": 16,
+    "phases": [[32, 20]],
+    "warmup_steps": 2,
+}
+
+GRADIENTS = """
+import sys, torch
+from labutils import data, train
+
+recipe = train.read_recipe(sys.argv[1])
+with train.joined() as ranks:
+    assert ranks.size == 2
+    trainer = train.Trainer(recipe, ranks)
+    trainer.averaging.eval()
+    batches = train.Batches(data.load("train", recipe.images, recipe.source_size), 16)
+    loss = ranks.mean(trainer.backward(batches))
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
+    torch.save(gradients | {"loss": torch.tensor(loss)}, f"{sys.argv[2]}/{ranks.rank}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.json"
+    path.write_text(json.dumps(TINY))
+    data.load("train", TINY["images"], TINY["source_size"])
+    return path
+
+
+def torchrun(*program):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", *map(str, program)]
+    return subprocess.Popen(
+        command,
+        cwd=paths.ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def training(recipe, work, *options):
+    arguments = ["mobilenet_v3_small", "--recipe", recipe, "--work", work, *options]
+    return torchrun("-m", "labutils.train", *arguments)
+
+
+def finished(process):
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+@pytest.mark.slow
+def test_gradients_of_two_ranks_are_those_of_one_process(recipe, tmp_path):
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS)
+    process = torchrun(script, recipe, tmp_path)
+    output = finished(process)
+    assert process.returncode == 0, output
+
+    settings = train.read_recipe(recipe)
+    alone = train.Trainer(settings)
+    alone.model.eval()  # BatchNorm with running statistics, dropout off
+    batches = train.Batches(data.load("train", 64, 48), 16)
+    loss = alone.backward(batches)
+    of_ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert of_ranks[0]["loss"].item() == pytest.approx(loss, rel=1e-6)
+    for name, parameter in alone.model.named_parameters():
+        peak = parameter.grad.abs().max().item()
+        assert peak > 0, name
+        assert torch.equal(of_ranks[0][name], of_ranks[1][name]), name
+        # an average over two halves rounds otherwise than a sum over all
+        torch.testing.assert_close(
+            of_ranks[0][name], parameter.grad, rtol=0, atol=2e-5 * peak, msg=name
+        )
+
+
+def weights(work):
+    return torch.load(work / "mobilenet_v3_small.resume.pt", weights_only=True)
+
+
+def ranks_of(process):
+    """The rank of every process that torchrun has started, by process number."""
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found = {}
+    for pid in pids:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        rank = [v.removeprefix("RANK=") for v in environment if v.startswith("RANK=")]
+        found |= {int(rank[0]): int(pid)} if rank else {}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds ranks in /proc")
+def test_a_run_whose_rank_was_killed_goes_on_to_the_same_weights(recipe, tmp_path):
+    whole = training(recipe, tmp_path / "whole", "--stop-at", 20)
+    printed = finished(whole)
+    assert whole.returncode == 0, printed
+    assert printed.count('"step": 20') == 1, "only rank 0 logs"
+
+    work = tmp_path / "killed"
+    killed = training(recipe, work, "--stop-at", 20, "--save-every", 4)
+    deadline = time.monotonic() + 200
+    while not list(work.glob("*.resume.pt")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(ranks_of(killed)[1], signal.SIGKILL)
+    output = finished(killed)
+    assert killed.returncode != 0
+    assert "SIGKILL" in output or "-9" in output
+    reached = weights(work)["step"]
+    assert 4 <= reached < 20
+    assert [file.name for file in work.iterdir()] == ["mobilenet_v3_small.resume.pt"]
+
+    again = training(recipe, work, "--stop-at", 20)
+    assert finished(again) is not None
+    assert again.returncode == 0
+    one, other = weights(tmp_path / "whole"), weights(work)
+    assert one["step"] == other["step"] == 20
+    assert one["processes"] == 2
+    for part in ("model", "ema"):
+        for name, value in one[part].items():
+            assert torch.equal(other[part][name], value), (part, name)
+
+
+def test_parts_are_the_batch_in_order():
+    images = data.load("train", 64, 48)
+    batches = train.Batches(images, 16)
+    inputs, labels = batches.at(3, 32)
+    for size in (1, 2, 4):
+        parts = [batches.at(3, 32, train.Ranks(r, size).part(16)) for r in range(size)]
+        assert torch.equal(torch.cat([x for x, _ in parts]), inputs)
+        assert torch.equal(torch.cat([y for _, y in parts]), labels)
+    with pytest.raises(UsageError, match="among 3 processes"):
+        train.Ranks(0, 3).part(16)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"batch_sise": 8}', "batch_size"),
+        ('{"batch_size": "8"}', "whole number"),
+        ('{"batch_size": 0}', "1 or more"),
+        ('{"phases": [[64]]}', "side in pixels"),
+        ('{"architecture": "resnet18"}', "mobilenet_v3_large"),
+        ('{"learning_rate": -1}', "0 or more"),
+        ("[1]", "holds no recipe"),
+        ("{", "JSON"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(tmp_path, text, reason):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises((UsageError, UnknownNameError), match=re.escape(reason)):
+        train.read_recipe(path)
+
+
+def test_the_recipe_on_a_card_is_the_one_that_made_it(checkpoints):
+    for name, recipe in train.RECIPES.items():
+        assert train.read_recipe(checkpoints / f"{name}.json") == recipe

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError, UsageError
+from .recipe import Recipe, Step, describe_, outline, recipe_of, recorded, replay_
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
-from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, select
+from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, TIDY, select
 from .user_rules import pattern_rule
 
 if TYPE_CHECKING:

@@ -21,7 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
-from labutils import complexity, data, export, metrics, paths, recorded, runtime, surgery, train, zoo
+from labutils import (
+    complexity,
+    data,
+    export,
+    metrics,
+    paths,
+    recorded,
+    runtime,
+    surgery,
+    train,
+    zoo,
+)
 from labutils.compare import tabular
 
 ARCHITECTURE = "mobilenet_v3_large"

@@ -106,7 +106,9 @@ class Plan:
         if not (self.rules and self.complete):
             return []
         if targets.TARGETS[target].convert:
-            return [f"  Apply: labutils convert MODEL --target {target} --repair{allow} -o FILE.dlc"]
+            return [
+                f"  Apply: labutils convert MODEL --target {target} --repair{allow} -o FILE.dlc"
+            ]
         return [f"  Apply: labutils repair MODEL --target {target}{allow} -o FILE.onnx"]
 
     def __repr__(self) -> str:
@@ -169,7 +171,9 @@ class Repair:
             before, after = len(self.plan.check.blockers), len(self.check.blockers)
             lines.append(f"Repaired for {self.check.target}: {before} blocking nodes -> {after}")
         if not self.exact:
-            lines.append("APPROXIMATED: this is another network now; fine-tune it, or do not use it")
+            lines.append(
+                "APPROXIMATED: this is another network now; fine-tune it, or do not use it"
+            )
         return "\n".join([*lines, str(self.surgery)])
 
     def __repr__(self) -> str:
@@ -389,7 +393,9 @@ def _mended(source: str | Path, target: str, folder: Path, allow_approximate: bo
     mended = _Mended(model, whole, check, check, [], surgery.outline(model))
     for name in surgery.TIDY:
         mended.attempt([name], folder)
-    opset = {n for n, rule in surgery.RULES.items() if any(op.startswith("opset") for op in rule.ops)}
+    opset = {
+        n for n, rule in surgery.RULES.items() if any(op.startswith("opset") for op in rule.ops)
+    }
     book = {n: rule for n, rule in surgery.RULES.items() if n not in (*surgery.TIDY, *opset)}
     mended.mend([n for n, rule in book.items() if rule.exact], folder)
     approximate = [n for n, rule in book.items() if not rule.exact and rule.onnx]

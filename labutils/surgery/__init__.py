@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError, UsageError
-from .recipe import Recipe, Step, describe_, outline, recipe_of, recorded, replay_
+from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in, replay_
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
 from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, TIDY, select
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
-    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "replace_", "replace_file",
+    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "TIDY", "Check",
+    "GraphForm", "Left", "Match", "OnnxForm", "Recipe", "Report", "Rule", "Step", "describe_",
+    "outline", "pattern_rule", "recipe_of", "recipes_in", "replace_", "replace_file", "replay_",
     "restore_", "select",
 ]  # fmt: skip
 
@@ -81,13 +83,17 @@ def replace_(
 
         if level not in ("auto", "onnx"):
             raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
-        return onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        before = outline(target)
+        report = onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.nn.Module):
         from . import torch_model
 
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
-        return torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        before = outline(target)
+        report = torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        return replace(report, outline=before)
     raise UsageError(
         f"replace_ takes a torch.nn.Module or an onnx.ModelProto, not {type(target).__name__}. "
         "For a file there is replace_file(source, destination)."

@@ -32,7 +32,7 @@ ONNX_ONLY: dict[str, Rule] = {
     for family in (onnx_passes, onnx_convolutions, onnx_operators, onnx_opset)
     for rule in family.RULES
 }
-"""Exact as well, but for a target's sake only: some make a graph larger. By name, or by `repair`."""
+"""Exact as well, but for a target's sake: some make a graph larger. By name, or by `repair`."""
 RULES |= ONNX_ONLY
 
 TIDY = ("fold-constants", "merge-branches")

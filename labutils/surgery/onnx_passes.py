@@ -57,7 +57,7 @@ def _fold_constants(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     kept = {id(node) for node in model.graph.all_nodes()}
     left_over = counts - Counter(node.op_type for node in model.graph.all_nodes())
     matches = [
-        Match(rule.name, "onnx", label(node), node.op_type, "a constant")
+        Match(rule.name, "onnx", label(node), node.op_type, "a constant, or left out")
         for key, node in before.items()
         if key not in kept and node.op_type != "Constant" and left_over[node.op_type]
     ]

@@ -206,7 +206,7 @@ def _shape(dims: Iterable[int]) -> str:
 
 def recipe_of(
     reports: Report | Sequence[Report],
-    outline: Sequence[str],
+    outline: Sequence[str] = (),
     *,
     made_for: str = "",
     model: str = "",

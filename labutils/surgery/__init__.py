@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import SurgeryError, UnknownNameError, UsageError
 from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in, replay_
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "TIDY", "Check",
     "GraphForm", "Left", "Match", "OnnxForm", "Recipe", "Report", "Rule", "Step", "describe_",
-    "outline", "pattern_rule", "recipe_of", "recipes_in", "replace_", "replace_file", "replay_",
-    "restore_", "select",
+    "outline", "pattern_rule", "preview", "recipe_of", "recipes_in", "replace_", "replace_file",
+    "replay_", "restore_", "select",
 ]  # fmt: skip
 
 LEVELS = ("auto", "module", "function", "graph", "onnx")
@@ -127,6 +127,39 @@ def replace_file(
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return report
+
+
+def preview(
+    target: nn.Module | onnx.ModelProto | str | Path,
+    rules: Rules = "exact",
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> dict[str, int]:
+    """Return how often each rule would replace something; nothing is changed, nor compared.
+
+    Parameters
+    ----------
+    target
+        As in `replace_`, or the path of an ONNX file.
+    rules, level, example_inputs
+        As in `replace_`.
+    """
+    import copy
+
+    chosen = select(rules)
+    if isinstance(target, str | Path):
+        from .. import graph
+
+        target = graph.read(target)
+    onnx = sys.modules.get("onnx")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from . import onnx_graph
+
+        return onnx_graph.count_matches(target, chosen)
+    try:
+        return replace_(copy.deepcopy(target), chosen, level, example_inputs).counts
+    except SurgeryError:
+        return {rule.name: 0 for rule in chosen}
 
 
 def restore_(model: nn.Module) -> bool:

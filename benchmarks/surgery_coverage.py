@@ -57,7 +57,8 @@ SIZE_OPTION = {
 }
 TV = (
     "mobilenet_v2 mobilenet_v3_small mobilenet_v3_large resnet50 efficientnet_b0 convnext_tiny "
-    "shufflenet_v2_x1_0 mnasnet1_0 regnet_y_400mf squeezenet1_1 densenet121 googlenet vit_b_16 swin_t"
+    "shufflenet_v2_x1_0 mnasnet1_0 regnet_y_400mf squeezenet1_1 densenet121 googlenet vit_b_16 "
+    "swin_t"
 )
 TIMM = (
     "mobilenetv3_large_100 mobilenetv3_small_100 tf_mobilenetv3_large_100 mobilenetv4_conv_small "

@@ -139,7 +139,7 @@ def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def rename_tensors_(model: onnx.ModelProto, renames: Mapping[str, str]) -> dict[str, str]:
-    """Rename tensors of an ONNX model in place, everywhere they occur; return old name -> new name.
+    r"""Rename tensors of an ONNX model in place, everywhere they occur; return old name -> new name.
 
     Parameters
     ----------

@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[*CLASSIFIERS, *OTHERS], metavar="NAME")
     parser.add_argument("--again", action="store_true", help="forget what was done before")
+    parser.add_argument("--table", action="store_true", help="only write what was done before")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
@@ -140,13 +141,14 @@ def main() -> None:
         state.unlink(missing_ok=True)
     done = read(state)
     for number, name in enumerate(chosen.models, start=1):
-        if not all((name, target) in done for target in TARGETS):
+        if not chosen.table and not all((name, target) in done for target in TARGETS):
             print(f"[{number}/{len(chosen.models)}] {name} ...", flush=True)
             rows = in_a_process_of_its_own(name)
             with state.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
             done = read(state)
-    write([done[name, target] for name in chosen.models for target in TARGETS])
+    pairs = [(name, target) for name in chosen.models for target in TARGETS]
+    write([done.get(pair) or Row(*pair, reason="not run") for pair in pairs])
 
 
 def read(state: Path) -> dict[tuple[str, str], Row]:
@@ -360,7 +362,7 @@ def one_line(error: object) -> str:
 def write(rows: Sequence[Row]) -> None:
     """Write the CSV, and the text table with its totals."""
     folder = paths.ROOT / "benchmarks" / "results"
-    command = " ".join(["python benchmarks/surgery_coverage.py", *sys.argv[1:]])
+    command = "python benchmarks/surgery_coverage.py"
     head = f"# recorded {time.strftime('%Y-%m-%d', time.gmtime())} with: {command}"
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")

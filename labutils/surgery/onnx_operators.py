@@ -85,7 +85,7 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
     uses = [use.node for use in node.outputs[0].uses()]
     if [u.op_type for u in uses] != ["Reshape"] or node.outputs[0].is_graph_output():
         return "its output does not go into one Reshape"
-    if array_of(uses[0].inputs[1]) is None or any(n <= 0 for n in array_of(uses[0].inputs[1])):
+    if array_of(uses[0].inputs[1]) is None or 0 in array_of(uses[0].inputs[1]):
         return "the Reshape after it takes over dimensions of its input"
     order = numbers(node, "perm", tuple(reversed(range(len(shape)))))
     groups = _groups(shape, order)
@@ -137,7 +137,7 @@ def _merge_reshapes(model: ir.Model) -> None:
 
     for node in [n for n in model.graph if n.op_type == "Reshape"]:
         before, wanted = node.inputs[0].producer(), array_of(node.inputs[1])
-        plain = wanted is not None and all(n > 0 for n in wanted)
+        plain = wanted is not None and 0 not in wanted
         if plain and before is not None and before.op_type == "Reshape":
             node.replace_input_with(0, before.inputs[0])
     common.RemoveUnusedNodesPass()(model)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SurgeryError, UnknownNameError, UsageError
+from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in, replay_
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
-from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, select
+from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, TIDY, select
 from .user_rules import pattern_rule
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 __all__ = [
-    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
-    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "preview", "replace_",
-    "replace_file", "restore_", "select",
+    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "TIDY", "Check",
+    "GraphForm", "Left", "Match", "OnnxForm", "Recipe", "Report", "Rule", "Step", "describe_",
+    "outline", "pattern_rule", "preview", "recipe_of", "recipes_in", "replace_", "replace_file",
+    "replay_", "restore_", "select",
 ]  # fmt: skip
 
 LEVELS = ("auto", "module", "function", "graph", "onnx")
@@ -84,13 +87,17 @@ def replace_(
 
         if level not in ("auto", "onnx"):
             raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
-        return onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        before = outline(target)
+        report = onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.nn.Module):
         from . import torch_model
 
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
-        return torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        before = outline(target)
+        report = torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.export.ExportedProgram):
         from . import torch_model
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common
 from onnxscript.optimizer import basic_constant_propagation
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 
@@ -25,6 +26,13 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     Forms of more operators go first: ``x * HardSigmoid(x)`` is one Hardswish, and not a
     Hardsigmoid and a product.
     """
+    matches, left = [], []
+    if any(rule.onnx_pass for rule in rules):
+        ir.passes.common.ShapeInferencePass()(model)
+    for rule in rules:
+        if rule.onnx_pass:
+            done, not_done = rule.onnx_pass(model, rule)
+            matches, left = [*matches, *done], [*left, *not_done]
     basic_constant_propagation(model.graph)  # lets patterns see the values of Constant nodes
     used = {name for name, value in model.graph.initializers.items() if value.uses()}
     plain = _plain(model, rules)
@@ -38,7 +46,7 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
         value = model.graph.initializers[name]
         if not value.uses() and value not in model.graph.outputs:
             del model.graph.initializers[name]
-    return state.matches, [*state.left(rules), *plain]
+    return [*matches, *state.matches], [*left, *state.left(rules), *plain]
 
 
 def _plain(model: ir.Model, rules: Sequence[Rule]) -> list[Left]:
@@ -122,7 +130,7 @@ class Rewriting:
 
     def left(self, rules: Sequence[Rule]) -> list[Left]:
         """Return the nodes that still have an operator of the rules, and why."""
-        ops = frozenset().union(*(rule.ops for rule in rules))
+        ops = frozenset().union(*(rule.ops - rule.onnx_ops for rule in rules))
         default = "none of the forms that the given rules know"
         return [
             Left(_label(node), node.op_type, self.reasons.get(node, default))

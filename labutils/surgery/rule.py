@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .graph_match import Found
     from .onnx_builder import Builder
+    from .report import Left, Match
 
 
 NOT_MINE = "none of this rule's"
@@ -149,6 +150,11 @@ class Rule:
         The forms of several nodes in traced graphs.
     onnx
         The forms in ONNX graphs.
+    onnx_pass
+        ``(graph, this rule) -> (matches, left)`` rewrites a whole ONNX graph, in place, before the
+        forms of other rules are looked for.
+    onnx_ops
+        The operators that `onnx_pass` removes or changes.
     include, exclude
         Globs of module paths, ``"features.*"``: only there, not there. In an ONNX graph of the
         module path that the exporter wrote, or of the node's name.
@@ -170,13 +176,15 @@ class Rule:
     leaves_gates: bool = False
     graph: tuple[GraphForm, ...] = field(default=(), repr=False)
     onnx: tuple[OnnxForm, ...] = field(default=(), repr=False)
+    onnx_pass: Callable[[ir.Model, Rule], tuple[list[Match], list[Left]]] | None = None
+    onnx_ops: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     @property
     def ops(self) -> frozenset[str]:
         """The ONNX operators that the rule removes from a graph."""
-        return frozenset(form.ops[0] for form in self.onnx if form.build)
+        return self.onnx_ops | {form.ops[0] for form in self.onnx if form.build}
 
     def only(self, *globs: str) -> Rule:
         """Return the rule for the places that one of the globs fits, e.g. ``"features.*"``."""

@@ -14,6 +14,10 @@ from . import (
     idle_nodes,
     in_place,
     normalization,
+    onnx_convolutions,
+    onnx_operators,
+    onnx_opset,
+    onnx_passes,
     pooling,
     products,
     resizing,
@@ -43,6 +47,17 @@ RULES: dict[str, Rule] = {
 }
 EXACT = tuple(name for name, rule in RULES.items() if rule.exact)
 """Rules that compute the same, within the error that each states."""
+
+ONNX_ONLY: dict[str, Rule] = {
+    rule.name: rule
+    for family in (onnx_passes, onnx_convolutions, onnx_operators, onnx_opset)
+    for rule in family.RULES
+}
+"""Exact as well, but for a target's sake: some make a graph larger. By name, or by `repair`."""
+RULES |= ONNX_ONLY
+
+TIDY = ("fold-constants", "merge-branches", "five-dimensions")
+"""What makes a graph simpler, and nothing else, whatever the target."""
 
 DEFAULT = ("hardsigmoid", "hardswish")
 """What MobileNetV3 needs, and what `replace_` does when no rules are given."""
@@ -81,6 +96,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "mobilenetv3": DEFAULT,
     "lite": LITE,
     "lite-optional": LITE_OPTIONAL,
+    "tidy": TIDY,
 }
 
 

@@ -98,6 +98,7 @@ def convert(
     soc: str = "SM8550",
     min_cosine: float | None = None,
     check_top1: bool = True,
+    caveat: str = "",
     facts: dict[str, Any] | None = None,
     echo: Callable[[str], object] | None = None,
 ) -> Conversion:
@@ -127,6 +128,8 @@ def convert(
         Another threshold for the gate; it is printed and kept in the manifest.
     check_top1
         False for untrained weights.
+    caveat
+        What the claim must begin with, for a reference that is not the user's own model.
     facts
         More for the manifest (preprocessing, classes, repair).
     echo
@@ -161,7 +164,7 @@ def convert(
         gate = _gate(
             draft, written, original, reference, inputs, precision, soc, min_cosine, check_top1
         )
-        claim = _claim(target, transcript, gate)
+        claim = ". ".join(filter(None, [caveat, _claim(target, transcript, gate)]))
         story = {
             "target": target,
             "precision": precision,

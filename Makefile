@@ -16,8 +16,10 @@ export PYTHONNOUSERSITE := 1
 ifdef UV
 # uv does not read pip's configuration: pass on the wheel folders that pip would look into
 INSTALL := $(UV) pip install -q --python $(BIN)/python $(addprefix --find-links ,$(PIP_FIND_LINKS))
+UNINSTALL := $(UV) pip uninstall -q --python $(BIN)/python
 else
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+UNINSTALL := $(BIN)/python -m pip uninstall -q -y --disable-pip-version-check
 endif
 # make setup PACK=DIR: from a folder that `make pack DIR=...` filled, without any network
 ifdef PACK
@@ -27,7 +29,7 @@ endif
 EXTRA   := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
            $(if $(UV),$(if $(TORCH_INDEX),--index-strategy unsafe-best-match))
 
-.PHONY: setup pack lab notebooks html html-tools run test test-slow lint benchmarks clean
+.PHONY: setup pack lab notebooks html html-tools run test test-without-qnn test-slow lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
@@ -53,7 +55,8 @@ pack: setup
 # The learner works on copies in notebooks/my; JupyterLab listens on this machine only, with a token.
 lab: setup
 	$(BIN)/python -m labutils.notebooks checkout
-	$(BIN)/python -m jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/my/00_start_here.ipynb
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+	  --ServerApp.root_dir=. --ServerApp.preferred_dir=notebooks/my notebooks/my/00_start_here.ipynb
 
 # Run all notebooks; write back the outputs that they keep, and data/recorded/ (needs Qualcomm's wheel).
 notebooks: setup
@@ -69,8 +72,15 @@ html-tools: setup
 run: setup
 	$(BIN)/python -m labutils journey
 
+# Two processes; each file's tests stay together and in order. The long files come first.
+TEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
-	$(BIN)/python -m pytest
+	$(TEST)
+
+# The same as on a machine for which Qualcomm publishes no wheel; it is installed again afterwards.
+test-without-qnn: setup
+	$(UNINSTALL) onnxruntime-qnn
+	$(TEST); status=$$?; $(INSTALL) -c constraints.txt $(QNN); exit $$status
 
 # Sweeps over many models and settings, which take minutes each.
 test-slow: setup

@@ -31,6 +31,9 @@ MODEL_HELP = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` (the process's own by default), run the command, return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a sign that the terminal cannot show does not stop us
+            stream.reconfigure(errors="backslashreplace")
     chosen = _parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         # `kill` and a closing terminal end us as Ctrl-C does: unfinished files are taken away.

@@ -43,12 +43,12 @@ class NotYet(Exception):  # noqa: N818 - an outcome that travels from a grader, 
     """What is wrong with an answer, in words for the learner; raised inside graders only."""
 
 
-class _Untouched(Exception):  # noqa: N818 - an outcome as well
+class StillTodo(Exception):  # noqa: N818 - an outcome as well; learners see the name
     """The learner's code still holds the stub's TODO."""
 
 
 def _open(*_: Any, **__: Any) -> Any:
-    raise _Untouched("TODO is still here: put your own in its place, then run the cell again.")
+    raise StillTodo("TODO is still here: put your own in its place, then run the cell again.")
 
 
 class _Todo:
@@ -179,7 +179,7 @@ class Exercise:
         try:
             _refuse_placeholders(answer)
             self.judge(answer)
-        except _Untouched:
+        except StillTodo:
             return self._result(NOT_ATTEMPTED, "replace TODO, then run the cell again.")
         except NotYet as reason:
             return self._result(NOT_YET, str(reason))
@@ -207,7 +207,7 @@ def _refuse_placeholders(answer: Any) -> None:
     parts = list(answer) if type(answer) in (tuple, list) else [answer]
     open_ = [_placeholder(part) for part in parts]
     if parts and all(open_):
-        raise _Untouched
+        raise StillTodo
     if any(open_):
         raise NotYet(f"part {open_.index(True) + 1} of your answer is still TODO.")
 
@@ -238,13 +238,13 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
         raise NotYet(f"a function is asked for, and this is {shown(function)}.")
     try:
         result = function(*arguments)
-    except (NotYet, _Untouched):  # from a call within this call
+    except (NotYet, StillTodo):  # from a call within this call
         raise
     except NotImplementedError:
-        raise _Untouched from None
+        raise StillTodo from None
     except (Exception, SystemExit) as error:
         if isinstance(error, TypeError) and _Todo.__name__ in in_words(error):
-            raise _Untouched from None  # a library was handed TODO, and names its type
+            raise StillTodo from None  # a library was handed TODO, and names its type
         raise NotYet(f"{what} raised {in_words(error)}") from None
     _refuse_placeholders(result)
     return result
@@ -368,7 +368,7 @@ class Record:
     def __str__(self) -> str:
         parts = [f"{self.attempts} attempt{'s' * (self.attempts != 1)}"]
         parts += [f"hint {self.hints}"] * (self.hints > 0)
-        parts += ["reference taken"] * self.settled
+        parts += ["reference taken"] * (self.settled and self.outcome != PASSED)
         return f"{self.outcome} ({', '.join(parts)})"
 
     def __repr__(self) -> str:

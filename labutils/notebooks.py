@@ -316,9 +316,9 @@ def _digest(text: str) -> str:
 
 
 def _free(mine: Path) -> Path:
-    """Return the first name for a backup that is not taken."""
+    """Return the first name for a backup that is not taken; it is listed after the notebooks."""
     number = 1
-    while (backup := mine.with_name(f"{mine.stem}.backup-{number}.ipynb")).exists():
+    while (backup := mine.with_name(f"backup-{number}_of_{mine.name}")).exists():
         number += 1
     return backup
 
@@ -335,16 +335,18 @@ def _origins(folder: Path) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Do ``checkout``, or ``refresh`` (all notebooks, or those with the numbers given)."""
+    """Do ``checkout [FOLDER]``, or ``refresh`` (all notebooks, or those with the numbers given)."""
     try:
-        if words == ["checkout"]:
-            print(checkout())
+        if words[:1] == ["checkout"] and len(words) <= 2:
+            print(checkout(Path(words[1]) if words[1:] else None))
         elif words[:1] == ["refresh"]:
             for path in map(named, words[1:]) if words[1:] else find():
                 print(f"Running {path.name} ...", flush=True)
                 refresh(path, record=True)
         else:
-            raise UsageError("Say checkout, or refresh (with the numbers of notebooks, or all).")
+            raise UsageError(
+                "Say checkout (and where to), or refresh (with the numbers of notebooks, or all)."
+            )
     except LabError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# beside another test process, each keeps to one core
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 

@@ -44,6 +44,13 @@ def test_a_check_speaks_wherever_it_stands(capsys):
     assert done.stdout.count("NOT ATTEMPTED") == 1, done.stdout  # once, though it ends the cell
 
 
+def test_the_reference_can_be_read_and_that_is_noted():
+    shown = lesson.Lesson("02").solution("02.2")
+    assert OPSET.value(shown)("HardSwish") == 14
+    records, _ = exercise.recall(exercise.progress_file())
+    assert records["02.2"].settled
+
+
 def test_settle_says_when_it_takes_the_reference(capsys):
     check("02.2", TODO)
     assert settle("02.2")("HardSwish") == 14

@@ -157,7 +157,7 @@ def test_reset_puts_the_original_back_and_keeps_every_backup(source, tmp_path):
     for n in (1, 2):
         work = write(mine / "03_swap.ipynb", new_code_cell(f"work {n}")).read_bytes()
         backup = notebooks.reset("03", mine)
-        assert backup.name == f"03_swap.backup-{n}.ipynb"
+        assert backup.name == f"backup-{n}_of_03_swap.ipynb"
         assert backup.read_bytes() == work
         assert (mine / "03_swap.ipynb").read_bytes() == original
     assert notebooks.reset("03", mine) is None  # as the original: no backup
@@ -179,6 +179,8 @@ def test_the_makefiles_verbs(source, tmp_path, monkeypatch, capsys):
     assert "checkout" in capsys.readouterr().err
     assert notebooks.main(["checkout"]) == 0
     assert (tmp_path / "my" / "02_read.ipynb").is_file()
+    assert notebooks.main(["checkout", str(tmp_path / "ann")]) == 0
+    assert (tmp_path / "ann" / "02_read.ipynb").is_file()
 
 
 def test_the_learners_folder_is_not_in_git():

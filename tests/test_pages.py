@@ -12,7 +12,7 @@ from labutils import errors, exercise, exercises, lesson, paths, phone
 
 NOTEBOOKS = paths.ROOT / "notebooks"
 OTHERS = {"Jupyter", "JupyterLab", "ONNX Runtime", "PyTorch", "Python", "QNN", "adb", "pip"}
-OTHERS |= {"torchvision", "tqdm"}
+OTHERS |= {"torchvision", "tqdm", "a terminal"}
 VARIABLE = r"[\s\S]{0,150}?"  # what a placeholder may stand for
 WORDS = 20  # letters of a message that must be the source's own
 

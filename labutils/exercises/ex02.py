@@ -142,7 +142,7 @@ def _judge_arrived(answer: Any) -> None:
 
     found, true = {}, {}
     for name in _ARRIVALS:
-        found[name] = whole(call(answer, name), "your function must return an opset; that")
+        found[name] = whole(call(answer, name), "an opset, a whole number,")
         true[name] = next(v for v in range(1, 100) if onnx.defs.has(name, v))
     if found == true:
         return
@@ -171,11 +171,11 @@ _STEM, _GATE, _DEEP = (
 )
 
 
-def _count(nodes: list[tuple[str, str]], function: Callable) -> int:
+def _count(nodes: list[tuple[str, str]], function: Callable, part: str = "features.1") -> int:
     with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
         path = write_chain(Path(folder, "model.onnx"), nodes)
-        found = call(function, path, "features.1")
-        return whole(found, "your function must return a whole number; that")
+        found = call(function, path, part)
+        return whole(found, "a whole number")
 
 
 def _judge_count(answer: Any) -> None:
@@ -183,7 +183,10 @@ def _judge_count(answer: Any) -> None:
     one = _count([relu, swish], answer)
     none = _count([relu, relu], answer)
     if none == one:
-        raise NotYet(f"your function gives {one} for a file with a HardSwish, and for one without.")
+        raise NotYet(
+            f"your function gives {one} for a file with a HardSwish, and for one without: a part "
+            "holds what lies deeper in it, too."
+        )
     if none != 0:
         raise NotYet(f"in a file where the table takes every node, you count {none}.")
     if _count([gate, relu], answer) == 0:
@@ -206,6 +209,11 @@ def _judge_count(answer: Any) -> None:
         )
     if _count([("HardSwish", _DEEP), relu], answer) != 1:
         raise NotYet("a node in features.1.block.0 lies inside features.1, only deeper.")
+    if _count([swish, relu], answer, "features.1.2") != 1:
+        raise NotYet(
+            "asked for features.1.2, the refused layer itself, you do not count 1: a part holds "
+            "the node of its own name, too."
+        )
 
 
 def _clean_log() -> list[str]:
@@ -365,7 +373,7 @@ ARRIVED = Exercise(
         ),
         Wrong(
             _HISTORY + "    return onnx.defs.has(operator, 17)",
-            "your function must return an opset; that is asked for, and this is True.",
+            "an opset, a whole number, is asked for, and this is True.",
         ),
     ),
     judge=_judge_arrived,
@@ -397,6 +405,11 @@ COUNT = Exercise(
         "    return sum(node.module.split('.')[: len(parts)] == parts for node in found)",
     ),
     wrong=(
+        Wrong(
+            _BLOCKERS + "    return sum(node.module.startswith(part + '.') for node in found)",
+            "asked for features.1.2, the refused layer itself, you do not count 1: a part holds "
+            "the node of its own name, too.",
+        ),
         Wrong(
             _BLOCKERS + "    return len(found)",
             "you count refused nodes that lie outside of the part as well.",

@@ -139,8 +139,27 @@ def _judge_swap(answer: Any) -> None:
         raise NotYet(
             "that is the lab's own way, and it works. Here, write the walk yourself, once."
         )
-    swapped = returned if isinstance(returned, nn.Module) else model
-    _judge_swapped(swapped, originals, relu, convolution, x, true)
+    if isinstance(returned, nn.Module) and returned is not model:
+        raise NotYet(
+            "you changed a copy: the model that was given is as it was. The name ends in _, so "
+            "work in place."
+        )
+    _judge_swapped(model, originals, relu, convolution, x, true)
+    _judge_shared(answer)
+
+
+def _judge_shared(answer: Any) -> None:
+    """Ask for a layer that stands at two places to be replaced at both."""
+    from torch import nn
+
+    twice = nn.Hardswish()
+    model = nn.Sequential(nn.Linear(2, 2), twice, nn.Linear(2, 2), twice)
+    _called(answer, model)
+    if any(type(module) is nn.Hardswish for module in model):
+        raise NotYet(
+            "a layer that a model uses at two places is still at the second one: named_modules() "
+            "and named_children() list it once. remove_duplicate=False lists every place."
+        )
 
 
 def _called(function: Any, model: nn.Module) -> Any:
@@ -398,7 +417,7 @@ LAYER = Exercise(
 )
 
 _SWAP = (
-    "from torch import nn\n"
+    "from torch import nn\n\n"
     "from labutils.layers import CustomHardsigmoid, CustomHardswish\n\n"
     "NEW = {nn.Hardsigmoid: CustomHardsigmoid, nn.Hardswish: CustomHardswish}\n\n\n"
 )
@@ -409,26 +428,27 @@ SWAP = Exercise(
     minutes=15,
     difficulty="stretch",
     answer="swap_layers_",
-    stub="def swap_layers_(model):\n    return TODO  # the same model, its layers replaced",
+    stub=_SWAP + "def swap_layers_(model):\n    return TODO  # the same model, its layers replaced",
     reference=(
         _SWAP + "def swap_layers_(model):\n"
-        "    for name, child in model.named_children():\n"
-        "        if type(child) in NEW:\n"
-        "            setattr(model, name, NEW[type(child)]())\n"
-        "        else:\n"
-        "            swap_layers_(child)\n"
+        "    for path, module in list(model.named_modules(remove_duplicate=False)):\n"
+        "        if type(module) in NEW:\n"
+        "            model.set_submodule(path, NEW[type(module)]())\n"
         "    return model"
     ),
     hints=(
         "A module keeps its children as attributes: setattr(parent, name, new) swaps one.",
         "Children have children. Either call yourself, or walk model.named_modules().",
-        "named_modules() gives dotted paths; model.set_submodule(path, new) takes one.",
+        "named_modules(remove_duplicate=False) gives dotted paths; "
+        "model.set_submodule(path, new) takes one.",
     ),
     right=(
         _SWAP + "def swap_layers_(model):\n"
-        "    for path, module in list(model.named_modules()):\n"
-        "        if type(module) in NEW:\n"
-        "            model.set_submodule(path, NEW[type(module)]())",
+        "    for name, child in list(model._modules.items()):\n"
+        "        if type(child) in NEW:\n"
+        "            setattr(model, name, NEW[type(child)]())\n"
+        "        else:\n"
+        "            swap_layers_(child)",
         _SWAP + "def swap_layers_(model):\n"
         "    for parent in list(model.modules()):\n"
         "        for name, child in parent._modules.items():\n"
@@ -436,6 +456,25 @@ SWAP = Exercise(
         "    return model",
     ),
     wrong=(
+        Wrong(
+            _SWAP + "def swap_layers_(model):\n"
+            "    for path, module in list(model.named_modules()):\n"
+            "        if type(module) in NEW:\n"
+            "            model.set_submodule(path, NEW[type(module)]())\n"
+            "    return model",
+            "a layer that a model uses at two places is still at the second one: named_modules() "
+            "and named_children() list it once. remove_duplicate=False lists every place.",
+        ),
+        Wrong(
+            "import copy\n\n" + _SWAP + "def swap_layers_(model):\n"
+            "    model = copy.deepcopy(model)\n"
+            "    for path, module in list(model.named_modules(remove_duplicate=False)):\n"
+            "        if type(module) in NEW:\n"
+            "            model.set_submodule(path, NEW[type(module)]())\n"
+            "    return model",
+            "you changed a copy: the model that was given is as it was. The name ends in _, so "
+            "work in place.",
+        ),
         Wrong(
             _SWAP + "def swap_layers_(model):\n"
             "    for name, child in model.named_children():\n"

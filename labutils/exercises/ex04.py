@@ -31,7 +31,7 @@ _BEHIND = (("com.example", 20), ("ai.onnx.ml", 3))  # neither the last nor the h
 
 
 def _judge_opset(answer: Any) -> None:
-    what = "your function must return a whole number; that"
+    what = "a whole number"
     foreign = ("com.microsoft", 1)
     with tempfile.TemporaryDirectory(prefix="labutils-") as name:
         folder = Path(name)

@@ -66,7 +66,7 @@ def _judge_ends(hits: int, n: int, low: float, high: float) -> None:
         raise NotYet(f"for {where} your interval is too narrow for 95 %.")
     if ratio > 1.3:
         raise NotYet(f"for {where} your interval is wider than 95 % needs.")
-    if max(abs(low - true[0]), abs(high - true[1])) > 0.02:
+    if max(abs(low - true[0]), abs(high - true[1])) > 0.025:  # Agresti-Coull passes
         raise NotYet(
             f"for {where} your interval has the right width in the wrong place: near 0 and 1 it is "
             "not symmetric around the rate."
@@ -112,6 +112,20 @@ def _judge_decision(answer: Any) -> None:
         )
     if ask(378, 0, 13, 9) != "b":
         raise NotYet("with the two models exchanged, your decision does not turn round.")
+    many = ask(300, 57, 44, 0)
+    if many is not None:
+        raise NotYet(
+            "57 images against 44 is 13 more, as 13 against none is, and you decide: a hundred "
+            "coins often split like that."
+        )
+    if ask(3978, 13, 0, 9) != "a":
+        raise NotYet(
+            "13 against none again, among ten times as many images: the images on which both agree "
+            "changed your decision."
+        )
+    few = ask(380, 1, 0, 19)
+    if few is not None:
+        raise NotYet("one image against none, and you decide: toss a coin once.")
 
 
 CHIPS = Exercise(
@@ -320,6 +334,28 @@ DECISION = Exercise(
             "def better(correct_a, correct_b):\n"
             "    return 'a' if correct_a.sum() >= correct_b.sum() else 'b'",
             "two models that are right on the same images: you decide for a.",
+        ),
+        Wrong(
+            "def better(correct_a, correct_b):\n"
+            "    a, b = correct_a.mean(), correct_b.mean()\n"
+            "    return 'a' if a > b + 0.02 else 'b' if b > a + 0.02 else None",
+            "57 images against 44 is 13 more, as 13 against none is, and you decide: a hundred "
+            "coins often split like that.",
+        ),
+        Wrong(
+            "def better(correct_a, correct_b):\n"
+            "    a, b = correct_a.mean(), correct_b.mean()\n"
+            "    gap = 0.02 if (correct_a ^ correct_b).mean() < 0.1 else 0.05\n"
+            "    return 'a' if a > b + gap else 'b' if b > a + gap else None",
+            "13 against none again, among ten times as many images: the images on which both agree "
+            "changed your decision.",
+        ),
+        Wrong(
+            "def better(correct_a, correct_b):\n"
+            "    a = int((correct_a & ~correct_b).sum())\n"
+            "    b = int((correct_b & ~correct_a).sum())\n"
+            "    return 'a' if a >= 2 * b + 1 else 'b' if b >= 2 * a + 1 else None",
+            "one image against none, and you decide: toss a coin once.",
         ),
         Wrong(
             "def better(correct_a, correct_b):\n    return 'cannot tell'",

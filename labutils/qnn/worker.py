@@ -3,7 +3,7 @@
 Its standard input and output carry the protocol of `channel`; file descriptors 1 and 2 lead to a
 log file that the parent opened, so whatever the native libraries print cannot spoil an answer.
 A thread reads the input all the time: when the parent dies, the worker ends at once, even in the
-middle of a run. On Linux the kernel sees to it as well, for a worker that is stopped and reads nothing.
+middle of a run. On Linux the kernel sees to it as well: a worker that is stopped reads nothing.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ __all__ = [
     "restore_", "select",
 ]  # fmt: skip
 
-LEVELS = ("auto", "module", "function", "onnx")
+LEVELS = ("auto", "module", "function", "graph", "onnx")
 Rules = str | Rule | Mapping | Iterable["str | Rule | Mapping"]
 
 

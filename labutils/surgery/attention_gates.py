@@ -7,7 +7,7 @@ anything: rules for bounded activations leave it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .graph_edit import Found
+    from .graph_match import Found
 
 SE_CLASSES = (
     "torchvision.ops.misc.SqueezeExcitation",
@@ -48,6 +48,8 @@ def is_squeeze_excitation(site: Site) -> bool:
     if not 1 <= len(layers) <= 2 or len(list(site.module.modules())) > 12:
         return False
     first, last = (_widths(layer) for layer in (layers[0], layers[-1]))
+    if any(getattr(m, "num_features", 0) == first[0] for m in site.module.modules()):
+        return False  # it normalizes its input besides
     pointwise = all(getattr(layer, "kernel_size", (1, 1)) == (1, 1) for layer in layers)
     if not pointwise or first[0] != last[1] or (len(layers) == 2 and first[1] != last[0]):
         return False
@@ -176,30 +178,24 @@ def _same(x: torch.Tensor, *_: Any) -> torch.Tensor:
 def _patterns() -> tuple[GraphForm, ...]:
     """Return squeeze-excitation as written in a forward, with layers as attributes of a model."""
     return tuple(
-        GraphForm(f"x * {gate}(conv({act}(conv(mean(x)))))", _LazySe(act, gate, pool),
+        GraphForm(f"x * {gate}(conv({act}(conv(mean(x)))))", _LazySe(act, gate),
                   build=lambda _: _same, check=_one_by_one)
         for act in ("relu", "silu", "hardswish")
         for gate in ("sigmoid", "hardsigmoid")
-        for pool in ("mean", "pool")
     )  # fmt: skip
 
 
 class _LazySe:
     """Makes the pattern's module when it is traced: the rule book imports no torch."""
 
-    def __init__(self, act: str, gate: str, pool: str) -> None:
-        self.words = act, gate, pool
+    def __init__(self, act: str, gate: str) -> None:
+        self.words = act, gate
 
     def make(self) -> nn.Module:
         import torch.nn.functional as F
         from torch import nn
 
-        act, gate = (getattr(F, word) for word in self.words[:2])
-        mean: Callable = (
-            (lambda x: x.mean((2, 3), keepdim=True))
-            if self.words[2] == "mean"
-            else (lambda x: F.adaptive_avg_pool2d(x, 1))
-        )
+        act, gate = (getattr(F, word) for word in self.words)
 
         class SqueezeExcitation(nn.Module):
             def __init__(self) -> None:
@@ -207,13 +203,13 @@ class _LazySe:
                 self.down, self.up = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return x * gate(self.up(act(self.down(mean(x)))))
+                return x * gate(self.up(act(self.down(x.mean((2, 3), keepdim=True)))))
 
         return SqueezeExcitation()
 
 
 def _one_by_one(found: Found) -> str:
-    wide = [layer for layer in found.modules if getattr(layer, "kernel_size", None) != (1, 1)]
+    wide = any(size != (1, 1) for size in found.kernel_sizes())
     return "the convolutions in it are not 1x1" if wide else ""
 
 

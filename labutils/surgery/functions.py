@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import modules
 from .attention_gates import GATE, Watch
+from .graph_edit import Traced
 from .report import Left, Match
 from .rule import Rule, full_name, resolve
 
@@ -139,7 +140,7 @@ def _bake_one_(
         tuple({r.name: r for r in (*before, *map(_functions_only, added))}.values())
         for before, added in zip(had, (rules, shielded), strict=True)
     )
-    _restore_one_(module)
+    _restore_one_(module, ())
     state = _Baked(module.forward, rules, shielded)
 
     def forward(self: _Baked, *args: Any, **kwargs: Any) -> Any:
@@ -161,16 +162,17 @@ def _functions_only(rule: Rule) -> Rule:
 
 
 def restore_(model: nn.Module) -> bool:
-    """Give a model and its modules their own forward back; False when nothing was baked in."""
+    """Give a model and its modules their own forward back; False when none was replaced."""
     return sum(_restore_one_(module) for module in model.modules()) > 0  # all of them
 
 
-def _restore_one_(module: nn.Module) -> bool:
-    baked = _baked(module)
-    if baked is None:
+def _restore_one_(module: nn.Module, kinds: tuple[type, ...] = (Traced,)) -> bool:
+    holder = getattr(module.__dict__.get("forward"), "__self__", None)
+    if not isinstance(holder, (_Baked, *kinds)):
         return False
-    own = getattr(baked.original, "__func__", None) is type(module).forward
-    _set_forward(module, None if own else baked.original)
+    own = getattr(holder.original, "__func__", None) is type(module).forward
+    _set_forward(module, None if own else holder.original)
+    _restore_one_(module, kinds)
     return True
 
 

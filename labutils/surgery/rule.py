@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
-    from .graph_edit import Found
+    from .graph_match import Found
     from .onnx_builder import Builder
     from .report import Left, Match
 

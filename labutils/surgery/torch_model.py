@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from torch import fx
+
 from ..errors import SurgeryError, UsageError
-from . import functions, modules
+from . import functions, graph_edit, modules
 from .attention_gates import watching
 from .report import Check, Left, Match, Report, measure, nothing_matched
 
@@ -41,7 +43,12 @@ def replace_in_module_(
         if level in ("auto", "module"):
             matches, left, swaps = modules.replace_modules_(model, rules, gates)
             undo.callback(modules.put_, model, swaps)
-        if inputs is not None:
+        in_graph = (
+            [] if level in ("module", "function") else _edit_graph_(model, rules, level, undo)
+        )
+        for part in in_graph:
+            (matches if isinstance(part, Match) else left).append(part)
+        if inputs is not None and level != "graph" and not isinstance(model, fx.GraphModule):
             calls, after = functions.find(model, rules, inputs)
             found = [call.match for call in calls if not call.why]
             left += [call.left for call in calls if call.why]
@@ -52,6 +59,7 @@ def replace_in_module_(
             elif found:
                 undo.callback(functions.bake_(model, calls))
                 matches += found
+        if inputs is not None:
             after, macs[1] = modules.outputs_and_macs(model, inputs)
         if not matches:
             raise nothing_matched(
@@ -72,6 +80,21 @@ def replace_in_module_(
         _refuse_lost_effects(report, [c.where for c in calls if c.in_place and not c.why])
         undo.pop_all()
     return report
+
+
+def _edit_graph_(
+    model: nn.Module, rules: Sequence[Rule], level: str, undo: ExitStack
+) -> list[Match | Left]:
+    """Edit a graph module, or the forwards of a model that hold a rule's pattern."""
+    deep = level == "graph"
+    if not deep and not isinstance(model, fx.GraphModule) and not any(r.graph for r in rules):
+        return []
+    if isinstance(model, fx.GraphModule):
+        matches, left, back = graph_edit.edit_graph_module_(model, rules)
+    else:
+        matches, left, back = graph_edit.edit_forwards_(model, rules, deep)
+    undo.callback(back)
+    return [*matches, *left]
 
 
 def _refuse_lost_effects(report: Report, in_place: Sequence[str]) -> None:

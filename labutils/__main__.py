@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _doctor_parser(commands)
     _diagnose_parser(commands)
+    _repair_parser(commands)
     _convert_parser(commands)
     _batch_parser(commands)
     _run_parser(commands)
@@ -100,7 +101,28 @@ def _diagnose_parser(commands: Any) -> None:
     parser = _command(commands, "diagnose", _diagnose, text)
     _model_arguments(parser)
     parser.add_argument("--target", default="snpe-2.7", help=f"{', '.join(TARGETS)} (snpe-2.7)")
+    again = "also show the check after the repair that would be made"
+    parser.add_argument("--repair", action="store_true", help=again)
+    parser.add_argument("--allow-approximate", action="store_true", help=_APPROXIMATE)
     parser.add_argument("--html", type=Path, help="also write one page to send to a colleague")
+
+
+_APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
+
+
+def _repair_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
+    parser.add_argument("--allow-approximate", action="store_true", help=_APPROXIMATE)
+
+
+def _repair_parser(commands: Any) -> None:
+    text = "Write a model as ONNX with what a target refuses replaced, and the recipe beside it."
+    parser = _command(commands, "repair", _repair, text)
+    _model_arguments(parser)
+    parser.add_argument("--target", help="whose blockers to replace; not needed with --recipe")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .onnx to write")
+    parser.add_argument("--allow-approximate", action="store_true", help=_APPROXIMATE)
+    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
 
 
 def _convert_parser(commands: Any) -> None:
@@ -110,7 +132,8 @@ def _convert_parser(commands: Any) -> None:
     _input_arguments(parser)
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
-    parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
+    _repair_arguments(parser)
+    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
     parser.add_argument("--quantize", choices=("int8", "a16w8"), help="write an integer DLC")
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
@@ -127,7 +150,7 @@ def _batch_parser(commands: Any) -> None:
     parser.add_argument("list", metavar="LIST", type=Path, help=listed)
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
-    parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
+    _repair_arguments(parser)
     parser.add_argument("--quantize", choices=("int8", "a16w8"), help="write integer DLCs")
     parser.add_argument("--weights", default="auto", help="as for `convert`")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds per model (1800)")
@@ -201,7 +224,8 @@ def _diagnose(chosen: argparse.Namespace) -> int:
         if model.module is not None:
             path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
             export.to_onnx(model, path, opset=chosen.opset)
-        plan = repair.suggest(path, chosen.target)
+        allowed = {"allow_approximate": chosen.allow_approximate}
+        plan = repair.suggest(path, chosen.target, **allowed)
         if chosen.html:
             from . import diagnosis
 
@@ -211,8 +235,36 @@ def _diagnose(chosen: argparse.Namespace) -> int:
         facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
         print(json.dumps(facts, indent=2))
     else:
-        print(f"{model}\n\n{plan.check}\n\n{plan}")
+        after = [plan.after] if chosen.repair and plan.after is not None else []
+        print("\n\n".join(map(str, [model, plan.check, plan, *after])))
     return 1 if plan.needed else 0
+
+
+def _repair(chosen: argparse.Namespace) -> int:
+    import tempfile
+
+    from . import export, repair, targets, zoo
+
+    if (chosen.target is None) == (chosen.recipe is None):
+        raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
+    if chosen.output.suffix.lower() != ".onnx":
+        raise UsageError(f"{chosen.output}: a repaired model is an .onnx file.")
+    if chosen.target:
+        targets.load(chosen.target)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    with tempfile.TemporaryDirectory(prefix="labutils-repair-") as folder:
+        path = model.file
+        if model.module is not None:
+            path = Path(folder, f"{chosen.output.stem}.onnx")
+            _say(chosen, export.to_onnx(model, path, opset=chosen.opset))
+        if chosen.recipe:
+            done = repair.replay(path, chosen.recipe, chosen.output)
+        else:
+            allowed = {"allow_approximate": chosen.allow_approximate}
+            done = repair.apply(path, chosen.target, chosen.output, **allowed)
+    _show(chosen, done)
+    _say(chosen, f"wrote {done.file} and {repair.recipe_file(done.file).name}")
+    return 0
 
 
 def _convert(chosen: argparse.Namespace) -> int:
@@ -231,7 +283,9 @@ def _convert(chosen: argparse.Namespace) -> int:
         model,
         chosen.target,
         chosen.output,
-        repair=chosen.repair,
+        repair=chosen.repair or chosen.allow_approximate,
+        allow_approximate=chosen.allow_approximate,
+        recipe=chosen.recipe,
         bits=chosen.quantize,
         precision=chosen.precision,
         opset=chosen.opset,
@@ -251,6 +305,7 @@ def _batch(chosen: argparse.Namespace) -> int:
 
     options = ["--weights", chosen.weights]
     options += ["--repair"] if chosen.repair else []
+    options += ["--allow-approximate"] if chosen.allow_approximate else []
     options += ["--quantize", chosen.quantize] if chosen.quantize else []
     made = batch.run(
         chosen.list,

@@ -42,7 +42,7 @@ class Row:
     outcome
         One of `OUTCOMES`; only ``"converted"`` left a file.
     reason
-        Why not, in one line; "" when it was converted.
+        Why not, in one line; "" when it was converted. An approximated model is named as such.
     repaired
         Rule name -> places.
     cosine, agreement
@@ -244,9 +244,10 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
     parity = gate["parity"]
     floating = answer["precision"] in ("fp32", "fp16")
     manifest = json.loads(Path(answer["manifest"]).read_text(encoding="utf-8"))
-    repair = manifest.get("repair") or {}
+    repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
     return Row(
         outcome="converted",
+        reason=apart["caveat"] if apart else "",
         repaired=repair.get("counts"),
         cosine=parity["cosine_min" if floating else "cosine_mean"],
         agreement=parity["agreement"]["hits"] / parity["agreement"]["n"],

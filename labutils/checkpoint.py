@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelFileError
+from .errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +133,129 @@ def load_into_(module: nn.Module, state: dict[str, torch.Tensor], source: str) -
             "Is it a checkpoint of another architecture?"
         )
     module.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a partial loading did, tensor by tensor.
+
+    Attributes
+    ----------
+    source
+        Where the weights came from.
+    loaded
+        Names in the module that got a tensor of the checkpoint.
+    renamed
+        Of these, those that have another name in the checkpoint: name there -> name here.
+    missing
+        Names in the module that the checkpoint has nothing for: they keep what they had.
+    unexpected
+        Names in the checkpoint that the module has no place for.
+    other_shape
+        Name in the module -> (shape in the checkpoint, shape in the module); not loaded.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    renamed: dict[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    other_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.missing) + len(self.other_shape)
+        shapes = [f"{n} {a} for {b}" for n, (a, b) in self.other_shape.items()]
+        names = [f"{there} -> {here}" for there, here in self.renamed.items()]
+        lines = [f"{self.source}: {len(self.loaded)} of {total} tensors loaded"]
+        for what, found in (
+            ("renamed", names),
+            ("kept as they were (not in the file)", self.missing),
+            ("of another shape, kept as they were", shapes),
+            ("in the file only", self.unexpected),
+        ):
+            more = ", ..." if len(found) > 3 else ""
+            lines += [f"  {len(found)} {what}: {', '.join(found[:3])}{more}"] if found else []
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def load_partly_(
+    module: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    source: str = "the checkpoint",
+    renames: Mapping[str, str] | None = None,
+) -> LoadReport:
+    """Copy into `module`, in place, the tensors that fit by name and shape, and report the rest.
+
+    Parameters
+    ----------
+    module
+        What gets the weights, e.g. a network with another number of classes.
+    state
+        From `state_dict`.
+    source
+        What the report calls it.
+    renames
+        Regular expression -> replacement, applied in order to the names of `state`, as `re.sub`
+        does: ``{r"^backbone\\.": ""}``.
+
+    Raises
+    ------
+    ModelFileError
+        Nothing fits, or two tensors get the same name.
+    UsageError
+        A regular expression is faulty, or changes no name.
+    """
+    wanted, origin = module.state_dict(), _renamed(state, renames or {})
+    shapes = {
+        name: (tuple(state[there].shape), tuple(wanted[name].shape))
+        for name, there in origin.items()
+        if name in wanted and state[there].shape != wanted[name].shape
+    }
+    fitting = [name for name in wanted if name in origin and name not in shapes]
+    if not fitting:
+        there, here = ", ".join(list(origin)[:3]), ", ".join(list(wanted)[:3])
+        raise ModelFileError(
+            f"Nothing in {source} fits {type(module).__name__}: it has {there}, ..., and the model "
+            f"wants {here}, .... Give renames={{pattern: replacement}}."
+        )
+    module.load_state_dict({name: state[origin[name]] for name in fitting}, strict=False)
+    return LoadReport(
+        source,
+        tuple(fitting),
+        {origin[name]: name for name in fitting if origin[name] != name},
+        tuple(name for name in wanted if name not in origin),
+        tuple(there for name, there in origin.items() if name not in wanted),
+        shapes,
+    )
+
+
+def _renamed(state: Mapping[str, torch.Tensor], renames: Mapping[str, str]) -> dict[str, str]:
+    """Return new name -> name in `state`."""
+    names = {name: name for name in state}
+    for pattern, replacement in renames.items():
+        try:
+            changed = {there: re.sub(pattern, replacement, now) for there, now in names.items()}
+        except re.error as error:
+            raise UsageError(f"The pattern {pattern!r} is faulty: {error}.") from None
+        if changed == names:
+            raise UsageError(f"The pattern {pattern!r} changes no name of the checkpoint.")
+        names = changed
+    origin = {now: there for there, now in names.items()}
+    if len(origin) < len(names):
+        twice = [there for there, now in names.items() if origin[now] != there]
+        now = names[twice[0]]
+        raise ModelFileError(f"{twice[0]} and {origin[now]} would both be called {now}.")
+    return origin
 
 
 def exported_program(path: str | Path) -> torch.export.ExportedProgram:

@@ -25,7 +25,7 @@ FLOORS = [
     ["anatomy", "complexity", "gallery", "qnn", "tidy"],
     ["recorded"],
     ["measured"],
-    ["runtime", "phone", "export", "train"],
+    ["runtime", "phone", "export", "onnx_parts", "train"],
     ["compare", "surgery"],
     ["quantize", "latency"],
     ["targets"],

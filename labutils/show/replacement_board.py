@@ -136,7 +136,7 @@ class ReplacementBoard(Panel):
         """Show every rule that finds something in this file, and leaves it as good as trained."""
         ops = {node.op_type for node in plan.check.nodes}
         rules = (rule for rule in surgery.RULES.values() if not rule.needs_training)
-        fitting = [rule for rule in rules if rule.ops & ops]
+        fitting = [r for r in rules if r.ops & ops and surgery.preview(self.source, r)[r.name]]
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
         words = "Rules that match something here:" if lines else "No rule matches this file."

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import SurgeryError, UnknownNameError, UsageError
+from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in, replay_
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
-from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, select
+from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, TIDY, select
 from .user_rules import pattern_rule
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "Check", "GraphForm",
-    "Left", "Match", "OnnxForm", "Report", "Rule", "pattern_rule", "replace_", "replace_file",
-    "restore_", "select",
+    "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "TIDY", "Check",
+    "GraphForm", "Left", "Match", "OnnxForm", "Recipe", "Report", "Rule", "Step", "describe_",
+    "outline", "pattern_rule", "preview", "recipe_of", "recipes_in", "replace_", "replace_file",
+    "replay_", "restore_", "select",
 ]  # fmt: skip
 
 LEVELS = ("auto", "module", "function", "graph", "onnx")
@@ -80,13 +83,17 @@ def replace_(
 
         if level not in ("auto", "onnx"):
             raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
-        return onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        before = outline(target)
+        report = onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.nn.Module):
         from . import torch_model
 
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
-        return torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        before = outline(target)
+        report = torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        return replace(report, outline=before)
     raise UsageError(
         f"replace_ takes a torch.nn.Module or an onnx.ModelProto, not {type(target).__name__}. "
         "For a file there is replace_file(source, destination)."
@@ -120,6 +127,39 @@ def replace_file(
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString())
     return report
+
+
+def preview(
+    target: nn.Module | onnx.ModelProto | str | Path,
+    rules: Rules = "exact",
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> dict[str, int]:
+    """Return how often each rule would replace something; nothing is changed, nor compared.
+
+    Parameters
+    ----------
+    target
+        As in `replace_`, or the path of an ONNX file.
+    rules, level, example_inputs
+        As in `replace_`.
+    """
+    import copy
+
+    chosen = select(rules)
+    if isinstance(target, str | Path):
+        from .. import graph
+
+        target = graph.read(target)
+    onnx = sys.modules.get("onnx")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from . import onnx_graph
+
+        return onnx_graph.count_matches(target, chosen)
+    try:
+        return replace_(copy.deepcopy(target), chosen, level, example_inputs).counts
+    except SurgeryError:
+        return {rule.name: 0 for rule in chosen}
 
 
 def restore_(model: nn.Module) -> bool:

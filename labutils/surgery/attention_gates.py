@@ -123,16 +123,19 @@ class Watch:
         import torch
 
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        if name in _RESHAPING:
+            tensors = tensors[:1]
         if len(tensors) == 1 and isinstance(result, torch.Tensor):
             sites = self.sites(tensors[0])
             if sites:
                 self.marks[id(result)] = (result, sites | self.sites(result))
         elif len(tensors) == 2 and name in _PRODUCTS:
             for one, other in (tensors, tensors[::-1]):
-                if one.numel() <= other.numel():
-                    self.gates |= self.sites(one)
+                if one.numel() <= other.numel():  # in x * f(x) the factor is f's
+                    self.gates |= self.sites(one) - self.sites(other)
 
 
+_RESHAPING = {"expand_as", "view_as", "reshape_as", "type_as"}
 _PRODUCTS = {"mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"}
 
 

@@ -27,7 +27,7 @@ from . import modules
 from .attention_gates import GATE, Watch
 from .graph_edit import Traced
 from .report import Left, Match
-from .rule import Rule, full_name, resolve
+from .rule import NOT_MINE, Rule, full_name, resolve
 
 _TORCH, _HERE = (str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
 
@@ -235,9 +235,14 @@ class Call:
 
 
 def find(
-    model: nn.Module, rules: Sequence[Rule], inputs: tuple
+    model: nn.Module, rules: Sequence[Rule], inputs: tuple, left: Sequence[Left] = ()
 ) -> tuple[list[Call], list[np.ndarray]]:
     """Run the model, in eval mode, and find the calls that the rules know.
+
+    Parameters
+    ----------
+    left
+        Modules that were left: the function that such a module calls is left with it.
 
     Returns
     -------
@@ -247,6 +252,7 @@ def find(
     table = {f: rule for rule in rules for f in _functions_of(rule)}
     found: list[Call] = []
     watch = Watch()
+    kept = {item.where: item.why for item in left if not item.why.startswith(modules.SUBCLASS)}
     with _module_stack(model) as stack:
 
         def heard(func: Callable, args: tuple, kwargs: dict, result: Any) -> None:
@@ -254,8 +260,11 @@ def find(
             rule = table.get(func)
             if rule is None:
                 return
+            if rule.function_check and rule.function_check(*args, **kwargs) == NOT_MINE:
+                return
             owner = stack[-1] if stack else ""
-            why = rule.excludes(owner)
+            why = kept.get(owner, "") if owner else ""
+            why = why or rule.excludes(owner)
             checked = not why and rule.function_check is not None
             if checked:
                 why = rule.function_check(*args, **kwargs)

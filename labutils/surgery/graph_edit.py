@@ -21,7 +21,7 @@ from . import graph_match
 from .attention_gates import GATE
 from .graph_match import Found, Tracer, name_of, operation
 from .report import Left, Match
-from .rule import GraphForm, Rule, resolve
+from .rule import NOT_MINE, GraphForm, Rule, resolve
 
 Change = tuple[list[Match], list[Left], Callable[[], None]]
 
@@ -47,12 +47,14 @@ def edit_(
     matches: list[Match] = []
     left: list[Left] = []
     forms = [(rule, form) for rule in rules for form in rule.graph]
+    spelling = graph_match.spell(root, graph)
     for rule, form in sorted(forms, key=lambda pair: -_size(pair[1])):
-        for n, found in enumerate(graph_match.find(root, graph, form)):
+        done = len(matches)
+        for n, found in enumerate(graph_match.find(spelling, form)):
             where = _where(found.last, path)
             why = _objection(rule, form, found, where)
             if why:
-                left.append(Left(where, form.label, why))
+                left += [Left(where, form.label, why)] if why != NOT_MINE else []
                 continue
             made = form.build(found) if form.build else form.replacement
             if isinstance(made, nn.Module):
@@ -61,6 +63,8 @@ def edit_(
             became = _put_(root, graph, found.last, made, found.inputs)
             _erase_(graph, found.nodes)
             matches.append(Match(rule.name, "graph", where, form.label, became))
+        if len(matches) > done:
+            spelling = graph_match.spell(root, graph)
     if functions:
         for part in _edit_calls_(root, graph, rules, path):
             (matches if isinstance(part, Match) else left).append(part)
@@ -81,7 +85,7 @@ def _edit_calls_(
         where, was = _where(node, path), _label(node)
         why = _call_objection(rule, node, where)
         if why:
-            parts.append(Left(where, was, why))
+            parts += [Left(where, was, why)] if why != NOT_MINE else []
             continue
         became = _put_(root, graph, node, rule.function, node.args, node.kwargs)
         _erase_(graph, (node,))

@@ -77,10 +77,27 @@ class Found:
         return self.nodes[-1]
 
 
-def find(root: nn.Module, graph: fx.Graph, form: GraphForm) -> list[Found]:
-    """Return the occurrences of a form in a graph; they do not overlap."""
+@dataclass(frozen=True)
+class Spelling:
+    """A graph in one spelling, and the node of the original behind each of its nodes."""
+
+    root: nn.Module
+    graph: fx.Graph
+    spelled: fx.Graph
+    origin: dict[fx.Node, fx.Node]
+    present: frozenset[Any]
+
+
+def spell(root: nn.Module, graph: fx.Graph) -> Spelling:
+    """Bring a graph to one spelling; `root` is whose submodules it calls."""
     spelled, origin = _spelled(root, graph)
-    present = {node.target for node in spelled.nodes}
+    return Spelling(root, graph, spelled, origin, frozenset(n.target for n in spelled.nodes))
+
+
+def find(spelling: Spelling, form: GraphForm) -> list[Found]:
+    """Return the occurrences of a form in a graph; they do not overlap."""
+    root, graph, spelled = spelling.root, spelling.graph, spelling.spelled
+    origin, present = spelling.origin, spelling.present
     found: list[Found] = []
     taken: set[fx.Node] = set()
     for pattern in _patterns(form):
@@ -237,6 +254,8 @@ class Tracer(fx.Tracer):
             return True
         if type(m).__module__ in _TRACED_INTO and next(m.parameters(), None) is None:
             return False
+        if is_chain(m):
+            return False
         return super().is_leaf_module(m, qualified_name) or asks_for_training(type(m))
 
 
@@ -248,9 +267,14 @@ class ShallowTracer(Tracer):
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
         """Whether a module stays a module in the graph."""
-        if type(m) is nn.Sequential or type(m).__module__ in _TRACED_INTO:
+        if is_chain(m) or type(m).__module__ in _TRACED_INTO:
             return super().is_leaf_module(m, qualified_name)
         return True
+
+
+def is_chain(module: nn.Module) -> bool:
+    """Tell whether a module only calls its children in turn: it is traced with its parent."""
+    return type(module).forward is nn.Sequential.forward
 
 
 @functools.cache
@@ -269,6 +293,6 @@ def units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     found = [
         (path, module)
         for path, module in model.named_modules()
-        if next(module.children(), None) or not type(module).__module__.startswith("torch.nn")
+        if not path or not (is_chain(module) or type(module).__module__.startswith("torch.nn"))
     ]
     yield from sorted(found, key=lambda item: -item[0].count(".") - bool(item[0]))

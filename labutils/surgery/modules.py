@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
@@ -14,9 +15,10 @@ from torch.utils import _pytree as pytree
 from ..errors import SurgeryError, UsageError
 from .attention_gates import GATE, looks_like_a_gate
 from .report import Left, Match
-from .rule import Rule, Site, full_name
+from .rule import NOT_MINE, Rule, Site, full_name
 
 Swap = tuple[str, nn.Module]
+SUBCLASS = "a subclass of"
 
 
 def replace_modules_(
@@ -91,6 +93,8 @@ def _first_willing(
         )
         if not why:
             return rule, []
+        if why == NOT_MINE:
+            continue
         reasons.append(Left(site.path, type(site.module).__name__, why))
     return None, reasons
 
@@ -138,7 +142,7 @@ def _lookalike(path: str, module: nn.Module, known: dict[str, Rule]) -> list[Lef
     """Report an instance of a subclass: its forward may differ, so it is not replaced."""
     for base in type(module).__mro__[1:]:
         if full_name(base) in known:
-            why = f"a subclass of {base.__name__}, whose forward may differ"
+            why = f"{SUBCLASS} {base.__name__}, whose forward may differ"
             return [Left(path or "(the model)", full_name(type(module)), why)]
     return []
 
@@ -165,9 +169,11 @@ def _made_from(module: nn.Module, rule: Rule, model: nn.Module) -> nn.Module:
 
 def _move_like(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
     """Give new weights the device, the dtype and the frozen state of those that they replace."""
+    if not (any(True for _ in new.parameters()) or any(True for _ in new.buffers())):
+        return
     own = list(old.parameters())
-    like = next((t for t in (*own, *old.buffers(), *model.parameters()) if t.is_floating_point()),
-                None)  # fmt: skip
+    weights = itertools.chain(own, old.buffers(), model.parameters())
+    like = next((tensor for tensor in weights if tensor.is_floating_point()), None)
     if like is not None:
         new.to(like.device, like.dtype)
     kept = {id(p) for p in own}

@@ -60,6 +60,15 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
     return report
 
 
+def count_matches(model: onnx.ModelProto, rules: Sequence[Rule]) -> dict[str, int]:
+    """Return how often each rule would replace something in a graph; the graph stays as it is."""
+    import onnx_ir as ir
+
+    matches, _ = rewrite_(ir.from_proto(model), rules)
+    found = Counter(match.rule for match in matches)
+    return {rule.name: found[rule.name] for rule in rules}
+
+
 def _refuse_quantized(model: onnx.ModelProto) -> None:
     found = [n for n in model.graph.node if n.op_type in _QUANTIZED or "QLinear" in n.op_type]
     if found:

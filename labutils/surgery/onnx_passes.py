@@ -19,6 +19,17 @@ _ROUNDS = 8  # shapes become known in waves; torchvision's swin_t needs two
 _MOST_INPUTS = 2**20  # elements of a weight that a folded node may read
 
 
+def _foldable(model: ir.Model) -> bool:
+    """Whether a node other than an Identity depends on no input, or asks for a shape."""
+    from .onnx_writing import array_of
+
+    return any(
+        node.op_type == "Shape" or all(array_of(value) is not None for value in node.inputs)
+        for node in model.graph.all_nodes()
+        if node.op_type not in ("Constant", "Identity") and list(node.inputs)
+    )
+
+
 def _fold_constants(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
     """Compute, once and for all, the nodes that no input of the network reaches."""
     import onnx_ir.passes.common as common
@@ -26,6 +37,8 @@ def _fold_constants(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
 
     from .onnx_writing import label
 
+    if not _foldable(model):
+        return [], []
     before = {id(node): node for node in model.graph.all_nodes()}
     counts = Counter(node.op_type for node in before.values())
     nodes = -1
@@ -44,7 +57,7 @@ def _fold_constants(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     kept = {id(node) for node in model.graph.all_nodes()}
     left_over = counts - Counter(node.op_type for node in model.graph.all_nodes())
     matches = [
-        Match(rule.name, "onnx", label(node), node.op_type, "a constant")
+        Match(rule.name, "onnx", label(node), node.op_type, "a constant, or left out")
         for key, node in before.items()
         if key not in kept and node.op_type != "Constant" and left_over[node.op_type]
     ]

@@ -13,6 +13,7 @@ from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 from ..graph import with_shapes
 from .onnx_builder import Builder
 from .report import Left, Match
+from .rule import NOT_MINE
 
 if TYPE_CHECKING:
     from .rule import OnnxForm, Rule
@@ -127,7 +128,7 @@ class Rewriting:
             Left(_label(node), node.op_type, self.reasons.get(node, default))
             for owner in (self.model.graph, *self.model.functions.values())
             for node in ir.traversal.RecursiveGraphIterator(owner)
-            if node.op_type in ops
+            if node.op_type in ops and self.reasons.get(node) != NOT_MINE
         ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .rule import OnnxForm, Rule, Site
+from .rule import NOT_MINE, OnnxForm, Rule, Site
 from .smooth_activations import one_node
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _max_objection(
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> str:  # fmt: skip
     if max(_sizes(kernel_size)) <= _SMALL:
-        return f"small already: at most {_SMALL}x{_SMALL}"
+        return NOT_MINE
     if max(_sizes(dilation)) > 1:
         return "dilated: a chain of small pools sees every position"
     if return_indices:
@@ -46,7 +46,7 @@ def _avg_objection(
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> str:  # fmt: skip
     if max(_sizes(kernel_size)) <= _SMALL:
-        return f"small already: at most {_SMALL}x{_SMALL}"
+        return NOT_MINE
     if ceil_mode:
         return "ceil_mode: the windows at the edge have other divisors"
     if max(_sizes(padding)) and not count_include_pad and not divisor_override:
@@ -102,7 +102,7 @@ def _mean_objection(
     rank = getattr(input, "ndim", 4)
     rank = rank if isinstance(rank, int) else 4
     if rank != 4 or sorted(d % 4 for d in dims) != [2, 3]:
-        return "no mean over height and width"
+        return NOT_MINE
     return "" if dtype is None else "it computes in another dtype"
 
 
@@ -119,7 +119,7 @@ def _onnx_objection(node: ir.Node, _: frozenset[str]) -> str:
     if len(kernel) != 2:
         return f"a pool over {len(kernel)} axes: the rule is for images"
     if max(kernel) <= _SMALL:
-        return f"small already: at most {_SMALL}x{_SMALL}"
+        return NOT_MINE
     if set(node.attributes.get_ints("dilations", [1])) != {1}:
         return "dilated: a chain of small pools sees every position"
     if node.attributes.get_int("ceil_mode", 0):
@@ -175,9 +175,7 @@ def _reduce_objection(node: ir.Node, _: frozenset[str]) -> str:
     axes, shape = axes_of(node), node.inputs[0].shape
     if axes is None or shape is None or len(shape) != 4:
         return "no mean over known axes of an image"
-    if sorted(a % 4 for a in axes) != [2, 3]:
-        return f"a mean over the axes {axes}, not over height and width"
-    return ""
+    return "" if sorted(a % 4 for a in axes) == [2, 3] else NOT_MINE
 
 
 def _build_global(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -196,7 +194,7 @@ def _plane(node: ir.Node) -> int:
 
 def _plane_objection(node: ir.Node, _: frozenset[str]) -> str:
     if _plane(node) <= _WIDEST_PLANE:
-        return f"its plane is at most {_WIDEST_PLANE} values, or unknown"
+        return NOT_MINE
     return ""
 
 

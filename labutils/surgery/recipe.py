@@ -42,16 +42,16 @@ class Step:
         Names in the rule book, or of the user's own rules.
     level
         As in `replace_`.
-    include, exclude
-        Globs on paths or node names; empty for all and for none.
+    only, without
+        Rule name -> globs on module paths, where a rule was limited by them.
     replaced
         Rule name -> places, to be met again.
     """
 
     rules: tuple[str, ...]
     level: str = "auto"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    only: dict[str, list[str]] = field(default_factory=dict)
+    without: dict[str, list[str]] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
 
 
@@ -194,7 +194,7 @@ def _node_lines(model: onnx.ModelProto) -> Iterable[str]:
         if node.op_type == "Constant":
             continue
         if node.op_type == "Identity":  # equal weights are stored once
-            shapes |= {node.output[0]: shapes[n] for n in node.input if n in shapes}
+            shapes[node.output[0]] = shapes.get(node.input[0], "")
             continue
         own = [shapes[name] for name in node.input if shapes.get(name)]
         yield " ".join([node.op_type, *own])
@@ -206,7 +206,7 @@ def _shape(dims: Iterable[int]) -> str:
 
 def recipe_of(
     reports: Report | Sequence[Report],
-    outline: Sequence[str],
+    outline: Sequence[str] = (),
     *,
     made_for: str = "",
     model: str = "",
@@ -218,17 +218,18 @@ def recipe_of(
     reports
         From `replace_`, in order.
     outline
-        Of the network before: ``surgery.outline(model)``.
+        Of the network before; the first report has it.
     made_for, model
         For a reader.
     """
     reports = [reports] if isinstance(reports, Report) else list(reports)
+    outline = outline or reports[0].outline
     steps = tuple(
         Step(
             rules=tuple(rule.name for rule in report.rules),
             level=report.level if "+" not in report.level else "auto",
-            include=tuple(getattr(report, "include", ())),
-            exclude=tuple(getattr(report, "exclude", ())),
+            only={rule.name: list(rule.include) for rule in report.rules if rule.include},
+            without={rule.name: list(rule.exclude) for rule in report.rules if rule.exclude},
             replaced={name: n for name, n in report.counts.items() if n},
         )
         for report in reports
@@ -280,14 +281,13 @@ def replay_(
 def _performed(
     model: nn.Module | onnx.ModelProto, recipe: Recipe, rules: Iterable[Rule], example_inputs: Any
 ) -> tuple[Report, ...]:
-    from . import replace_
+    from . import replace_, select
 
     own = {rule.name: rule for rule in rules}
     reports = []
     for number, step in enumerate(recipe.steps, start=1):
-        globs = {k: v for k in ("include", "exclude") if (v := getattr(step, k))}
-        chosen = [own.get(name, name) for name in step.rules]
-        report = replace_(model, chosen, step.level, example_inputs, **globs)
+        chosen = [_limited(rule, step) for rule in select([own.get(n, n) for n in step.rules])]
+        report = replace_(model, chosen, step.level, example_inputs)
         found = {name: n for name, n in report.counts.items() if n}
         if step.replaced and found != step.replaced:
             raise SurgeryError(
@@ -299,14 +299,20 @@ def _performed(
     return tuple(reports)
 
 
+def _limited(rule: Rule, step: Step) -> Rule:
+    if rule.name in step.only:
+        rule = rule.only(*step.only[rule.name])
+    return rule.without(*step.without[rule.name]) if rule.name in step.without else rule
+
+
 def _refuse_another(model: nn.Module | onnx.ModelProto, recipe: Recipe) -> None:
     ours = outline(model)
     pairs = itertools.zip_longest(recipe.outline, ours, fillvalue="nothing")
     for number, (wanted, found) in enumerate(pairs, start=1):
         if wanted != found:
             raise SurgeryError(
-                f"The recipe was made for another network{f' ({recipe.model})' if recipe.model else ''}"
-                f": layer or node {number} is '{found}' here and '{wanted}' there "
+                f"The recipe was made for another network ({recipe.model or 'not named'}): layer "
+                f"or node {number} is '{found}' here and '{wanted}' there "
                 f"({len(ours)} here, {len(recipe.outline)} there). Nothing was changed."
             )
 
@@ -328,10 +334,14 @@ def _read(data: Any, node: yaml.Node | None, source: str) -> Recipe:
 
 
 def _step(data: Any, path: tuple, node: yaml.Node | None, source: str) -> Step:
-    types = {"rules": list, "level": str, "include": list, "exclude": list, "replaced": dict}
+    types = {"rules": list, "level": str, "only": dict, "without": dict, "replaced": dict}
     _mapping(data, path, node, source, types, ("rules",))
-    for key in ("rules", "include", "exclude"):
-        _texts(data.get(key, []), (*path, key), node, source)
+    _texts(data["rules"], (*path, "rules"), node, source)
+    for key in ("only", "without"):
+        for name, globs in data.get(key, {}).items():
+            if not isinstance(globs, list):
+                raise _fault((*path, key, name), node, source, "expected a list of globs")
+            _texts(globs, (*path, key, name), node, source)
     for name, n in data.get("replaced", {}).items():
         if not isinstance(n, int) or isinstance(n, bool):
             raise _fault((*path, "replaced", name), node, source, "expected a whole number")
@@ -385,7 +395,7 @@ def _fault(path: tuple, node: yaml.Node | None, source: str, problem: str) -> Us
 
 def describe_(model: onnx.ModelProto, recipe: Recipe) -> None:
     """Write the recipe's steps into an ONNX model's metadata, in place, after earlier ones."""
-    earlier = recorded(model)
+    earlier = recipes_in(model)
     kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -393,7 +403,7 @@ def describe_(model: onnx.ModelProto, recipe: Recipe) -> None:
     model.metadata_props.add(key=METADATA_KEY, value=value)
 
 
-def recorded(model: onnx.ModelProto) -> list[dict[str, Any]]:
+def recipes_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
     """Return the recipes that an ONNX model's metadata says it went through, oldest first."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +139,8 @@ class Report:
         What a reader should know besides.
     macs
         Multiply-accumulates of a run on the example inputs, before and after; None without them.
+    outline
+        The network before, one line per layer or node: what a recipe of this surgery fits.
     """
 
     target: str
@@ -150,6 +152,7 @@ class Report:
     check: Check | None = None
     notes: tuple[str, ...] = ()
     macs: tuple[int, int] | None = None
+    outline: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .report import Left, Match
 
 
+NOT_MINE = "none of this rule's"
+"""The reason of a check for what a rule does not mean: it is left without a word in the report."""
+
+
 @dataclass(frozen=True)
 class Site:
     """A module in its model.
@@ -131,7 +135,7 @@ class Rule:
     recognizes
         ``site -> whether`` a module is this rule's by its structure, besides the classes.
     module_check
-        ``site -> reason`` why a module is left, ``""`` to go on.
+        ``site -> reason`` why a module is left, ``""`` to go on, `NOT_MINE` to leave it quietly.
     functions
         Functionals, Tensor methods and aten operators, or their full names.
     function

@@ -9,10 +9,17 @@ from ..errors import SurgeryError, UnknownNameError, UsageError
 from . import (
     activations,
     attention_gates,
+    convnext,
+    convolution,
+    in_place,
+    normalization,
     onnx_convolutions,
     onnx_operators,
     onnx_opset,
     onnx_passes,
+    pooling,
+    products,
+    resizing,
     smooth_activations,
     to_relu,
 )
@@ -21,7 +28,19 @@ from .user_rules import from_mapping
 
 RULES: dict[str, Rule] = {
     rule.name: rule
-    for family in (activations, smooth_activations, attention_gates, to_relu)
+    for family in (
+        activations,
+        smooth_activations,
+        normalization,
+        pooling,
+        convolution,
+        resizing,
+        products,
+        in_place,
+        attention_gates,
+        convnext,
+        to_relu,
+    )
     for rule in family.RULES
 }
 EXACT = tuple(name for name, rule in RULES.items() if rule.exact)
@@ -32,7 +51,7 @@ ONNX_ONLY: dict[str, Rule] = {
     for family in (onnx_passes, onnx_convolutions, onnx_operators, onnx_opset)
     for rule in family.RULES
 }
-"""Exact as well, but for a target's sake only: some make a graph larger. By name, or by `repair`."""
+"""Exact as well, but for a target's sake: some make a graph larger. By name, or by `repair`."""
 RULES |= ONNX_ONLY
 
 TIDY = ("fold-constants", "merge-branches")
@@ -42,6 +61,7 @@ DEFAULT = ("hardsigmoid", "hardswish")
 """What MobileNetV3 needs, and what `replace_` does when no rules are given."""
 
 LITE = (
+    "convnext-block",
     "se-to-identity",
     "hardswish-to-relu",
     "hardsigmoid-to-relu",
@@ -49,11 +69,25 @@ LITE = (
     "silu-to-relu",
     "relu6-to-relu",
     "leaky-relu-to-relu",
+    "relu-out-of-place",
+    "dropout-out-of-place",
+    "large-maxpool",
+    "large-avgpool",
+    "resize-to-scale",
+    "conv6-to-conv5",
 )
 """TI's default surgery, without its faults: for a network that will be trained further."""
 
-LITE_OPTIONAL = ()
-"""What TI's toolkit offers besides."""
+LITE_OPTIONAL = (
+    "layernorm-to-batchnorm",
+    "layernorm2d-to-batchnorm",
+    "groupnorm-to-batchnorm",
+    "instancenorm-to-batchnorm",
+    "focus",
+    "large-kernel-to-stack",
+    "even-kernel",
+)
+"""What TI's toolkit offers besides; "conv-to-separable" is asked for by name and place."""
 
 SETS: dict[str, tuple[str, ...]] = {
     "exact": EXACT,
@@ -102,12 +136,15 @@ def _rules_of(item: Any) -> list[Rule]:
 
 
 def _refuse_conflicts(rules: Iterable[Rule]) -> None:
+    """Raise when two rules would take the same layer: a check or a place may tell them apart."""
     claimed: dict[str, str] = {}
     for rule in rules:
-        for thing in (*rule.modules, *rule.functions):
+        modules = () if rule.module_check else rule.modules
+        functions = () if rule.function_check else rule.functions
+        for thing in () if rule.include else (*modules, *functions):
             other = claimed.setdefault(full_name(thing), rule.name)
             if other != rule.name:
                 raise SurgeryError(
                     f"The rules {other!r} and {rule.name!r} both replace {full_name(thing)}. "
-                    "Give one of them."
+                    "Give one of them, or a place to each: rule.only('features.*')."
                 )

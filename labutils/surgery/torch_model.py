@@ -49,9 +49,10 @@ def replace_in_module_(
         for part in in_graph:
             (matches if isinstance(part, Match) else left).append(part)
         if inputs is not None and level != "graph" and not isinstance(model, fx.GraphModule):
-            calls, after = functions.find(model, rules, inputs)
+            calls, after = functions.find(model, rules, inputs, left)
             found = [call.match for call in calls if not call.why]
-            left += [call.left for call in calls if call.why]
+            places = {item.where for item in left}
+            left += [c.left for c in calls if c.why and c.owner not in places]
             if found and level == "module":
                 left += [
                     Left(c.where, c.was, "a function; level 'module' leaves it") for c in found

@@ -99,6 +99,7 @@ def convert(
     soc: str = "SM8550",
     min_cosine: float | None = None,
     check_top1: bool = True,
+    caveat: str = "",
     facts: dict[str, Any] | None = None,
     echo: Callable[[str], object] | None = None,
 ) -> Conversion:
@@ -128,6 +129,8 @@ def convert(
         Another threshold for the gate; it is printed and kept in the manifest.
     check_top1
         False for untrained weights.
+    caveat
+        What the claim must begin with, for a reference that is not the user's own model.
     facts
         More for the manifest (preprocessing, classes, repair).
     echo
@@ -166,7 +169,7 @@ def convert(
         )
         for made in sorted(Path(folder).iterdir()):
             made.replace(destination.parent / made.name)
-    claim = _claim(target, transcript, gate)
+    claim = ". ".join(filter(None, [caveat, _claim(target, transcript, gate)]))
     manifest = paths.record(
         destination,
         {

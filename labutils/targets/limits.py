@@ -304,6 +304,19 @@ def _graph_boundary(node: Node, _: bool) -> bool:
     return node.at_boundary
 
 
+def _within_gelu(node: Node, wanted: bool) -> bool:
+    """Whether an Erf reads ``x / sqrt(2)``, and one is added to what it gives (or a half)."""
+    divided = node.producer(0)
+    scaled = divided is not None and divided.op_type in ("Div", "Mul")
+    factors = [divided.value(i) for i in (0, 1)] if scaled else []
+    root = any(f is not None and f.size == 1 and _is_root(float(f.ravel()[0])) for f in factors)
+    return (root and "Add" in [user.op_type for user in node.users()]) == wanted
+
+
+def _is_root(factor: float) -> bool:
+    return any(math.isclose(factor, root, rel_tol=1e-3) for root in (math.sqrt(2), math.sqrt(0.5)))
+
+
 CHECKS: dict[str, Check] = {
     "attribute": _attribute,
     "absent_attributes": _absent_attributes,
@@ -337,4 +350,5 @@ CHECKS: dict[str, Check] = {
     "zero_free_if_allowzero": _zero_free_if_allowzero,
     "batch_not_broadcast": _batch_not_broadcast,
     "graph_boundary": _graph_boundary,
+    "within_gelu": _within_gelu,
 }

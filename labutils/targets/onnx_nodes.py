@@ -48,6 +48,8 @@ class _Facts:
     derived: frozenset[str]  # computed from constants alone, e.g. by a weight's DequantizeLinear
     shapes: dict[str, tuple[int | None, ...]]
     boundary: frozenset[str]
+    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 
     def is_constant(self, tensor: str) -> bool:
         return tensor in self.constants or tensor in self.derived
@@ -133,6 +135,21 @@ class Node:
         is_constant = self.facts.is_constant
         return [i for i, n in enumerate(self.proto.input) if n and not is_constant(n)]
 
+    def producer(self, index: int) -> Node | None:
+        """Return the node that makes input `index`; None for weights, inputs and constants."""
+        name = self.proto.input[index] if index < len(self.proto.input) else ""
+        found = self.facts.producers.get(name)
+        return None if found is None else Node(found, self.facts)
+
+    def users(self) -> list[Node]:
+        """Return the nodes that read its first output, past factors of one half."""
+        found = [
+            Node(proto, self.facts) for proto in self.facts.users.get(self.proto.output[0], ())
+        ]
+        if len(found) == 1 and found[0].op_type in ("Mul", "Div") and found[0].proto.output:
+            return [*found, *found[0].users()] if len(found[0].variable_inputs) == 1 else found
+        return found
+
     @property
     def at_boundary(self) -> bool:
         """Whether it reads an input of the model or makes an output of the model."""
@@ -159,7 +176,14 @@ def read(path: str | Path) -> Graph:
     ordered, constants = _in_order(model.graph, path), _constants(model)
     graph.require_valid(path)
     derived = _derived(ordered, constants)
-    facts = _Facts(opsets, constants, derived, _shapes(model), _boundary(model.graph))
+    producers = {name: node for node in ordered for name in node.output if name}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in ordered:
+        for name in filter(None, node.input):
+            users.setdefault(name, []).append(node)
+    facts = _Facts(
+        opsets, constants, derived, _shapes(model), _boundary(model.graph), producers, users
+    )
     nodes = [Node(proto, facts, index) for index, proto in enumerate(ordered)]
     return Graph(path, model, opsets[""], nodes)
 

@@ -14,6 +14,13 @@ from .batches import Batches
 from .fine_tuning import FineTuning, fine_tune
 from .loop import EVALUATION_SIZE, Trainer, fit, logits_of, network
 from .model_card import ship
+from .norms import (
+    NormReport,
+    averaged,
+    estimate_batch_norm_,
+    freeze_batch_norm_,
+    unfreeze_batch_norm_,
+)
 from .ranks import Ranks, joined
 from .recipe import ARCHITECTURES, RECIPES, Recipe, read_recipe
 
@@ -23,14 +30,19 @@ __all__ = [
     "RECIPES",
     "Batches",
     "FineTuning",
+    "NormReport",
     "Ranks",
     "Recipe",
     "Trainer",
+    "averaged",
+    "estimate_batch_norm_",
     "fine_tune",
     "fit",
+    "freeze_batch_norm_",
     "joined",
     "logits_of",
     "network",
     "read_recipe",
     "ship",
+    "unfreeze_batch_norm_",
 ]

@@ -1,0 +1,200 @@
+"""What TI's lite surgery costs, and what a short fine-tuning brings back: MobileNetV3 on Things-16.
+
+    python benchmarks/lite.py [--steps 150] [--images 1600]
+
+Squeeze-excitations go, every other activation becomes ReLU (the rule set ``lite``). Accuracy is
+that of the exported ONNX files in ONNX Runtime on the same validation images; so are size and
+latency (CPU of this machine: compare the ratio). The fine-tuned weights are kept in the cache, so
+that a second run only measures. Writes benchmarks/results/lite.csv and lite.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import io
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from labutils import (
+    complexity,
+    data,
+    export,
+    metrics,
+    paths,
+    recorded,
+    runtime,
+    surgery,
+    train,
+    zoo,
+)
+from labutils.compare import tabular
+
+ARCHITECTURE = "mobilenet_v3_large"
+LATE = 0.2  # share of the steps at the size of the validation images
+CALIBRATION = 512
+REPEATS = 30
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage: accuracy with its interval, paired difference to the original, costs."""
+
+    stage: str
+    top1: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    n: int
+    parameters: int
+    macs: int
+    bytes: int
+    ms: float
+    latency_ratio: float
+
+
+def main() -> None:
+    """Do the surgery, fine-tune, export and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--images", type=int, default=data.VALIDATION_IMAGES)
+    chosen = parser.parse_args()
+    work = paths.folder(paths.cache() / "lite")
+    model = zoo.load(ARCHITECTURE, "things16")
+    example = model.preprocessing(data.load("calib", 4, model.preprocessing.size).images)
+    lite = copy.deepcopy(model.module)
+    report = replaced(lite, example)
+    print(report, flush=True)
+    tuned = fine_tuned(copy.deepcopy(lite), model, chosen.steps, work)
+    stages = {
+        "original": model.module,
+        "lite, before training": lite,
+        f"lite, {chosen.steps} steps later": tuned,
+    }
+    files = {}
+    for number, (stage, network) in enumerate(stages.items()):
+        files[stage] = work / f"{number}.onnx"
+        export.to_onnx(network, files[stage], preprocessing=model.preprocessing)
+    rows = measured(files, chosen.images, model)
+    write(rows, chosen, report)
+
+
+def replaced(network, example):
+    """Replace by the rule set lite, and return the report."""
+    import torch
+
+    return surgery.replace_(network, "lite", example_inputs=torch.from_numpy(example))
+
+
+def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
+    """Return the network after fine-tuning with the original as teacher; from the cache if there."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    late = round(LATE * steps)
+    phases = [(64, steps - late, 1.5e-3, 0), (original.preprocessing.size, late, 3e-4, 1)]
+    kept = work / f"{ARCHITECTURE}_{steps}.safetensors"
+    if kept.is_file():
+        network.load_state_dict(load_file(kept))
+        return network.eval()
+    teacher = original.module
+    for size, count, rate, seed in phases:
+        done = train.fine_tune(
+            network, teacher=teacher, steps=count, size=size, learning_rate=rate, seed=seed
+        )
+        print(done, flush=True)
+    images = data.calibration(CALIBRATION, original.preprocessing.size)
+    print(train.estimate_batch_norm_(network, images, original.preprocessing), flush=True)
+    with paths.atomic(kept) as temporary:
+        state = {name: v.contiguous() for name, v in network.state_dict().items()}
+        save_file(state, temporary)
+    assert isinstance(network, torch.nn.Module)
+    return network.eval()
+
+
+def measured(files: dict[str, Path], n: int, model: zoo.Model) -> list[Row]:
+    """Return one row per file; all see the same images, and are timed in turns."""
+    images = data.load("val", n, model.preprocessing.size)
+    right = {stage: hits(file, images, model) for stage, file in files.items()}
+    seconds = latencies(files, model)
+    first = next(iter(files))
+    rows = []
+    for stage, file in files.items():
+        top1 = metrics.Proportion(int(right[stage].sum()), n)
+        paired = metrics.paired_difference(right[stage], right[first])
+        counted = complexity.count(file)
+        rows.append(
+            Row(
+                stage, top1.value, *top1.interval, paired.value, *paired.interval, n,
+                counted.parameters, counted.macs, file.stat().st_size,
+                1000 * seconds[stage], seconds[stage] / seconds[first],
+            )
+        )  # fmt: skip
+    return rows
+
+
+def hits(file: Path, images: data.ImageSet, model: zoo.Model) -> np.ndarray:
+    """Return which images the exported file names rightly."""
+    with runtime.connect(file) as runner:
+        parts = [runner.run(x) for x, _ in images.batches(32, model.preprocessing)]
+    return metrics.correct(np.concatenate(parts), images.labels)
+
+
+def latencies(files: dict[str, Path], model: zoo.Model) -> dict[str, float]:
+    """Return seconds per image, one thread, the median of turns: this machine's processor."""
+    size = model.preprocessing.size
+    image = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
+    runners = {stage: runtime.connect(file, threads=1) for stage, file in files.items()}
+    taken = {stage: [] for stage in files}
+    for turn in range(REPEATS + 3):
+        for stage, runner in runners.items():
+            start = time.perf_counter()
+            runner.run(image)
+            if turn >= 3:
+                taken[stage].append(time.perf_counter() - start)
+    return {stage: float(np.median(times)) for stage, times in taken.items()}
+
+
+def write(rows: list[Row], chosen: argparse.Namespace, report: surgery.Report) -> None:
+    """Write the table as CSV and as text."""
+    command = f"python benchmarks/lite.py --steps {chosen.steps} --images {chosen.images}"
+    head = f"# recorded {time.strftime('%Y-%m-%d', time.gmtime())} with: {command}"
+    folder = paths.ROOT / "benchmarks" / "results"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    paths.write_text(folder / "lite.csv", f"{head}\n{text.getvalue()}")
+    columns = ("stage", "top-1", "95 %", "points to the original", "M par", "M MAC", "MB", "ms",
+               "ratio")  # fmt: skip
+    cells = [
+        (
+            row.stage, f"{100 * row.top1:.2f} %", f"{100 * row.low:.1f} to {100 * row.high:.1f}",
+            f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
+            f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e6:.1f}", f"{row.bytes / 1e6:.1f}",
+            f"{row.ms:.2f}", f"{row.latency_ratio:.2f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    replaced_by = ", ".join(f"{n} {rule}" for rule, n in report.counts.items() if n)
+    notes = [
+        f"Surgery: {replaced_by}.",
+        f"n = {rows[0].n} Things-16 validation images (drawn), exported ONNX in ONNX Runtime.",
+        f"ms: one image, one thread, median of {REPEATS} turns on {recorded.machine()}.",
+    ]
+    title = f"Lite surgery on {ARCHITECTURE} (Things-16)"
+    table = tabular.text(title, columns, cells, notes)
+    paths.write_text(folder / "lite.txt", f"{head}\n\n{table}\n")
+    print(table)
+    print(json.dumps(report.counts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Which networks surgery brings to which targets: 39 classifiers, a detector and a segmenter.
+
+    python benchmarks/surgery_coverage.py [--models NAME ...] [--again]
+
+Each network is built with random weights (seed 0) at a small size, exported, checked against each
+target's operator table, repaired with exact rules, checked again, compared with itself in ONNX
+Runtime, and, for the targets that the lab converts for, written strictly as a DLC and run through
+the parity gate on the HTP simulator (fp16). A failure is a row with its reason. Every network has a
+process of its own, and what is done is kept in the cache: a run that was stopped goes on.
+
+Random weights are made such that float16 can hold them, as in a trained network: BatchNorm
+statistics are measured on Things-16, layer scales are 1 (their initial 1e-5 is below float16's
+normal range), and the gates of squeeze-excitations begin open (bias 2): with gates at one half,
+efficientnet_b0 loses so much signal from block to block that the next BatchNorm amplifies rounding
+errors (cosine 0.995 in PyTorch with float16 between the layers; 0.99995 with open gates).
+
+Writes benchmarks/results/surgery_coverage.csv and .txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labutils import architectures, data, export, paths, repair, runtime, surgery, targets, zoo
+from labutils.compare import tabular
+from labutils.errors import ConvertError, LabError, ParityError
+
+SIZE, TIMEOUT = 64, 900
+OWN_SIZE = {  # pixels, where the architecture asks for it
+    "timm:efficientformer_l1": 224,
+    "det:ssdlite320_mobilenet_v3_large": 128,
+    "seg:lraspp_mobilenet_v3_large": 128,
+}
+SIZE_OPTION = {
+    "tv:vit_b_16": "image_size",
+    "timm:deit_tiny_patch16_224": "img_size",
+    "timm:vit_tiny_patch16_224": "img_size",
+    "timm:swin_tiny_patch4_window7_224": "img_size",
+    "timm:levit_128s": "img_size",
+}
+TV = (
+    "mobilenet_v2 mobilenet_v3_small mobilenet_v3_large resnet50 efficientnet_b0 convnext_tiny "
+    "shufflenet_v2_x1_0 mnasnet1_0 regnet_y_400mf squeezenet1_1 densenet121 googlenet vit_b_16 swin_t"
+)
+TIMM = (
+    "mobilenetv3_large_100 mobilenetv3_small_100 tf_mobilenetv3_large_100 mobilenetv4_conv_small "
+    "mobilenetv4_hybrid_medium efficientnet_lite0 efficientnet_b0 resnet18 repvgg_a0 ghostnet_100 "
+    "fastvit_t8 mobileone_s0 levit_128s mobilevit_s edgenext_xx_small efficientformer_l1 "
+    "deit_tiny_patch16_224 vit_tiny_patch16_224 swin_tiny_patch4_window7_224 convnext_atto "
+    "lcnet_050 hardcorenas_a tinynet_a poolformer_s12 mobilenet_edgetpu_v2_xs"
+)
+CLASSIFIERS = (*(f"tv:{n}" for n in TV.split()), *(f"timm:{n}" for n in TIMM.split()))
+OTHERS = ("det:ssdlite320_mobilenet_v3_large", "seg:lraspp_mobilenet_v3_large")
+TARGETS = ("snpe-2.7", "qnn", "tidl-11", "rdk-x5")
+GATE_IMAGES = 2
+STATE = "surgery_coverage.jsonl"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network on a target.
+
+    Attributes
+    ----------
+    before, after
+        Nodes: supported + constrained / unsupported / unknown (the refused opset is a blocker too).
+    repair
+        ``not needed``, ``exact``, ``approximate`` (only approximate rules would help), ``partly``
+        (the rest runs on the CPU), ``not repairable``, ``failed``.
+    rules
+        ``name x places``.
+    reason
+        Why not, or what the DLC failed at.
+    equal
+        The repaired file against the original in ONNX Runtime, relative to the largest output.
+    dlc, gate
+        Whether a DLC was written strictly, and its lowest cosine on the HTP simulator; empty for
+        targets that the lab only checks.
+    """
+
+    model: str
+    target: str
+    size: int = 0
+    before: str = ""
+    after: str = ""
+    repair: str = "failed"
+    rules: str = ""
+    reason: str = ""
+    equal: str = ""
+    dlc: str = ""
+    gate: str = ""
+    seconds: float = 0.0
+
+
+def main() -> None:
+    """Run what has not been run, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=[*CLASSIFIERS, *OTHERS], metavar="NAME")
+    parser.add_argument("--again", action="store_true", help="forget what was done before")
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        for row in rows_of(chosen.one):
+            print(json.dumps(asdict(row)), flush=True)
+        return
+    state = paths.folder(paths.cache() / "coverage") / STATE
+    if chosen.again:
+        state.unlink(missing_ok=True)
+    done = read(state)
+    for number, name in enumerate(chosen.models, start=1):
+        if not all((name, target) in done for target in TARGETS):
+            print(f"[{number}/{len(chosen.models)}] {name} ...", flush=True)
+            rows = in_a_process_of_its_own(name)
+            with state.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+            done = read(state)
+    rows = [done[name, target] for name in chosen.models for target in TARGETS]
+    write(rows)
+
+
+def read(state: Path) -> dict[tuple[str, str], Row]:
+    """Return the rows of earlier runs."""
+    if not state.is_file():
+        return {}
+    rows = [Row(**json.loads(line)) for line in state.read_text("utf-8").splitlines()]
+    return {(row.model, row.target): row for row in rows}
+
+
+def in_a_process_of_its_own(name: str) -> list[Row]:
+    """Return a network's rows; a crash or a hang is a row, too."""
+    command = [sys.executable, __file__, "--one", name]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
+        try:
+            printed, _ = process.communicate(timeout=TIMEOUT)
+            why = f"exit code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            printed, why = "", f"no end after {TIMEOUT} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        errors.seek(0)
+        last = next((x for x in reversed(errors.read().splitlines()) if x.strip()), "")
+    rows = {row.target: row for row in parsed(printed)}
+    lost = f"{why}: {last}"[:300]
+    return [rows.get(t) or Row(name, t, reason=lost) for t in TARGETS]
+
+
+def parsed(printed: str) -> Iterable[Row]:
+    """Yield the rows among the lines that a process printed."""
+    for line in printed.splitlines():
+        if line.startswith('{"model"'):
+            yield Row(**json.loads(line))
+
+
+def rows_of(name: str) -> Iterable[Row]:
+    """Yield one row per target."""
+    network, preprocessing = built(name)
+    inputs = preprocessing(np.asarray(data.load("val", GATE_IMAGES, preprocessing.size).images))
+    with tempfile.TemporaryDirectory(prefix="labutils-coverage-") as folder:
+        file = Path(folder, "model.onnx")
+        export.to_onnx(network, file, preprocessing=preprocessing)
+        for target in TARGETS:
+            began = time.monotonic()
+            row = Row(name, target, preprocessing.size)
+            try:
+                row = on_target(row, network, file, inputs)
+            except LabError as error:
+                row = dataclasses.replace(row, reason=one_line(error))
+            yield dataclasses.replace(row, seconds=round(time.monotonic() - began, 1))
+
+
+def built(name: str) -> tuple[Any, data.Preprocessing]:
+    """Return the network with random weights that float16 can hold (see the module's text)."""
+    import torch
+
+    torch.manual_seed(0)
+    size = OWN_SIZE.get(name, SIZE)
+    library, _, short = name.partition(":")
+    if library in ("det", "seg"):
+        network, preprocessing = dense(library, short), data.Preprocessing(size)
+    else:
+        architecture = architectures.find(name)
+        options = {SIZE_OPTION[name]: size} if name in SIZE_OPTION else {}
+        if library == "timm":
+            network = architectures._timm().create_model(short, **options)
+        else:
+            network = architectures._models().get_model(short, weights=None, **options)
+        preprocessing = dataclasses.replace(architecture.preprocessing, size=size)
+    conditioned_(network)
+    zoo.calibrate_(network.eval(), preprocessing)
+    return network.requires_grad_(False), preprocessing
+
+
+def dense(kind: str, name: str) -> Any:
+    """Return a detector up to its raw scores and boxes, or a segmenter, with one flat output."""
+    import torch
+    from torch import nn
+
+    from labutils import _torchvision
+
+    models = _torchvision.load().models
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            whole = getattr(models.detection, name)(weights=None, weights_backbone=None)
+            self.backbone, self.head = whole.backbone, whole.head
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found = self.head(list(self.backbone(x).values()))
+            return torch.cat([found["cls_logits"], found["bbox_regression"]], -1).flatten(1)
+
+    class Segmenter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            build = getattr(models.segmentation, name)
+            self.whole = build(weights=None, weights_backbone=None, num_classes=21)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.whole(x)["out"].flatten(1)
+
+    return Detector() if kind == "det" else Segmenter()
+
+
+def conditioned_(network: Any) -> None:
+    """Open the gates of squeeze-excitations, and set layer scales to 1."""
+    import torch
+
+    for module in network.modules():
+        last = [getattr(module, n, None) for n in ("fc2", "conv_expand")]
+        if "Squeeze" in type(module).__name__:
+            for layer in filter(None, last):
+                torch.nn.init.constant_(layer.bias, 2.0)
+        for scale in ("gamma", "layer_scale"):
+            parameter = getattr(module, scale, None)
+            if isinstance(parameter, torch.nn.Parameter):
+                torch.nn.init.ones_(parameter)
+
+
+def on_target(row: Row, network: Any, file: Path, inputs: np.ndarray) -> Row:
+    """Check, repair, check again, compare, convert."""
+    plan = repair.suggest(file, row.target)
+    row = dataclasses.replace(row, before=counted(plan.check), rules=listed(plan.rules))
+    mended, partial = file, plan.check.table.on_unsupported == "partition"
+    if plan.rules and (plan.complete or partial):
+        fixed = repair.apply(file, row.target, file.with_name(f"{row.target}.onnx"), inputs[:1])
+        mended, check = fixed.file, fixed.surgery.check
+        equal = "not finite" if check is None else f"{check.relative_error:.0e}"
+        verdict = "exact" if plan.needed else "tidied"
+        row = dataclasses.replace(row, equal=equal, repair=verdict)
+    elif not plan.needed:
+        row = dataclasses.replace(row, repair="not needed")
+    after = plan.after or plan.check
+    row = dataclasses.replace(row, after=counted(after))
+    if not plan.complete:
+        row = dataclasses.replace(row, repair=verdict_of(plan, partial), reason=reasons(plan))
+        if not partial:
+            return row
+    if targets.TARGETS[row.target].convert:
+        return converted(row, network, file, mended, inputs)
+    return row
+
+
+def counted(check: targets.CheckReport) -> str:
+    """Return taken / unsupported / unknown."""
+    counts = check.counts
+    taken = counts["supported"] + counts["constrained"]
+    refused = len(check.blockers)
+    return f"{taken} / {refused} / {counts['unknown']}"
+
+
+def listed(rules: dict[str, int]) -> str:
+    """Return the rules in one cell."""
+    return ", ".join(f"{name} x {n}" for name, n in rules.items())
+
+
+def verdict_of(plan: repair.Plan, partial: bool) -> str:
+    """Return what a plan that leaves blockers comes to."""
+    if plan.offered and sum(plan.offered.values()) >= len(plan.unrepairable):
+        return "approximate"
+    fewer = len(plan.unrepairable) < len(plan.check.blockers)
+    return "partly" if partial and fewer else "not repairable"
+
+
+def reasons(plan: repair.Plan) -> str:
+    """Return the operators that are left, how many of each, and why."""
+    found = Counter(node.op_type for node in plan.unrepairable)
+    first = {node.op_type: node.evidence for node in reversed(plan.unrepairable)}
+    return one_line("; ".join(f"{n} x {op}: {first[op]}" for op, n in found.items()))
+
+
+def converted(row: Row, network: Any, file: Path, mended: Path, inputs: np.ndarray) -> Row:
+    """Write the DLC, strictly, and pass it through the gate; or say what failed."""
+    output = file.with_name(f"{row.target}.dlc")
+    try:
+        with runtime.connect(network) as reference:
+            made = targets.convert(
+                mended, row.target, output, reference=reference, inputs=inputs, original=file,
+                check_top1=False,
+            )  # fmt: skip
+    except ParityError as error:
+        figures = getattr(error.report, "parity", None)
+        gate = f"{figures.cosine_min:.5f}" if figures else ""
+        return dataclasses.replace(row, dlc="yes", gate=f"FAILED {gate}", reason=one_line(error))
+    except ConvertError as error:
+        return dataclasses.replace(row, dlc="no", reason=one_line(error))
+    return dataclasses.replace(row, dlc="yes", gate=f"{made.gate.parity.cosine_min:.5f}")
+
+
+def one_line(error: object) -> str:
+    """Return as much of a message as a cell holds."""
+    return tabular.clipped(" ".join(str(error).split()), 400)
+
+
+def write(rows: Sequence[Row]) -> None:
+    """Write the CSV, and the text table with its totals."""
+    folder = paths.ROOT / "benchmarks" / "results"
+    command = " ".join(["python benchmarks/surgery_coverage.py", *sys.argv[1:]])
+    head = f"# recorded {time.strftime('%Y-%m-%d', time.gmtime())} with: {command}"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    paths.write_text(folder / "surgery_coverage.csv", f"{head}\n{text.getvalue()}")
+    columns = ("model", "target", "px", "before", "after", "repair", "equal", "DLC", "gate", "s")
+    cells = [
+        (row.model, row.target, str(row.size), row.before, row.after, row.repair, row.equal or "-",
+         row.dlc or "-", row.gate or "-", f"{row.seconds:.0f}")
+        for row in rows
+    ]  # fmt: skip
+    notes = [*totals(rows), ""]
+    notes += [f"{row.model} on {row.target}: {row.reason}" for row in rows if row.reason]
+    title = "Surgery coverage; nodes are taken / refused / unknown, before and after exact rules"
+    table = tabular.text(title, columns, cells, notes)
+    versions = paths.versions("torch", "torchvision", "timm", "onnxruntime-qnn")
+    made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    words = "\n".join((__doc__ or "").strip().splitlines()[4:-2])
+    paths.write_text(folder / "surgery_coverage.txt", f"{head}\n{made}\n\n{words}\n\n{table}\n")
+    print("\n".join(totals(rows)))
+
+
+def totals(rows: Sequence[Row]) -> list[str]:
+    """Return the sentences that sum up a target each."""
+    lines = []
+    for target in TARGETS:
+        own = [row for row in rows if row.target == target and row.model in CLASSIFIERS]
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(r.repair for r in own).items())
+        unknown = sum(int(row.after.rpartition("/")[2] or 0) > 0 for row in own)
+        line = f"{target}: of {len(own)} classifiers {kinds}; {unknown} keep unknown operators"
+        if targets.TARGETS[target].convert:
+            passed = sum(bool(row.gate) and not row.gate.startswith("FAILED") for row in own)
+            line += f"; {passed} became a DLC strictly and passed the HTP fp16 gate"
+        lines.append(line + ".")
+    lines.append(f"Exact rules: {', '.join((*surgery.EXACT, *surgery.rules.ONNX_ONLY))}.")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Where targets and surgery meet: which rules would mend what a target refuses, and doing it.
+
+Exact rules are applied by themselves: the repaired model computes what the original computes, and
+is compared with it all the same. Approximate rules are only named, until they are asked for; what
+they make is another network, and everything that is written then says so.
+"""
+
+from .conversion import CALIBRATION_IMAGES, GATE_IMAGES, convert_model, facts
+from .planning import Plan, Repair, apply, recipe_file, refused, replay, suggest
+
+__all__ = [
+    "CALIBRATION_IMAGES",
+    "GATE_IMAGES",
+    "Plan",
+    "Repair",
+    "apply",
+    "convert_model",
+    "facts",
+    "recipe_file",
+    "refused",
+    "replay",
+    "suggest",
+]

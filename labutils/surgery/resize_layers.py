@@ -1,0 +1,59 @@
+"""Resizing by a scale factor, in place of a fixed size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def scales(input: torch.Tensor, size: int | Sequence[int]) -> tuple[float, ...] | None:
+    """Return the factor of each axis; None where ``floor(input * factor)`` is another size."""
+    given = input.shape[2:]
+    wanted = [size] * len(given) if isinstance(size, int) else list(size)
+    factors = tuple(out / had for out, had in zip(wanted, given, strict=True))
+    fits = all(math.floor(had * f) == out
+               for had, f, out in zip(given, factors, wanted, strict=True))  # fmt: skip
+    return factors if fits else None
+
+
+def interpolate_by_scale(
+    input: torch.Tensor,
+    size: int | Sequence[int] | None = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> torch.Tensor:
+    """Return `torch.nn.functional.interpolate` to a size, by the factor that gives this size.
+
+    Where no factor gives it, for rounding, the size itself is used.
+    """
+    factors = None if size is None else scales(input, size)
+    if factors is None:
+        return F.interpolate(input, size, scale_factor, mode, align_corners,
+                             recompute_scale_factor, antialias)  # fmt: skip
+    return F.interpolate(input, None, factors, mode, align_corners, False, antialias)
+
+
+class ResizeByScale(nn.Module):
+    """`interpolate_by_scale` as a layer; the settings are those of `torch.nn.Upsample`."""
+
+    def __init__(
+        self, size: int | Sequence[int], mode: str = "nearest", align_corners: bool | None = None
+    ) -> None:
+        super().__init__()
+        self.size, self.mode, self.align_corners = size, mode, align_corners
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Resize a tensor of shape (n, channels, ...)."""
+        return interpolate_by_scale(x, self.size, None, self.mode, self.align_corners)
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return f"size={self.size}, mode={self.mode!r}"

@@ -15,6 +15,7 @@ from .graph_svg import before_after, subgraph
 from .panel import Panel, banner, labelled, on_change, row, table
 from .svg import Svg
 
+_LITE = "Lite rules, off unless you want them: another network, to be trained again:"
 _LONGEST = 170  # characters of evidence in the table; the tooltip has all
 
 
@@ -133,15 +134,20 @@ class ReplacementBoard(Panel):
         self.operators.value = _operators(check)
 
     def _offer(self, plan: repair.Plan) -> None:
-        """Show every rule that finds something in this file, and leaves it as good as trained."""
+        """Show every rule that finds something in this file; apart, those that need training."""
         ops = {node.op_type for node in plan.check.nodes}
-        rules = (rule for rule in surgery.RULES.values() if not rule.needs_training)
-        fitting = [r for r in rules if r.ops & ops and surgery.preview(self.source, r)[r.name]]
+        rules = [rule for rule in surgery.RULES.values() if rule.ops & ops]
+        fitting = [r for r in rules if surgery.preview(self.source, r)[r.name]]
+        fitting.sort(key=lambda rule: rule.needs_training)
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
+        trained = sum(not rule.needs_training for rule in fitting)  # as good as before
         words = "Rules that match something here:" if lines else "No rule matches this file."
+        lite = [widgets.Label(_LITE)] if trained < len(lines) else []
         last = [self.repair_button] if lines else []
-        self.rules.children = (widgets.Label(words), *lines, *last)
+        self.rules.children = (
+            widgets.Label(words), *lines[:trained], *lite, *lines[trained:], *last,
+        )  # fmt: skip
 
 
 def _button(name: str, icon: str) -> widgets.Button:
@@ -163,6 +169,7 @@ def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox
 
 def _promise(rule: surgery.Rule) -> widgets.HTML:
     kind = "exact" if rule.exact else "<b>approximate</b>"
+    kind += ", <b>needs training</b>" * rule.needs_training
     return widgets.HTML(
         f'<span style="line-height:1.4;white-space:normal">{kind}: {html.escape(rule.error)}</span>'
     )

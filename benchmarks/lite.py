@@ -94,7 +94,7 @@ def replaced(network, example):
 
 
 def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
-    """Return the network after fine-tuning with the original as teacher; from the cache if there."""
+    """Return the network after fine-tuning with the original as teacher, or the cached one."""
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -194,7 +194,7 @@ def load_partly_(
     source: str = "the checkpoint",
     renames: Mapping[str, str] | None = None,
 ) -> LoadReport:
-    """Copy into `module`, in place, the tensors that fit by name and shape, and report the rest.
+    r"""Copy into `module`, in place, the tensors that fit by name and shape, and report the rest.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def load_partly_(
         What the report calls it.
     renames
         Regular expression -> replacement, applied in order to the names of `state`, as `re.sub`
-        does: ``{r"^backbone\\.": ""}``.
+        does: ``{r"^backbone\.": ""}``.
 
     Raises
     ------

@@ -236,7 +236,7 @@ def _written(
         "verbose": False,
     }
     try:
-        with _quiet() as warned:
+        with _quiet() as warned, _plain_attention():
             if exporter == "dynamo":
                 program = torch.onnx.export(
                     module, (example,), dynamo=True, external_data=False, **options
@@ -251,6 +251,19 @@ def _written(
     except Exception as error:  # exporters raise a dozen kinds
         raise _explained(error, module, opset, exporter) from None
     return onnx.load_from_string(buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Switch off the fused attention of inference: it is one operator, and ONNX has no such."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

@@ -102,9 +102,8 @@ def extract(
         onnx.checker.check_model(part)
     except Exception as error:  # the extractor and the checker raise several kinds
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"{source.name} cannot be cut from {', '.join(inputs)} to {', '.join(outputs)}: {reason}"
-        ) from None
+        ends = f"from {', '.join(inputs)} to {', '.join(outputs)}"
+        raise UsageError(f"{source.name} cannot be cut {ends}: {reason}") from None
     with paths.atomic(destination) as temporary:
         onnx.save(part, str(temporary))
     ends = [{v.name: _dims(v) for v in values} for values in (part.graph.input, part.graph.output)]
@@ -139,7 +138,7 @@ def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def rename_tensors_(model: onnx.ModelProto, renames: Mapping[str, str]) -> dict[str, str]:
-    """Rename tensors of an ONNX model in place, everywhere they occur; return old name -> new name.
+    r"""Rename tensors of an ONNX model in place, wherever they occur; return old -> new name.
 
     Parameters
     ----------

@@ -47,7 +47,9 @@ def test_it_is_replayed_on_another_checkpoint(repaired, small, tmp_path):
     assert done.surgery.check.rounding
     assert done.surgery.counts == {"hardsigmoid": 9, "hardswish": 19}
     assert done.check.ok
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(done.file).graph.initializer}
+    weights = {
+        t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(done.file).graph.initializer
+    }
     first = {t.name: onnx.numpy_helper.to_array(t)
              for t in onnx.load(repaired.file).graph.initializer}  # fmt: skip
     assert any(not np.array_equal(weights[n], first[n]) for n in weights.keys() & first.keys())

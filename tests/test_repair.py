@@ -1,6 +1,9 @@
 """Repair: the plan is what the rules do to this model, the result is compared with the original."""
 
+import json
+
 import known_wrong
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -110,3 +113,101 @@ def test_a_foreign_file_is_asked_for_its_preprocessing(tmp_path, small_onnx):
         repair.convert_model(
             zoo.load(tmp_path / "foreign.onnx"), "snpe-2.7", tmp_path / "x.dlc", repair=True
         )
+
+
+@pytest.fixture
+def without_exact_hardswish(monkeypatch):
+    """A rule book in which Hardswish has no exact rule."""
+    monkeypatch.delitem(surgery.RULES, "hardswish")
+
+
+def test_approximate_rules_are_offered_and_not_applied(
+    small_onnx, tmp_path, without_exact_hardswish
+):
+    plan = repair.suggest(small_onnx(17), "snpe-2.7")
+    assert plan.rules == {"hardsigmoid": 9}
+    assert not plan.complete
+    assert plan.offered == {"hardswish-to-relu": 19}
+    assert "--allow-approximate" in str(plan)
+    assert plan.to_dict()["offered_approximate"] == {"hardswish-to-relu": 19}
+    with pytest.raises(SurgeryError, match="cannot be repaired in full"):
+        repair.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_allowed_they_are_applied_and_said_aloud(small_onnx, tmp_path, without_exact_hardswish):
+    done = repair.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx", allow_approximate=True)
+    assert done.check.ok
+    assert not done.exact
+    assert not done.recipe.exact
+    assert done.plan.rules == {"hardsigmoid": 9, "hardswish-to-relu": 19}
+    assert "APPROXIMATED" in str(done)
+    assert "DIFFERENT" in str(done.surgery)
+    assert surgery.recipes_in(onnx.load(done.file))[0]["exact"] is False
+
+
+@pytest.mark.htp
+def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
+    tmp_path, without_exact_hardswish
+):
+    """The gate cannot pass against the model that was brought; the manifest has the distance."""
+    said = []
+    made = repair.convert_model(
+        random_small(),
+        "snpe-2.7",
+        tmp_path / "x.dlc",
+        repair=True,
+        allow_approximate=True,
+        echo=lambda line: said.append(str(line)),
+    )
+    assert made.gate.passed
+    assert "MobileNetV3" not in made.gate.reference  # the repaired file, not the module brought
+    assert made.claim.startswith("APPROXIMATED by hardswish-to-relu: this is NOT the model")
+    assert any(line.startswith("APPROXIMATED by") for line in said)
+    manifest = json.loads(made.manifest.read_text())
+    assert manifest["claim"] == made.claim
+    assert manifest["approximation"]["cosine_mean"] < 0.99
+    assert surgery.Recipe.read(repair.recipe_file(made.file)).steps
+
+
+@pytest.mark.htp
+def test_an_exact_repair_leaves_its_recipe_and_no_caveat(tmp_path):
+    made = repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    manifest = json.loads(made.manifest.read_text())
+    assert manifest["approximation"] is None
+    recipe = surgery.Recipe.read(tmp_path / "x.dlc.recipe.yaml")
+    assert manifest["repair"]["recipe"] == recipe.to_dict()
+    assert recipe.exact
+    again = repair.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", recipe=recipe)
+    assert again.gate.passed
+
+
+def test_a_partial_repair_is_for_targets_that_split_the_graph(tmp_path):
+    nodes = [
+        helper.make_node("Relu", ["input"], ["r"], name="/a/Relu"),
+        helper.make_node("Sub", ["input", "r"], ["d"], name="/b/Sub"),
+        helper.make_node("Mish", ["d"], ["m"], name="/c/Mish"),
+        helper.make_node("Softsign", ["m"], ["pixels"], name="/d/Softsign"),
+    ]
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=18)
+    done = repair.apply(source, "tidl-11", tmp_path / "r.onnx")
+    assert "sub-to-add" in done.plan.rules
+    blocking = [node.op_type for node in done.plan.check.blockers]
+    assert len(done.check.blockers) < len(blocking)
+
+
+def test_an_erf_is_taken_within_a_gelu_only(tmp_path):
+    def check(op, factor):
+        constants = {"root": np.float32(factor), "one": np.float32(1)}
+        nodes = [
+            helper.make_node("Div", ["input", "root"], ["d"], name="/Div"),
+            helper.make_node("Erf", ["d"], ["e"], name="/Erf"),
+            helper.make_node(op, ["e", "one"], ["pixels"], name="/Last"),
+        ]
+        path = tmp_path / f"{op}{factor:.0f}.onnx"
+        source, _ = known_wrong.build(path, nodes, size=8, opset=17, constants=constants)
+        return [node.op_type for node in targets.check(source, "qnn").blockers]
+
+    assert check("Add", 2**0.5) == []
+    assert check("Add", 3.0) == ["Erf"]
+    assert check("Mul", 2**0.5) == ["Erf"]

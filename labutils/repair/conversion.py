@@ -145,7 +145,7 @@ def _repaired(
         return None
     try:
         fixed = planning.apply(original, target, destination, allow_approximate=allow_approximate)
-    except planning.NothingToRepair:
+    except planning.NothingToRepairError:
         return None
     echo(fixed)
     return fixed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from ..errors import SurgeryError, TranslationError
 _WRAPPED = 'style="white-space:pre-wrap;word-break:normal"'  # JupyterLab breaks within words
 
 
-class NothingToRepair(SurgeryError):
+class NothingToRepairError(SurgeryError):
     """Nothing blocks, and nothing can be tidied."""
 
 
@@ -242,7 +241,7 @@ def apply(
         mended = _mended(source, target, Path(folder), allow_approximate)
         plan = mended.plan()
         if not plan.rules and not plan.needed:
-            raise NothingToRepair(f"{plan} Convert the file as it is.")
+            raise NothingToRepairError(f"{plan} Convert the file as it is.")
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
         if not plan.complete and not partial:
             raise SurgeryError(f"{Path(source).name} cannot be repaired in full.\n{plan}")
@@ -270,7 +269,7 @@ def replay(
         The recipe's file is faulty; the line is named.
     """
     recipe = recipe if isinstance(recipe, surgery.Recipe) else surgery.Recipe.read(recipe)
-    model, before = _loaded(source), _loaded(source)
+    model, before = _shaped(source), _shaped(source)
     reports = surgery.replay_(model, recipe)
     with tempfile.TemporaryDirectory(prefix="labutils-repair-") as folder:
         file = Path(folder, Path(destination).name)
@@ -316,6 +315,11 @@ def _loaded(file: str | Path) -> Any:
     model = graph.read(file)
     load_external_data_for_model(model, str(Path(file).parent))
     return model
+
+
+def _shaped(file: str | Path) -> Any:
+    """Return the model with the shapes that can be inferred: many a rule asks for them."""
+    return graph.with_shapes(_loaded(file), data_prop=True)
 
 
 @dataclass
@@ -385,11 +389,9 @@ class _Mended:
 def _mended(source: str | Path, target: str, folder: Path, allow_approximate: bool) -> _Mended:
     """Tidy, then exact rules, then approximate ones if allowed, then the opset."""
     check = targets.check(source, target)
-    model = _loaded(source)
+    model = _shaped(source)
     whole = folder / "source.onnx"
-    shutil.copyfile(source, whole)
-    if any(tensor.data_location for tensor in graph.read(source).graph.initializer):
-        whole.write_bytes(model.SerializeToString())
+    whole.write_bytes(model.SerializeToString())
     mended = _Mended(model, whole, check, check, [], surgery.outline(model))
     for name in surgery.TIDY:
         mended.attempt([name], folder)

@@ -47,56 +47,6 @@ def _pass(op_type: str, rewrite: Rewrite) -> dict:
     return {"onnx_pass": run, "onnx_ops": frozenset({op_type})}
 
 
-def _layer_norm(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
-    """Write ``(x - mean) / sqrt(variance + epsilon) * scale + bias``."""
-    from .onnx_writing import array_of, rank_of
-
-    rank, axis = rank_of(node.inputs[0]), node.attributes.get_int("axis", -1)
-    if len([out for out in node.outputs if out.uses()]) > 1:
-        return "its mean or deviation is used too"
-    if axis != -1 and (rank is None or axis != rank - 1):
-        return "not over the last axis alone"
-    scale = array_of(node.inputs[1])
-    if scale is None:
-        return "its scale is computed"
-    epsilon = np.asarray(node.attributes.get_float("epsilon", 1e-5), scale.dtype)
-    new: list[ir.Node] = []
-
-    def add(op: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
-        new.append(writer.node(op, inputs, node, **attributes))
-        return new[-1].outputs[0]
-
-    def mean(x: ir.Value) -> ir.Value:
-        if writer.opset < 18:
-            return add("ReduceMean", x, axes=[-1], keepdims=1)
-        axes = writer.constant(np.array([-1], np.int64), f"{node.outputs[0].name}.axes")
-        return add("ReduceMean", x, axes, keepdims=1)
-
-    centred = add("Sub", node.inputs[0], mean(node.inputs[0]))
-    small = writer.constant(epsilon, f"{node.outputs[0].name}.epsilon")
-    deviation = add("Sqrt", add("Add", mean(add("Mul", centred, centred)), small))
-    y = add("Mul", add("Div", centred, deviation), node.inputs[1])
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        add("Add", y, node.inputs[2])
-    return new
-
-
-def _global_pool(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
-    from .onnx_writing import array_of, numbers, rank_of
-
-    rank = rank_of(node.inputs[0])
-    axes = numbers(node, "axes", ())
-    if not axes and len(node.inputs) > 1:
-        given = array_of(node.inputs[1])
-        axes = [] if given is None else [int(a) for a in given.ravel()]
-    if rank != 4 or sorted(a % 4 for a in axes) != [2, 3]:
-        return "not the mean of height and width of a 4-D tensor"
-    pool = writer.node("GlobalAveragePool", node.inputs[:1], node)
-    if node.attributes.get_int("keepdims", 1):
-        return [pool]
-    return [pool, writer.node("Flatten", pool.outputs, node, axis=1)]
-
-
 def _sub(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
     from .onnx_writing import array_of
 
@@ -135,7 +85,7 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
     uses = [use.node for use in node.outputs[0].uses()]
     if [u.op_type for u in uses] != ["Reshape"] or node.outputs[0].is_graph_output():
         return "its output does not go into one Reshape"
-    if array_of(uses[0].inputs[1]) is None or any(n <= 0 for n in array_of(uses[0].inputs[1])):
+    if array_of(uses[0].inputs[1]) is None or 0 in array_of(uses[0].inputs[1]):
         return "the Reshape after it takes over dimensions of its input"
     order = numbers(node, "perm", tuple(reversed(range(len(shape)))))
     groups = _groups(shape, order)
@@ -187,7 +137,7 @@ def _merge_reshapes(model: ir.Model) -> None:
 
     for node in [n for n in model.graph if n.op_type == "Reshape"]:
         before, wanted = node.inputs[0].producer(), array_of(node.inputs[1])
-        plain = wanted is not None and all(n > 0 for n in wanted)
+        plain = wanted is not None and 0 not in wanted
         if plain and before is not None and before.op_type == "Reshape":
             node.replace_input_with(0, before.inputs[0])
     common.RemoveUnusedNodesPass()(model)
@@ -200,22 +150,6 @@ def _few_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     return matches, [item for item in left if "at most" not in item.why]
 
 
-LAYER_NORM = Rule(
-    name="layernorm",
-    exact=True,
-    error="rounding: float32 within 1e-5 of the largest value; float16: x * x overflows above 255",
-    source="definition (Ba et al. 2016, Layer Normalization, equation 4; ONNX LayerNormalization)",
-    keeps="scale, bias, epsilon",
-    **_pass("LayerNormalization", _layer_norm),
-)
-GLOBAL_POOL = Rule(
-    name="global-pool",
-    exact=True,
-    error="rounding: the same mean, summed in another order",
-    source="definition: ONNX GlobalAveragePool is the mean of height and width",
-    keeps="the shape, with a Flatten where the axes were dropped",
-    **_pass("ReduceMean", _global_pool),
-)
 SUB_TO_ADD = Rule(
     name="sub-to-add",
     exact=True,
@@ -236,10 +170,10 @@ FIVE_DIMENSIONS = Rule(
     name="five-dimensions",
     exact=True,
     error="none: the same elements in the same order",
-    source="axes that stay neighbours are one axis; QNN's HTP takes five at most (measured, QNN 2.51)",
+    source="axes that stay neighbours are one axis; QNN 2.51's HTP takes five at most (measured)",
     keeps="everything",
     onnx_pass=_few_dimensions,
     onnx_ops=frozenset({"Transpose", "Reshape"}),
 )
 
-RULES = (FIVE_DIMENSIONS, LAYER_NORM, GLOBAL_POOL, SUB_TO_ADD, CLIP_TO_MAX)
+RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX)

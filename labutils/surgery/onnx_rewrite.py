@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common
 from onnxscript.optimizer import basic_constant_propagation
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 
@@ -26,6 +27,8 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     Hardsigmoid and a product.
     """
     matches, left = [], []
+    if any(rule.onnx_pass for rule in rules):
+        ir.passes.common.ShapeInferencePass()(model)
     for rule in rules:
         if rule.onnx_pass:
             done, not_done = rule.onnx_pass(model, rule)

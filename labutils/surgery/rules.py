@@ -54,8 +54,8 @@ ONNX_ONLY: dict[str, Rule] = {
 """Exact as well, but for a target's sake: some make a graph larger. By name, or by `repair`."""
 RULES |= ONNX_ONLY
 
-TIDY = ("fold-constants", "merge-branches")
-"""What makes a graph smaller, and nothing else, whatever the target."""
+TIDY = ("fold-constants", "merge-branches", "five-dimensions")
+"""What makes a graph simpler, and nothing else, whatever the target."""
 
 DEFAULT = ("hardsigmoid", "hardswish")
 """What MobileNetV3 needs, and what `replace_` does when no rules are given."""

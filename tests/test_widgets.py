@@ -414,10 +414,23 @@ def test_every_target_gives_a_verdict(board, target):
     assert kind(board) != "bad"
 
 
-def test_an_opset_that_no_rule_changes_is_named(board):
+def test_an_older_opset_comes_last_when_what_it_does_not_know_is_gone(board):
     board.target.value = "rdk-x5"
     board.diagnose()
     assert "the file as a whole is refused" in words(board.graph)
+    assert board.boxes["opset-11"].value and board.boxes["hardswish"].value
+    board.repair()
+    assert kind(board) == "good", words(board.status)
+    assert {"opset-11", "hardswish"} <= {name for name, n in board.report.counts.items() if n}
+    assert board.report.check.rounding
+
+
+def test_an_opset_that_no_rule_changes_is_named(board, monkeypatch):
+    from labutils import surgery
+
+    monkeypatch.delitem(surgery.RULES, "opset-11")
+    board.target.value = "rdk-x5"
+    board.diagnose()
     board.repair()
     assert "no exact rule removes opset 17" in words(board.status)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections import Counter
 from collections.abc import Mapping
@@ -107,7 +108,7 @@ class ReplacementBoard(Panel):
                 raise UsageError("No rule is ticked: nothing would change.")
             name = f"board_{self.source.stem}_{self.target.value}.onnx"
             copy = paths.generated() / name
-            report = surgery.replace_file(self.source, copy, self.ticked)
+            report = _replaced_in(self.source, copy, self.ticked)
             self.say(f"Checking {name} against {self.target.value} ...", "busy")
             check = targets.check(copy, self.target.value)
             self.report, self.check = report, check
@@ -135,9 +136,11 @@ class ReplacementBoard(Panel):
 
     def _offer(self, plan: repair.Plan) -> None:
         """Show every rule that finds something in this file; apart, those that need training."""
-        ops = {node.op_type for node in plan.check.nodes}
+        ops = {node.op_type for node in (*plan.check.nodes, *plan.check.blockers)}
         rules = [rule for rule in surgery.RULES.values() if rule.ops & ops]
-        fitting = [r for r in rules if surgery.preview(self.source, r)[r.name]]
+        fitting = [
+            r for r in rules if r.name in plan.rules or surgery.preview(self.source, r)[r.name]
+        ]
         fitting.sort(key=lambda rule: rule.needs_training)
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
@@ -192,6 +195,21 @@ def _replaced(before: targets.CheckReport, after: targets.CheckReport) -> str:
     """Return the first blocking node that is gone: there is something to see."""
     there = {node.node for node in after.nodes}
     return next((n.node for n in before.blockers if n.node and n.node not in there), "")
+
+
+def _replaced_in(source: Path, copy: Path, names: tuple[str, ...]) -> surgery.Report:
+    """Replace in a copy; an older opset comes last, when what it does not know is gone."""
+    older = tuple(n for n in names if any(op.startswith("opset") for op in surgery.RULES[n].ops))
+    first = tuple(name for name in names if name not in older)
+    report = surgery.replace_file(source, copy, first or older)
+    if not (first and older):
+        return report
+    last = surgery.replace_file(copy, copy, older)
+    return dataclasses.replace(
+        report, rules=report.rules + last.rules, matches=report.matches + last.matches,
+        left=report.left + last.left, parameters=(report.parameters[0], last.parameters[1]),
+        notes=report.notes + last.notes,
+    )  # fmt: skip
 
 
 def _outcome(name: str, check: targets.CheckReport, plan: repair.Plan) -> tuple[str, str]:

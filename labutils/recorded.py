@@ -159,3 +159,58 @@ def _anonymous(text: str) -> str:
     ):
         text = text.replace(str(folder), name) if len(str(folder)) > 1 else text
     return text
+
+
+# --- benchmarks ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Benchmark:
+    """What a long run measured elsewhere, as its program wrote it.
+
+    Attributes
+    ----------
+    name
+        Of the file in ``benchmarks/results``.
+    text
+        The table, or the sentence that there is none.
+    heading
+        When it was recorded, and with which command.
+    """
+
+    name: str
+    text: str
+    heading: str
+
+    def __str__(self) -> str:
+        return f"{self.heading}\n\n{self.text}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        table = f"<pre style='overflow-x:auto'>{html.escape(self.text)}</pre>"
+        return f"<p><strong>{html.escape(self.heading)}</strong></p>{table}"
+
+
+def benchmark(name: str, program: str = "", folder: Path | None = None) -> Benchmark:
+    """Return a recorded benchmark, such as ``"lite"``, to be shown; or the sentence that it lacks.
+
+    Parameters
+    ----------
+    name
+        Of ``benchmarks/results/NAME.txt``.
+    program
+        That makes it; ``benchmarks/NAME.py`` by default.
+    folder
+        Where results lie; default is the repository's.
+    """
+    file = (folder or paths.ROOT / "benchmarks" / "results") / f"{name}.txt"
+    command = f"python {program or f'benchmarks/{name}.py'}"
+    try:
+        lines = file.read_text("utf-8").strip().splitlines()
+    except OSError:
+        return Benchmark(name, f"Not recorded yet. {command} makes it.", "No recorded result.")
+    head = lines.pop(0) if lines and lines[0].startswith("#") else f"# recorded with: {command}"
+    told = f"{head.lstrip('# ').capitalize()}; not run here."
+    return Benchmark(name, "\n".join(lines).strip("\n"), told)

@@ -181,6 +181,10 @@ def every(ladder, report, network, checks, files, measured, _small):
         "grid small": figures.quantization_grid([2.0], 1e-3, 0, 4),
         "ranges": figures.ranges(measured),
         "ranges all": figures.ranges(measured, 0),
+        "gates in": figures.gate_inputs({"features.1.block.1.gate": values, "f.2": 90 * values}),
+        "losses": figures.training_losses(
+            {"lite": np.geomspace(2, 0.3, 60), "gates as ReLU": np.linspace(3.2, 2.9, 60)}, 2.77
+        ),
         "top5 of 1000": figures.top5(image, np.arange(1000.0), thousand, thousand[998], "fp32"),
     }
 
@@ -190,6 +194,7 @@ NAMES = [
     "apart long", "architecture",
     "block", "narrow", "verdicts", "verdict", "operators", "images", "guesses", "image", "gate",
     "gate one", "gate negative", "grid", "grid small", "ranges", "ranges all", "top5 of 1000",
+    "gates in", "losses",
 ]  # fmt: skip
 
 
@@ -740,3 +745,23 @@ def test_ranges_find_the_outlier(measured):
     assert "changes none" in figures.ranges(measured, 0).alt
     with pytest.raises(UsageError, match="no tensor"):
         figures.ranges(Ranges((), np.zeros((3, 0)), np.zeros((3, 0))))
+
+
+# --- surgery ------------------------------------------------------------------------------------
+
+
+def test_the_widest_gate_is_named_and_its_ends_are_said():
+    alt = figures.gate_inputs({"a": [-1, 2], "b.block.2": [-180, 0, 237.8]}).alt
+    assert "from -180 to 238 (in b.block.2)" in alt and "2 gates" in alt
+
+
+def test_smoothed_losses_begin_and_end_where_the_training_did():
+    alt = figures.training_losses({"flat": [2.0] * 30, "one": [1.5]}).alt
+    assert "flat from 2.00 to 2.00" in alt and "one from 1.50 to 1.50" in alt
+
+
+@pytest.mark.parametrize("draw", [figures.gate_inputs, figures.training_losses])
+def test_nothing_to_draw_of_a_surgery_is_an_error(draw):
+    for nothing in ({}, {"a": []}):
+        with pytest.raises(UsageError, match="there were none"):
+            draw(nothing)

@@ -103,3 +103,15 @@ def test_at_hand(tmp_path):
     assert not recorded.at_hand()
     (tmp_path / "06.x.json").write_text("{}")
     assert recorded.at_hand()
+
+
+def test_a_benchmark_is_shown_with_its_date_and_command(tmp_path):
+    (tmp_path / "lite.txt").write_text("# recorded 2026-11-25 with: make it\n\na  <b>\n1  2\n")
+    found = recorded.benchmark("lite", folder=tmp_path)
+    assert str(found) == "Recorded 2026-11-25 with: make it; not run here.\n\na  <b>\n1  2"
+    assert "&lt;b&gt;" in found._repr_html_() and "2026-11-25" in found._repr_html_()
+
+
+def test_a_benchmark_that_is_missing_names_the_command(tmp_path):
+    found = str(recorded.benchmark("lite", folder=tmp_path))
+    assert "No recorded result" in found and "python benchmarks/lite.py makes it" in found

@@ -32,6 +32,7 @@ from .picture import (
     styled,
 )
 from .quantization_figures import clipping_histogram, quantization_grid, quantized, ranges
+from .surgery_figures import gate_inputs, training_losses
 from .target_figures import operator_counts, verdict_bars
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "architecture",
     "clipping_histogram",
     "error_by_image",
+    "gate_inputs",
     "images",
     "inverted_residual",
     "ladder_chart",
@@ -55,6 +57,7 @@ __all__ = [
     "ranges",
     "stage_costs",
     "top5",
+    "training_losses",
     "verdict_bars",
 ]
 

@@ -1,4 +1,4 @@
-"""The way through the lab as a picture: seven notebooks, and what each leaves for the next."""
+"""The way through the lab as a picture: eight notebooks, and what each leaves for the next."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ _STOPS = (
     _Stop("04", "Export, convert", "It succeeded. Is it right?", "a DLC that was run", "04_*.dlc"),
     _Stop("05", "Quantize", "What do 8 bits cost?", "int8 and a16w8 files", "05_*.onnx"),
     _Stop("06", "Run on device", "What arrives at the chip?", "context binary, ladder", "06_*"),
+    _Stop("07", "Operate on any", "What does a cut cost?", "a lite network, a recipe", "07_*"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 174, 104, 28
 _INK, _LINE = "#1a1a1a", "#5a5a5a"
-_TINTS = ("#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6")
+_TINTS = ("#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6", "#ececec")
 
 
 def lab_map() -> Svg:
-    """Draw the seven notebooks with their questions and what they leave behind.
+    """Draw the eight notebooks with their questions and what they leave behind.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def _present(stop: _Stop) -> bool:
 
 
 def _corner(number: int) -> tuple[int, int]:
-    """Return the upper left corner of a box: four above, three below."""
+    """Return the upper left corner of a box: four above, four below."""
     row, column = divmod(number, 4)
     return 6 + column * (_BOX + 21), _GAP // 2 + row * (_HIGH + 2 * _GAP)
 

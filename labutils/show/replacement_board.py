@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from .graph_svg import before_after, subgraph
 from .panel import Panel, banner, labelled, on_change, row, table
 from .svg import Svg
 
+_LITE = "Lite rules, off unless you want them: another network, to be trained again:"
 _LONGEST = 170  # characters of evidence in the table; the tooltip has all
 
 
@@ -107,7 +109,7 @@ class ReplacementBoard(Panel):
                 raise UsageError("No rule is ticked: nothing would change.")
             name = f"board_{self.source.stem}_{self.target.value}.onnx"
             copy = paths.generated() / name
-            report = surgery.replace_file(self.source, copy, self.ticked)
+            report = _replaced_in(self.source, copy, self.ticked)
             self.say(f"Checking {name} against {self.target.value} ...", "busy")
             check = targets.check(copy, self.target.value)
             self.report, self.check = report, check
@@ -139,17 +141,24 @@ class ReplacementBoard(Panel):
         self.operators.value = _operators(check)
 
     def _offer(self, plan: repair.Plan) -> None:
-        """Show every rule that finds something in this file, and leaves it as good as trained."""
-        ops = {node.op_type for node in plan.check.nodes}
-        rules = (rule for rule in surgery.RULES.values() if not rule.needs_training)
-        fitting = [r for r in rules if r.ops & ops and surgery.preview(self.source, r)[r.name]]
+        """Show every rule that finds something in this file; apart, those that need training."""
+        ops = {node.op_type for node in (*plan.check.nodes, *plan.check.blockers)}
+        rules = [rule for rule in surgery.RULES.values() if rule.ops & ops]
+        fitting = [
+            r for r in rules if r.name in plan.rules or surgery.preview(self.source, r)[r.name]
+        ]
+        fitting.sort(key=lambda rule: rule.needs_training)
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         for box in self.boxes.values():
             on_change(box, self._allow)
         lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
+        trained = sum(not rule.needs_training for rule in fitting)  # as good as before
         words = "Rules that match something here:" if lines else "No rule matches this file."
+        lite = [widgets.Label(_LITE)] if trained < len(lines) else []
         last = [self.repair_button] if lines else []
-        self.rules.children = (widgets.Label(words), *lines, *last)
+        self.rules.children = (
+            widgets.Label(words), *lines[:trained], *lite, *lines[trained:], *last,
+        )  # fmt: skip
 
 
 def _button(name: str, icon: str) -> widgets.Button:
@@ -171,6 +180,7 @@ def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox
 
 def _promise(rule: surgery.Rule) -> widgets.HTML:
     kind = "exact" if rule.exact else "<b>approximate</b>"
+    kind += ", <b>needs training</b>" * rule.needs_training
     return widgets.HTML(
         f'<span style="line-height:1.4;white-space:normal">{kind}: {html.escape(rule.error)}</span>'
     )
@@ -195,6 +205,21 @@ def _replaced(before: targets.CheckReport, after: targets.CheckReport) -> str:
     """Return the first blocking node that is gone: there is something to see."""
     there = {node.node for node in after.nodes}
     return next((n.node for n in before.blockers if n.node and n.node not in there), "")
+
+
+def _replaced_in(source: Path, copy: Path, names: tuple[str, ...]) -> surgery.Report:
+    """Replace in a copy; an older opset comes last, when what it does not know is gone."""
+    older = tuple(n for n in names if any(op.startswith("opset") for op in surgery.RULES[n].ops))
+    first = tuple(name for name in names if name not in older)
+    report = surgery.replace_file(source, copy, first or older)
+    if not (first and older):
+        return report
+    last = surgery.replace_file(copy, copy, older)
+    return dataclasses.replace(
+        report, rules=report.rules + last.rules, matches=report.matches + last.matches,
+        left=report.left + last.left, parameters=(report.parameters[0], last.parameters[1]),
+        notes=report.notes + last.notes,
+    )  # fmt: skip
 
 
 def _outcome(name: str, check: targets.CheckReport, plan: repair.Plan) -> tuple[str, str]:

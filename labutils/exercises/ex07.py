@@ -1,0 +1,603 @@
+"""Exercises of notebook 07: rules of one's own, and what a rule must keep or leave."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..exercise import Exercise, NotYet, StillTodo, Wrong, call, in_words, names, shown
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+
+# --- 07.1: a dict is a rule -----------------------------------------------------------------------
+
+
+def _family() -> nn.Module:
+    """Return a small network with SiLU in two depths, as a gate's neighbour, and as a function."""
+    import torch
+    from torch import nn
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.act, self.gate = nn.Conv2d(6, 6, 1), nn.SiLU(), nn.Sigmoid()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.gate(self.fc(self.act(x.mean((2, 3), keepdim=True))))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU(inplace=True))
+        return nn.Sequential(stem, Gate(), nn.GELU(), nn.Flatten(), nn.Linear(216, 4)).eval()
+
+
+def _judge_dict(answer: Any) -> None:
+    import torch
+    from torch import nn
+
+    from .. import surgery
+
+    if isinstance(answer, set | frozenset):
+        raise NotYet("that is a set: it does not say which of the two is replaced by which.")
+    if not isinstance(answer, Mapping):
+        raise NotYet(f"a dict is asked for, and this is {shown(answer)}.")
+    if any(isinstance(key, nn.Module) for key in answer):
+        raise NotYet("the left side is one layer; a rule is for a class of layers.")
+    model = _family()
+    try:
+        report = surgery.replace_(model, answer, example_inputs=torch.zeros(1, 3, 8, 8))
+    except Exception as error:
+        if "matched nothing" in str(error):
+            raise NotYet("your rule finds nothing in a network that has two SiLU layers.") from None
+        raise NotYet(f"the surgery refuses your rule: {in_words(error)}") from None
+    kinds = [type(m) for m in model.modules()]
+    if nn.SiLU in kinds:
+        left = [name for name, m in model.named_modules() if type(m) is nn.SiLU]
+        raise NotYet(f"a SiLU is left, at {', '.join(left)}.")
+    if nn.Sigmoid not in kinds:
+        raise NotYet(
+            "the Sigmoid was replaced too. It is a gate here: 1.gate scales what comes from 0."
+        )
+    if nn.GELU not in kinds:
+        raise NotYet("the GELU was replaced too, and nobody had asked for that.")
+    if kinds.count(nn.Hardswish) == 2 and len(report.matches) == 2:
+        return
+    became = ", ".join(dict.fromkeys(match.became for match in report.matches))
+    raise NotYet(f"each SiLU became {became}; a Hardswish is asked for.")
+
+
+FIRST_RULE = Exercise(
+    id="07.1",
+    title="State a rule as a dict",
+    verb="state a rule for a whole class of layers",
+    minutes=4,
+    difficulty="easy",
+    answer="my_rule",
+    stub="from torch import nn\n\nmy_rule = TODO  # every SiLU becomes a Hardswish",
+    reference="from torch import nn\n\nmy_rule = {nn.SiLU: nn.Hardswish}",
+    hints=(
+        "What is replaced stands left of the colon, and by what stands right of it.",
+        "Left is the class itself: no brackets behind it, no quotes around it.",
+        "Both classes live in torch.nn; the dict has one entry.",
+    ),
+    right=(
+        "from torch import nn\n\nmy_rule = {nn.SiLU: lambda old: nn.Hardswish()}",
+        'import torch\n\nmy_rule = {"torch.nn.modules.activation.SiLU": torch.nn.Hardswish()}',
+        "from torch import nn\n\n"
+        "def is_silu(module):\n    return isinstance(module, nn.SiLU)\n\n"
+        "my_rule = {is_silu: nn.Hardswish}",
+    ),
+    wrong=(
+        Wrong(
+            "from torch import nn\n\nmy_rule = {nn.Hardswish: nn.SiLU}",
+            "your rule finds nothing in a network that has two SiLU layers.",
+        ),
+        Wrong(
+            "from torch import nn\n\nmy_rule = {nn.SiLU, nn.Hardswish}",
+            "that is a set: it does not say which of the two is replaced by which.",
+        ),
+        Wrong(
+            "from torch import nn\n\nmy_rule = {nn.SiLU(): nn.Hardswish()}",
+            "the left side is one layer; a rule is for a class of layers.",
+        ),
+        Wrong(
+            "from torch import nn\n\nmy_rule = {nn.SiLU: nn.ReLU}",
+            "each SiLU became ReLU; a Hardswish is asked for.",
+        ),
+        Wrong(
+            "from torch import nn\n\nmy_rule = {nn.SiLU: nn.Hardswish, nn.Sigmoid: nn.Hardsigmoid}",
+            "the Sigmoid was replaced too. It is a gate here: 1.gate scales what comes from 0.",
+        ),
+        Wrong(
+            "from torch import nn\n\n"
+            "my_rule = {lambda m: isinstance(m, nn.SiLU | nn.GELU): nn.Hardswish}",
+            "the GELU was replaced too, and nobody had asked for that.",
+        ),
+        Wrong(
+            "from torch import nn\n\n"
+            "my_rule = {lambda m: isinstance(m, nn.SiLU) and m.inplace: nn.Hardswish}",
+            "a SiLU is left, at 1.act.",
+        ),
+    ),
+    judge=_judge_dict,
+    praise="every SiLU at every depth, and nothing else.",
+)
+
+
+# --- 07.2: keep what a layer was told -------------------------------------------------------------
+
+
+def _judge_dropout(answer: Any) -> None:
+    import copy
+
+    from torch import nn
+
+    if isinstance(answer, type) or not callable(answer):
+        raise NotYet(f"a function of the old layer is asked for, and this is {shown(answer)}.")
+    made = []
+    for old in (nn.Dropout(0.2, inplace=True), nn.Dropout(0.35, inplace=True), nn.Dropout(0.0)):
+        before = copy.deepcopy(vars(old))
+        new = call(answer, old)
+        if new is None:
+            raise NotYet("your function returned None (a forgotten return?).")
+        if new is old:
+            raise NotYet(
+                "your function returns the old layer itself. Whoever keeps the original network, "
+                "to compare with, shares that layer: make a new one."
+            )
+        if {k: v for k, v in vars(old).items() if k in ("p", "inplace")} != {
+            k: before[k] for k in ("p", "inplace")
+        }:
+            raise NotYet("your function changes the old layer; the original network has it still.")
+        if not isinstance(new, nn.Dropout):
+            raise NotYet(f"an nn.Dropout is asked for, and this is {shown(new)}.")
+        made.append((old, new))
+    _judge_probability(made)
+    if any(new.inplace for _, new in made):
+        raise NotYet("the new layer still works in place.")
+
+
+def _judge_probability(made: list[tuple[nn.Dropout, nn.Dropout]]) -> None:
+    wrong = [(old.p, new.p) for old, new in made if old.p != new.p]
+    if not wrong:
+        return
+    if all(new.p == 0.5 for _, new in made):
+        raise NotYet(
+            "every new layer drops half of its inputs, whatever the old one dropped: that is what "
+            "the class does when it is told nothing."
+        )
+    if len({new.p for _, new in made}) == 1:
+        raise NotYet(
+            f"right for one network. A layer that was told {wrong[0][0]:g} drops {wrong[0][1]:g} "
+            "now: ask the old layer."
+        )
+    raise NotYet(f"a layer that was told {wrong[0][0]:g} drops {wrong[0][1]:g} now.")
+
+
+_DROP = "from torch import nn\n\n\ndef out_of_place(old):\n"
+DROPOUT = Exercise(
+    id="07.2",
+    title="Replace a dropout, and keep what it was told",
+    verb="keep a layer's settings through a replacement",
+    minutes=6,
+    difficulty="medium",
+    answer="out_of_place",
+    stub=_DROP + "    return TODO  # a new Dropout that works out of place",
+    reference=_DROP + "    return nn.Dropout(old.p, inplace=False)",
+    hints=(
+        "Your function gets the old layer. What does it know that a fresh one does not?",
+        "print(old) shows two settings: one is to stay, one is to go.",
+        "nn.Dropout takes the probability first; out of place is what it does by default.",
+    ),
+    right=(
+        _DROP + "    return nn.Dropout(p=old.p)",
+        "import copy\n\n\ndef out_of_place(old):\n"
+        "    new = copy.deepcopy(old)\n    new.inplace = False\n    return new",
+        _DROP + "    new = nn.Dropout()\n    new.p = old.p\n    return new.train(old.training)",
+    ),
+    wrong=(
+        Wrong(
+            _DROP + "    return nn.Dropout()",
+            "every new layer drops half of its inputs, whatever the old one dropped: that is what "
+            "the class does when it is told nothing.",
+        ),
+        Wrong(
+            _DROP + "    return nn.Dropout(0.2)",
+            "right for one network. A layer that was told 0.35 drops 0.2 now: ask the old layer.",
+        ),
+        Wrong(
+            _DROP + "    old.inplace = False\n    return old",
+            "your function returns the old layer itself. Whoever keeps the original network, to "
+            "compare with, shares that layer: make a new one.",
+        ),
+        Wrong(
+            _DROP + "    old.inplace = False\n    return nn.Dropout(old.p)",
+            "your function changes the old layer; the original network has it still.",
+        ),
+        Wrong(
+            "import copy\n\n\ndef out_of_place(old):\n    return copy.deepcopy(old)",
+            "the new layer still works in place.",
+        ),
+        Wrong(
+            _DROP + "    return nn.Dropout(1 - old.p)",
+            "a layer that was told 0.2 drops 0.8 now.",
+        ),
+        Wrong(
+            _DROP + "    return nn.Identity()",
+            "an nn.Dropout is asked for, and this is Identity().",
+        ),
+    ),
+    judge=_judge_dropout,
+    praise="another layer, the same probability, and the old one as it was.",
+)
+
+
+# --- 07.3: gates in an ONNX graph -----------------------------------------------------------------
+
+
+def _graph(*nodes: tuple[str, str, list[str], str], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """Return a model of (name, operator, inputs, output) nodes over the inputs a and b."""
+    from onnx import TensorProto, helper
+
+    made = [helper.make_node(op, given, [out], name=name) for name, op, given, out in nodes]
+    value = lambda name: helper.make_tensor_value_info(  # noqa: E731
+        name, TensorProto.FLOAT, [1, 4, 1, 1]
+    )
+    graph = helper.make_graph(made, "g", [value("a"), value("b")], [value(o) for o in outputs])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+
+
+def _cases() -> list[tuple[str, onnx.ModelProto, set[str]]]:
+    """Return (what it is, graph, the gates)."""
+    gate = ("up", "HardSigmoid", ["b"], "s"), ("scale", "Mul", ["s", "a"], "y")
+    turned = ("up", "HardSigmoid", ["b"], "s"), ("scale", "Mul", ["a", "s"], "y")
+    swish = ("act", "HardSigmoid", ["a"], "s"), ("mul", "Mul", ["s", "a"], "y")
+    turned_swish = ("act", "HardSigmoid", ["a"], "s"), ("mul", "Mul", ["a", "s"], "y")
+    chain = (("plain", "HardSigmoid", ["a"], "s"), ("add", "Add", ["s", "b"], "y"))
+    both = (
+        ("one", "HardSigmoid", ["a"], "s"), ("h", "Mul", ["a", "s"], "t"),
+        ("two", "HardSigmoid", ["b"], "u"), ("g", "Mul", ["t", "u"], "y"),
+    )  # fmt: skip
+    shared = (
+        ("first", "HardSigmoid", ["a"], "s"), ("own", "Mul", ["a", "s"], "t"),
+        ("other", "Mul", ["b", "s"], "u"), ("sum", "Add", ["t", "u"], "y"),
+    )  # fmt: skip
+    alone = (("last", "HardSigmoid", ["a"], "y"),)
+    return [
+        ("a squeeze-excitation", _graph(*turned, outputs=("y",)), {"up"}),
+        ("a gate that stands first in its product", _graph(*gate, outputs=("y",)), {"up"}),
+        ("a hard-swish in two nodes", _graph(*turned_swish, outputs=("y",)), set()),
+        ("a hard-swish whose factors are turned", _graph(*swish, outputs=("y",)), set()),
+        ("a hard-swish and a gate", _graph(*both, outputs=("y",)), {"two"}),
+        ("a HardSigmoid that is added to something", _graph(*chain, outputs=("y",)), set()),
+        ("a HardSigmoid at the end of the graph", _graph(*alone, outputs=("y",)), set()),
+        ("one output that two products use", _graph(*shared, outputs=("y",)), {"first"}),
+    ]
+
+
+def _judge_gates(answer: Any) -> None:
+    for what, model, true in _cases():
+        found = _names_of(call(answer, model.graph))
+        foreign = found - {node.name for node in model.graph.node}
+        if foreign:
+            raise NotYet(
+                f"'{min(foreign)}' is no node's name; a node has one, and its output another."
+            )
+        kinds = {node.name: node.op_type for node in model.graph.node}
+        if odd := [name for name in sorted(found) if kinds[name] != "HardSigmoid"]:
+            raise NotYet(f"'{odd[0]}' is a {kinds[odd[0]]}; the gate is what it multiplies by.")
+        if found - true:
+            raise NotYet(f"on {what} you return {min(found - true)!r}, which is no gate.")
+        if true - found:
+            raise NotYet(f"on {what} you miss a gate.")
+
+
+def _names_of(value: Any) -> set[str]:
+    if value is None:
+        raise NotYet("your function returned None (a forgotten return?).")
+    if hasattr(value, "__next__"):  # a generator of names
+        try:
+            value = list(value)
+        except StillTodo:
+            raise
+        except Exception as error:
+            raise NotYet(f"your function raised {in_words(error)}") from None
+    if isinstance(value, str):
+        raise NotYet(f"names are asked for, several, and this is text: {shown(value)}.")
+    if isinstance(value, list | tuple | set) and any(hasattr(v, "op_type") for v in value):
+        raise NotYet("these are nodes; their names are asked for.")
+    return names(value, "a set of node names")
+
+
+_GATES = "def gates(graph):\n"
+GATES = Exercise(
+    id="07.3",
+    title="Find the gates in an ONNX graph",
+    verb="tell a gate from an activation by its edges",
+    minutes=12,
+    difficulty="medium",
+    answer="gates",
+    stub=_GATES + "    return TODO  # the names of the HardSigmoid nodes that are gates",
+    reference=(
+        _GATES + "    found = set()\n"
+        '    for node in (n for n in graph.node if n.op_type == "HardSigmoid"):\n'
+        "        for user in graph.node:\n"
+        '            if user.op_type == "Mul" and node.output[0] in user.input:\n'
+        "                if node.input[0] not in user.input:\n"
+        "                    found.add(node.name)\n"
+        "    return found"
+    ),
+    hints=(
+        "Both patterns end in a Mul. Look at what the Mul multiplies the HardSigmoid's output by.",
+        "A node knows its edges by name: node.input and node.output are lists of names.",
+        "If the product takes the HardSigmoid's own input as well, it is an activation.",
+    ),
+    right=(
+        _GATES + "    of = {n.output[0]: n for n in graph.node if n.op_type == 'HardSigmoid'}\n"
+        "    products = [n for n in graph.node if n.op_type == 'Mul']\n"
+        "    pairs = [(of[a], b) for n in products for a, b in\n"
+        "             (tuple(n.input), tuple(n.input)[::-1]) if a in of]\n"
+        "    return [node.name for node, other in pairs if other != node.input[0]]",
+        "from collections import defaultdict\n\n" + _GATES + "    users = defaultdict(list)\n"
+        "    for n in graph.node:\n"
+        "        for name in n.input:\n"
+        "            users[name].append(n)\n"
+        "    for n in graph.node:\n"
+        "        scaled = [u for u in users[n.output[0]] if u.op_type == 'Mul']\n"
+        "        if n.op_type == 'HardSigmoid' and any(\n"
+        "            set(u.input) - {n.output[0], n.input[0]} for u in scaled\n"
+        "        ):\n"
+        "            yield n.name",
+    ),
+    wrong=(
+        Wrong(
+            _GATES + "    return {n.name for n in graph.node if n.op_type == 'HardSigmoid'}",
+            "on a hard-swish in two nodes you return 'act', which is no gate.",
+        ),
+        Wrong(
+            _GATES + "    return {n.name for n in graph.node if n.op_type == 'Mul'}",
+            "'scale' is a Mul; the gate is what it multiplies by.",
+        ),
+        Wrong(
+            _GATES + "    return {n.output[0] for n in graph.node if n.op_type == 'HardSigmoid'}",
+            "'s' is no node's name; a node has one, and its output another.",
+        ),
+        Wrong(
+            _GATES + "    return [n for n in graph.node if n.op_type == 'HardSigmoid']",
+            "these are nodes; their names are asked for.",
+        ),
+        Wrong(
+            _GATES + "    found = set()\n"
+            "    for n in graph.node:\n"
+            "        for u in graph.node:\n"
+            "            if n.op_type == 'HardSigmoid' and u.op_type == 'Mul':\n"
+            "                if u.input[1] == n.output[0] and u.input[0] != n.input[0]:\n"
+            "                    found.add(n.name)\n"
+            "    return found",
+            "on a gate that stands first in its product you miss a gate.",
+        ),
+        Wrong(
+            _GATES + "    found = set()\n"
+            "    for n in graph.node:\n"
+            "        users = [u for u in graph.node if n.output[0] in u.input]\n"
+            "        own = [u for u in users if n.input[0] in u.input]\n"
+            "        if n.op_type == 'HardSigmoid' and not own:\n"
+            "            found.add(n.name)\n"
+            "    return found",
+            "on a HardSigmoid that is added to something you return 'plain', which is no gate.",
+        ),
+        Wrong(
+            _GATES + "    found = set()\n"
+            "    for n in graph.node:\n"
+            "        users = [u for u in graph.node if n.output[0] in u.input]\n"
+            "        kinds = {u.op_type for u in users}\n"
+            "        own = [u for u in users if n.input[0] in u.input]\n"
+            "        if n.op_type == 'HardSigmoid' and kinds == {'Mul'} and not own:\n"
+            "            found.add(n.name)\n"
+            "    return found",
+            "on one output that two products use you miss a gate.",
+        ),
+        Wrong(
+            _GATES + "    {n.name for n in graph.node if n.op_type == 'HardSigmoid'}",
+            "your function returned None (a forgotten return?).",
+        ),
+    ),
+    judge=_judge_gates,
+    praise="by its edges: whose name it has, and where it stands in the product, does not matter.",
+)
+
+
+# --- 07.4: several operations at once -------------------------------------------------------------
+
+
+def _quick(kind: str) -> nn.Module:
+    """Return a network with one scaled sigmoid, written in one of several ways."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.one(x)
+            if kind == "written":
+                h = h * torch.sigmoid(1.702 * h)
+            elif kind == "turned":
+                h = (h * 1.702).sigmoid() * h
+            elif kind == "silu":
+                h = h * torch.sigmoid(h)
+            elif kind == "steeper":
+                h = h * torch.sigmoid(2.5 * h)
+            elif kind == "gate":
+                h = h * torch.sigmoid(1.702 * self.two(x))
+            return self.two(h)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Net().eval()
+
+
+_OTHERS = {
+    "silu": "x * sigmoid(x), which is SiLU, was replaced too: there is no 1.702 in it.",
+    "steeper": "x * sigmoid(2.5 * x) was replaced too: another number is another function.",
+    "gate": "x * sigmoid(1.702 * y) was replaced too: a gate, which scales another tensor.",
+}
+
+
+def _judge_pattern(answer: Any) -> None:
+    import torch
+
+    from .. import surgery
+
+    if isinstance(answer, Mapping | type) or callable(answer):
+        raise NotYet("a pattern is several operations: make the rule with surgery.pattern_rule.")
+    if not isinstance(answer, surgery.Rule):
+        raise NotYet(f"a rule is asked for, and this is {shown(answer)}.")
+    if not answer.graph:
+        raise NotYet("this rule has no pattern of several operations: use surgery.pattern_rule.")
+    _judge_arguments(answer)
+    x = torch.linspace(-2, 2, 12).reshape(3, 4)
+    for kind in ("written", "turned"):
+        model, report = _operated(answer, kind, x)
+        if report is None:
+            raise NotYet(f"your pattern does not match {_WAYS[kind]}.")
+        _judge_became(model, x)
+    for kind, words in _OTHERS.items():
+        if _operated(answer, kind, x)[1] is not None:
+            raise NotYet(words)
+    if answer.exact:
+        raise NotYet("your rule promises to be exact, and a ReLU is another function.")
+
+
+def _judge_arguments(rule: Any) -> None:
+    try:
+        taken = len(inspect.signature(rule.graph[0].pattern).parameters)
+    except (TypeError, ValueError):  # a module, or a function without a signature
+        return
+    if taken != 1:
+        raise NotYet(
+            f"your pattern takes {taken} tensors. In quick GELU one and the same tensor is scaled "
+            "and does the scaling; with two it would be a gate."
+        )
+
+
+_WAYS = {
+    "written": "h * torch.sigmoid(1.702 * h), where h is the output of a layer",
+    "turned": "(h * 1.702).sigmoid() * h",
+}
+
+
+def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
+    """Return the network and the report; None where nothing matched."""
+    from .. import surgery
+    from ..errors import SurgeryError
+
+    model = _quick(kind)
+    try:
+        return model, surgery.replace_(model, rule, level="graph", example_inputs=(x,))
+    except SurgeryError as error:
+        if "matched nothing" in str(error):
+            return model, None
+        raise NotYet(f"the surgery refuses your rule: {in_words(error)}") from None
+    except StillTodo:
+        raise
+    except Exception as error:
+        raise NotYet(f"the surgery with your rule raised {in_words(error)}") from None
+
+
+def _judge_became(model: nn.Module, x: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        h = model.one(x)
+        found, true = model(x), model.two(torch.relu(h))
+        if torch.allclose(found, true, atol=1e-5):
+            return
+        same = model.two(h * torch.sigmoid(1.702 * h))
+        steep = model.two(torch.relu(1.702 * h))
+    if torch.allclose(found, same, atol=1e-5):
+        raise NotYet("it matches, and the replacement computes what was there before.")
+    if torch.allclose(found, steep, atol=1e-5):
+        raise NotYet("it matches, and the replacement is a ReLU of 1.702 * x: too steep.")
+    raise NotYet("it matches, and what the network computes then is not the ReLU of the same x.")
+
+
+_HEAD = "import torch\n\nfrom labutils import surgery\n\n\n"
+PATTERN = Exercise(
+    id="07.4",
+    title="Write a rule for several operations at once",
+    verb="write a rule for several operations at once",
+    minutes=15,
+    difficulty="stretch",
+    answer="quick_gelu_rule",
+    stub=(
+        _HEAD + "def pattern(x):\n    return TODO  # what is looked for\n\n\n"
+        "def replacement(x):\n    return TODO  # what takes its place\n\n\n"
+        "quick_gelu_rule = TODO"
+    ),
+    reference=(
+        _HEAD + "def pattern(x):\n    return x * torch.sigmoid(1.702 * x)\n\n\n"
+        "def replacement(x):\n    return torch.relu(x)\n\n\n"
+        "quick_gelu_rule = surgery.pattern_rule(pattern, replacement)"
+    ),
+    hints=(
+        "Write the pattern as the model's author wrote it: a function of one tensor.",
+        "surgery.pattern_rule takes two functions of the same tensors.",
+        "How many tensors come in from outside? Those are the arguments, of both functions.",
+    ),
+    right=(
+        "import torch\nfrom torch.nn import functional as F\n\nfrom labutils import surgery\n\n"
+        "quick_gelu_rule = surgery.pattern_rule(\n"
+        "    lambda x: (x * 1.702).sigmoid() * x, F.relu, name='quick GELU'\n)",
+        _HEAD + "def quick_gelu(h):\n    gate = torch.sigmoid(1.702 * h)\n    return h * gate\n\n\n"
+        "quick_gelu_rule = surgery.pattern_rule(quick_gelu, lambda h: h.clamp(min=0))",
+    ),
+    wrong=(
+        Wrong(
+            _HEAD + "quick_gelu_rule = {torch.sigmoid: torch.relu}",
+            "a pattern is several operations: make the rule with surgery.pattern_rule.",
+        ),
+        Wrong(
+            _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
+            "    lambda x: x * torch.sigmoid(x), torch.relu\n)",
+            "your pattern does not match h * torch.sigmoid(1.702 * h), where h is the output of a "
+            "layer.",
+        ),
+        Wrong(
+            _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
+            "    lambda x: x * torch.sigmoid(1.702 * x), lambda x: torch.relu(1.702 * x)\n)",
+            "it matches, and the replacement is a ReLU of 1.702 * x: too steep.",
+        ),
+        Wrong(
+            _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
+            "    lambda x: x * torch.sigmoid(1.702 * x),\n"
+            "    lambda x: x * torch.sigmoid(1.702 * x),\n)",
+            "it matches, and the replacement computes what was there before.",
+        ),
+        Wrong(
+            _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
+            "    lambda x, y: x * torch.sigmoid(1.702 * y), lambda x, y: torch.relu(x)\n)",
+            "your pattern takes 2 tensors. In quick GELU one and the same tensor is scaled and "
+            "does the scaling; with two it would be a gate.",
+        ),
+        Wrong(
+            _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
+            "    lambda x: x * torch.sigmoid(1.702 * x), torch.relu, exact=True\n)",
+            "your rule promises to be exact, and a ReLU is another function.",
+        ),
+        Wrong(
+            "from labutils import surgery\n\nquick_gelu_rule = surgery.RULES['gelu-to-relu']",
+            "this rule has no pattern of several operations: use surgery.pattern_rule.",
+        ),
+    ),
+    judge=_judge_pattern,
+    praise="both ways of writing it, and neither SiLU nor a gate.",
+)
+
+EXERCISES = (FIRST_RULE, DROPOUT, GATES, PATTERN)

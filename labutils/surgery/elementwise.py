@@ -38,11 +38,6 @@ def mish_by_sigmoid(x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     return x * s * (q + 1.0) / (q * q + 1.0)
 
 
-def relu6_by_clamp(x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    """Return ``clamp(x, 0, 6)``, which is `torch.nn.functional.relu6`."""
-    return torch.clamp(x, 0.0, 6.0)
-
-
 class SiluBySigmoid(nn.Module):
     """`silu_by_sigmoid` as a layer."""
 

@@ -52,7 +52,7 @@ def edit_(
             if isinstance(made, nn.Module):
                 made = layers.get((form.label, n)) or _add_(root, made)
                 layers[form.label, n] = made
-            inputs = fx.node.map_arg(found.inputs, lambda node, new=moved: new.get(node, node))
+            inputs = fx.node.map_arg(found.inputs, lambda node, moved=moved: moved.get(node, node))
             new, became = _put_(root, graph, found.last, made, inputs)
             moved[found.last] = new
             _erase_(graph, found.nodes)

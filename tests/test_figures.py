@@ -185,6 +185,7 @@ def every(ladder, report, network, checks, files, measured, _small):
         "losses": figures.training_losses(
             {"lite": np.geomspace(2, 0.3, 60), "gates as ReLU": np.linspace(3.2, 2.9, 60)}, 2.77
         ),
+        "cuts": figures.cuts(ladder, 16),
         "top5 of 1000": figures.top5(image, np.arange(1000.0), thousand, thousand[998], "fp32"),
     }
 
@@ -194,7 +195,7 @@ NAMES = [
     "apart long", "architecture",
     "block", "narrow", "verdicts", "verdict", "operators", "images", "guesses", "image", "gate",
     "gate one", "gate negative", "grid", "grid small", "ranges", "ranges all", "top5 of 1000",
-    "gates in", "losses",
+    "gates in", "losses", "cuts",
 ]  # fmt: skip
 
 
@@ -765,3 +766,13 @@ def test_nothing_to_draw_of_a_surgery_is_an_error(draw):
     for nothing in ({}, {"a": []}):
         with pytest.raises(UsageError, match="there were none"):
             draw(nothing)
+
+
+def test_every_cut_is_told_with_its_top1(ladder):
+    alt = figures.cuts(ladder, 16).alt
+    assert all(f"{row.name} {100 * row.top1.value:.1f}" in alt for row in ladder.rows)
+    unknown = dataclasses.replace(
+        ladder, rows=tuple(dataclasses.replace(row, top1=None) for row in ladder.rows)
+    )
+    with pytest.raises(UsageError, match="no label counts"):
+        figures.cuts(unknown, 16)

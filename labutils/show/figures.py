@@ -32,7 +32,7 @@ from .picture import (
     styled,
 )
 from .quantization_figures import clipping_histogram, quantization_grid, quantized, ranges
-from .surgery_figures import gate_inputs, training_losses
+from .surgery_figures import cuts, gate_inputs, training_losses
 from .target_figures import operator_counts, verdict_bars
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = [
     "answers_apart",
     "architecture",
     "clipping_histogram",
+    "cuts",
     "error_by_image",
     "gate_inputs",
     "images",

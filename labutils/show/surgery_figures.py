@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import UsageError
-from .picture import BLUE, COLORS, GREEN, INK, VERMILION, Picture, blank, styled
+from .picture import BLUE, COLORS, GREEN, INK, VERMILION, Picture, blank, percent, styled
+
+if TYPE_CHECKING:
+    from ..compare import Ladder
 
 _STYLES = ("-", "--", ":", "-.")
 _SMOOTHED = 8  # steps that one point of a curve is the mean of
@@ -81,6 +85,42 @@ def training_losses(curves: Mapping[str, Sequence[float]], chance: float | None 
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes.grid(True)
     picture.legend(loc="outside upper center", ncols=3, frameon=False)
+    return picture
+
+
+@styled
+def cuts(ladder: Ladder, classes: int) -> Picture:
+    """Draw top-1 of each stage with its 95 % interval, and the share that guessing would reach.
+
+    Parameters
+    ----------
+    ladder
+        From `compare.ladder`, on images whose classes are known.
+    classes
+        How many there are to guess from.
+    """
+    rows = [row for row in ladder.rows if row.top1]
+    if not rows or classes < 1:
+        raise UsageError("cuts draws stages with a top-1, and there were none: no label counts.")
+    told = ", ".join(f"{row.name} {percent(row.top1.value)}" for row in rows)
+    picture = blank(1.5 + 0.36 * len(rows), f"Top-1 on {rows[0].n} images: {told}.")
+    axes = picture.subplots()
+    axes.axvline(100 / classes, color=INK, linewidth=1, linestyle=(0, (1, 3)), label="guessing")
+    for place, row in enumerate(rows):
+        value, (low, high) = row.top1.value, row.top1.interval
+        style = {
+            "color": COLORS[0] if value > 0.5 else VERMILION,
+            "fmt": "o" if value > 0.5 else "s",
+        }
+        axes.errorbar(100 * value, place, xerr=[[100 * (value - low)], [100 * (high - value)]],
+                      capsize=4, markersize=6, **style)  # fmt: skip
+        axes.annotate(percent(value), (100 * high, place), xytext=(8, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set(xlabel="top-1, % (with 95 % interval)", xlim=(0, 112), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xticks(range(0, 101, 20))
+    axes.grid(True, axis="x")
+    picture.legend(loc="outside upper center", frameon=False)
     return picture
 
 

@@ -93,6 +93,37 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Qat:
+    """Quantization-aware training: how the network learns to live with the rounding.
+
+    Attributes
+    ----------
+    scales
+        ``learned``: steps are trained with the weights, from the calibrated ranges on (LSQ);
+        ``observed``: ranges follow the batches until they are frozen.
+    freeze_at
+        For ``observed``: the share of the run after which ranges stay.
+    steps, batch_size, size
+        Length of the run, images in a step, and their side in pixels (0: the checkpoint's own).
+    learning_rate
+        Peak of the cosine; small, because the network is trained already.
+    distillation
+        Share of the loss that asks for the float network's answers instead of the labels.
+    temperature
+        Of the distillation's softmax (Hinton et al. 2015).
+    """
+
+    scales: Literal["learned", "observed"] = "learned"
+    freeze_at: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
+    steps: int = field(default=300, metadata={"least": 1})
+    batch_size: int = field(default=48, metadata={"least": 1})
+    size: int = field(default=0, metadata={"least": 0})
+    learning_rate: float = field(default=2e-4, metadata={"least": 0.0})
+    distillation: float = field(default=0.9, metadata={"least": 0.0, "most": 1.0})
+    temperature: float = field(default=2.0, metadata={"least": 0.1})
+
+
+@dataclass(frozen=True)
 class Override:
     """An exception for some nodes; of several that match, the last one that says a thing wins.
 
@@ -142,6 +173,8 @@ class Recipe:
         Exceptions by node.
     exclude
         Globs of nodes that stay in float.
+    qat
+        Training with the rounding in place; None is quantization after training only.
     input, output
         ``float32``, or ``quantized``: the file then takes (gives) the integers themselves.
     """
@@ -156,6 +189,7 @@ class Recipe:
     rounding: Literal["nearest", "adaround"] = "nearest"
     overrides: tuple[Override, ...] = ()
     exclude: tuple[str, ...] = ()
+    qat: Qat | None = None
     input: IoType = "float32"
     output: IoType = "float32"
 

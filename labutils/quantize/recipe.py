@@ -258,6 +258,14 @@ PRESETS: dict[str, Recipe] = {
                Activations(8, True, True), Weights(8, True, False, True), _ROBUST),
         Recipe("pow2_channel", "as pow2, one power of two per output channel",
                Activations(8, True, True), Weights(8, True, True, True), _ROBUST),
+        Recipe("int8_qat", "as int8, trained with the rounding in place", calibration=_ROBUST,
+               qat=Qat(steps=150, batch_size=32, size=112, learning_rate=1e-4)),
+        Recipe("w4a8_qat", "as w4a8, trained with the rounding in place",
+               weights=Weights(4, mse=True), calibration=_ROBUST,
+               qat=Qat(steps=300, batch_size=32, size=112, learning_rate=5e-4)),
+        Recipe("pow2_qat", "as pow2, trained with the rounding in place",
+               Activations(8, True, True), Weights(8, True, False, True), _ROBUST,
+               qat=Qat(steps=300, batch_size=32, size=112, learning_rate=3e-4)),
     )
 }  # fmt: skip
 """The recipes of the lab by name."""

@@ -74,6 +74,10 @@ class SurgeryError(LabError):
     """A replacement matched nothing, or changed what it must not change."""
 
 
+class TrainingError(LabError):
+    """Training went astray: a loss that is not finite, or a network without a gradient."""
+
+
 class TableError(LabError):
     """An operator table in ``data/targets`` is malformed."""
 

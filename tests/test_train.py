@@ -73,9 +73,11 @@ def test_another_recipe_is_not_resumed(tmp_path):
 
 def test_every_image_is_used_once_per_epoch():
     per_epoch = TINY.images // TINY.batch_size
-    used = np.concatenate([train._indices(TINY, step) for step in range(per_epoch)])
+    images = data.ImageSet(np.zeros((256, 1)), np.zeros(256), (), "no picture is looked at")
+    batches = train.Batches(images, TINY.batch_size)
+    used = np.concatenate([batches.indices(step) for step in range(per_epoch)])
     assert sorted(used) == list(range(TINY.images))
-    assert (train._indices(TINY, 0) != train._indices(TINY, per_epoch)).any()
+    assert (batches.indices(0) != batches.indices(per_epoch)).any()
 
 
 @given(step=st.integers(0, train.Recipe().steps - 1))

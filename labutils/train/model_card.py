@@ -1,0 +1,111 @@
+"""What is shipped: averaged weights in half precision, with a model card that was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from .. import data, metrics, paths, things
+from .loop import EVALUATION_SIZE, Trainer, logits_of
+from .recipe import Recipe
+
+
+def ship(recipe: Recipe, work: Path, destination: Path) -> dict:
+    """Write the averaged weights as fp16 safetensors, with their model card; return the card.
+
+    The figures on the card are those of the rounded weights that are shipped, on all 1,600
+    validation images.
+    """
+    from safetensors.torch import load_file, save_file
+
+    trainer = Trainer(recipe)
+    trainer.resume(work / f"{recipe.architecture}.resume.pt")
+    target = destination / f"{recipe.architecture}.safetensors"
+    rounded = {
+        name: (v.half() if v.is_floating_point() else v).contiguous()
+        for name, v in trainer.ema.state_dict().items()
+    }
+    with paths.atomic(target) as temporary:
+        save_file(rounded, temporary)
+    trainer.ema.load_state_dict(load_file(target))
+    card = _card(recipe, trainer, target)
+    paths.write_text(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
+    paths.write_text(target.with_suffix(".md"), _card_text(card))
+    return card
+
+
+def _card(recipe: Recipe, trainer: Trainer, weights: Path) -> dict:
+    validation = data.load("val", data.VALIDATION_IMAGES, EVALUATION_SIZE)
+    logits = logits_of(trainer.ema, validation)
+    top1 = metrics.accuracy(logits, validation.labels)
+    predicted, classes = logits.argmax(1), things.CLASSES
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (validation.labels, predicted), 1)
+    wrong = confusion - np.diag(np.diag(confusion))
+    pairs = [tuple(divmod(int(i), len(classes))) for i in np.argsort(-wrong, axis=None)[:8]]
+    return {
+        "architecture": recipe.architecture,
+        "from": "torchvision's model definition, trained from random weights",
+        "task": f"Things-16 (drawn, synthetic), {EVALUATION_SIZE} px",
+        "classes": list(classes),
+        "file": weights.name,
+        "sha256": paths.sha256(weights),
+        "dtype": "float16 (load into float32)",
+        "command": f"python -m labutils.train {recipe.architecture}",
+        "recipe": asdict(recipe),
+        "steps": trainer.step,
+        "dataset_digest": {split: things.digest(split) for split in things.SPLITS},
+        "chosen": "the averaged weights at the last step; validation images chose nothing",
+        "top1": top1.value,
+        "top1_interval_95": list(top1.interval),
+        "n": top1.n,
+        "accuracy_per_class": {
+            name: confusion[i, i] / confusion[i].sum() for i, name in enumerate(classes)
+        },
+        "confusion_pairs": [
+            {"true": classes[a], "predicted": classes[b], "images": int(wrong[a, b])}
+            for a, b in pairs
+            if wrong[a, b]
+        ],
+        "versions": paths.versions("torch", "torchvision", "numpy", "pillow"),
+    }
+
+
+def _card_text(card: dict) -> str:
+    """Return the model card in Markdown; the JSON beside it says the same to a machine."""
+    recipe, low_high = card["recipe"], card["top1_interval_95"]
+    phases = ", ".join(f"{steps:,} steps at {size} px" for size, steps in recipe["phases"])
+    settings = [f"{k} {v}" for k, v in recipe.items() if k not in ("architecture", "phases")]
+    classes = [f"| {name} | {100 * v:.0f} % |" for name, v in card["accuracy_per_class"].items()]
+    pairs = [f"| {p['true']} | {p['predicted']} | {p['images']} |" for p in card["confusion_pairs"]]
+    lines = [
+        f"# {card['architecture']}, trained on Things-16",
+        "",
+        f"{card['from'].capitalize()}, on {card['task']}. The images are drawn, not photographed:",
+        "the network knows these sixteen drawings and nothing else. Use it to learn and to test.",
+        "",
+        f"**Top-1 {100 * card['top1']:.2f} %** on {card['n']:,} validation images "
+        f"(95 % interval {100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %), measured on the",
+        f"weights as shipped. Chosen: {card['chosen']}.",
+        "",
+        f"- File: `{card['file']}`, {card['dtype']}, SHA-256 `{card['sha256']}`",
+        f"- Made by: `{card['command']}`",
+        f"- Schedule: {phases}",
+        f"- Recipe: {', '.join(settings)}",
+        f"- Versions: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
+        *(f"- Pixels, {k}: `{v}`" for k, v in card["dataset_digest"].items()),
+        "",
+        "| class | accuracy |",
+        "|---|---|",
+        *classes,
+        "",
+        "Most frequent confusions:",
+        "",
+        "| is | taken for | images |",
+        "|---|---|---|",
+        *pairs,
+    ]
+    return "\n".join(lines) + "\n"

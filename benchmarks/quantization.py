@@ -1,7 +1,7 @@
 """int8, mixed and 4-bit MobileNetV3, ours and those of others, on the same images.
 
-    python benchmarks/quantization.py                    # the table, benchmarks/results/
-    python benchmarks/quantization.py --train NAME ARCH   # only one QAT checkpoint, into the cache
+python benchmarks/quantization.py                    # the table, benchmarks/results/
+python benchmarks/quantization.py --train NAME ARCH   # only one QAT checkpoint, into the cache
 """
 
 from __future__ import annotations

@@ -112,6 +112,7 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
         if kind in CARRIERS and not places.excluded(node):
             _quantize_weight_(modules[node.target], CARRIERS[kind], places, node, learned)
     made: dict[fx.Node, str] = {}
+    scopes: dict[str, list[str]] = {}
     for node in list(graph.graph.nodes):
         if not places.wants(node):
             continue
@@ -123,9 +124,11 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
             grid = _activation_grid(recipe, places.bits(node))
             graph.add_submodule(name, FakeQuant(grid, learned=learned))
         made[node] = name
+        scopes.setdefault(name, []).append(places.scope(node))
         _after_(graph, node, name)
     _convert_(graph, recipe, places, made, learned)
     graph.recompile()
+    graph.meta["scopes"] = scopes
     _quantize_biases_(graph)
     graph.eval()
 
@@ -156,7 +159,12 @@ class _Places:
         module = self.modules.get(node.target) if node.op == "call_module" else None
         op = _OP_TYPES.get(type(module) if module is not None else node.target, "")
         path = str(node.target) if module is not None else node.name
-        return (onnx_name(self.graph, path, op), path), op
+        return (f"{self.scope(node)}/{op}", path), op
+
+    def scope(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return scope_of(str(node.target))
+        return scope_of(next(reversed(node.meta.get("nn_module_stack") or {"": None})))
 
     def excluded(self, node: fx.Node) -> bool:
         return any(self.recipe.excluded(name) for name in self.names[node][0])
@@ -213,19 +221,17 @@ class _Places:
         return source if isinstance(source, fx.Node) else None
 
 
-def onnx_name(model: nn.Module, path: str, op: str) -> str:
-    """Return the name that torch's TorchScript exporter gives to a module's node.
+def scope_of(path: str) -> str:
+    """Return what torch's TorchScript exporter puts in front of a module's operators.
 
     Children of a Sequential carry its name: ``features.0.0`` becomes
-    ``/features/features.0/features.0.0/Conv``.
+    ``/features/features.0/features.0.0``.
     """
-    scopes, parent, name = [], model, ""
-    for part in path.split("."):
-        inside = isinstance(parent, nn.Sequential | nn.ModuleList) and name
-        name = f"{name}.{part}" if inside or (part.isdigit() and name) else part
+    scopes, name = [], ""
+    for part in path.split(".") if path else ():
+        name = f"{name}.{part}" if part.isdigit() and name else part
         scopes.append(name)
-        parent = getattr(parent, part, None)
-    return "/" + "/".join([*scopes, op])
+    return "".join(f"/{scope}" for scope in scopes)
 
 
 def _is_float(node: fx.Node) -> bool:

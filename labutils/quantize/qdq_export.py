@@ -197,6 +197,7 @@ def to_qdq(
     marked, stored = _marked(model, opset)
     example = torch.zeros(1, 3, size, size)
     graph = export.unchecked(marked, example, opset, exporter, preprocessing)
+    _name_(graph.graph, getattr(model, "meta", {}).get("scopes", {}))
     counts = _replace_marks_(graph, stored, opset)
     with paths.atomic(path) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
@@ -229,10 +230,13 @@ def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, _Stored]
     activations = qat_graph.activations_of(marked)
     weights, biases = qat_graph.weights_of(marked), qat_graph.biases_of(marked)
     with torch.no_grad():
-        for name, (module, rounding) in biases.items():
-            key = f"{name}.bias"
-            step = np.broadcast_to(rounding.step.numpy(), tuple(module.bias.shape))
-            stored[key] = _Stored(np.array(step), np.zeros(step.shape, np.int32), 0)
+        for name, (_, rounding) in biases.items():
+            step, per_channel = rounding.step.numpy(), weights[name][1].grid.axis is not None
+            # one scale per channel for the bias of a weight with one: the HTP misreads the rest
+            step = step if per_channel else step.reshape(())
+            stored[f"{name}.bias"] = _Stored(
+                step, np.zeros(step.shape, np.int32), 0 if per_channel else None
+            )
         for name, (_, quantizer) in weights.items():
             stored[f"{name}.weight"] = _stored(quantizer)
         for name, quantizer in activations.items():
@@ -257,6 +261,38 @@ def _stored(quantizer: FakeQuant) -> _Stored:
     if grid.axis is None:
         scale, zero = scale.reshape(()), zero.reshape(())
     return _Stored(scale, zero, grid.axis)
+
+
+def _name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
+    """Give operators the names that an export of the float network gives them.
+
+    Tensors can then be compared one by one (`compare.per_layer`), and a recipe's globs mean the
+    same node here and there.
+    """
+    maker = {out: node for node in graph.node for out in node.output}
+    outputs = {entry.name for entry in graph.output}
+    left = {key: list(names) for key, names in scopes.items()}
+    taken, renamed = Counter(), {}
+    for mark in graph.node:
+        node = maker.get(mark.input[0]) if mark.domain == _DOMAIN else None
+        if node is None or node.domain == _DOMAIN or not left.get(_key(mark)):
+            continue
+        chain = [(node, left[_key(mark)].pop(0))]
+        before = maker.get(node.input[0])
+        if node.op_type == "Relu" and before is not None and before.op_type in ("Conv", "Gemm"):
+            weight = maker.get(before.input[1])
+            if weight is not None and weight.domain == _DOMAIN:
+                chain.insert(0, (before, qat_graph.scope_of(_key(weight).removesuffix(".weight"))))
+        for one, scope in chain:
+            name = f"{scope}/{one.op_type}"
+            number, taken[name] = taken[name], taken[name] + 1
+            one.name = f"{name}_{number}" if number else name
+            if one.output[0] not in outputs:
+                renamed[one.output[0]] = f"{one.name}_output_0"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
 
 
 def _replace_marks_(

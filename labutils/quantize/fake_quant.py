@@ -9,6 +9,8 @@ logarithm, where one learning rate serves steps of any size (TQT, Jain et al. 20
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +31,8 @@ sets the same bound.
 GAIN = 8.0
 """Steps are stored as log2(step) / GAIN, so that one learning rate serves weights and steps."""
 
-_OBSERVE, _FOLLOW, _FROZEN = "observing", "following", "frozen"
-_PHASES = (_OBSERVE, _FOLLOW, _FROZEN)
+_OBSERVE, _FOLLOW, _FROZEN, _PASS = "observing", "following", "frozen", "passing"
+_PHASES = (_OBSERVE, _FOLLOW, _FROZEN, _PASS)
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,8 @@ class FakeQuant(nn.Module):
             if not self.grid.signed:
                 self._watch(x)
             return x
+        if self.phase == _PASS:
+            return x
         if self.training and self.phase == _FOLLOW:
             self.fit_weight_(x) if self.grid.signed else self._watch(x)
         step, point = self.step, self.zero_point
@@ -276,7 +280,7 @@ class BiasQuant(nn.Module):
     def forward(self, bias: torch.Tensor) -> torch.Tensor:
         """Return `bias` on its grid."""
         entry, weight = self._sources
-        if _OBSERVE in (entry.phase, weight.phase):
+        if {_OBSERVE, _PASS} & {entry.phase, weight.phase}:
             return bias
         rounded = torch.round(bias / self.step) * self.step
         return bias + (rounded - bias).detach()
@@ -285,6 +289,20 @@ class BiasQuant(nn.Module):
 def quantizers(model: nn.Module) -> dict[str, FakeQuant]:
     """Return every `FakeQuant` of a model by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuant)}
+
+
+@contextlib.contextmanager
+def passing(model: nn.Module) -> Iterator[None]:
+    """Switch all rounding off: inside the block, the model is the float network."""
+    found = list(quantizers(model).values())
+    phases = [quantizer.phase for quantizer in found]
+    for quantizer in found:
+        quantizer.phase = _PASS
+    try:
+        yield
+    finally:
+        for quantizer, phase in zip(found, phases, strict=True):
+            quantizer.phase = phase
 
 
 def _agree(low: torch.Tensor, high: torch.Tensor) -> None:

@@ -213,7 +213,8 @@ def convert_model(
     repair
         Replace what the target refuses (exact rules only); without it a refusal is an error.
     bits
-        ``"int8"`` or ``"a16w8"`` for an integer DLC; None keeps floats.
+        A quantization recipe for an integer DLC: a preset (``"int8"``, ``"a16w8"``, ...) or a
+        YAML file; None keeps floats.
     precision
         Of a float DLC: ``"fp32"`` or ``"fp16"``.
     opset, soc
@@ -242,6 +243,7 @@ def convert_model(
             f"{model.name} does not say how its input is made. Give its mean and std "
             "(--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225); they are never guessed."
         )
+    recipe = _runnable(bits) if bits is not None else None
     if inputs is None:
         images = data.load("val", GATE_IMAGES, preprocessing.size)
         inputs = preprocessing(np.asarray(images.images))
@@ -251,10 +253,11 @@ def convert_model(
         floating, fixed = _translatable(original, target, Path(folder), repair, echo)
         quantized = None
         if bits is not None:
-            quantized, precision = Path(folder, f"{stem}.{bits}.onnx"), bits
-            calibration = data.calibration(CALIBRATION_IMAGES, preprocessing.size)
+            quantized = Path(folder, f"{stem}.{recipe.name}.onnx")
+            precision = "a16w8" if recipe.activations.bits == 16 else "int8"
+            calibration = data.calibration(recipe.calibration.images, preprocessing.size)
             settings = {"preprocessing": preprocessing, "progress": progress}
-            echo(quantize.static(floating, quantized, calibration, bits, **settings))
+            echo(quantize.static(floating, quantized, calibration, recipe, **settings))
         brought = model.module if model.module is not None else original
         with runtime.connect(brought) as reference:
             return targets.convert(
@@ -269,9 +272,23 @@ def convert_model(
                 soc=soc,
                 min_cosine=min_cosine,
                 check_top1=model.trained,
-                facts=facts(model, preprocessing, fixed),
+                facts={
+                    **facts(model, preprocessing, fixed),
+                    "recipe": recipe.to_dict() if recipe else None,
+                },
                 echo=echo,
             )
+
+
+def _runnable(recipe: str | Path) -> quantize.Recipe:
+    """Return the recipe, unless the gate could not run what it makes."""
+    found = quantize.load_recipe(recipe)
+    if (found.input, found.output) != ("float32", "float32"):
+        raise UsageError(
+            f"Recipe {found.name} makes integer inputs or outputs, which the parity gate cannot "
+            "feed or read. Convert with float32 ends; QNN keeps the integers inside."
+        )
+    return found
 
 
 def _translatable(

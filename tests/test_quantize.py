@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, data, paths, quantize, runtime, zoo
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
-from labutils.quantize import ptq
+from labutils.quantize import insertion, ptq
 
 SIZE = 64
 PREPROCESSING = data.Preprocessing(SIZE)
@@ -271,8 +271,8 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_written(tmp_path):
 def test_a_convolution_left_in_float_is_an_error(tmp_path):
     model = onnx.load(tiny(tmp_path, node_name="first"))
     with pytest.raises(LabError, match="Conv 'first' was not quantized"):
-        ptq._verify(model, "x.onnx", ())
-    assert ptq._verify(model, "x.onnx", ("first",))[0] == {}
+        insertion.verify(model, "x.onnx", ())
+    assert insertion.verify(model, "x.onnx", ("first",))[0] == {}
 
 
 # ---------------------------------------------------------------- the trained network, and the HTP

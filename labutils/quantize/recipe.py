@@ -150,7 +150,7 @@ class Override:
 
     def matches(self, node: str, op_type: str) -> bool:
         """Return whether a node of this name and operator is meant."""
-        return fnmatch.fnmatchcase(node, self.node) and fnmatch.fnmatchcase(op_type, self.op_type)
+        return fits(node, self.node) and fits(op_type, self.op_type)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Recipe:
 
     def excluded(self, node: str) -> bool:
         """Return whether a node of this name stays in float."""
-        return any(fnmatch.fnmatchcase(node, glob) for glob in self.exclude)
+        return any(fits(node, glob) for glob in self.exclude)
 
     def replaced(self, **changes: Any) -> Recipe:
         """Return a copy with other fields, e.g. ``replaced(name="mine", equalize=True)``."""
@@ -269,6 +269,11 @@ PRESETS: dict[str, Recipe] = {
     )
 }  # fmt: skip
 """The recipes of the lab by name."""
+
+
+def fits(name: str, glob: str) -> bool:
+    """Return whether a name matches a glob, whose `*` crosses slashes."""
+    return fnmatch.fnmatchcase(name, glob)
 
 
 def load(recipe: str | Path | Recipe) -> Recipe:

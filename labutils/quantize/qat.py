@@ -29,7 +29,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .. import train
 from ..data import ImageSet, Preprocessing
 from ..errors import StaleOptimizerError, UsageError
-from . import qat_graph
+from . import qat_corrections, qat_graph
 from . import recipe as recipes
 from .fake_quant import quantizers
 from .qdq_export import to_qdq
@@ -118,15 +118,11 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     UnknownNameError
         The recipe, or a node that it names.
     UsageError
-        The recipe asks for something that is not trained: asymmetric weights, other calibration
-        than min-max.
+        The recipe asks for something that training replaces or that is not written: other
+        calibration than min-max, equalization, AdaRound, asymmetric weights, integer ends.
     """
     recipe = recipes.load(recipe)
-    if recipe.calibration.method != "minmax":
-        raise UsageError(
-            f"Training starts from min-max ranges (with outliers left out), not from "
-            f"{recipe.calibration.method}: the ranges are learned afterwards."
-        )
+    _refuse_untrainable(recipe)
     graph = qat_graph.trace(model)
     qat_graph.insert_(graph, recipe, torch.zeros(1, 3, size, size))
     graph.requires_grad_(True)
@@ -137,6 +133,27 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     for name, parameter in model.named_parameters():
         _wrapped[parameter] = name
     return graph
+
+
+def _refuse_untrainable(recipe: Recipe) -> None:
+    calibration = recipe.calibration.method
+    reasons = {
+        f"calibration by {calibration}: training starts from min-max (outliers may be left out), "
+        "and learns the ranges": calibration != "minmax",
+        "rounding: adaround learns the rounding of a network that is not trained": (
+            recipe.rounding != "nearest"
+        ),
+        "equalize: scales per channel make it needless here": recipe.equalize,
+        "asymmetric weights: no device of the lab takes them per channel": (
+            not recipe.weights.symmetric
+        ),
+        "integer input or output: fake quantization ends in float": (
+            "quantized" in (recipe.input, recipe.output)
+        ),
+    }
+    for reason, asked in reasons.items():
+        if asked:
+            raise UsageError(f"Recipe {recipe.name} cannot be trained with {reason}.")
 
 
 def describe(model: fx.GraphModule) -> QatReport:
@@ -196,6 +213,11 @@ def calibrate_(
         quantizer.fit_weight_(module.parametrizations.weight.original, _CANDIDATES if few else 1)
     if _settings(model).scales == "learned":
         freeze_(model)
+    if recipe.correct_bias:
+        images = calibration[:128] if isinstance(calibration, np.ndarray) else None
+        if images is None:
+            images = preprocessing(calibration.images[:128])
+        qat_corrections.calibrate_bias_(model, images)
     return describe(model)
 
 

@@ -18,7 +18,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
-from ..errors import SurgeryError, UnknownNameError, UsageError
+from ..errors import SurgeryError, UnknownNameError
 from .fake_quant import BiasQuant, FakeQuant, Grid, quantizers
 from .recipe import Recipe
 
@@ -105,8 +105,6 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
     modules, places = dict(graph.named_modules()), _Places(graph, recipe)
     places.check_globs()
     learned = recipe.qat is None or recipe.qat.scales == "learned"
-    if not recipe.weights.symmetric:
-        raise UsageError("Weights are trained symmetric, which every device takes: symmetric=True.")
     for node in list(graph.graph.nodes):
         kind = type(modules.get(node.target)) if node.op == "call_module" else None
         if kind in CARRIERS and not places.excluded(node):

@@ -38,6 +38,7 @@ neighbouring integer; with powers of two there is none.
 """
 
 _DOMAIN, _MARK = "labutils", "FakeQuant"
+_LAST = "_QuantizeLinear_Input"  # how ONNX Runtime calls what is rounded into a graph output
 _CHECKED_IMAGES = 16
 
 
@@ -287,8 +288,9 @@ def _name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
             name = f"{scope}/{one.op_type}"
             number, taken[name] = taken[name], taken[name] + 1
             one.name = f"{name}_{number}" if number else name
-            if one.output[0] not in outputs:
-                renamed[one.output[0]] = f"{one.name}_output_0"
+            last = one is node and mark.output[0] in outputs
+            name = f"{mark.output[0]}{_LAST}" if last else f"{one.name}_output_0"
+            renamed[one.output[0]] = name
     for node in graph.node:
         for names in (node.input, node.output):
             for index, name in enumerate(names):
@@ -369,8 +371,9 @@ class _Writer:
         key, source = _key(mark), self.renamed.get(mark.input[0], mark.input[0])
         grid = self.stored[key]
         # markers behind each other (another number of bits) need names of their own
-        base = source.removesuffix("_DequantizeLinear_Output")
-        base = base if base == source else f"{base}_{grid.zero_point.dtype.name}"
+        source_base = source.removesuffix(_LAST)
+        base = source_base.removesuffix("_DequantizeLinear_Output")
+        base = base if base == source_base else f"{base}_{grid.zero_point.dtype.name}"
         output = mark.output[0]
         if output not in self.outputs:
             self.renamed[output] = f"{base}_DequantizeLinear_Output"

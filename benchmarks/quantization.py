@@ -1,26 +1,63 @@
 """int8, mixed and 4-bit MobileNetV3, ours and those of others, on the same images.
 
-python benchmarks/quantization.py                    # the table, benchmarks/results/
-python benchmarks/quantization.py --train NAME ARCH   # only one QAT checkpoint, into the cache
+    python benchmarks/quantization.py                    # the table: benchmarks/results/quantization.*
+    python benchmarks/quantization.py --train RECIPE ARCHITECTURE   # one QAT checkpoint, for later
+    python benchmarks/quantization.py --htp RECIPE ARCHITECTURE     # 1,600 images on the simulator
+    python benchmarks/quantization.py --litert-setup     # Google's quantizer, 1.2 GB, in the cache
+
+Every row: the shipped Things-16 checkpoint, 256 calibration images, 1,600 validation images at
+128 px. What is measured is the file that was written, in its runtime. Checkpoints, files and
+logits are cached, so a run that was stopped goes on; `--fresh` quantizes and runs anew (the
+trained checkpoints stay). Needs the cores for itself; the time of a row is that of quantizing (for
+QAT: of training), on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
+import io
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from labutils import data, paths, zoo
-from labutils.quantize import qat
+from labutils import data, export, metrics, paths, quantize, runtime, zoo
+from labutils.errors import LabError
+from labutils.quantize import pt2e, qat
 from labutils.quantize import recipe as recipes
 
 SIZE = 128
 CALIBRATION_IMAGES = 256
 TRAINING_IMAGES = 8000
+ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
+LITERT = ("litert-torch==0.10.0", "ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0")
+PREPROCESSING = data.Preprocessing(SIZE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `make` writes the file and returns its training seconds, if any."""
+
+    group: str
+    ours: bool
+    name: str
+    make: Callable[[str, Path], float | None]
+    backend: str = "ort"
+
+    @property
+    def key(self) -> str:
+        """For file names."""
+        return hashlib.sha256(f"{self.group}/{self.name}".encode()).hexdigest()[:8]
+
+
+# ---------------------------------------------------------------- ours
 
 
 def checkpoint(architecture: str, recipe: recipes.Recipe) -> Path:
@@ -36,8 +73,7 @@ def trained(architecture: str, recipe: recipes.Recipe) -> tuple[torch.nn.Module,
     model = zoo.load(architecture, weights="things16").module
     network = qat.prepare(model, recipe, size=SIZE)
     if not file.exists():
-        preprocessing = data.Preprocessing(SIZE)
-        print(qat.calibrate_(network, data.calibration(CALIBRATION_IMAGES, SIZE), preprocessing))
+        print(qat.calibrate_(network, calibration_set(), PREPROCESSING))
         start = time.time()
 
         def on_step(step: int, last: int, _: torch.nn.Module) -> None:
@@ -54,13 +90,409 @@ def trained(architecture: str, recipe: recipes.Recipe) -> tuple[torch.nn.Module,
     return network.eval(), saved["seconds"]
 
 
+def by_qat(name: str) -> Callable[[str, Path], float]:
+    """Return a maker that trains (or finds) a checkpoint and writes it as QDQ."""
+
+    def make(architecture: str, file: Path) -> float:
+        network, seconds = trained(architecture, recipes.load(name))
+        print(qat.to_qdq(network, file, size=SIZE, preprocessing=PREPROCESSING))
+        return seconds
+
+    return make
+
+
+def by_static(recipe: str | recipes.Recipe) -> Callable[[str, Path], None]:
+    """Return a maker that quantizes after training."""
+
+    def make(architecture: str, file: Path) -> None:
+        quantize.static(float_file(architecture), file, calibration_set(), recipe,
+                        preprocessing=PREPROCESSING)  # fmt: skip
+
+    return make
+
+
+# ---------------------------------------------------------------- the others
+
+
+def by_onnxruntime(**settings: object) -> Callable[[str, Path], None]:
+    """Return a maker that calls onnxruntime.quantization.quantize_static with `settings`."""
+
+    def make(architecture: str, file: Path) -> None:
+        from onnxruntime.quantization import quantize_static
+
+        quantize_static(float_file(architecture), file, _Reader(), **settings)
+
+    return make
+
+
+def by_onnxruntime_qnn(weight: str, per_channel: bool) -> Callable[[str, Path], None]:
+    """Return a maker with ONNX Runtime's QNN configuration, as its documentation calls it."""
+
+    def make(architecture: str, file: Path) -> None:
+        from onnxruntime.quantization import QuantType, quantize
+        from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
+        source = float_file(architecture)
+        config = get_qnn_qdq_config(
+            source, _Reader(), activation_type=QuantType.QUInt8,
+            weight_type=QuantType[weight], per_channel=per_channel,
+        )  # fmt: skip
+        quantize(source, file, config)
+
+    return make
+
+
+class _Reader:
+    """Calibration images as ONNX Runtime wants them."""
+
+    def __init__(self) -> None:
+        self.images = iter(inputs("calib", CALIBRATION_IMAGES))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self.images, None)
+        return None if image is None else {"input": image[None]}
+
+
+def by_torchao_xnnpack(per_channel: bool) -> Callable[[str, Path], None]:
+    """Return a maker with torchao's own XNNPACK quantizer: the settings of its tutorial."""
+
+    def make(architecture: str, file: Path) -> None:
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.testing.pt2e._xnnpack_quantizer import (
+            XNNPACKQuantizer, get_symmetric_quantization_config,
+        )  # fmt: skip
+
+        model = zoo.load(architecture, weights="things16").module
+        images = torch.from_numpy(inputs("calib", CALIBRATION_IMAGES))
+        dynamic = ({0: torch.export.Dim.DYNAMIC},)
+        program = torch.export.export(model, (images[:2],), dynamic_shapes=dynamic).module()
+        settings = get_symmetric_quantization_config(is_per_channel=per_channel)
+        prepared = prepare_pt2e(program, XNNPACKQuantizer().set_global(settings))
+        with torch.no_grad():
+            for batch in images.split(32):
+                prepared(batch)
+        written = export.unchecked(
+            pt2e.Plain(convert_pt2e(prepared)), images[:1], 21, "dynamo", PREPROCESSING
+        )
+        file.write_bytes(written.SerializeToString())
+
+    return make
+
+
+def by_torchao(recipe: str) -> Callable[[str, Path], None]:
+    """Return a maker that hands one of our recipes to torchao."""
+
+    def make(architecture: str, file: Path) -> None:
+        images = inputs("calib", CALIBRATION_IMAGES)
+        pt2e.write_qdq(zoo.load(architecture, weights="things16").module, file, images, recipe)
+
+    return make
+
+
+def litert_python() -> Path:
+    """Return the interpreter of the environment with Google's quantizer."""
+    return paths.cache() / "benchmarks" / "litert" / "bin" / "python"
+
+
+def litert_setup() -> None:
+    """Make that environment: the lab's packages, and LITERT's on top."""
+    import sysconfig
+
+    folder = litert_python().parent.parent
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "lab.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+    torches = [f"{name}=={v}" for name, v in paths.versions("torch").items() if name != "python"]
+    pip = [str(litert_python()), "-m", "pip", "install", "-q"]
+    subprocess.run([*pip, *(t.split("+")[0] for t in torches), *LITERT], check=True)
+
+
+def by_litert(name: str) -> Callable[[str, Path], float]:
+    """Return a maker that calls ai-edge-quantizer in its own environment."""
+
+    def make(architecture: str, file: Path) -> float:
+        if not litert_python().exists():
+            raise LabError("its environment is missing: benchmarks/quantization.py --litert-setup")
+        folder = file.parent / f"litert_{architecture}"
+        given = folder / "given.npz"
+        if not given.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(given, architecture=architecture, images=inputs("val"),
+                     calibration=inputs("calib", CALIBRATION_IMAGES))  # fmt: skip
+        script = Path(__file__).with_name("litert_quantize.py")
+        subprocess.run(
+            [str(litert_python()), str(script), str(given), str(folder), name],
+            env={**_environment(), "PYTHONPATH": str(paths.ROOT)}, check=True, capture_output=True,
+        )  # fmt: skip
+        if not (folder / f"{name}.npz").exists():
+            raise LabError((folder / f"{name}.txt").read_text(encoding="utf-8"))
+        found = np.load(folder / f"{name}.npz")
+        file.with_suffix(".logits.npy").unlink(missing_ok=True)
+        np.save(file.with_suffix(".logits.npy"), found["logits"])
+        file.write_bytes((folder / f"{name}.tflite").read_bytes())
+        return float(found["seconds"])
+
+    return make
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+
+def mixed(architecture: str, file: Path) -> None:
+    """Search 16-bit activations within 15 % of the MACs, and quantize so."""
+    try:
+        from labutils.quantize import mixed as search
+    except ImportError:
+        raise LabError("labutils.quantize.mixed is not in this version of the lab") from None
+    found = search.search(float_file(architecture), calibration_set(), macs_share=0.15,
+                          preprocessing=PREPROCESSING)  # fmt: skip
+    by_static(found.recipe)(architecture, file)
+
+
+def _robust(name: str, **changes: object) -> recipes.Recipe:
+    base = recipes.PRESETS["int8"]
+    return base.replaced(name=name, **changes)
+
+
+TENSOR = recipes.Weights(per_channel=False)
+ROWS = (
+    Row("int8", True, "PTQ int8", by_static("int8")),
+    Row("int8", True, "PTQ int8, biases corrected", by_static(_robust("b", correct_bias=True))),
+    Row("int8", True, "QAT int8", by_qat("int8_qat")),
+    Row("int8", False, "ONNX Runtime, defaults", by_onnxruntime()),
+    Row("int8", False, "ONNX Runtime, QNN configuration", by_onnxruntime_qnn("QInt8", True)),
+    Row("int8", False, "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack(True)),
+    Row("int8", False, "torchao pt2e, our recipe", by_torchao("int8")),
+    Row("int8", False, "ai-edge-quantizer, static int8", by_litert("static_wi8_ai8"), "litert"),
+    Row("int8 per tensor", True, "PTQ int8, one scale per tensor",
+        by_static(_robust("t", weights=TENSOR))),
+    Row("int8 per tensor", False, "ONNX Runtime, QNN configuration",
+        by_onnxruntime_qnn("QInt8", False)),
+    Row("int8 per tensor", False, "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack(False)),
+    Row("4-bit weights", True, "PTQ w4a8", by_static("w4a8")),
+    Row("4-bit weights", True, "PTQ w4a8, learned rounding", by_static("w4a8_adaround")),
+    Row("4-bit weights", True, "QAT w4a8", by_qat("w4a8_qat")),
+    Row("4-bit weights", False, "ONNX Runtime, QNN configuration",
+        by_onnxruntime_qnn("QInt4", True)),
+    Row("4-bit weights", False, "torchao pt2e, our recipe", by_torchao("w4a8")),
+    Row("4-bit weights", False, "ai-edge-quantizer, 4-bit, float activations",
+        by_litert("dynamic_wi4_afp32"), "litert"),
+    Row("16-bit where it pays", True, "mixed, 15 % of the MACs", mixed),
+    Row("16-bit where it pays", False, "ONNX Runtime, QNN, all 16-bit",
+        by_static("a16w8")),
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def folder() -> Path:
+    """Return where files and logits are kept between runs."""
+    return paths.folder(paths.cache() / "quantization")
+
+
+def calibration_set() -> data.ImageSet:
+    """Return the calibration images."""
+    return data.calibration(CALIBRATION_IMAGES, SIZE)
+
+
+def inputs(split: str, n: int = data.VALIDATION_IMAGES) -> np.ndarray:
+    """Return (n, 3, 128, 128) float32."""
+    return PREPROCESSING(data.load(split, n, SIZE).images)
+
+
+def float_file(architecture: str) -> Path:
+    """Return the float export, written once."""
+    file = folder() / f"{architecture}_float.onnx"
+    if not file.exists():
+        model = zoo.load(architecture, weights="things16")
+        export.to_onnx(model.module, file, size=SIZE, preprocessing=PREPROCESSING)
+    return file
+
+
+def logits_of(file: Path, backend: str = "ort") -> np.ndarray:
+    """Run the validation images, or load what an earlier run answered."""
+    saved = file.with_suffix(f".{backend}.npy" if backend == "htp" else ".logits.npy")
+    if not saved.exists():
+        with runtime.connect(file, backend) as runner:
+            images = inputs("val")
+            parts = [runner.run(images[i : i + 32]) for i in _starts(len(images), file.stem)]
+        with paths.atomic(saved) as temporary:
+            np.save(temporary, np.concatenate(parts))
+    return np.load(saved)
+
+
+def _starts(n: int, name: str) -> Iterator[int]:
+    start = time.time()
+    for i in range(0, n, 32):
+        if i and i % 320 == 0:
+            print(f"  {name}: {i}/{n} images, {time.time() - start:.0f} s", flush=True)
+        yield i
+
+
+def measured(row: Row, architecture: str, fresh: bool) -> dict[str, object]:
+    """Return one line of the table."""
+    suffix = ".tflite" if row.backend == "litert" else ".onnx"
+    file = folder() / f"{architecture}_{row.key}{suffix}"
+    line = {"model": architecture, "group": row.group, "by": "ours" if row.ours else "peer",
+            "what": row.name}  # fmt: skip
+    seconds_file = file.with_suffix(".seconds")
+    if fresh:
+        for old in (file, seconds_file, file.with_suffix(".logits.npy")):
+            old.unlink(missing_ok=True)
+    try:
+        if not (file.exists() and seconds_file.exists()):
+            start = time.time()
+            training = row.make(architecture, file)
+            seconds = time.time() - start if training is None else training
+            seconds_file.write_text(f"{seconds:.1f}", encoding="utf-8")
+        logits = logits_of(file)
+    except Exception as error:  # a peer's own error is a result: it goes into the table
+        reason = " ".join(str(error).split())[:160]
+        return line | {"note": f"{type(error).__name__}: {reason}"}
+    line |= figures(logits, logits_of(float_file(architecture)))
+    runs_on = "LiteRT" if row.backend == "litert" else "ORT"
+    return line | {"MB": file.stat().st_size / 1e6, "runtime": runs_on,
+                   "seconds": float(seconds_file.read_text(encoding="utf-8"))}  # fmt: skip
+
+
+def figures(logits: np.ndarray, reference: np.ndarray) -> dict[str, object]:
+    """Return accuracy, paired difference, agreement and SQNR of logits against the float ones."""
+    labels = data.load("val", len(logits), SIZE).labels
+    right, was = metrics.correct(logits, labels), metrics.correct(reference, labels)
+    return {
+        "n": len(logits), "top1": metrics.accuracy(logits, labels),
+        "difference": metrics.paired_difference(right, was),
+        "agreement": metrics.agreement(logits, reference),
+        "sqnr": metrics.sqnr_db(reference, logits),
+    }  # fmt: skip
+
+
+def on_htp(architecture: str) -> list[dict[str, object]]:
+    """Return lines for what was run on the simulator (``--htp``), on the saved logits."""
+    lines = []
+    for row in ROWS:
+        file = folder() / f"{architecture}_{row.key}.onnx"
+        if file.with_suffix(".htp.npy").exists():
+            line = figures(logits_of(file, "htp"), logits_of(float_file(architecture)))
+            lines.append({
+                "model": architecture, "group": row.group, "by": "ours" if row.ours else "peer",
+                "what": row.name, **line, "MB": file.stat().st_size / 1e6,
+                "runtime": "HTP simulator", "seconds": None,
+            })  # fmt: skip
+    return lines
+
+
+# ---------------------------------------------------------------- the table
+
+COLUMNS = ("model", "group", "by", "what", "runtime", "n", "top-1 % [95 %]",
+           "minus fp32, points", "agrees %", "SQNR dB", "MB", "seconds")  # fmt: skip
+
+
+def cells(line: dict[str, object]) -> list[str]:
+    """Return the words of a line."""
+    head = [str(line[k]) for k in ("model", "group", "by", "what")]
+    if "note" in line:
+        return [*head, f"not measured: {line['note']}", *[""] * 7]
+    top1, (low, high) = line["top1"], line["top1"].interval
+    difference = line["difference"]
+    a, b = difference.interval
+    return [
+        *head, line["runtime"], str(line["n"]),
+        f"{100 * top1.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{difference.value:+.2f} [{a:+.2f}, {b:+.2f}]", f"{100 * line['agreement'].value:.2f}",
+        f"{line['sqnr']:.1f}", f"{line['MB']:.2f}",
+        "" if line["seconds"] is None else f"{line['seconds']:.0f}",
+    ]  # fmt: skip
+
+
+def verdicts(lines: list[dict[str, object]]) -> list[str]:
+    """Return, for each group, whether ours is first or tied: by agreement, then by top-1."""
+    said = []
+    groups = dict.fromkeys((x["model"], x["group"], x["runtime"]) for x in lines if "top1" in x)
+    for model, group, runs_on in groups:
+        if runs_on == "HTP simulator":
+            continue
+        rows = [x for x in lines if "top1" in x and (x["model"], x["group"]) == (model, group)
+                and x["runtime"] != "HTP simulator"]  # fmt: skip
+        ours = [x for x in rows if x["by"] == "ours"]
+        peers = [x for x in rows if x["by"] == "peer"]
+        if not ours or not peers or runs_on != "ORT":
+            continue
+        best, peer = (max(x, key=lambda x: (x["top1"].hits, x["sqnr"])) for x in (ours, peers))
+        gap = (best["top1"].hits - peer["top1"].hits) / best["n"] * 100
+        tied = abs(gap) < 0.5 and best["top1"].interval[0] <= peer["top1"].value
+        place = "first" if gap > 0 else "tied" if tied else "behind"
+        said.append(
+            f"{model}, {group}: ours {place}: {best['what']} {100 * best['top1'].value:.2f} %, "
+            f"{best['sqnr']:.1f} dB; best other: {peer['what']} "
+            f"{100 * peer['top1'].value:.2f} %, {peer['sqnr']:.1f} dB"
+        )
+    return said
+
+
+def write(lines: list[dict[str, object]], took: float) -> str:
+    """Write CSV and text into benchmarks/results; return the text."""
+    table = [COLUMNS, *(cells(line) for line in lines)]
+    widths = [max(len(str(row[i])) for row in table if len(row) > i and not (
+        i == 4 and str(row[i]).startswith("not measured"))) for i in range(len(COLUMNS))]  # fmt: skip
+    text = ["  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=False)).rstrip()
+            for row in table]  # fmt: skip
+    versions = paths.versions("torch", "onnxruntime", "torchao", "onnxruntime-qnn")
+    head = [
+        f"Recorded {time.strftime('%Y-%m-%d', time.gmtime())} with: "
+        "python benchmarks/quantization.py",
+        f"Shipped Things-16 checkpoints, {CALIBRATION_IMAGES} calibration images, "
+        f"{data.VALIDATION_IMAGES} validation images at {SIZE} px.",
+        "Accuracy of the file that was written, in its runtime. QAT: seconds of its training.",
+        f"The run itself took {took / 60:.0f} min with trained checkpoints cached. Versions: "
+        + ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "",
+    ]
+    results = paths.ROOT / "benchmarks" / "results"
+    full = "\n".join([*head, *text, "", *verdicts(lines)]) + "\n"
+    paths.write_text(results / "quantization.txt", full)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(table)
+    paths.write_text(results / "quantization.csv", buffer.getvalue())
+    return full
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", nargs=2, metavar=("RECIPE", "ARCHITECTURE"))
+    parser.add_argument("--htp", nargs=2, metavar=("ROW", "ARCHITECTURE"), help="by a row's name")
+    parser.add_argument("--litert-setup", action="store_true")
+    parser.add_argument("--fresh", action="store_true", help="quantize and run everything anew")
     chosen = parser.parse_args(arguments)
-    if chosen.train:
+    if chosen.litert_setup:
+        litert_setup()
+    elif chosen.train:
         trained(chosen.train[1], recipes.load(chosen.train[0]))
+    elif chosen.htp:
+        row = next(row for row in ROWS if row.name == chosen.htp[0])
+        measured(row, chosen.htp[1], fresh=False)
+        logits_of(folder() / f"{chosen.htp[1]}_{row.key}.onnx", "htp")
+    else:
+        start, lines = time.time(), []
+        for architecture in ARCHITECTURES:
+            reference = logits_of(float_file(architecture))
+            lines.append({
+                "model": architecture, "group": "float", "by": "", "what": "fp32",
+                **figures(reference, reference), "runtime": "ORT", "seconds": None,
+                "MB": float_file(architecture).stat().st_size / 1e6,
+            })  # fmt: skip
+            for row in ROWS:
+                lines.append(measured(row, architecture, chosen.fresh))
+                print("  ".join(cells(lines[-1])), flush=True)
+            lines += on_htp(architecture)
+        print(write(lines, time.time() - start))
     return 0
 
 

@@ -24,6 +24,8 @@ from labutils.quantize.recipe import PRESETS, Activations, Override, Qat, Recipe
 
 SIZE = 64
 PREPROCESSING = data.Preprocessing(SIZE)
+# 4 bits and one step per tensor: nothing is left of the network, and much is to be won back
+CRUDE = Recipe("crude", weights=Weights(4, per_channel=False, mse=True))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def test_a_fake_quantizer_computes_what_onnx_runtime_computes(
     if pow2:
         assert torch.frexp(step).mantissa.item() == 0.5
     if symmetric:
-        assert point.item() == (0 if low == 0 else 1 << bits - 1)
+        assert point.item() == (0 if np.float32(low) == 0 else 1 << bits - 1)
     assert quantizer(torch.zeros(1)).item() == 0  # padding stays padding
 
 
@@ -184,10 +186,10 @@ def test_exceptions_by_node_and_conversions_between_widths(network, calibration,
     found = qat.describe(model)
     assert found.weights == {8: 52, 4: 1}
     assert found.left == ("features.0.0",)
-    assert found.activations[16] > 8
+    assert found.activations[16] == 8
     report = qat.to_qdq(model, tmp_path / "mixed.onnx", size=SIZE)
     assert report.activations["uint16"] == found.activations[16]
-    assert report.sqnr_db > 40
+    assert report.sqnr_db > 35
     onnx_model, values = stored(report.path)
     kinds = {n.input[0]: values[n.input[2]].data_type for n in onnx_model.graph.node
              if n.op_type == "QuantizeLinear"}  # fmt: skip
@@ -256,14 +258,14 @@ def test_the_dynamo_exporter_writes_the_same_numbers(made, batch, tmp_path):
 
 
 def test_a_few_steps_bring_four_bits_nearer_to_the_teacher(network, made, batch):
-    model, reference = made("w4a8"), logits(network, batch)
+    model, reference = made(CRUDE), logits(network, batch)
     before = metrics.sqnr_db(reference, logits(model, batch))
     weight = model.get_submodule("features.4.block.1.0").parametrizations.weight
     start, step = weight.original.detach().clone(), weight[0].step.detach().clone()
     done = qat.fit_(model, teacher=network, steps=8, size=SIZE, batch_size=32, images=256,
-                    learning_rate=3e-4)  # fmt: skip
+                    learning_rate=1e-3)  # fmt: skip
     assert done.steps == 8
-    assert metrics.sqnr_db(reference, logits(model, batch)) > before + 0.3
+    assert metrics.sqnr_db(reference, logits(model, batch)) > before + 1
     assert not torch.equal(start, weight.original)
     assert not torch.equal(step, weight[0].step)  # learned
     assert not model.training
@@ -378,13 +380,12 @@ def test_two_processes_train_one_network(scales, tmp_path):
 
 
 def test_bias_calibration_gives_back_the_means(network, made, calibration, batch):
-    model = made("int8_tensor")
-    reference = logits(network, batch)
+    model, reference = made(CRUDE), logits(network, batch)
     before = metrics.sqnr_db(reference, logits(model, batch))
     report = qat_corrections.calibrate_bias_(model, calibration)
     assert report.layers == 54
     assert report.after < report.before / 3
-    assert metrics.sqnr_db(reference, logits(model, batch)) > before
+    assert metrics.sqnr_db(reference, logits(model, batch)) > before + 1
     assert "channel means" in str(report)
 
 

@@ -105,7 +105,7 @@ def write_qdq(
         if recipe.qat is not None:
             _fit(prepared, recipe, teacher, settings)
         converted = _convert(prepared)
-        graph = export.unchecked(_Plain(converted), example[:1], 21, "dynamo", preprocessing)
+        graph = export.unchecked(Plain(converted), example[:1], 21, "dynamo", preprocessing)
     counts = _finish_(graph)
     images = calibration[:16]
     with paths.atomic(path) as temporary:
@@ -173,7 +173,7 @@ def _fit(
     train.fine_tune(prepared, teacher=teacher, on_step=freeze, **options)
 
 
-class _Plain(nn.Module):
+class Plain(nn.Module):
     """A plain module around a graph, for the exporter; its modes are the graph's own business."""
 
     def __init__(self, graph: fx.GraphModule) -> None:

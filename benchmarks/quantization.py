@@ -1,9 +1,9 @@
 """int8, mixed and 4-bit MobileNetV3, ours and those of others, on the same images.
 
-    python benchmarks/quantization.py                    # the table: benchmarks/results/quantization.*
-    python benchmarks/quantization.py --train RECIPE ARCHITECTURE   # one QAT checkpoint, for later
-    python benchmarks/quantization.py --htp RECIPE ARCHITECTURE     # 1,600 images on the simulator
-    python benchmarks/quantization.py --litert-setup     # Google's quantizer, 1.2 GB, in the cache
+    python benchmarks/quantization.py             # the table: benchmarks/results/quantization.*
+    python benchmarks/quantization.py --train RECIPE ARCHITECTURE  # one QAT checkpoint, for later
+    python benchmarks/quantization.py --htp ROW ARCHITECTURE    # 1,600 images on the simulator
+    python benchmarks/quantization.py --litert-setup   # Google's quantizer, 1.2 GB, in the cache
 
 Every row: the shipped Things-16 checkpoint, 256 calibration images, 1,600 validation images at
 128 px. What is measured is the file that was written, in its runtime. Checkpoints, files and
@@ -159,7 +159,8 @@ def by_torchao_xnnpack(per_channel: bool) -> Callable[[str, Path], None]:
     def make(architecture: str, file: Path) -> None:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.testing.pt2e._xnnpack_quantizer import (
-            XNNPACKQuantizer, get_symmetric_quantization_config,
+            XNNPACKQuantizer,
+            get_symmetric_quantization_config,
         )  # fmt: skip
 
         model = zoo.load(architecture, weights="things16").module
@@ -437,10 +438,12 @@ def verdicts(lines: list[dict[str, object]]) -> list[str]:
 def write(lines: list[dict[str, object]], took: float) -> str:
     """Write CSV and text into benchmarks/results; return the text."""
     table = [COLUMNS, *(cells(line) for line in lines)]
-    widths = [max(len(str(row[i])) for row in table if len(row) > i and not (
-        i == 4 and str(row[i]).startswith("not measured"))) for i in range(len(COLUMNS))]  # fmt: skip
-    text = ["  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=False)).rstrip()
-            for row in table]  # fmt: skip
+    # a reason why not runs on to the right; it must not widen the column that it starts in
+    counted = [["" if c.startswith("not measured") else c for c in row] for row in table]
+    widths = [max(map(len, column)) for column in zip(*counted, strict=True)]
+    text = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table
+    ]
     versions = paths.versions("torch", "onnxruntime", "torchao", "onnxruntime-qnn")
     head = [
         f"Recorded {time.strftime('%Y-%m-%d', time.gmtime())} with: "

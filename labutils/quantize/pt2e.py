@@ -181,9 +181,11 @@ class Plain(nn.Module):
         self.graph_module = graph
 
     def train(self, mode: bool = True) -> nn.Module:
+        """Leave the graph as it is: it knows one mode."""
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the graph."""
         return self.graph_module(x)
 
 
@@ -192,7 +194,10 @@ def _spec(
 ) -> QuantizationSpec:
     """Return torchao's words for one of our grids."""
     from torchao.quantization.pt2e import (
-        FakeQuantize, MinMaxObserver, MovingAverageMinMaxObserver, PerChannelMinMaxObserver,
+        FakeQuantize,
+        MinMaxObserver,
+        MovingAverageMinMaxObserver,
+        PerChannelMinMaxObserver,
     )  # fmt: skip
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
@@ -225,7 +230,9 @@ def _spec(
 def _annotator(recipe: Recipe) -> Any:
     """Return a torchao `Quantizer` that annotates what the recipe says."""
     from torchao.quantization.pt2e.quantizer import (
-        QuantizationAnnotation, Quantizer, SharedQuantizationSpec,
+        QuantizationAnnotation,
+        Quantizer,
+        SharedQuantizationSpec,
     )  # fmt: skip
 
     qat = recipe.qat is not None

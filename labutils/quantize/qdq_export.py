@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 LEAST_SQNR_DB = 30.0
 """Of the file on ONNX Runtime, unoptimized, against the network it was made from.
 
-Typically it is above 40 dB. What is left is the order of summation, which now and then tips a value
-to the neighbouring integer (with powers of two there is none); a quantizer at a wrong place leaves
-less than 20 dB.
+Typically 40 to 75 dB, and with powers of two bit-equal. What is left is the order of summation:
+once in a million values it tips one to the neighbouring integer, and the layers behind make more of
+it (in MobileNetV3-Large, int8, 1 of 295,000 in the fifth layer becomes 1 % of the twentieth). A
+quantizer at a wrong place leaves less than 20 dB.
 """
 
 _DOMAIN, _MARK = "labutils", "FakeQuant"

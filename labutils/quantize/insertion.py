@@ -193,9 +193,14 @@ def _weights(
         bits = said["weights"] or settings.bits
         channels = settings.per_channel if said["per_channel"] is None else said["per_channel"]
         axis = weight_axis(node) if channels else None
-        array = numpy_helper.to_array(values[name]).astype(np.float64)
-        rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) if channels else [array]
-        found[name] = [_weight_scale(recipe, np.ravel(row), bits, axis) for row in rows]
+        array = numpy_helper.to_array(values[name])
+        kind = {"quant_type": quant_type(bits, signed=True)}
+        kind |= {} if axis is None else {"axis": axis}
+        codes = np.int16 if bits == 16 else np.int8
+        found[name] = [
+            {**kind, "scale": np.array(scale, np.float32), "zero_point": np.array(zero, codes)}
+            for scale, zero in _per_row(recipe, array, bits, axis)
+        ]
     return found
 
 
@@ -207,18 +212,40 @@ def weight_axis(node: onnx.NodeProto) -> int | None:
     return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)
 
 
-def _weight_scale(
-    recipe: Recipe, values: np.ndarray, bits: int, axis: int | None
-) -> dict[str, Any]:
+def weight_scales(
+    recipe: Recipe, node: onnx.NodeProto, array: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and zero point of a carrier's weights, shaped to go with `array`."""
+    said = recipe.setting(node.name, node.op_type, "per_channel")
+    channels = recipe.weights.per_channel if said is None else said
+    axis = weight_axis(node) if channels else None
+    rows = np.array(_per_row(recipe, array, bits, axis))
+    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+    return rows[:, 0].reshape(shape), rows[:, 1].reshape(shape)
+
+
+def _per_row(
+    recipe: Recipe, array: np.ndarray, bits: int, axis: int | None
+) -> list[tuple[float, int]]:
+    """Return (scale, zero point) per output channel, or once for all."""
+    array = array.astype(np.float64)
+    if axis is None:
+        return [_weight_scale(recipe, array.ravel(), bits)]
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    return [_weight_scale(recipe, row, bits) for row in rows]
+
+
+def _weight_scale(recipe: Recipe, values: np.ndarray, bits: int) -> tuple[float, int]:
     settings, most = recipe.weights, 2 ** (bits - 1) - 1
+    clipped = settings.mse or bits < 8  # four bits cannot pay for a filter's extremes
     if settings.symmetric:
         high = max(float(np.abs(values).max()), 1e-9)
-        if settings.mse:
+        if clipped:
             high = _least_weight_error(values, high, most)
         scale, zero = high / most, 0
     else:
         low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-        if settings.mse:
+        if clipped:
             ordered = np.sort(values)
             low, high = least_error(np.ones(len(ordered)), ordered, bits)
         scale = max(high - low, 1e-9) / (2 * most + 1)
@@ -226,12 +253,7 @@ def _weight_scale(
     if settings.power_of_two:
         scale = 2.0 ** math.ceil(math.log2(scale) - 1e-9)
         zero = 0 if settings.symmetric else round(-low / scale) - most - 1
-    return {
-        "quant_type": quant_type(bits, signed=True),
-        "scale": np.array(scale, np.float32),
-        "zero_point": np.array(zero, np.int16 if bits == 16 else np.int8),
-        **({} if axis is None else {"axis": axis}),
-    }
+    return scale, zero
 
 
 def _least_weight_error(values: np.ndarray, high: float, most: int) -> float:

@@ -36,7 +36,7 @@ from . import equalize, rounding
 from . import recipe as recipes
 from .insertion import insert, verify, widths
 from .prepare import opset, prepared
-from .ranges import Ranges, batch, measure_ranges
+from .ranges import Ranges, checked_inputs, measure_ranges
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def _images(
             f"Recipe {recipe.name} works on images (weights, biases); it was given ranges."
         )
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    return batch(calibration, 0, preprocessing, shape, _SAMPLES)
+    return checked_inputs(calibration, 0, preprocessing, shape, _SAMPLES)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

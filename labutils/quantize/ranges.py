@@ -154,7 +154,7 @@ def _seen(
     shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]
     starts = list(_starts(calibration))
     for start in progress(starts, words) if progress else starts:
-        for image in batch(calibration, start, preprocessing, shape):
+        for image in checked_inputs(calibration, start, preprocessing, shape):
             yield {entry.name: image[None], **runner.tensors(image[None])}
 
 
@@ -164,7 +164,7 @@ def _starts(calibration: np.ndarray | ImageSet) -> range:
     return range(0, len(calibration), _BATCH)
 
 
-def batch(
+def checked_inputs(
     calibration: np.ndarray | ImageSet,
     start: int,
     preprocessing: Preprocessing | None,

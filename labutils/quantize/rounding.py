@@ -195,7 +195,7 @@ def _rounded(
     """Return codes (groups, outputs, inputs): each column rounded, its error given to the rest."""
     _, positions, count = patches.shape
     moments = patches.transpose(0, 2, 1) @ patches / positions
-    diagonal = np.einsum("gii->gi", moments)
+    diagonal = np.einsum("gii->gi", moments).copy()
     mean = np.maximum(diagonal.mean(axis=1), 1e-12)[:, None]
     few = min(1.0, _FEW * count / positions) ** 2  # too few positions to know the correlations
     moments *= 1 - few * 0.99

@@ -30,7 +30,7 @@ import torch
 
 from labutils import data, export, metrics, paths, quantize, runtime, zoo
 from labutils.errors import LabError
-from labutils.quantize import pt2e, qat
+from labutils.quantize import mixed, pt2e, qat
 from labutils.quantize import recipe as recipes
 
 SIZE = 128
@@ -50,11 +50,13 @@ class Row:
     name: str
     make: Callable[[str, Path], float | None]
     backend: str = "ort"
+    recipe: recipes.Recipe | None = None
 
     @property
     def key(self) -> str:
-        """For file names."""
-        return hashlib.sha256(f"{self.group}/{self.name}".encode()).hexdigest()[:8]
+        """For file names: what was made by another recipe is not found again."""
+        words = f"{self.group}/{self.name}/{self.recipe.to_yaml() if self.recipe else ''}"
+        return hashlib.sha256(words.encode()).hexdigest()[:8]
 
 
 # ---------------------------------------------------------------- ours
@@ -90,25 +92,20 @@ def trained(architecture: str, recipe: recipes.Recipe) -> tuple[torch.nn.Module,
     return network.eval(), saved["seconds"]
 
 
-def by_qat(name: str) -> Callable[[str, Path], float]:
-    """Return a maker that trains (or finds) a checkpoint and writes it as QDQ."""
+def ours(group: str, name: str, recipe: str | recipes.Recipe) -> Row:
+    """Return a row of the lab's own: trained where the recipe says so, else after training."""
+    chosen = recipes.load(recipe)
 
-    def make(architecture: str, file: Path) -> float:
-        network, seconds = trained(architecture, recipes.load(name))
+    def train(architecture: str, file: Path) -> float:
+        network, seconds = trained(architecture, chosen)
         print(qat.to_qdq(network, file, size=SIZE, preprocessing=PREPROCESSING))
         return seconds
 
-    return make
-
-
-def by_static(recipe: str | recipes.Recipe) -> Callable[[str, Path], None]:
-    """Return a maker that quantizes after training."""
-
-    def make(architecture: str, file: Path) -> None:
-        quantize.static(float_file(architecture), file, calibration_set(), recipe,
+    def static(architecture: str, file: Path) -> None:
+        quantize.static(float_file(architecture), file, calibration_set(), chosen,
                         preprocessing=PREPROCESSING)  # fmt: skip
 
-    return make
+    return Row(group, True, name, train if chosen.qat else static, recipe=chosen)
 
 
 # ---------------------------------------------------------------- the others
@@ -125,7 +122,9 @@ def by_onnxruntime(**settings: object) -> Callable[[str, Path], None]:
     return make
 
 
-def by_onnxruntime_qnn(weight: str, per_channel: bool) -> Callable[[str, Path], None]:
+def by_onnxruntime_qnn(
+    weight: str, per_channel: bool, activation: str = "QUInt8"
+) -> Callable[[str, Path], None]:
     """Return a maker with ONNX Runtime's QNN configuration, as its documentation calls it."""
 
     def make(architecture: str, file: Path) -> None:
@@ -134,7 +133,7 @@ def by_onnxruntime_qnn(weight: str, per_channel: bool) -> Callable[[str, Path], 
 
         source = float_file(architecture)
         config = get_qnn_qdq_config(
-            source, _Reader(), activation_type=QuantType.QUInt8,
+            source, _Reader(), activation_type=QuantType[activation],
             weight_type=QuantType[weight], per_channel=per_channel,
         )  # fmt: skip
         quantize(source, file, config)
@@ -242,48 +241,45 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
-def mixed(architecture: str, file: Path) -> None:
+def by_search(architecture: str, file: Path) -> None:
     """Search 16-bit activations within 15 % of the MACs, and quantize so."""
-    try:
-        from labutils.quantize import mixed as search
-    except ImportError:
-        raise LabError("labutils.quantize.mixed is not in this version of the lab") from None
-    found = search.search(float_file(architecture), calibration_set(), macs_share=0.15,
-                          preprocessing=PREPROCESSING)  # fmt: skip
-    by_static(found.recipe)(architecture, file)
+    found = mixed.search(
+        float_file(architecture), calibration_set(), mixed.Budget(mac_share=0.15), TRIM,
+        preprocessing=PREPROCESSING,
+    )  # fmt: skip
+    print(found)
+    quantize.static(float_file(architecture), file, calibration_set(), found.recipe,
+                    preprocessing=PREPROCESSING)  # fmt: skip
 
 
-def _robust(name: str, **changes: object) -> recipes.Recipe:
-    base = recipes.PRESETS["int8"]
-    return base.replaced(name=name, **changes)
-
-
-TENSOR = recipes.Weights(per_channel=False)
+TRIM = recipes.PRESETS["int8"].replaced(
+    name="int8_trim", calibration=recipes.Calibration(outliers=0.05)
+)
+TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_channel=False))
 ROWS = (
-    Row("int8", True, "PTQ int8", by_static("int8")),
-    Row("int8", True, "PTQ int8, biases corrected", by_static(_robust("b", correct_bias=True))),
-    Row("int8", True, "QAT int8", by_qat("int8_qat")),
+    ours("int8", "PTQ int8", TRIM),
+    ours("int8", "PTQ int8, biases corrected", TRIM.replaced(name="trim_b", correct_bias=True)),
+    ours("int8", "QAT int8", "int8_qat"),
     Row("int8", False, "ONNX Runtime, defaults", by_onnxruntime()),
     Row("int8", False, "ONNX Runtime, QNN configuration", by_onnxruntime_qnn("QInt8", True)),
     Row("int8", False, "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack(True)),
     Row("int8", False, "torchao pt2e, our recipe", by_torchao("int8")),
     Row("int8", False, "ai-edge-quantizer, static int8", by_litert("static_wi8_ai8"), "litert"),
-    Row("int8 per tensor", True, "PTQ int8, one scale per tensor",
-        by_static(_robust("t", weights=TENSOR))),
+    ours("int8 per tensor", "PTQ int8, one scale per tensor", TENSOR),
     Row("int8 per tensor", False, "ONNX Runtime, QNN configuration",
         by_onnxruntime_qnn("QInt8", False)),
     Row("int8 per tensor", False, "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack(False)),
-    Row("4-bit weights", True, "PTQ w4a8", by_static("w4a8")),
-    Row("4-bit weights", True, "PTQ w4a8, learned rounding", by_static("w4a8_adaround")),
-    Row("4-bit weights", True, "QAT w4a8", by_qat("w4a8_qat")),
+    ours("4-bit weights", "PTQ w4a8", "w4a8"),
+    ours("4-bit weights", "PTQ w4a8, learned rounding", "w4a8_adaround"),
+    ours("4-bit weights", "QAT w4a8", "w4a8_qat"),
     Row("4-bit weights", False, "ONNX Runtime, QNN configuration",
         by_onnxruntime_qnn("QInt4", True)),
     Row("4-bit weights", False, "torchao pt2e, our recipe", by_torchao("w4a8")),
-    Row("4-bit weights", False, "ai-edge-quantizer, 4-bit, float activations",
+    Row("4-bit weights", False, "ai-edge-quantizer, float activations",
         by_litert("dynamic_wi4_afp32"), "litert"),
-    Row("16-bit where it pays", True, "mixed, 15 % of the MACs", mixed),
+    Row("16-bit where it pays", True, "mixed, 15 % of the MACs", by_search),
     Row("16-bit where it pays", False, "ONNX Runtime, QNN, all 16-bit",
-        by_static("a16w8")),
+        by_onnxruntime_qnn("QInt8", True, "QUInt16")),
 )  # fmt: skip
 
 

@@ -364,7 +364,7 @@ def figures(logits: np.ndarray, reference: np.ndarray) -> dict[str, object]:
         "n": len(logits), "top1": metrics.accuracy(logits, labels),
         "difference": metrics.paired_difference(right, was),
         "agreement": metrics.agreement(logits, reference),
-        "sqnr": metrics.sqnr_db(reference, logits),
+        "sqnr": metrics.sqnr_db(reference, logits), "right": right,
     }  # fmt: skip
 
 
@@ -407,28 +407,32 @@ def cells(line: dict[str, object]) -> list[str]:
 
 
 def verdicts(lines: list[dict[str, object]]) -> list[str]:
-    """Return, for each group, whether ours is first or tied: by agreement, then by top-1."""
+    """Return, for each group, where our best stands beside the best of the others.
+
+    Tied: the 95 % interval of the paired difference in top-1 holds zero.
+    """
     said = []
-    groups = dict.fromkeys((x["model"], x["group"], x["runtime"]) for x in lines if "top1" in x)
-    for model, group, runs_on in groups:
-        if runs_on == "HTP simulator":
+    shown = [x for x in lines if "top1" in x and x["runtime"] != "HTP simulator"]
+    for model, group in dict.fromkeys((x["model"], x["group"]) for x in shown):
+        rows = [x for x in shown if (x["model"], x["group"]) == (model, group)]
+        sides = [[x for x in rows if x["by"] == side] for side in ("ours", "peer")]
+        if not all(sides):
             continue
-        rows = [x for x in lines if "top1" in x and (x["model"], x["group"]) == (model, group)
-                and x["runtime"] != "HTP simulator"]  # fmt: skip
-        ours = [x for x in rows if x["by"] == "ours"]
-        peers = [x for x in rows if x["by"] == "peer"]
-        if not ours or not peers or runs_on != "ORT":
-            continue
-        best, peer = (max(x, key=lambda x: (x["top1"].hits, x["sqnr"])) for x in (ours, peers))
-        gap = (best["top1"].hits - peer["top1"].hits) / best["n"] * 100
-        tied = abs(gap) < 0.5 and best["top1"].interval[0] <= peer["top1"].value
-        place = "first" if gap > 0 else "tied" if tied else "behind"
-        said.append(
-            f"{model}, {group}: ours {place}: {best['what']} {100 * best['top1'].value:.2f} %, "
-            f"{best['sqnr']:.1f} dB; best other: {peer['what']} "
-            f"{100 * peer['top1'].value:.2f} %, {peer['sqnr']:.1f} dB"
-        )
+        best, peer = (max(side, key=lambda x: (x["top1"].hits, x["sqnr"])) for side in sides)
+        difference = metrics.paired_difference(best["right"], peer["right"])
+        low, high = difference.interval
+        place = "first" if low > 0 else "behind" if high < 0 else "tied"
+        said += [
+            f"{model}, {group}: ours {place} in top-1, {difference}: {_said(best)}; {_said(peer)}"
+        ]
+        nearest, others = (max(side, key=lambda x: x["sqnr"]) for side in sides)
+        place = "first" if nearest["sqnr"] > others["sqnr"] else "behind"
+        said += [f"  and {place} in SQNR: {_said(nearest)}; {_said(others)}"]
     return said
+
+
+def _said(line: dict[str, object]) -> str:
+    return f"{line['what']} {100 * line['top1'].value:.2f} % {line['sqnr']:.1f} dB"
 
 
 def write(lines: list[dict[str, object]], took: float) -> str:

@@ -484,3 +484,17 @@ def test_trained_files_run_whole_on_the_htp(made, network, calibration, batch, t
 def test_activations_can_be_narrowed_by_recipe():
     assert Recipe(activations=Activations(16)).kind == "a16w8"
     assert PRESETS["w4a8_qat"].qat.steps == 300
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "resnet18"])
+def test_other_networks_are_folded_and_traced(name):
+    model = zoo.load(f"timm:{name}", weights="random", size=32).module
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.eval()(x)
+        graph = qat_graph.trace(model)
+        assert torch.allclose(graph(x), expected, atol=1e-4 * expected.abs().max())
+    assert not [m for m in graph.modules() if isinstance(m, nn.BatchNorm2d)]
+    prepared = qat.prepare(model, "int8", size=32)
+    qat.calibrate_(prepared, x.numpy())
+    assert qat.describe(prepared).left == ()

@@ -184,11 +184,13 @@ def _facts(
         flat = float((before <= -3).mean())
     weights_db, ratio, depthwise = _weights(unit, quantized, stored, reference)
     small = len(shape) == 4 and shape[2:] == (1, 1)
+    image_ratio = float(per_image.max() / max(np.median(per_image), 1e-12))
+    channel_ratio = float(channels.max() / median) if median else nan
+    gate = small and unit.op in ("Conv", "Relu", "HardSigmoid")
     return Facts(
-        unit.op, float(values.min()), float(values.max()), *reach, step, bits, sqnr, cosine, clipped,
-        used, int(channels.argmax()), float(channels.max() / median) if median else nan,
-        float(per_image.max() / max(np.median(per_image), 1e-12)), weights_db, ratio, flat,
-        negative, small and unit.op in ("Conv", "Relu", "HardSigmoid"), depthwise,
+        unit.op, float(values.min()), float(values.max()), *reach, step, bits,
+        sqnr, cosine, clipped, used, int(channels.argmax()), channel_ratio, image_ratio,
+        weights_db, ratio, flat, negative, gate, depthwise,
     )  # fmt: skip
 
 

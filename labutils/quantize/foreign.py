@@ -227,12 +227,12 @@ def _of_node_info(
     for node, settings in value.items():
         if not isinstance(settings, dict):
             raise fail((*path, node), "expected ON, InputType and OutputType")
-        where = settings.get("ON", "BPU")
+        where = settings.get("ON", settings.get(True, "BPU"))  # an unquoted ON is true in YAML
         if where == "CPU":
             exclude.append(str(node))
             mapped.append((f"{node} ON CPU", "excluded: it stays in float"))
             continue
-        types = {v for k, v in settings.items() if re.fullmatch(r"(Input|Output)Type\d*", k)}
+        types = {v for k, v in settings.items() if re.fullmatch(r"(Input|Output)Type\d*", str(k))}
         wrong = types - set(_HB_TYPES)
         if wrong:
             unmapped.append((f"{node} {', '.join(sorted(wrong))}", "no such type here"))

@@ -47,8 +47,6 @@ Progress = Callable[[Iterable, str], Iterable]
 BITS = {"int8": ("QUInt8", "QInt8"), "a16w8": ("QUInt16", "QInt8")}
 """Activation and weight type of the two usual presets, as ONNX Runtime calls them."""
 
-_SAMPLES = 64  # calibration images that weights are rounded on
-
 
 @dataclass(frozen=True)
 class QuantizeReport:
@@ -210,6 +208,11 @@ def static(
     """
     source, destination = Path(source), Path(destination)
     recipe = _adapted(recipes.load(bits), per_channel, outliers, exclude)
+    if getattr(recipe, "qat", None) is not None:
+        raise UsageError(
+            f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "
+            "quantize.qat, or the recipe without its qat part."
+        )
     model = prepared(source)
     _check_names(model, recipe, source, exclude)
     repairs = []
@@ -306,7 +309,7 @@ def _images(
             f"Recipe {recipe.name} works on images (weights, biases); it was given ranges."
         )
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    return checked_inputs(calibration, 0, preprocessing, shape, _SAMPLES)
+    return checked_inputs(calibration, 0, preprocessing, shape, recipe.calibration.images)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -168,7 +168,7 @@ class Recipe:
     correct_bias
         Give back the mean that rounding took from each output channel (Nagel et al. 2019).
     rounding
-        ``nearest``, or ``adaround``: learned per weight on calibration images (Nagel et al. 2020).
+        ``nearest``, or ``adaptive``: up or down as the layer's output errs least (see `rounding`).
     overrides
         Exceptions by node.
     exclude
@@ -186,7 +186,7 @@ class Recipe:
     calibration: Calibration = Calibration()
     equalize: bool = False
     correct_bias: bool = False
-    rounding: Literal["nearest", "adaround"] = "nearest"
+    rounding: Literal["nearest", "adaptive"] = "nearest"
     overrides: tuple[Override, ...] = ()
     exclude: tuple[str, ...] = ()
     qat: Qat | None = None
@@ -237,23 +237,26 @@ class Recipe:
 
 
 _ROBUST = Calibration(outliers=0.01)
+_TRIMMED = Calibration(outliers=0.05)
 
 PRESETS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe("int8", "8-bit activations and weights; ranges leave out 1 % of the images",
                calibration=_ROBUST),
+        Recipe("int8_trim", "8-bit; ranges leave out 5 % of the images on either side",
+               calibration=_TRIMMED),
         Recipe("int8_minmax", "8-bit, ranges over all images: what most tools do by default"),
         Recipe("int8_tensor", "8-bit, min-max, one scale per weight tensor: the aggressive one",
                weights=Weights(per_channel=False)),
         Recipe("a16w8", "16-bit activations, 8-bit weights", Activations(16)),
         Recipe("w4a8", "4-bit weights per channel, 8-bit activations",
-               weights=Weights(4, mse=True), calibration=_ROBUST),
+               weights=Weights(4, mse=True), calibration=_TRIMMED),
         Recipe("w4a16", "4-bit weights per channel, 16-bit activations", Activations(16),
                Weights(4, mse=True)),
-        Recipe("w4a8_adaround", "as w4a8, with learned rounding and corrected biases",
-               weights=Weights(4, mse=True), calibration=_ROBUST, correct_bias=True,
-               rounding="adaround"),
+        Recipe("w4a8_adaptive", "as w4a8, with adaptive rounding and corrected biases",
+               weights=Weights(4, mse=True), calibration=_TRIMMED, correct_bias=True,
+               rounding="adaptive"),
         Recipe("pow2", "8-bit, symmetric, power-of-two scales, one per weight tensor (TDA4VM)",
                Activations(8, True, True), Weights(8, True, False, True), _ROBUST),
         Recipe("pow2_channel", "as pow2, one power of two per output channel",

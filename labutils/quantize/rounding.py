@@ -31,7 +31,8 @@ Progress = Callable[[Iterable, str], Iterable]
 
 _POSITIONS = 8192  # sampled output positions per layer
 _DAMPING = 0.01  # of the mean second moment, as in GPTQ
-_FEW = 4  # images per output position below which moments are shrunk to their diagonal
+_FEWEST = 64  # images per layer; late layers with few pixels take as many as there are
+_TRIM = 0.2  # share of the images left out of a mean error, on either side
 
 
 @dataclass
@@ -67,7 +68,7 @@ def reconstruct_(
     reference
         The float model that it was made from, with the same node names.
     images
-        (n, 3, size, size) float32 calibration images; 64 or more.
+        (n, 3, size, size) float32 calibration images; 64 or more. Late layers want them all.
     recipe
         Says which of the two is wanted.
     progress
@@ -87,8 +88,10 @@ def reconstruct_(
     errors, changed, corrected = [], 0, 0
     for node in progress(layers, "rounding") if progress else layers:
         original = originals[node.name]
-        inputs = _values(quantized, node.input[0], images)
-        wanted = _values(reference, original.output[0], images)
+        wanted = _values(reference, original.output[0], images[:1])
+        few = images[: max(_FEWEST, -(-_POSITIONS * wanted.shape[1] // wanted.size))]
+        inputs = _values(quantized, node.input[0], few)
+        wanted = _values(reference, original.output[0], few)
         layer = _Layer(quantized, reference, node, original, inputs, wanted)
         before = layer.error()
         if recipe.rounding != "nearest":
@@ -122,7 +125,9 @@ class _Layer:
     ) -> None:
         self.weight = _weight_of(quantized, node, 1)
         self.bias = _weight_of(quantized, node, 2) if len(node.input) > 2 else None
-        self.patches, self.target, self.fold = _unfolded(node, inputs, wanted, self.weight.codes)
+        self.patches, self.target, self.image, self.fold = _unfolded(
+            node, inputs, wanted, self.weight.codes
+        )
         stored = {t.name: t for t in reference.graph.initializer}
         from onnx import numpy_helper
 
@@ -165,9 +170,27 @@ class _Layer:
         """Replace the codes; return how many changed."""
         old = self.fold(self.weight.codes.astype(np.float64))
         limits = _limits(self.weight.tensor)
-        codes = _rounded(self.float, self.patches, self._scale(), self._zero(), limits)
+        codes = _rounded(self.float, self._even(), self._scale(), self._zero(), limits)
         self._store_(codes)
         return int((codes != old).sum())
+
+    def _even(self) -> np.ndarray:
+        """Return the patches, images of unusual power scaled down: one odd image is no law."""
+        count = np.bincount(self.image)
+        power = np.bincount(self.image, (self.patches**2).mean(axis=(0, 2))) / np.maximum(count, 1)
+        usual = np.median(power[count > 0])
+        factors = np.sqrt(np.minimum(1.0, usual / np.maximum(power, 1e-30)))
+        return self.patches * factors[self.image][None, :, None]
+
+    def _mean_error(self) -> np.ndarray:
+        """Return the error per output channel, the mean over images without the oddest ones."""
+        residual = self._residual()
+        sums = np.zeros((self.image.max() + 1, residual.shape[0], residual.shape[2]))
+        np.add.at(sums, self.image, residual.transpose(1, 0, 2))
+        count = np.bincount(self.image)
+        means = np.sort(sums[count > 0] / count[count > 0][:, None, None], axis=0)
+        cut = int(len(means) * _TRIM)
+        return means[cut : len(means) - cut].mean(axis=0).reshape(-1)
 
     def _store_(self, codes: np.ndarray) -> None:
         self.weight.codes = self.fold(codes, back=True)
@@ -177,7 +200,7 @@ class _Layer:
         """Move the mean error into the bias; return whether there was a bias to move it into."""
         if self.bias is None:
             return False
-        shift = self._residual().mean(axis=1).reshape(-1)
+        shift = self._mean_error()
         codes = self.bias.codes.reshape(-1) + np.round(shift / self.bias.scale.reshape(-1))
         edges = np.iinfo(np.int32)
         self.bias.codes = np.clip(codes, edges.min, edges.max).reshape(self.bias.codes.shape)
@@ -197,7 +220,7 @@ def _rounded(
     moments = patches.transpose(0, 2, 1) @ patches / positions
     diagonal = np.einsum("gii->gi", moments).copy()
     mean = np.maximum(diagonal.mean(axis=1), 1e-12)[:, None]
-    few = min(1.0, _FEW * count / positions) ** 2  # too few positions to know the correlations
+    few = min(1.0, count / positions)  # with fewer positions correlations are not known
     moments *= 1 - few * 0.99
     np.einsum("gii->gi", moments)[:] = diagonal + _DAMPING * mean + (diagonal <= 0) * mean
     upper = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
@@ -219,8 +242,8 @@ def _limits(tensor: onnx.TensorProto) -> tuple[int, int]:
 
 def _unfolded(
     node: onnx.NodeProto, inputs: np.ndarray, wanted: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, Callable]:
-    """Return sampled patches, their targets, and how weights fold to (groups, outputs, inputs)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Callable]:
+    """Return sampled patches, targets, the image of each, and how weights fold to three axes."""
     attributes = {a.name: a for a in node.attribute}
     if node.op_type == "Gemm":
         transposed = "transB" in attributes and attributes["transB"].i == 1
@@ -231,7 +254,8 @@ def _unfolded(
             return (array if transposed else array.T)[None]
 
         flat = inputs.reshape(len(inputs), -1).astype(np.float64)
-        return flat[None], wanted.reshape(1, len(wanted), -1).astype(np.float64), fold
+        target = wanted.reshape(1, len(wanted), -1).astype(np.float64)
+        return flat[None], target, np.arange(len(flat)), fold
     groups = attributes["group"].i if "group" in attributes else 1
     shape = weights.shape
 
@@ -253,7 +277,7 @@ def _unfolded(
     image, row, col = np.unravel_index(np.sort(chosen), (n, height, width))
     patches = view[image, :, row, col].reshape(len(image), groups, -1).transpose(1, 0, 2)
     target = wanted[image, :, row, col].reshape(len(image), groups, -1).transpose(1, 0, 2)
-    return patches.astype(np.float64), target.astype(np.float64), fold
+    return patches.astype(np.float64), target.astype(np.float64), image, fold
 
 
 def _weight_of(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> _Stored | None:

@@ -31,6 +31,7 @@ from .picture import (
     percent,
     styled,
 )
+from .precision_figures import front, layer_costs
 from .quantization_figures import clipping_histogram, quantization_grid, quantized, ranges
 from .target_figures import operator_counts, verdict_bars
 
@@ -45,9 +46,11 @@ __all__ = [
     "architecture",
     "clipping_histogram",
     "error_by_image",
+    "front",
     "images",
     "inverted_residual",
     "ladder_chart",
+    "layer_costs",
     "layer_sqnr",
     "operator_counts",
     "quantization_grid",

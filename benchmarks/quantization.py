@@ -252,13 +252,10 @@ def by_search(architecture: str, file: Path) -> None:
                     preprocessing=PREPROCESSING)  # fmt: skip
 
 
-TRIM = recipes.PRESETS["int8"].replaced(
-    name="int8_trim", calibration=recipes.Calibration(outliers=0.05)
-)
+TRIM = recipes.PRESETS["int8_trim"]
 TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_channel=False))
 ROWS = (
     ours("int8", "PTQ int8", TRIM),
-    ours("int8", "PTQ int8, biases corrected", TRIM.replaced(name="trim_b", correct_bias=True)),
     ours("int8", "QAT int8", "int8_qat"),
     Row("int8", False, "ONNX Runtime, defaults", by_onnxruntime()),
     Row("int8", False, "ONNX Runtime, QNN configuration", by_onnxruntime_qnn("QInt8", True)),
@@ -270,7 +267,7 @@ ROWS = (
         by_onnxruntime_qnn("QInt8", False)),
     Row("int8 per tensor", False, "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack(False)),
     ours("4-bit weights", "PTQ w4a8", "w4a8"),
-    ours("4-bit weights", "PTQ w4a8, learned rounding", "w4a8_adaround"),
+    ours("4-bit weights", "PTQ w4a8, adaptive rounding", "w4a8_adaptive"),
     ours("4-bit weights", "QAT w4a8", "w4a8_qat"),
     Row("4-bit weights", False, "ONNX Runtime, QNN configuration",
         by_onnxruntime_qnn("QInt4", True)),

@@ -420,7 +420,7 @@ def test_tidl_is_told_what_it_cannot_guess(made, tmp_path):
 def test_what_cannot_be_trained_is_refused(network, made, calibration, tmp_path):
     cases = [
         (Recipe(calibration=PRESETS["int8"].calibration.__class__("mse")), UsageError, "by mse"),
-        (PRESETS["w4a8_adaround"], UsageError, "adaround"),
+        (PRESETS["w4a8_adaptive"], UsageError, "adaptive"),
         (Recipe(equalize=True), UsageError, "equalize"),
         (Recipe(weights=Weights(symmetric=False)), UsageError, "asymmetric"),
         (Recipe(input="quantized"), UsageError, "integer input"),

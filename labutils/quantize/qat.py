@@ -119,7 +119,7 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
         The recipe, or a node that it names.
     UsageError
         The recipe asks for something that training replaces or that is not written: other
-        calibration than min-max, equalization, AdaRound, asymmetric weights, integer ends.
+        calibration than min-max, equalization, adaptive rounding, asymmetric weights, integer ends.
     """
     recipe = recipes.load(recipe)
     _refuse_untrainable(recipe)
@@ -140,7 +140,7 @@ def _refuse_untrainable(recipe: Recipe) -> None:
     reasons = {
         f"calibration by {calibration}: training starts from min-max (outliers may be left out), "
         "and learns the ranges": calibration != "minmax",
-        "rounding: adaround learns the rounding of a network that is not trained": (
+        "rounding: adaptive rounding is for a network that is not trained": (
             recipe.rounding != "nearest"
         ),
         "equalize: scales per channel make it needless here": recipe.equalize,

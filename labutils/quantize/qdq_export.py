@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,7 @@ from ..errors import LabError, UsageError
 from ..runtime import OrtRunner
 from . import qat_graph
 from .fake_quant import FakeQuant, quantizers
-
-if TYPE_CHECKING:
-    import onnx
+from .qdq_nodes import DOMAIN, MARK, Stored, name_, replace_marks_
 
 LEAST_SQNR_DB = 30.0
 """Of the file on ONNX Runtime, unoptimized, against the network it was made from.
@@ -39,8 +37,6 @@ it (in MobileNetV3-Large, int8, 1 of 295,000 in the fifth layer becomes 1 % of t
 quantizer at a wrong place leaves less than 20 dB.
 """
 
-_DOMAIN, _MARK = "labutils", "FakeQuant"
-_LAST = "_QuantizeLinear_Input"  # how ONNX Runtime calls what is rounded into a graph output
 _CHECKED_IMAGES = 16
 
 
@@ -101,29 +97,6 @@ class QdqReport:
         return {**self.__dict__, "path": str(self.path)}
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A quantizer as the file holds it: scale, zero point (of the stored type) and axis."""
-
-    scale: np.ndarray
-    zero_point: np.ndarray
-    axis: int | None
-
-    def quantized(self, values: np.ndarray) -> np.ndarray:
-        import ml_dtypes
-
-        shape = [1] * values.ndim
-        if self.axis is not None:
-            shape[self.axis] = -1
-        kind = self.zero_point.dtype
-        limits = ml_dtypes.iinfo(kind)
-        scale, zero = self.scale.reshape(shape), self.zero_point.astype(np.int64).reshape(shape)
-        integers = np.rint(values / scale).astype(np.int64) + zero
-        # weights leave out the most negative integer, as in training
-        lowest = limits.min + (1 if limits.min < 0 else 0)
-        return np.clip(integers, lowest, limits.max).astype(kind)
-
-
 class _Mark(torch.autograd.Function):
     """An identity that TorchScript's exporter writes as a marker node."""
 
@@ -133,7 +106,7 @@ class _Mark(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g, x, key):  # noqa: ANN001
-        return g.op(f"{_DOMAIN}::{_MARK}", x, key_s=key).setType(x.type())
+        return g.op(f"{DOMAIN}::{MARK}", x, key_s=key).setType(x.type())
 
 
 class _Marker(nn.Module):
@@ -146,7 +119,7 @@ class _Marker(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_exporting():
             return torch.onnx.ops.symbolic(
-                f"{_DOMAIN}::{_MARK}", (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape
+                f"{DOMAIN}::{MARK}", (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape
             )
         return _Mark.apply(x, self.key)
 
@@ -200,8 +173,8 @@ def to_qdq(
     marked, stored = _marked(model, opset)
     example = torch.zeros(1, 3, size, size)
     graph = export.unchecked(marked, example, opset, exporter, preprocessing)
-    _name_(graph.graph, getattr(model, "meta", {}).get("scopes", {}))
-    counts = _replace_marks_(graph, stored, opset)
+    name_(graph.graph, getattr(model, "meta", {}).get("scopes", {}))
+    counts = replace_marks_(graph, stored, opset)
     with paths.atomic(path) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
         sqnr, error = _compared(model, temporary, images)
@@ -227,7 +200,7 @@ def _compared(model: nn.Module, file: Path, images: np.ndarray) -> tuple[float, 
     return metrics.sqnr_db(expected, got), float(np.abs(expected - got).max())
 
 
-def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, _Stored]]:
+def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, Stored]]:
     """Return a copy of `model` with markers for quantizers, and what each marker stands for."""
     marked, stored = copy.deepcopy(model).cpu().eval(), {}
     activations = qat_graph.activations_of(marked)
@@ -237,7 +210,7 @@ def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, _Stored]
             step, per_channel = rounding.step.numpy(), weights[name][1].grid.axis is not None
             # one scale per channel for the bias of a weight with one: the HTP misreads the rest
             step = step if per_channel else step.reshape(())
-            stored[f"{name}.bias"] = _Stored(
+            stored[f"{name}.bias"] = Stored(
                 step, np.zeros(step.shape, np.int32), 0 if per_channel else None
             )
         for name, (_, quantizer) in weights.items():
@@ -253,7 +226,7 @@ def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, _Stored]
     return marked, stored
 
 
-def _stored(quantizer: FakeQuant) -> _Stored:
+def _stored(quantizer: FakeQuant) -> Stored:
     import ml_dtypes
 
     grid = quantizer.grid
@@ -263,237 +236,4 @@ def _stored(quantizer: FakeQuant) -> _Stored:
     zero = np.broadcast_to(quantizer.zero_point.numpy(), scale.shape).astype(kind)
     if grid.axis is None:
         scale, zero = scale.reshape(()), zero.reshape(())
-    return _Stored(scale, zero, grid.axis)
-
-
-def _name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
-    """Give operators the names that an export of the float network gives them.
-
-    Tensors can then be compared one by one (`compare.per_layer`), and a recipe's globs mean the
-    same node here and there.
-    """
-    maker = {out: node for node in graph.node for out in node.output}
-    outputs = {entry.name for entry in graph.output}
-    left = {key: list(names) for key, names in scopes.items()}
-    taken, renamed = Counter(), {}
-    for mark in graph.node:
-        node = maker.get(mark.input[0]) if mark.domain == _DOMAIN else None
-        if node is None or node.domain == _DOMAIN or not left.get(_key(mark)):
-            continue
-        chain = [(node, left[_key(mark)].pop(0))]
-        before = maker.get(node.input[0])
-        if node.op_type == "Relu" and before is not None and before.op_type in ("Conv", "Gemm"):
-            weight = maker.get(before.input[1])
-            if weight is not None and weight.domain == _DOMAIN:
-                chain.insert(0, (before, qat_graph.scope_of(_key(weight).removesuffix(".weight"))))
-        for one, scope in chain:
-            name = f"{scope}/{one.op_type}"
-            number, taken[name] = taken[name], taken[name] + 1
-            one.name = f"{name}_{number}" if number else name
-            last = one is node and mark.output[0] in outputs
-            name = f"{mark.output[0]}{_LAST}" if last else f"{one.name}_output_0"
-            renamed[one.output[0]] = name
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = renamed.get(name, name)
-
-
-def _replace_marks_(
-    model: onnx.ModelProto, stored: dict[str, _Stored], opset: int
-) -> dict[str, Any]:
-    """Turn every marker into Q and DQ, or into DQ of integers; return what was counted."""
-    graph = model.graph
-    narrow = any(s.zero_point.dtype.name not in ("int8", "uint8", "int32") for s in stored.values())
-    write = _Writer(model, stored, "com.microsoft" if narrow and opset < 21 else "")
-    _lift_constants_(model)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    first, later = [], []
-    for node in graph.node:
-        if node.domain != _DOMAIN:
-            later.append(node)
-        elif node.input[0] in constants:
-            first.append(write.constant(node, constants[node.input[0]]))
-        else:
-            later.extend(write.pair(node))
-    del graph.node[:]
-    graph.node.extend([*first, *later])
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = write.renamed.get(name, name)
-    _absorb_rectifiers_(graph)
-    _quantize_scalars_(graph, write)
-    _finish_(model, write)
-    return write.counts
-
-
-class _Writer:
-    """Writes Q and DQ nodes with ONNX Runtime's names, each scale once."""
-
-    def __init__(self, model: onnx.ModelProto, stored: dict[str, _Stored], domain: str) -> None:
-        self.graph, self.stored, self.domain = model.graph, stored, domain
-        self.outputs = {entry.name for entry in model.graph.output}
-        self.written: set[str] = set()
-        self.renamed: dict[str, str] = {}
-        self.counts = {"activations": Counter(), "weights": Counter(), "biases": 0}
-
-    def tensor(self, name: str, values: np.ndarray) -> str:
-        from onnx import numpy_helper
-
-        if name not in self.written:
-            self.graph.initializer.append(numpy_helper.from_array(values, name))
-            self.written.add(name)
-        return name
-
-    def node(self, op: str, inputs: list[str], output: str, axis: int | None, name: str) -> Any:
-        from onnx import helper
-
-        extra = {"axis": axis} if axis is not None else {}
-        return helper.make_node(op, inputs, [output], name=name, domain=self.domain, **extra)
-
-    def constant(self, mark: onnx.NodeProto, tensor: onnx.TensorProto) -> onnx.NodeProto:
-        """Store the integers of a weight or bias, and return its DQ."""
-        from onnx import numpy_helper
-
-        key = _key(mark)
-        grid = self.stored[key]
-        values = grid.quantized(numpy_helper.to_array(tensor))
-        if values.dtype == np.int32:
-            self.counts["biases"] += 1
-        else:
-            self.counts["weights"][values.dtype.name] += 1
-        inputs = [
-            self.tensor(f"{key}_quantized", values),
-            self.tensor(f"{key}_scale", grid.scale),
-            self.tensor(f"{key}_zero_point", grid.zero_point),
-        ]
-        name = f"{key}_DequantizeLinear"
-        self.renamed[mark.output[0]] = f"{name}_Output"
-        return self.node("DequantizeLinear", inputs, f"{name}_Output", grid.axis, name)
-
-    def pair(self, mark: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Return Q and DQ of an activation."""
-        key, source = _key(mark), self.renamed.get(mark.input[0], mark.input[0])
-        grid = self.stored[key]
-        # markers behind each other (another number of bits) need names of their own
-        source_base = source.removesuffix(_LAST)
-        base = source_base.removesuffix("_DequantizeLinear_Output")
-        base = base if base == source_base else f"{base}_{grid.zero_point.dtype.name}"
-        output = mark.output[0]
-        if output not in self.outputs:
-            self.renamed[output] = f"{base}_DequantizeLinear_Output"
-            output = self.renamed[output]
-        grids = [
-            self.tensor(f"{key}_scale", grid.scale),
-            self.tensor(f"{key}_zero_point", grid.zero_point),
-        ]
-        self.counts["activations"][grid.zero_point.dtype.name] += 1
-        middle, q, dq = (
-            f"{base}_QuantizeLinear_Output",
-            f"{base}_QuantizeLinear",
-            f"{base}_DequantizeLinear",
-        )
-        return [
-            self.node("QuantizeLinear", [source, *grids], middle, None, q),
-            self.node("DequantizeLinear", [middle, *grids], output, None, dq),
-        ]
-
-
-def _key(mark: onnx.NodeProto) -> str:
-    return next(a.s.decode() for a in mark.attribute if a.name == "key")
-
-
-def _lift_constants_(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers, which is where weights are looked for."""
-    graph = model.graph
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            graph.initializer.add().CopyFrom(node.attribute[0].t)
-            graph.initializer[-1].name = node.output[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
-
-
-def _absorb_rectifiers_(graph: onnx.GraphProto) -> None:
-    """Drop a Relu between a convolution and a Q whose integers begin at zero: the Q clips."""
-    from onnx import numpy_helper
-
-    maker = {out: node for node in graph.node for out in node.output}
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    readers, dropped = _readers(graph), []
-    for node in graph.node:
-        before, after = maker.get(node.input[0]), readers.get(node.output[0], [])
-        if (
-            node.op_type == "Relu"
-            and before is not None
-            and before.op_type in ("Conv", "Gemm", "ConvTranspose", "MatMul", "Add")
-            and len(readers[node.input[0]]) == 1
-            and [n.op_type for n in after] == ["QuantizeLinear"]
-            and not numpy_helper.to_array(values[after[0].input[2]]).any()
-        ):
-            before.output[0] = node.output[0]
-            dropped.append(node)
-    for node in dropped:
-        graph.node.remove(node)
-
-
-def _quantize_scalars_(graph: onnx.GraphProto, write: _Writer) -> None:
-    """Give float constants of elementwise operators a DQ: 8 bits hold a single number exactly."""
-    from onnx import numpy_helper
-
-    values = {t.name: t for t in graph.initializer}
-    made = {out for n in graph.node if n.op_type == "DequantizeLinear" for out in n.output}
-    added: dict[str, Any] = {}
-    for node in graph.node:
-        if node.op_type not in ("Add", "Sub", "Mul", "Div") or not made & set(node.input):
-            continue
-        for index, name in enumerate(node.input):
-            if name not in values or values[name].data_type != 1:
-                continue
-            if name not in added:
-                array = numpy_helper.to_array(values[name])
-                low, high = min(0.0, float(array.min())), max(0.0, float(array.max()))
-                one = np.unique(array).size == 1
-                scale = np.float32((high - low) / (1 if one else 255) or 1.0)
-                zero = np.uint8(np.rint(-low / scale))
-                grid = _Stored(np.array(scale), np.array(zero), None)
-                inputs = [
-                    write.tensor(f"{name}_quantized", grid.quantized(array)),
-                    write.tensor(f"{name}_scale", grid.scale),
-                    write.tensor(f"{name}_zero_point", grid.zero_point),
-                ]
-                dq = f"{name}_DequantizeLinear"
-                added[name] = write.node("DequantizeLinear", inputs, f"{dq}_Output", None, dq)
-            node.input[index] = added[name].output[0]
-    for node in reversed(list(added.values())):
-        graph.node.insert(0, node)
-
-
-def _finish_(model: onnx.ModelProto, write: _Writer) -> None:
-    """Drop unused tensors, and declare domains and IR version as they are used."""
-    import onnx
-
-    graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    del graph.value_info[:]
-    domains = [e for e in model.opset_import if e.domain in ("", "ai.onnx")]
-    del model.opset_import[:]
-    model.opset_import.extend(domains)
-    if write.domain:
-        model.opset_import.append(onnx.helper.make_opsetid(write.domain, 1))
-    if any(t.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4) for t in kept):
-        model.ir_version = max(model.ir_version, 10)  # the first that knows 4 bits
+    return Stored(scale, zero, grid.axis)

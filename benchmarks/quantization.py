@@ -30,7 +30,7 @@ import torch
 
 from labutils import data, export, metrics, paths, quantize, runtime, zoo
 from labutils.errors import LabError
-from labutils.quantize import mixed, pt2e, qat
+from labutils.quantize import mixed, pt2e, qat, qat_corrections
 from labutils.quantize import recipe as recipes
 
 SIZE = 128
@@ -106,6 +106,22 @@ def ours(group: str, name: str, recipe: str | recipes.Recipe) -> Row:
                         preprocessing=PREPROCESSING)  # fmt: skip
 
     return Row(group, True, name, train if chosen.qat else static, recipe=chosen)
+
+
+def corrected(name: str, ratio: float | None = None, *, biases: bool = False) -> Row:
+    """Return a row for the counterparts of TI's weight constraint and bias calibration."""
+
+    def make(architecture: str, file: Path) -> None:
+        model = zoo.load(architecture, weights="things16").module
+        network = qat.prepare(model, TENSOR, size=SIZE)
+        if ratio is not None:
+            print(qat_corrections.constrain_weights_(network, ratio))
+        qat.calibrate_(network, calibration_set(), PREPROCESSING)
+        if biases:
+            print(qat_corrections.calibrate_bias_(network, inputs("calib", CALIBRATION_IMAGES)))
+        qat.to_qdq(network, file, size=SIZE, preprocessing=PREPROCESSING)
+
+    return Row("int8 per tensor", True, name, make)
 
 
 # ---------------------------------------------------------------- the others
@@ -263,6 +279,10 @@ ROWS = (
     Row("int8", False, "torchao pt2e, our recipe", by_torchao("int8")),
     Row("int8", False, "ai-edge-quantizer, static int8", by_litert("static_wi8_ai8"), "litert"),
     ours("int8 per tensor", "PTQ int8, one scale per tensor", TENSOR),
+    corrected("and biases calibrated", biases=True),
+    corrected("and weights within 32 medians", 32.0),
+    corrected("and weights within 16 medians", 16.0),
+    corrected("within 16 medians, biases calibrated", 16.0, biases=True),
     Row("int8 per tensor", False, "ONNX Runtime, QNN configuration",
         by_onnxruntime_qnn("QInt8", False)),
     Row("int8 per tensor", False, "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack(False)),
@@ -327,8 +347,8 @@ def _starts(n: int, name: str) -> Iterator[int]:
         yield i
 
 
-def measured(row: Row, architecture: str, fresh: bool) -> dict[str, object]:
-    """Return one line of the table."""
+def measured(row: Row, architecture: str, fresh: bool, cached: bool = False) -> dict[str, object]:
+    """Return one line of the table; with `cached`, only from what earlier runs left."""
     suffix = ".tflite" if row.backend == "litert" else ".onnx"
     file = folder() / f"{architecture}_{row.key}{suffix}"
     line = {"model": architecture, "group": row.group, "by": "ours" if row.ours else "peer",
@@ -338,6 +358,8 @@ def measured(row: Row, architecture: str, fresh: bool) -> dict[str, object]:
         for old in (file, seconds_file, file.with_suffix(".logits.npy")):
             old.unlink(missing_ok=True)
     try:
+        if cached and not file.with_suffix(".logits.npy").exists():
+            raise LabError("not run yet")
         if not (file.exists() and seconds_file.exists()):
             start = time.time()
             training = row.make(architecture, file)
@@ -470,6 +492,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--htp", nargs=2, metavar=("ROW", "ARCHITECTURE"), help="by a row's name")
     parser.add_argument("--litert-setup", action="store_true")
     parser.add_argument("--fresh", action="store_true", help="quantize and run everything anew")
+    parser.add_argument("--cached", action="store_true", help="only rows that are cached already")
     chosen = parser.parse_args(arguments)
     if chosen.litert_setup:
         litert_setup()
@@ -489,7 +512,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "MB": float_file(architecture).stat().st_size / 1e6,
             })  # fmt: skip
             for row in ROWS:
-                lines.append(measured(row, architecture, chosen.fresh))
+                lines.append(measured(row, architecture, chosen.fresh, chosen.cached))
                 print("  ".join(cells(lines[-1])), flush=True)
             lines += on_htp(architecture)
         print(write(lines, time.time() - start))

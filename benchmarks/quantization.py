@@ -2,7 +2,7 @@
 
     python benchmarks/quantization.py             # the table: benchmarks/results/quantization.*
     python benchmarks/quantization.py --train RECIPE ARCHITECTURE  # one QAT checkpoint, for later
-    python benchmarks/quantization.py --htp ROW ARCHITECTURE    # 1,600 images on the simulator
+    python benchmarks/quantization.py --htp ROW ARCHITECTURE    # on the simulator, too, for the next table
     python benchmarks/quantization.py --litert-setup   # Google's quantizer, 1.2 GB, in the cache
 
 Every row: the shipped Things-16 checkpoint, 256 calibration images, 1,600 validation images at
@@ -327,12 +327,12 @@ def float_file(architecture: str) -> Path:
     return file
 
 
-def logits_of(file: Path, backend: str = "ort") -> np.ndarray:
-    """Run the validation images, or load what an earlier run answered."""
+def logits_of(file: Path, backend: str = "ort", n: int = data.VALIDATION_IMAGES) -> np.ndarray:
+    """Run the first `n` validation images, or load what an earlier run answered."""
     saved = file.with_suffix(f".{backend}.npy" if backend == "htp" else ".logits.npy")
     if not saved.exists():
         with runtime.connect(file, backend) as runner:
-            images = inputs("val")
+            images = inputs("val")[:n]
             parts = [runner.run(images[i : i + 32]) for i in _starts(len(images), file.stem)]
         with paths.atomic(saved) as temporary:
             np.save(temporary, np.concatenate(parts))
@@ -377,6 +377,7 @@ def measured(row: Row, architecture: str, fresh: bool, cached: bool = False) -> 
 
 def figures(logits: np.ndarray, reference: np.ndarray) -> dict[str, object]:
     """Return accuracy, paired difference, agreement and SQNR of logits against the float ones."""
+    reference = reference[: len(logits)]
     labels = data.load("val", len(logits), SIZE).labels
     right, was = metrics.correct(logits, labels), metrics.correct(reference, labels)
     return {
@@ -490,6 +491,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--train", nargs=2, metavar=("RECIPE", "ARCHITECTURE"))
     parser.add_argument("--htp", nargs=2, metavar=("ROW", "ARCHITECTURE"), help="by a row's name")
+    parser.add_argument("--images", type=int, default=data.VALIDATION_IMAGES, help="with --htp")
     parser.add_argument("--litert-setup", action="store_true")
     parser.add_argument("--fresh", action="store_true", help="quantize and run everything anew")
     parser.add_argument("--cached", action="store_true", help="only rows that are cached already")
@@ -501,7 +503,7 @@ def main(arguments: list[str] | None = None) -> int:
     elif chosen.htp:
         row = next(row for row in ROWS if row.name == chosen.htp[0])
         measured(row, chosen.htp[1], fresh=False)
-        logits_of(folder() / f"{chosen.htp[1]}_{row.key}.onnx", "htp")
+        logits_of(folder() / f"{chosen.htp[1]}_{row.key}.onnx", "htp", chosen.images)
     else:
         start, lines = time.time(), []
         for architecture in ARCHITECTURES:

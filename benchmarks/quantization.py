@@ -2,7 +2,7 @@
 
     python benchmarks/quantization.py             # the table: benchmarks/results/quantization.*
     python benchmarks/quantization.py --train RECIPE ARCHITECTURE  # one QAT checkpoint, for later
-    python benchmarks/quantization.py --htp ROW ARCHITECTURE    # on the simulator, too, for the next table
+    python benchmarks/quantization.py --htp ROW ARCHITECTURE    # a row on the simulator, too
     python benchmarks/quantization.py --litert-setup   # Google's quantizer, 1.2 GB, in the cache
 
 Every row: the shipped Things-16 checkpoint, 256 calibration images, 1,600 validation images at

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _repair_parser(commands)
     _convert_parser(commands)
     _batch_parser(commands)
+    _recipe_parser(commands)
     _run_parser(commands)
     _journey_parser(commands)
     _reset_parser(commands)
@@ -141,7 +142,9 @@ def _convert_parser(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
     _repair_arguments(parser)
     parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
-    parser.add_argument("--quantize", choices=("int8", "a16w8"), help="write an integer DLC")
+    parser.add_argument(
+        "--quantize", metavar="RECIPE", help="write an integer DLC: int8, a16w8, ... or a YAML"
+    )
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
     )
@@ -158,9 +161,20 @@ def _batch_parser(commands: Any) -> None:
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
     _repair_arguments(parser)
-    parser.add_argument("--quantize", choices=("int8", "a16w8"), help="write integer DLCs")
+    parser.add_argument(
+        "--quantize", metavar="RECIPE", help="write integer DLCs: int8, a16w8, ... or a YAML"
+    )
     parser.add_argument("--weights", default="auto", help="as for `convert`")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds per model (1800)")
+
+
+def _recipe_parser(commands: Any) -> None:
+    text = "Show a quantization recipe, list the presets, or import another tool's settings."
+    parser = _command(commands, "recipe", _recipe, text)
+    parser.add_argument("action", choices=("list", "show", "import"))
+    named = "a preset's name or a YAML; to import: TI's preset, TIDL options, an hb_mapper YAML"
+    parser.add_argument("source", metavar="RECIPE", nargs="?", help=named)
+    parser.add_argument("-o", "--output", type=Path, help="the YAML to write")
 
 
 def _run_parser(commands: Any) -> None:
@@ -325,6 +339,28 @@ def _batch(chosen: argparse.Namespace) -> int:
     _show(chosen, made)
     _say(chosen, f"table: {made.folder / 'batch.csv'}")
     return 0 if made.ok else 1
+
+
+def _recipe(chosen: argparse.Namespace) -> int:
+    from . import quantize
+
+    if (chosen.source is None) != (chosen.action == "list"):
+        raise UsageError("labutils recipe list | show RECIPE | import FILE_OR_NAME [-o YAML]")
+    if chosen.action == "list":
+        listed = {name: recipe.about for name, recipe in quantize.PRESETS.items()}
+        width = max(map(len, listed))
+        print(
+            json.dumps(listed, indent=2)
+            if chosen.json
+            else "\n".join(f"{name:<{width}}  {about}" for name, about in listed.items())
+        )
+        return 0
+    made = (quantize.load_recipe if chosen.action == "show" else quantize.imported)(chosen.source)
+    _show(chosen, made)
+    if chosen.output:
+        getattr(made, "recipe", made).save(chosen.output)
+        _say(chosen, f"wrote {chosen.output}")
+    return 0
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -56,6 +56,20 @@ class ExportError(LabError):
     """PyTorch could not export the model, or the file is not what was asked for."""
 
 
+class StaleOptimizerError(UsageError):
+    """An optimizer holds the parameters of a network from before it was wrapped.
+
+    Attributes
+    ----------
+    parameters
+        Their names.
+    """
+
+    def __init__(self, message: str, parameters: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.parameters = tuple(parameters)
+
+
 class SurgeryError(LabError):
     """A replacement matched nothing, or changed what it must not change."""
 

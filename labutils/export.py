@@ -135,23 +135,42 @@ def to_onnx(
     if module is None:
         raise UsageError(f"{origin.name} is a file already; there is nothing to export.")
     preprocessing = preprocessing or (origin.preprocessing if origin else None)
-    exporter = _exporter(exporter, opset)
+    exporter = _exporter(exporter, opset)  # before anything runs
     example = _example(example, size, preprocessing, origin)
     device = next((p.device for p in module.parameters()), example.device)
     example = example.to(device)
     with zoo.evaluating(module), paths.atomic(path) as temporary:
-        shape = _outputs(module, example).shape
-        written = _written(module, example, opset, exporter)
-        if simplify:
-            written = _simplified(written)
-        tidy.tidy_(written, {name for name, _ in module.named_modules()})
-        _describe(written, preprocessing, origin)
-        _set_output_shape(written, shape)
+        written = unchecked(module, example, opset, exporter, preprocessing, origin, simplify)
         _check(written, opset, exporter)
         temporary.write_bytes(written.SerializeToString(deterministic=True))
         error, cosine, compared = _compare(module, temporary, example, preprocessing)
     nodes = Counter(node.op_type for node in written.graph.node)
     return ExportReport(path, opset, exporter, nodes, error, cosine, compared)
+
+
+def unchecked(
+    module: nn.Module,
+    example: torch.Tensor,
+    opset: int = 17,
+    exporter: str = "auto",
+    preprocessing: data.Preprocessing | None = None,
+    origin: zoo.Model | None = None,
+    simplify: bool = False,
+) -> onnx.ModelProto:
+    """Return what the exporter writes, tidied and described, neither checked nor run.
+
+    For a writer that goes on with the graph (`quantize.qat.to_qdq`) and checks its own result;
+    everyone else wants `to_onnx`.
+    """
+    exporter = _exporter(exporter, opset)
+    shape = _outputs(module, example).shape
+    written = _written(module, example, opset, exporter)
+    if simplify:
+        written = _simplified(written)
+    tidy.tidy_(written, {name for name, _ in module.named_modules()})
+    _describe(written, preprocessing, origin)
+    _set_output_shape(written, shape)
+    return written
 
 
 def _exporter(exporter: str, opset: int) -> str:

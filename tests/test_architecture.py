@@ -15,7 +15,7 @@ PACKAGE = paths.ROOT / "labutils"
 FLOORS = [
     ["errors", "paths", "_torchvision"],
     ["pack"],
-    ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers"],
+    ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
     ["textures"],
     ["things"],
     ["data"],

@@ -14,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, data, paths, quantize, runtime, zoo
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
-from labutils.quantize import ptq
+from labutils.quantize import equalize, insertion, ptq
+from labutils.quantize import ranges as quantize_ranges
+from labutils.quantize.recipe import Calibration, Override, Weights
 
 SIZE = 64
 PREPROCESSING = data.Preprocessing(SIZE)
@@ -271,8 +273,8 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_written(tmp_path):
 def test_a_convolution_left_in_float_is_an_error(tmp_path):
     model = onnx.load(tiny(tmp_path, node_name="first"))
     with pytest.raises(LabError, match="Conv 'first' was not quantized"):
-        ptq._verify(model, "x.onnx", ())
-    assert ptq._verify(model, "x.onnx", ("first",))[0] == {}
+        insertion.verify(model, "x.onnx", ())
+    assert insertion.verify(model, "x.onnx", ("first",))[0] == {}
 
 
 # ---------------------------------------------------------------- the trained network, and the HTP
@@ -308,3 +310,234 @@ def test_quantized_files_run_whole_on_the_htp(small_onnx, ranges, inputs, tmp_pa
         on_ort = runtime.OrtRunner(report.file, optimize=False).run(batch)
         on_htp = runtime.connect(report.file, "htp").run(batch)  # strict: no node on the CPU
         assert compare.parity(on_ort, on_htp).sqnr_db > {"int8": 5, "a16w8": 20}[bits]
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def test_power_of_two_scales_are_powers_of_two_and_bias_scales_too(tmp_path):
+    report = quantize.static(tiny(tmp_path), tmp_path / "q.onnx", noise(), "pow2")
+    model = onnx.load(report.file)
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    pairs = ("QuantizeLinear", "DequantizeLinear")
+    for node in (n for n in model.graph.node if n.op_type in pairs):
+        mantissa, _ = np.frexp(values[node.input[1]])
+        assert (mantissa == 0.5).all(), node.name
+        zero = values[node.input[2]]
+        assert (zero == (128 if zero.dtype == np.uint8 else 0)).all()
+    assert "power-of-two" in str(report)
+
+
+def test_four_bit_weights_are_stored_in_four_bits(small_onnx, ranges, tmp_path):
+    eight = quantize.static(small_onnx(17), tmp_path / "8.onnx", ranges)
+    four = quantize.static(small_onnx(17), tmp_path / "4.onnx", ranges, "w4a8")
+    kinds = Counter(t.data_type for t in onnx.load(four.file).graph.initializer)
+    assert kinds[TensorProto.INT4] > 2 * 50  # codes and zero points of 54 layers
+    assert four.bytes_after < 0.65 * eight.bytes_after
+
+
+def mixed_recipe(*overrides, **settings):
+    return quantize.Recipe("mine", overrides=tuple(overrides), **settings)
+
+
+def test_a_wide_node_reads_and_writes_sixteen_bits(small_onnx, ranges, inputs, tmp_path):
+    model = onnx.load(small_onnx(17))
+    node = next(n for n in model.graph.node if n.op_type == "Add")
+    recipe = mixed_recipe(Override(node.name, activations=16))
+    report = quantize.static(small_onnx(17), tmp_path / "m.onnx", ranges, recipe)
+    assert report.wide == (node.name,)
+    made = onnx.load(report.file)
+    values = {t.name: t for t in made.graph.initializer}
+    maker = {o: n for n in made.graph.node for o in n.output}
+    for other in made.graph.node:
+        if other.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        kinds = {
+            values[maker[i].input[2]].data_type
+            for i in other.input
+            if i in maker and maker[i].op_type == "DequantizeLinear"
+        } & {TensorProto.UINT8, TensorProto.UINT16}
+        wanted = TensorProto.UINT16 if other.name == node.name else TensorProto.UINT8
+        assert kinds == {wanted}, other.name
+    runtime.OrtRunner(report.file).run(inputs(1, SIZE))
+    plain = quantize.static(small_onnx(17), tmp_path / "p.onnx", ranges, mixed_recipe())
+    names = [n.name for n in made.graph.node if n.op_type == "QuantizeLinear"]
+    assert len(names) > operators(plain.file)["QuantizeLinear"]
+
+
+def test_onnxruntimes_own_converts_work_on_a_named_graph(small_onnx, ranges, inputs, tmp_path):
+    """`init_overrides` with `add_qtype_converts` failed on a graph whose nodes had no names."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    from labutils.quantize.prepare import prepared
+
+    model = prepared(small_onnx(17))
+    tensor = next(n.output[0] for n in model.graph.node if n.op_type == "Add")
+    limits = ranges.limits()
+    pairs = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in limits.items()}
+    with insertion.no_log():
+        settings = get_qnn_qdq_config(
+            model, None, init_overrides={tensor: [{"quant_type": QuantType.QUInt16}]},
+            add_qtype_converts=True, weight_type=QuantType.QInt8, per_channel=True,
+        )  # fmt: skip
+        quantizer = QDQQuantizer(
+            model, True, False, QuantType.QInt8, QuantType.QUInt8,
+            TensorsData(CalibrationMethod.MinMax, pairs), [], [],
+            sorted(settings.op_types_to_quantize), settings.extra_options,
+        )  # fmt: skip
+        quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    onnx.save(quantizer.model.model, tmp_path / "theirs.onnx")
+    assert any("_convert" in n.name for n in quantizer.model.model.graph.node)
+    runtime.OrtRunner(tmp_path / "theirs.onnx").run(inputs(1, SIZE))
+
+
+def test_an_exception_that_fits_no_node_is_refused(tmp_path):
+    source = tiny(tmp_path, node_name="first")
+    with pytest.raises(UnknownNameError, match="Did you mean first"):
+        quantize.static(source, tmp_path / "q.onnx", noise(), mixed_recipe(Override("frist")))
+    with pytest.raises(UnknownNameError, match="Conv"):
+        quantize.static(source, tmp_path / "q", noise(), mixed_recipe(Override(op_type="Convv")))
+    with pytest.raises(UnknownNameError, match="first"):
+        quantize.static(source, tmp_path / "q.onnx", noise(), mixed_recipe(exclude=("frist*",)))
+
+
+def test_integer_ends_take_and_give_the_codes(tmp_path):
+    import onnxruntime as ort
+
+    source, images = tiny(tmp_path), noise()
+    plain = quantize.static(source, tmp_path / "f.onnx", images, mixed_recipe())
+    ends = mixed_recipe(input="quantized", output="quantized")
+    report = quantize.static(source, tmp_path / "q.onnx", images, ends)
+    model = onnx.load(report.file)
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
+    floats = onnx.load(plain.file)
+    values = {t.name: numpy_helper.to_array(t) for t in floats.graph.initializer}
+    first = next(n for n in floats.graph.node if n.input and n.input[0] == "input")
+    last = next(n for n in floats.graph.node if "logits" in n.output)
+    scale, zero = (values[name] for name in first.input[1:])
+    codes = np.clip(np.round(images[:1] / scale) + zero, 0, 255).astype(np.uint8)
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found = ort.InferenceSession(report.file, settings).run(None, {"input": codes})[0]
+    scale, zero = (values[name] for name in last.input[1:])
+    exact = runtime.OrtRunner(plain.file, optimize=False).run(images[:1])
+    assert ((found.astype(float) - zero) * scale) == pytest.approx(exact, abs=1e-6)
+
+
+# ---------------------------------------------------------------- ways to choose a range
+
+
+@given(st.integers(0, 50), st.sampled_from([4, 8]), st.floats(1, 40))
+def test_the_least_error_is_not_above_that_of_the_whole_range(seed, bits, reach):
+    rng = np.random.default_rng(seed)
+    values = np.sort(np.r_[rng.normal(size=500), reach])
+    counts = np.ones(len(values))
+    low, high = quantize_ranges.least_error(counts, values, bits)
+
+    def error(a, b):
+        scale = (b - a) / (2**bits - 1)
+        kept = np.clip(np.round((values - a) / scale), 0, 2**bits - 1) * scale + a
+        return ((values - kept) ** 2).sum()
+
+    whole = min(values[0], 0), max(values[-1], 0)
+    assert whole[0] <= low <= 0 <= high <= whole[1] + 1e-9
+    assert error(low, high) <= error(*whole) + 1e-9
+
+
+def test_methods_clip_what_is_rare(tmp_path):
+    source, images = tiny(tmp_path), noise(64)
+    images[3, 0, 0, 0] = 400  # one pixel
+    ranges = quantize.measure_ranges(source, images, histograms=True)
+    assert sum(ranges.histograms["a"]) == 64 * 4 * 8 * 8
+    whole = ranges.limits()["a"]
+    for method in ("percentile", "mse", "entropy"):
+        calibration = Calibration(method, percentile=99.0)
+        low, high = ranges.chosen(calibration)["a"]
+        assert whole[0] - 1e-3 <= low <= 0 <= high <= whole[1] + 1e-3
+        assert high - low < 0.6 * (whole[1] - whole[0]), method
+        file = tmp_path / f"{method}.onnx"
+        report = quantize.static(source, file, ranges, mixed_recipe(calibration=calibration))
+        assert f"{report.images}" in str(report)
+    with pytest.raises(UsageError, match="histograms"):
+        quantize.measure_ranges(source, images).chosen(Calibration("mse"))
+
+
+# ---------------------------------------------------------------- repairs of the weights
+
+
+def test_equalization_is_exact_and_levels_the_filters(small_onnx, inputs, tmp_path):
+    from labutils.quantize.prepare import prepared
+
+    model = prepared(small_onnx(17))
+    batch = inputs(4, SIZE)
+    before = runtime.connect(small_onnx(17)).run(batch)
+    found = equalize.equalize_(model)
+    onnx.save(model, tmp_path / "equal.onnx")
+    after = runtime.connect(tmp_path / "equal.onnx").run(batch)
+    assert compare.parity(before, after).sqnr_db > 80
+    assert len(found.pairs) > 8
+    assert found.largest > 1.2
+    # through HardSwish nothing passes: the stem's convolution feeds one
+    assert "HardSwish" in found.ended["/features/features.0/features.0.0/Conv"]
+    gated = next(readers for readers in found.pairs.values() if len(readers) > 1)
+    assert any("fc1" in name for name in gated)  # through the squeeze-excitation
+
+
+def test_bias_correction_takes_the_mean_error_away(tmp_path):
+    rng = np.random.default_rng(1)
+    source = with_bias(tmp_path, rng.normal(size=(4, 3, 3, 3)).astype(np.float32))
+    images = np.abs(noise(64))  # all positive: an error of the weights has a mean
+    wanted = runtime.connect(source).run(images).mean(axis=0)
+    off = {}
+    for correct in (False, True):
+        weights = Weights(4, mse=True)
+        recipe = mixed_recipe(correct_bias=correct, weights=weights)
+        report = quantize.static(source, tmp_path / f"{correct}.onnx", images, recipe)
+        off[correct] = np.abs(runtime.connect(report.file).run(images).mean(axis=0) - wanted).max()
+    assert off[True] < 0.3 * off[False]
+    assert "biases of 1 layers" in str(report)
+
+
+def with_bias(tmp_path, weight):
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w", "b"], ["a"], pads=[1] * 4, name="conv"),
+            helper.make_node("GlobalAveragePool", ["a"], ["c"], name="pool"),
+            helper.make_node("Flatten", ["c"], ["logits"], name="flat"),
+        ],
+        "biased",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(weight)])],
+        [numpy_helper.from_array(weight, "w"),
+         numpy_helper.from_array(np.zeros(len(weight), np.float32), "b")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "biased.onnx")
+    return tmp_path / "biased.onnx"
+
+
+def test_adaptive_rounding_errs_less_at_the_output_than_nearest(tmp_path):
+    rng = np.random.default_rng(2)
+    source = with_bias(tmp_path, rng.normal(size=(8, 3, 3, 3)).astype(np.float32))
+    images = noise(64) + 3 * noise(64, seed=5).mean(axis=(2, 3), keepdims=True) * 8  # correlated
+    errors, moved = {}, None
+    for rounding in ("nearest", "adaptive"):
+        recipe = mixed_recipe(rounding=rounding, weights=Weights(4))
+        report = quantize.static(source, tmp_path / f"{rounding}.onnx", images, recipe)
+        layer = compare.per_layer(source, report.file, images[:16]).rows[0]
+        errors[rounding], moved = layer.sqnr_db, report.repairs
+    assert errors["adaptive"] > errors["nearest"] + 1
+    assert "moved" in moved[0]
+
+
+def test_recipes_that_need_images_refuse_ranges(tmp_path):
+    source = tiny(tmp_path)
+    ranges = quantize.measure_ranges(source, noise())
+    for settings in ({"equalize": True}, {"correct_bias": True}, {"rounding": "adaptive"}):
+        with pytest.raises(UsageError, match="images"):
+            quantize.static(source, tmp_path / "q.onnx", ranges, mixed_recipe(**settings))

@@ -4,11 +4,13 @@ from .departure import Departure, first_departure
 from .fidelity import AccuracyTable, Ladder, Rung, Stage, accuracy_table, ladder
 from .gating import AGREEMENT, THRESHOLDS, GateReport, Parity, gate, parity
 from .layerwise import Layer, LayerReport, per_layer
+from .one_by_one import Cost, SensitivityReport, sensitivity
 
 __all__ = [
     "AGREEMENT",
     "THRESHOLDS",
     "AccuracyTable",
+    "Cost",
     "Departure",
     "GateReport",
     "Ladder",
@@ -16,6 +18,7 @@ __all__ = [
     "LayerReport",
     "Parity",
     "Rung",
+    "SensitivityReport",
     "Stage",
     "accuracy_table",
     "first_departure",
@@ -23,4 +26,5 @@ __all__ = [
     "ladder",
     "parity",
     "per_layer",
+    "sensitivity",
 ]

@@ -50,13 +50,20 @@ class Twins:
 
 @dataclass(frozen=True)
 class Layer:
-    """Figures of one tensor over all images; `cosine` is NaN when a value is not finite."""
+    """Figures of one tensor over all images; `cosine` is NaN when a value is not finite.
+
+    `low` and `high` are the reference's range; `clipped` is the share of its values beyond what
+    the candidate's codes reach, NaN where the tensor has none.
+    """
 
     tensor: str
     op: str
     module: str
     cosine: float
     sqnr_db: float
+    low: float = math.nan
+    high: float = math.nan
+    clipped: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,16 @@ class LayerReport:
             f"{len(self.rows)} tensors, {self.n} images"
         )
         rows = [
-            (tabular.shortened(r.tensor, 62), r.op, f"{r.sqnr_db:.1f}", f"{r.cosine:.5f}")
+            (
+                tabular.shortened(r.tensor, 50), r.op, f"{r.sqnr_db:.1f}", f"{r.cosine:.5f}",
+                f"{r.low:.3g} to {r.high:.3g}",
+                "-" if math.isnan(r.clipped) else f"{100 * r.clipped:.2g}",
+            )
             for r in self.rows
-        ]
+        ]  # fmt: skip
         worst = ", ".join(f"{r.module or r.tensor} ({r.sqnr_db:.1f})" for r in self.worst())
         notes = (f"Lowest SQNR (dB): {worst}.", _EXPOSED)
-        return title, ("tensor", "op", "SQNR dB", "cosine"), rows, notes
+        return title, ("tensor", "op", "SQNR dB", "cosine", "range", "clipped %"), rows, notes
 
     def __str__(self) -> str:
         return tabular.text(*self._parts())
@@ -159,7 +170,8 @@ def per_layer(
         opened(reference, (p.reference for p in pairs)) as ours,
         opened(candidate, (p.candidate for p in pairs), open_) as theirs,
     ):
-        rows = measure(ours, theirs, pairs, inputs, progress)
+        reach = {p.candidate: codes_reach(candidate, p.candidate) for p in pairs}
+        rows = measure(ours, theirs, pairs, inputs, progress, reach)
         runtime = theirs.runtime
     return LayerReport(float_onnx.name, quantized_onnx.name, runtime, len(inputs), rows)
 
@@ -268,9 +280,15 @@ def measure(
     pairs: list[Twins],
     inputs: np.ndarray,
     progress: Progress | None = None,
+    reach: dict[str, tuple[float, float]] | None = None,
 ) -> tuple[Layer, ...]:
-    """Stream the images through both and return figures per tensor that both hold."""
+    """Stream the images through both and return figures per tensor that both hold.
+
+    `reach` is what the candidate's codes can say, by its tensor.
+    """
     sums = np.zeros((len(pairs), 4))
+    ends = np.tile([np.inf, -np.inf, 0.0, 0.0], (len(pairs), 1))
+    limits = [(reach or {}).get(p.candidate, (math.nan, math.nan)) for p in pairs]
     known = np.ones(len(pairs), bool)
     chunks = [inputs[i : i + _CHUNK] for i in range(0, len(inputs), _CHUNK)]
     for chunk in progress(chunks, "layers") if progress else chunks:
@@ -282,14 +300,48 @@ def measure(
                 continue
             a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
             sums[i] += a @ a, b @ b, a @ b, ((a - b) ** 2).sum()
-    return tuple(_layer(p, *s) for p, s, ok in zip(pairs, sums.tolist(), known, strict=True) if ok)
+            beyond = ((a < limits[i][0]) | (a > limits[i][1])).sum()
+            least, most = min(ends[i, 0], a.min()), max(ends[i, 1], a.max())
+            ends[i] = least, most, ends[i, 2] + beyond, ends[i, 3] + a.size
+    return tuple(
+        _layer(pair, *total, low, high, math.nan if math.isnan(limit[0]) else beyond / size)
+        for pair, total, (low, high, beyond, size), limit, ok in zip(
+            pairs, sums.tolist(), ends.tolist(), limits, known, strict=True
+        )
+        if ok
+    )
 
 
-def _layer(pair: Twins, aa: float, bb: float, ab: float, noise: float) -> Layer:
+def codes_reach(model: onnx.ModelProto, name: str) -> tuple[float, float]:
+    """Return the least and greatest value that a dequantized tensor can have; NaN for others."""
+    from onnx import numpy_helper
+
+    node = next((n for n in model.graph.node if name in n.output), None)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    if node is None or node.op_type != _QDQ[1] or not {*node.input[1:3]} <= set(stored):
+        return math.nan, math.nan
+    scale, zero = (numpy_helper.to_array(stored[entry]) for entry in node.input[1:3])
+    if scale.size != 1 or zero.dtype.kind not in "iu":
+        return math.nan, math.nan
+    codes, step, origin = np.iinfo(zero.dtype), float(scale.item()), int(zero.item())
+    half = 0.5  # what rounds to the last code is not cut off
+    return (codes.min - origin - half) * step, (codes.max - origin + half) * step
+
+
+def _layer(
+    pair: Twins,
+    aa: float,
+    bb: float,
+    ab: float,
+    noise: float,
+    low: float,
+    high: float,
+    clipped: float,
+) -> Layer:
     if not math.isfinite(bb + noise):
         cosine, sqnr = math.nan, -math.inf
     else:
         equal = 1.0 if noise == 0 else 0.0  # both all zero, or only one of them
         cosine = min(1.0, ab / math.sqrt(aa * bb)) if aa * bb > 0 else equal
         sqnr = math.inf if noise == 0 else 10 * math.log10(aa / noise) if aa else -math.inf
-    return Layer(pair.reference, pair.op, pair.module, cosine, sqnr)
+    return Layer(pair.reference, pair.op, pair.module, cosine, sqnr, low, high, clipped)

@@ -1,5 +1,20 @@
-"""Fewer bits: static quantization of ONNX files for the HTP."""
+"""Fewer bits: recipes, static quantization of ONNX files for the HTP, mixed precision."""
 
-from .ptq import BITS, QuantizeReport, Ranges, measure_ranges, static
+from .foreign import Imported, imported
+from .ptq import BITS, QuantizeReport, static
+from .ranges import Ranges, measure_ranges
+from .recipe import PRESETS, Recipe
+from .recipe import load as load_recipe
 
-__all__ = ["BITS", "QuantizeReport", "Ranges", "measure_ranges", "static"]
+__all__ = [
+    "BITS",
+    "PRESETS",
+    "Imported",
+    "QuantizeReport",
+    "Ranges",
+    "Recipe",
+    "imported",
+    "load_recipe",
+    "measure_ranges",
+    "static",
+]

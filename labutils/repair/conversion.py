@@ -52,7 +52,8 @@ def convert_model(
     recipe
         Replay this surgery instead of choosing rules; see `surgery.replay_`.
     bits
-        ``"int8"`` or ``"a16w8"`` for an integer DLC; None keeps floats.
+        A quantization recipe for an integer DLC: a preset (``"int8"``, ``"a16w8"``, ...) or a
+        YAML file; None keeps floats.
     precision
         Of a float DLC: ``"fp32"`` or ``"fp16"``.
     opset, soc
@@ -81,6 +82,7 @@ def convert_model(
             f"{model.name} does not say how its input is made. Give its mean and std "
             "(--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225); they are never guessed."
         )
+    quantization = _runnable(bits) if bits is not None else None
     if inputs is None:
         images = data.load("val", GATE_IMAGES, preprocessing.size)
         inputs = preprocessing(np.asarray(images.images))
@@ -90,11 +92,12 @@ def convert_model(
         fixed = _repaired(original, target, Path(folder), repair, allow_approximate, recipe, echo)
         floating = fixed.file if fixed else original
         quantized = None
-        if bits is not None:
-            quantized, precision = Path(folder, f"{stem}.{bits}.onnx"), bits
-            calibration = data.calibration(CALIBRATION_IMAGES, preprocessing.size)
+        if quantization is not None:
+            quantized = Path(folder, f"{stem}.{quantization.name}.onnx")
+            precision = "a16w8" if quantization.activations.bits == 16 else "int8"
+            calibration = data.calibration(quantization.calibration.images, preprocessing.size)
             settings = {"preprocessing": preprocessing, "progress": progress}
-            echo(quantize.static(floating, quantized, calibration, bits, **settings))
+            echo(quantize.static(floating, quantized, calibration, quantization, **settings))
         brought = model.module if model.module is not None else original
         apart = _apart(brought, fixed, inputs, echo)
         approximated = fixed is not None and not fixed.exact
@@ -112,12 +115,27 @@ def convert_model(
                 min_cosine=min_cosine,
                 check_top1=model.trained,
                 caveat=apart["caveat"] if apart else "",
-                facts=facts(model, preprocessing, fixed) | {"approximation": apart},
+                facts={
+                    **facts(model, preprocessing, fixed),
+                    "approximation": apart,
+                    "quantization": quantization.to_dict() if quantization else None,
+                },
                 echo=echo,
             )
     if fixed:
         echo(f"recipe: {fixed.recipe.write(planning.recipe_file(destination))}")
     return made
+
+
+def _runnable(recipe: str | Path) -> quantize.Recipe:
+    """Return the recipe, unless the gate could not run what it makes."""
+    found = quantize.load_recipe(recipe)
+    if (found.input, found.output) != ("float32", "float32"):
+        raise UsageError(
+            f"Recipe {found.name} makes integer inputs or outputs, which the parity gate cannot "
+            "feed or read. Convert with float32 ends; QNN keeps the integers inside."
+        )
+    return found
 
 
 def _repaired(

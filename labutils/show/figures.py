@@ -31,6 +31,7 @@ from .picture import (
     percent,
     styled,
 )
+from .precision_figures import front, layer_costs
 from .quantization_figures import clipping_histogram, quantization_grid, quantized, ranges
 from .surgery_figures import cuts, gate_inputs, training_losses
 from .target_figures import operator_counts, verdict_bars
@@ -47,10 +48,12 @@ __all__ = [
     "clipping_histogram",
     "cuts",
     "error_by_image",
+    "front",
     "gate_inputs",
     "images",
     "inverted_residual",
     "ladder_chart",
+    "layer_costs",
     "layer_sqnr",
     "operator_counts",
     "quantization_grid",

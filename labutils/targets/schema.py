@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from .. import located_yaml
 from ..errors import TableError
 from .limits import CHECKS
 
@@ -175,22 +173,6 @@ class Table:
     command: str = ""
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, which YAML would silently overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # the base class refuses it
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def parse(text: str, file: str) -> Table:
     """Return the table in `text`, every key of it checked.
 
@@ -207,42 +189,13 @@ def parse(text: str, file: str) -> Table:
         Not YAML, or a key is missing, unknown, given twice, of a wrong type or value; the
         message names the file, the line and the key.
     """
-    try:
-        data = yaml.load(text, _Loader)  # a SafeLoader
-        root = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "no YAML"
-        raise TableError(f"{file}{where}: not readable as a table: {problem}.") from None
-
-    def fail(path: tuple[str | int, ...], problem: str) -> TableError:
-        key = ".".join(map(str, path)) or "(the whole file)"
-        return TableError(f"{file}, line {_line(root, path)}: {key}: {problem}.")
-
+    data, fail = located_yaml.read(text, file, "a table", TableError)
     return _table(data, fail)
 
 
-_Fail = Callable[[tuple[str | int, ...], str], TableError]
-
-
-def _line(node: yaml.Node | None, path: tuple[str | int, ...]) -> int:
-    """Line of the last element of `path` that exists."""
-    line = node.start_mark.line + 1 if node else 1
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(step)]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            found = [(v, v) for v in node.value[step : step + 1]]
-        else:
-            found = []
-        if not found:
-            break
-        line, node = found[0][0].start_mark.line + 1, found[0][1]
-    return line
-
-
-def _fields(data: Any, path: tuple[str | int, ...], spec: _Spec, fail: _Fail) -> dict[str, Any]:
+def _fields(
+    data: Any, path: tuple[str | int, ...], spec: _Spec, fail: located_yaml.Fail
+) -> dict[str, Any]:
     """Return `data` after checking that it is a mapping with the keys that `spec` wants."""
     if not isinstance(data, dict):
         raise fail(path, f"expected a mapping, found {type(data).__name__}")
@@ -264,7 +217,7 @@ def _fields(data: Any, path: tuple[str | int, ...], spec: _Spec, fail: _Fail) ->
     return data
 
 
-def _table(data: Any, fail: _Fail) -> Table:
+def _table(data: Any, fail: located_yaml.Fail) -> Table:
     data = dict(_fields(data, (), _TABLE, fail))
     for name, source in data["sources"].items():
         _fields(source, ("sources", name), _SOURCE, fail)
@@ -291,7 +244,7 @@ def _message(
     data: Any,
     path: tuple[str | int, ...],
     sources: set[str],
-    fail: _Fail,
+    fail: located_yaml.Fail,
 ) -> Message:
     data = _fields(data, path, _MESSAGE, fail)
     _known_evidence(data, path, sources, fail)
@@ -306,7 +259,7 @@ def _op(
     data: Any,
     path: tuple[str | int, ...],
     sources: set[str],
-    fail: _Fail,
+    fail: located_yaml.Fail,
 ) -> Op:
     data = _fields(data, path, _OP, fail)
     _known_evidence(data, path, sources, fail)
@@ -324,7 +277,7 @@ def _op(
     return Op(**{**data, **versions, "constraints": constraints, "source": tuple(data["source"])})
 
 
-def _constraint(data: Any, path: tuple[str | int, ...], fail: _Fail) -> Constraint:
+def _constraint(data: Any, path: tuple[str | int, ...], fail: located_yaml.Fail) -> Constraint:
     data = _fields(data, path, _CONSTRAINT, fail)
     check = data.get("check")
     if check is None:
@@ -334,7 +287,9 @@ def _constraint(data: Any, path: tuple[str | int, ...], fail: _Fail) -> Constrai
     return Constraint(data["text"], next(iter(check.items())))
 
 
-def _list_of(values: list[Any], kind: type, path: tuple[str | int, ...], fail: _Fail) -> list[Any]:
+def _list_of(
+    values: list[Any], kind: type, path: tuple[str | int, ...], fail: located_yaml.Fail
+) -> list[Any]:
     for index, value in enumerate(values):
         if not isinstance(value, kind) or isinstance(value, bool):
             raise fail((*path, index), f"expected {kind.__name__}, found {type(value).__name__}")
@@ -342,7 +297,7 @@ def _list_of(values: list[Any], kind: type, path: tuple[str | int, ...], fail: _
 
 
 def _known_evidence(
-    data: dict[str, Any], path: tuple[str | int, ...], sources: set[str], fail: _Fail
+    data: dict[str, Any], path: tuple[str | int, ...], sources: set[str], fail: located_yaml.Fail
 ) -> None:
     if not data["evidence"].startswith(EVIDENCE):
         raise fail((*path, "evidence"), f"starts with none of {', '.join(EVIDENCE)}")

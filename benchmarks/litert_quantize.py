@@ -1,0 +1,101 @@
+"""Google's quantizer (ai-edge-quantizer) on the lab's network, in an environment of its own.
+
+Called by benchmarks/quantization.py with the interpreter of that environment:
+    python litert_quantize.py WEIGHTS.npz FOLDER RECIPE...
+
+WEIGHTS.npz holds `architecture`, `calibration` and `images` (both NCHW float32); the network comes
+from the lab. Writes RECIPE.tflite and RECIPE.npz (logits, seconds) into FOLDER, or RECIPE.txt
+with the reason why not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+warnings.filterwarnings("ignore")
+
+import numpy as np  # noqa: E402
+
+from labutils import zoo  # noqa: E402
+
+
+def convert(architecture: str, example: np.ndarray, file: Path) -> None:
+    """Write the float network as a LiteRT file that takes NHWC."""
+    import litert_torch
+    import torch
+
+    model = zoo.load(architecture, weights="things16").module
+    wrapped = litert_torch.to_channel_last_io(model.eval(), args=[0]).eval()
+    inputs = torch.from_numpy(np.ascontiguousarray(example.transpose(0, 2, 3, 1)))
+    litert_torch.convert(wrapped, (inputs,)).export(str(file))
+
+
+def run(file: Path, images: np.ndarray) -> np.ndarray:
+    """Return the logits, float32; integer ends are quantized and dequantized here."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(file), num_threads=1)
+    interpreter.allocate_tensors()
+    entry, last = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    found = []
+    for image in images:
+        x = np.ascontiguousarray(image.transpose(1, 2, 0)[None])
+        if entry["dtype"] != np.float32:
+            scale, zero = entry["quantization"]
+            limits = np.iinfo(entry["dtype"])
+            x = np.clip(np.rint(x / scale) + zero, limits.min, limits.max).astype(entry["dtype"])
+        interpreter.set_tensor(entry["index"], x)
+        interpreter.invoke()
+        y = interpreter.get_tensor(last["index"])
+        if last["dtype"] != np.float32:
+            scale, zero = last["quantization"]
+            y = (y.astype(np.float32) - zero) * scale
+        found.append(y[0])
+    return np.array(found, np.float32)
+
+
+def quantized(source: Path, calibration: np.ndarray, name: str, file: Path) -> float:
+    """Quantize by one of ai-edge-quantizer's own recipes; return the seconds."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    start = time.time()
+    signature, ends = next(iter(Interpreter(str(source)).get_signature_list().items()))
+    key = ends["inputs"][0]
+    images = [{key: np.ascontiguousarray(x.transpose(1, 2, 0)[None])} for x in calibration]
+    work = quantizer.Quantizer(str(source), getattr(recipe, name)())
+    ranges = work.calibrate({signature: images}, num_threads=1)
+    file.unlink(missing_ok=True)
+    work.quantize(ranges, enable_progress_report=False).export_model(str(file))
+    return time.time() - start
+
+
+def main() -> None:
+    """Run all recipes that were named."""
+    given, folder = np.load(sys.argv[1]), Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "float.tflite"
+    if not source.exists():
+        convert(str(given["architecture"]), given["images"][:1], source)
+    for name in sys.argv[3:]:
+        file = folder / f"{name}.tflite"
+        try:
+            seconds = quantized(source, given["calibration"], name, file)
+            logits = run(file, given["images"])
+            np.savez(folder / f"{name}.npz", logits=logits, seconds=seconds)
+            print(name, "done", round(seconds, 1), flush=True)
+        except Exception:  # the reason goes into the table
+            text = traceback.format_exc().strip().splitlines()[-1]
+            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+            print(name, text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

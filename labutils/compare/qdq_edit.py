@@ -1,0 +1,177 @@
+"""A QDQ graph as units that can be quantized or left in float one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..graph import module_path
+
+if TYPE_CHECKING:
+    import onnx
+
+_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A node with all that quantizing it rounds.
+
+    Attributes
+    ----------
+    name, op, module
+        The node's name, operator and module; ``"input"`` and ``"Input"`` for the image.
+    tensor
+        The float tensor that it writes, before rounding.
+    constants
+        (input index, name of the dequantized tensor) of its weights and bias.
+    rounded
+        Names of the dequantized values of `tensor`.
+    """
+
+    name: str
+    op: str
+    module: str
+    tensor: str
+    constants: tuple[tuple[int, str], ...]
+    rounded: tuple[str, ...]
+
+
+def units(quantized: onnx.ModelProto) -> list[Unit]:
+    """Return the quantized nodes of a QDQ graph in topological order, the image first.
+
+    Raises
+    ------
+    UsageError
+        Nothing is quantized.
+    """
+    graph = quantized.graph
+    producer = {out: node for node in graph.node for out in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def rounded(tensor: str) -> list[str]:
+        """Return what comes out of every Q and DQ behind `tensor`, conversions included."""
+        found = []
+        for first in readers.get(tensor, []):
+            if first.op_type != _Q:
+                continue
+            for second in readers.get(first.output[0], []):
+                found += [second.output[0], *rounded(second.output[0])]
+        return found
+
+    stored = {tensor.name for tensor in graph.initializer}
+    entry = graph.input[0].name
+    found = [Unit("input", "Input", "", entry, (), tuple(rounded(entry)))]
+    for node in graph.node:
+        if node.op_type in (_Q, _DQ, "Constant"):
+            continue
+        constants = []
+        for index, name in enumerate(node.input):
+            maker = producer.get(name)
+            if maker is not None and maker.op_type == _DQ and maker.input[0] in stored:
+                constants.append((index, name))
+        behind = rounded(node.output[0])
+        if constants or behind:
+            found.append(
+                Unit(
+                    node.name, node.op_type, module_path(node), node.output[0],
+                    tuple(constants), tuple(behind),
+                )
+            )  # fmt: skip
+    if not any(unit.rounded or unit.constants for unit in found):
+        raise UsageError("Nothing in this graph is quantized: give the QDQ file.")
+    return [unit for unit in found if unit.rounded or unit.constants]
+
+
+def in_float(
+    quantized: onnx.ModelProto, reference: onnx.ModelProto, chosen: Iterable[Unit]
+) -> onnx.ModelProto:
+    """Return the QDQ graph with the chosen units in float again.
+
+    Parameters
+    ----------
+    quantized, reference
+        The QDQ model and the float model that it was made from; neither is changed.
+    chosen
+        Some of `units(quantized)`.
+    """
+    model = type(quantized)()
+    model.CopyFrom(quantized)
+    graph = model.graph
+    outputs = {entry.name for entry in graph.output}
+    originals = {node.name: node for node in reference.graph.node}
+    values = {tensor.name: tensor for tensor in reference.graph.initializer}
+    chosen = list(chosen)
+    _restore_activations_(graph, reference.graph, chosen)
+    renamed: dict[str, str] = {}
+    for unit in chosen:
+        renamed |= dict.fromkeys(unit.rounded, unit.tensor)
+        for index, name in unit.constants:
+            original = originals[unit.name].input[index] if unit.name in originals else ""
+            if original in values:
+                renamed[name] = f"{original}.float"
+                if not any(t.name == renamed[name] for t in graph.initializer):
+                    copied = graph.initializer.add()
+                    copied.CopyFrom(values[original])
+                    copied.name = renamed[name]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in renamed and node.op_type != _DQ:
+                node.input[index] = renamed[name]
+    ends = {renamed[name]: name for name in outputs & set(renamed)}  # logits keep their name
+    dead = set(renamed) & outputs
+    kept = [node for node in graph.node if not dead & set(node.output)]
+    for node in kept:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name in ends:
+                    names[index] = ends[name]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return pruned(model)
+
+
+def _restore_activations_(
+    graph: onnx.GraphProto, reference: onnx.GraphProto, chosen: list[Unit]
+) -> None:
+    """Put back the ReLU that the quantizer left to the lower end of the codes."""
+    made = {out: node for node in reference.node for out in node.output}
+    values = {tensor.name: tensor for tensor in reference.initializer}
+    present = {out: node.op_type for node in graph.node for out in node.output}
+    for unit in chosen:
+        original = made.get(unit.tensor)
+        removed = original is not None and original.op_type in ("Relu", "Clip")
+        if not removed or present.get(unit.tensor) == original.op_type:
+            continue
+        before = f"{unit.tensor}.before"
+        position = next(i for i, n in enumerate(graph.node) if unit.tensor in n.output)
+        graph.node[position].output[0] = before
+        back = type(original)()
+        back.CopyFrom(original)
+        back.input[0] = before
+        graph.node.insert(position + 1, back)
+        for name in original.input[1:]:
+            if name in values and not any(t.name == name for t in graph.initializer):
+                graph.initializer.add().CopyFrom(values[name])
+
+
+def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` without nodes and weights that its outputs do not need."""
+    graph = model.graph
+    wanted = {entry.name for entry in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    graph.ClearField("initializer")
+    graph.initializer.extend(weights)
+    return model

@@ -1,0 +1,311 @@
+"""Other tools' recipes: TI's preset names, TIDL's import options, D-Robotics' hb_mapper YAML.
+
+What has no counterpart here is reported, never dropped in silence. Facts: the presets of
+edgeai-modeloptimization (torchmodelopt, 2025-07), TIDL's documented import options, and the
+MobileNetV3 configuration of rdk_model_zoo (2024).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import located_yaml
+from ..errors import UnknownNameError, UsageError
+from .recipe import Activations, Calibration, Override, Recipe, Weights
+
+TI_PRESETS = (
+    "DEFAULT", "WC8_AT8", "MSA_WC8_AT8", "WT8SYMP2_AT8SYMP2", "WC8SYMP2_AT8SYMP2",
+    "WC8SYMP2_AT8SYMP2R4", "WC8P2_AT8P2", "MSA_WC8P2_AT8P2", "WC4_AT8", "WC4M4_AT8", "WC16_AT16",
+    "WC32_AT32",
+)  # fmt: skip
+"""TI's names of quantization settings, all of which `imported` takes."""
+
+_TI = re.compile(r"(MSA_)?W([CT])(\d+)(SYM)?(P2)?(M4)?_AT(\d+)(SYM)?(P2)?(R4)?")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A recipe made of another tool's settings.
+
+    Attributes
+    ----------
+    recipe
+        The lab's recipe.
+    source
+        File or preset name, and whose it is.
+    mapped
+        (setting, what it became).
+    unmapped
+        (setting, why it has no counterpart).
+    """
+
+    recipe: Recipe
+    source: str
+    mapped: tuple[tuple[str, str], ...]
+    unmapped: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the import as plain values, for JSON."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "source": self.source,
+            "mapped": [list(pair) for pair in self.mapped],
+            "unmapped": [list(pair) for pair in self.unmapped],
+        }
+
+    def _lines(self) -> list[str]:
+        lines = [f"{self.source}: {len(self.mapped)} settings taken, {len(self.unmapped)} not"]
+        lines += [f"  {key} -> {value}" for key, value in self.mapped]
+        lines += [f"  NOT MAPPED {key}: {why}" for key, why in self.unmapped]
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join([*self._lines(), "", str(self.recipe)])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def imported(source: str | Path) -> Imported:
+    """Return the recipe of another tool.
+
+    Parameters
+    ----------
+    source
+        One of TI's preset names (also ``"A+B"``), an hb_mapper YAML, or TIDL's import options as
+        YAML or JSON (``tensor_bits``, ``advanced_options:...``).
+
+    Raises
+    ------
+    UnknownNameError
+        Neither a name of TI's nor a file.
+    UsageError
+        The file is not readable, or of no tool that is known here; the message names the line.
+    """
+    name, file = str(source), Path(source)
+    if name in TI_PRESETS or all(_TI.fullmatch(part) for part in name.split("+")):
+        return _of_ti(name)
+    if not file.is_file():
+        raise UnknownNameError("file or preset of TI", name, TI_PRESETS)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {file}: {error}.") from None
+    data, fail = located_yaml.read(text, file.name, "settings", UsageError)
+    if isinstance(data, dict) and {"model_parameters", "calibration_parameters"} & set(data):
+        return _of_hb_mapper(data, file, fail)
+    flat = _flat(data) if isinstance(data, dict) else {}
+    if {"tensor_bits", "accuracy_level"} & set(flat) or any("advanced_options:" in k for k in flat):
+        return _of_tidl(flat, file, fail)
+    raise UsageError(
+        f"{file.name} is neither an hb_mapper YAML (model_parameters, calibration_parameters) nor "
+        "TIDL import options (tensor_bits, advanced_options:...)."
+    )
+
+
+def _of_ti(name: str) -> Imported:
+    first, *others = name.split("+")
+    found = _TI.fullmatch("WC8_AT8" if first == "DEFAULT" else first)
+    msa, grain, weight, _, wp2, m4, activation, asym, ap2, r4 = found.groups()
+    mapped, unmapped = [], []
+    bits = {}
+    for what, value, allowed in (
+        ("weights", weight, (4, 8, 16)),
+        ("activations", activation, (8, 16)),
+    ):
+        bits[what] = int(value) if int(value) in allowed else max(allowed)
+        if int(value) in allowed:
+            mapped.append((f"{what} {value} bits", f"{what}.bits {value}"))
+        else:
+            unmapped.append((f"{what} {value} bits", f"no such integers here; taken: {bits[what]}"))
+    recipe = Recipe(
+        name=first.lower(),
+        about=f"TI's {first}",
+        activations=Activations(bits["activations"], bool(asym), bool(ap2)),
+        weights=Weights(bits["weights"], True, grain == "C", bool(wp2)),
+        calibration=Calibration("mse"),
+    )
+    mapped += [
+        (f"W{grain}", f"weights.per_channel {str(grain == 'C').lower()}, symmetric"),
+        ("histogram observer", "calibration.method mse (it minimizes the squared error)"),
+    ]
+    mapped += [("SYM", "activations.symmetric")] if asym else []
+    mapped += [("P2", "power_of_two (scales rounded up)")] if wp2 or ap2 else []
+    if msa:
+        mapped.append(("MSA_", "nothing: TI's preset equals the one without it"))
+    if r4:
+        unmapped.append(
+            ("R4", "activations fixed to a range of 4: give ranges by a recipe's method")
+        )
+    if m4:
+        unmapped.append(("M4", "weights limited to a range of 4: weights.mse clips by the error"))
+    unmapped += [
+        (f"+{other}", "a second precision, which TI's own tool reads and ignores")
+        for other in others
+    ]
+    return Imported(recipe, f"TI preset {name}", tuple(mapped), tuple(unmapped))
+
+
+_HB_TYPES = {"int8": 8, "int16": 16}
+_HB_METHODS = {
+    "kl": Calibration("entropy"), "max": Calibration(), "mix": Calibration("entropy"),
+    "default": Calibration("mse"),
+}  # fmt: skip
+_HB_ELSEWHERE = {
+    "onnx_model": "the model is given where the recipe is used",
+    "march": "a chip, not a precision",
+    "working_dir": "a folder", "output_model_file_prefix": "a file name",
+    "layer_out_dump": "debugging", "cal_data_dir": "images are given where the recipe is used",
+    "cal_data_type": "images are float32 here", "input_name": "read from the model",
+    "input_shape": "read from the model", "input_layout_train": "read from the model",
+    "input_type_train": "preprocessing, stated with the model",
+    "norm_type": "preprocessing, stated with the model",
+    "mean_value": "preprocessing, stated with the model",
+    "scale_value": "preprocessing, stated with the model",
+    "compile_mode": "the compiler's", "debug": "the compiler's", "optimize_level": "the compiler's",
+}  # fmt: skip
+
+
+def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
+    mapped, unmapped, overrides, exclude = [], [], [], []
+    calibration, weights = Calibration("mse"), Weights()
+    for section, entries in data.items():
+        if not isinstance(entries, dict):
+            raise fail((section,), f"expected a mapping, found {type(entries).__name__}")
+        for key, value in entries.items():
+            path = (section, key)
+            if key == "node_info":
+                _of_node_info(value, path, fail, overrides, exclude, mapped, unmapped)
+            elif key == "calibration_type":
+                if value not in _HB_METHODS:
+                    unmapped.append((f"{key}: {value}", "no such method here; taken: mse"))
+                    continue
+                calibration = _HB_METHODS[value]
+                mapped.append((f"{key}: {value}", f"calibration.method {calibration.method}"))
+                if value == "default":
+                    unmapped.append(
+                        (f"{key}: default", "the tool's search over methods; taken: mse")
+                    )
+            elif key == "max_percentile":
+                calibration = Calibration("percentile", percentile=100 * float(value))
+                mapped.append((f"{key}: {value}", f"percentile {100 * float(value):g}"))
+            elif key == "per_channel":
+                weights = Weights(per_channel=bool(value))
+                mapped.append((f"{key}: {value}", "weights.per_channel"))
+            elif key == "input_type_rt":
+                why = "the runtime's picture format; the lab's input stays float32"
+                unmapped.append((f"{key}: {value}", why))
+            else:
+                why = _HB_ELSEWHERE.get(key, "unknown to the lab")
+                unmapped.append((f"{section}.{key}", why))
+    recipe = Recipe(
+        name=file.stem, about=f"hb_mapper, {file.name}", weights=weights, calibration=calibration,
+        overrides=tuple(overrides), exclude=tuple(exclude),
+    )  # fmt: skip
+    return Imported(recipe, f"hb_mapper YAML {file.name}", tuple(mapped), tuple(unmapped))
+
+
+def _of_node_info(
+    value: Any,
+    path: tuple[str, str],
+    fail: located_yaml.Fail,
+    overrides: list[Override],
+    exclude: list[str],
+    mapped: list[tuple[str, str]],
+    unmapped: list[tuple[str, str]],
+) -> None:
+    if not isinstance(value, dict):
+        raise fail(path, f"expected a mapping of nodes, found {type(value).__name__}")
+    for node, settings in value.items():
+        if not isinstance(settings, dict):
+            raise fail((*path, node), "expected ON, InputType and OutputType")
+        where = settings.get("ON", settings.get(True, "BPU"))  # an unquoted ON is true in YAML
+        if where == "CPU":
+            exclude.append(str(node))
+            mapped.append((f"{node} ON CPU", "excluded: it stays in float"))
+            continue
+        types = {v for k, v in settings.items() if re.fullmatch(r"(Input|Output)Type\d*", str(k))}
+        wrong = types - set(_HB_TYPES)
+        if wrong:
+            unmapped.append((f"{node} {', '.join(sorted(wrong))}", "no such type here"))
+        widest = max((_HB_TYPES[t] for t in types - wrong), default=None)
+        if widest:
+            overrides.append(Override(node=str(node), activations=widest))
+            mapped.append((f"{node} {'/'.join(sorted(types - wrong))}", f"activations {widest}"))
+            if len(types - wrong) > 1:
+                why = f"a node has one width here; taken: {widest}"
+                unmapped.append((f"{node}: input and output differ", why))
+
+
+_SCALES = {0: (False, False), 1: (True, True), 4: (False, False)}  # symmetric, power of two
+
+
+def _flat(data: dict, prefix: str = "") -> dict[str, Any]:
+    """Return nested options as TIDL's flat ``advanced_options:name`` keys."""
+    found = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            inner = f"{key}:" if key == "advanced_options" else ""
+            found |= _flat(value, inner)
+        else:
+            found[name] = value
+    return found
+
+
+def _of_tidl(options: dict[str, Any], file: Path, fail: located_yaml.Fail) -> Imported:
+    mapped, unmapped, overrides, exclude = [], [], [], []
+    activations, weights, calibration = Activations(), Weights(per_channel=False), Calibration()
+    correct = False
+    for key, value in options.items():
+        name = key.removeprefix("advanced_options:")
+        if name == "tensor_bits" and value in (8, 16):
+            activations, weights = Activations(value), Weights(value, per_channel=False)
+            became = f"activations and weights {value} bits"
+        elif name == "quantization_scale_type" and value in _SCALES:
+            symmetric, power = _SCALES[value]
+            activations = Activations(activations.bits, symmetric, power)
+            weights = Weights(weights.bits, True, value == 4, power)
+            became = f"power_of_two {str(power).lower()}, per_channel {str(value == 4).lower()}"
+        elif name == "calibration_frames":
+            if not isinstance(value, int) or value < 1:
+                raise fail((key,), f"expected a number of images, found {value!r}")
+            calibration = Calibration(calibration.method, value)
+            became = f"calibration.images {value}"
+        elif name == "channel_wise_quantization":
+            weights = Weights(weights.bits, True, bool(value), weights.power_of_two)
+            became = "weights.per_channel"
+        elif name == "activation_clipping" and value:
+            calibration = Calibration("mse", calibration.images)
+            became = "calibration.method mse"
+        elif name == "weight_clipping" and value:
+            weights = Weights(weights.bits, True, weights.per_channel, weights.power_of_two, True)
+            became = "weights.mse"
+        elif name == "bias_calibration" and value:
+            correct, became = True, "correct_bias"
+        elif name in ("output_feature_16bit_names_list", "params_16bit_names_list"):
+            what = "activations" if name.startswith("output") else "weights"
+            listed = [n.strip().removesuffix("_output_0") for n in str(value).split(",")]
+            overrides += [Override(node=n, **{what: 16}) for n in listed if n]
+            became = f"overrides: {what} 16 for {len(listed)} nodes"
+        elif name == "deny_list:layer_name":
+            exclude += [n.strip() for n in str(value).split(",") if n.strip()]
+            became = "exclude"
+        else:
+            unmapped.append((f"{key}: {value}", "no counterpart: TIDL's compiler or runtime"))
+            continue
+        mapped.append((f"{key}: {value}", became))
+    recipe = Recipe(
+        name=file.stem, about=f"TIDL import options, {file.name}", activations=activations,
+        weights=weights, calibration=calibration, correct_bias=correct,
+        overrides=tuple(overrides), exclude=tuple(exclude),
+    )  # fmt: skip
+    return Imported(recipe, f"TIDL options {file.name}", tuple(mapped), tuple(unmapped))

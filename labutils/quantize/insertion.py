@@ -1,0 +1,316 @@
+"""QuantizeLinear and DequantizeLinear where a recipe wants them, and legal for QNN.
+
+A node computes at one width: all tensors that it reads and writes have its bits. Where a tensor
+goes from a node of one width to a node of another it is converted (Q, DQ, Q, DQ), which QNN makes
+one Convert of. ONNX Runtime's own `add_qtype_converts` starts from tensors instead and asks
+the same of the nodes around them; both want every node named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import LabError
+from .ranges import Ranges, least_error
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    import onnx
+
+CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators that multiply and accumulate."""
+
+_SMALLEST = 1e-4  # range of a tensor that is constant 0, as in ONNX Runtime's QNN settings
+
+
+def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.ModelProto:
+    """Return `model` with QuantizeLinear and DequantizeLinear around what the recipe quantizes.
+
+    ``quantize_static`` would do the same after raising a16w8's opset to 21; with the Q and DQ of
+    com.microsoft, which the QNN settings choose below 21 anyway, the source's opset serves.
+    """
+    from onnx.helper import set_model_props
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    activation = quant_type(recipe.activations.bits, signed=False)
+    weight = quant_type(recipe.weights.bits, signed=True)
+    exclude = [node.name for node in model.graph.node if recipe.excluded(node.name)]
+    limits = limits_by_bits(recipe, ranges)
+    overrides = _activations(model, recipe, ranges, limits, exclude)
+    overrides |= _weights(model, recipe, exclude)
+    default = limits[recipe.activations.bits]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    data = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in default.items()}
+    with no_log():
+        settings = get_qnn_qdq_config(
+            model, None, activation_type=activation, weight_type=weight,
+            per_channel=recipe.weights.per_channel, nodes_to_exclude=exclude,
+            init_overrides=overrides or None, add_qtype_converts=False,
+            activation_symmetric=recipe.activations.symmetric,
+            weight_symmetric=recipe.weights.symmetric,
+        )  # fmt: skip
+        quantizer = QDQQuantizer(
+            model, recipe.weights.per_channel, False, weight, activation,
+            TensorsData(CalibrationMethod.MinMax, data), [], exclude,
+            sorted(settings.op_types_to_quantize), settings.extra_options,
+        )  # fmt: skip
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    result = quantizer.model.model
+    set_model_props(result, properties)  # the source's own, without the quantizer's mark
+    return result
+
+
+def quant_type(bits: int, signed: bool) -> Any:
+    """Return ONNX Runtime's type of integers with so many bits."""
+    from onnxruntime.quantization import QuantType
+
+    return QuantType[f"Q{'' if signed else 'U'}Int{bits}"]
+
+
+def widths(model: onnx.ModelProto, recipe: Recipe) -> dict[str, int]:
+    """Return the bits at which each node computes, by name."""
+    default = recipe.activations.bits
+    return {
+        node.name: recipe.setting(node.name, node.op_type, "activations") or default
+        for node in model.graph.node
+    }
+
+
+def limits_by_bits(recipe: Recipe, ranges: Ranges) -> dict[int, dict[str, tuple[float, float]]]:
+    """Return (low, high) per tensor for 8 and for 16 bits.
+
+    Sixteen bits reach over the outliers: where only some nodes have them, their ranges are
+    those of all images.
+    """
+    import dataclasses
+
+    default, found = recipe.activations.bits, {}
+    for bits in (8, 16):
+        calibration = recipe.calibration
+        if bits > default:
+            calibration = dataclasses.replace(calibration, method="minmax", outliers=0.0)
+        found[bits] = ranges.chosen(calibration, bits)
+    return found
+
+
+def _activations(
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    ranges: Ranges,
+    limits: dict[int, dict[str, tuple[float, float]]],
+    exclude: Sequence[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what differs from the default, tensor by tensor, as ONNX Runtime wants it."""
+    import dataclasses
+
+    width = widths(model, recipe)
+    producer = {out: node for node in model.graph.node for out in node.output}
+    readers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if node.name not in exclude:
+            for name in node.input:
+                readers.setdefault(name, []).append(node.name)
+    found = {}
+    for name in ranges.tensors:
+        maker = producer.get(name)
+        method = maker and recipe.setting(maker.name, maker.op_type, "method")
+        own = limits
+        if method:
+            calibration = dataclasses.replace(recipe.calibration, method=method)
+            own = {bits: ranges.chosen(calibration, bits) for bits in limits}
+        asked = [width[reader] for reader in readers.get(name, [])]
+        inside = maker is not None and maker.name not in exclude
+        bits = width[maker.name] if inside else max(asked, default=recipe.activations.bits)
+        entry = _scaled(recipe, own[bits][name], bits, forced=bool(method))
+        others = {r for r in readers.get(name, []) if width[r] != bits}
+        if others:
+            other = next(iter(width[r] for r in others))
+            entry["quant_type"] = quant_type(bits, signed=False)
+            entry["convert"] = {
+                **_scaled(recipe, own[other][name], other, forced=True), "recv_nodes": others,
+            }  # fmt: skip
+        if entry:
+            found[name] = [entry]
+    return found
+
+
+def _scaled(recipe: Recipe, limits: tuple[float, float], bits: int, forced: bool) -> dict[str, Any]:
+    """Return type, scale and zero point; nothing where the default gives the same."""
+    settings = recipe.activations
+    if not forced and bits == settings.bits and not settings.power_of_two:
+        return {}
+    scale, zero = scale_of(limits, bits, settings.symmetric, settings.power_of_two)
+    kind = np.uint8 if bits == 8 else np.uint16
+    return {
+        "quant_type": quant_type(bits, signed=False),
+        "scale": np.array(scale, np.float32),
+        "zero_point": np.array(zero, kind),
+    }
+
+
+def scale_of(
+    limits: tuple[float, float], bits: int, symmetric: bool, power_of_two: bool
+) -> tuple[float, int]:
+    """Return scale and zero point of unsigned codes for a range, which 0 belongs to."""
+    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    high = max(high, low + _SMALLEST)
+    if symmetric:
+        high = max(-low, high)
+        low = -high
+    scale = (high - low) / (2**bits - 1)
+    if power_of_two:
+        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-9)
+    return scale, 2 ** (bits - 1) if symmetric else round(-low / scale)
+
+
+def _weights(
+    model: onnx.ModelProto, recipe: Recipe, exclude: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return type, scales and zero points of the weights that the defaults do not serve."""
+    from onnx import numpy_helper
+
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    settings, found = recipe.weights, {}
+    for node in model.graph.node:
+        name = node.input[1] if node.op_type in CARRIERS and len(node.input) > 1 else ""
+        if name not in values or node.name in exclude:
+            continue
+        said = {w: recipe.setting(node.name, node.op_type, w) for w in ("weights", "per_channel")}
+        special = settings.mse or settings.power_of_two or settings.bits < 8
+        if not special and all(value is None for value in said.values()):
+            continue
+        bits = said["weights"] or settings.bits
+        channels = settings.per_channel if said["per_channel"] is None else said["per_channel"]
+        axis = weight_axis(node) if channels else None
+        array = numpy_helper.to_array(values[name])
+        kind = {"quant_type": quant_type(bits, signed=True)}
+        kind |= {} if axis is None else {"axis": axis}
+        codes = np.int16 if bits == 16 else np.int8
+        found[name] = [
+            {**kind, "scale": np.array(scale, np.float32), "zero_point": np.array(zero, codes)}
+            for scale, zero in _per_row(recipe, array, bits, axis)
+        ]
+    return found
+
+
+def weight_axis(node: onnx.NodeProto) -> int | None:
+    """Return the axis of a carrier's output channels in its weights; None for a MatMul's."""
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return 0 if transposed else 1
+    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)
+
+
+def weight_scales(
+    recipe: Recipe, node: onnx.NodeProto, array: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and zero point of a carrier's weights, shaped to go with `array`."""
+    said = recipe.setting(node.name, node.op_type, "per_channel")
+    channels = recipe.weights.per_channel if said is None else said
+    axis = weight_axis(node) if channels else None
+    rows = np.array(_per_row(recipe, array, bits, axis))
+    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+    return rows[:, 0].reshape(shape), rows[:, 1].reshape(shape)
+
+
+def _per_row(
+    recipe: Recipe, array: np.ndarray, bits: int, axis: int | None
+) -> list[tuple[float, int]]:
+    """Return (scale, zero point) per output channel, or once for all."""
+    array = array.astype(np.float64)
+    if axis is None:
+        return [_weight_scale(recipe, array.ravel(), bits)]
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    return [_weight_scale(recipe, row, bits) for row in rows]
+
+
+def _weight_scale(recipe: Recipe, values: np.ndarray, bits: int) -> tuple[float, int]:
+    settings, most = recipe.weights, 2 ** (bits - 1) - 1
+    clipped = settings.mse or bits < 8  # four bits cannot pay for a filter's extremes
+    if settings.symmetric:
+        high = max(float(np.abs(values).max()), 1e-9)
+        if clipped:
+            high = _least_weight_error(values, high, most)
+        scale, zero = high / most, 0
+    else:
+        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+        if clipped:
+            ordered = np.sort(values)
+            low, high = least_error(np.ones(len(ordered)), ordered, bits)
+        scale = max(high - low, 1e-9) / (2 * most + 1)
+        zero = round(-low / scale) - most - 1
+    if settings.power_of_two:
+        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-9)
+        zero = 0 if settings.symmetric else round(-low / scale) - most - 1
+    return scale, zero
+
+
+def _least_weight_error(values: np.ndarray, high: float, most: int) -> float:
+    """Return the symmetric range, down to half of `high`, with the least squared error."""
+
+    def error(edge: float) -> float:
+        scale = edge / most
+        kept = np.clip(np.round(values / scale), -most - 1, most) * scale
+        return float(((values - kept) ** 2).sum())
+
+    return min((high * share for share in np.linspace(0.5, 1.0, 41)), key=error)
+
+
+@contextlib.contextmanager
+def no_log() -> Iterator[None]:
+    """Keep ONNX Runtime's advice, which it gives to the root logger, off the screen."""
+    root, level = logging.getLogger(), logging.root.manager.disable
+    silent = logging.NullHandler()  # without a handler the first warning would install one
+    root.addHandler(silent)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        root.removeHandler(silent)
+
+
+def verify(
+    model: onnx.ModelProto, name: str, exclude: Sequence[str]
+) -> tuple[Counter, tuple[str, ...]]:
+    """Return the quantized nodes by operator, and those left in float; refuse a float Conv."""
+    from onnx import TensorProto
+
+    maker = {out: node.op_type for node in model.graph.node for out in node.output}
+    # axes, shapes and pads are 64-bit integers and stay what they are
+    whole = {t.name for t in model.graph.initializer if t.data_type == TensorProto.INT64}
+    whole |= {out for out, op_type in maker.items() if op_type == "Constant"}
+    readers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for entry in node.input:
+            readers.setdefault(entry, []).append(node.op_type)
+    touched, left = Counter(), []
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
+            continue
+        inputs = [i for i in node.input if i and i not in whole]
+        before = all(maker.get(i) == "DequantizeLinear" for i in inputs)
+        after = all(op == "QuantizeLinear" for out in node.output for op in readers.get(out, [""]))
+        if node.name in exclude:
+            continue
+        if before and after:
+            touched[node.op_type] += 1
+        elif node.op_type in CARRIERS:
+            raise LabError(
+                f"{name}: {node.op_type} '{node.name}' was not quantized, so it would run in "
+                "float. Exclude it by name if that is wanted."
+            )
+        else:
+            left.append(node.name)
+    return touched, tuple(left)

@@ -1,0 +1,80 @@
+"""A float ONNX file made ready to be quantized: checked, named, with shapes, constants lifted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ModelFileError
+from ..graph import read, with_shapes
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def prepared(source: Path) -> onnx.ModelProto:
+    """Return the model in `source`, checked, with shapes and with a name for every node."""
+    from onnx import numpy_helper
+
+    model = read(source)
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or "Integer" in node.op_type:
+            raise ModelFileError(
+                f"{source.name} is quantized already ({node.op_type} '{node.name}'). Quantize the "
+                "float file that it was made from."
+            )
+    _check_input(model, source)
+    taken = {node.name for node in model.graph.node}
+    for index, node in enumerate(model.graph.node):
+        if not node.name:  # ranges and exclusions go by name
+            node.name = f"{node.op_type}_{index}"
+            while node.name in taken:
+                node.name += "_"
+            taken.add(node.name)
+    _lift_constants_(model)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ModelFileError(f"Weight {tensor.name!r} of {source.name} holds NaN or infinity.")
+    return with_shapes(model)
+
+
+def _lift_constants_(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes into initializers, one per use.
+
+    The quantizer takes the output of a Constant node for an activation without a range; and a
+    shared one would get one scale for all its users.
+    """
+    graph, lifted = model.graph, {}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            lifted[node.output[0]] = node.attribute[0].t
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in lifted:
+                own = graph.initializer.add()
+                own.CopyFrom(lifted[name])
+                own.name = node.input[index] = f"{name}.{node.name}.{index}"
+    kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in lifted)]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _check_input(model: onnx.ModelProto, source: Path) -> None:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [entry for entry in model.graph.input if entry.name not in weights]
+    if len(inputs) != 1:
+        raise ModelFileError(f"{source.name} has {len(inputs)} inputs; calibration feeds one.")
+    shape = [d.dim_param or d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
+    if not all(isinstance(d, int) and d > 0 for d in shape) or shape[:1] != [1]:
+        raise ModelFileError(
+            f"{source.name} takes the shape {shape}; calibration and the HTP need a fixed shape "
+            "with batch 1. Export it again with one example image."
+        )
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Return the opset of ONNX's own operators."""
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

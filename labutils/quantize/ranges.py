@@ -1,0 +1,268 @@
+"""What calibration saw of every tensor, and the ranges that four methods make of it.
+
+``minmax`` keeps the least and greatest value of every tensor *per image*, so that the few most
+extreme images can be left out. The other three look at a histogram of the values:
+
+``percentile``
+    keeps that share of the values, the rest cut off equally at both ends.
+``mse``
+    takes the range with the least mean squared error, rounding and clipping together.
+``entropy``
+    takes the range whose quantized histogram has the least Kullback-Leibler divergence from the
+    clipped one (Migacz, 8-bit Inference with TensorRT, GTC 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..compare.layerwise import opened
+from ..data import ImageSet, Preprocessing
+from ..errors import ModelFileError, UsageError
+from ..runtime import OrtRunner
+from .prepare import prepared
+from .recipe import Calibration
+
+if TYPE_CHECKING:
+    import onnx
+
+Progress = Callable[[Iterable, str], Iterable]
+
+BINS = 2048
+_BATCH = 32
+_SHARES = np.geomspace(0.05, 1.0, 64)  # of a tensor's range, tried by mse and entropy
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What calibration saw.
+
+    Attributes
+    ----------
+    tensors
+        Names of the float activations, the input among them.
+    low, high
+        (images, tensors) float32: least and greatest value in each image.
+    histograms
+        By tensor: how many values lie in each of `BINS` equal bins from the least value (or 0) to
+        the greatest (or 0). Empty unless asked for.
+    """
+
+    tensors: tuple[str, ...]
+    low: np.ndarray
+    high: np.ndarray
+    histograms: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def limits(self, outliers: float = 0.0) -> dict[str, tuple[float, float]]:
+        """Return (low, high) per tensor, leaving out that share of the images on either side.
+
+        0 is plain min-max. The images left out are chosen tensor by tensor.
+        """
+        low = np.quantile(self.low, outliers, axis=0)
+        high = np.quantile(self.high, 1 - outliers, axis=0)
+        return {
+            name: (float(a), float(b)) for name, a, b in zip(self.tensors, low, high, strict=True)
+        }
+
+    def chosen(self, calibration: Calibration, bits: int = 8) -> dict[str, tuple[float, float]]:
+        """Return (low, high) per tensor by the recipe's method, for codes of so many bits.
+
+        Raises
+        ------
+        UsageError
+            The method looks at histograms and these ranges have none.
+        """
+        if calibration.method == "minmax":
+            return self.limits(calibration.outliers)
+        if not self.histograms:
+            raise UsageError(
+                f"Method {calibration.method} needs histograms: measure_ranges(histograms=True)."
+            )
+        return {name: self._chosen(name, calibration, bits) for name in self.tensors}
+
+    def _chosen(self, name: str, calibration: Calibration, bits: int) -> tuple[float, float]:
+        index = self.tensors.index(name)
+        edges = _edges(self.low[:, index].min(), self.high[:, index].max())
+        counts = self.histograms[name]
+        if calibration.method == "percentile":
+            return _percentile(counts, edges, calibration.percentile)
+        if calibration.method == "mse":
+            return least_error(counts, (edges[1:] + edges[:-1]) / 2, bits)
+        return _least_divergence(counts, edges, min(bits, 8))
+
+
+def measure_ranges(
+    source: str | Path | onnx.ModelProto,
+    calibration: np.ndarray | ImageSet,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress | None = None,
+    histograms: bool = False,
+) -> Ranges:
+    """Run the float model on every calibration image and keep each tensor's range per image.
+
+    Parameters
+    ----------
+    source
+        A float ONNX file, or a model in memory.
+    calibration, preprocessing, progress
+        As for `static`. One image's activations are in memory at a time.
+    histograms
+        Run the images a second time and count values too, which percentile, entropy and mse need.
+    """
+    model = source if not isinstance(source, str | Path) else prepared(Path(source))
+    names = [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
+    low, high, kept = [], [], None
+    with opened(model, names) as runner:
+        for tensors in _seen(model, runner, calibration, preprocessing, progress, "calibration"):
+            kept = kept or [n for n, t in tensors.items() if t.dtype.kind == "f" and t.size]
+            low.append([tensors[name].min() for name in kept])
+            high.append([tensors[name].max() for name in kept])
+        low, high = np.array(low, np.float32), np.array(high, np.float32)
+        bad = ~(np.isfinite(low) & np.isfinite(high)).all(axis=0)
+        if bad.any():
+            raise ModelFileError(
+                f"Tensor {kept[int(bad.argmax())]!r} of the float model is NaN or infinite on the "
+                "calibration images. Check the weights and the preprocessing before quantizing."
+            )
+        counts = {}
+        if histograms:
+            edges = {n: _edges(low[:, i].min(), high[:, i].max()) for i, n in enumerate(kept)}
+            counts = {name: np.zeros(BINS, np.int64) for name in kept}
+            seen = _seen(model, runner, calibration, preprocessing, progress, "histograms")
+            for tensors in seen:
+                for name in kept:
+                    span = edges[name][0], edges[name][-1]
+                    counts[name] += np.histogram(tensors[name], BINS, span)[0]
+    return Ranges(tuple(kept), low, high, counts)
+
+
+def _seen(
+    model: onnx.ModelProto,
+    runner: OrtRunner,
+    calibration: np.ndarray | ImageSet,
+    preprocessing: Preprocessing | None,
+    progress: Progress | None,
+    words: str,
+) -> Iterable[dict[str, np.ndarray]]:
+    """Yield every tensor of one calibration image after the other, the input among them."""
+    entry = model.graph.input[0]
+    shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]
+    starts = list(_starts(calibration))
+    for start in progress(starts, words) if progress else starts:
+        for image in checked_inputs(calibration, start, preprocessing, shape):
+            yield {entry.name: image[None], **runner.tensors(image[None])}
+
+
+def _starts(calibration: np.ndarray | ImageSet) -> range:
+    if not len(calibration):
+        raise UsageError("Quantization needs calibration images; there were none.")
+    return range(0, len(calibration), _BATCH)
+
+
+def checked_inputs(
+    calibration: np.ndarray | ImageSet,
+    start: int,
+    preprocessing: Preprocessing | None,
+    shape: list[int],
+    count: int = _BATCH,
+) -> np.ndarray:
+    """Return `count` checked inputs from `start` on, float32 (n, 3, size, size).
+
+    Raises
+    ------
+    UsageError
+        Of another shape or type than the model's input, or not finite.
+    """
+    part = slice(start, start + count)
+    if isinstance(calibration, ImageSet):
+        if preprocessing is None:
+            raise UsageError("An ImageSet holds pixels: say how to prepare them (preprocessing=).")
+        inputs = preprocessing(calibration.images[part])
+    else:
+        inputs = np.asarray(calibration[part])
+    if inputs.dtype != np.float32 or list(inputs.shape[1:]) != shape[1:]:
+        raise UsageError(
+            f"The model takes float32 (n, {', '.join(map(str, shape[1:]))}); the calibration "
+            f"images are {inputs.dtype} {inputs.shape}."
+        )
+    if not np.isfinite(inputs).all():
+        index = start + int(np.argmax(~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)))
+        raise UsageError(f"Calibration image {index} holds NaN or infinite values.")
+    return inputs
+
+
+def _edges(low: float, high: float) -> np.ndarray:
+    """Return the edges of the histogram, (BINS + 1,) float64; the range holds 0."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    return np.linspace(low, high if high > low else low + 1e-6, BINS + 1)
+
+
+def _percentile(counts: np.ndarray, edges: np.ndarray, percent: float) -> tuple[float, float]:
+    share = np.cumsum(counts) / counts.sum()
+    cut = (100 - percent) / 200
+    left, right = np.searchsorted(share, [cut, 1 - cut - 1e-12])
+    return float(edges[left]), float(edges[min(right, BINS - 1) + 1])
+
+
+def least_error(counts: np.ndarray, values: np.ndarray, bits: int) -> tuple[float, float]:
+    """Return the (low, high) around 0 with the least squared error of so many bits.
+
+    Parameters
+    ----------
+    counts, values
+        How often each value occurs, both (n,).
+
+    Notes
+    -----
+    Each end is shrunk on its own, twice in turn, over 64 steps down to a twentieth: the error of
+    the two ends interacts only through the step.
+    """
+    low, high = min(float(values[0]), 0.0), max(float(values[-1]), 0.0)
+    steps = 2**bits - 1
+
+    def error(a: float, b: float) -> float:
+        scale = (b - a) / steps or 1.0
+        kept = np.clip(np.round((values - a) / scale), 0, steps) * scale + a
+        return float((counts * (values - kept) ** 2).sum())
+
+    best = low, high
+    for _ in range(2):
+        best = best[0], min((high * s for s in _SHARES), key=lambda b: error(best[0], b))
+        if low:
+            best = min((low * s for s in _SHARES), key=lambda a: error(a, best[1])), best[1]
+    return best
+
+
+def _least_divergence(counts: np.ndarray, edges: np.ndarray, bits: int) -> tuple[float, float]:
+    """Return the (low, high) whose quantized histogram diverges least from the clipped one.
+
+    The bin that holds 0 is left out: after a ReLU half of all values lie in it, and it would
+    outvote everything else.
+    """
+    counts = counts.copy()
+    counts[np.clip(np.searchsorted(edges, 0.0, side="right") - 1, 0, BINS - 1)] = 0
+    if not counts.any():
+        return float(edges[0]), float(edges[-1])
+    levels, best = 2**bits, (np.inf, float(edges[0]), float(edges[-1]))
+    for share in _SHARES:
+        first, last = np.searchsorted(edges, [edges[0] * share, edges[-1] * share])
+        last = max(int(last), first + 1)
+        inside = counts[first:last].astype(np.float64)
+        level = np.arange(len(inside)) * levels // len(inside)
+        occupied = inside > 0
+        mass = np.bincount(level, inside, levels)
+        places = np.bincount(level, occupied, levels)
+        spread = np.where(occupied, (mass / np.maximum(places, 1))[level], 0)
+        clipped = inside.copy()
+        clipped[0] += counts[:first].sum()
+        clipped[-1] += counts[last:].sum()
+        p, q = clipped / clipped.sum(), np.maximum(spread / max(spread.sum(), 1e-12), 1e-12)
+        held = p > 0
+        divergence = float((p[held] * np.log(p[held] / q[held])).sum())
+        best = min(best, (divergence, float(edges[first]), float(edges[last])))
+    return best[1], best[2]

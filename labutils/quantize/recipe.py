@@ -1,0 +1,381 @@
+"""How a network is quantized, as a frozen dataclass and as a YAML file that says the same.
+
+A recipe names everything that a result depends on but the images: bits, symmetry, granularity,
+calibration, repairs of the weights, and exceptions by node. `load` takes a preset's name or a
+file; `Recipe.to_yaml` writes one that loads back equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .. import located_yaml, paths
+from ..errors import UnknownNameError, UsageError
+
+Method = Literal["minmax", "percentile", "entropy", "mse"]
+IoType = Literal["float32", "quantized"]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The tensors that flow: one scale each, stored unsigned.
+
+    Attributes
+    ----------
+    bits
+        8 or 16.
+    symmetric
+        The zero point in the middle of the codes; otherwise the range is used as it is.
+    power_of_two
+        Scales rounded up to a power of two, as fixed-point accelerators want them.
+    """
+
+    bits: Literal[8, 16] = 8
+    symmetric: bool = False
+    power_of_two: bool = False
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The constants of convolutions and matrix products, stored signed.
+
+    Attributes
+    ----------
+    bits
+        4, 8 or 16.
+    symmetric
+        Zero point 0; the HTP takes nothing else per channel.
+    per_channel
+        One scale per output channel instead of one per tensor.
+    power_of_two
+        As for `Activations`.
+    mse
+        The range that makes the least squared error, instead of the whole one.
+    """
+
+    bits: Literal[4, 8, 16] = 8
+    symmetric: bool = True
+    per_channel: bool = True
+    power_of_two: bool = False
+    mse: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the ranges of activations come from.
+
+    Attributes
+    ----------
+    method
+        ``minmax``, ``percentile``, ``entropy`` (Kullback-Leibler divergence of 8-bit histograms),
+        ``mse`` (least mean squared error).
+    images
+        Calibration images, taken from the calibration split.
+    outliers
+        For ``minmax``: share of the images whose extremes a range may leave out, on either side.
+    percentile
+        For ``percentile``: percent of a tensor's values that a range keeps.
+    """
+
+    method: Method = "minmax"
+    images: int = field(default=256, metadata={"least": 1})
+    outliers: float = field(default=0.0, metadata={"least": 0.0, "below": 0.5})
+    percentile: float = field(default=99.99, metadata={"least": 50.0, "most": 100.0})
+
+
+@dataclass(frozen=True)
+class Qat:
+    """Quantization-aware training: how the network learns to live with the rounding.
+
+    Attributes
+    ----------
+    scales
+        ``learned``: steps are trained with the weights, from the calibrated ranges on (LSQ);
+        ``observed``: ranges follow the batches until they are frozen.
+    freeze_at
+        For ``observed``: the share of the run after which ranges stay.
+    steps, batch_size, size
+        Length of the run, images in a step, and their side in pixels (0: the checkpoint's own).
+    learning_rate
+        Peak of the cosine; small, because the network is trained already.
+    distillation
+        Share of the loss that asks for the float network's answers instead of the labels.
+    temperature
+        Of the distillation's softmax (Hinton et al. 2015).
+    """
+
+    scales: Literal["learned", "observed"] = "learned"
+    freeze_at: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
+    steps: int = field(default=300, metadata={"least": 1})
+    batch_size: int = field(default=48, metadata={"least": 1})
+    size: int = field(default=0, metadata={"least": 0})
+    learning_rate: float = field(default=2e-4, metadata={"least": 0.0})
+    distillation: float = field(default=0.9, metadata={"least": 0.0, "most": 1.0})
+    temperature: float = field(default=2.0, metadata={"least": 0.1})
+
+
+@dataclass(frozen=True)
+class Override:
+    """An exception for some nodes; of several that match, the last one that says a thing wins.
+
+    Attributes
+    ----------
+    node
+        A glob over node names, as ``/features/features.16/*``; `*` crosses slashes.
+    op_type
+        A glob over operator types, as ``HardSigmoid``; given with `node`, both must match.
+    activations
+        Bits of the tensors that the node reads and writes.
+    weights
+        Bits of its weights.
+    per_channel, method
+        Of its weights; of the ranges of the tensors that it writes.
+    """
+
+    node: str = "*"
+    op_type: str = "*"
+    activations: Literal[8, 16] | None = None
+    weights: Literal[4, 8, 16] | None = None
+    per_channel: bool | None = None
+    method: Method | None = None
+
+    def matches(self, node: str, op_type: str) -> bool:
+        """Return whether a node of this name and operator is meant."""
+        return fits(node, self.node) and fits(op_type, self.op_type)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is quantized.
+
+    Attributes
+    ----------
+    name, about
+        For tables and manifests.
+    activations, weights, calibration
+        The defaults of every node.
+    equalize
+        Cross-layer equalization, where it is exact (Nagel et al. 2019).
+    correct_bias
+        Give back the mean that rounding took from each output channel (Nagel et al. 2019).
+    rounding
+        ``nearest``, or ``adaptive``: up or down as the layer's output errs least (see `rounding`).
+    overrides
+        Exceptions by node.
+    exclude
+        Globs of nodes that stay in float.
+    qat
+        Training with the rounding in place; None is quantization after training only.
+    input, output
+        ``float32``, or ``quantized``: the file then takes (gives) the integers themselves.
+    """
+
+    name: str = "int8"
+    about: str = ""
+    activations: Activations = Activations()
+    weights: Weights = Weights()
+    calibration: Calibration = Calibration()
+    equalize: bool = False
+    correct_bias: bool = False
+    rounding: Literal["nearest", "adaptive"] = "nearest"
+    overrides: tuple[Override, ...] = ()
+    exclude: tuple[str, ...] = ()
+    qat: Qat | None = None
+    input: IoType = "float32"
+    output: IoType = "float32"
+
+    @property
+    def kind(self) -> str:
+        """The words of a table: ``int8``, ``a16w8``, ``mixed`` and the like."""
+        default, weight = self.activations.bits, self.weights.bits
+        if any((o.activations or default) != default for o in self.overrides):
+            return "mixed"
+        return {(8, 8): "int8", (16, 8): "a16w8"}.get((default, weight), f"a{default}w{weight}")
+
+    def setting(self, node: str, op_type: str, what: str) -> Any:
+        """Return an override's `what` for a node, None where the default holds."""
+        said = [getattr(o, what) for o in self.overrides if o.matches(node, op_type)]
+        return next((value for value in reversed(said) if value is not None), None)
+
+    def excluded(self, node: str) -> bool:
+        """Return whether a node of this name stays in float."""
+        return any(fits(node, glob) for glob in self.exclude)
+
+    def replaced(self, **changes: Any) -> Recipe:
+        """Return a copy with other fields, e.g. ``replaced(name="mine", equalize=True)``."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values without what is at its default."""
+        return _sparse(self)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML that `parse` reads back equal."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100, allow_unicode=True)
+
+    def save(self, file: str | Path) -> Path:
+        """Write the YAML; the file appears at once."""
+        paths.write_text(file, self.to_yaml())
+        return Path(file)
+
+    def __str__(self) -> str:
+        return self.to_yaml().rstrip()
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+_ROBUST = Calibration(outliers=0.01)
+_TRIMMED = Calibration(outliers=0.05)
+
+PRESETS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("int8", "8-bit activations and weights; ranges leave out 1 % of the images",
+               calibration=_ROBUST),
+        Recipe("int8_trim", "8-bit; ranges leave out 5 % of the images on either side",
+               calibration=_TRIMMED),
+        Recipe("int8_minmax", "8-bit, ranges over all images: what most tools do by default"),
+        Recipe("int8_tensor", "8-bit, min-max, one scale per weight tensor: the aggressive one",
+               weights=Weights(per_channel=False)),
+        Recipe("a16w8", "16-bit activations, 8-bit weights", Activations(16)),
+        Recipe("w4a8", "4-bit weights per channel, 8-bit activations",
+               weights=Weights(4, mse=True), calibration=_TRIMMED),
+        Recipe("w4a16", "4-bit weights per channel, 16-bit activations", Activations(16),
+               Weights(4, mse=True)),
+        Recipe("w4a8_adaptive", "as w4a8, with adaptive rounding and corrected biases",
+               weights=Weights(4, mse=True), calibration=_TRIMMED, correct_bias=True,
+               rounding="adaptive"),
+        Recipe("pow2", "8-bit, symmetric, power-of-two scales, one per weight tensor (TDA4VM)",
+               Activations(8, True, True), Weights(8, True, False, True), _ROBUST),
+        Recipe("pow2_channel", "as pow2, one power of two per output channel",
+               Activations(8, True, True), Weights(8, True, True, True), _ROBUST),
+        Recipe("int8_qat", "as int8, trained with the rounding in place", calibration=_ROBUST,
+               qat=Qat(steps=150, batch_size=32, size=112, learning_rate=1e-4)),
+        Recipe("w4a8_qat", "as w4a8, trained with the rounding in place",
+               weights=Weights(4, mse=True), calibration=_ROBUST,
+               qat=Qat(steps=300, batch_size=32, size=112, learning_rate=5e-4)),
+        Recipe("pow2_qat", "as pow2, trained with the rounding in place",
+               Activations(8, True, True), Weights(8, True, False, True), _ROBUST,
+               qat=Qat(steps=300, batch_size=32, size=112, learning_rate=3e-4)),
+    )
+}  # fmt: skip
+"""The recipes of the lab by name."""
+
+
+def fits(name: str, glob: str) -> bool:
+    """Return whether a name matches a glob, whose `*` crosses slashes."""
+    return fnmatch.fnmatchcase(name, glob)
+
+
+def load(recipe: str | Path | Recipe) -> Recipe:
+    """Return a recipe: by a preset's name, from a YAML file, or as it is.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither a preset nor a file.
+    UsageError
+        The file is no recipe; the message names the line.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    file = Path(recipe)
+    if str(recipe) in PRESETS:
+        return PRESETS[str(recipe)]
+    if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
+        try:
+            return parse(file.read_text(encoding="utf-8"), file.name)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"Cannot read the recipe {file}: {reason}.") from None
+    raise UnknownNameError("kind of quantization", str(recipe), PRESETS)
+
+
+def parse(text: str, file: str = "recipe") -> Recipe:
+    """Return the recipe in YAML `text`; `file` is its name for messages.
+
+    Raises
+    ------
+    UsageError
+        Not YAML, or an unknown key, a wrong type or a value outside its limits: with the line.
+    """
+    data, fail = located_yaml.read(text, file, "a recipe", UsageError)
+    return _built(Recipe, {} if data is None else data, (), fail)
+
+
+def _built(kind: type, data: Any, path: tuple, fail: located_yaml.Fail) -> Any:
+    """Return a dataclass `kind` of checked values."""
+    if not isinstance(data, dict):
+        raise fail(path, f"expected a mapping, found {type(data).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
+            raise fail((*path, key), f"unknown key; {hint}".rstrip("."))
+        values[key] = _value(hints[key], value, (*path, key), fail)
+        _limited(fields[key].metadata, values[key], (*path, key), fail)
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> Any:
+    """Return `value` as the type `hint` wants it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _built(hint, value, path, fail)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, path, fail)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise fail(path, f"expected a list, found {type(value).__name__}")
+        return tuple(_value(arguments[0], v, (*path, i), fail) for i, v in enumerate(value))
+    if origin is Literal:
+        if isinstance(value, bool) or value not in arguments:
+            raise fail(path, f"{value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise fail(path, f"expected {hint.__name__}, found {type(value).__name__} {value!r}")
+    return value
+
+
+def _limited(limits: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> None:
+    if value is None:
+        return
+    if "least" in limits and not value >= limits["least"]:
+        raise fail(path, f"{value} is below {limits['least']:g}")
+    if "most" in limits and not value <= limits["most"]:
+        raise fail(path, f"{value} is above {limits['most']:g}")
+    if "below" in limits and not value < limits["below"]:
+        raise fail(path, f"{value} must be below {limits['below']:g}")
+
+
+def _sparse(item: Any) -> Any:
+    """Return a dataclass as plain values without its defaults (but the name)."""
+    if isinstance(item, tuple):
+        return [_sparse(value) for value in item]
+    if not dataclasses.is_dataclass(item):
+        return item
+    found = {}
+    for entry in dataclasses.fields(item):
+        value = getattr(item, entry.name)
+        if value != entry.default or entry.name == "name":
+            found[entry.name] = _sparse(value)
+    return found

@@ -1,0 +1,109 @@
+"""Figures of precision: what each layer costs, and the front of mixed recipes."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+
+from ..compare.one_by_one import SensitivityReport
+from ..errors import UsageError
+from ..graph import module_of_name
+from ..quantize.mixed import MixedReport
+from .comparison_figures import numbered, stage_ticks
+from .picture import BLUE, GREY, VERMILION, Picture, blank, percent, styled
+
+_COLUMNS = 84  # of the words below the bars
+
+
+@styled
+def layer_costs(report: SensitivityReport, worst: int = 5) -> Picture:
+    """Draw every layer's share of the noise, and what sparing it would win, first to last.
+
+    Parameters
+    ----------
+    report
+        From `compare.sensitivity`.
+    worst
+        How many to number and name, with the first reason.
+    """
+    named = report.costliest(worst)
+    if not named:
+        raise UsageError("The report holds no layer that ran: there is nothing to draw.")
+    first = named[0]
+    listed = []
+    for i, row in enumerate(named, 1):
+        why = (row.why or ("its bits",))[0]
+        text = f"{i}  {100 * row.share:4.1f} %  {row.label}: {why}"
+        listed += textwrap.wrap(text, _COLUMNS, subsequent_indent=" " * 11)
+    picture = blank(
+        4.6 + 0.17 * len(listed),
+        f"Noise at the logits of {len(report.rows)} layers quantized alone ({report.candidate} on "
+        f"{report.runtime}, {report.n} images): {first.label} makes {percent(first.share)} of it; "
+        f"the whole network keeps {report.whole_db:.1f} dB.",
+    )
+    heights = (1, 0.8, 0.055 * len(listed) + 0.05)
+    above, middle, below = picture.subplots(3, 1, height_ratios=heights)
+    places = np.arange(len(report.rows))
+    shares = [100 * row.share for row in report.rows]
+    marked = {row.name for row in named}
+    colors = [VERMILION if row.name in marked else BLUE for row in report.rows]
+    above.bar(places, shares, color=colors, width=0.9)
+    order = [report.rows.index(row) for row in named]
+    numbered(above, order, shares, 1.08 * max(shares))
+    above.set(ylabel="alone: share of\nthe noise, %", ylim=(0, 1.25 * max(shares)))
+    gains = [row.gain_db for row in report.rows]
+    middle.bar(places, gains, color=colors, width=0.9)
+    middle.axhline(0, color=GREY, linewidth=0.8)
+    middle.set(ylabel="spared:\ngain, dB")
+    for axes in (above, middle):
+        axes.grid(True, axis="y")
+        axes.set_xlim(-1, len(places))
+        axes.set_xticks([])
+    stage_ticks(middle, [row.module or module_of_name(row.tensor) for row in report.rows])
+    below.set_axis_off()
+    words = below.text(0, 1, "\n".join(listed), va="top", family="DejaVu Sans Mono", size=9)
+    words.set_in_layout(False)  # it is as wide as the picture; the bars keep their width
+    return picture
+
+
+@styled
+def front(report: MixedReport) -> Picture:
+    """Draw what 16-bit activations buy: logit SQNR against the share of MACs that have them.
+
+    Parameters
+    ----------
+    report
+        From `quantize.mixed.search`.
+    """
+    point = report.point
+    reached = point.measured.sqnr_db if point.measured else point.predicted_db
+    picture = blank(
+        3.6,
+        f"Front of mixed recipes for {report.source}: from {report.front[0].predicted_db:.1f} dB "
+        f"with 8 bits everywhere to {report.front[-1].predicted_db:.1f} dB with 16; the chosen "
+        f"point has {len(point.wide)} wide nodes, {percent(point.mac_share)} of the MACs and "
+        f"{reached:.1f} dB.",
+    )
+    axes = picture.subplots()
+    shares = [100 * p.mac_share for p in report.front]
+    axes.step(
+        shares, [p.predicted_db for p in report.front], where="post", color=BLUE,
+        marker="o", markersize=4, label="predicted from single noises",
+    )  # fmt: skip
+    measured = [p for p in report.front if p.measured]
+    axes.scatter(
+        [100 * p.mac_share for p in measured], [p.measured.sqnr_db for p in measured],
+        marker="s", s=44, facecolor="none", edgecolor=VERMILION, linewidth=1.6, zorder=3,
+        label=f"measured, {report.n} calibration images",
+    )  # fmt: skip
+    axes.annotate(
+        "chosen", (100 * point.mac_share, reached), xytext=(14, -26),
+        textcoords="offset points", arrowprops={"arrowstyle": "-", "color": GREY},
+    )  # fmt: skip
+    if report.budget.mac_share is not None:
+        axes.axvline(100 * report.budget.mac_share, color=GREY, linestyle="--", linewidth=1)
+    axes.set(xlabel="MACs with 16-bit activations, %", ylabel="logit SQNR, dB")
+    axes.grid(True)
+    axes.legend(frameon=False, loc="lower right")
+    return picture

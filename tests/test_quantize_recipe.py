@@ -1,0 +1,189 @@
+"""Recipes: they round-trip, say mistakes by line, and take other tools' settings."""
+
+import dataclasses
+import json
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labutils import __main__, quantize
+from labutils.errors import UnknownNameError, UsageError
+from labutils.quantize import foreign, recipe
+from labutils.quantize.recipe import Activations, Calibration, Override, Recipe, Weights
+
+NAMES = st.text("abcdef./*[]_-' :#", min_size=1, max_size=12)
+
+RDK = """\
+model_parameters:
+  onnx_model: net.onnx
+  march: bayes-e
+  node_info:
+    /blocks/blocks.3/conv_pwl/Conv: {ON: BPU, InputType: int16, OutputType: int16}
+    /bn1/act/Mul: {ON: BPU, InputType: int16, OutputType: int8}
+    /head/Softmax: {ON: CPU}
+input_parameters:
+  input_type_rt: nv12
+calibration_parameters:
+  calibration_type: kl
+  per_channel: false
+"""
+
+TIDL = """\
+tensor_bits: 8
+accuracy_level: 1
+advanced_options:
+  calibration_frames: 50
+  quantization_scale_type: 1
+  bias_calibration: 1
+  output_feature_16bit_names_list: "/a/Conv_output_0, 23"
+"""
+
+
+def literals(kind):
+    """A value of a dataclass field's type."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return st.builds(kind, **{n: literals(h) for n, h in hints.items()})
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(typing.get_args(kind))
+    return {bool: st.booleans(), str: NAMES}[kind]
+
+
+recipes = st.builds(
+    Recipe,
+    name=NAMES,
+    about=st.text(max_size=30),
+    activations=literals(Activations),
+    weights=literals(Weights),
+    calibration=st.builds(
+        Calibration, st.sampled_from(["minmax", "mse"]), st.integers(1, 999), st.floats(0, 0.49)
+    ),
+    overrides=st.lists(
+        st.builds(Override, NAMES, NAMES, st.sampled_from([None, 8, 16])), max_size=3
+    ).map(tuple),
+    exclude=st.lists(NAMES, max_size=3).map(tuple),
+    equalize=st.booleans(),
+    output=st.sampled_from(["float32", "quantized"]),
+)
+
+
+@given(recipes)
+def test_yaml_gives_the_recipe_back(made):
+    assert recipe.parse(made.to_yaml()) == made
+
+
+def test_presets_round_trip_and_have_words(tmp_path):
+    for name, preset in quantize.PRESETS.items():
+        assert recipe.load(preset.save(tmp_path / f"{name}.yaml")) == preset
+        assert preset.about
+        assert recipe.load(name) is preset
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nactivations: {bits: 9}", "line 2: activations.bits: 9 is not one of 8, 16"),
+        ("name: a\n\nweigths:\n  bits: 8", "line 3: weigths: unknown key; did you mean weights?"),
+        ("calibration:\n  images: 0", "line 2: calibration.images: 0 is below 1"),
+        ("calibration:\n  outliers: 0.5", "line 2: calibration.outliers: 0.5 must be below 0.5"),
+        ("overrides:\n  - node: a\n    weights: 5", "line 3: overrides.0.weights: 5 is not one of"),
+        ("equalize: 1", "line 1: equalize: expected bool, found int"),
+        ("activations: {bits: true}", "True is not one of 8, 16"),
+        ("exclude: a", "line 1: exclude: expected a list"),
+        ("name: a\nname: b", "line 2: not readable as a recipe: 'name' is given twice"),
+        ("- a", "expected a mapping, found list"),
+        ("a: [", "not readable"),
+    ],
+)
+def test_mistakes_name_the_line(text, words, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        recipe.load(file)
+    assert "mine.yaml" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_the_last_exception_that_speaks_wins():
+    made = Recipe(
+        overrides=(
+            Override("/features/*", activations=16),
+            Override("/features/*/Add", "Add", activations=8, weights=4),
+            Override("/features/1/*", weights=8),
+        )
+    )
+    assert made.setting("/features/0/Conv", "Conv", "activations") == 16
+    assert made.setting("/features/0/Add", "Add", "activations") == 8
+    assert made.setting("/features/1/Add", "Add", "weights") == 8
+    assert made.setting("/classifier/Gemm", "Gemm", "activations") is None
+    assert made.kind == "mixed"
+
+
+def test_every_preset_of_ti_is_taken_and_what_it_loses_is_said():
+    for name in foreign.TI_PRESETS:
+        found = quantize.imported(name)
+        assert recipe.parse(found.recipe.to_yaml()) == found.recipe
+        assert found.recipe.weights.per_channel == ("WT" not in name)
+        assert found.recipe.weights.power_of_two == ("P2" in name)
+    four = quantize.imported("WC4M4_AT8")
+    assert four.recipe.weights.bits == 4
+    assert [key for key, _ in four.unmapped] == ["M4"]
+    assert "NOT MAPPED +WC4_AT8" in str(quantize.imported("WC8_AT8+WC4_AT8"))
+    assert len(quantize.imported("WC32_AT32").unmapped) == 2
+    with pytest.raises(UnknownNameError, match=r"Did you mean WC8_AT8"):
+        quantize.imported("WC8_AT")
+
+
+def test_an_hb_mapper_yaml_is_taken(tmp_path):
+    file = tmp_path / "MobileNetV3_config.yaml"
+    file.write_text(RDK)
+    found = quantize.imported(file)
+    assert found.recipe.overrides == (
+        Override("/blocks/blocks.3/conv_pwl/Conv", activations=16),
+        Override("/bn1/act/Mul", activations=16),
+    )
+    assert found.recipe.exclude == ("/head/Softmax",)
+    assert found.recipe.calibration.method == "entropy"
+    assert not found.recipe.weights.per_channel
+    lost = dict(found.unmapped)
+    assert "model_parameters.march" in lost
+    assert "input_type_rt: nv12" in lost
+    assert "/bn1/act/Mul: input and output differ" in lost
+    file.write_text(RDK.replace("{ON: CPU}", "CPU"))
+    with pytest.raises(UsageError, match="line 7: model_parameters"):
+        quantize.imported(file)
+
+
+def test_tidl_options_are_taken(tmp_path):
+    file = tmp_path / "tidl.yaml"
+    file.write_text(TIDL)
+    found = quantize.imported(file)
+    assert found.recipe.overrides == (
+        Override("/a/Conv", activations=16),
+        Override("23", activations=16),
+    )
+    assert found.recipe.activations == Activations(8, True, True)
+    assert found.recipe.weights == Weights(8, True, False, True)
+    assert found.recipe.correct_bias
+    assert found.recipe.calibration.images == 50
+    assert [key for key, _ in found.unmapped] == ["accuracy_level: 1"]
+    file.write_text("something: else")
+    with pytest.raises(UsageError, match="neither an hb_mapper YAML"):
+        quantize.imported(file)
+
+
+def test_the_command_line_shows_lists_and_imports(tmp_path, capsys):
+    assert __main__.main(["recipe", "list"]) == 0
+    assert "a16w8" in capsys.readouterr().out
+    out = tmp_path / "mine.yaml"
+    assert __main__.main(["recipe", "import", "WT8SYMP2_AT8SYMP2", "-o", str(out)]) == 0
+    assert recipe.load(out).activations.power_of_two
+    capsys.readouterr()
+    assert __main__.main(["recipe", "show", str(out), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said)["weights"]["per_channel"] is False
+    assert __main__.main(["recipe", "show"]) == 2
+    assert __main__.main(["recipe", "show", "int9"]) == 2
+    assert "Did you mean int8" in capsys.readouterr().err

@@ -271,7 +271,9 @@ def test_layers_of_a_quantized_file(bits, first_db, last_db, small_onnx, quantiz
     assert report.rows[-1].sqnr_db > last_db
     assert report.worst(3)[0].sqnr_db == min(row.sqnr_db for row in report.rows)
     frame = report.to_frame()
-    assert list(frame.columns) == ["tensor", "op", "module", "cosine", "sqnr_db"]
+    figures = ["cosine", "sqnr_db", "low", "high", "clipped"]
+    assert list(frame.columns) == ["tensor", "op", "module", *figures]
+    assert (frame.low < frame.high).all()
     assert len(frame) == len(report.rows)
     text, markup = str(report), shown(report._repr_html_())
     assert max(map(len, text.splitlines())) <= 120

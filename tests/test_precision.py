@@ -1,0 +1,229 @@
+"""What each layer costs and why, and mixed precision that spends bits where they buy most."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from labutils import compare, quantize, runtime
+from labutils.compare import qdq_edit, reasons
+from labutils.errors import UnknownNameError, UsageError
+from labutils.graph import read
+from labutils.quantize import mixed, noise
+from labutils.quantize.prepare import prepared
+from labutils.show import figures
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Four 1x1 convolutions with ReLUs; the second has one channel forty times as wide."""
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], [], "input"
+    channels = [3, 8, 8, 8, 4]
+    for i in range(4):
+        weight = rng.normal(size=(channels[i + 1], channels[i], 1, 1)).astype(np.float32)
+        weight /= np.sqrt(channels[i])
+        if i == 1:
+            weight[5] *= 40
+        if i == 2:
+            weight[:, 5] = 0  # and nobody needs it
+        weights += [numpy_helper.from_array(weight, f"w{i}")]
+        weights += [numpy_helper.from_array(np.full(channels[i + 1], 0.1, np.float32), f"b{i}")]
+        nodes.append(helper.make_node("Conv", [last, f"w{i}", f"b{i}"], [f"c{i}"], name=f"conv{i}"))
+        last = f"c{i}"
+        if i < 3:
+            nodes.append(helper.make_node("Relu", [last], [f"r{i}"], name=f"relu{i}"))
+            last = f"r{i}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["p"], name="pool"))
+    nodes.append(helper.make_node("Flatten", ["p"], ["logits"], name="flat"))
+    graph = helper.make_graph(
+        nodes, "chain",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, 6, 6))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 4))], weights,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("chain") / "chain.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def pictures(n=32, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 3, 6, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def eight(chain):
+    file = chain.with_name("eight.onnx")
+    quantize.static(chain, file, pictures(), "int8_minmax")
+    return file
+
+
+# ---------------------------------------------------------------- units of a QDQ graph
+
+
+def test_all_units_in_float_compute_what_the_float_file_computes(chain, eight, tmp_path):
+    quantized, reference = read(eight), read(chain)
+    units = qdq_edit.units(quantized)
+    assert [u.name for u in units] == ["input", *(f"conv{i}" for i in range(4)), "pool", "flat"]
+    back = qdq_edit.in_float(quantized, reference, units)
+    assert not {n.op_type for n in back.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    onnx.save(back, tmp_path / "back.onnx")  # the ReLUs that the codes replaced are there again
+    batch = pictures(4, 1)
+    exact = runtime.OrtRunner(chain).run(batch)
+    assert runtime.OrtRunner(tmp_path / "back.onnx").run(batch) == pytest.approx(exact, abs=1e-5)
+    none = qdq_edit.in_float(quantized, reference, [])
+    onnx.save(none, tmp_path / "none.onnx")
+    assert np.array_equal(
+        runtime.OrtRunner(tmp_path / "none.onnx", optimize=False).run(batch),
+        runtime.OrtRunner(eight, optimize=False).run(batch),
+    )
+    with pytest.raises(UsageError, match="quantized"):
+        qdq_edit.units(reference)
+
+
+def test_the_wide_channel_is_found_named_and_explained(chain, eight):
+    report = compare.sensitivity(chain, eight, pictures(8, 1))
+    first = report.costliest(1)[0]
+    assert first.name == "conv1"
+    assert first.facts.channel == 5
+    assert first.facts.channel_ratio > 10
+    assert any("outlier channel 5" in why for why in first.why)
+    assert sum(row.share for row in report.rows) == pytest.approx(1)
+    assert first.gain_db > 3  # sparing it helps
+    others = [row for row in report.rows if row.name in ("conv0", "conv3")]
+    assert all(abs(row.gain_db) < first.gain_db for row in others)
+    assert "outlier channel 5" in str(report)
+    assert "outlier channel 5" in report._repr_html_()
+    assert len(report.to_frame()) == len(report.rows) == len(report.to_dict()["rows"])
+    picture = figures.layer_costs(report, worst=2)
+    assert picture.png()[:4] == b"\x89PNG"
+    assert "conv1" in picture.alt
+    with pytest.raises(UnknownNameError, match="Did you mean conv"):
+        compare.sensitivity(chain, eight, pictures(2), layers=["conv9"])
+
+
+def test_sentences_need_figures():
+    quiet = reasons.Facts(
+        "Conv", -1, 1, -1, 1, 0.01, 8, 40, 1, 0, 0.9, 0, 1.5, 1.2, 45, float("nan"),
+        float("nan"), float("nan"), False, False,
+    )  # fmt: skip
+    assert reasons.sentences(quiet) == ()
+    depthwise = dataclasses.replace(quiet, weight_ratio=9.0, depthwise=True)
+    assert "depthwise, one scale for all filters" in reasons.sentences(depthwise)[0]
+    swish = dataclasses.replace(quiet, op="HardSwish", flat=0.8, negative_codes=2)
+    assert "80 % of its inputs lie below -3" in reasons.sentences(swish)[0]
+    gate = dataclasses.replace(quiet, gate=True, clipped=0.04)
+    assert reasons.sentences(gate)[0] == "4 % of its values are clipped"
+    assert "SE gate" in reasons.sentences(gate)[1]
+
+
+def test_layers_tell_range_and_clipping(chain, tmp_path):
+    clipping = quantize.Recipe(calibration=quantize.recipe.Calibration("percentile", 32, 0, 90.0))
+    report = quantize.static(chain, tmp_path / "clip.onnx", pictures(), clipping)
+    rows = {r.tensor: r for r in compare.per_layer(chain, report.file, pictures(8, 1)).rows}
+    assert 0.02 < rows["r0"].clipped < 0.2
+    assert rows["r0"].low == 0 < rows["r0"].high
+    plain = quantize.static(chain, tmp_path / "plain.onnx", pictures(), "int8_minmax")
+    assert compare.per_layer(chain, plain.file, pictures()).rows[0].clipped == 0
+
+
+# ---------------------------------------------------------------- mixed precision
+
+
+def test_the_search_widens_what_costs_most(chain, tmp_path):
+    report = mixed.search(chain, pictures(), mixed.Budget(mac_share=0.7), "int8_minmax", judged=32)
+    assert {"conv1", "conv2"} <= set(report.point.wide)  # the wide tensor lies between them
+    assert report.point.mac_share <= 0.7
+    front = [p.predicted_db for p in report.front]
+    assert front == sorted(front)
+    assert [p.mac_share for p in report.front] == sorted(p.mac_share for p in report.front)
+    assert report.front[-1].mac_share == pytest.approx(1)
+    gained = report.point.measured.sqnr_db - report.front[0].measured.sqnr_db
+    predicted = report.point.predicted_db - report.front[0].predicted_db
+    assert gained > 3
+    assert gained == pytest.approx(predicted, abs=4)
+    # the recipe is a file that makes the very point
+    saved = quantize.load_recipe(report.recipe.save(tmp_path / "mixed.yaml"))
+    made = quantize.static(chain, tmp_path / "mixed.onnx", pictures(), saved)
+    assert set(made.wide) == set(report.point.wide)
+    assert "conv1" in str(report)
+    assert figures.front(report).png()[:4] == b"\x89PNG"
+    assert report.to_dict()["recipe"]["name"] == "int8_minmax_mixed"
+
+
+def test_a_wanted_quality_takes_the_first_point_that_has_it(chain):
+    report = mixed.search(chain, pictures(), mixed.Budget(sqnr_db=25), "int8_minmax", judged=32)
+    assert report.reached
+    assert report.point.measured.sqnr_db >= 25
+    if report.chosen:
+        assert report.front[report.chosen - 1].predicted_db < report.point.predicted_db
+    never = mixed.search(chain, pictures(), mixed.Budget(sqnr_db=200), "int8_minmax", judged=8)
+    assert not never.reached
+    assert "not reached" in str(never)
+
+
+def test_bytes_are_saved_where_they_cost_least(chain):
+    whole = mixed.search(chain, pictures(), mixed.Budget(megabytes=1), "int8_minmax", judged=8)
+    assert whole.narrow == ()
+    size = whole.point.bytes
+    less = mixed.search(
+        chain, pictures(), mixed.Budget(megabytes=(size - 20) / 1e6), "int8_minmax", judged=8
+    )
+    assert less.narrow
+    assert less.point.bytes <= size - 20
+    assert less.point.predicted_db < whole.point.predicted_db
+    with pytest.raises(UsageError, match="All weights at 4 bits"):
+        mixed.search(chain, pictures(), mixed.Budget(megabytes=1e-5), "int8_minmax", judged=8)
+
+
+def test_budgets_are_checked():
+    for wrong in ({}, {"mac_share": 0.1, "sqnr_db": 10}, {"mac_share": 15}):
+        with pytest.raises(UsageError):
+            mixed.Budget(**wrong)
+    assert "15 %" in str(mixed.Budget(mac_share=0.15))
+
+
+def test_edges_of_a_real_export(small_onnx):
+    model = prepared(small_onnx(17))
+    names = tuple(o for n in model.graph.node for o in n.output)
+    ranges = quantize.Ranges(("input", *names), np.zeros((1, 1)), np.zeros((1, 1)))
+    found = noise.edges(model, ranges, quantize.Recipe())
+    # a ReLU behind a convolution rounds nothing of its own
+    relu = next(n for n in model.graph.node if n.op_type == "Relu")
+    assert not [e for e in found if e.tensor == relu.input[0]]
+    assert [e for e in found if e.tensor == relu.output[0]]
+    add = next(n for n in model.graph.node if n.op_type == "Add")
+    assert len([e for e in found if e.reader == add.name]) == 2
+    assert [e for e in found if e.reader == noise.END]
+
+
+@pytest.mark.htp
+@pytest.mark.slow
+def test_mixed_widths_run_whole_on_the_htp(small_onnx, inputs, tmp_path):
+    source, batch = small_onnx(17), inputs(2, SIZE)
+    nodes = [n for n in onnx.load(source).graph.node if "features.8" in n.name]
+    overrides = tuple(quantize.recipe.Override(n.name, activations=16) for n in nodes)
+    recipe = quantize.Recipe("mixed", overrides=overrides)
+    report = quantize.static(source, tmp_path / "m.onnx", inputs(16, SIZE), recipe)
+    assert len(report.wide) > 5
+    on_ort = runtime.OrtRunner(report.file, optimize=False).run(batch)
+    on_htp = runtime.connect(report.file, "htp").run(batch)  # strict: converts are legal
+    assert compare.parity(on_ort, on_htp).sqnr_db > 5
+
+
+@pytest.mark.htp
+@pytest.mark.slow
+def test_costs_on_the_htp_carry_a_reason_where_a_graph_is_refused(small_onnx, inputs, tmp_path):
+    report = quantize.static(small_onnx(17), tmp_path / "q.onnx", inputs(16, SIZE))
+    node = next(n for n in onnx.load(report.file).graph.node if n.op_type == "HardSwish")
+    found = compare.sensitivity(
+        small_onnx(17), report.file, inputs(2, SIZE), "htp", layers=[node.name]
+    )
+    row = found.rows[0]
+    assert "HTP" in found.runtime
+    assert np.isfinite(found.whole_db)
+    assert row.refused or np.isfinite(row.without_db)

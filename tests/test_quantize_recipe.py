@@ -5,7 +5,7 @@ import json
 import typing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutils import __main__, quantize
@@ -69,6 +69,7 @@ recipes = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(recipes)
 def test_yaml_gives_the_recipe_back(made):
     assert recipe.parse(made.to_yaml()) == made

@@ -96,9 +96,10 @@ class Row:
     before, after
         Nodes: supported or constrained / unsupported / unknown (a refused opset blocks, too).
     repair
-        ``not needed``, ``tidied`` (nothing blocked), ``exact``, ``unknown`` (nothing blocks any more,
-        but there are more operators that the table does not know), ``partly`` (the rest runs on the
-        CPU), ``approximate`` (only approximate rules would help), ``not repairable``, ``failed``.
+        ``not needed``, ``tidied`` (nothing blocked), ``exact``, ``unknown`` (nothing blocks any
+        more, but there are more operators that the table does not know), ``partly`` (the rest runs
+        on the CPU), ``approximate`` (only approximate rules would help), ``not repairable``,
+        ``failed``.
     rules
         ``name x places``.
     reason

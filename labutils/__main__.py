@@ -264,7 +264,7 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 def _repair(chosen: argparse.Namespace) -> int:
     import tempfile
 
-    from . import export, repair, targets, zoo
+    from . import export, paths, repair, targets, zoo
 
     if (chosen.target is None) == (chosen.recipe is None):
         raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
@@ -284,7 +284,7 @@ def _repair(chosen: argparse.Namespace) -> int:
             allowed = {"allow_approximate": chosen.allow_approximate}
             done = repair.apply(path, chosen.target, chosen.output, **allowed)
     _show(chosen, done)
-    _say(chosen, f"wrote {done.file} and {repair.recipe_file(done.file).name}")
+    _say(chosen, f"wrote {done.file} and {paths.recipe(done.file).name}")
     return 0
 
 

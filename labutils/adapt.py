@@ -293,7 +293,9 @@ def _opset(model: onnx.ModelProto) -> int:
 def _kind(value: onnx.ValueInfoProto) -> str:
     from onnx import TensorProto
 
-    return TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    number = value.type.tensor_type.elem_type
+    known = number in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(number) if known else f"type {number}, which ONNX has not"
 
 
 def _is_fixed(dim: object) -> bool:

@@ -65,8 +65,8 @@ def folder(path: str | Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only when the block succeeds.
 
-    The temporary name keeps the suffix, because writers look at it. The manifest of the file that
-    is replaced goes with that file.
+    The temporary name keeps the suffix, because writers look at it. Manifest and recipe of the file
+    that is replaced go with that file.
     """
     path = Path(path)
     _sweep(folder(path.parent))
@@ -74,7 +74,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
     try:
         yield temporary
-        manifest(path).unlink(missing_ok=True)
+        for described in (manifest(path), recipe(path)):
+            described.unlink(missing_ok=True)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -181,6 +182,12 @@ def manifest(artifact: str | Path) -> Path:
     """Return the name of an artifact's manifest, which lies beside it."""
     artifact = Path(artifact)
     return artifact.with_name(artifact.name + ".manifest.json")
+
+
+def recipe(artifact: str | Path) -> Path:
+    """Return the name of the recipe of the surgery that made an artifact, which lies beside it."""
+    artifact = Path(artifact)
+    return artifact.with_name(artifact.name + ".recipe.yaml")
 
 
 def record(artifact: str | Path, facts: dict[str, Any]) -> Path:

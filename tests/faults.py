@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from labutils import __main__, graph, journey, paths, repair
+from labutils import __main__, graph, journey, paths, repair, surgery
 from labutils.qnn import dlc_file
 
 # Runs are forked from a process that has these and did nothing with them: seconds saved on each.
@@ -90,7 +90,7 @@ def _called(arguments, output, environment):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
-    journey.CPU_IMAGES, repair.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+    journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
     try:
         sys.exit(__main__.main(arguments))
     finally:
@@ -227,6 +227,9 @@ def _judge(path):
         assert dlc_file.read(path).ops
     elif path.suffix == ".onnx":
         graph.require_valid(path)
+    elif path.name.endswith(".recipe.yaml"):
+        assert surgery.Recipe.read(path).steps, "nothing in it"
+        assert path.with_name(path.name.removesuffix(".recipe.yaml")).is_file(), "of no file"
     elif path.suffix == ".csv":
         assert len({line.count(",") > 5 for line in path.read_text("utf-8").splitlines()}) == 1
     else:

@@ -101,9 +101,18 @@ def test_a_hang_is_stopped_with_what_it_started(fake, tmp_path):
     )
     (row,) = fake(hanging, timeout_s=3).rows
     assert row.outcome == "timed out"
-    pid = (tmp_path / "pid").read_text()
-    state = batch.Path("/proc", pid, "stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    state = batch.Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    deadline = time.monotonic() + 60  # a killed process has still to end
+    while running(state) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(state)
+
+
+def running(state):
+    try:
+        return state.read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked to see to it")

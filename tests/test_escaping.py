@@ -22,6 +22,7 @@ OTHERWISE = {  # class -> why it is not tried here
     "Panes": "test_netron.py",
     "Picture": "test_figures.py",
     "ReplacementBoard": "a widget: test_widgets.py",
+    "BiasReport": "figures only",
     "Shown": "holds the HTML of the other reports",
 }
 
@@ -39,6 +40,8 @@ def reports():
 def filled(kind):
     """A value of a type, with hostile text wherever text goes."""
     origin, inside = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is typing.Literal:
+        return inside[0]
     plain = {str: HOSTILE, int: 3, float: 0.5, bool: True, Path: Path(HOSTILE)}
     plain |= {typing.Any: HOSTILE, object: HOSTILE, np.ndarray: np.ones((2, 3), np.float32)}
     if kind in plain:
@@ -107,11 +110,34 @@ def plan(folder):
     return dataclasses.replace(found, unrepairable=found.check.nodes)
 
 
+def surgery_recipe(folder):
+    step = surgery.Step(**fields(surgery.Step))
+    return surgery.Recipe((step,), (HOSTILE,), made_for=HOSTILE, model=HOSTILE)
+
+
+def mixed_report(folder):
+    from labutils.quantize import mixed
+
+    rest = {"budget": mixed.Budget(megabytes=1.0), "chosen": 0}
+    names = {field.name for field in dataclasses.fields(mixed.MixedReport)} - set(rest)
+    return mixed.MixedReport(**fields(mixed.MixedReport, names) | rest)
+
+
+def fine_tuning(folder):
+    from labutils.train import FineTuning
+
+    settings = dict.fromkeys(("size", "batch_size", "learning_rate"), 3)
+    return FineTuning(3, 0.5, 3, (0.5,) * 3, settings | {"teacher": HOSTILE})
+
+
 SPECIAL = {
+    "surgery.recipe.Recipe": surgery_recipe,
+    "MixedReport": mixed_report,
+    "FineTuning": fine_tuning,
     "GateReport": gate,
     "Conversion": conversion,
     "Model": zoo_model,
-    "repair.Plan": plan,
+    "planning.Plan": plan,
     "Repair": lambda folder: repair.apply(hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"),
     "Report": lambda folder: surgery.replace_file(hostile_onnx(folder), folder / "fixed.onnx"),
     "CheckReport": lambda folder: repair.suggest(hostile_onnx(folder), "snpe-2.7").check,
@@ -122,7 +148,7 @@ SPECIAL = {
 def test_a_report_shows_hostile_names_as_text(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(HOSTILE).write_bytes(b"a file of that name")
-    make = SPECIAL.get(f"{module.split('.')[-1]}.{name}") or SPECIAL.get(name)
+    make = next((SPECIAL[key] for key in SPECIAL if f"{module}.{name}".endswith(f".{key}")), None)
     kind = getattr(importlib.import_module(module), name)
     shown = (make(tmp_path) if make else filled(kind))._repr_html_()
     assert "&lt;img src=x" in shown or "base64," in shown

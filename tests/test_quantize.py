@@ -258,7 +258,7 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_written(tmp_path):
         ((good, noise(size=9)), UsageError, "takes float32"),
         ((good, images.astype(np.float64)), UsageError, "float64"),
         ((good, pixels), UsageError, "preprocessing="),
-        ((good, images, "int4"), UnknownNameError, "Did you mean int8?"),
+        ((good, images, "int4"), UnknownNameError, "Did you mean int8"),
     ]
     for arguments, error, words in cases:
         with pytest.raises(error) as caught:

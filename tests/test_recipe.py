@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import repair, surgery, train
+from labutils import paths, repair, surgery, train
 from labutils.errors import SurgeryError, UsageError
 
 
@@ -29,7 +29,7 @@ def other_weights(model):
 
 
 def test_the_recipe_lies_beside_the_file_and_in_it(repaired):
-    beside = repair.recipe_file(repaired.file)
+    beside = paths.recipe(repaired.file)
     assert beside.name == "r.onnx.recipe.yaml"
     assert surgery.Recipe.read(beside) == repaired.recipe
     (recorded,) = surgery.recipes_in(onnx.load(repaired.file))
@@ -42,7 +42,7 @@ def test_it_is_replayed_on_another_checkpoint(repaired, small, tmp_path):
 
     export.to_onnx(other_weights(small), tmp_path / "other.onnx", size=64)
     done = repair.replay(
-        tmp_path / "other.onnx", repair.recipe_file(repaired.file), tmp_path / "again.onnx"
+        tmp_path / "other.onnx", paths.recipe(repaired.file), tmp_path / "again.onnx"
     )
     assert done.surgery.check.rounding
     assert done.surgery.counts == {"hardsigmoid": 9, "hardswish": 19}
@@ -147,7 +147,7 @@ def test_the_command_line_repairs_and_replays(small_onnx, tmp_path, capsys):
     assert [step["rules"] for step in facts["recipe"]["steps"]] == [["hardswish"], ["opset-11"]]
     assert facts["counts_after"]["unsupported"] == 0
     again = tmp_path / "again.onnx"
-    recipe = repair.recipe_file(made)
+    recipe = paths.recipe(made)
     assert lab("repair", small_onnx(17), "--recipe", recipe, "-o", again) == 0
     a, b = (onnx.load(f) for f in (made, again))
     assert a.graph.node == b.graph.node

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from labutils import repair, surgery, targets, zoo
+from labutils import paths, repair, surgery, targets, zoo
 from labutils.errors import ParityError, SurgeryError, TranslationError, UsageError
 
 
@@ -167,7 +167,7 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
     manifest = json.loads(made.manifest.read_text())
     assert manifest["claim"] == made.claim
     assert manifest["approximation"]["cosine_mean"] < 0.99
-    assert surgery.Recipe.read(repair.recipe_file(made.file)).steps
+    assert surgery.Recipe.read(paths.recipe(made.file)).steps
 
 
 @pytest.mark.htp

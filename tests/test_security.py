@@ -11,27 +11,21 @@ from pathlib import Path
 
 import pytest
 
-STARTUP = (
-    Path(__file__).parent / "notebooks" / "startup"
-)  # refuses, and notes, what Python asks for
+# refuses, and notes, what Python asks for
+STARTUP = Path(__file__).parent / "notebooks" / "startup"
 # The command line, call by call in one process; what it starts is guarded as well.
 PROGRAM = """
 import json, sys
 from labutils import __main__, journey, repair
-journey.CPU_IMAGES, repair.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
 codes = {words[0]: __main__.main(words) for words in json.loads(sys.argv[1])}
 print(json.dumps(codes))
 """
 # A network without any other machine, whose kernel counts what tries to leave it or to answer.
 ALONE = ["unshare", "--net", "--map-root-user"]
-COUNTED = [
-    *ALONE,
-    "sh",
-    "-c",
-    '"$@"; code=$?; cat /proc/net/snmp /proc/net/snmp6; exit $code',
-    "sh",
-]
-FIGURES = ("OutNoRoutes", "ActiveOpens", "PassiveOpens", "OutDatagrams", "Ip6OutNoRoutes")
+COUNTED = [*ALONE, "sh", "-c", '"$@"; code=$?; cat /proc/net/snmp; exit $code', "sh"]
+# of IPv4; not every kernel counts an IPv6 connection that finds no route
+FIGURES = ("OutNoRoutes", "ActiveOpens", "PassiveOpens", "OutDatagrams")
 HERE = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 
 
@@ -67,8 +61,6 @@ def counted(text):
     for names, values in itertools.pairwise(lines):
         if names[0] == values[0] and names[0] in ("Ip:", "Tcp:", "Udp:"):
             found |= dict(zip(names, values, strict=True))
-        elif names[0].startswith("Ip6") and len(names) == 2:
-            found[names[0]] = names[1]
     return {name: int(found[name]) for name in FIGURES if name in found}
 
 
@@ -113,16 +105,14 @@ def test_the_command_line_keeps_to_itself(tmp_path):
     ("words", "figure"),
     [
         ("s.connect_ex(('192.0.2.1', 80))", "OutNoRoutes"),
-        ("socket.socket(socket.AF_INET6).connect_ex(('2001:db8::1', 80))", "Ip6OutNoRoutes"),
         ("s.bind(('0.0.0.0', 0)); s.listen(); time.sleep(1)", ""),
     ],
-    ids=["IPv4", "IPv6", "listen"],
+    ids=["connect", "listen"],
 )
 def test_the_guard_sees_what_python_does_not_tell(words, figure, tmp_path):
     program = f"import socket, time; s = socket.socket(); {words}"
-    _, counts, ears = guarded(
-        tmp_path, sys.executable, "-I", "-S", "-c", program
-    )  # no sitecustomize
+    unguarded = (sys.executable, "-I", "-S", "-c", program)  # no sitecustomize
+    _, counts, ears = guarded(tmp_path, *unguarded)
     assert list(counts) == list(FIGURES)
     assert not figure or counts[figure] > 0
     assert bool(ears) == (not figure)

@@ -6,7 +6,7 @@ they make is another network, and everything that is written then says so.
 """
 
 from .conversion import CALIBRATION_IMAGES, GATE_IMAGES, convert_model, facts
-from .planning import Plan, Repair, apply, recipe_file, refused, replay, suggest
+from .planning import Plan, Repair, apply, refused, replay, suggest
 
 __all__ = [
     "CALIBRATION_IMAGES",
@@ -16,7 +16,6 @@ __all__ = [
     "apply",
     "convert_model",
     "facts",
-    "recipe_file",
     "refused",
     "replay",
     "suggest",

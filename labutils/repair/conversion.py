@@ -115,6 +115,7 @@ def convert_model(
                 min_cosine=min_cosine,
                 check_top1=model.trained,
                 caveat=apart["caveat"] if apart else "",
+                recipe=fixed.recipe.to_yaml() if fixed else None,
                 facts={
                     **facts(model, preprocessing, fixed),
                     "approximation": apart,
@@ -123,7 +124,7 @@ def convert_model(
                 echo=echo,
             )
     if fixed:
-        echo(f"recipe: {fixed.recipe.write(planning.recipe_file(destination))}")
+        echo(f"recipe: {paths.recipe(destination)}")
     return made
 
 

@@ -291,11 +291,6 @@ def replay(
     return Repair(Path(destination), None, report, check, recipe)
 
 
-def recipe_file(artifact: str | Path) -> Path:
-    """Return the name of the recipe beside an artifact."""
-    return Path(artifact).with_name(f"{Path(artifact).name}.recipe.yaml")
-
-
 def refused(plan: Plan) -> TranslationError:
     """Return the error of a target that stops, with the nodes and the rules that would help."""
     first = plan.check.first_blocker
@@ -315,7 +310,7 @@ def _write(file: Path, destination: Path, recipe: surgery.Recipe) -> None:
     surgery.describe_(model, recipe)
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString())
-    recipe.write(recipe_file(destination))
+    recipe.write(paths.recipe(destination))
 
 
 def _loaded(file: str | Path) -> Any:

@@ -15,6 +15,7 @@ from .report import Report, nothing_matched
 if TYPE_CHECKING:
     import onnx
 
+    from .report import Left, Match
     from .rule import Rule
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -30,19 +31,12 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
         left as it was.
     """
     import onnx
-    import onnx_ir as ir
 
     name = model.graph.name or "the graph"
-    try:
-        graph_ir = ir.from_proto(model)
-        matches, left = rewrite_(graph_ir, rules)
-    except ir.serde.SerdeError as error:
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise SurgeryError(f"{name} is damaged, onnx_ir cannot read it: {reason}") from None
+    result, matches, left = _rewritten(model, rules)
     if not matches:
         raise nothing_matched(name, "onnx", rules, has(model), left, "")
     _refuse_quantized(model)
-    result = ir.to_proto(graph_ir)
     try:
         onnx.checker.check_model(result, full_check=True)
     except Exception as error:  # the checker and shape inference raise several kinds
@@ -74,11 +68,26 @@ def _macs(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int, int] | 
 
 def count_matches(model: onnx.ModelProto, rules: Sequence[Rule]) -> dict[str, int]:
     """Return how often each rule would replace something in a graph; the graph stays as it is."""
-    import onnx_ir as ir
-
-    matches, _ = rewrite_(ir.from_proto(model), rules)
+    _, matches, _ = _rewritten(model, rules)
     found = Counter(match.rule for match in matches)
     return {rule.name: found[rule.name] for rule in rules}
+
+
+def _rewritten(
+    model: onnx.ModelProto, rules: Sequence[Rule]
+) -> tuple[onnx.ModelProto, list[Match], list[Left]]:
+    """Return a rewritten copy of a graph, what matched and what was left."""
+    import onnx_ir as ir
+
+    try:
+        copy = ir.from_proto(model)
+        matches, left = rewrite_(copy, rules)
+        return ir.to_proto(copy), matches, left
+    except ir.serde.SerdeError as error:
+        name, reason = model.graph.name or "the graph", str(error.__cause__ or error)
+        raise SurgeryError(
+            f"{name} is damaged, onnx_ir cannot read it: {reason.partition(chr(10))[0]}"
+        ) from None
 
 
 def _refuse_quantized(model: onnx.ModelProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     """
     matches, left = [], []
     if any(rule.onnx_pass for rule in rules):
-        ir.passes.common.ShapeInferencePass()(model)
+        _infer_shapes_(model)
     for rule in rules:
         if rule.onnx_pass:
             done, not_done = rule.onnx_pass(model, rule)
@@ -47,6 +48,17 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
         if not value.uses() and value not in model.graph.outputs:
             del model.graph.initializers[name]
     return [*matches, *state.matches], [*left, *state.left(rules), *plain]
+
+
+def _infer_shapes_(model: ir.Model) -> None:
+    """Infer shapes as far as ONNX can; where it cannot, rules that need them match nothing."""
+    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)  # it would print a traceback
+    try:
+        ir.passes.common.ShapeInferencePass()(model)
+    finally:
+        logger.setLevel(before)
 
 
 def _plain(model: ir.Model, rules: Sequence[Rule]) -> list[Left]:

@@ -141,8 +141,9 @@ class Recipe:
         lines = [f"Recipe ({kind}){goal}, made with {name} of {len(self.outline)} layers or nodes:"]
         for number, step in enumerate(self.steps, start=1):
             done = ", ".join(f"{n} x {rule}" for rule, n in step.replaced.items() if n)
-            only = f", only in {', '.join(step.include[:3])}" if step.include else ""
-            more = f" and {len(step.include) - 3} more" if len(step.include) > 3 else ""
+            places = [place for listed in step.only.values() for place in listed]
+            only = f", only in {', '.join(places[:3])}" if places else ""
+            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
             lines.append(
                 f"  {number}. level {step.level}: {done or ', '.join(step.rules)}{only}{more}"
             )

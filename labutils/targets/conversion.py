@@ -99,6 +99,7 @@ def convert(
     min_cosine: float | None = None,
     check_top1: bool = True,
     caveat: str = "",
+    recipe: str | None = None,
     facts: dict[str, Any] | None = None,
     echo: Callable[[str], object] | None = None,
 ) -> Conversion:
@@ -130,6 +131,8 @@ def convert(
         False for untrained weights.
     caveat
         What the claim must begin with, for a reference that is not the user's own model.
+    recipe
+        YAML of the surgery that made `source`, to be kept beside the DLC; None when there was none.
     facts
         More for the manifest (preprocessing, classes, repair).
     echo
@@ -175,6 +178,8 @@ def convert(
             "gate": gate.to_dict(),
         }
         paths.record(draft, story | (facts or {}))
+        if recipe is not None:
+            paths.write_text(paths.recipe(draft), recipe)
         _publish(folder, destination)
     return Conversion(
         file=destination,
@@ -193,7 +198,8 @@ def convert(
 def _publish(folder: Path, destination: Path) -> None:
     """Give the DLC and what describes it their names; a kill leaves no description of another."""
     with paths.locked(destination):
-        for described in (paths.manifest(destination), dlc.sidecar(destination)):
+        beside = (paths.manifest, paths.recipe, dlc.sidecar)
+        for described in (name(destination) for name in beside):
             described.unlink(missing_ok=True)
         for made in sorted(folder.iterdir()):  # the DLC's name is the shortest: it comes first
             made.replace(destination.parent / made.name)

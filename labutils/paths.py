@@ -90,10 +90,15 @@ def scratch(place: str | Path | None = None) -> Iterator[Path]:
     """
     place = folder(place or tempfile.gettempdir())
     _sweep(place)
-    with tempfile.TemporaryDirectory(
-        dir=place, prefix=f".labutils.{_owner()}-", suffix=".tmp"
-    ) as made:
-        yield Path(made)
+    made = place / f".labutils.{_owner()}-{secrets.token_hex(4)}.tmp"
+    try:
+        made.mkdir(mode=0o700)
+        yield made
+    finally:
+        try:
+            shutil.rmtree(made, ignore_errors=True)
+        finally:  # whoever stopped us may do so once more, while we clear up
+            shutil.rmtree(made, ignore_errors=True)
 
 
 _UNFINISHED = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\w+\.tmp(\.\w+)?")

@@ -155,8 +155,9 @@ class Ground:
             run.process.kill()
             return Strike(command, how, at, None, ("it hung",), tuple(self.survivors()))
         lost = self.lost()
-        if how != "kill":  # it had the time to take its unfinished work away
+        if how not in ("kill", "terminate"):  # what those leave, the next run takes away
             lost += self.unfinished()
+        if how != "kill":
             lost += [] if _expected(how, run) else [f"it said: {run.said[-300:]}"]
         return Strike(command, how, at, run.code, tuple(lost), tuple(self.survivors()))
 
@@ -209,7 +210,7 @@ def _is_worker(process):
 def _expected(how, run):
     if how == "terminate":
         return run.code == 128 + signal.SIGTERM and "Traceback" not in run.said
-    died = "WorkerError: The QNN worker died (signal SIGKILL)" in run.said
+    died = "Error: " in run.said and "The QNN worker died (signal SIGKILL)" in run.said
     return run.code == 0 or (how == "kill a worker" and run.code == 1 and died)
 
 

@@ -79,6 +79,12 @@ def _rewritten(
     """Return a rewritten copy of a graph, what matched and what was left."""
     import onnx_ir as ir
 
+    words = (w for node in model.graph.node for w in (node.name, *node.input, *node.output))
+    if any(isinstance(word, bytes) for word in words):
+        raise SurgeryError(
+            f"{model.graph.name or 'The graph'!r} is damaged: a name in it is no UTF-8 text. Get "
+            "the file again, or export it once more."
+        )
     try:
         copy = ir.from_proto(model)
         matches, left = rewrite_(copy, rules)

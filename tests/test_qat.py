@@ -17,8 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from labutils import compare, data, export, metrics, paths, quantize, runtime, surgery, zoo
-from labutils.errors import StaleOptimizerError, SurgeryError, UnknownNameError, UsageError
-from labutils.quantize import qat, qat_corrections, qat_graph, tidl_hints
+from labutils.errors import (
+    LabError,
+    StaleOptimizerError,
+    SurgeryError,
+    UnknownNameError,
+    UsageError,
+)
+from labutils.quantize import qat, qat_corrections, qat_graph, qdq_export, tidl_hints
 from labutils.quantize.fake_quant import FakeQuant, Grid
 from labutils.quantize.recipe import PRESETS, Activations, Override, Qat, Recipe, Weights
 
@@ -244,6 +250,19 @@ def test_powers_of_two_are_bit_exact(made, batch, tmp_path):
     assert "bit-equal" in str(report)
 
 
+def test_a_file_that_rounds_elsewhere_is_refused(made, batch, tmp_path):
+    model = made("int8")
+    report = qat.to_qdq(model, tmp_path / "q.onnx", size=SIZE, images=batch)
+    assert report.bit_equal > len(batch) / 2
+    onnx_model, values = stored(report.path)
+    scale = next(n.input[1] for n in onnx_model.graph.node if n.op_type == "QuantizeLinear")
+    changed = numpy_helper.to_array(values[scale]) * np.float32(1.02)
+    values[scale].CopyFrom(numpy_helper.from_array(changed, scale))
+    onnx.save(onnx_model, tmp_path / "changed.onnx")
+    with pytest.raises(LabError, match="for the median of"):
+        qdq_export.compared(model, tmp_path / "changed.onnx", batch, "changed.onnx")
+
+
 @pytest.mark.slow
 def test_the_dynamo_exporter_writes_the_same_numbers(made, batch, tmp_path):
     model = made("w4a8")
@@ -462,7 +481,7 @@ def test_torchao_takes_the_same_recipe_and_passes_the_same_gate(
     assert report.biases == 54
     assert report.weights == {"int8": 54}
     assert set(report.activations) == {"uint8"}
-    assert report.sqnr_db > 15
+    assert report.bit_equal > report.n / 2, str(report)
     found = compare.parity(logits(network, batch), runtime.connect(report.path).run(batch))
     assert found.sqnr_db > 7, str(found)
 

@@ -270,6 +270,9 @@ def by_search(architecture: str, file: Path) -> None:
 
 TRIM = recipes.PRESETS["int8_trim"]
 TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_channel=False))
+W4A16 = recipes.PRESETS["w4a16"].replaced(
+    name="w4a16_adaptive", rounding="adaptive", correct_bias=True
+)
 ROWS = (
     ours("int8", "PTQ int8", TRIM),
     ours("int8", "QAT int8", "int8_qat"),
@@ -289,12 +292,14 @@ ROWS = (
     ours("4-bit weights", "PTQ w4a8", "w4a8"),
     ours("4-bit weights", "PTQ w4a8, adaptive rounding", "w4a8_adaptive"),
     ours("4-bit weights", "QAT w4a8", "w4a8_qat"),
+    ours("4-bit weights", "PTQ w4a16, adaptive rounding", W4A16),
     Row("4-bit weights", False, "ONNX Runtime, QNN configuration",
         by_onnxruntime_qnn("QInt4", True)),
     Row("4-bit weights", False, "torchao pt2e, our recipe", by_torchao("w4a8")),
     Row("4-bit weights", False, "ai-edge-quantizer, float activations",
         by_litert("dynamic_wi4_afp32"), "litert"),
     Row("16-bit where it pays", True, "mixed, 15 % of the MACs", by_search),
+    ours("16-bit where it pays", "PTQ a16w8, all 16-bit", "a16w8"),
     Row("16-bit where it pays", False, "ONNX Runtime, QNN, all 16-bit",
         by_onnxruntime_qnn("QInt8", True, "QUInt16")),
 )  # fmt: skip

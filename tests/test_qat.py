@@ -402,7 +402,7 @@ def test_bias_calibration_gives_back_the_means(network, made, calibration, batch
     model, reference = made(CRUDE), logits(network, batch)
     before = metrics.sqnr_db(reference, logits(model, batch))
     report = qat_corrections.calibrate_bias_(model, calibration)
-    assert report.layers == 54
+    assert (report.layers, report.gates) == (36, 18)  # two convolutions in each of nine gates
     assert report.after < report.before / 3
     assert metrics.sqnr_db(reference, logits(model, batch)) > before + 1
     assert "channel means" in str(report)

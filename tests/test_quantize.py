@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, data, paths, quantize, runtime, zoo
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
-from labutils.quantize import equalize, insertion, ptq
+from labutils.quantize import equalize, insertion, ptq, rounding
 from labutils.quantize import ranges as quantize_ranges
 from labutils.quantize.recipe import Calibration, Override, Weights
 
@@ -536,13 +536,27 @@ def test_adaptive_rounding_errs_less_at_the_output_than_nearest(tmp_path):
     source = with_bias(tmp_path, rng.normal(size=(8, 3, 3, 3)).astype(np.float32))
     images = noise(64) + 3 * noise(64, seed=5).mean(axis=(2, 3), keepdims=True) * 8  # correlated
     errors, moved = {}, None
-    for rounding in ("nearest", "adaptive"):
-        recipe = mixed_recipe(rounding=rounding, weights=Weights(4))
-        report = quantize.static(source, tmp_path / f"{rounding}.onnx", images, recipe)
+    for way in ("nearest", "adaptive"):
+        recipe = mixed_recipe(rounding=way, weights=Weights(4))
+        report = quantize.static(source, tmp_path / f"{way}.onnx", images, recipe)
         layer = compare.per_layer(source, report.file, images[:16]).rows[0]
-        errors[rounding], moved = layer.sqnr_db, report.repairs
+        errors[way], moved = layer.sqnr_db, report.repairs
     assert errors["adaptive"] > errors["nearest"] + 1
     assert "moved" in moved[0]
+
+
+def test_a_change_that_harms_the_logits_is_put_back(tmp_path):
+    rng = np.random.default_rng(3)
+    source = with_bias(tmp_path, rng.normal(size=(4, 3, 3, 3)).astype(np.float32))
+    quantize.static(source, tmp_path / "q.onnx", noise(8), "int8")
+    model, reference = onnx.load(tmp_path / "q.onnx"), onnx.load(source)
+    conv = next(n for n in model.graph.node if n.op_type == "Conv")
+    weight = rounding._weight_of(model, conv, 1)
+    before, judge = weight.codes.copy(), rounding._Judge(model, reference, noise(8))
+    weight.write_(before[::-1])
+    assert not judge.keeps(weight)
+    assert judge.best == judge.first > 20
+    assert (rounding._weight_of(model, conv, 1).codes == before).all()
 
 
 def test_recipes_that_need_images_refuse_ranges(tmp_path):

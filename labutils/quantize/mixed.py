@@ -10,6 +10,7 @@ measured one rounding at a time; those that decide are quantized and measured.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ Progress = Callable[[Iterable, str], Iterable]
 _FREE = 2e-4  # of all MACs: the price of widening a node that has none, so that few are
 _LEAST = 1e-3  # of the noise: what a step must save to be a point of the front
 _METERED = 32  # images for the noise
+_AT_ONCE = 16  # images between two moves of a progress bar
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,12 @@ class MixedReport:
         Layers with 4-bit weights.
     reached
         Whether the wanted agreement or SQNR was reached; the last point was taken if not.
+    base
+        The recipe that the search started from.
+    nodes
+        All nodes that a point can widen, in topological order.
+    judge
+        What `measure` asks: quantizes a point and returns it measured.
     """
 
     source: str
@@ -141,6 +149,9 @@ class MixedReport:
     chosen: int
     narrow: tuple[str, ...]
     reached: bool
+    base: Recipe
+    nodes: tuple[str, ...]
+    judge: Callable[..., Point] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def point(self) -> Point:
@@ -149,7 +160,35 @@ class MixedReport:
 
     def recipe_of(self, index: int) -> Recipe:
         """Return another point of the front as a recipe."""
-        return _recipe(self.recipe, self.front[index].wide, self.narrow, f"point {index}")
+        if index == self.chosen:
+            return self.recipe
+        return _recipe(self.base, self.front[index].wide, self.narrow, f"point {index}")
+
+    def measure(self, index: int, progress: Progress | None = None) -> MixedReport:
+        """Return the report with this point quantized and run, on the images of the search.
+
+        Parameters
+        ----------
+        index
+            Of the point in `front`.
+        progress
+            Called as ``progress(iterable, description)`` around the images.
+
+        Raises
+        ------
+        UsageError
+            The report was not made by `search` in this process.
+        """
+        if self.front[index].measured is not None:
+            return self
+        if self.judge is None:
+            raise UsageError(
+                "This report came without its model and images: nothing can be measured. Search "
+                "again (quantize.mixed.search)."
+            )
+        found = self.judge(self.front[index], progress)
+        front = (*self.front[:index], found, *self.front[index + 1 :])
+        return dataclasses.replace(self, front=front)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -248,13 +287,15 @@ def search(
     noise = {edge: meter.of_edge(edge, 8) for edge in tried}
     narrow, size, weight_noise = _narrowed(meter, budget, base, progress)
     front = _front(noise, macs, weight_noise, size)
-    judge = _Judge(source, base, ranges, images[:judged], model, narrow)
+    taken = functools.partial(checked_inputs, calibration, 0, preprocessing, shape, judged)
+    judge = _Judge(source, base, ranges, taken, model, narrow)
     chosen, front, reached = _choose(front, budget, judge)
     recipe = _recipe(base, judge.spread(front[chosen].wide), narrow, str(budget))
     front = [dataclasses.replace(p, wide=judge.spread(p.wide)) for p in front]
     return MixedReport(
-        source.name, budget, len(images[:judged]), recipe, tuple(front), chosen, narrow, reached
-    )
+        source.name, budget, len(images[:judged]), recipe, tuple(front), chosen, narrow, reached,
+        base, tuple(name for name in judge.owner if name in front[-1].wide), judge,
+    )  # fmt: skip
 
 
 def _macs(source: Path, model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, float]:
@@ -349,14 +390,17 @@ def _narrowed(
 
 
 class _Judge:
-    """Quantizes a point of the front and measures it against the float model."""
+    """Quantizes a point of the front and measures it against the float model.
+
+    It lives as long as the report, so it takes its images anew each time: pixels weigh little.
+    """
 
     def __init__(
         self,
         source: Path,
         base: Recipe,
         ranges: Ranges,
-        images: np.ndarray,
+        images: Callable[[], np.ndarray],
         model: onnx.ModelProto,
         narrow: tuple[str, ...],
     ) -> None:
@@ -366,7 +410,7 @@ class _Judge:
         self.narrow = narrow
         self.owner = owners(model, base)
         with OrtRunner(source) as runner:
-            self.exact = runner.run(images)
+            self.exact = runner.run(images())
 
     def spread(self, wide: Sequence[str]) -> tuple[str, ...]:
         """Return the nodes with the ReLUs that take their width."""
@@ -374,16 +418,21 @@ class _Judge:
             name for chosen in wide for name, owner in self.owner.items() if owner == chosen
         )
 
-    def __call__(self, point: Point) -> Point:
+    def __call__(self, point: Point, progress: Progress | None = None) -> Point:
         recipe = _recipe(self.base, self.spread(point.wide), self.narrow, "judged")
         needs_images = recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest"
-        known = self.images if needs_images else self.ranges
+        images = self.images()
+        known = images if needs_images else self.ranges
         with tempfile.TemporaryDirectory(prefix="labutils-mixed-") as folder:
             file = Path(folder) / "point.onnx"
             static(self.source, file, known, recipe)
+            starts = range(0, len(images), _AT_ONCE)
             with OrtRunner(file) as runner:
-                found = runner.run(self.images)
-        return dataclasses.replace(point, measured=parity(self.exact, found))
+                found = [
+                    runner.run(images[start : start + _AT_ONCE])
+                    for start in (progress(starts, "measuring") if progress else starts)
+                ]
+        return dataclasses.replace(point, measured=parity(self.exact, np.concatenate(found)))
 
 
 def _choose(

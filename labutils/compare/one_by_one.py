@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import metrics
-from ..errors import ConvertError, LabError, UnknownNameError, UsageError
+from ..errors import ConvertError, LabError, MissingToolError, UnknownNameError, UsageError
 from ..graph import read, with_shapes
 from ..runtime import OrtRunner, Runner, connect
 from . import tabular
@@ -301,6 +301,8 @@ def _run(
         try:
             with open_(path) as runner:
                 return runner.run(inputs), "", runner.runtime
+        except MissingToolError:
+            raise
         except LabError as error:
             return None, _reason(error), ""
 

@@ -186,6 +186,8 @@ def test_the_search_widens_what_costs_most(chain, tmp_path):
     saved = quantize.load_recipe(report.recipe.save(tmp_path / "mixed.yaml"))
     made = quantize.static(chain, tmp_path / "mixed.onnx", pictures(), saved)
     assert set(made.wide) == set(report.point.wide)
+    written = report.write(tmp_path / "written.onnx")
+    assert written.file.read_bytes() == made.file.read_bytes()
     assert "conv1" in str(report)
     assert figures.front(report).png()[:4] == b"\x89PNG"
     assert report.to_dict()["recipe"]["name"] == "int8_minmax_mixed"
@@ -200,6 +202,13 @@ def test_a_wanted_quality_takes_the_first_point_that_has_it(chain):
     never = mixed.search(chain, pictures(), mixed.Budget(sqnr_db=200), "int8_minmax", judged=8)
     assert not never.reached
     assert "not reached" in str(never)
+
+
+def test_a_wanted_agreement_is_reached_or_said_to_be_missed(chain):
+    report = mixed.search(chain, pictures(), mixed.Budget(agreement=0.9), "int8_minmax", judged=32)
+    assert report.reached
+    assert report.point.measured.agreement.value >= 0.9
+    assert "top-1 agreement of at least 90 %" in str(report)
 
 
 def test_bytes_are_saved_where_they_cost_least(chain):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ MODEL_HELP = (
     "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME, "
     "or a file (.onnx, .pt2)"
 )
+_SILENT_S = 10.0  # seconds without a line where no progress bar can be drawn
 APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
 
 
@@ -114,14 +116,24 @@ def stored_inputs(path: Path) -> Any:
 
 
 def tracked(items: Iterable, description: str) -> Iterable:
-    """Show a progress bar on stderr, when that is a terminal."""
+    """Show a progress bar on stderr when that is a terminal, else a line every ten seconds."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(
-        items, description, console=console, disable=not console.is_terminal, transient=True
-    )
+    if console.is_terminal:
+        return track(items, description, console=console, transient=True)
+    return _told(items, description)
+
+
+def _told(items: Iterable, description: str) -> Iterator:
+    total = f" of {len(items)}" if hasattr(items, "__len__") else ""
+    said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - said > _SILENT_S:
+            print(f"{description}: {done}{total}", file=sys.stderr, flush=True)
+            said = time.monotonic()
 
 
 def say(chosen: argparse.Namespace, line: object) -> None:

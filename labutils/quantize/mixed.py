@@ -256,7 +256,7 @@ def _choose(
             front[index] = judge(front[index])
         found = front[index].measured
         if budget.agreement is not None:
-            return found.agreement.share >= budget.agreement
+            return found.agreement.value >= budget.agreement
         return found.sqnr_db >= (budget.sqnr_db or -np.inf)
 
     reaches(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from ..compare import tabular
 from ..compare.gating import Parity
 from ..errors import UsageError
+from ..graph import module_of_name
 from .ptq import QuantizeReport
 from .recipe import Override, Recipe
 
@@ -152,6 +154,21 @@ class MixedReport:
             return self.recipe
         return mixed_recipe(self.base, self.front[index].wide, self.narrow, f"point {index}")
 
+    def blocks(self, index: int | None = None) -> dict[str, tuple[tuple[str, ...], int]]:
+        """Return the wide nodes of the chosen point, or another one, by block.
+
+        Returns
+        -------
+        dict
+            In topological order: block, its wide nodes (at least one), how many nodes it has.
+        """
+        wide = set(self.front[self.chosen if index is None else index].wide)
+        blocks: dict[str, list[str]] = {}
+        for name in self.nodes:
+            blocks.setdefault(_block(name), []).append(name)
+        inside = {block: tuple(n for n in names if n in wide) for block, names in blocks.items()}
+        return {block: (inside[block], len(blocks[block])) for block in blocks if inside[block]}
+
     def measure(self, index: int, progress: Progress | None = None) -> MixedReport:
         """Return the report with this point quantized and run, on the images of the search.
 
@@ -219,8 +236,12 @@ class MixedReport:
         notes = [
             f"Measured on {self.n} calibration images with ONNX Runtime, for choosing only: "
             "accuracy is judged on others.",
-            "Wide nodes of the chosen point: " + (", ".join(self.point.wide) or "none") + ".",
         ]
+        wide = [f"{block} ({len(names)} of {n})" for block, (names, n) in self.blocks().items()]
+        notes.append(
+            "Nodes at 16 bits in the chosen point, by block (its recipe names them): "
+            + (", ".join(wide) or "none") + "."
+        )  # fmt: skip
         if self.narrow:
             notes.append(f"4-bit weights: {', '.join(self.narrow)}.")
         if not self.reached:
@@ -241,6 +262,13 @@ class MixedReport:
 
     def _repr_html_(self) -> str:
         return tabular.markup(*self._parts())
+
+
+def _block(name: str) -> str:
+    """Return the block of a node: ``features.4`` for what lies in it, else its module or name."""
+    module = module_of_name(name)
+    found = re.match(r"[^.]+\.\d+", module)
+    return found[0] if found else module or name.strip("/")
 
 
 def mixed_recipe(base: Recipe, wide: Sequence[str], narrow: Sequence[str], about: str) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,18 +139,12 @@ class ParetoFront(Panel):
 
     def _blocks(self) -> Iterator[tuple[str, str, str]]:
         """Yield each block with wide nodes: its name, how many of how many, and which."""
-        wide = set(self.report.front[self.point.value].wide)
-        blocks: dict[str, list[str]] = {}
-        for name in self.report.nodes:
-            blocks.setdefault(_block(name), []).append(name)
-        for block, names in blocks.items():
-            chosen = [name for name in names if name in wide]
-            if chosen:
-                every = "all " if len(chosen) == len(names) > 1 else ""
-                listed = ", ".join(_within(name, block) for name in chosen)
-                count = f"{every}{len(chosen)} of {len(names)}"
-                yield html.escape(block), count, html.escape(listed)
-        if not wide:
+        blocks = self.report.blocks(self.point.value)
+        for block, (names, count) in blocks.items():
+            every = "all " if len(names) == count > 1 else ""
+            listed = ", ".join(_within(name, block) for name in names)
+            yield html.escape(block), f"{every}{len(names)} of {count}", html.escape(listed)
+        if not blocks:
             yield "none", f"0 of {len(self.report.nodes)}", "8 bits everywhere"
 
     def _place(self, picture: Picture) -> None:
@@ -216,13 +209,6 @@ def _listing(yaml: str) -> str:
         'padding:.5em .8em;border:1px solid rgba(127,127,127,.45);white-space:pre">'
         f"{html.escape(yaml)}</pre></details>"
     )
-
-
-def _block(name: str) -> str:
-    """Return the block of a node: ``features.4`` for what lies in it, else its module or name."""
-    module = module_of_name(name)
-    found = re.match(r"[^.]+\.\d+", module)
-    return found[0] if found else module or name.strip("/")
 
 
 def _within(name: str, block: str) -> str:

@@ -117,6 +117,19 @@ def test_a_recipe_makes_a_file_that_was_run_beside_the_float_one(lab, tiny, tmp_
     assert {path.name for path in tmp_path.iterdir()} == beside - {"q.tidl.json"}
 
 
+def test_weights_in_a_file_beside_the_model_are_found(lab, tiny, tmp_path, monkeypatch):
+    apart, made = tmp_path / "model" / "apart.onnx", tmp_path / "q.onnx"
+    apart.parent.mkdir()
+    stored = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
+    onnx.save(onnx.load(tiny), apart, **stored)
+    monkeypatch.chdir(tmp_path)
+    budget = ("--mac-share", 0.5, "--explain", "--layers", 1)
+    _, whole, _ = lab("quantize", tiny, *FEW, *budget, "-o", tmp_path / "whole.onnx")
+    _, out, _ = lab("quantize", apart, *FEW, *budget, "-o", made)
+    assert made.read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert "This layer costs most" in out and out.count("dB") == whole.count("dB")
+
+
 def test_accuracy_is_stated_of_a_trained_model_with_n_and_the_paired_difference(lab, tmp_path):
     model = ("mobilenet_v3_small", "--weights", "things16", "--size", 64)
     few = ("--images", 8, "--held-out", 16)

@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import metrics
 from ..errors import ConvertError, LabError, MissingToolError, UnknownNameError, UsageError
-from ..graph import read, with_shapes
+from ..graph import read_whole, with_shapes
 from ..runtime import OrtRunner, Runner, connect
 from . import tabular
 from .qdq_edit import Unit, for_htp, in_float, units
@@ -134,10 +134,11 @@ class SensitivityReport:
         return "\n".join(lines)
 
     def _parts(self) -> tuple:
+        count = f"{len(self.rows)} layer" + "s" * (len(self.rows) != 1)
         of = f" (the costliest of {self.ranked})" if self.ranked else ""
         title = (
-            f"{self.candidate} on {self.runtime}, against {self.reference}: {len(self.rows)} "
-            f"layers{of}, {self.n} images; the whole: {self.whole_db:.1f} dB at the logits"
+            f"{self.candidate} on {self.runtime}, against {self.reference}: {count}{of}, "
+            f"{self.n} images; the whole: {self.whole_db:.1f} dB at the logits"
         )
         rows = [
             (
@@ -209,7 +210,7 @@ def sensitivity(
         No layer has such a name.
     """
     float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
-    reference, quantized = read(float_onnx), read(quantized_onnx)
+    reference, quantized = read_whole(float_onnx), read_whole(quantized_onnx)
     known = units(quantized)
     chosen = [u for u in known if any(fnmatch.fnmatchcase(u.name, g) for g in layers)]
     if not chosen:

@@ -80,6 +80,7 @@ def search(
     if base.activations.bits != 8:
         raise UsageError(f"Recipe {base.name} has 16-bit activations; start from one with 8.")
     model = prepared(source)
+    OrtRunner(source).close()  # what ONNX Runtime does not take is refused in its words, once
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     histograms = base.calibration.method != "minmax"
     ranges = measure_ranges(model, calibration, preprocessing, progress, histograms)

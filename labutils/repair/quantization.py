@@ -187,7 +187,7 @@ def quantize_model(
     known = calibration
     if known is None:
         known = data.calibration(wanted.calibration.images, preprocessing.size)
-    name = Path(destination).name if destination else f"{model.name.replace('/', '_')}.onnx"
+    name = Path(destination).name if destination else f"{_stem(model)}.{wanted.name}.onnx"
     settings = {"preprocessing": preprocessing, "progress": progress}
     with paths.scratch(Path(destination).parent if destination else None) as folder:
         floating, fixed = _float_file(model, folder, opset, repair_for, echo)
@@ -224,7 +224,7 @@ def quantize_model(
             }
             written = _published(draft, Path(destination), report.recipe, story, tidl_hints, fixed)
     file = Path(destination) if destination is not None else None
-    report = dataclasses.replace(report, file=file or Path(name))
+    report = dataclasses.replace(report, source=Path(floating.name), file=file or Path(name))
     return Quantized(file, report, search, gate, ladder, costs, written)
 
 
@@ -247,7 +247,7 @@ def _float_file(
     model: zoo.Model, folder: Path, opset: int, target: str | None, echo: Callable
 ) -> tuple[Path, planning.Repair | None]:
     """Return the float ONNX file that is quantized, and what was repaired in it."""
-    stem = Path(model.name.replace(":", "_").replace("/", "_")).stem
+    stem = _stem(model)
     original = conversion.as_onnx(model, folder / f"{stem}.float.onnx", opset, echo)
     if target is None:
         return original, None
@@ -257,6 +257,10 @@ def _float_file(
         return original, None
     echo(fixed)
     return fixed.file, fixed
+
+
+def _stem(model: zoo.Model) -> str:
+    return Path(model.name).stem.replace(":", "_")
 
 
 def _held_out(model: zoo.Model, n: int, size: int) -> data.ImageSet:

@@ -193,6 +193,18 @@ def test_the_search_widens_what_costs_most(chain, tmp_path):
     assert report.to_dict()["recipe"]["name"] == "int8_minmax_mixed"
 
 
+def test_the_conversions_of_a_point_are_those_of_its_file(chain, tmp_path):
+    report = mixed.search(chain, pictures(), mixed.Budget(mac_share=0.7), "int8_minmax", judged=8)
+    counts = []
+    for index, point in enumerate(report.front):
+        graph = onnx.load(report.write(tmp_path / "point.onnx", index).file).graph
+        read = {out for n in graph.node if n.op_type == "DequantizeLinear" for out in n.output}
+        again = [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in read]
+        assert point.converts == len(again)
+        counts.append(point.converts)
+    assert counts[0] == counts[-1] == 0 < max(counts)
+
+
 def test_a_wanted_quality_takes_the_first_point_that_has_it(chain):
     report = mixed.search(chain, pictures(), mixed.Budget(sqnr_db=25), "int8_minmax", judged=32)
     assert report.reached

@@ -123,7 +123,8 @@ def _front(
     def point() -> Point:
         left = total - sum(noise[e] for e in spared) + weights
         inside = set(wide) | ends
-        split = {e.tensor for e in noise if (e.producer in inside) != (e.reader in inside)}
+        inner = [e for e in noise if ends.isdisjoint((e.producer, e.reader))]
+        split = {e.tensor for e in inner if (e.producer in inside) != (e.reader in inside)}
         share = sum(macs.get(name, 0) for name in wide)
         db = -10 * np.log10(max(left, 1e-12))
         return Point(tuple(wide), share, float(db), size, len(split))

@@ -114,7 +114,7 @@ def front(report: MixedReport, picked: int | None = None) -> Picture:
         picture.alt += f" Marked: point {picked}, {reached_db(report.front[picked]):.1f} dB."
     axes.set(xlabel="MACs with 16-bit activations, %", ylabel="logit SQNR, dB")
     axes.grid(True)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=0.85)
     return picture
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from labutils import __main__, compare, data, paths, qnn, quantize, repair, runtime, zoo
+from labutils import __main__, compare, data, paths, qnn, quantize, repair, runtime, things, zoo
 from labutils.commands import options
 from labutils.quantize import mixed
 
@@ -223,12 +224,25 @@ def test_images_of_ones_own_on_both_sides(lab, tiny, tmp_path):
     np.savez(tmp_path / "calib.npz", pixels[:8])
     np.savez(tmp_path / "held.npz", pixels[8:])
     own = ("--calibration", tmp_path / "calib.npz", "--inputs", tmp_path / "held.npz")
-    code, out, _ = lab("quantize", tiny, *STATED, *own, "-o", tmp_path / "q.onnx")
+    _, out, _ = lab("quantize", tiny, *STATED, *own, "-o", tmp_path / "q.onnx")
     assert "8 calibration images" in out and "(n=4)" in out
     assert "Fidelity ladder" not in out  # no labels: no accuracy
-    both = ("--images", 4, "-o", tmp_path / "r.onnx")
-    code, _, err = lab("quantize", tiny, *STATED, *own, *both)
-    assert code == 2 and "not both" in err
+    _, out, _ = lab("quantize", tiny, *STATED, *own, "--images", 4, "-o", tmp_path / "r.onnx")
+    assert "4 calibration images" in out
+
+
+def test_folders_of_pictures(lab, tiny, tmp_path):
+    for folder, split, n in (("some", "train", 6), ("others", "test", 3), ("none", "test", 0)):
+        (tmp_path / folder).mkdir()
+        for i in range(n):
+            Image.fromarray(things.image(i, split, 48)).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "none" / "notes.txt").touch()
+    own = ("--calibration", tmp_path / "some", "--inputs", tmp_path / "others")
+    _, out, _ = lab("quantize", tiny, *STATED, *own, "-o", tmp_path / "q.onnx")
+    assert "6 calibration images" in out and "3 pictures in others" in out
+    assert "Top-1 is unknown" in out
+    code, _, err = lab("quantize", tiny, *STATED, "--calibration", tmp_path / "none", "--explain")
+    assert code == 2 and "holds no pictures (.jpg" in err
 
 
 def test_without_the_wheel_the_simulator_is_refused_before_the_work(lab, tiny, monkeypatch):

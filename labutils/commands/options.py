@@ -22,6 +22,7 @@ MODEL_HELP = (
     "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME, "
     "or a file (.onnx, .pt2)"
 )
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _SILENT_S = 10.0  # seconds without a line where no progress bar can be drawn
 APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
 
@@ -113,6 +114,22 @@ def stored_inputs(path: Path) -> Any:
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
         raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")
     return arrays[0]
+
+
+def own_images(path: Path, preprocessing: data.Preprocessing) -> Any:
+    """Return what a user gives instead of Things-16: an ``.npz``'s inputs, a folder's pictures."""
+    import numpy as np
+
+    from .. import data
+
+    if not path.is_dir():
+        return stored_inputs(path)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
+    if not files:
+        raise UsageError(f"{path} holds no pictures ({', '.join(_PICTURES)}).")
+    pixels = data.read_images(files, preprocessing.size)
+    unknown = np.full(len(files), -1)
+    return data.ImageSet(pixels, unknown, (), f"{len(files)} pictures in {path.name}")
 
 
 def tracked(items: Iterable, description: str) -> Iterable:

@@ -13,9 +13,9 @@ from .options import (
     emit,
     input_arguments,
     model_arguments,
+    own_images,
     preprocessing_of,
     say,
-    stored_inputs,
     titled,
     tracked,
 )
@@ -47,15 +47,22 @@ def _quantize_parser(commands: Any) -> None:
     budget.add_argument("--sqnr", type=float, metavar="DB", help="least logit SQNR, e.g. 20")
     size = "most for the stored weights; layers go down to 4 bits for it"
     budget.add_argument("--megabytes", type=float, metavar="MB", help=size)
-    images = parser.add_argument_group("images")
-    images.add_argument("--images", type=int, help="Things-16 calibration images (the recipe's)")
-    own = ".npz with normalised NCHW float32 inputs of your own, instead"
-    images.add_argument("--calibration", type=Path, metavar="NPZ", help=own)
+    images = parser.add_argument_group(
+        "images",
+        "PATH is a folder of pictures, or an .npz with normalised NCHW float32 inputs.",
+    )
+    own = "calibrate with your own instead of Things-16's"
+    images.add_argument("--calibration", type=Path, metavar="PATH", help=own)
+    images.add_argument(
+        "--images", type=int, metavar="N",
+        help="calibration images: as many as the recipe says, or all of your own",
+    )  # fmt: skip
     images.add_argument(
         "--held-out", type=int, default=256, metavar="N",
         help="Things-16 validation images to compare on (256)",
     )  # fmt: skip
-    images.add_argument("--inputs", type=Path, metavar="NPZ", help=f"{own}; no top-1 then")
+    own = "compare on your own instead; accuracy is not known then"
+    images.add_argument("--inputs", type=Path, metavar="PATH", help=own)
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
     parser.add_argument("--repair-for", metavar="TARGET", help="first replace what it refuses")
     parser.add_argument("--tidl-hints", action="store_true", help="write import options for TIDL")
@@ -82,14 +89,12 @@ def _quantize(chosen: argparse.Namespace) -> int:
     if chosen.repair_for:
         targets.load(chosen.repair_for)
     budget = _budget(chosen)
-    stored = {
-        name: stored_inputs(file) if file else None
-        for name, file in (("calibration", chosen.calibration), ("inputs", chosen.inputs))
-    }
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = preprocessing_of(chosen, model)
     say(chosen, titled(model))
     say(chosen, f"input: {preprocessing}")
+    given = chosen.calibration, chosen.inputs
+    calibration, inputs = (path and own_images(path, preprocessing) for path in given)
     made = repair.quantize_model(
         model,
         chosen.output,
@@ -99,7 +104,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
         opset=chosen.opset,
         preprocessing=preprocessing,
         images=chosen.images,
-        held_out=chosen.held_out,
+        calibration=calibration,
+        held_out=chosen.held_out if inputs is None else inputs,
         min_cosine=chosen.min_cosine,
         explain=chosen.layers if chosen.explain else 0,
         backend=chosen.backend,
@@ -107,7 +113,6 @@ def _quantize(chosen: argparse.Namespace) -> int:
         tidl_hints=chosen.tidl_hints,
         echo=lambda line: say(chosen, line),
         progress=tracked,
-        **stored,
     )
     emit(chosen, made)
     return 0 if made.ok else 1

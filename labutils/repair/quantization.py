@@ -122,9 +122,8 @@ def quantize_model(
     opset: int = 17,
     preprocessing: data.Preprocessing | None = None,
     images: int | None = None,
-    calibration: np.ndarray | None = None,
-    held_out: int = HELD_OUT_IMAGES,
-    inputs: np.ndarray | None = None,
+    calibration: np.ndarray | data.ImageSet | None = None,
+    held_out: int | np.ndarray | data.ImageSet = HELD_OUT_IMAGES,
     min_cosine: float | None = None,
     explain: int = 0,
     backend: str = "ort",
@@ -154,14 +153,13 @@ def quantize_model(
         Of the export.
     preprocessing
         For files that do not say how their input was made.
-    images
-        Calibration images, Things-16; the recipe's number by default.
     calibration
-        (n, 3, size, size) float32, normalized: your own, instead.
+        Your own images, or (n, 3, size, size) float32, normalized; Things-16's by default.
+    images
+        How many of them; by default as many as the recipe says, all of your own.
     held_out
-        Things-16 validation images for the comparison.
-    inputs
-        (n, 3, size, size) float32, normalized: your own, instead; without labels, no top-1.
+        What the two are compared on: so many Things-16 validation images; or your own, as for
+        `calibration`. Accuracy is stated of images with labels for the model's classes.
     min_cosine
         Another threshold for the gate.
     explain
@@ -183,10 +181,7 @@ def quantize_model(
         raise UsageError(f"{model.name} does not say how its input is made: give preprocessing.")
     if destination is not None:
         _refuse_destination(Path(destination), model)
-    wanted = _recipe(recipe, images, calibration)
-    known = calibration
-    if known is None:
-        known = data.calibration(wanted.calibration.images, preprocessing.size)
+    wanted, known = _calibrating(recipe, images, calibration, preprocessing.size)
     name = Path(destination).name if destination else f"{_stem(model)}.{wanted.name}.onnx"
     settings = {"preprocessing": preprocessing, "progress": progress}
     with paths.scratch(Path(destination).parent if destination else None) as folder:
@@ -199,18 +194,16 @@ def quantize_model(
             report = quantize.static(floating, draft, known, wanted, **settings)
         brought = model.module if model.module is not None else floating
         with runtime.connect(brought) as theirs, runtime.OrtRunner(draft) as ours:
+            shown = _held_out(model, held_out, preprocessing.size)
             ladder = None
-            if inputs is None:
-                shown = _held_out(model, held_out, preprocessing.size)
+            if isinstance(shown, data.ImageSet):
                 stages = [compare.Stage("float", theirs), compare.Stage(report.bits, ours)]
                 ladder = compare.ladder(stages, shown, preprocessing, progress=progress)
-                inputs = preprocessing(shown.images[: conversion.GATE_IMAGES])
-            gate = _gated(theirs, ours, inputs, report.recipe, min_cosine, model.trained, floating)
+                shown = _first(shown, conversion.GATE_IMAGES, preprocessing)
+            gate = _gated(theirs, ours, shown, report.recipe, min_cosine, model.trained, floating)
         costs = None
         if explain:
-            few = known[:EXPLAINED_IMAGES] if calibration is not None else preprocessing(
-                known.images[:EXPLAINED_IMAGES]
-            )  # fmt: skip
+            few = _first(known, EXPLAINED_IMAGES, preprocessing)
             costs = compare.sensitivity(
                 floating, draft, few, backend, worst=explain, soc=soc, progress=progress
             )
@@ -228,19 +221,33 @@ def quantize_model(
     return Quantized(file, report, search, gate, ladder, costs, written)
 
 
-def _recipe(
-    recipe: str | Path | quantize.Recipe, images: int | None, calibration: np.ndarray | None
-) -> quantize.Recipe:
-    """Return the recipe with the number of images that there are."""
+def _calibrating(
+    recipe: str | Path | quantize.Recipe,
+    images: int | None,
+    calibration: np.ndarray | data.ImageSet | None,
+    size: int,
+) -> tuple[quantize.Recipe, np.ndarray | data.ImageSet]:
+    """Return the recipe with the number of calibration images that there are, and these."""
     found = conversion.runnable(recipe)
-    if images is not None and calibration is not None:
-        raise UsageError("Give the number of calibration images, or images of your own: not both.")
-    count = len(calibration) if calibration is not None else images
-    if count is None:
-        return found
-    if count < 1:
-        raise UsageError(f"{count} calibration images: at least one is needed.")
-    return found.replaced(calibration=dataclasses.replace(found.calibration, images=count))
+    wanted = found.calibration.images if images is None else images
+    if wanted < 1:
+        raise UsageError(f"{wanted} calibration images: at least one is needed.")
+    if calibration is None:
+        known = data.calibration(wanted, size)
+    elif images is None:
+        known = calibration
+    else:
+        own = isinstance(calibration, data.ImageSet)
+        known = calibration.head(images) if own else calibration[:images]
+    counted = dataclasses.replace(found.calibration, images=len(known))
+    return found.replaced(calibration=counted), known
+
+
+def _first(
+    images: np.ndarray | data.ImageSet, n: int, preprocessing: data.Preprocessing
+) -> np.ndarray:
+    """Return at most `n` of the images as inputs."""
+    return preprocessing(images.images[:n]) if isinstance(images, data.ImageSet) else images[:n]
 
 
 def _float_file(
@@ -263,9 +270,13 @@ def _stem(model: zoo.Model) -> str:
     return Path(model.name).stem.replace(":", "_")
 
 
-def _held_out(model: zoo.Model, n: int, size: int) -> data.ImageSet:
-    """Return validation images; their labels are unknown to a model of other classes."""
-    images = data.load("val", n, size)
+def _held_out(
+    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet, size: int
+) -> np.ndarray | data.ImageSet:
+    """Return what to compare on; labels are unknown to a model of other classes."""
+    if isinstance(held_out, np.ndarray):
+        return held_out
+    images = data.load("val", held_out, size) if isinstance(held_out, int) else held_out
     if tuple(images.classes) == tuple(model.classes):
         return images
     return dataclasses.replace(images, labels=np.full(len(images), -1))

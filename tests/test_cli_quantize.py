@@ -202,7 +202,8 @@ def test_convert_takes_the_recipe_and_gives_a_gated_dlc(lab, tmp_path):
 
 def test_a_repaired_networks_recipe_names_the_repaired_nodes(lab, small_onnx, tmp_path):
     made = tmp_path / "q.onnx"
-    lab("quantize", small_onnx(17), *FEW, "--repair-for", "snpe-2.7", "-o", made)
+    _, out, _ = lab("quantize", small_onnx(17), *FEW, "--repair-for", "snpe-2.7", "-o", made)
+    assert f"reference   {small_onnx(17).name}" in out  # what was brought, not what was repaired
     ops = {node.op_type for node in onnx.load(made).graph.node}
     assert "HardSwish" not in ops and "QuantizeLinear" in ops
     assert paths.recipe(made).exists()

@@ -123,6 +123,14 @@ def mixed_report(folder):
     return mixed.MixedReport(**fields(mixed.MixedReport, names) | rest)
 
 
+def quantized(folder):
+    from labutils.repair import Quantized
+
+    rest = {"search": mixed_report(folder), "gate": gate(folder)}
+    names = {field.name for field in dataclasses.fields(Quantized)} - set(rest)
+    return Quantized(**fields(Quantized, names) | rest)
+
+
 def fine_tuning(folder):
     from labutils.train import FineTuning
 
@@ -133,6 +141,7 @@ def fine_tuning(folder):
 SPECIAL = {
     "surgery.recipe.Recipe": surgery_recipe,
     "MixedReport": mixed_report,
+    "Quantized": quantized,
     "FineTuning": fine_tuning,
     "GateReport": gate,
     "Conversion": conversion,

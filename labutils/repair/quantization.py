@@ -185,14 +185,15 @@ def quantize_model(
     name = Path(destination).name if destination else f"{_stem(model)}.{wanted.name}.onnx"
     settings = {"preprocessing": preprocessing, "progress": progress}
     with paths.scratch(Path(destination).parent if destination else None) as folder:
-        floating, fixed = _float_file(model, folder, opset, repair_for, echo)
-        draft, search = folder / name, None
+        original, fixed = _float_file(model, folder, opset, repair_for, echo)
+        floating = fixed.file if fixed else original
+        draft, search = paths.folder(folder / "made") / name, None
         if budget is not None:
             search = mixed.search(floating, known, budget, wanted, **settings)
             report = search.write(draft)
         else:
             report = quantize.static(floating, draft, known, wanted, **settings)
-        brought = model.module if model.module is not None else floating
+        brought = model.module if model.module is not None else original
         with runtime.connect(brought) as theirs, runtime.OrtRunner(draft) as ours:
             shown = _held_out(model, held_out, preprocessing.size)
             ladder = None
@@ -200,7 +201,7 @@ def quantize_model(
                 stages = [compare.Stage("float", theirs), compare.Stage(report.bits, ours)]
                 ladder = compare.ladder(stages, shown, preprocessing, progress=progress)
                 shown = _first(shown, conversion.GATE_IMAGES, preprocessing)
-            gate = _gated(theirs, ours, shown, report.recipe, min_cosine, model.trained, floating)
+            gate = _gated(theirs, ours, shown, report.recipe, min_cosine, model.trained, original)
         costs = None
         if explain:
             few = _first(known, EXPLAINED_IMAGES, preprocessing)
@@ -253,7 +254,7 @@ def _first(
 def _float_file(
     model: zoo.Model, folder: Path, opset: int, target: str | None, echo: Callable
 ) -> tuple[Path, planning.Repair | None]:
-    """Return the float ONNX file that is quantized, and what was repaired in it."""
+    """Return the model as a float ONNX file, and a repaired copy where a target is given."""
     stem = _stem(model)
     original = conversion.as_onnx(model, folder / f"{stem}.float.onnx", opset, echo)
     if target is None:
@@ -263,7 +264,7 @@ def _float_file(
     except planning.NothingToRepairError:
         return original, None
     echo(fixed)
-    return fixed.file, fixed
+    return original, fixed
 
 
 def _stem(model: zoo.Model) -> str:
@@ -289,14 +290,14 @@ def _gated(
     recipe: quantize.Recipe,
     min_cosine: float | None,
     trained: bool,
-    floating: Path,
+    original: Path,
 ) -> compare.GateReport:
     """Return the gate's report, also when it says no."""
     kind = "ort_a16w8" if recipe.activations.bits == 16 else "ort_int8"
     try:
         return compare.gate(
             theirs, ours, inputs, kind=kind, min_cosine=min_cosine, check_top1=trained,
-            reference_onnx=floating,
+            reference_onnx=original,
         )  # fmt: skip
     except ParityError as error:
         return error.report

@@ -735,6 +735,13 @@ def test_the_front_begins_with_the_chosen_point(pareto, searched):
     assert "activations: 16" in shown and f"Point: {searched.chosen}" in shown
 
 
+def test_a_budget_that_was_not_reached_and_narrow_weights_are_said(searched):
+    missed = dataclasses.replace(searched, reached=False, narrow=searched.nodes[:2])
+    pareto = ParetoFront(missed)
+    assert "nearest to the budget" in words(pareto.status) and kind(pareto) == "note"
+    assert "2 layers with 4 bits" in words(pareto.status)
+
+
 def test_a_click_on_a_point_and_the_slider_do_the_same(pareto, searched):
     index, spot = next((i, s) for i, s in pareto.spots if i != searched.chosen)
     spot.click()

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..graph import module_of_name
 from ..quantize.mixed import MixedReport
 from .panel import Panel, labelled, on_change, row, table
-from .picture import DPI, Picture, percent
+from .picture import DPI, WIDTH, Picture, percent
 from .precision_figures import front, reached_db
 
 _SPOT = 16  # pixels: the side of what can be clicked
@@ -58,7 +58,7 @@ class ParetoFront(Panel):
         self.picture, self.facts, self.recipe = (widgets.HTML() for _ in range(3))
         self.plot = widgets.GridBox(
             [self.picture],
-            layout={"width": "100%", "max_width": f"{7.6 * DPI:.0f}px", "overflow": "hidden",
+            layout={"width": "100%", "max_width": f"{WIDTH * DPI:.0f}px", "overflow": "hidden",
                     "justify_items": "flex-start", "align_items": "flex-start",
                     "grid_template_columns": "100%"},
         )  # fmt: skip
@@ -88,7 +88,8 @@ class ParetoFront(Panel):
             self.file.value = f"{Path(self.report.source).stem}_point{index}.yaml"
             self.facts.value = table(("block", "nodes at 16 bits", "which"), self._blocks())
             self.recipe.value = _listing(self.report.recipe_of(index).to_yaml())
-            self.say(self._words(), "good" if index == self.report.chosen else "note")
+            good = index == self.report.chosen and self.report.reached
+            self.say(self._words(), "good" if good else "note")
         self._allow()
 
     def measure(self) -> None:
@@ -121,12 +122,15 @@ class ParetoFront(Panel):
     def _words(self) -> str:
         """Return what the picked point costs and gives, in two lines."""
         index, point = self.point.value, self.report.front[self.point.value]
-        chosen = index == self.report.chosen
-        head = f"Point {index}, from 0 to {self.point.max}" + " (chosen by the budget)" * chosen
+        which = "chosen by" if self.report.reached else "nearest to"
+        chosen = f" ({which} the budget)" if index == self.report.chosen else ""
+        narrow = len(self.report.narrow)
+        head = f"Point {index}, from 0 to {self.point.max}{chosen}"
         cost = (
             f"{head}: {len(point.wide)} of {len(self.report.nodes)} nodes at 16 bits, "
             f"{percent(point.mac_share)} of the multiply-accumulates; {point.converts} tensors "
-            f"change width on the way; {point.bytes / 1e6:.2f} MB of weights."
+            f"change width on the way; {point.bytes / 1e6:.2f} MB of weights"
+            + (f", {narrow} layers with 4 bits." if narrow else ".")
         )
         gain = f"Logit SQNR: predicted {point.predicted_db:.1f} dB"
         found = point.measured

@@ -74,7 +74,7 @@ def adapted(path: str | Path, size: int | None = None) -> Adapted:
     if not work.needed(image):
         return Adapted(path)
     graph.require_valid(path)
-    _load_weights(model, path)
+    graph.load_weights_(model, path)
     work.constants_()
     work.raise_opset_()
     image = _image(model)
@@ -309,16 +309,6 @@ def _channels_last(value: onnx.ValueInfoProto) -> bool:
 
 def _perm(node: onnx.NodeProto) -> list[int]:
     return next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
-
-
-def _load_weights(model: onnx.ModelProto, path: Path) -> None:
-    from onnx.external_data_helper import load_external_data_for_model
-
-    try:
-        load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx raises several kinds
-        reason = " ".join(str(error).split())[:300]
-        raise ModelFileError(f"The external data of {path} cannot be read: {reason}") from None
 
 
 def _compare(path: Path, file: Path, work: _Adapting) -> None:

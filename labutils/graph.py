@@ -61,6 +61,30 @@ def read(path: str | Path) -> onnx.ModelProto:
     return model
 
 
+def read_whole(path: str | Path) -> onnx.ModelProto:
+    """Return the model in an ONNX file, with the data that lies in other files.
+
+    Raises
+    ------
+    ModelFileError
+        As for `read`, or the other files are missing, too short or outside the model's folder.
+    """
+    model = read(path)
+    load_weights_(model, Path(path))
+    return model
+
+
+def load_weights_(model: onnx.ModelProto, path: Path) -> None:
+    """Load the data that lies beside the model at `path`; ModelFileError where it cannot be."""
+    from onnx.external_data_helper import load_external_data_for_model
+
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises several kinds
+        reason = " ".join(str(error).split())[:300]
+        raise ModelFileError(f"The external data of {path} cannot be read: {reason}") from None
+
+
 def _is_text(data: bytes) -> bool:
     try:
         return data[:4096].decode("utf-8").isprintable() or b"\n" in data[:4096]

@@ -81,11 +81,9 @@ def extract(
         Neither or both were given, or an output does not depend on the inputs alone.
     """
     import onnx
-    from onnx.external_data_helper import load_external_data_for_model
 
     source, destination = Path(source), Path(destination)
-    model = graph.read(source)
-    load_external_data_for_model(model, str(source.parent))
+    model = graph.read_whole(source)
     if (module is None) == (inputs is None) or (inputs is None) != (outputs is None):
         raise UsageError("Give module=..., or inputs=[...] and outputs=[...] together.")
     if module is not None:

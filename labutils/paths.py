@@ -65,8 +65,8 @@ def folder(path: str | Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only when the block succeeds.
 
-    The temporary name keeps the suffix, because writers look at it. Manifest and recipe of the file
-    that is replaced go with that file.
+    The temporary name keeps the suffix, because writers look at it. Manifest and recipes of the
+    file that is replaced go with that file.
     """
     path = Path(path)
     _sweep(folder(path.parent))
@@ -74,7 +74,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
     try:
         yield temporary
-        for described in (manifest(path), recipe(path)):
+        for described in (manifest(path), recipe(path), quantization(path)):
             described.unlink(missing_ok=True)
         temporary.replace(path)
     finally:
@@ -193,6 +193,12 @@ def recipe(artifact: str | Path) -> Path:
     """Return the name of the recipe of the surgery that made an artifact, which lies beside it."""
     artifact = Path(artifact)
     return artifact.with_name(artifact.name + ".recipe.yaml")
+
+
+def quantization(artifact: str | Path) -> Path:
+    """Return the name of the recipe that quantized an artifact, which lies beside it."""
+    artifact = Path(artifact)
+    return artifact.with_name(artifact.name + ".quantization.yaml")
 
 
 def record(artifact: str | Path, facts: dict[str, Any]) -> Path:

@@ -211,6 +211,8 @@ def build(folder):
         calls[f"{name}: run"] = ["run", str(path), "--images", "1", *MEAN]
         output = ["-o", str(folder / "out" / f"{name}.dlc")]
         calls[f"{name}: convert"] = ["convert", str(path), "--target", "snpe-2.7", *output, *MEAN]
+        output = ["-o", str(folder / "out" / f"{name}.onnx"), "--images", "2", "--held-out", "2"]
+        calls[f"{name}: quantize"] = ["quantize", str(path), "--mac-share", "1", *output, *MEAN]
     archives(folder)
     for name, content in raw_files(good).items():
         (folder / name).write_bytes(content)

@@ -118,9 +118,17 @@ def surgery_recipe(folder):
 def mixed_report(folder):
     from labutils.quantize import mixed
 
-    rest = {"budget": mixed.Budget(megabytes=1.0), "chosen": 0}
+    rest = {"budget": mixed.Budget(megabytes=1.0), "chosen": 0, "judge": None}
     names = {field.name for field in dataclasses.fields(mixed.MixedReport)} - set(rest)
     return mixed.MixedReport(**fields(mixed.MixedReport, names) | rest)
+
+
+def quantized(folder):
+    from labutils.repair import Quantized
+
+    rest = {"search": mixed_report(folder), "gate": gate(folder)}
+    names = {field.name for field in dataclasses.fields(Quantized)} - set(rest)
+    return Quantized(**fields(Quantized, names) | rest)
 
 
 def fine_tuning(folder):
@@ -133,6 +141,7 @@ def fine_tuning(folder):
 SPECIAL = {
     "surgery.recipe.Recipe": surgery_recipe,
     "MixedReport": mixed_report,
+    "Quantized": quantized,
     "FineTuning": fine_tuning,
     "GateReport": gate,
     "Conversion": conversion,

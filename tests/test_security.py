@@ -87,6 +87,7 @@ def test_the_command_line_keeps_to_itself(tmp_path):
         ["diagnose", *small, "--html", str(tmp_path / "page.html")],
         ["convert", *small, *repaired, "-o", made],
         ["run", made, "--images", "1"],
+        ["quantize", *small, "--images", "32", "--held-out", "8", "-o", str(tmp_path / "q.onnx")],
         ["journey", *small, "--images", "1", "-o", str(tmp_path / "journey")],
         ["batch", str(tmp_path / "models.txt"), *repaired, "-o", str(tmp_path / "batch")],
         ["reset", "03", "--folder", str(tmp_path / "my")],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import LabError
-from ..graph import read
+from ..graph import read_whole
 from ..runtime import HtpRunner, Runner
 from .layerwise import Layer, Names, Twins, measure, opened, twins
 
@@ -97,7 +97,7 @@ def first_departure(
         None when every shared tensor agrees, up to and including the last.
     """
     reference_onnx = Path(reference_onnx)
-    reference, other = read(reference_onnx), read(candidate.file)
+    reference, other = read_whole(reference_onnx), read_whole(candidate.file)
     pairs = twins(reference, other)
     if not pairs:
         return None

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import paths
 from ..errors import UsageError
-from ..graph import module_path, read
+from ..graph import module_path, read_whole
 from ..runtime import OrtRunner, Runner, connect
 from . import tabular
 
@@ -159,7 +159,7 @@ def per_layer(
     float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
     settings = {"soc": soc} if backend == "htp" else {"optimize": False, "threads": 1}
     open_ = functools.partial(connect, backend=backend, **settings)
-    reference, candidate = read(float_onnx), read(quantized_onnx)
+    reference, candidate = read_whole(float_onnx), read_whole(quantized_onnx)
     pairs = twins(reference, candidate)
     if not pairs:
         raise UsageError(

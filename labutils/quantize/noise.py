@@ -157,7 +157,7 @@ class Meter:
 
     def _noise(self, model: onnx.ModelProto) -> float:
         error = self._logits(model) - self.exact
-        return float((error**2).sum() / (self.exact**2).sum())
+        return float((error**2).sum() / max((self.exact**2).sum(), 1e-30))
 
     def _logits(self, model: onnx.ModelProto) -> np.ndarray:
         import onnxruntime as ort

@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelFileError
-from ..graph import read, with_shapes
+from ..graph import read_whole, require_valid, with_shapes
 
 if TYPE_CHECKING:
     import onnx
+
+_FIRST_OPSET = 10
 
 
 def prepared(source: Path) -> onnx.ModelProto:
     """Return the model in `source`, checked, with shapes and with a name for every node."""
     from onnx import numpy_helper
 
-    model = read(source)
+    require_valid(source)
+    model = read_whole(source)
+    if opset(model) < _FIRST_OPSET:
+        raise ModelFileError(
+            f"{source.name} is of opset {opset(model)}; QuantizeLinear came with {_FIRST_OPSET}. "
+            "Export it again, at opset 17."
+        )
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or "Integer" in node.op_type:
             raise ModelFileError(
@@ -35,7 +43,13 @@ def prepared(source: Path) -> onnx.ModelProto:
             taken.add(node.name)
     _lift_constants_(model)
     for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
+        try:
+            values = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, MemoryError) as error:
+            raise ModelFileError(
+                f"Weight {tensor.name!r} of {source.name} cannot be read: {error}. The file is "
+                "damaged."
+            ) from None
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ModelFileError(f"Weight {tensor.name!r} of {source.name} holds NaN or infinity.")
     return with_shapes(model)

@@ -82,13 +82,13 @@ def convert_model(
             f"{model.name} does not say how its input is made. Give its mean and std "
             "(--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225); they are never guessed."
         )
-    quantization = _runnable(bits) if bits is not None else None
+    quantization = runnable(bits) if bits is not None else None
     if inputs is None:
         images = data.load("val", GATE_IMAGES, preprocessing.size)
         inputs = preprocessing(np.asarray(images.images))
     stem = Path(destination).stem
     with paths.scratch() as folder:
-        original = _as_onnx(model, Path(folder, f"{stem}.onnx"), opset, echo)
+        original = as_onnx(model, Path(folder, f"{stem}.onnx"), opset, echo)
         fixed = _repaired(original, target, Path(folder), repair, allow_approximate, recipe, echo)
         floating = fixed.file if fixed else original
         quantized = None
@@ -128,7 +128,7 @@ def convert_model(
     return made
 
 
-def _runnable(recipe: str | Path) -> quantize.Recipe:
+def runnable(recipe: str | Path) -> quantize.Recipe:
     """Return the recipe, unless the gate could not run what it makes."""
     found = quantize.load_recipe(recipe)
     if (found.input, found.output) != ("float32", "float32"):
@@ -190,7 +190,8 @@ def _apart(
             "agreement": figures.agreement.value, "n": figures.n}  # fmt: skip
 
 
-def _as_onnx(model: zoo.Model, path: Path, opset: int, echo: Callable) -> Path:
+def as_onnx(model: zoo.Model, path: Path, opset: int, echo: Callable) -> Path:
+    """Return the model's own ONNX file, or an export of it at `path`."""
     if model.module is None:
         return model.file
     report = export.to_onnx(model, path, opset=opset)

@@ -1,0 +1,160 @@
+"""Commands about fewer bits: quantize, recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnknownNameError, UsageError
+from .options import (
+    command,
+    emit,
+    input_arguments,
+    model_arguments,
+    own_images,
+    preprocessing_of,
+    say,
+    titled,
+    tracked,
+)
+
+
+def add(commands: Any) -> None:
+    """Add the parsers of these commands."""
+    _quantize_parser(commands)
+    _recipe_parser(commands)
+
+
+def _quantize_parser(commands: Any) -> None:
+    text = "Quantize a model to ONNX, by a recipe or within a budget; run it, compare it, explain."
+    parser = command(commands, "quantize", _quantize, text)
+    model_arguments(parser)
+    input_arguments(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the .onnx to write, its recipe beside it"
+    )
+    named = "a preset (`labutils recipe list`) or a YAML; with a budget: what to start from (int8)"
+    parser.add_argument("--recipe", default="int8", help=named)
+    budget = parser.add_argument_group("budget, for mixed precision (one, or --megabytes and one)")
+    budget.add_argument(
+        "--mac-share", type=float, metavar="SHARE",
+        help="most of the multiply-accumulates with 16-bit activations, e.g. 0.15",
+    )  # fmt: skip
+    wanted = "least top-1 agreement with the float model, e.g. 0.995"
+    budget.add_argument("--agreement", type=float, metavar="SHARE", help=wanted)
+    budget.add_argument("--sqnr", type=float, metavar="DB", help="least logit SQNR, e.g. 20")
+    size = "most for the stored weights; layers go down to 4 bits for it"
+    budget.add_argument("--megabytes", type=float, metavar="MB", help=size)
+    images = parser.add_argument_group(
+        "images",
+        "PATH is a folder of pictures, or an .npz with normalised NCHW float32 inputs.",
+    )
+    own = "calibrate with your own instead of Things-16's"
+    images.add_argument("--calibration", type=Path, metavar="PATH", help=own)
+    images.add_argument(
+        "--images", type=int, metavar="N",
+        help="calibration images: as many as the recipe says, or all of your own",
+    )  # fmt: skip
+    images.add_argument(
+        "--held-out", type=int, default=256, metavar="N",
+        help="Things-16 validation images to compare on (256)",
+    )  # fmt: skip
+    own = "compare on your own instead; accuracy is not known then"
+    images.add_argument("--inputs", type=Path, metavar="PATH", help=own)
+    parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
+    parser.add_argument("--repair-for", metavar="TARGET", help="first replace what it refuses")
+    parser.add_argument("--tidl-hints", action="store_true", help="write import options for TIDL")
+    why = parser.add_argument_group("why")
+    why.add_argument("--explain", action="store_true", help="say which layers cost most, and why")
+    why.add_argument("--layers", type=int, default=5, help="how many layers to explain (5)")
+    where = "what runs those: ort, or htp (the simulator)"
+    why.add_argument("--backend", default="ort", help=where)
+    why.add_argument("--soc", default="SM8550", help="chip to simulate (SM8550)")
+
+
+def _quantize(chosen: argparse.Namespace) -> int:
+    from .. import qnn, repair, targets, zoo
+
+    if chosen.output is None and not chosen.explain:
+        raise UsageError("Say where the quantized model goes (-o q.onnx), or ask to --explain.")
+    if chosen.backend not in ("ort", "htp"):
+        raise UnknownNameError("backend", chosen.backend, ("ort", "htp"))
+    if chosen.explain and chosen.layers < 1:
+        raise UsageError(f"--layers {chosen.layers}: one or more.")
+    if chosen.explain and chosen.backend == "htp":
+        qnn.soc(chosen.soc)
+        qnn.require()
+    if chosen.repair_for:
+        targets.load(chosen.repair_for)
+    budget = _budget(chosen)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    preprocessing = preprocessing_of(chosen, model)
+    say(chosen, titled(model))
+    say(chosen, f"input: {preprocessing}")
+    given = chosen.calibration, chosen.inputs
+    calibration, inputs = (path and own_images(path, preprocessing) for path in given)
+    made = repair.quantize_model(
+        model,
+        chosen.output,
+        chosen.recipe,
+        budget,
+        repair_for=chosen.repair_for,
+        opset=chosen.opset,
+        preprocessing=preprocessing,
+        images=chosen.images,
+        calibration=calibration,
+        held_out=chosen.held_out if inputs is None else inputs,
+        min_cosine=chosen.min_cosine,
+        explain=chosen.layers if chosen.explain else 0,
+        backend=chosen.backend,
+        soc=chosen.soc,
+        tidl_hints=chosen.tidl_hints,
+        echo=lambda line: say(chosen, line),
+        progress=tracked,
+    )
+    emit(chosen, made)
+    return 0 if made.ok else 1
+
+
+def _budget(chosen: argparse.Namespace) -> Any:
+    """Return the budget that was asked for, None without one."""
+    from ..quantize import mixed
+
+    asked = {
+        "mac_share": chosen.mac_share, "agreement": chosen.agreement, "sqnr_db": chosen.sqnr,
+        "megabytes": chosen.megabytes,
+    }  # fmt: skip
+    return mixed.Budget(**asked) if any(value is not None for value in asked.values()) else None
+
+
+def _recipe_parser(commands: Any) -> None:
+    text = "Show a quantization recipe, list the presets, or import another tool's settings."
+    parser = command(commands, "recipe", _recipe, text)
+    parser.add_argument("action", choices=("list", "show", "import"))
+    named = "a preset's name or a YAML; to import: TI's preset, TIDL options, an hb_mapper YAML"
+    parser.add_argument("source", metavar="RECIPE", nargs="?", help=named)
+    parser.add_argument("-o", "--output", type=Path, help="the YAML to write")
+
+
+def _recipe(chosen: argparse.Namespace) -> int:
+    from .. import quantize
+
+    if (chosen.source is None) != (chosen.action == "list"):
+        raise UsageError("labutils recipe list | show RECIPE | import FILE_OR_NAME [-o YAML]")
+    if chosen.action == "list":
+        listed = {name: recipe.about for name, recipe in quantize.PRESETS.items()}
+        width = max(map(len, listed))
+        print(
+            json.dumps(listed, indent=2)
+            if chosen.json
+            else "\n".join(f"{name:<{width}}  {about}" for name, about in listed.items())
+        )
+        return 0
+    made = (quantize.load_recipe if chosen.action == "show" else quantize.imported)(chosen.source)
+    emit(chosen, made)
+    if chosen.output:
+        getattr(made, "recipe", made).save(chosen.output)
+        say(chosen, f"wrote {chosen.output}")
+    return 0

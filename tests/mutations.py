@@ -137,7 +137,8 @@ def build(folder, count, seed=0):
 
 def readers():
     """Suffix -> (content that is fine, a function that reads such a file)."""
-    from labutils import __main__, batch, checkpoint, data, paths
+    from labutils import batch, checkpoint, data, paths
+    from labutils.commands import options
     from labutils.targets import dlc, table
 
     listed = b"# families\ntimm:resnet18 --weights random\n\"my model.onnx\" --mean 0 0 0 'x'\n"
@@ -150,7 +151,7 @@ def readers():
         ".dlc": (None, dlc.info),  # the caller makes one: that takes QNN
         ".json": (MANIFEST, lambda path: zoo.load(_dlc_beside(path))),
         ".png": (_picture(), lambda path: data.read_images([path], 32)),
-        ".npz": (_arrays(), __main__._stored_inputs),
+        ".npz": (_arrays(), options.stored_inputs),
     }
 
 

@@ -38,6 +38,7 @@ FLOORS = [
     ["artifacts", "progress", "classroom"],
     ["lesson"],
     ["notebooks"],
+    ["commands"],
     ["__main__", "book"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from labutils import __main__, surgery
+from labutils.commands import options
 from labutils.errors import LabError
 
 ERRORS = ("UsageError", "UnknownNameError", "ModelFileError", "TranslationError", "ParityError")
@@ -77,7 +78,7 @@ def test_a_chip_is_checked_even_where_it_is_not_simulated(lab, small_onnx):
 def test_the_help_lists_the_targets_there_are():
     from labutils import targets
 
-    assert tuple(targets.TARGETS) == __main__.TARGETS
+    assert tuple(targets.TARGETS) == options.TARGETS
 
 
 def test_errors_are_json_too(lab):
@@ -177,16 +178,16 @@ def test_preprocessing_is_asked_for_not_guessed(lab, small_onnx, tmp_path):
 def test_bad_inputs_file(content, lab, small_onnx, tmp_path):
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(LabError, match=r"x\.npz"):
-        __main__._stored_inputs(tmp_path / "x.npz")
+        options.stored_inputs(tmp_path / "x.npz")
 
 
 def test_stored_inputs(tmp_path):
     good = np.zeros((2, 3, 8, 8), np.float32)
     np.savez(tmp_path / "good.npz", good)
-    assert __main__._stored_inputs(tmp_path / "good.npz").shape == (2, 3, 8, 8)
+    assert options.stored_inputs(tmp_path / "good.npz").shape == (2, 3, 8, 8)
     np.savez(tmp_path / "two.npz", good, good)
     with pytest.raises(LabError, match="one float32 array"):
-        __main__._stored_inputs(tmp_path / "two.npz")
+        options.stored_inputs(tmp_path / "two.npz")
 
 
 def test_doctor_probes(lab):

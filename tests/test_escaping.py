@@ -118,7 +118,7 @@ def surgery_recipe(folder):
 def mixed_report(folder):
     from labutils.quantize import mixed
 
-    rest = {"budget": mixed.Budget(megabytes=1.0), "chosen": 0}
+    rest = {"budget": mixed.Budget(megabytes=1.0), "chosen": 0, "judge": None}
     names = {field.name for field in dataclasses.fields(mixed.MixedReport)} - set(rest)
     return mixed.MixedReport(**fields(mixed.MixedReport, names) | rest)
 

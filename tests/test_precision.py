@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from labutils import compare, quantize, runtime
 from labutils.compare import qdq_edit, reasons
 from labutils.errors import UnknownNameError, UsageError
-from labutils.graph import read
+from labutils.graph import read, with_shapes
 from labutils.quantize import mixed, noise
 from labutils.quantize.prepare import prepared
 from labutils.show import figures
@@ -104,6 +104,42 @@ def test_the_wide_channel_is_found_named_and_explained(chain, eight):
     assert "conv1" in picture.alt
     with pytest.raises(UnknownNameError, match="Did you mean conv"):
         compare.sensitivity(chain, eight, pictures(2), layers=["conv9"])
+
+
+def test_a_graph_written_for_the_htp_computes_the_same(chain, eight, tmp_path):
+    quantized, reference, batch = read(eight), read(chain), pictures(4, 1)
+    known = qdq_edit.units(quantized)
+    for unit in known:
+        for floats in ([unit], [u for u in known if u is not unit]):
+            model = with_shapes(qdq_edit.in_float(quantized, reference, floats))
+            written = qdq_edit.for_htp(model)
+            onnx.checker.check_model(written)
+            onnx.save(model, tmp_path / "a.onnx")
+            onnx.save(written, tmp_path / "b.onnx")
+            asked, found = (
+                runtime.OrtRunner(tmp_path / name, optimize=False).run(batch)
+                for name in ("a.onnx", "b.onnx")
+            )
+            assert found == pytest.approx(asked, abs=1e-5), unit.name
+    others = [unit for unit in known if unit.name != "conv1"]
+    alone = with_shapes(qdq_edit.in_float(quantized, reference, others))
+    kinds = [n.op_type for n in qdq_edit.for_htp(alone).graph.node]
+    assert kinds.count("MaxPool") == 1  # its rounding lies between two float nodes
+    dequantized = [n for n in qdq_edit.for_htp(alone).graph.node if n.op_type == "DequantizeLinear"]
+    assert not {t.name for t in alone.graph.initializer} & {n.input[0] for n in dequantized}
+
+
+def test_only_the_worst_are_asked_twice_and_keep_their_share(chain, eight):
+    every = compare.sensitivity(chain, eight, pictures(8, 1))
+    few = compare.sensitivity(chain, eight, pictures(8, 1), worst=2)
+    assert [r.name for r in few.costliest(2)] == [r.name for r in every.costliest(2)]
+    assert few.ranked == len(every.rows) and len(few.rows) == 2 and every.ranked == 0
+    for ours, theirs in zip(few.costliest(2), every.costliest(2), strict=True):
+        assert ours.share == pytest.approx(theirs.share)
+        assert ours.without_db == pytest.approx(theirs.without_db)
+    assert f"the costliest of {len(every.rows)}" in str(few) and "These two layers" in str(few)
+    with pytest.raises(UsageError, match="one layer or more"):
+        compare.sensitivity(chain, eight, pictures(2), worst=0)
 
 
 def test_sentences_need_figures():
@@ -217,13 +253,31 @@ def test_mixed_widths_run_whole_on_the_htp(small_onnx, inputs, tmp_path):
 
 @pytest.mark.htp
 @pytest.mark.slow
-def test_costs_on_the_htp_carry_a_reason_where_a_graph_is_refused(small_onnx, inputs, tmp_path):
+def test_costs_on_the_htp_are_those_of_onnx_runtime(small_onnx, inputs, tmp_path):
+    """Without `for_htp` the compiler refuses the convolution and takes the Add's rounding away."""
     report = quantize.static(small_onnx(17), tmp_path / "q.onnx", inputs(16, SIZE))
-    node = next(n for n in onnx.load(report.file).graph.node if n.op_type == "HardSwish")
-    found = compare.sensitivity(
-        small_onnx(17), report.file, inputs(2, SIZE), "htp", layers=[node.name]
-    )
+    nodes = onnx.load(report.file).graph.node
+    add = next(n for n in nodes if n.op_type == "Add")
+    conv = next(n for n in nodes if n.op_type == "Conv" and "features.9" in n.name)
+    asked = {"layers": [add.name, conv.name]}
+    on_ort = compare.sensitivity(small_onnx(17), report.file, inputs(2, SIZE), **asked)
+    on_htp = compare.sensitivity(small_onnx(17), report.file, inputs(2, SIZE), "htp", **asked)
+    assert "HTP" in on_htp.runtime
+    for ours, theirs in zip(on_ort.rows, on_htp.rows, strict=True):
+        assert theirs.refused == ""
+        assert theirs.alone_db == pytest.approx(ours.alone_db, abs=3)
+        assert np.isfinite(theirs.without_db)
+
+
+@pytest.mark.htp
+@pytest.mark.slow
+def test_a_chip_without_floats_says_why_it_takes_no_float_layer(small_onnx, inputs, tmp_path):
+    report = quantize.static(small_onnx(17), tmp_path / "q.onnx", inputs(16, SIZE))
+    add = next(n.name for n in onnx.load(report.file).graph.node if n.op_type == "Add")
+    asked = {"layers": [add], "soc": "SM8350"}
+    found = compare.sensitivity(small_onnx(17), report.file, inputs(2, SIZE), "htp", **asked)
     row = found.rows[0]
-    assert "HTP" in found.runtime
     assert np.isfinite(found.whole_db)
-    assert row.refused or np.isfinite(row.without_db)
+    assert np.isnan(row.alone_db) and np.isnan(row.share)
+    assert "the HTP compiler failed" in row.refused and "What to do" not in row.refused
+    assert "Refused, features.3 Add: QNN refused" in str(found)

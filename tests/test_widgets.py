@@ -1,5 +1,7 @@
 """The widgets, moved by plain Python: every control has an effect, every error is in words."""
 
+import base64
+import dataclasses
 import html
 import io
 import json
@@ -12,14 +14,27 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from labutils import compare, data, metrics, own_image, paths, runtime, targets, things, zoo
+from labutils import (
+    compare,
+    data,
+    metrics,
+    own_image,
+    paths,
+    quantize,
+    runtime,
+    targets,
+    things,
+    zoo,
+)
 from labutils.errors import UnknownNameError, UsageError
+from labutils.quantize import mixed
 from labutils.show import own_picture
 from labutils.show.clipping import kept_range
 from labutils.show.widgets import (
     ClippingSlider,
     ImageEditor,
     LadderPicker,
+    ParetoFront,
     ReplacementBoard,
     StageExplorer,
 )
@@ -667,3 +682,134 @@ def test_the_stages_may_run_on_the_htp_simulator(small, small_onnx):
         assert "HTP simulator" in words(explorer.status) and kind(explorer) != "bad"
         picker = LadderPicker(stages, images, preprocessing, n=10)
         assert "of 10 images" in words(picker.status) and "HTP simulator" in words(picker.rows)
+
+
+# --- the front of mixed recipes ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Four layers, the second with a wide channel: a front of a few points, searched for real."""
+    r = np.random.default_rng(0)
+    nodes, weights, last = [], [], "input"
+    for i, (cin, cout) in enumerate([(3, 8), (8, 8), (8, 8), (8, 4)]):
+        weight = (r.normal(size=(cout, cin, 1, 1)) / np.sqrt(cin)).astype(np.float32)
+        weight[0] *= 1 + 39 * (i == 1)
+        weights.append(onnx.numpy_helper.from_array(weight, f"w{i}"))
+        name = f"/features/features.{i}/features.{i}.0/Conv"
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], name=name))
+        last = f"c{i}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["p"], name="/avgpool/Pool"))
+    nodes.append(helper.make_node("Flatten", ["p"], ["logits"], name="/Flatten"))
+    graph = helper.make_graph(
+        nodes, "chain",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, 6, 6))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 4))], weights,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("front") / "chain.onnx"
+    onnx.save(model, path)
+    images = r.normal(size=(32, 3, 6, 6)).astype(np.float32)
+    return mixed.search(path, images, mixed.Budget(mac_share=0.6), "int8_minmax", judged=32)
+
+
+@pytest.fixture
+def pareto(searched):
+    return ParetoFront(searched)
+
+
+def unmeasured(report):
+    return next(i for i, point in enumerate(report.front) if point.measured is None)
+
+
+def test_the_front_begins_with_the_chosen_point(pareto, searched):
+    said = words(pareto.status)
+    assert pareto.point.value == searched.chosen and kind(pareto) == "good"
+    assert "chosen by the budget" in said
+    assert f"{len(searched.point.wide)} of {len(searched.nodes)} nodes at 16 bits" in said
+    assert f"measured {searched.point.measured.sqnr_db:.1f} dB" in said
+    assert f"predicted {searched.point.predicted_db:.1f} dB" in said
+    assert pareto.measure_button.disabled  # it is measured already
+    shown = pareto.static_html()
+    assert re.search(r'<img alt="Front of mixed recipes for chain\.onnx', shown)
+    assert "activations: 16" in shown and f"Point: {searched.chosen}" in shown
+
+
+def test_a_click_on_a_point_and_the_slider_do_the_same(pareto, searched):
+    index, spot = next((i, s) for i, s in pareto.spots if i != searched.chosen)
+    spot.click()
+    assert pareto.point.value == index
+    said, drawn = words(pareto.status), pareto.picture.value
+    assert f"Point {index}," in said and "chosen" not in said
+    pareto.point.value = searched.chosen
+    assert pareto.picture.value != drawn
+    pareto.point.value = index
+    assert (words(pareto.status), pareto.picture.value) == (said, drawn)
+
+
+def test_the_spots_lie_on_the_points(pareto, searched):
+    """Read back from the picture: the colour of a marker is under the spot's centre."""
+    drawn = re.search(r"base64,([^\"]+)", pareto.picture.value)[1]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn))).convert("RGB"), int)
+    width = pixels.shape[1]
+    assert {searched.chosen, len(searched.front) - 1} <= {i for i, _ in pareto.spots}
+    for _, spot in pareto.spots:
+        y, x = (float(v) / 100 for v in re.findall(r"([\d.]+)%", spot.layout.margin))
+        row, column = round(y * width), round(x * width)
+        patch = pixels[row - 8 : row + 9, column - 8 : column + 9]
+        blue, vermilion = ([0, 114, 178], [213, 94, 0])
+        assert min(np.abs(patch - c).sum(axis=2).min() for c in (blue, vermilion)) < 30
+
+
+def test_each_point_shows_the_recipe_that_makes_it(pareto, searched, tmp_path):
+    for index, point in enumerate(searched.front):
+        pareto.point.value = index
+        shown = html.unescape(re.search(r"<pre[^>]*>(.*)</pre>", pareto.recipe.value, re.S)[1])
+        recipe = quantize.recipe.parse(shown)
+        wide = {name for name in searched.nodes if recipe.setting(name, "", "activations") == 16}
+        assert wide == set(point.wide)
+        if point.wide:
+            assert "of 1" in words(pareto.facts)
+    assert "8 bits everywhere" not in words(pareto.facts)
+    pareto.point.value = 0
+    assert "8 bits everywhere" in words(pareto.facts)
+
+
+def test_measuring_a_point_is_real_and_keeps_the_others(pareto, searched):
+    index = unmeasured(searched)
+    pareto.point.value = index
+    assert "not measured yet" in words(pareto.status) and not pareto.measure_button.disabled
+    assert sum(i == index for i, _ in pareto.spots) <= 1
+    pareto.measure_button.click()
+    found = pareto.report.front[index].measured
+    assert found.n == 32
+    assert found.sqnr_db == pytest.approx(searched.front[index].predicted_db, abs=6)
+    assert f"measured {found.sqnr_db:.1f} dB" in words(pareto.status)
+    assert "for choosing only" in words(pareto.status)
+    assert pareto.measure_button.disabled and pareto.bar.layout.display == "none"
+    assert searched.front[index].measured is None  # the report that was given is as it was
+    assert pareto.report.point == searched.point
+
+
+def test_without_its_model_a_report_is_shown_but_not_measured(searched):
+    pareto = ParetoFront(dataclasses.replace(searched, judge=None))
+    pareto.point.value = unmeasured(searched)
+    assert pareto.measure_button.disabled and kind(pareto) == "note"
+    pareto.measure()
+    assert kind(pareto) == "bad" and "Search again" in words(pareto.status)
+    assert pareto.recipe.value  # what there is stays
+
+
+def test_a_recipe_is_saved_under_the_name_that_is_shown(pareto, searched):
+    pareto.point.value = len(searched.front) - 1
+    name = f"chain_point{pareto.point.value}.yaml"
+    assert pareto.file.value == name
+    pareto.save_button.click()
+    assert kind(pareto) == "good" and name in words(pareto.status)
+    saved = quantize.load_recipe(paths.generated() / name)
+    assert saved == searched.recipe_of(len(searched.front) - 1)
+    for wrong in ("../x.yaml", "x.txt", ""):
+        pareto.file.value = wrong
+        pareto.save_button.click()
+        assert kind(pareto) == "bad" and "ends in .yaml" in words(pareto.status)
+        assert pareto.recipe.value and not pareto.save_button.disabled

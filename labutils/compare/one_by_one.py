@@ -7,6 +7,7 @@ sparing it; they differ where noise of several layers adds up or is masked.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import functools
 import tempfile
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import metrics
-from ..errors import LabError, UnknownNameError
+from ..errors import ConvertError, LabError, MissingToolError, UnknownNameError, UsageError
 from ..graph import read, with_shapes
 from ..runtime import OrtRunner, Runner, connect
 from . import tabular
-from .qdq_edit import Unit, in_float, units
+from .qdq_edit import Unit, for_htp, in_float, units
 from .reasons import Facts, facts, sentences
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Cost:
     gain_db
         `without_db` minus the logit SQNR of the whole quantized model.
     share
-        Part of the sum of all layers' noise alone, 0 to 1.
+        Part of the sum of all layers' noise alone, 0 to 1; on ONNX Runtime, if only the `worst`
+        were asked of another runtime.
     facts
         What was measured on the layer's own tensors.
     why
@@ -88,6 +90,8 @@ class SensitivityReport:
         Logit SQNR of the whole quantized model.
     rows
         One `Cost` per layer.
+    ranked
+        Of how many layers these are the costliest on ONNX Runtime; 0 if none were left out.
     """
 
     reference: str
@@ -96,6 +100,7 @@ class SensitivityReport:
     n: int
     whole_db: float
     rows: tuple[Cost, ...]
+    ranked: int = 0
 
     def costliest(self, k: int = 5) -> tuple[Cost, ...]:
         """Return the `k` layers that make most noise alone, the worst first."""
@@ -113,23 +118,26 @@ class SensitivityReport:
         """Return the report as plain values, for JSON."""
         return {
             "reference": self.reference, "candidate": self.candidate, "runtime": self.runtime,
-            "n": self.n, "whole_db": self.whole_db, "rows": [asdict(row) for row in self.rows],
+            "n": self.n, "whole_db": self.whole_db, "ranked": self.ranked,
+            "rows": [asdict(row) for row in self.rows],
         }  # fmt: skip
 
     def explained(self, k: int = 5) -> str:
         """Return the `k` costliest layers and why, in words."""
-        named = {1: "layer costs", 2: "two layers cost", 3: "three layers cost"}
-        count = named.get(k, f"{ {4: 'four', 5: 'five'}.get(k, k) } layers cost")
-        lines = [f"These {count} most (share of all layers' noise at the logits):"]
-        for row in self.costliest(k):
+        costliest = self.costliest(k)
+        count = {2: "two", 3: "three", 4: "four", 5: "five"}.get(len(costliest), len(costliest))
+        these = "This layer costs" if count == 1 else f"These {count} layers cost"
+        lines = [f"{these} most (share of all layers' noise at the logits):"]
+        for row in costliest:
             why = "; ".join(row.why[:2]) or "nothing stands out: its noise is that of its bits"
             lines.append(f"  {100 * row.share:4.1f} %  {row.label}: {why}.")
         return "\n".join(lines)
 
     def _parts(self) -> tuple:
+        of = f" (the costliest of {self.ranked})" if self.ranked else ""
         title = (
             f"{self.candidate} on {self.runtime}, against {self.reference}: {len(self.rows)} "
-            f"layers, {self.n} images; the whole: {self.whole_db:.1f} dB at the logits"
+            f"layers{of}, {self.n} images; the whole: {self.whole_db:.1f} dB at the logits"
         )
         rows = [
             (
@@ -141,8 +149,8 @@ class SensitivityReport:
             for r in self.rows
         ]  # fmt: skip
         columns = ("layer", "alone dB", "without dB", "gain dB", "share %", "own dB", "clipped %")
-        refused = {row.refused for row in self.rows if row.refused}
-        notes = [*self.explained().splitlines(), *(f"Refused: {reason}" for reason in refused)]
+        refused = dict.fromkeys(f"{r.label}: {r.refused}" for r in self.rows if r.refused)
+        notes = [*self.explained().splitlines(), *(f"Refused, {reason}" for reason in refused)]
         return title, columns, rows, notes
 
     def __str__(self) -> str:
@@ -166,6 +174,7 @@ def sensitivity(
     backend: str = "ort",
     *,
     layers: Sequence[str] = ("*",),
+    worst: int | None = None,
     soc: str = "SM8550",
     progress: Progress | None = None,
 ) -> SensitivityReport:
@@ -179,10 +188,14 @@ def sensitivity(
     inputs
         (n, 3, size, size) float32, normalized; 16 to 64. Not images that accuracy is judged on.
     backend
-        ``"ort"`` or ``"htp"``. The simulator compiles two graphs per layer: choose `layers`. It
-        may refuse a float layer between integers; the row then carries its REASON.
+        ``"ort"`` or ``"htp"``. The simulator compiles two graphs per layer: choose `layers`, or
+        the `worst`. It may refuse a float layer between integers; the row then carries its REASON.
+        What its compiler would take away or refuse for form is written so that it stays
+        (`qdq_edit.for_htp`).
     layers
         Globs over node names.
+    worst
+        Only so many of them: those that cost most on ONNX Runtime, which is asked about all first.
     soc
         The chip, for ``"htp"``.
     progress
@@ -201,28 +214,71 @@ def sensitivity(
     chosen = [u for u in known if any(fnmatch.fnmatchcase(u.name, g) for g in layers)]
     if not chosen:
         raise UnknownNameError("layer", layers[0], [unit.name for unit in known])
+    if worst is not None and worst < 1:
+        raise UsageError(f"worst={worst}: one layer or more.")
     settings = {"soc": soc} if backend == "htp" else {"threads": 1}
     open_ = functools.partial(connect, backend=backend, **settings)
     with OrtRunner(float_onnx, threads=1) as runner:
         exact = runner.run(inputs)
-    whole, _, runtime = _run(quantized, inputs, open_)
+    whole, reason, runtime = _run(quantized, inputs, open_)
+    if whole is None:
+        raise ConvertError(f"{quantized_onnx.name} as a whole is refused: {reason}")
+    asked = _Asked(quantized, reference, known, inputs, exact, backend == "htp")
+    ranking = asked.ranked(chosen, progress) if (worst or len(chosen)) < len(chosen) else {}
+    kept = chosen
+    if ranking:
+        costliest = sorted(ranking, key=ranking.get)[:worst]
+        kept = [unit for unit in chosen if unit.name in costliest]
     whole_db = _sqnr(exact, whole)
-    measured = facts(reference, quantized, chosen, inputs)
+    measured = facts(reference, quantized, kept, inputs)
     rows = []
-    for unit in progress(chosen, "sensitivity") if progress else chosen:
-        others = [u for u in known if u.name != unit.name]
-        alone, first, _ = _run(in_float(quantized, reference, others), inputs, open_)
-        without, second, _ = _run(in_float(quantized, reference, [unit]), inputs, open_)
-        rows.append((unit, _sqnr(exact, alone), _sqnr(exact, without), first or second))
-    noise = np.array([10 ** (-alone / 10) for _, alone, _, _ in rows])
-    shares = noise / np.nansum(noise) if np.nansum(noise) > 0 else np.zeros(len(rows))
+    for unit in progress(kept, "sensitivity") if progress else kept:
+        (alone, first), (without, second) = asked.alone(unit, open_), asked.without(unit, open_)
+        rows.append((unit, alone, without, first or second))
+    noise = {
+        name: 10 ** (-db / 10)
+        for name, db in (ranking or {unit.name: db for unit, db, *_ in rows}).items()
+    }
+    total = np.nansum(list(noise.values())) or 1.0
     costs = tuple(
-        _cost(row, whole_db, share, measured[row[0].name])
-        for row, share in zip(rows, shares.tolist(), strict=True)
+        _cost(row, whole_db, float(noise[row[0].name] / total), measured[row[0].name])
+        for row in rows
     )
     return SensitivityReport(
-        float_onnx.name, quantized_onnx.name, runtime, len(inputs), whole_db, costs
-    )
+        float_onnx.name, quantized_onnx.name, runtime, len(inputs), whole_db, costs,
+        len(chosen) if ranking else 0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every layer is asked with: both models, all units, images and their exact logits."""
+
+    quantized: onnx.ModelProto
+    reference: onnx.ModelProto
+    known: list[Unit]
+    inputs: np.ndarray
+    exact: np.ndarray
+    htp: bool
+
+    def alone(self, unit: Unit, open_: Callable[[Path], Runner]) -> tuple[float, str]:
+        """Return the logit SQNR with only this unit quantized, and why there is none."""
+        return self._found([u for u in self.known if u.name != unit.name], open_)
+
+    def without(self, unit: Unit, open_: Callable[[Path], Runner]) -> tuple[float, str]:
+        """Return the logit SQNR with all but this unit quantized, and why there is none."""
+        return self._found([unit], open_)
+
+    def ranked(self, chosen: list[Unit], progress: Progress | None) -> dict[str, float]:
+        """Return each unit's logit SQNR alone, on ONNX Runtime."""
+        ort, on_ort = dataclasses.replace(self, htp=False), functools.partial(OrtRunner, threads=1)
+        tried = progress(chosen, "ranking") if progress else chosen
+        return {unit.name: ort.alone(unit, on_ort)[0] for unit in tried}
+
+    def _found(self, floats: list[Unit], open_: Callable[[Path], Runner]) -> tuple[float, str]:
+        model = with_shapes(in_float(self.quantized, self.reference, floats))
+        logits, refused, _ = _run(for_htp(model) if self.htp else model, self.inputs, open_)
+        return _sqnr(self.exact, logits), refused
 
 
 def _cost(row: tuple[Unit, float, float, str], whole: float, share: float, found: Facts) -> Cost:
@@ -245,8 +301,17 @@ def _run(
         try:
             with open_(path) as runner:
                 return runner.run(inputs), "", runner.runtime
+        except MissingToolError:
+            raise
         except LabError as error:
-            return None, " ".join(str(error).split())[:300], ""
+            return None, _reason(error), ""
+
+
+def _reason(error: LabError) -> str:
+    """Return what a runtime said of single nodes, without the headline; else all but the cure."""
+    said = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    whole = " ".join(str(error).partition("What to do:")[0].split())
+    return ("; ".join(dict.fromkeys(said)) or whole)[:600]
 
 
 def _sqnr(exact: np.ndarray, found: np.ndarray | None) -> float:

@@ -136,6 +136,96 @@ def in_float(
     return pruned(model)
 
 
+def for_htp(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a partly quantized graph as QNN takes it and its compiler leaves it; same function.
+
+    QNN dequantizes no constant per channel for a float node, so the weights of such a node become
+    the floats that their codes stand for. And the compiler takes Q and DQ away between two float
+    nodes, the rounding with them: a max-pooling of one value, on the codes, keeps them there.
+
+    Parameters
+    ----------
+    model
+        From `in_float`. It is not changed.
+    """
+    copied = type(model)()
+    copied.CopyFrom(model)
+    graph = copied.graph
+    maker = {out: node for node in graph.node for out in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    inner = [node for node in graph.node if node.op_type not in (_Q, _DQ, "Constant")]
+    integer = {node.output[0] for node in inner if _computes_on_codes(node, maker, readers, stored)}
+    for node in inner:
+        if node.output[0] not in integer:
+            _bake_weights_(graph, node, maker, stored)
+    for node in list(graph.node):
+        before = maker.get(node.input[0]) if node.op_type == _DQ else None
+        if before is None or before.op_type != _Q or before.input[0] in integer:
+            continue
+        after = readers.get(node.output[0], [])
+        if after and not any(reader.output[0] in integer for reader in after):
+            _pool_codes_(graph, before, node)
+    return pruned(copied)
+
+
+def _computes_on_codes(
+    node: onnx.NodeProto, maker: dict, readers: dict, stored: dict[str, onnx.TensorProto]
+) -> bool:
+    """Return whether a node lies between DQs and Qs on all sides."""
+    inputs = [name for name in node.input if name and name not in stored]
+    into = all(name in maker and maker[name].op_type == _DQ for name in inputs)
+    outof = [reader.op_type for name in node.output for reader in readers.get(name, [])]
+    return into and bool(outof) and set(outof) == {_Q}
+
+
+def _bake_weights_(
+    graph: onnx.GraphProto, node: onnx.NodeProto, maker: dict, stored: dict[str, onnx.TensorProto]
+) -> None:
+    """Give a float node its dequantized constants as floats."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    for index, name in enumerate(node.input):
+        source = maker.get(name)
+        if source is None or source.op_type != _DQ or source.input[0] not in stored:
+            continue
+        codes, scale, zero = (numpy_helper.to_array(stored[n]) for n in source.input)
+        axis = next((a.i for a in source.attribute if a.name == "axis"), 1)
+        shape = [-1 if i == axis else 1 for i in range(codes.ndim)] if scale.ndim else []
+        floats = (codes.astype(np.int64) - zero.reshape(shape)) * scale.reshape(shape)
+        baked = f"{name}.baked"
+        if not any(tensor.name == baked for tensor in graph.initializer):
+            tensor = numpy_helper.from_array(floats.astype(np.float32), baked)
+            graph.initializer.append(tensor)
+        node.input[index] = baked
+
+
+def _pool_codes_(graph: onnx.GraphProto, first: onnx.NodeProto, last: onnx.NodeProto) -> None:
+    """Put DQ, a max-pooling of one value and Q between a Q and its DQ, for images."""
+    from onnx import helper
+
+    entry = next((e for e in (*graph.value_info, *graph.input) if e.name == first.input[0]), None)
+    if entry is None or len(entry.type.tensor_type.shape.dim) != 4:
+        return
+    name, settings = last.output[0], list(last.input[1:])
+    added = [
+        helper.make_node("MaxPool", [f"{name}.read"], [f"{name}.pooled"],
+                         f"{last.name}.pool", kernel_shape=[1, 1]),
+        helper.make_node(_Q, [f"{name}.pooled", *settings], [f"{name}.codes"], f"{last.name}.q"),
+        helper.make_node(_DQ, [f"{name}.codes", *settings], [name], f"{last.name}.dq"),
+    ]  # fmt: skip
+    for node in added[1:]:
+        node.domain = last.domain
+    last.output[0] = f"{name}.read"
+    position = next(i for i, node in enumerate(graph.node) if node is last or node == last)
+    for node in reversed(added):
+        graph.node.insert(position + 1, node)
+
+
 def _restore_activations_(
     graph: onnx.GraphProto, reference: onnx.GraphProto, chosen: list[Unit]
 ) -> None:

@@ -10,195 +10,38 @@ measured one rounding at a time; those that decide are quantized and measured.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import complexity
-from ..compare import tabular
-from ..compare.gating import Parity, parity
+from ..compare.gating import parity
 from ..data import ImageSet, Preprocessing
 from ..errors import UsageError
 from ..runtime import OrtRunner
 from . import recipe as recipes
+from .mixed_report import Budget, MixedReport, Point, mixed_recipe
 from .noise import END, START, Edge, Meter, edges
 from .prepare import prepared
-from .ptq import static
+from .ptq import QuantizeReport, static
 from .ranges import Ranges, checked_inputs, measure_ranges
-from .recipe import Override, Recipe
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     import onnx
+
+__all__ = ["Budget", "MixedReport", "Point", "search"]
 
 Progress = Callable[[Iterable, str], Iterable]
 
 _FREE = 2e-4  # of all MACs: the price of widening a node that has none, so that few are
 _LEAST = 1e-3  # of the noise: what a step must save to be a point of the front
 _METERED = 32  # images for the noise
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a mixed recipe may cost or must reach; exactly one but `megabytes`, or both.
-
-    Attributes
-    ----------
-    mac_share
-        At most this share of the multiply-accumulates with 16-bit activations, 0 to 1.
-    agreement, sqnr_db
-        At least this top-1 agreement (0 to 1), or logit SQNR, with the float model.
-    megabytes
-        At most this many for the stored weights; layers go down to 4 bits for it.
-    """
-
-    mac_share: float | None = None
-    agreement: float | None = None
-    sqnr_db: float | None = None
-    megabytes: float | None = None
-
-    def __post_init__(self) -> None:
-        said = [self.mac_share, self.agreement, self.sqnr_db]
-        if sum(value is not None for value in said) > 1 or (
-            self.megabytes is None and all(value is None for value in said)
-        ):
-            raise UsageError(
-                "A budget is one of mac_share, agreement or sqnr_db, or megabytes, or megabytes "
-                "and one of them."
-            )
-        for name in ("mac_share", "agreement"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UsageError(f"{name} is a share, 0 to 1, not {value}.")
-
-    def __str__(self) -> str:
-        words = {
-            "mac_share": lambda v: f"at most {100 * v:g} % of the MACs at 16 bits",
-            "agreement": lambda v: f"top-1 agreement of at least {100 * v:g} %",
-            "sqnr_db": lambda v: f"logit SQNR of at least {v:g} dB",
-            "megabytes": lambda v: f"weights of at most {v:g} MB",
-        }
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return ", ".join(words[k](v) for k, v in found.items() if v is not None)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One mixed recipe on the way from all 8 to all that pays.
-
-    Attributes
-    ----------
-    wide
-        Nodes with 16-bit activations, in the order of the search.
-    mac_share
-        Share of the multiply-accumulates that they do, 0 to 1.
-    predicted_db
-        Logit SQNR from the sum of the single noises.
-    bytes
-        Of the stored weights.
-    converts
-        Tensors that are converted between widths.
-    measured
-        Parity with the float model where this point was quantized and run.
-    """
-
-    wide: tuple[str, ...]
-    mac_share: float
-    predicted_db: float
-    bytes: int
-    converts: int
-    measured: Parity | None = None
-
-
-@dataclass(frozen=True)
-class MixedReport:
-    """The front, and the point that the budget buys.
-
-    Attributes
-    ----------
-    source, budget, n
-        The float file; what was asked; images that measured points were judged on.
-    recipe
-        The chosen point as a recipe.
-    front
-        From all 8 bits on, by MAC share.
-    chosen
-        Index of the chosen point.
-    narrow
-        Layers with 4-bit weights.
-    reached
-        Whether the wanted agreement or SQNR was reached; the last point was taken if not.
-    """
-
-    source: str
-    budget: Budget
-    n: int
-    recipe: Recipe
-    front: tuple[Point, ...]
-    chosen: int
-    narrow: tuple[str, ...]
-    reached: bool
-
-    @property
-    def point(self) -> Point:
-        """The chosen point."""
-        return self.front[self.chosen]
-
-    def recipe_of(self, index: int) -> Recipe:
-        """Return another point of the front as a recipe."""
-        return _recipe(self.recipe, self.front[index].wide, self.narrow, f"point {index}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON."""
-        return {
-            "source": self.source, "budget": str(self.budget), "n": self.n,
-            "recipe": self.recipe.to_dict(), "chosen": self.chosen, "reached": self.reached,
-            "narrow": list(self.narrow), "front": [dataclasses.asdict(p) for p in self.front],
-        }  # fmt: skip
-
-    def _parts(self) -> tuple:
-        title = f"Mixed precision for {self.source}: {self.budget}"
-        rows = []
-        for index in self._shown():
-            p, found = self.front[index], self.front[index].measured
-            rows.append((
-                f"{'> ' if index == self.chosen else '  '}{index}",
-                str(len(p.wide)), f"{100 * p.mac_share:.1f}", str(p.converts),
-                f"{p.bytes / 1e6:.2f}", f"{p.predicted_db:.1f}",
-                f"{found.sqnr_db:.1f}" if found else "-", str(found.agreement) if found else "-",
-            ))  # fmt: skip
-        columns = (
-            "point", "16-bit nodes", "% of MACs", "converts", "MB", "predicted dB", "measured dB",
-            "agreement",
-        )  # fmt: skip
-        notes = [
-            f"Measured on {self.n} calibration images with ONNX Runtime, for choosing only: "
-            "accuracy is judged on others.",
-            "Wide nodes of the chosen point: " + (", ".join(self.point.wide) or "none") + ".",
-        ]
-        if self.narrow:
-            notes.append(f"4-bit weights: {', '.join(self.narrow)}.")
-        if not self.reached:
-            notes.append("The budget was not reached; this is the nearest point of the front.")
-        return title, columns, rows, notes
-
-    def _shown(self) -> list[int]:
-        """Return at most 16 points: the ends, the measured ones, and some between."""
-        some = set(np.linspace(0, len(self.front) - 1, 9).astype(int).tolist())
-        measured = {i for i, p in enumerate(self.front) if p.measured}
-        return sorted(some | measured | {self.chosen})
-
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
+_AT_ONCE = 16  # images between two moves of a progress bar
 
 
 def search(
@@ -248,13 +91,15 @@ def search(
     noise = {edge: meter.of_edge(edge, 8) for edge in tried}
     narrow, size, weight_noise = _narrowed(meter, budget, base, progress)
     front = _front(noise, macs, weight_noise, size)
-    judge = _Judge(source, base, ranges, images[:judged], model, narrow)
+    first = functools.partial(checked_inputs, calibration, 0, preprocessing, shape)
+    judge = _Judge(source, base, ranges, first, judged, model, narrow)
     chosen, front, reached = _choose(front, budget, judge)
-    recipe = _recipe(base, judge.spread(front[chosen].wide), narrow, str(budget))
+    recipe = mixed_recipe(base, judge.spread(front[chosen].wide), narrow, str(budget))
     front = [dataclasses.replace(p, wide=judge.spread(p.wide)) for p in front]
     return MixedReport(
-        source.name, budget, len(images[:judged]), recipe, tuple(front), chosen, narrow, reached
-    )
+        source.name, budget, len(images[:judged]), recipe, tuple(front), chosen, narrow, reached,
+        base, tuple(name for name in judge.owner if name in front[-1].wide), judge,
+    )  # fmt: skip
 
 
 def _macs(source: Path, model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, float]:
@@ -349,24 +194,29 @@ def _narrowed(
 
 
 class _Judge:
-    """Quantizes a point of the front and measures it against the float model."""
+    """Quantizes a point of the front and measures it against the float model.
+
+    It lives as long as the report, so it takes its images anew each time: pixels weigh little.
+    """
 
     def __init__(
         self,
         source: Path,
         base: Recipe,
         ranges: Ranges,
-        images: np.ndarray,
+        first: Callable[[int], np.ndarray],
+        judged: int,
         model: onnx.ModelProto,
         narrow: tuple[str, ...],
     ) -> None:
         from .noise import owners
 
-        self.source, self.base, self.ranges, self.images = source, base, ranges, images
+        self.source, self.base, self.ranges = source, base, ranges
+        self.first, self.judged = first, judged  # first(n): the first n calibration images
         self.narrow = narrow
         self.owner = owners(model, base)
         with OrtRunner(source) as runner:
-            self.exact = runner.run(images)
+            self.exact = runner.run(first(judged))
 
     def spread(self, wide: Sequence[str]) -> tuple[str, ...]:
         """Return the nodes with the ReLUs that take their width."""
@@ -374,16 +224,25 @@ class _Judge:
             name for chosen in wide for name, owner in self.owner.items() if owner == chosen
         )
 
-    def __call__(self, point: Point) -> Point:
-        recipe = _recipe(self.base, self.spread(point.wide), self.narrow, "judged")
-        needs_images = recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest"
-        known = self.images if needs_images else self.ranges
+    def __call__(self, point: Point, progress: Progress | None = None) -> Point:
+        recipe = mixed_recipe(self.base, self.spread(point.wide), self.narrow, "judged")
+        images = self.first(self.judged)
         with tempfile.TemporaryDirectory(prefix="labutils-mixed-") as folder:
             file = Path(folder) / "point.onnx"
-            static(self.source, file, known, recipe)
+            self.write(recipe, file)
+            starts = range(0, len(images), _AT_ONCE)
             with OrtRunner(file) as runner:
-                found = runner.run(self.images)
-        return dataclasses.replace(point, measured=parity(self.exact, found))
+                found = [
+                    runner.run(images[start : start + _AT_ONCE])
+                    for start in (progress(starts, "measuring") if progress else starts)
+                ]
+        return dataclasses.replace(point, measured=parity(self.exact, np.concatenate(found)))
+
+    def write(self, recipe: Recipe, destination: str | Path) -> QuantizeReport:
+        """Quantize the searched model by a recipe, with the ranges that were measured."""
+        needs_images = recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest"
+        known = self.first(recipe.calibration.images) if needs_images else self.ranges
+        return static(self.source, destination, known, recipe)
 
 
 def _choose(
@@ -415,15 +274,3 @@ def _choose(
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return high, front, True
-
-
-def _recipe(base: Recipe, wide: Sequence[str], narrow: Sequence[str], about: str) -> Recipe:
-    import glob
-
-    added = [Override(node=glob.escape(name), activations=16) for name in wide]
-    added += [Override(node=glob.escape(name), weights=4) for name in narrow]
-    return base.replaced(
-        name=f"{base.name}_mixed" if not base.name.endswith("_mixed") else base.name,
-        about=f"mixed precision: {about}",
-        overrides=(*base.overrides, *added),
-    )

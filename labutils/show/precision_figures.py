@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..compare.one_by_one import SensitivityReport
 from ..errors import UsageError
 from ..graph import module_of_name
-from ..quantize.mixed import MixedReport
+from ..quantize.mixed import MixedReport, Point
 from .comparison_figures import numbered, stage_ticks
-from .picture import BLUE, GREY, VERMILION, Picture, blank, percent, styled
+from .picture import BLUE, GREY, INK, VERMILION, Picture, blank, percent, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = 84  # of the words below the bars
 
@@ -68,16 +72,18 @@ def layer_costs(report: SensitivityReport, worst: int = 5) -> Picture:
 
 
 @styled
-def front(report: MixedReport) -> Picture:
+def front(report: MixedReport, picked: int | None = None) -> Picture:
     """Draw what 16-bit activations buy: logit SQNR against the share of MACs that have them.
 
     Parameters
     ----------
     report
         From `quantize.mixed.search`.
+    picked
+        Index of a point to mark, besides the one that the budget chose.
     """
     point = report.point
-    reached = point.measured.sqnr_db if point.measured else point.predicted_db
+    reached = reached_db(point)
     picture = blank(
         3.6,
         f"Front of mixed recipes for {report.source}: from {report.front[0].predicted_db:.1f} dB "
@@ -95,15 +101,57 @@ def front(report: MixedReport) -> Picture:
     axes.scatter(
         [100 * p.mac_share for p in measured], [p.measured.sqnr_db for p in measured],
         marker="s", s=44, facecolor="none", edgecolor=VERMILION, linewidth=1.6, zorder=3,
-        label=f"measured, {report.n} calibration images",
+        label=f"measured, and same top-1 as float, {report.n} calibration images",
     )  # fmt: skip
-    axes.annotate(
-        "chosen", (100 * point.mac_share, reached), xytext=(14, -26),
-        textcoords="offset points", arrowprops={"arrowstyle": "-", "color": GREY},
-    )  # fmt: skip
+    for p in _spread(measured, [report.front[report.chosen if picked is None else picked], point]):
+        _label(axes, f"{100 * p.measured.agreement.value:.1f} %", p, 9, size=8.5)
+    if picked != report.chosen:
+        _label(axes, "chosen", point, 21, color=GREY)
     if report.budget.mac_share is not None:
         axes.axvline(100 * report.budget.mac_share, color=GREY, linestyle="--", linewidth=1)
+    if picked is not None:
+        _mark(axes, report, picked)
+        picture.alt += f" Marked: point {picked}, {reached_db(report.front[picked]):.1f} dB."
     axes.set(xlabel="MACs with 16-bit activations, %", ylabel="logit SQNR, dB")
     axes.grid(True)
     axes.legend(frameon=False, loc="lower right")
     return picture
+
+
+def reached_db(point: Point) -> float:
+    """Return a point's logit SQNR: measured where it was, else predicted."""
+    return point.measured.sqnr_db if point.measured else point.predicted_db
+
+
+def _spread(measured: list[Point], first: list[Point]) -> list[Point]:
+    """Return those that can be labelled without one label over another; `first` come first."""
+    kept: list[Point] = []
+    for point in [p for p in first if p.measured] + measured:
+        if all(abs(point.mac_share - other.mac_share) > 0.08 for other in kept):
+            kept.append(point)
+    return kept
+
+
+def _mark(axes: Axes, report: MixedReport, picked: int) -> None:
+    """Ring a point, with lines to both axes; nothing else moves for it."""
+    point = report.front[picked]
+    x, y = 100 * point.mac_share, reached_db(point)
+    axes.axvline(x, color=INK, linestyle=":", linewidth=1, zorder=1)
+    axes.axhline(y, color=INK, linestyle=":", linewidth=1, zorder=1)
+    axes.scatter([x], [y], s=150, facecolor="none", edgecolor=INK, linewidth=2.2, zorder=4)
+    words = f"point {picked}" + ", chosen" * (picked == report.chosen)
+    _label(axes, words, point, 23, weight="bold")
+
+
+def _label(axes: Axes, words: str, point: Point, rise: int, **looks: Any) -> None:
+    """Write `rise` points above a point, where a front leaves room; the axes do not move."""
+    share = point.mac_share
+    side, shift = ("left", -10) if share < 0.1 else ("right", 10) if share > 0.9 else ("center", 0)
+    low, high = axes.get_ylim()
+    near = reached_db(point) > high - 0.15 * (high - low)  # no room above: below, then
+    label = axes.annotate(
+        words, (100 * share, reached_db(point)), xytext=(shift, -rise - 9 if near else rise),
+        textcoords="offset points", ha=side, zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}, **looks,
+    )  # fmt: skip
+    label.set_in_layout(False)

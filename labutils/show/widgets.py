@@ -9,7 +9,15 @@ from __future__ import annotations
 from .clipping import ClippingSlider
 from .image_editor import ImageEditor
 from .ladder_picker import LadderPicker
+from .pareto_front import ParetoFront
 from .replacement_board import ReplacementBoard
 from .stage_explorer import StageExplorer
 
-__all__ = ["ClippingSlider", "ImageEditor", "LadderPicker", "ReplacementBoard", "StageExplorer"]
+__all__ = [
+    "ClippingSlider",
+    "ImageEditor",
+    "LadderPicker",
+    "ParetoFront",
+    "ReplacementBoard",
+    "StageExplorer",
+]

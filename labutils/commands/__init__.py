@@ -1,0 +1,1 @@
+"""The commands of ``labutils``: `options` is what they share, the rest come in groups."""

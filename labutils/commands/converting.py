@@ -1,0 +1,195 @@
+"""Commands that check, repair and convert models: diagnose, repair, convert, batch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .options import (
+    APPROXIMATE,
+    TARGETS,
+    command,
+    emit,
+    input_arguments,
+    model_arguments,
+    preprocessing_of,
+    repair_arguments,
+    say,
+    stored_inputs,
+    titled,
+    tracked,
+)
+
+
+def add(commands: Any) -> None:
+    """Add the parsers of these commands."""
+    _diagnose_parser(commands)
+    _repair_parser(commands)
+    _convert_parser(commands)
+    _batch_parser(commands)
+
+
+def _diagnose_parser(commands: Any) -> None:
+    text = "Say what a target's converter makes of a model, node by node, and what would repair it."
+    parser = command(commands, "diagnose", _diagnose, text)
+    model_arguments(parser)
+    parser.add_argument("--target", default="snpe-2.7", help=f"{', '.join(TARGETS)} (snpe-2.7)")
+    again = "also show the check after the repair that would be made"
+    parser.add_argument("--repair", action="store_true", help=again)
+    parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
+    parser.add_argument("--html", type=Path, help="also write one page to send to a colleague")
+
+
+def _repair_parser(commands: Any) -> None:
+    text = "Write a model as ONNX with what a target refuses replaced, and the recipe beside it."
+    parser = command(commands, "repair", _repair, text)
+    model_arguments(parser)
+    parser.add_argument("--target", help="whose blockers to replace; not needed with --recipe")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .onnx to write")
+    parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
+    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
+
+
+def _convert_parser(commands: Any) -> None:
+    text = "Convert a model, run the result, compare it with the original, and only then keep it."
+    parser = command(commands, "convert", _convert, text)
+    model_arguments(parser)
+    input_arguments(parser)
+    parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
+    repair_arguments(parser)
+    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
+    parser.add_argument(
+        "--quantize", metavar="RECIPE", help="write an integer DLC: int8, a16w8, ... or a YAML"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
+    )
+    parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
+    parser.add_argument("--inputs", type=Path, help=".npz with normalised NCHW float32 inputs")
+    parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
+
+
+def _batch_parser(commands: Any) -> None:
+    text = "Convert every model of a list, unattended; what fails is a row with its reason."
+    parser = command(commands, "batch", _batch, text)
+    listed = "a text file: one MODEL per line, with options of `convert` where it needs its own"
+    parser.add_argument("list", metavar="LIST", type=Path, help=listed)
+    parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
+    repair_arguments(parser)
+    parser.add_argument(
+        "--quantize", metavar="RECIPE", help="write integer DLCs: int8, a16w8, ... or a YAML"
+    )
+    parser.add_argument("--weights", default="auto", help="as for `convert`")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds per model (1800)")
+
+
+def _diagnose(chosen: argparse.Namespace) -> int:
+
+    from .. import export, paths, repair, targets, zoo
+
+    targets.load(chosen.target)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    with paths.scratch() as folder:
+        path = model.file
+        if model.module is not None:
+            path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
+            export.to_onnx(model, path, opset=chosen.opset)
+        allowed = {"allow_approximate": chosen.allow_approximate}
+        plan = repair.suggest(path, chosen.target, **allowed)
+        if chosen.html:
+            from .. import diagnosis
+
+            diagnosis.write(plan, chosen.html, str(model), path)
+            say(chosen, f"wrote {chosen.html}")
+    if chosen.json:
+        facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
+        print(json.dumps(facts, indent=2))
+    else:
+        after = [plan.after] if chosen.repair and plan.after is not None else []
+        print("\n\n".join(map(str, [model, plan.check, plan, *after])))
+    return 1 if plan.needed else 0
+
+
+def _repair(chosen: argparse.Namespace) -> int:
+    import tempfile
+
+    from .. import export, paths, repair, targets, zoo
+
+    if (chosen.target is None) == (chosen.recipe is None):
+        raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
+    if chosen.output.suffix.lower() != ".onnx":
+        raise UsageError(f"{chosen.output}: a repaired model is an .onnx file.")
+    if chosen.target:
+        targets.load(chosen.target)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    with tempfile.TemporaryDirectory(prefix="labutils-repair-") as folder:
+        path = model.file
+        if model.module is not None:
+            path = Path(folder, f"{chosen.output.stem}.onnx")
+            say(chosen, export.to_onnx(model, path, opset=chosen.opset))
+        if chosen.recipe:
+            done = repair.replay(path, chosen.recipe, chosen.output)
+        else:
+            allowed = {"allow_approximate": chosen.allow_approximate}
+            done = repair.apply(path, chosen.target, chosen.output, **allowed)
+    emit(chosen, done)
+    say(chosen, f"wrote {done.file} and {paths.recipe(done.file).name}")
+    return 0
+
+
+def _convert(chosen: argparse.Namespace) -> int:
+    from .. import graph, qnn, repair, targets, zoo
+
+    targets.refuse_impossible(chosen.target, chosen.output)
+    qnn.soc(chosen.soc)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    preprocessing = preprocessing_of(chosen, model)
+    say(chosen, titled(model))
+    name = graph.read(model.file).graph.input[0].name if model.module is None else "input"
+    say(chosen, f"input {name!r}: {preprocessing}")
+    if chosen.min_cosine is not None:
+        say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")
+    conversion = repair.convert_model(
+        model,
+        chosen.target,
+        chosen.output,
+        repair=chosen.repair or chosen.allow_approximate,
+        allow_approximate=chosen.allow_approximate,
+        recipe=chosen.recipe,
+        bits=chosen.quantize,
+        precision=chosen.precision,
+        opset=chosen.opset,
+        soc=chosen.soc,
+        inputs=stored_inputs(chosen.inputs) if chosen.inputs else None,
+        preprocessing=preprocessing,
+        min_cosine=chosen.min_cosine,
+        echo=lambda line: say(chosen, line),
+        progress=tracked,
+    )
+    emit(chosen, conversion)
+    return 0
+
+
+def _batch(chosen: argparse.Namespace) -> int:
+    from .. import batch
+
+    options = ["--weights", chosen.weights]
+    options += ["--repair"] if chosen.repair else []
+    options += ["--allow-approximate"] if chosen.allow_approximate else []
+    options += ["--quantize", chosen.quantize] if chosen.quantize else []
+    made = batch.run(
+        chosen.list,
+        chosen.target,
+        chosen.output,
+        options,
+        timeout_s=chosen.timeout,
+        echo=lambda line: say(chosen, line),
+    )
+    emit(chosen, made)
+    say(chosen, f"table: {made.folder / 'batch.csv'}")
+    return 0 if made.ok else 1

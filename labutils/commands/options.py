@@ -1,0 +1,134 @@
+"""What the commands share: their options, the model's input, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .. import data, zoo
+
+# as in targets.TARGETS, which is heavier to import than a help text may be
+TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
+TARGETS += ("rknn-2.3",)
+MODEL_HELP = (
+    "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME, "
+    "or a file (.onnx, .pt2)"
+)
+APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
+
+
+def command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command with its ``--json``, and return its parser."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print JSON, for a machine to read")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and what an export of it needs."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--weights", default="auto", help="auto, imagenet, things16, random, or a file"
+    )
+    parser.add_argument("--size", type=int, help="image side in pixels")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the export (17)")
+
+
+def input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mean`` and ``--std``."""
+    how = "per channel, for pixels scaled to 0..1; for files that do not say"
+    for name in ("--mean", "--std"):
+        parser.add_argument(name, type=float, nargs=3, metavar=("R", "G", "B"), help=how)
+
+
+def repair_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--repair`` and ``--allow-approximate``."""
+    parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
+    parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
+
+
+def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
+    """Return the model's own preprocessing, or what the caller states; never a guess."""
+    from .. import adapt, data
+
+    if (chosen.mean is None) != (chosen.std is None):
+        raise UsageError("Give --mean and --std together.")
+    if not model.input_shape and model.file:
+        raise UsageError(f"{model.name} leaves its input size open: give --size, such as 224.")
+    height, width = model.input_shape[-2:] if model.input_shape else (0, 0)
+    if height != width:
+        raise UsageError(
+            f"{model.name} takes images {height} pixels high and {width} wide; the lab's are "
+            "square. Export it with a square input."
+        )
+    if chosen.mean is not None:
+        if model.preprocessing and model.preprocessing.source == adapt.PIXELS:
+            raise UsageError(
+                f"{model.name} takes pixels and normalises them itself: leave out --mean and --std."
+            )
+        mean, std = tuple(chosen.mean), tuple(chosen.std)
+        return data.Preprocessing(model.input_shape[-1], mean, std, "as given on the command line")
+    if model.preprocessing is None:
+        raise UsageError(
+            f"{model.name} does not say how its input was normalised, and it is not guessed. "
+            "Give --mean R G B --std R G B (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225; "
+            "for pixels in 0..1 without more: 0 0 0 and 1 1 1)."
+        )
+    return model.preprocessing
+
+
+def titled(model: zoo.Model) -> str:
+    """Return the line that says which model this is."""
+    classes = f"{len(model.classes)} classes" if model.classes else "classes unknown"
+    return f"{model.name}: {model.note}; {classes}"
+
+
+def stored_inputs(path: Path) -> Any:
+    """Return the one float32 array of an ``.npz``, (n, 3, size, size)."""
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    damaged = (zipfile.BadZipFile, zlib.error)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = [stored[name] for name in stored.files]
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {path}.") from None
+    except (OSError, EOFError, ValueError, AttributeError, RuntimeError, *damaged) as error:
+        raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
+    if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
+        raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")
+    return arrays[0]
+
+
+def tracked(items: Iterable, description: str) -> Iterable:
+    """Show a progress bar on stderr, when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        items, description, console=console, disable=not console.is_terminal, transient=True
+    )
+
+
+def say(chosen: argparse.Namespace, line: object) -> None:
+    """Print a line of the story; with ``--json`` stdout belongs to the JSON."""
+    print(line, file=sys.stderr if chosen.json else sys.stdout, flush=True)
+
+
+def emit(chosen: argparse.Namespace, result: Any) -> None:
+    """Print a result, as JSON where that was asked for."""
+    print(json.dumps(result.to_dict(), indent=2, default=str) if chosen.json else result)

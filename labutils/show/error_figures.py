@@ -14,6 +14,7 @@ from .picture import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, Picture, blank, 
 
 _MARKERS = "ovs^DP"
 _MOST_FILTERS = 640
+_APART = 100  # so many bars can be told apart
 
 
 @styled
@@ -111,10 +112,10 @@ def filter_reach(layers: Mapping[str, ArrayLike], bits: int = 8) -> Picture:
     panels = picture.subplots(1, len(codes), squeeze=False, sharey=True)[0]
     for axes, (name, found) in zip(panels, codes.items(), strict=True):
         places = np.arange(len(found))
-        off = found < 0.5
-        axes.bar(places[~off], found[~off], width=0.9, color=BLUE, label="reach of a filter")
+        off, width = found < 0.5, 0.9 if len(found) <= _APART else 1.0
+        axes.bar(places[~off], found[~off], width=width, color=BLUE, label="reach of a filter")
         if off.any():
-            axes.bar(places[off], found[off], width=0.9, color=VERMILION, hatch="///",
+            axes.bar(places[off], found[off], width=width, color=VERMILION, hatch="///",
                      edgecolor=INK, linewidth=0, label="all its codes are 0")  # fmt: skip
         axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
         axes.axhline(float(np.median(found)), color=GREEN, linewidth=1.6, label="median")

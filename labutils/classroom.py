@@ -68,14 +68,14 @@ class Room:
 
     def __str__(self) -> str:
         groups = self._groups()
-        widths = [max(len(notebook), 2 * len(ids) - 1) for notebook, ids in groups]
+        widths = [max(len(notebook), len(ids)) for notebook, ids in groups]
         numbers = [[id.partition(".")[2] for id in ids] for _, ids in groups]
         head = [_line("", "", [notebook for notebook, _ in groups], widths)]
-        head += [_line("learner", "passed", map(" ".join, numbers), widths)]
+        head += [_line("learner", "passed", map("".join, numbers), widths)]
         lines = []
         for learner in self.learners:
             signs = iter(self.signs(learner))
-            cells = [" ".join(next(signs) for _ in ids) for _, ids in groups]
+            cells = ["".join(next(signs) for _ in ids) for _, ids in groups]
             lines.append(_line(learner, str(self.passed(learner)), cells, widths))
         return "\n".join([*head, *lines, "", LEGEND, *filter(None, [self._damaged()])])
 

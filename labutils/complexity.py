@@ -316,6 +316,9 @@ def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     for dim, n in zip(dims, shape, strict=True):
         dim.dim_value = n
     del model.graph.value_info[:]  # stale where a size was left open
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.domain = ""  # ONNX Runtime's own, for 16 bits: no shapes are inferred through it
     return with_shapes(model, data_prop=True)
 
 

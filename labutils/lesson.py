@@ -283,7 +283,7 @@ def given(id: str) -> Any:
     return found.given()
 
 
-def on_htp(key: str, step: Callable[..., Any], *args: Any) -> Shown:
+def on_htp(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> Shown:
     """Run a step that needs Qualcomm's wheel, or show what it showed where it was recorded.
 
     Parameters
@@ -292,6 +292,8 @@ def on_htp(key: str, step: Callable[..., Any], *args: Any) -> Shown:
         Names the step, after its notebook: ``"06.ladder"``.
     step, *args
         Called where the simulator works; returns something displayable, or a tuple of such.
+    model
+        What is at work and with which weights, for the record; default is the lesson's.
 
     Returns
     -------
@@ -299,7 +301,7 @@ def on_htp(key: str, step: Callable[..., Any], *args: Any) -> Shown:
         Displays the parts one below the other. ``values`` is what the step returned; None when
         it was not run here, which the first line of the display then says, with the reason.
     """
-    return recorded.run(key, step, *args, model=_begun["model"])
+    return recorded.run(key, step, *args, model=model or _begun["model"])
 
 
 # --- failures that are wanted -------------------------------------------------------------------

@@ -10,7 +10,7 @@ from . import exercise, exercises
 from .errors import UnknownNameError
 from .exercise import PASSED
 
-NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07")
+NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
 
 
 @dataclass(frozen=True)

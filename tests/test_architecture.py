@@ -22,7 +22,7 @@ FLOORS = [
     ["own_image"],
     ["adapt", "architectures", "photographs"],
     ["zoo"],
-    ["anatomy", "complexity", "gallery", "qnn", "tidy"],
+    ["anatomy", "complexity", "gallery", "qnn", "tidy", "traffic"],
     ["recorded"],
     ["measured"],
     ["runtime", "phone", "export", "onnx_parts", "train"],

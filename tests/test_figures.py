@@ -186,16 +186,27 @@ def every(ladder, report, network, checks, files, measured, _small):
             {"lite": np.geomspace(2, 0.3, 60), "gates as ReLU": np.linspace(3.2, 2.9, 60)}, 2.77
         ),
         "cuts": figures.cuts(ladder, 16),
+        "u curve": figures.u_curve(
+            ENDS, 1 / ENDS**4, 1e-5 * ENDS**2, MARKS, "features.0.0, 8 bits"
+        ),
+        "filters": figures.filter_reach(
+            {"features.1.block.0.0": FILTERS[:16], "features.10.block.1.0": FILTERS}, 4
+        ),
+        "filters one": figures.filter_reach({"features.4": FILTERS[:3]}),
         "top5 of 1000": figures.top5(image, np.arange(1000.0), thousand, thousand[998], "fp32"),
     }
 
+
+ENDS = np.geomspace(1.4, 46, 20)
+MARKS = {"minmax": 46.2, "percentile": 24.6, "entropy": 23.8, "mse": 28.7}
+FILTERS = np.geomspace(6, 0.2, 576)[:, None] * np.random.default_rng(3).uniform(-1, 1, (576, 9))
 
 NAMES = [
     "curves", "top5", "stages", "two", "layers", "clipping", "ladder", "size", "apart",
     "apart long", "architecture",
     "block", "narrow", "verdicts", "verdict", "operators", "images", "guesses", "image", "gate",
     "gate one", "gate negative", "grid", "grid small", "ranges", "ranges all", "top5 of 1000",
-    "gates in", "losses", "cuts",
+    "gates in", "losses", "cuts", "u curve", "filters", "filters one",
 ]  # fmt: skip
 
 
@@ -776,3 +787,31 @@ def test_every_cut_is_told_with_its_top1(ladder):
     )
     with pytest.raises(UsageError, match="no label counts"):
         figures.cuts(unknown, 16)
+
+
+# --- two errors, and filters under one scale ------------------------------------------------------
+
+
+def test_the_u_curve_says_where_it_is_lowest_and_what_that_saves():
+    alt = figures.u_curve([1, 2, 4], [6, 1, 0], [0, 1, 8], {"mse": 2.1}, "a").alt
+    assert "an end of 2, 4.0 times less" in alt and "mse 2.1." in alt
+
+
+@pytest.mark.parametrize("given", [((), (), ()), ((1, 2), (1,), (1, 2)), ((0, 1), (1, 2), (3, 4))])
+def test_a_u_curve_of_nothing_is_an_error(given):
+    with pytest.raises(UsageError, match="two errors for each"):
+        figures.u_curve(*given, {}, "a")
+
+
+def test_filters_that_round_to_nothing_are_counted():
+    layer = np.array([7.0, -1.0, 0.4, 0.2])[:, None]
+    alt = figures.filter_reach({"a": layer}, 4).alt
+    assert "the smallest of 4 filters reaches 0.2 of 7 codes" in alt and "50.0 % round" in alt
+    assert "0.0 % round to nothing" in figures.filter_reach({"a": layer}, 8).alt
+
+
+@pytest.mark.parametrize(("layers", "bits"), [({}, 8), ({"a": np.zeros((2, 3))}, 8),
+                                              ({"a": np.ones((2, 3))}, 1)])  # fmt: skip
+def test_filters_of_nothing_are_an_error(layers, bits):
+    with pytest.raises(UsageError, match="one to three layers"):
+        figures.filter_reach(layers, bits)

@@ -245,3 +245,5 @@ def test_on_htp_says_which_weights_were_at_work(monkeypatch, tmp_path):
     monkeypatch.setattr(recorded, "run", lambda key, step, *args, model: asked.update(model=model))
     lesson.on_htp("01.step", len, "x")
     assert asked["model"] == "mobilenet_v3_small, weights random"
+    lesson.on_htp("01.step", len, "x", model="another, weights things16")
+    assert asked["model"] == "another, weights things16"

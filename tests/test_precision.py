@@ -106,6 +106,16 @@ def test_the_wide_channel_is_found_named_and_explained(chain, eight):
         compare.sensitivity(chain, eight, pictures(2), layers=["conv9"])
 
 
+def test_long_reasons_stay_on_the_picture(chain, eight):
+    report = compare.sensitivity(chain, eight, pictures(2, 1))
+    why = "99.9 % of its values use 0.5 % of the codes, which reach from -33.8 to 34.7 for a few"
+    rows = tuple(dataclasses.replace(row, why=(why,)) for row in report.rows)
+    picture = figures.layer_costs(dataclasses.replace(report, rows=rows))
+    picture.png()
+    box = picture.axes[-1].texts[0].get_window_extent()
+    assert box.x1 < picture.bbox.x1 and box.y0 > 0
+
+
 def test_a_graph_written_for_the_htp_computes_the_same(chain, eight, tmp_path):
     quantized, reference, batch = read(eight), read(chain), pictures(4, 1)
     known = qdq_edit.units(quantized)

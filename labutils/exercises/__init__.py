@@ -7,7 +7,7 @@ import importlib
 from ..errors import UnknownNameError
 from ..exercise import Exercise
 
-NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07")
+NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
 
 
 def of(notebook: str) -> tuple[Exercise, ...]:

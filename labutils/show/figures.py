@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..graph import module_of_name
 from .architecture_figures import architecture, inverted_residual
 from .comparison_figures import accuracy_by_size, answers_apart, ladder_chart, layer_sqnr
+from .error_figures import filter_reach, u_curve
 from .image_figures import error_by_image, images
 from .picture import (
     BLUE,
@@ -48,6 +49,7 @@ __all__ = [
     "clipping_histogram",
     "cuts",
     "error_by_image",
+    "filter_reach",
     "front",
     "gate_inputs",
     "images",
@@ -62,6 +64,7 @@ __all__ = [
     "stage_costs",
     "top5",
     "training_losses",
+    "u_curve",
     "verdict_bars",
 ]
 

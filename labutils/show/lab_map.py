@@ -1,4 +1,4 @@
-"""The way through the lab as a picture: eight notebooks, and what each leaves for the next."""
+"""The way through the lab as a picture: nine notebooks, and what each leaves for the next."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ _STOPS = (
     _Stop("05", "Quantize", "What do 8 bits cost?", "int8 and a16w8 files", "05_*.onnx"),
     _Stop("06", "Run on device", "What arrives at the chip?", "context binary, ladder", "06_*"),
     _Stop("07", "Operate on any", "What does a cut cost?", "a lite network, a recipe", "07_*"),
+    _Stop("08", "Quantize in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
 )
-_WIDTH, _BOX, _HIGH, _GAP = 772, 174, 104, 28
+_WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28
+_COLUMNS = 3
 _INK, _LINE = "#1a1a1a", "#5a5a5a"
-_TINTS = ("#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6", "#ececec")
+_TINTS = (
+    "#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6", "#ececec",
+    "#dce9f5",
+)  # fmt: skip
 
 
 def lab_map() -> Svg:
-    """Draw the eight notebooks with their questions and what they leave behind.
+    """Draw the nine notebooks with their questions and what they leave behind.
 
     Returns
     -------
@@ -43,7 +48,8 @@ def lab_map() -> Svg:
         Files that are on this machine already are marked "here already".
     """
     parts = [_stop(number) for number in range(len(_STOPS))]
-    height = 2 * _HIGH + 3 * _GAP
+    rows = -(-len(_STOPS) // _COLUMNS)
+    height = rows * _HIGH + (2 * rows - 1) * _GAP
     here = [stop.number for stop in _STOPS if _present(stop)]
     done = f" Left behind already: by {', '.join(here)}." if here else " Nothing was made yet."
     alt = "; ".join(f"{s.number} {s.title} leaves {s.leaves}" for s in _STOPS)
@@ -60,9 +66,9 @@ def _present(stop: _Stop) -> bool:
 
 
 def _corner(number: int) -> tuple[int, int]:
-    """Return the upper left corner of a box: four above, four below."""
-    row, column = divmod(number, 4)
-    return 6 + column * (_BOX + 21), _GAP // 2 + row * (_HIGH + 2 * _GAP)
+    """Return the upper left corner of a box: rows of three."""
+    row, column = divmod(number, _COLUMNS)
+    return 6 + column * (_BOX + 26), _GAP // 2 + row * (_HIGH + 2 * _GAP)
 
 
 def _stop(number: int) -> str:

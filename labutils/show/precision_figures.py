@@ -17,7 +17,7 @@ from .picture import BLUE, GREY, INK, VERMILION, Picture, blank, percent, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 84  # of the words below the bars
+_COLUMNS = 80  # of the words below the bars
 
 
 @styled
@@ -41,12 +41,12 @@ def layer_costs(report: SensitivityReport, worst: int = 5) -> Picture:
         text = f"{i}  {100 * row.share:4.1f} %  {row.label}: {why}"
         listed += textwrap.wrap(text, _COLUMNS, subsequent_indent=" " * 11)
     picture = blank(
-        4.6 + 0.17 * len(listed),
+        4.6 + 0.19 * len(listed),
         f"Noise at the logits of {len(report.rows)} layers quantized alone ({report.candidate} on "
         f"{report.runtime}, {report.n} images): {first.label} makes {percent(first.share)} of it; "
         f"the whole network keeps {report.whole_db:.1f} dB.",
     )
-    heights = (1, 0.8, 0.055 * len(listed) + 0.05)
+    heights = (1, 0.8, 0.075 * len(listed) + 0.05)
     above, middle, below = picture.subplots(3, 1, height_ratios=heights)
     places = np.arange(len(report.rows))
     shares = [100 * row.share for row in report.rows]

@@ -6,11 +6,12 @@ Exit codes: 0 done; 1 the model has a problem, which is explained; 2 the call ha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from . import __version__
 from .commands import converting, keeping, quantizing, running
@@ -23,14 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a sign that the terminal cannot show does not stop us
             stream.reconfigure(errors="backslashreplace")
     chosen = _parser().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():
-        # `kill` and a closing terminal end us as Ctrl-C does: unfinished files are taken away.
-        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup had it ignored
-            number = getattr(signal, name, None)
-            if number and signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, _stopped)
     try:
-        return chosen.command(chosen)
+        with _stoppable():
+            return chosen.command(chosen)
     except LabError as error:
         if getattr(chosen, "json", False):
             print(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=2))
@@ -40,6 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let `kill` and a closing terminal end us as Ctrl-C does: unfinished files are taken away.
+
+    Only as long as there is work: Python's own way out would answer with a traceback.
+    """
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup had it ignored
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _stopped)
+                ours.append(number)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _stopped(number: int, frame: object) -> None:

@@ -233,7 +233,7 @@ def test_reset_and_room(lab, tmp_path, monkeypatch):
     (tmp_path / "ann.jsonl").write_text(json.dumps(event))
     code, out, _ = lab("room", tmp_path)
     assert code == 0
-    assert re.search(r"ann +1 +- +- +- P ", out)
+    assert re.search(r"ann +1 +- +- +-P-", out)
     assert json.loads(lab("room", tmp_path, "--json")[1])["ann"]["passed"] == 1
     code, _, err = lab("room", tmp_path / "empty")
     assert code == 2

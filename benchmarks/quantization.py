@@ -179,6 +179,7 @@ ROWS = (
         by_litert("dynamic_wi4_afp32"), "litert"),
     Row("16-bit where it pays", True, "mixed, 15 % of the MACs", by_search),
     ours("16-bit where it pays", "PTQ a16w8, all 16-bit", "a16w8"),
+    ours("16-bit where it pays", "PTQ a16w8, ranges with room", "a16w8_room"),
     Row("16-bit where it pays", False, "ONNX Runtime, QNN, all 16-bit",
         by_onnxruntime_qnn("QInt8", True, "QUInt16")),
 )  # fmt: skip

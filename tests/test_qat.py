@@ -441,6 +441,7 @@ def test_what_cannot_be_trained_is_refused(network, made, calibration, tmp_path)
         (Recipe(calibration=PRESETS["int8"].calibration.__class__("mse")), UsageError, "by mse"),
         (PRESETS["w4a8_adaptive"], UsageError, "adaptive"),
         (Recipe(equalize=True), UsageError, "equalize"),
+        (PRESETS["a16w8_room"], UsageError, "room"),
         (Recipe(weights=Weights(symmetric=False)), UsageError, "asymmetric"),
         (Recipe(input="quantized"), UsageError, "integer input"),
         (Recipe(exclude=("/features/features.99/*",)), UnknownNameError, "features.99"),
@@ -482,6 +483,8 @@ def test_torchao_takes_the_same_recipe_and_passes_the_same_gate(
     assert report.weights == {"int8": 54}
     assert set(report.activations) == {"uint8"}
     assert report.bit_equal > report.n / 2, str(report)
+    assert report.ignored == ("leaving out 1 % of the images",)
+    assert "IGNORED" in str(report)
     found = compare.parity(logits(network, batch), runtime.connect(report.path).run(batch))
     assert found.sqnr_db > 7, str(found)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import compare, data, paths, quantize, runtime, zoo
+from labutils import compare, data, metrics, paths, quantize, runtime, zoo
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
 from labutils.quantize import equalize, insertion, ptq, rounding
 from labutils.quantize import ranges as quantize_ranges
@@ -156,6 +156,40 @@ def test_one_odd_calibration_image_does_not_spoil_eight_bits(tmp_path):
 
     assert sqnr() > sqnr(outliers=0) + 10
     assert sqnr(bits="a16w8") > 30  # sixteen bits reach over it: the default there is min-max
+
+
+def test_sixteen_bits_have_room_for_images_that_calibration_has_not_seen(tmp_path):
+    source, images = tiny(tmp_path), noise(64)
+    loud = 1.2 * noise(64)  # beyond every range by a fifth
+    reference = runtime.connect(source).run(loud)
+
+    def sqnr(recipe):
+        report = quantize.static(source, tmp_path / "q.onnx", images, recipe)
+        return compare.parity(reference, runtime.connect(report.file).run(loud)).sqnr_db
+
+    assert sqnr("a16w8_room") > sqnr("a16w8") + 6
+
+
+def test_room_leaves_the_ends_of_a_clip_where_they_are(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], pads=[1] * 4, name="conv"),
+        helper.make_node("Clip", ["a", "zero", "six"], ["c"], name="clip"),
+        helper.make_node("Conv", ["c", "w"], ["output"], pads=[1] * 4, name="last"),
+    ]
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.normal(size=(3, 3, 3, 3)), "zero": 0.0, "six": 6.0}
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8])
+            for n in ("input", "output")]  # fmt: skip
+    graph = helper.make_graph(nodes, "clipped", ends[:1], ends[1:], [
+        numpy_helper.from_array(np.array(v, np.float32), k) for k, v in constants.items()
+    ])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "clipped.onnx")
+    images = 4 * noise(16)
+    report = quantize.static(tmp_path / "clipped.onnx", tmp_path / "q.onnx", images, "a16w8_room")
+    found = runtime.connect(report.file).run(images)
+    reference = runtime.connect(tmp_path / "clipped.onnx").run(images)
+    assert metrics.sqnr_db(reference, found) > 30
 
 
 def test_measured_ranges_give_the_same_file_as_images(tmp_path):

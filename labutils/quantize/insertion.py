@@ -45,7 +45,7 @@ def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.Model
     activation = quant_type(recipe.activations.bits, signed=False)
     weight = quant_type(recipe.weights.bits, signed=True)
     exclude = [node.name for node in model.graph.node if recipe.excluded(node.name)]
-    limits = limits_by_bits(recipe, ranges)
+    limits = limits_by_bits(recipe, ranges, model)
     overrides = _activations(model, recipe, ranges, limits, exclude)
     overrides |= _weights(model, recipe, exclude)
     default = limits[recipe.activations.bits]
@@ -87,11 +87,14 @@ def widths(model: onnx.ModelProto, recipe: Recipe) -> dict[str, int]:
     }
 
 
-def limits_by_bits(recipe: Recipe, ranges: Ranges) -> dict[int, dict[str, tuple[float, float]]]:
+def limits_by_bits(
+    recipe: Recipe, ranges: Ranges, model: onnx.ModelProto
+) -> dict[int, dict[str, tuple[float, float]]]:
     """Return (low, high) per tensor for 8 and for 16 bits.
 
-    Sixteen bits reach over the outliers: where only some nodes have them, their ranges are
-    those of all images.
+    Sixteen bits reach over the outliers: where only some nodes have them, their ranges are those
+    of all images. They reach over the recipe's room, too, but at a Clip: there the quantizer takes
+    the Clip out, and leaves its work to the end of the range.
     """
     import dataclasses
 
@@ -101,7 +104,19 @@ def limits_by_bits(recipe: Recipe, ranges: Ranges) -> dict[int, dict[str, tuple[
         if bits > default:
             calibration = dataclasses.replace(calibration, method="minmax", outliers=0.0)
         found[bits] = ranges.chosen(calibration, bits)
+    found[16] = _with_room(found[16], recipe, model)
     return found
+
+
+def _with_room(
+    limits: dict[str, tuple[float, float]], recipe: Recipe, model: onnx.ModelProto
+) -> dict[str, tuple[float, float]]:
+    room = recipe.calibration.room
+    clipped = {out for node in model.graph.node if node.op_type == "Clip" for out in node.output}
+    return {
+        name: ends if name in clipped else (room * ends[0], room * ends[1])
+        for name, ends in limits.items()
+    }
 
 
 def _activations(
@@ -129,6 +144,7 @@ def _activations(
         if method:
             calibration = dataclasses.replace(recipe.calibration, method=method)
             own = {bits: ranges.chosen(calibration, bits) for bits in limits}
+            own[16] = _with_room(own[16], recipe, model)
         asked = [width[reader] for reader in readers.get(name, [])]
         inside = maker is not None and maker.name not in exclude
         bits = width[maker.name] if inside else max(asked, default=recipe.activations.bits)

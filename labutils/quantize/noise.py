@@ -88,7 +88,7 @@ class Meter:
         from onnx import numpy_helper
 
         self.model, self.recipe, self.images = model, recipe, images
-        self.limits = limits_by_bits(recipe, ranges)
+        self.limits = limits_by_bits(recipe, ranges, model)
         self.owner = owners(model, recipe)
         self.weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.exact = self._logits(model).astype(np.float64)

@@ -24,7 +24,7 @@ from ..errors import MissingToolError, UsageError
 from . import qat_graph
 from . import recipe as recipes
 from .qdq_export import QdqReport, compared
-from .recipe import Recipe
+from .recipe import Calibration, Recipe
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +118,23 @@ def write_qdq(
     return QdqReport(
         path, 21, counts["activations"], counts["weights"], counts["biases"],
         path.stat().st_size, **found, n=len(images), size=images.shape[-1],
+        ignored=_ignored(recipe),
     )  # fmt: skip
+
+
+def _ignored(recipe: Recipe) -> tuple[str, ...]:
+    """Return what a recipe asks for and torchao's observers do not do."""
+    plain, asked = Calibration(), recipe.calibration
+    said = {
+        f"calibration by {asked.method} (min-max instead)": asked.method != plain.method,
+        f"leaving out {100 * asked.outliers:g} % of the images": asked.outliers != plain.outliers,
+        f"ranges {asked.room:g} times as long": asked.room != plain.room,
+        "equalization": recipe.equalize,
+        "corrected biases": recipe.correct_bias,
+        f"{recipe.rounding} rounding": recipe.rounding != "nearest",
+        "integer input or output": "quantized" in (recipe.input, recipe.output),
+    }
+    return tuple(words for words, wanted in said.items() if wanted)
 
 
 class _Dividing(nn.Module):

@@ -140,6 +140,7 @@ def _refuse_untrainable(recipe: Recipe) -> None:
     reasons = {
         f"calibration by {calibration}: training starts from min-max (outliers may be left out), "
         "and learns the ranges": calibration != "minmax",
+        "room: training learns the ranges": recipe.calibration.room != 1,
         "rounding: adaptive rounding is for a network that is not trained": (
             recipe.rounding != "nearest"
         ),

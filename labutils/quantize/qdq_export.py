@@ -67,6 +67,8 @@ class QdqReport:
         The same network in double precision against itself: what the order of summation alone does.
     n, size
         Images that they were compared on, and their side in pixels.
+    ignored
+        What the recipe asks for and this route does not do.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class QdqReport:
     own_db: float
     n: int
     size: int
+    ignored: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         def counted(counter: Counter) -> str:
@@ -97,6 +100,9 @@ class QdqReport:
             f"biases {self.biases} int32\n"
             f"  unoptimized ONNX Runtime against the trained network on {self.n} images at "
             f"{self.size} px: {equal}"
+            + "".join(
+                f"\n  IGNORED, for torchao has no word for it: {name}" for name in self.ignored
+            )
         )
 
     def __repr__(self) -> str:

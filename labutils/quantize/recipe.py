@@ -84,12 +84,16 @@ class Calibration:
         For ``minmax``: share of the images whose extremes a range may leave out, on either side.
     percentile
         For ``percentile``: percent of a tensor's values that a range keeps.
+    room
+        Factor by which the range of a 16-bit activation is longer than what calibration saw, for
+        images that reach beyond. 65,536 codes can spare it; with 8 bits it would cost.
     """
 
     method: Method = "minmax"
     images: int = field(default=256, metadata={"least": 1})
     outliers: float = field(default=0.0, metadata={"least": 0.0, "below": 0.5})
     percentile: float = field(default=99.99, metadata={"least": 50.0, "most": 100.0})
+    room: float = field(default=1.0, metadata={"least": 1.0, "most": 4.0})
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,8 @@ PRESETS: dict[str, Recipe] = {
         Recipe("int8_tensor", "8-bit, min-max, one scale per weight tensor: the aggressive one",
                weights=Weights(per_channel=False)),
         Recipe("a16w8", "16-bit activations, 8-bit weights", Activations(16)),
+        Recipe("a16w8_room", "as a16w8, with ranges a quarter longer than what calibration saw",
+               Activations(16), calibration=Calibration(room=1.25)),
         Recipe("w4a8", "4-bit weights per channel, 8-bit activations",
                weights=Weights(4, mse=True), calibration=_TRIMMED),
         Recipe("w4a16", "4-bit weights per channel, 16-bit activations", Activations(16),

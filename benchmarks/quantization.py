@@ -221,7 +221,8 @@ def measured(row: Row, architecture: str, fresh: bool, cached: bool = False) -> 
     try:
         if cached and not file.with_suffix(".logits.npy").exists():
             raise LabError("not run yet")
-        if not (file.exists() and seconds_file.exists()):
+        made = not (file.exists() and seconds_file.exists())
+        if made:
             start = time.time()
             training = row.make(architecture, file)
             seconds = time.time() - start if training is None else training
@@ -232,7 +233,7 @@ def measured(row: Row, architecture: str, fresh: bool, cached: bool = False) -> 
         return line | {"note": f"{type(error).__name__}: {reason}"}
     line |= figures(logits, logits_of(float_file(architecture)))
     runs_on = "LiteRT" if row.backend == "litert" else "ORT"
-    return line | {"MB": file.stat().st_size / 1e6, "runtime": runs_on,
+    return line | {"MB": file.stat().st_size / 1e6, "runtime": runs_on, "made": made,
                    "seconds": float(seconds_file.read_text(encoding="utf-8"))}  # fmt: skip
 
 
@@ -287,10 +288,13 @@ def cells(line: dict[str, object]) -> list[str]:
     ]  # fmt: skip
 
 
+_EQUAL_DB = 0.1
+
+
 def verdicts(lines: list[dict[str, object]]) -> list[str]:
     """Return, for each group, where our best stands beside the best of the others.
 
-    Tied: the 95 % interval of the paired difference in top-1 holds zero.
+    Tied: the 95 % interval of the paired difference in top-1 holds zero; less than 0.1 dB apart.
     """
     said = []
     shown = [x for x in lines if "top1" in x and x["runtime"] != "HTP simulator"]
@@ -307,7 +311,8 @@ def verdicts(lines: list[dict[str, object]]) -> list[str]:
             f"{model}, {group}: ours {place} in top-1, {difference}: {_said(best)}; {_said(peer)}"
         ]
         nearest, others = (max(side, key=lambda x: x["sqnr"]) for side in sides)
-        place = "first" if nearest["sqnr"] > others["sqnr"] else "behind"
+        gain = nearest["sqnr"] - others["sqnr"]
+        place = "first" if gain > _EQUAL_DB else "behind" if gain < -_EQUAL_DB else "tied"
         said += [f"  and {place} in SQNR: {_said(nearest)}; {_said(others)}"]
     return said
 
@@ -332,9 +337,8 @@ def write(lines: list[dict[str, object]], took: float, cached: bool) -> str:
         f"Shipped Things-16 checkpoints, {CALIBRATION_IMAGES} calibration images, "
         f"{data.VALIDATION_IMAGES} validation images at {SIZE} px.",
         "Accuracy of the file that was written, in its runtime. QAT: seconds of its training.",
-        "Rows come from several runs on cores that were shared: seconds are upper bounds."
-        if cached
-        else f"The run took {took / 60:.0f} min with trained checkpoints cached.",
+        f"{sum(line.get('made', False) for line in lines)} files were made in this run, which took "
+        f"{took / 60:.0f} min; the others, and all training, in earlier ones (--fresh makes all).",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()),
         "",
     ]

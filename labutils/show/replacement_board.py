@@ -11,7 +11,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from .. import paths, repair, surgery, targets
-from ..errors import LabError, UsageError
+from ..errors import LabError, UsageError, counted
 from .graph_svg import before_after, subgraph
 from .panel import Panel, banner, labelled, on_change, row, table
 from .svg import Svg
@@ -169,7 +169,7 @@ def _button(name: str, icon: str) -> widgets.Button:
 
 
 def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox:
-    nodes = f" repairs {needed[rule.name]} nodes" if rule.name in needed else ""
+    nodes = f" repairs {counted(needed[rule.name], 'node')}" if rule.name in needed else ""
     return widgets.Checkbox(
         value=rule.name in needed,
         description=f"{rule.name}{nodes}",

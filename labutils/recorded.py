@@ -14,7 +14,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .errors import UsageError
 FOLDER = paths.DATA / "recorded"
 
 _LIVE = "A live view; it is not recorded."
+_RULER = re.compile(r"-+(  -+)+")  # under the heads of a table's columns
 _KEY = re.compile(r"\d\d\.[a-z0-9_]+")
 
 
@@ -184,6 +185,37 @@ class Benchmark:
 
     def __str__(self) -> str:
         return f"{self.heading}\n\n{self.text}"
+
+    def only(self, *words: str) -> Benchmark:
+        """Return the same, with only those lines of the table, and below it, that hold a word.
+
+        Parameters
+        ----------
+        *words
+            Such as a model's name. The columns' heads stay, and what is said right above them.
+
+        Raises
+        ------
+        UsageError
+            No line holds any of them, or there is no table.
+        """
+        lines = self.text.splitlines()
+        ruler = next((i for i, line in enumerate(lines) if _RULER.fullmatch(line)), None)
+        if ruler is None:
+            if self.text.startswith("Not recorded yet."):
+                return self
+            raise UsageError(f"The results of {self.name} have no table to choose lines from.")
+        blank = [i for i in range(ruler) if not lines[i].strip()]
+        head, rows = lines[blank[-1] + 1 if blank else 0 : ruler + 1], []
+        for line in lines[ruler + 1 :]:
+            if line.startswith("  ") and rows:  # a long line that goes on
+                rows[-1] += f"\n{line}"
+            else:
+                rows.append(line)
+        chosen = [row for row in rows if any(word in row for word in words)]
+        if not chosen:
+            raise UsageError(f"No line of {self.name} has {' or '.join(words) or 'no word'}.")
+        return replace(self, text="\n".join([*head, *chosen]))
 
     def __repr__(self) -> str:
         return str(self)

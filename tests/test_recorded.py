@@ -115,3 +115,37 @@ def test_a_benchmark_is_shown_with_its_date_and_command(tmp_path):
 def test_a_benchmark_that_is_missing_names_the_command(tmp_path):
     found = str(recorded.benchmark("lite", folder=tmp_path))
     assert "No recorded result" in found and "python benchmarks/lite.py makes it" in found
+
+
+TABLE = """how it was made
+
+Title of the table
+model  found
+-----  -----
+a:one      1
+b:two      2
+  and more of two
+of 2 models 2 found
+  something
+"""
+
+
+def test_a_benchmark_can_be_cut_to_some_lines(tmp_path):
+    (tmp_path / "x.txt").write_text(f"# recorded 2026-11-25 with: make it\n{TABLE}")
+    found = recorded.benchmark("x", folder=tmp_path)
+    assert found.only("two", "models").text == (
+        "Title of the table\nmodel  found\n-----  -----\nb:two      2\n  and more of two\n"
+        "of 2 models 2 found\n  something"
+    )
+    assert found.only("one").heading == found.heading
+    with pytest.raises(UsageError, match="No line of x has three"):
+        found.only("three")
+    with pytest.raises(UsageError, match="no word"):
+        found.only()
+
+
+def test_a_benchmark_without_a_table_has_no_lines_to_choose(tmp_path):
+    assert "makes it" in str(recorded.benchmark("lite", folder=tmp_path).only("x"))
+    (tmp_path / "x.txt").write_text("# recorded\nprose\n")
+    with pytest.raises(UsageError, match="no table"):
+        recorded.benchmark("x", folder=tmp_path).only("prose")

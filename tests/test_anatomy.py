@@ -109,5 +109,6 @@ def test_what_goes_into_the_layers_of_a_class():
     # before the layer wrote over it
     torch.testing.assert_close(found["act"], torch.tensor([[-2.0, 3.0]]))
     assert network.training and not network.gate._forward_pre_hooks
+    assert not found["gate"].is_inference()  # to be computed with as any other
     with pytest.raises(UsageError, match="Net has no Dropout"):
         anatomy.inputs_of(network, nn.Dropout, x)

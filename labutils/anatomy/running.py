@@ -123,7 +123,7 @@ def inputs_of(
 
     handles = [part.register_forward_pre_hook(hook(name)) for name, part in parts.items()]
     run(module, inputs, handles)
-    return seen
+    return {name: tensor.clone() for name, tensor in seen.items()}  # no inference tensors
 
 
 def run(module: nn.Module, inputs: torch.Tensor, handles: list[RemovableHandle]) -> None:

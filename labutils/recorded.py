@@ -51,6 +51,18 @@ class Shown:
         """Whether the step was not run here."""
         return bool(self.heading)
 
+    def measured(self, read: Callable[..., Any]) -> Any:
+        """Return what `read` makes of the step's results; None where the step was not run here.
+
+        Parameters
+        ----------
+        read
+            Called with what the step returned; with several arguments where that is a tuple.
+        """
+        if self.values is None:
+            return None
+        return read(*self.values) if isinstance(self.values, tuple) else read(self.values)
+
     def __str__(self) -> str:
         texts = [text for text, _ in self.parts]
         return "\n\n".join([self.heading, *texts] if self.heading else texts)
@@ -221,7 +233,9 @@ class Benchmark:
         return str(self)
 
     def _repr_html_(self) -> str:
-        table = f"<pre style='overflow-x:auto'>{html.escape(self.text)}</pre>"
+        # JupyterLab would wrap the lines of a wide table
+        style = "white-space:pre;overflow-x:auto;font-size:85%"
+        table = f"<pre style='{style}'>{html.escape(self.text)}</pre>"
         return f"<p><strong>{html.escape(self.heading)}</strong></p>{table}"
 
 

@@ -96,6 +96,21 @@ class TorchRunner(_Closing):
         return torch.cat(parts).float().numpy()
 
 
+class Mirrored(_Closing):
+    """Another runner on the mirror images of what it is given, left to right.
+
+    A change of the picture that nobody worries about, to measure a change of the network by.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.name = runner, f"{runner.name}, mirrored"
+        self.runtime, self.file = f"{runner.runtime}, on the mirrored image", runner.file
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        return self.runner.run(np.ascontiguousarray(batch[..., ::-1]))
+
+
 class OrtRunner(_Closing):
     """An ONNX file on ONNX Runtime's CPU provider.
 

@@ -149,3 +149,11 @@ def test_a_benchmark_without_a_table_has_no_lines_to_choose(tmp_path):
     (tmp_path / "x.txt").write_text("# recorded\nprose\n")
     with pytest.raises(UsageError, match="no table"):
         recorded.benchmark("x", folder=tmp_path).only("prose")
+
+
+def test_what_a_step_measured_is_read_where_it_ran_and_none_elsewhere(monkeypatch):
+    on(monkeypatch, HERE)
+    assert recorded.run("06.one", lambda: 3).measured(lambda n: n + 1) == 4
+    assert recorded.run("06.two", lambda: (3, "chart")).measured(lambda n, chart: n) == 3
+    on(monkeypatch, GONE)
+    assert recorded.run("06.one", lambda: 3).measured(lambda n: n + 1) is None

@@ -166,3 +166,11 @@ def test_nothing_is_not_timed(turns):
         runtime.seconds_in_turns({"a": Sleepless([], "a")}, np.zeros(1), turns)
     with pytest.raises(UsageError, match="at least one"):
         runtime.seconds_in_turns({}, np.zeros(1))
+
+
+def test_a_mirrored_runner_sees_the_mirror_image(small, inputs):
+    batch, plain = inputs(2, 64), runtime.connect(small)
+    mirrored = runtime.Mirrored(plain)
+    np.testing.assert_array_equal(mirrored.run(batch[..., ::-1]), plain.run(batch))
+    assert np.abs(mirrored.run(batch) - plain.run(batch)).max() > 0
+    assert isinstance(mirrored, runtime.Runner) and "on the mirrored image" in mirrored.runtime

@@ -8,6 +8,7 @@ shown as if it had been run here: its first line says that it was not, and why. 
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import os
 import platform
@@ -212,7 +213,7 @@ class Benchmark:
             No line holds any of them, or there is no table.
         """
         lines = self.text.splitlines()
-        ruler = next((i for i, line in enumerate(lines) if _RULER.fullmatch(line)), None)
+        ruler = _ruler(lines)
         if ruler is None:
             if self.text.startswith("Not recorded yet."):
                 return self
@@ -233,10 +234,58 @@ class Benchmark:
         return str(self)
 
     def _repr_html_(self) -> str:
-        # JupyterLab would wrap the lines of a wide table
-        style = "white-space:pre;overflow-x:auto;font-size:85%"
-        table = f"<pre style='{style}'>{html.escape(self.text)}</pre>"
-        return f"<p><strong>{html.escape(self.heading)}</strong></p>{table}"
+        above, table, below = _around_table(self.text)
+        heading = f"<p><strong>{html.escape(self.heading)}</strong></p>"
+        if not table or _ruler(below) is not None:  # columns of its own kind: as it stands
+            style = "white-space:pre;overflow-x:auto;font-size:85%"
+            return f"{heading}<pre style='{style}'>{html.escape(self.text)}</pre>"
+        return heading + _paragraphs(above) + _markup(table) + _paragraphs(below)
+
+
+def _ruler(lines: list[str]) -> int | None:
+    """Return where the line under the heads of a table's columns stands."""
+    return next((i for i, line in enumerate(lines) if _RULER.fullmatch(line)), None)
+
+
+def _around_table(text: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return the lines above a text's table, the table's cells, and the lines below it."""
+    lines = text.splitlines()
+    ruler = _ruler(lines)
+    if ruler is None:
+        return lines, [], []
+    spans = [found.span() for found in re.finditer("-+", lines[ruler])]
+    gaps = [(left[1], right[0]) for left, right in itertools.pairwise(spans)]
+
+    def in_columns(line: str) -> bool:
+        return len(line) <= spans[-1][1] and not any(line[a:b].strip() for a, b in gaps)
+
+    rows = list(itertools.takewhile(in_columns, lines[ruler + 1 :]))
+    table = [[line[a:b].strip() for a, b in spans] for line in (lines[ruler - 1], *rows)]
+    return lines[: ruler - 1], table, lines[ruler + 1 + len(rows) :]
+
+
+def _paragraphs(lines: list[str]) -> str:
+    """Return prose as HTML: a line that begins with spaces goes on with the one before it."""
+    told = re.sub(r"\n +", " ", "\n".join(lines)).split("\n\n")
+    return "".join(
+        f"<p>{html.escape(part.strip()).replace(chr(10), '<br>')}</p>"
+        for part in told
+        if part.strip()
+    )
+
+
+def _markup(table: list[list[str]]) -> str:
+    left = " style='text-align:left'"
+
+    def row(cells: list[str], tag: str) -> str:
+        made = (
+            f"<{tag}{left if not i else ''}>{html.escape(c)}</{tag}>" for i, c in enumerate(cells)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    head, *rows = table
+    body = "".join(row(cells, "td") for cells in rows)
+    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def benchmark(name: str, program: str = "", folder: Path | None = None) -> Benchmark:

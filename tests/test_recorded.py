@@ -157,3 +157,18 @@ def test_what_a_step_measured_is_read_where_it_ran_and_none_elsewhere(monkeypatc
     assert recorded.run("06.two", lambda: (3, "chart")).measured(lambda n, chart: n) == 3
     on(monkeypatch, GONE)
     assert recorded.run("06.one", lambda: 3).measured(lambda n: n + 1) is None
+
+
+def test_a_benchmark_is_a_table_in_html(tmp_path):
+    (tmp_path / "x.txt").write_text(
+        "# recorded 2026-11-25 with: make it\nhow it\nwas made\n\n"
+        "model   found\n------  -----\na:<o>       1\nb two\nof 2 models 2 were\n  found\n"
+    )
+    shown = recorded.benchmark("x", folder=tmp_path)._repr_html_()
+    assert "<p>how it<br>was made</p><table>" in shown
+    left = "style='text-align:left'"
+    assert f"<tr><td {left}>a:&lt;o&gt;</td><td>1</td></tr>" in shown
+    assert f"<tr><td {left}>b two</td><td></td></tr></tbody>" in shown
+    assert shown.endswith("</table><p>of 2 models 2 were found</p>")
+    (tmp_path / "x.txt").write_text("# recorded\na   <b>\n1     2\n")
+    assert "a   &lt;b&gt;\n1     2</pre>" in recorded.benchmark("x", folder=tmp_path)._repr_html_()

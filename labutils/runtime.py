@@ -104,7 +104,8 @@ class Mirrored(_Closing):
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.name = runner, f"{runner.name}, mirrored"
-        self.runtime, self.file = f"{runner.runtime}, on the mirrored image", runner.file
+        self.runtime = f"{runner.runtime}, on the mirrored image"
+        self.file: Path | None = None  # no file does that
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""

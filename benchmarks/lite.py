@@ -152,14 +152,7 @@ def latencies(files: dict[str, Path], model: zoo.Model) -> dict[str, float]:
     size = model.preprocessing.size
     image = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
     runners = {stage: runtime.connect(file, threads=1) for stage, file in files.items()}
-    taken = {stage: [] for stage in files}
-    for turn in range(REPEATS + 3):
-        for stage, runner in runners.items():
-            start = time.perf_counter()
-            runner.run(image)
-            if turn >= 3:
-                taken[stage].append(time.perf_counter() - start)
-    return {stage: float(np.median(times)) for stage, times in taken.items()}
+    return runtime.seconds_in_turns(runners, image, REPEATS)
 
 
 def write(rows: list[Row], chosen: argparse.Namespace, report: surgery.Report) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from . import __version__, paths, targets
 from .compare import tabular
-from .errors import UsageError
+from .errors import UsageError, counted
 
 OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
 _OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
@@ -90,7 +90,7 @@ class Batch:
     def _parts(self) -> tuple:
         counts = Counter(row.outcome for row in self.rows)
         found = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
-        title = f"{len(self.rows)} models for {self.target}: {found}"
+        title = f"{counted(len(self.rows), 'model')} for {self.target}: {found}"
         columns = ("model", "outcome", "repaired", "cosine", "top-1 agrees", "MB", "s")
         names = _names(self.rows)
         reasons = zip(names, self.rows, strict=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import zoo
-from .errors import ModelFileError, UsageError
+from .errors import ModelFileError, UnknownNameError, UsageError
 from .graph import with_shapes
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ class Complexity:
     macs: int
     rows: tuple[Row, ...]
     not_counted: Counter[str]
+
+    def __getitem__(self, name: str) -> Row:
+        """Return the row of a module or node."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise UnknownNameError("row", name, [row.name for row in self.rows])
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.input_shape))

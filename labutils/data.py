@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import paths, things
-from .errors import UsageError
+from .errors import UsageError, counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -128,7 +128,7 @@ def load(split: str = "val", n: int = VALIDATION_IMAGES, size: int = 128) -> Ima
         images=_rendered(split, n, size),
         labels=np.arange(n, dtype=np.int64) % len(things.CLASSES),
         classes=things.CLASSES,
-        source=f"Things-16 {split} (drawn, synthetic), {n} images at {size} px",
+        source=f"Things-16 {split} (drawn, synthetic), {counted(n, 'image')} at {size} px",
     )
 
 

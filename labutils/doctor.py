@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import os
 import platform
@@ -12,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import fetch, paths, qnn
+from .errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,38 @@ class Diagnosis:
             for name, state, text in self._rows()
         )
         return f"<table>{rows}</table>"
+
+
+def as_installed(package: str, file: str) -> bool:
+    """Whether a file of an installed package is as its installer wrote it.
+
+    An installer records the SHA-256 of each file (in ``RECORD``, PEP 376 and PEP 627); nobody
+    looks at it unless asked.
+
+    Parameters
+    ----------
+    package
+        As pip names it: ``"torch"``.
+    file
+        Within the packages' folder: ``"torch/nn/modules/__init__.py"``.
+
+    Raises
+    ------
+    UsageError
+        The package is not installed, has no such file, or came without fingerprints.
+    """
+    from importlib import metadata
+
+    try:
+        files = metadata.files(package) or ()
+    except metadata.PackageNotFoundError:
+        raise UsageError(f"{package} is not installed in this environment.") from None
+    found = next((f for f in files if f.as_posix() == file), None)
+    if found is None or found.hash is None:
+        what = "no fingerprint of" if found else "no file"
+        raise UsageError(f"{package} was installed with {what} {file}.")
+    digest = hashlib.new(found.hash.mode, found.locate().read_bytes()).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=") == found.hash.value
 
 
 def examine() -> Diagnosis:

@@ -22,6 +22,19 @@ class UsageError(LabError):
     exit_code = 2
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as a message says it: ``1 node``, ``2 nodes``.
+
+    Parameters
+    ----------
+    number
+        How many there are.
+    noun
+        Of one; an s makes it many.
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 class UnknownNameError(UsageError):
     """A name that no registry knows; the message suggests the nearest ones.
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import paths
-from .errors import LabError
+from .errors import LabError, counted
 
 NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
 OUTCOMES = (NOT_ATTEMPTED, NOT_YET, PASSED)
@@ -363,7 +363,7 @@ class Record:
     settled: bool = False
 
     def __str__(self) -> str:
-        parts = [f"{self.attempts} attempt{'s' * (self.attempts != 1)}"]
+        parts = [counted(self.attempts, "attempt")]
         parts += [f"hint {self.hints}"] * (self.hints > 0)
         parts += ["reference taken"] * (self.settled and self.outcome != PASSED)
         return f"{self.outcome} ({', '.join(parts)})"

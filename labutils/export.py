@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import data, metrics, paths, tidy, zoo
-from .errors import ExportError, UnknownNameError, UsageError
+from .errors import ExportError, UnknownNameError, UsageError, counted
 
 if TYPE_CHECKING:
     import onnx
@@ -72,9 +72,10 @@ class ExportReport:
 
     def __str__(self) -> str:
         ops = ", ".join(f"{op} {n}" for op, n in self.nodes.most_common())
+        nodes = counted(self.nodes.total(), "node")
         return (
             f"{self.path.name}: ONNX opset {self.opset} ({self.exporter} exporter), "
-            f"{self.path.stat().st_size / 1e6:.2f} MB, {sum(self.nodes.values())} nodes\n"
+            f"{self.path.stat().st_size / 1e6:.2f} MB, {nodes}\n"
             f"  {ops}\n"
             f"  against PyTorch on {self.compared}: cosine {self.cosine:.6f}, "
             f"largest difference {self.max_error:.2g}"

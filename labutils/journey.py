@@ -34,7 +34,7 @@ from . import (
     targets,
     zoo,
 )
-from .errors import SurgeryError, TranslationError
+from .errors import SurgeryError, TranslationError, counted
 from .targets import dlc, snpe
 
 TARGET = "snpe-2.7"
@@ -287,7 +287,7 @@ def _converted(
                 made[precision] = done.file
                 log.journey.artifacts[done.file.name] = done.file
                 said.append(f"{done.file.stat().st_size / 1e6:.2f} MB")
-                said.append(f"gate passed on {len(inputs)} images: {done.gate.parity}")
+                said.append(f"gate passed on {counted(len(inputs), 'image')}: {done.gate.parity}")
     log.journey.notes.append(f"DLC: {done.claim}")
     _compiled(model, quantized["int8"], folder, soc, log, inputs)
     return made

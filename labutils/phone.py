@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from . import graph, paths, qnn
-from .errors import LabError, MissingToolError, ModelFileError, UsageError
+from .errors import LabError, MissingToolError, ModelFileError, UsageError, counted
 
 LABEL = "Not run on a phone by us: these commands are tested against a fake adb."
 FOLDER = "/data/local/tmp/mobilenetv3-edge-lab"
@@ -108,8 +108,7 @@ class Plan:
         return text
 
     def _heading(self) -> str:
-        images = f"{self.n} image{'s' * (self.n != 1)}"
-        return f"{len(self.steps)} commands for {images} on a {self.soc}. {LABEL}"
+        return f"{len(self.steps)} commands for {counted(self.n, 'image')} on a {self.soc}. {LABEL}"
 
     def __str__(self) -> str:
         lines = [f"# {step.purpose}\n{self._shown(step)}" for step in self.steps]

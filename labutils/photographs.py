@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _torchvision, data, fetch, paths
-from .errors import UnknownNameError, UsageError
+from .errors import UnknownNameError, UsageError, counted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CROP = 0.875
@@ -84,7 +84,7 @@ def read(
         tried = " ".join(skipped[:3]) or (few if part == "calib" else "")
         raise UsageError(f"No picture in {root} could be read. {tried.strip()}")
     whose = {"calib": " (kept for calibration)"}.get(part, "")
-    source = f"photographs in {root.name}{whose}, {len(images)} images at {size} px"
+    source = f"photographs in {root.name}{whose}, {counted(len(images), 'image')} at {size} px"
     source += f" ({len(skipped)} unreadable files left out)" if skipped else ""
     return data.ImageSet(
         np.stack(images), np.array(labels, np.int64), tuple(classes), source, tuple(skipped)

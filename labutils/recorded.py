@@ -8,13 +8,14 @@ shown as if it had been run here: its first line says that it was not, and why. 
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import os
 import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .errors import UsageError
 FOLDER = paths.DATA / "recorded"
 
 _LIVE = "A live view; it is not recorded."
+_RULER = re.compile(r"-+(  -+)+")  # under the heads of a table's columns
 _KEY = re.compile(r"\d\d\.[a-z0-9_]+")
 
 
@@ -49,6 +51,18 @@ class Shown:
     def recorded(self) -> bool:
         """Whether the step was not run here."""
         return bool(self.heading)
+
+    def measured(self, read: Callable[..., Any]) -> Any:
+        """Return what `read` makes of the step's results; None where the step was not run here.
+
+        Parameters
+        ----------
+        read
+            Called with what the step returned; with several arguments where that is a tuple.
+        """
+        if self.values is None:
+            return None
+        return read(*self.values) if isinstance(self.values, tuple) else read(self.values)
 
     def __str__(self) -> str:
         texts = [text for text, _ in self.parts]
@@ -185,12 +199,93 @@ class Benchmark:
     def __str__(self) -> str:
         return f"{self.heading}\n\n{self.text}"
 
+    def only(self, *words: str) -> Benchmark:
+        """Return the same, with only those lines of the table, and below it, that hold a word.
+
+        Parameters
+        ----------
+        *words
+            Such as a model's name. The columns' heads stay, and what is said right above them.
+
+        Raises
+        ------
+        UsageError
+            No line holds any of them, or there is no table.
+        """
+        lines = self.text.splitlines()
+        ruler = _ruler(lines)
+        if ruler is None:
+            if self.text.startswith("Not recorded yet."):
+                return self
+            raise UsageError(f"The results of {self.name} have no table to choose lines from.")
+        blank = [i for i in range(ruler) if not lines[i].strip()]
+        head, rows = lines[blank[-1] + 1 if blank else 0 : ruler + 1], []
+        for line in lines[ruler + 1 :]:
+            if line.startswith("  ") and rows:  # a long line that goes on
+                rows[-1] += f"\n{line}"
+            else:
+                rows.append(line)
+        chosen = [row for row in rows if any(word in row for word in words)]
+        if not chosen:
+            raise UsageError(f"No line of {self.name} has {' or '.join(words) or 'no word'}.")
+        return replace(self, text="\n".join([*head, *chosen]))
+
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        table = f"<pre style='overflow-x:auto'>{html.escape(self.text)}</pre>"
-        return f"<p><strong>{html.escape(self.heading)}</strong></p>{table}"
+        above, table, below = _around_table(self.text)
+        heading = f"<p><strong>{html.escape(self.heading)}</strong></p>"
+        if not table or _ruler(below) is not None:  # columns of its own kind: as it stands
+            style = "white-space:pre;overflow-x:auto;font-size:85%"
+            return f"{heading}<pre style='{style}'>{html.escape(self.text)}</pre>"
+        return heading + _paragraphs(above) + _markup(table) + _paragraphs(below)
+
+
+def _ruler(lines: list[str]) -> int | None:
+    """Return where the line under the heads of a table's columns stands."""
+    return next((i for i, line in enumerate(lines) if _RULER.fullmatch(line)), None)
+
+
+def _around_table(text: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return the lines above a text's table, the table's cells, and the lines below it."""
+    lines = text.splitlines()
+    ruler = _ruler(lines)
+    if ruler is None:
+        return lines, [], []
+    spans = [found.span() for found in re.finditer("-+", lines[ruler])]
+    gaps = [(left[1], right[0]) for left, right in itertools.pairwise(spans)]
+
+    def in_columns(line: str) -> bool:
+        return len(line) <= spans[-1][1] and not any(line[a:b].strip() for a, b in gaps)
+
+    rows = list(itertools.takewhile(in_columns, lines[ruler + 1 :]))
+    table = [[line[a:b].strip() for a, b in spans] for line in (lines[ruler - 1], *rows)]
+    return lines[: ruler - 1], table, lines[ruler + 1 + len(rows) :]
+
+
+def _paragraphs(lines: list[str]) -> str:
+    """Return prose as HTML: a line that begins with spaces goes on with the one before it."""
+    told = re.sub(r"\n +", " ", "\n".join(lines)).split("\n\n")
+    return "".join(
+        f"<p>{html.escape(part.strip()).replace(chr(10), '<br>')}</p>"
+        for part in told
+        if part.strip()
+    )
+
+
+def _markup(table: list[list[str]]) -> str:
+    left = " style='text-align:left'"
+
+    def row(cells: list[str], tag: str) -> str:
+        made = (
+            f"<{tag}{left if not i else ''}>{html.escape(c)}</{tag}>" for i, c in enumerate(cells)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    head, *rows = table
+    body = "".join(row(cells, "td") for cells in rows)
+    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def benchmark(name: str, program: str = "", folder: Path | None = None) -> Benchmark:

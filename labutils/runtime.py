@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -93,6 +94,22 @@ class TorchRunner(_Closing):
             _split(batch, self.batch or 1, self.name)
             parts = [self.module(x) for x in torch.from_numpy(batch).split(self.batch or 32)]
         return torch.cat(parts).float().numpy()
+
+
+class Mirrored(_Closing):
+    """Another runner on the mirror images of what it is given, left to right.
+
+    A change of the picture that nobody worries about, to measure a change of the network by.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.name = runner, f"{runner.name}, mirrored"
+        self.runtime = f"{runner.runtime}, on the mirrored image"
+        self.file: Path | None = None  # no file does that
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        return self.runner.run(np.ascontiguousarray(batch[..., ::-1]))
 
 
 class OrtRunner(_Closing):
@@ -263,6 +280,46 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
             f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
         )
     return kinds[runs[0] if backend == "auto" else backend](path, **settings)
+
+
+def seconds_in_turns(
+    runners: Mapping[str, Runner], batch: np.ndarray, turns: int = 30
+) -> dict[str, float]:
+    """Time several runners on the same batch, one after the other in every turn.
+
+    Whatever else the machine does meanwhile disturbs all of them alike, so their *ratios* mean
+    something even where the seconds do not.
+
+    Parameters
+    ----------
+    runners
+        Name -> what is timed. Two sessions on several threads each disturb one another: connect
+        with ``threads=1``.
+    batch
+        What each of them runs.
+    turns
+        That count; three more go before them.
+
+    Returns
+    -------
+    dict
+        Name -> seconds of one run, the median of the turns.
+
+    Raises
+    ------
+    UsageError
+        There is no runner, or no turn.
+    """
+    if not runners or turns < 1:
+        raise UsageError(f"{len(runners)} runners in {turns} turns: at least one of each is timed.")
+    taken: dict[str, list[float]] = {name: [] for name in runners}
+    for turn in range(turns + 3):
+        for name, runner in runners.items():
+            start = time.perf_counter()
+            runner.run(batch)
+            if turn >= 3:
+                taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) for name, times in taken.items()}
 
 
 def _exported_batch(module: torch.nn.Module) -> int | None:

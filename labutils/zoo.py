@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import adapt, architectures, checkpoint, data, graph, paths, things
-from .errors import ModelFileError, UnknownNameError, UsageError
+from .errors import ModelFileError, UnknownNameError, UsageError, counted
 
 if TYPE_CHECKING:
     import onnx
@@ -320,8 +320,9 @@ def _refuse_input(path: Path, names: tuple[str, ...], value: Any) -> None:
     image = len(shape) == 4 and (shape[1] == 3 or shape[3] != 3)
     if len(names) != 1 or kind != "float32" or not image:
         raise ModelFileError(
-            f"{path} takes {len(names)} input(s), the first of them {kind} {shape}; one float32 "
-            "image (n, 3, height, width) is needed. Export it without what comes before that."
+            f"{path} takes {counted(len(names), 'input')}, the first of them {kind} {shape}; one "
+            "float32 image (n, 3, height, width) is needed. Export it without what comes before "
+            "that."
         )
 
 

@@ -90,3 +90,25 @@ def test_figures_say_what_to_see(large):
     other = complexity.count(nn.Sequential(nn.Conv2d(3, 4, 1)), (1, 3, 8, 8))
     with pytest.raises(UsageError):
         anatomy_figures.weight_work_time(other, anatomy.times(large, 64, repeats=1))
+
+
+def test_what_goes_into_the_layers_of_a_class():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.gate = nn.ReLU(inplace=True), nn.Hardsigmoid()
+
+        def forward(self, x):
+            return x * self.gate(self.act(x - 1))
+
+    network = Net().train()
+    x = torch.tensor([[-1.0, 4.0]])
+    assert [*anatomy.inputs_of(network, nn.Hardsigmoid, x)] == ["gate"]
+    found = anatomy.inputs_of(network, nn.Module, x)
+    torch.testing.assert_close(found["gate"], torch.tensor([[0.0, 3.0]]))
+    # before the layer wrote over it
+    torch.testing.assert_close(found["act"], torch.tensor([[-2.0, 3.0]]))
+    assert network.training and not network.gate._forward_pre_hooks
+    assert not found["gate"].is_inference()  # to be computed with as any other
+    with pytest.raises(UsageError, match="Net has no Dropout"):
+        anatomy.inputs_of(network, nn.Dropout, x)

@@ -197,7 +197,7 @@ def test_it_is_loaded_and_answers_as_the_network_does(brought, net, name):
 def test_diagnose_names_the_repair(brought, capsys, name):
     assert cli.main(["diagnose", str(brought(name)), *stated(name)[: -len(STATED) or None]]) == 1
     printed = capsys.readouterr().out
-    assert "rule 'hardswish' would repair 1 node(s)" in printed
+    assert "rule 'hardswish' would repair 1 node;" in printed
     assert SAID.get(name, "") in printed
 
 

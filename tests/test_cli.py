@@ -91,7 +91,7 @@ def test_diagnose_names_nodes_and_rules_and_exits_1(lab, small_onnx):
     code, out, _ = lab("diagnose", small_onnx(17), "--target", "snpe-2.7")
     assert code == 1
     assert re.search(r"HardSwish\s+unsupported\s+19\s+features.0.2", out)
-    assert "rule 'hardswish' would repair 19 node(s)" in out
+    assert "rule 'hardswish' would repair 19 nodes" in out
 
 
 def test_diagnose_of_a_clean_model_exits_0(lab, small_onnx, tmp_path):

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from labutils import _torchvision, complexity, export
-from labutils.errors import ModelFileError, UsageError
+from labutils.errors import ModelFileError, UnknownNameError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +198,10 @@ def test_text_and_html_say_the_same(published):
     for words in ("5,483,032", "216.59", "features.12.block.0.0", "hardswish 21", "219 M"):
         assert words in str(found)
         assert words in found._repr_html_()
+
+
+def test_a_row_is_found_by_its_name(distinct):
+    found = complexity.count(distinct, (1, 3, 64, 64))
+    assert found["features.0.0"].macs == 16 * 3 * 9 * 32 * 32
+    with pytest.raises(UnknownNameError, match=r"features\.0\.0"):
+        found["features.0.00"]

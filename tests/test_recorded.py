@@ -115,3 +115,60 @@ def test_a_benchmark_is_shown_with_its_date_and_command(tmp_path):
 def test_a_benchmark_that_is_missing_names_the_command(tmp_path):
     found = str(recorded.benchmark("lite", folder=tmp_path))
     assert "No recorded result" in found and "python benchmarks/lite.py makes it" in found
+
+
+TABLE = """how it was made
+
+Title of the table
+model  found
+-----  -----
+a:one      1
+b:two      2
+  and more of two
+of 2 models 2 found
+  something
+"""
+
+
+def test_a_benchmark_can_be_cut_to_some_lines(tmp_path):
+    (tmp_path / "x.txt").write_text(f"# recorded 2026-11-25 with: make it\n{TABLE}")
+    found = recorded.benchmark("x", folder=tmp_path)
+    assert found.only("two", "models").text == (
+        "Title of the table\nmodel  found\n-----  -----\nb:two      2\n  and more of two\n"
+        "of 2 models 2 found\n  something"
+    )
+    assert found.only("one").heading == found.heading
+    with pytest.raises(UsageError, match="No line of x has three"):
+        found.only("three")
+    with pytest.raises(UsageError, match="no word"):
+        found.only()
+
+
+def test_a_benchmark_without_a_table_has_no_lines_to_choose(tmp_path):
+    assert "makes it" in str(recorded.benchmark("lite", folder=tmp_path).only("x"))
+    (tmp_path / "x.txt").write_text("# recorded\nprose\n")
+    with pytest.raises(UsageError, match="no table"):
+        recorded.benchmark("x", folder=tmp_path).only("prose")
+
+
+def test_what_a_step_measured_is_read_where_it_ran_and_none_elsewhere(monkeypatch):
+    on(monkeypatch, HERE)
+    assert recorded.run("06.one", lambda: 3).measured(lambda n: n + 1) == 4
+    assert recorded.run("06.two", lambda: (3, "chart")).measured(lambda n, chart: n) == 3
+    on(monkeypatch, GONE)
+    assert recorded.run("06.one", lambda: 3).measured(lambda n: n + 1) is None
+
+
+def test_a_benchmark_is_a_table_in_html(tmp_path):
+    (tmp_path / "x.txt").write_text(
+        "# recorded 2026-11-25 with: make it\nhow it\nwas made\n\n"
+        "model   found\n------  -----\na:<o>       1\nb two\nof 2 models 2 were\n  found\n"
+    )
+    shown = recorded.benchmark("x", folder=tmp_path)._repr_html_()
+    assert "<p>how it<br>was made</p><table>" in shown
+    left = "style='text-align:left'"
+    assert f"<tr><td {left}>a:&lt;o&gt;</td><td>1</td></tr>" in shown
+    assert f"<tr><td {left}>b two</td><td></td></tr></tbody>" in shown
+    assert shown.endswith("</table><p>of 2 models 2 were found</p>")
+    (tmp_path / "x.txt").write_text("# recorded\na   <b>\n1     2\n")
+    assert "a   &lt;b&gt;\n1     2</pre>" in recorded.benchmark("x", folder=tmp_path)._repr_html_()

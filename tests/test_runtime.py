@@ -134,3 +134,43 @@ def test_a_chip_without_float16_is_refused_for_float_graphs_and_dlcs(small_onnx,
         runtime.connect(made.file, soc="QCS6490")
     with pytest.raises(UnknownNameError, match="Snapdragon chip"):
         runtime.connect(made.file, soc="nope")
+
+
+class Sleepless:
+    """A runner that notes its turn."""
+
+    name, runtime, file = "sleepless", "nothing", None
+
+    def __init__(self, order, letter):
+        self.order, self.letter = order, letter
+
+    def run(self, batch):
+        self.order.append(self.letter)
+        return batch
+
+    def close(self):
+        pass
+
+
+def test_runners_are_timed_in_turns():
+    order = []
+    runners = {letter: Sleepless(order, letter) for letter in "ab"}
+    seconds = runtime.seconds_in_turns(runners, np.zeros(1), turns=4)
+    assert "".join(order) == "ab" * (3 + 4)
+    assert list(seconds) == ["a", "b"] and all(value > 0 for value in seconds.values())
+
+
+@pytest.mark.parametrize("turns", [0, -1])
+def test_nothing_is_not_timed(turns):
+    with pytest.raises(UsageError, match="at least one"):
+        runtime.seconds_in_turns({"a": Sleepless([], "a")}, np.zeros(1), turns)
+    with pytest.raises(UsageError, match="at least one"):
+        runtime.seconds_in_turns({}, np.zeros(1))
+
+
+def test_a_mirrored_runner_sees_the_mirror_image(small, inputs):
+    batch, plain = inputs(2, 64), runtime.connect(small)
+    mirrored = runtime.Mirrored(plain)
+    np.testing.assert_array_equal(mirrored.run(batch[..., ::-1]), plain.run(batch))
+    assert np.abs(mirrored.run(batch) - plain.run(batch)).max() > 0
+    assert isinstance(mirrored, runtime.Runner) and "on the mirrored image" in mirrored.runtime

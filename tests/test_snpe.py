@@ -343,3 +343,19 @@ def test_a_tool_that_cannot_start(fake, tmp_path):
     script.write_text("#!/no/such/interpreter\n")
     with pytest.raises(ConvertError, match="Cannot start"):
         snpe.translate(path, tmp_path / "x.dlc", echo=lambda line: None)
+
+
+def test_the_log_of_a_file_that_is_refused_or_not(small_onnx, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = snpe.log_of(small_onnx(17))
+    assert any("No translation registered for op type onnx_hardswish" in line for line in refused)
+    node = helper.make_node("Relu", ["x"], ["y"], name="act")
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3]) for n in "xy"]
+    taken = helper.make_model(
+        helper.make_graph([node], "g", values[:1], values[1:]),
+        opset_imports=[helper.make_opsetid("", 13)],
+    )
+    onnx.save(taken, tmp_path / "relu.onnx")
+    lines = snpe.log_of(tmp_path / "relu.onnx")
+    assert lines and not any("ERROR" in line for line in lines)
+    assert [file.name for file in tmp_path.iterdir()] == ["relu.onnx"]

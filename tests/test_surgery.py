@@ -694,3 +694,9 @@ def test_importing_surgery_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_a_rule_says_what_it_promises():
+    assert str(surgery.RULES["hardswish"]).startswith("hardswish: exact; float32: bit-equal")
+    told = str(surgery.RULES["hardswish-to-relu"])
+    assert told.startswith("hardswish-to-relu: APPROXIMATE;") and told.endswith("trained again")

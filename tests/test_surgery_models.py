@@ -380,3 +380,22 @@ def test_two_processes_train_without_find_unused_parameters():
     names = ["written", "torchvision", "timm convnext"]  # all three levels, new weights and old
     torch.multiprocessing.spawn(_train, (port, names, failures), nprocs=2)
     assert failures.empty(), failures.get()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "words"),
+    [
+        (torch.tanh, nn.ReLU, r"replacement .* ReLU is a class: .* a layer: ReLU\(\)"),
+        (torch.ones(1), torch.relu, "pattern is a function of tensors, not Tensor"),
+        (torch.tanh, None, "replacement is a function of tensors, not NoneType"),
+    ],
+)
+def test_a_pattern_rule_is_made_of_functions(pattern, replacement, words):
+    with pytest.raises(UsageError, match=words):
+        surgery.pattern_rule(pattern, replacement)
+
+
+def test_a_pattern_that_makes_a_layer_is_refused_with_the_way_out():
+    rule = surgery.pattern_rule(lambda x: x * nn.Sigmoid()(x), torch.relu, name="gate of its own")
+    with pytest.raises(UsageError, match=r"gate of its own makes a layer .* torch\.sigmoid"):
+        surgery.replace_(nn.Sequential(nn.Linear(2, 2)), rule, "graph", torch.ones(1, 2))

@@ -326,7 +326,7 @@ def test_partition_of_a_graph_that_leaves_the_accelerator_once(saved):
         "accelerator, subgraph 2",
     ]
     assert report.subgraphs == 2
-    assert "2 accelerator subgraph(s), 1 node(s) on the CPU" in str(report)
+    assert "2 accelerator subgraphs, 1 node on the CPU" in str(report)
 
 
 def test_partition_never_joins_around_a_cpu_node(saved):

@@ -370,6 +370,7 @@ def test_an_approximate_rule_is_labelled_and_its_error_shown(board):
     board.repair_button.click()
     assert 'data-kind="good"' in board.verdict.value
     assert "DIFFERENT" in words(board.account) and "approximate rule" in words(board.account)
+    assert kind(board) == "warn" and "not the same function" in words(board.status)
 
 
 def test_rules_that_exclude_each_other_are_explained_and_the_diagnosis_stays(board):

@@ -6,6 +6,7 @@ torchvision's mobile networks share. Everything is read from the module or measu
 
 from .parts import ACTIVATIONS, Part
 from .reading import Anatomy, Stage, Step, Walk, stages, walk
+from .running import inputs_of
 from .timing import Times, times
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Step",
     "Times",
     "Walk",
+    "inputs_of",
     "stages",
     "times",
     "walk",

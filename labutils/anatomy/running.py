@@ -87,6 +87,45 @@ def calls(module: nn.Module, parts: dict[str, nn.Module], inputs: torch.Tensor) 
     return seen
 
 
+def inputs_of(
+    module: nn.Module, kind: type[nn.Module], inputs: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Run a network once, and return what goes into each of its layers of one class.
+
+    Parameters
+    ----------
+    module
+        The network; it runs in evaluation mode, and is left as it was.
+    kind
+        A class, such as ``nn.Hardsigmoid``; subclasses count.
+    inputs
+        A batch for the network.
+
+    Returns
+    -------
+    dict
+        Name of the layer -> its first input, in the order in which the layers ran. Of a layer
+        that is called several times it is the last input.
+
+    Raises
+    ------
+    UsageError
+        The network has no such layer.
+    """
+    parts = {name: part for name, part in module.named_modules() if isinstance(part, kind)}
+    if not parts:
+        raise UsageError(f"{type(module).__name__} has no {kind.__name__}.")
+    seen: dict[str, torch.Tensor] = {}
+
+    def hook(name: str):
+        # a copy, because what comes later may work in place
+        return lambda _, entered: seen.update({name: entered[0].clone()})
+
+    handles = [part.register_forward_pre_hook(hook(name)) for name, part in parts.items()]
+    run(module, inputs, handles)
+    return {name: tensor.clone() for name, tensor in seen.items()}  # no inference tensors
+
+
 def run(module: nn.Module, inputs: torch.Tensor, handles: list[RemovableHandle]) -> None:
     """Run `module` once in evaluation mode; its hooks are gone afterwards, whatever happens."""
     import torch

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import paths
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..graph import module_path, read_whole
 from ..runtime import OrtRunner, Runner, connect
 from . import tabular
@@ -101,7 +101,7 @@ class LayerReport:
     def _parts(self) -> tuple:
         title = (
             f"{self.candidate} on {self.runtime}, against {self.reference} on ONNX Runtime: "
-            f"{len(self.rows)} tensors, {self.n} images"
+            f"{counted(len(self.rows), 'tensor')}, {counted(self.n, 'image')}"
         )
         rows = [
             (

@@ -51,13 +51,19 @@ def _judge_dict(answer: Any) -> None:
     try:
         report = surgery.replace_(model, answer, example_inputs=torch.zeros(1, 3, 8, 8))
     except Exception as error:
+        if "must be Tensor" in str(error):
+            raise NotYet(
+                "a function of numbers stands right of the colon. A layer is replaced by a layer: "
+                "give its class."
+            ) from None
         if "matched nothing" in str(error):
             raise NotYet("your rule finds nothing in a network that has two SiLU layers.") from None
         raise NotYet(f"the surgery refuses your rule: {in_words(error)}") from None
     kinds = [type(m) for m in model.modules()]
     if nn.SiLU in kinds:
         left = [name for name, m in model.named_modules() if type(m) is nn.SiLU]
-        raise NotYet(f"a SiLU is left, at {', '.join(left)}.")
+        few = f"a SiLU is left, at {left[0]}." if len(left) == 1 else "both SiLU layers are left."
+        raise NotYet(f"{few} What stands left of the colon does not mean them all.")
     if nn.Sigmoid not in kinds:
         raise NotYet(
             "the Sigmoid was replaced too. It is a gate here: 1.gate scales what comes from 0."
@@ -120,7 +126,18 @@ FIRST_RULE = Exercise(
         Wrong(
             "from torch import nn\n\n"
             "my_rule = {lambda m: isinstance(m, nn.SiLU) and m.inplace: nn.Hardswish}",
-            "a SiLU is left, at 1.act.",
+            "a SiLU is left, at 1.act. What stands left of the colon does not mean them all.",
+        ),
+        Wrong(
+            "from torch import nn\nfrom torch.nn import functional as F\n\n"
+            "my_rule = {F.silu: F.hardswish}",
+            "both SiLU layers are left. What stands left of the colon does not mean them all.",
+        ),
+        Wrong(
+            "from torch import nn\nfrom torch.nn import functional as F\n\n"
+            "my_rule = {nn.SiLU: F.hardswish}",
+            "a function of numbers stands right of the colon. A layer is replaced by a layer: "
+            "give its class.",
         ),
     ),
     judge=_judge_dict,
@@ -280,8 +297,15 @@ def _cases() -> list[tuple[str, onnx.ModelProto, set[str]]]:
 
 
 def _judge_gates(answer: Any) -> None:
-    for what, model, true in _cases():
-        found = _names_of(call(answer, model.graph))
+    answers = [
+        (what, model, true, _names_of(call(answer, model.graph))) for what, model, true in _cases()
+    ]
+    if not any(found for *_, found in answers):
+        raise NotYet(
+            "you find no gate in any graph. What a node gives is called node.output[0]; "
+            "node.output is the whole list, and is in no list of names."
+        )
+    for what, model, true, found in answers:
         foreign = found - {node.name for node in model.graph.node}
         if foreign:
             raise NotYet(
@@ -402,6 +426,12 @@ GATES = Exercise(
             "on one output that two products use you miss a gate.",
         ),
         Wrong(
+            _GATES + "    return {\n        n.name for n in graph.node for u in graph.node\n"
+            "        if n.op_type == 'HardSigmoid' and n.output in u.input\n    }",
+            "you find no gate in any graph. What a node gives is called node.output[0]; "
+            "node.output is the whole list, and is in no list of names.",
+        ),
+        Wrong(
             _GATES + "    {n.name for n in graph.node if n.op_type == 'HardSigmoid'}",
             "your function returned None (a forgotten return?).",
         ),
@@ -508,6 +538,8 @@ def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
     except StillTodo:
         raise
     except Exception as error:
+        if "_Todo" in str(error):  # the tracer met it in a function, and names its type
+            raise StillTodo from None
         raise NotYet(f"the surgery with your rule raised {in_words(error)}") from None
 
 
@@ -590,6 +622,13 @@ PATTERN = Exercise(
             _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
             "    lambda x: x * torch.sigmoid(1.702 * x), torch.relu, exact=True\n)",
             "your rule promises to be exact, and a ReLU is another function.",
+        ),
+        Wrong(
+            _HEAD + "quick_gelu_rule = surgery.pattern_rule(\n"
+            "    lambda x: x * torch.nn.Sigmoid()(1.702 * x), torch.relu, name='quick'\n)",
+            "the surgery with your rule raised UsageError: The pattern quick makes a layer while "
+            "it runs. Write it with functions, such as torch.sigmoid(x), or as an nn.Module that "
+            "holds the layer.",
         ),
         Wrong(
             "from labutils import surgery\n\nquick_gelu_rule = surgery.RULES['gelu-to-relu']",

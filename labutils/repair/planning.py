@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import graph, paths, surgery, targets
 from ..compare import tabular
-from ..errors import SurgeryError, TranslationError
+from ..errors import SurgeryError, TranslationError, counted
 
 
 class NothingToRepairError(SurgeryError):
@@ -96,7 +96,7 @@ class Plan:
                 "  nodes before -> after: "
                 + ", ".join(f"{a} -> {b} {word}" for word, (a, b) in counts.items())
             )
-        head = f"Repair for {target}: {len(self.check.blockers)} blocking node(s)."
+        head = f"Repair for {target}: {counted(len(self.check.blockers), 'blocking node')}."
         return "\n".join([head, *lines, *self._cure()])
 
     def _cure(self) -> list[str]:
@@ -128,9 +128,10 @@ class Plan:
 def _rule_line(name: str, count: int) -> str:
     rule = surgery.RULES[name]
     if name in surgery.TIDY:
-        return f"  rule {name!r} would tidy {count} place(s); same function, error: {rule.error}"
+        tidied = f"would tidy {counted(count, 'place')}"
+        return f"  rule {name!r} {tidied}; same function, error: {rule.error}"
     same = "same function" if rule.exact else "ANOTHER FUNCTION, retrain"
-    return f"  rule {name!r} would repair {count} node(s); {same}, error: {rule.error}"
+    return f"  rule {name!r} would repair {counted(count, 'node')}; {same}, error: {rule.error}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..graph import module_path
 from ..targets import CheckReport
 from . import graph_layout
@@ -290,7 +290,7 @@ def _sentence(pane: _Pane, around: str, report: CheckReport | None) -> str:
     nodes = [box for box in pane.boxes if not box.terminal]
     listed = Counter(box.title for box in nodes)
     said = f" around {around}" if around else ""
-    said += f", {len(nodes)} nodes: " + ", ".join(
+    said += f", {counted(len(nodes), 'node')}: " + ", ".join(
         op if n == 1 else f"{n} {op}" for op, n in listed.items()
     )
     if report is not None and report.opset_blocker:
@@ -327,7 +327,7 @@ def _document(panes: list[_Pane], legend: list[str], alt: str) -> Svg:
         for pane, at in zip(panes, lefts, strict=True):
             count = sum(b.verdict == word for b in pane.boxes)
             body.append(symbol(word, at, bottom - 11))
-            body.append(text(at + 20, bottom, f"{word}: {count} node{'s' * (count != 1)}"))
+            body.append(text(at + 20, bottom, f"{word}: {counted(count, 'node')}"))
         bottom += 20
     return Svg(_frame("".join(body), width, bottom - 4, key, title, alt), alt + ".")
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import graph
-from ..errors import MissingToolError, ModelFileError, UsageError
+from ..errors import MissingToolError, ModelFileError, UsageError, counted
 from ..qnn import dlc_file
 
 KINDS = {".onnx": graph.read, ".dlc": dlc_file.members}
@@ -199,7 +199,10 @@ def panes(*models: str | Path, titles: tuple[str, ...] = (), height: int = 480) 
         A file is missing, or not what its name says; no server is left running then.
     """
     if not models or (titles and len(titles) != len(models)):
-        raise UsageError(f"{len(models)} model(s) and {len(titles)} title(s): give one title each.")
+        raise UsageError(
+            f"{counted(len(models), 'model')} and {counted(len(titles), 'title')}: give one title "
+            "each."
+        )
     servers: list[Server] = []
     try:
         for model in models:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from .. import metrics
 from ..compare.tabular import shortened
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..graph import module_of_name
 from ..quantize import Ranges
 from .comparison_figures import numbered, stage_ticks
@@ -168,7 +168,7 @@ def quantization_grid(values: ArrayLike, scale: float, zero_point: int, bits: in
     picture = blank(
         4.3,
         f"{last + 1} codes in steps of {scale:.4g} reach from {low:.4g} to {high:.4g}, and 0 has "
-        f"the code {zero_point:g}; of {values.size} value{'s' * (values.size != 1)} "
+        f"the code {zero_point:g}; of {counted(values.size, 'value')} "
         f"{int(cut.sum())} beyond the ends"
         + (f", the others come back within {inside.max():.2g}." if inside.size else "."),
     )

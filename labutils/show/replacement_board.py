@@ -11,7 +11,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from .. import paths, repair, surgery, targets
-from ..errors import LabError, UsageError
+from ..errors import LabError, UsageError, counted
 from .graph_svg import before_after, subgraph
 from .panel import Panel, banner, labelled, on_change, row, table
 from .svg import Svg
@@ -120,7 +120,7 @@ class ReplacementBoard(Panel):
             self.graph.value = _drawn(
                 lambda: before_after(self.source, copy, place, reports=checks)
             )
-            self.say(*_outcome(name, check, self.plan))
+            self.say(*_outcome(name, report, check, self.plan))
         self._allow()
 
     def _allow(self) -> None:
@@ -151,7 +151,7 @@ class ReplacementBoard(Panel):
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         for box in self.boxes.values():
             on_change(box, self._allow)
-        lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
+        lines = [widgets.HBox([self.boxes[rule.name], _promise(rule)]) for rule in fitting]
         trained = sum(not rule.needs_training for rule in fitting)  # as good as before
         words = "Rules that match something here:" if lines else "No rule matches this file."
         lite = [widgets.Label(_LITE)] if trained < len(lines) else []
@@ -169,7 +169,7 @@ def _button(name: str, icon: str) -> widgets.Button:
 
 
 def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox:
-    nodes = f" repairs {needed[rule.name]} nodes" if rule.name in needed else ""
+    nodes = f" repairs {counted(needed[rule.name], 'node')}" if rule.name in needed else ""
     return widgets.Checkbox(
         value=rule.name in needed,
         description=f"{rule.name}{nodes}",
@@ -181,8 +181,10 @@ def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox
 def _promise(rule: surgery.Rule) -> widgets.HTML:
     kind = "exact" if rule.exact else "<b>approximate</b>"
     kind += ", <b>needs training</b>" * rule.needs_training
+    style = "line-height:1.4;white-space:normal"
     return widgets.HTML(
-        f'<span style="line-height:1.4;white-space:normal">{kind}: {html.escape(rule.error)}</span>'
+        f'<span style="{style}">{kind}: {html.escape(rule.error)}</span>',
+        layout={"flex": "1 1 0", "min_width": "12em"},  # wraps beside the box, not below it
     )
 
 
@@ -222,7 +224,14 @@ def _replaced_in(source: Path, copy: Path, names: tuple[str, ...]) -> surgery.Re
     )  # fmt: skip
 
 
-def _outcome(name: str, check: targets.CheckReport, plan: repair.Plan) -> tuple[str, str]:
+def _outcome(
+    name: str, report: surgery.Report, check: targets.CheckReport, plan: repair.Plan
+) -> tuple[str, str]:
+    if check.ok and report.check and not report.check.rounding:
+        return (
+            f"Repaired, and not the same function any more: {name} in generated_models. Measure "
+            "it, or train it again, before it counts."
+        ), "warn"
     if check.ok:
         return f"Repaired: {name} in generated_models.", "good"
     left = f"{len(check.blockers)} of {len(plan.check.blockers)} blockers are left"

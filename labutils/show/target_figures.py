@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..graph import read
 from ..targets import CheckReport
 from .picture import BLUE, GREEN, INK, ORANGE, SKY, VERMILION, Picture, blank, styled
@@ -90,11 +90,14 @@ def _end(report: CheckReport) -> str:
         on_cpu = sum(node.action == "CPU" for node in report.nodes)
         if not on_cpu:
             return "takes the whole graph"
-        return f"splits: {report.subgraphs} accelerator subgraph(s), {on_cpu} node(s) on the CPU"
+        parts = counted(report.subgraphs, "accelerator subgraph")
+        return f"splits: {parts}, {counted(on_cpu, 'node')} on the CPU"
     if first:
         where = first.module or first.node
         return f"stops at {first.op_type}" + (f" in {where}" if where else "")
-    return f"nothing known blocks, {unknown} node(s) unknown" if unknown else "nothing blocks"
+    return (
+        f"nothing known blocks, {counted(unknown, 'node')} unknown" if unknown else "nothing blocks"
+    )
 
 
 @styled

@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.fx.passes.utils.matcher_utils import SubgraphMatcher
 from torch.utils import _pytree as pytree
 
+from ..errors import UsageError
 from .rule import GraphForm
 
 _SAME = {
@@ -150,7 +151,7 @@ def _patterns(form: GraphForm) -> tuple[fx.Graph, ...]:
             return builtin(x)
 
     root = pattern if isinstance(pattern, nn.Module) else nn.Module()
-    base, _ = _spelled(root, Tracer().trace(pattern))
+    base, _ = _spelled(root, _traced(pattern, form.label))
     turning = [n for n in base.nodes if n.op == "call_function"
                and n.target.__name__ in _COMMUTING][:_MOST_COMMUTED]  # fmt: skip
     made = []
@@ -164,6 +165,16 @@ def _patterns(form: GraphForm) -> tuple[fx.Graph, ...]:
                 node.args = (second, first, *rest)
         made.append(graph)
     return tuple(made)
+
+
+def _traced(pattern: Callable, label: str) -> fx.Graph:
+    try:
+        return Tracer().trace(pattern)
+    except NameError:  # what fx says of a layer that belongs to no module
+        raise UsageError(
+            f"The pattern {label} makes a layer while it runs. Write it with functions, such as "
+            "torch.sigmoid(x), or as an nn.Module that holds the layer."
+        ) from None
 
 
 def _spelled(root: nn.Module, graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SurgeryError
+from ..errors import SurgeryError, counted
 from .onnx_check import compare_outputs
 from .onnx_rewrite import rewrite_
 from .report import Report, nothing_matched
@@ -100,9 +100,9 @@ def _refuse_quantized(model: onnx.ModelProto) -> None:
     found = [n for n in model.graph.node if n.op_type in _QUANTIZED or "QLinear" in n.op_type]
     if found:
         raise SurgeryError(
-            f"The graph is quantized ({len(found)} nodes such as {found[0].name!r}). The new nodes "
-            "would work in float between the scales. Replace in the float model, then quantize it. "
-            "The model was left as it was."
+            f"The graph is quantized ({counted(len(found), 'node')} such as {found[0].name!r}). "
+            "The new nodes would work in float between the scales. Replace in the float model, "
+            "then quantize it. The model was left as it was."
         )
 
 

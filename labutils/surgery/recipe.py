@@ -307,14 +307,14 @@ def _limited(rule: Rule, step: Step) -> Rule:
 
 
 def _refuse_another(model: nn.Module | onnx.ModelProto, recipe: Recipe) -> None:
-    ours = outline(model)
+    ours, whose = outline(model), f" ({recipe.model})" if recipe.model else ""
     pairs = itertools.zip_longest(recipe.outline, ours, fillvalue="nothing")
     for number, (wanted, found) in enumerate(pairs, start=1):
         if wanted != found:
             raise SurgeryError(
-                f"The recipe was made for another network ({recipe.model or 'not named'}): layer "
-                f"or node {number} is '{found}' here and '{wanted}' there "
-                f"({len(ours)} here, {len(recipe.outline)} there). Nothing was changed."
+                f"The recipe was made for another network{whose}: layer or node {number} is "
+                f"'{found}' here and '{wanted}' there ({len(ours)} here, {len(recipe.outline)} "
+                "there). Nothing was changed."
             )
 
 

@@ -263,6 +263,7 @@ def nothing_matched(
     """Return the error for rules that matched nothing: what the model has instead, what to do."""
     found = ", ".join(f"{n} {name}" for name, n in has.most_common(12)) or "nothing"
     names = ", ".join(rule.name for rule in rules)
-    lines = [f"The rules {names} matched nothing in {target} (level {level}).", f"It has: {found}."]
+    asked = f"The rule {names}" if len(rules) == 1 else f"The rules {names}"
+    lines = [f"{asked} matched nothing in {target} (level {level}).", f"It has: {found}."]
     lines += [f"Left: {len(p)} x {what}: {why} ({_some(p)})." for (what, why), p in _grouped(left)]
     return SurgeryError(" ".join([*lines, hint]).strip())

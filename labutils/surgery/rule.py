@@ -181,6 +181,9 @@ class Rule:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.name}: {'exact' if self.exact else 'APPROXIMATE'}; {self.error}"
+
     @property
     def ops(self) -> frozenset[str]:
         """The ONNX operators that the rule removes from a graph."""

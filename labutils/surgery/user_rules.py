@@ -53,7 +53,23 @@ def pattern_rule(
         ``nn.Module``: its layers match by class.
     any_numbers
         Whether numbers in the pattern stand for any number.
+
+    Raises
+    ------
+    UsageError
+        One of them is a class, or no function at all.
     """
+    for role, given in (("pattern", pattern), ("replacement", replacement)):
+        if isinstance(given, type):
+            raise UsageError(
+                f"The {role} is a function of tensors, and {given.__name__} is a class: give a "
+                f"function, or a layer: {given.__name__}()."
+            )
+        if not callable(given):
+            raise UsageError(
+                f"The {role} is a function of tensors, not {type(given).__name__}. Give the "
+                "function itself: its name, without brackets behind it."
+            )
     label = name or getattr(pattern, "__name__", type(pattern).__name__)
     form = GraphForm(label, pattern, replacement, any_numbers=any_numbers)
     return Rule(name=label, exact=exact, error=error, source="yours", graph=(form,))

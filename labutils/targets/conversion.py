@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from .. import compare, paths, qnn, runtime
-from ..errors import MissingToolError, TranslationError, UnknownNameError, UsageError
+from ..errors import (
+    MissingToolError,
+    TranslationError,
+    UnknownNameError,
+    UsageError,
+    counted,
+)
 from . import dlc, snpe, table
 
 PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
@@ -163,7 +169,8 @@ def convert(
         say = echo or (lambda line: None)
         say(f"writing the {precision} DLC ...")
         transcript = _write(source, written, check, draft, precision, say)
-        say(f"comparing {len(inputs)} images with the original on the simulated {soc} ...")
+        images = counted(len(inputs), "image")
+        say(f"comparing {images} with the original on the simulated {soc} ...")
         gate = _gate(
             draft, written, original, reference, inputs, precision, soc, min_cosine, check_top1
         )
@@ -257,7 +264,7 @@ def _write(
         raise TranslationError(
             f"{check.target}: the documented operator table does not take {first.op_type} "
             f"(node {first.node or '-'}, module {first.module or '-'}): {first.evidence}. "
-            f"{len(check.blockers)} node(s) in all; see `labutils diagnose`.",
+            f"{counted(len(check.blockers), 'node')} in all; see `labutils diagnose`.",
             node=first.node,
             op_type=first.op_type,
             module=first.module,

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import counted
 from .schema import Table
 
 _WORDS = ("supported", "constrained", "unsupported", "unknown")
@@ -106,12 +107,12 @@ class CheckReport:
     def summary(self) -> list[str]:
         """Return the sentences that head the report."""
         table, counts = self.table, self.counts
-        counted = ", ".join(f"{counts[word]} {word}" for word in _WORDS)
+        listed = ", ".join(f"{counts[word]} {word}" for word in _WORDS)
         lines = [
             f"{self.file} (opset {self.opset}) against the operator table of {self.target}",
             f"Table: {table.vendor}, {table.toolchain}, {table.version}; "
             f"documents read {table.retrieved}; the tool itself was not run.",
-            f"{len(self.nodes)} nodes: {counted}"
+            f"{counted(len(self.nodes), 'node')}: {listed}"
             + (f"; {self.constants} Constant nodes not counted" if self.constants else ""),
             self._conclusion(),
         ]
@@ -124,8 +125,9 @@ class CheckReport:
             if self.subgraphs == 1 and not on_cpu:
                 return "The accelerator would take the whole graph (an estimate from documents)."
             return (
-                f"The graph would be split: {self.subgraphs} accelerator subgraph(s), "
-                f"{on_cpu} node(s) on the CPU (an estimate: the tool's own rules may join less)."
+                f"The graph would be split: {counted(self.subgraphs, 'accelerator subgraph')}, "
+                f"{counted(on_cpu, 'node')} on the CPU (an estimate: the tool's own rules may join "
+                "less)."
             )
         if first is None:
             known = "every node" if not self.unknown else "every node that the table knows"

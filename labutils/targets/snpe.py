@@ -8,9 +8,11 @@ warnings about the installed onnx package) is left out. It says that it is a rep
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,6 +111,21 @@ def translate(
     table = load(TARGET)
     _Replica(table, clock, log).run(graph, Path(dlc_path), write)
     return Transcript(tuple(lines), real=False, tool=f"replica of {EXECUTABLE}, {table.version}")
+
+
+def log_of(onnx_path: str | Path) -> tuple[str, ...]:
+    """Return the lines that the tool writes about a file, refused or not; no DLC is kept.
+
+    Raises
+    ------
+    ConvertError, ModelFileError
+        As in `translate`.
+    """
+    lines: list[str] = []
+    scratch = tempfile.TemporaryDirectory(prefix="labutils-")
+    with scratch as folder, contextlib.suppress(TranslationError):  # the last lines say it
+        translate(onnx_path, Path(folder, "model.dlc"), echo=lines.append)
+    return tuple(lines)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
-from ..errors import TableError, UnknownNameError
+from ..errors import TableError, UnknownNameError, counted
 from .limits import CHECKS
 from .onnx_nodes import Graph, Node, read
 from .partition import subgraphs
@@ -247,6 +247,5 @@ def _warnings(graph: Graph, table: Table, verdicts: list[NodeVerdict]) -> list[s
         )
     unknown = Counter((v.op_type, v.evidence) for v in verdicts if v.verdict == "unknown")
     for (op_type, why), count in unknown.items():
-        nodes = "1 node" if count == 1 else f"{count} nodes"
-        found.append(f"{op_type} ({nodes}) is unknown: {why}.")
+        found.append(f"{op_type} ({counted(count, 'node')}) is unknown: {why}.")
     return found

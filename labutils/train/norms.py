@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from .. import data
-from ..errors import UsageError
+from ..errors import UsageError, counted
 
 BATCH = 64
 
@@ -48,11 +48,11 @@ class NormReport:
 
     def __str__(self) -> str:
         some = ", ".join(self.layers[:3]) + (", ..." if len(self.layers) > 3 else "")
-        text = f"{len(self.layers)} BatchNorm layers {self.done} ({some})"
+        text = f"{counted(len(self.layers), 'BatchNorm layer')} {self.done} ({some})"
         if self.largest_shift is None:
             return text
         return (
-            f"{text}, from {self.images} images; the largest mean moved by "
+            f"{text}, from {counted(self.images, 'image')}; the largest mean moved by "
             f"{self.largest_shift:.2f} standard deviations"
         )
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 
 _PATIENCE = timedelta(minutes=30)  # while one rank renders the images, the others wait
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -131,7 +131,7 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         if local_rank() >= torch.cuda.device_count():
             raise UsageError(
-                f"This machine has {torch.cuda.device_count()} GPU(s), and process "
+                f"This machine has {counted(torch.cuda.device_count(), 'GPU')}, and process "
                 f"{local_rank()} finds none left. Start as many: torchrun --nproc-per-node gpu."
             )
         device = f"cuda:{local_rank()}"

@@ -70,8 +70,8 @@ class Row:
     key: str = ""
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(tabular.Table):
     """All rows of a run, and where they were written to."""
 
     rows: tuple[Row, ...]
@@ -98,15 +98,6 @@ class Batch:
         notes.append("Seconds are host time. Every converted file was run and compared.")
         cells = [_cells(*named) for named in zip(names, self.rows, strict=True)]
         return title, columns, cells, notes
-
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

@@ -23,6 +23,7 @@ OTHERWISE = {  # class -> why it is not tried here
     "Picture": "test_figures.py",
     "ReplacementBoard": "a widget: test_widgets.py",
     "BiasReport": "figures only",
+    "Table": "the class that others are made of",
     "Shown": "holds the HTML of the other reports",
 }
 
@@ -33,7 +34,9 @@ def reports():
         module = ".".join(file.relative_to(paths.ROOT).with_suffix("").parts)
         for defined in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [getattr(part, "name", "") for part in getattr(defined, "body", ())]
-            if "_repr_html_" in names and defined.name not in OTHERWISE:
+            names += [ast.unparse(base) for base in getattr(defined, "bases", ())]
+            shows = {"_repr_html_", "tabular.Table"} & set(names)
+            if shows and defined.name not in OTHERWISE:
                 yield module, defined.name
 
 

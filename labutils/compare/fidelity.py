@@ -101,8 +101,8 @@ class Rung:
         }
 
 
-@dataclass(frozen=True)
-class Ladder:
+@dataclass(frozen=True, repr=False)
+class Ladder(tabular.Table):
     """All stages, first to last.
 
     Attributes
@@ -163,15 +163,6 @@ class Ladder:
         notes = [_LEGEND, *unknown, f"Images: {self.images}. {self.preprocessing}.", *made_by]
         return "Fidelity ladder", _COLUMNS, rows, notes
 
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
-
 
 def ladder(
     stages: Sequence[Stage],
@@ -220,8 +211,8 @@ def ladder(
     return Ladder(tuple(rows), images.source, str(preprocessing))
 
 
-@dataclass(frozen=True)
-class AccuracyTable:
+@dataclass(frozen=True, repr=False)
+class AccuracyTable(tabular.Table):
     """Best classes and their probabilities for one image, stage by stage.
 
     Attributes
@@ -250,15 +241,6 @@ class AccuracyTable:
         if "HTP" in runtimes:
             title += "; the HTP simulator stands in for the chip"
         return title, columns, rows, notes
-
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
 
 
 def accuracy_table(

@@ -66,8 +66,8 @@ class Layer:
     clipped: float = math.nan
 
 
-@dataclass(frozen=True)
-class LayerReport:
+@dataclass(frozen=True, repr=False)
+class LayerReport(tabular.Table):
     """Every shared tensor, in topological order.
 
     Attributes
@@ -114,15 +114,6 @@ class LayerReport:
         worst = ", ".join(f"{r.module or r.tensor} ({r.sqnr_db:.1f})" for r in self.worst())
         notes = (f"Lowest SQNR (dB): {worst}.", _EXPOSED)
         return title, ("tensor", "op", "SQNR dB", "cosine", "range", "clipped %"), rows, notes
-
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
 
 
 def per_layer(

@@ -76,8 +76,8 @@ class Cost:
         return f"{self.module} {self.op}" if self.module else self.name
 
 
-@dataclass(frozen=True)
-class SensitivityReport:
+@dataclass(frozen=True, repr=False)
+class SensitivityReport(tabular.Table):
     """Every layer's cost, in topological order.
 
     Attributes
@@ -153,15 +153,6 @@ class SensitivityReport:
         refused = dict.fromkeys(f"{r.label}: {r.refused}" for r in self.rows if r.refused)
         notes = [*self.explained().splitlines(), *(f"Refused, {reason}" for reason in refused)]
         return title, columns, rows, notes
-
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
 
 
 def _db(value: float) -> str:

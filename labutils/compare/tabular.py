@@ -15,6 +15,26 @@ WORDS = "text-align:left;word-break:normal;overflow-wrap:break-word"
 Rows = Sequence[Sequence[str]]
 
 
+class Table:
+    """A report that is one table, in a terminal and in a notebook.
+
+    A dataclass that is one has `_parts`, and is declared with ``repr=False``.
+    """
+
+    def _parts(self) -> tuple[str, Sequence[str], Rows, Iterable[str]]:
+        """Return title, columns, rows and notes."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return text(*self._parts())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return markup(*self._parts())
+
+
 def text(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = ()) -> str:
     """Return `rows` under `columns` as aligned text; title and notes are wrapped to `WIDTH`."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]

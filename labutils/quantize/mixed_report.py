@@ -105,8 +105,8 @@ class Point:
     measured: Parity | None = None
 
 
-@dataclass(frozen=True)
-class MixedReport:
+@dataclass(frozen=True, repr=False)
+class MixedReport(tabular.Table):
     """The front, and the point that the budget buys.
 
     Attributes
@@ -253,15 +253,6 @@ class MixedReport:
         some = set(np.linspace(0, len(self.front) - 1, 9).astype(int).tolist())
         measured = {i for i, p in enumerate(self.front) if p.measured}
         return sorted(some | measured | {self.chosen})
-
-    def __str__(self) -> str:
-        return tabular.text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return tabular.markup(*self._parts())
 
 
 def _block(name: str) -> str:

@@ -105,6 +105,7 @@ def test_mistakes_name_the_line(text, words, tmp_path):
         recipe.load(file)
     assert "mine.yaml" in str(caught.value)
     assert words in str(caught.value)
+    assert not str(caught.value).endswith(("?.", ".."))
 
 
 def test_the_last_exception_that_speaks_wins():

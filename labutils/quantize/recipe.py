@@ -332,7 +332,7 @@ def _built(kind: type, data: Any, path: tuple, fail: located_yaml.Fail) -> Any:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
-            raise fail((*path, key), f"unknown key; {hint}".rstrip("."))
+            raise fail((*path, key), f"unknown key; {hint}")
         values[key] = _value(hints[key], value, (*path, key), fail)
         _limited(fields[key].metadata, values[key], (*path, key), fail)
     return kind(**values)

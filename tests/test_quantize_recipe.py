@@ -108,6 +108,16 @@ def test_mistakes_name_the_line(text, words, tmp_path):
     assert not str(caught.value).endswith(("?.", ".."))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"overrides": Override("a")}, {"overrides": ("a",)}, {"exclude": "/conv1/*"}],
+)
+def test_one_exception_without_its_comma_is_told(wrong):
+    with pytest.raises(UsageError, match="mind the comma"):
+        Recipe().replaced(**wrong)
+    assert Recipe(overrides=[Override("a")]) == Recipe(overrides=(Override("a"),))
+
+
 def test_the_last_exception_that_speaks_wins():
     made = Recipe(
         overrides=(

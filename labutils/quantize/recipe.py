@@ -197,6 +197,17 @@ class Recipe:
     input: IoType = "float32"
     output: IoType = "float32"
 
+    def __post_init__(self) -> None:
+        for name, kind in (("overrides", Override), ("exclude", str)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(g, kind) for g in given):
+                one = 'Override(node="...")' if kind is Override else '"..."'
+                raise UsageError(
+                    f"A recipe's {name} are a tuple, even of one: {name}=({one},), and mind the "
+                    f"comma. Found {given!r:.80}."
+                )
+            object.__setattr__(self, name, tuple(given))
+
     @property
     def kind(self) -> str:
         """The words of a table: ``int8``, ``a16w8``, ``mixed`` and the like."""

@@ -80,6 +80,7 @@ def test_presets_round_trip_and_have_words(tmp_path):
         assert recipe.load(preset.save(tmp_path / f"{name}.yaml")) == preset
         assert preset.about
         assert recipe.load(name) is preset
+        assert recipe.load(preset.to_yaml()) == preset
 
 
 @pytest.mark.parametrize(

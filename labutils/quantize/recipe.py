@@ -297,7 +297,7 @@ def fits(name: str, glob: str) -> bool:
 
 
 def load(recipe: str | Path | Recipe) -> Recipe:
-    """Return a recipe: by a preset's name, from a YAML file, or as it is.
+    """Return a recipe: by a preset's name, from a YAML file or YAML text (lines), or as it is.
 
     Raises
     ------
@@ -308,6 +308,8 @@ def load(recipe: str | Path | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if isinstance(recipe, str) and "\n" in recipe:
+        return parse(recipe)
     file = Path(recipe)
     if str(recipe) in PRESETS:
         return PRESETS[str(recipe)]

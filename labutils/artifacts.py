@@ -32,7 +32,7 @@ NEEDS = {
     "05": ("patched",),
     "06": ("patched", "int8", "a16w8"),
     "07": ("opset13", "opset17"),
-    "08": ("opset17",),
+    "08": ("patched",),
 }
 """What a notebook needs of those before it."""
 

@@ -53,7 +53,8 @@ def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, F
 
     def fail(path: Path, problem: str) -> LabError:
         key = ".".join(map(str, path)) or "(the whole file)"
-        return error(f"{file}, line {_line(root, path)}: {key}: {problem}.")
+        end = "" if problem.endswith("?") else "."
+        return error(f"{file}, line {_line(root, path)}: {key}: {problem}{end}")
 
     return data, fail
 

@@ -7,6 +7,7 @@ shown as if it had been run here: its first line says that it was not, and why. 
 
 from __future__ import annotations
 
+import csv
 import html
 import itertools
 import json
@@ -190,11 +191,14 @@ class Benchmark:
         The table, or the sentence that there is none.
     heading
         When it was recorded, and with which command.
+    rows
+        Of ``NAME.csv`` beside it, column -> text; none where there is no such file.
     """
 
     name: str
     text: str
     heading: str
+    rows: tuple[dict[str, str], ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return f"{self.heading}\n\n{self.text}"
@@ -306,6 +310,15 @@ def benchmark(name: str, program: str = "", folder: Path | None = None) -> Bench
         lines = file.read_text("utf-8").strip().splitlines()
     except OSError:
         return Benchmark(name, f"Not recorded yet. {command} makes it.", "No recorded result.")
-    head = lines.pop(0) if lines and lines[0].startswith("#") else f"# recorded with: {command}"
-    told = f"{head.lstrip('# ').capitalize()}; not run here."
-    return Benchmark(name, "\n".join(lines).strip("\n"), told)
+    dated = lines and lines[0].lstrip("# ").lower().startswith("recorded")
+    head = lines.pop(0).lstrip("# ") if dated else f"recorded with: {command}"
+    told = f"{head[:1].upper()}{head[1:]}; not run here."
+    return Benchmark(name, "\n".join(lines).strip("\n"), told, _rows(file.with_suffix(".csv")))
+
+
+def _rows(file: Path) -> tuple[dict[str, str], ...]:
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except OSError:
+        return ()
+    return tuple(csv.DictReader(line for line in lines if not line.startswith("#")))

@@ -80,6 +80,7 @@ def test_presets_round_trip_and_have_words(tmp_path):
         assert recipe.load(preset.save(tmp_path / f"{name}.yaml")) == preset
         assert preset.about
         assert recipe.load(name) is preset
+        assert recipe.load(preset.to_yaml()) == preset
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,17 @@ def test_mistakes_name_the_line(text, words, tmp_path):
         recipe.load(file)
     assert "mine.yaml" in str(caught.value)
     assert words in str(caught.value)
+    assert not str(caught.value).endswith(("?.", ".."))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"overrides": Override("a")}, {"overrides": ("a",)}, {"exclude": "/conv1/*"}],
+)
+def test_one_exception_without_its_comma_is_told(wrong):
+    with pytest.raises(UsageError, match="mind the comma"):
+        Recipe().replaced(**wrong)
+    assert Recipe(overrides=[Override("a")]) == Recipe(overrides=(Override("a"),))
 
 
 def test_the_last_exception_that_speaks_wins():

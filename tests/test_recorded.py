@@ -112,6 +112,17 @@ def test_a_benchmark_is_shown_with_its_date_and_command(tmp_path):
     assert "&lt;b&gt;" in found._repr_html_() and "2026-11-25" in found._repr_html_()
 
 
+@pytest.mark.parametrize("mark", ["# recorded", "Recorded"])
+def test_a_benchmark_has_its_rows(tmp_path, mark):
+    (tmp_path / "own.txt").write_text(f"{mark} 2026-11-25 with: make it -O 1\nVersions: a 1\n")
+    assert recorded.benchmark("own", folder=tmp_path).rows == ()
+    (tmp_path / "own.csv").write_text('# recorded\nwhat,"points, lost"\nx,"1 [0, 2]"\n')
+    found = recorded.benchmark("own", folder=tmp_path)
+    assert found.heading == "Recorded 2026-11-25 with: make it -O 1; not run here."
+    assert found.text == "Versions: a 1"
+    assert found.rows == ({"what": "x", "points, lost": "1 [0, 2]"},)
+
+
 def test_a_benchmark_that_is_missing_names_the_command(tmp_path):
     found = str(recorded.benchmark("lite", folder=tmp_path))
     assert "No recorded result" in found and "python benchmarks/lite.py makes it" in found

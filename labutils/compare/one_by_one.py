@@ -11,6 +11,7 @@ import dataclasses
 import fnmatch
 import functools
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[Iterable, str], Iterable]
+
+_COLUMNS = 96  # of a notebook's plain text
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,12 @@ class SensitivityReport(tabular.Table):
         }  # fmt: skip
 
     def explained(self, k: int = 5) -> str:
-        """Return the `k` costliest layers and why, in words."""
+        """Return the `k` costliest layers and why, in words, in lines that fit a notebook."""
+        return "\n".join(
+            textwrap.fill(line, _COLUMNS, subsequent_indent=" " * 10) for line in self._reasons(k)
+        )
+
+    def _reasons(self, k: int = 5) -> list[str]:
         costliest = self.costliest(k)
         count = {2: "two", 3: "three", 4: "four", 5: "five"}.get(len(costliest), len(costliest))
         these = "This layer costs" if count == 1 else f"These {count} layers cost"
@@ -131,7 +139,7 @@ class SensitivityReport(tabular.Table):
         for row in costliest:
             why = "; ".join(row.why[:2]) or "nothing stands out: its noise is that of its bits"
             lines.append(f"  {100 * row.share:4.1f} %  {row.label}: {why}.")
-        return "\n".join(lines)
+        return lines
 
     def _parts(self) -> tuple:
         count = f"{len(self.rows)} layer" + "s" * (len(self.rows) != 1)
@@ -151,7 +159,7 @@ class SensitivityReport(tabular.Table):
         ]  # fmt: skip
         columns = ("layer", "alone dB", "without dB", "gain dB", "share %", "own dB", "clipped %")
         refused = dict.fromkeys(f"{r.label}: {r.refused}" for r in self.rows if r.refused)
-        notes = [*self.explained().splitlines(), *(f"Refused, {reason}" for reason in refused)]
+        notes = [*self._reasons(), *(f"Refused, {reason}" for reason in refused)]
         return title, columns, rows, notes
 
 

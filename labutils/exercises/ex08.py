@@ -333,7 +333,7 @@ RECIPE = Exercise(
         Wrong(
             'my_recipe = """\nname: mine\ncalibration:\n  outlier: 0.05\n"""',
             "the recipe cannot be read: UsageError: your recipe, line 4: calibration.outlier: "
-            "unknown key; did you mean outliers?.",
+            "unknown key; did you mean outliers?",
         ),
         Wrong(
             f'my_recipe = {{"node": "{_STEM}", "activations": 16}}',

@@ -52,7 +52,7 @@ class BiasReport:
     def __str__(self) -> str:
         return (
             f"Bias calibration of {self.layers} layers on {self.images} images ({self.gates} in "
-            "squeeze-excitations left as they are): rounding moved the channel means by "
+            "squeeze-excitations left as they are):\n  rounding moved the channel means by "
             f"{100 * self.before:.1f} % of their size, now by {100 * self.after:.1f} %."
         )
 

@@ -90,9 +90,9 @@ class QdqReport:
             return ", ".join(f"{n} {kind}" for kind, n in sorted(counter.items())) or "none"
 
         equal = (
-            "bit-equal" if self.bit_equal == self.n else f"{self.sqnr_db:.1f} dB, largest "
-            f"difference {self.max_error:.2g}; {self.bit_equal} bit-equal (the network against "
-            f"itself, summed in double precision: {self.own_db:.1f} dB)"
+            "bit-equal" if self.bit_equal == self.n else f"{self.bit_equal} bit-equal\n"
+            f"    all: {self.sqnr_db:.1f} dB, largest difference {self.max_error:.2g}\n"
+            f"    the network against itself, summed in double precision: {self.own_db:.1f} dB"
         )  # fmt: skip
         return (
             f"{self.path.name}: QDQ, opset {self.opset}, {self.bytes / 1e6:.2f} MB\n"

@@ -197,6 +197,17 @@ class Recipe:
     input: IoType = "float32"
     output: IoType = "float32"
 
+    def __post_init__(self) -> None:
+        for name, kind in (("overrides", Override), ("exclude", str)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(g, kind) for g in given):
+                one = 'Override(node="...")' if kind is Override else '"..."'
+                raise UsageError(
+                    f"A recipe's {name} are a tuple, even of one: {name}=({one},), and mind the "
+                    f"comma. Found {given!r:.80}."
+                )
+            object.__setattr__(self, name, tuple(given))
+
     @property
     def kind(self) -> str:
         """The words of a table: ``int8``, ``a16w8``, ``mixed`` and the like."""
@@ -286,7 +297,7 @@ def fits(name: str, glob: str) -> bool:
 
 
 def load(recipe: str | Path | Recipe) -> Recipe:
-    """Return a recipe: by a preset's name, from a YAML file, or as it is.
+    """Return a recipe: by a preset's name, from a YAML file or YAML text (lines), or as it is.
 
     Raises
     ------
@@ -297,6 +308,8 @@ def load(recipe: str | Path | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if isinstance(recipe, str) and "\n" in recipe:
+        return parse(recipe)
     file = Path(recipe)
     if str(recipe) in PRESETS:
         return PRESETS[str(recipe)]
@@ -332,7 +345,7 @@ def _built(kind: type, data: Any, path: tuple, fail: located_yaml.Fail) -> Any:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
-            raise fail((*path, key), f"unknown key; {hint}".rstrip("."))
+            raise fail((*path, key), f"unknown key; {hint}")
         values[key] = _value(hints[key], value, (*path, key), fail)
         _limited(fields[key].metadata, values[key], (*path, key), fail)
     return kind(**values)

@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.transforms import blended_transform_factory
 
 from ..compare.one_by_one import SensitivityReport
 from ..errors import UsageError
@@ -17,7 +18,7 @@ from .picture import BLUE, GREY, INK, VERMILION, Picture, blank, percent, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 80  # of the words below the bars
+_COLUMNS = 92  # of the words below the bars: they begin at the edge of the picture
 
 
 @styled
@@ -66,7 +67,10 @@ def layer_costs(report: SensitivityReport, worst: int = 5) -> Picture:
         axes.set_xticks([])
     stage_ticks(middle, [row.module or module_of_name(row.tensor) for row in report.rows])
     below.set_axis_off()
-    words = below.text(0, 1, "\n".join(listed), va="top", family="DejaVu Sans Mono", size=9)
+    words = below.text(
+        0.01, 1, "\n".join(listed), va="top", family="DejaVu Sans Mono", size=9,
+        transform=blended_transform_factory(picture.transFigure, below.transAxes),
+    )  # fmt: skip
     words.set_in_layout(False)  # it is as wide as the picture; the bars keep their width
     return picture
 

@@ -143,22 +143,24 @@ class Pool:
             threading.Thread(target=work, daemon=True)
             for _ in range(min(len(items), len(self.workers)))
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             for _ in (progress or _silent)(range(len(items)), "HTP simulator"):
                 if error := done.get():
                     raise error
         except LabError:
             raise
         except BaseException:  # Ctrl-C must not wait for a worker that may hang
+            stop.set()  # first, so that no thread asks another one after this
             for worker in busy:
                 worker.interrupt()
             raise
         finally:
             stop.set()
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # an interrupt may come before it has begun
+                    thread.join()
         return results
 
     def _ask(

@@ -341,16 +341,8 @@ def test_a_worker_without_memory_is_one_clear_error(relu, small_onnx, pool, spar
 def test_an_interrupt_stops_the_workers_and_leaves_them_usable(relu, pool):
     asked = qnn.Graph.of(relu, options.htp())
     pool.run(asked, [ones()])
-    stopped = pool.workers[0]
-    os.kill(stopped.pid, signal.SIGSTOP)
-
-    def interrupt():
-        while not stopped._lock.locked():  # until it was asked, however busy the machine is
-            time.sleep(0.01)
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    os.kill(pool.workers[0].pid, signal.SIGSTOP)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         pool.run(asked, [ones()])
     assert peak(pool, asked, 2) == 2

@@ -336,13 +336,29 @@ def test_a_worker_without_memory_is_one_clear_error(relu, small_onnx, pool, spar
     assert peak(pool, few, 2) == 2
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a shell's background job, as which tests may run, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @posix
 @pytest.mark.htp
-def test_an_interrupt_stops_the_workers_and_leaves_them_usable(relu, pool):
+def test_an_interrupt_stops_the_workers_and_leaves_them_usable(relu, pool, ctrl_c):
     asked = qnn.Graph.of(relu, options.htp())
     pool.run(asked, [ones()])
-    os.kill(pool.workers[0].pid, signal.SIGSTOP)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    stopped = pool.workers[0]
+    os.kill(stopped.pid, signal.SIGSTOP)
+
+    def interrupt():
+        while not stopped._lock.locked():  # until it was asked, however busy the machine is
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         pool.run(asked, [ones()])
     assert peak(pool, asked, 2) == 2

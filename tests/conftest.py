@@ -132,3 +132,17 @@ def inputs():
 @pytest.fixture
 def checkpoints():
     return paths.CHECKPOINTS
+
+
+@pytest.fixture
+def lab(capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        from labutils import __main__
+
+        code = __main__.main([str(argument) for argument in arguments])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run

@@ -10,23 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labutils import __main__, surgery
+from labutils import surgery
 from labutils.commands import options
 from labutils.errors import LabError
 
 ERRORS = ("UsageError", "UnknownNameError", "ModelFileError", "TranslationError", "ParityError")
-
-
-@pytest.fixture
-def lab(capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        code = __main__.main([str(argument) for argument in arguments])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from labutils import __main__, compare, data, paths, qnn, quantize, repair, runtime, things, zoo
+from labutils import compare, data, paths, qnn, quantize, repair, runtime, things, zoo
 from labutils.commands import options
 from labutils.quantize import mixed
 
 STATED = ("--mean", 0.485, 0.456, 0.406, "--std", 0.229, 0.224, 0.225)
 FEW = (*STATED, "--images", 8, "--held-out", 16)
-
-
-@pytest.fixture
-def lab(capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        code = __main__.main([str(argument) for argument in arguments])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

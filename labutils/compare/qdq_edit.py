@@ -39,6 +39,15 @@ class Unit:
     rounded: tuple[str, ...]
 
 
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return the nodes that read each tensor."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
 def units(quantized: onnx.ModelProto) -> list[Unit]:
     """Return the quantized nodes of a QDQ graph in topological order, the image first.
 
@@ -49,10 +58,7 @@ def units(quantized: onnx.ModelProto) -> list[Unit]:
     """
     graph = quantized.graph
     producer = {out: node for node in graph.node for out in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(graph)
 
     def rounded(tensor: str) -> list[str]:
         """Return what comes out of every Q and DQ behind `tensor`, conversions included."""
@@ -152,10 +158,7 @@ def for_htp(model: onnx.ModelProto) -> onnx.ModelProto:
     copied.CopyFrom(model)
     graph = copied.graph
     maker = {out: node for node in graph.node for out in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(graph)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     inner = [node for node in graph.node if node.op_type not in (_Q, _DQ, "Constant")]
     integer = {node.output[0] for node in inner if _computes_on_codes(node, maker, readers, stored)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..exercise import Exercise, NotYet, StillTodo, Wrong, call, in_words, names, shown
+from ..exercise import Exercise, NotYet, Wrong, call, in_words, shown
+from .gates import judge_gates
+from .patterns import judge_pattern
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
 
@@ -256,87 +256,6 @@ DROPOUT = Exercise(
 # --- 07.3: gates in an ONNX graph -----------------------------------------------------------------
 
 
-def _graph(*nodes: tuple[str, str, list[str], str], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """Return a model of (name, operator, inputs, output) nodes over the inputs a and b."""
-    from onnx import TensorProto, helper
-
-    made = [helper.make_node(op, given, [out], name=name) for name, op, given, out in nodes]
-    value = lambda name: helper.make_tensor_value_info(  # noqa: E731
-        name, TensorProto.FLOAT, [1, 4, 1, 1]
-    )
-    graph = helper.make_graph(made, "g", [value("a"), value("b")], [value(o) for o in outputs])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-
-
-def _cases() -> list[tuple[str, onnx.ModelProto, set[str]]]:
-    """Return (what it is, graph, the gates)."""
-    gate = ("up", "HardSigmoid", ["b"], "s"), ("scale", "Mul", ["s", "a"], "y")
-    turned = ("up", "HardSigmoid", ["b"], "s"), ("scale", "Mul", ["a", "s"], "y")
-    swish = ("act", "HardSigmoid", ["a"], "s"), ("mul", "Mul", ["s", "a"], "y")
-    turned_swish = ("act", "HardSigmoid", ["a"], "s"), ("mul", "Mul", ["a", "s"], "y")
-    chain = (("plain", "HardSigmoid", ["a"], "s"), ("add", "Add", ["s", "b"], "y"))
-    both = (
-        ("one", "HardSigmoid", ["a"], "s"), ("h", "Mul", ["a", "s"], "t"),
-        ("two", "HardSigmoid", ["b"], "u"), ("g", "Mul", ["t", "u"], "y"),
-    )  # fmt: skip
-    shared = (
-        ("first", "HardSigmoid", ["a"], "s"), ("own", "Mul", ["a", "s"], "t"),
-        ("other", "Mul", ["b", "s"], "u"), ("sum", "Add", ["t", "u"], "y"),
-    )  # fmt: skip
-    alone = (("last", "HardSigmoid", ["a"], "y"),)
-    return [
-        ("a squeeze-excitation", _graph(*turned, outputs=("y",)), {"up"}),
-        ("a gate that stands first in its product", _graph(*gate, outputs=("y",)), {"up"}),
-        ("a hard-swish in two nodes", _graph(*turned_swish, outputs=("y",)), set()),
-        ("a hard-swish whose factors are turned", _graph(*swish, outputs=("y",)), set()),
-        ("a hard-swish and a gate", _graph(*both, outputs=("y",)), {"two"}),
-        ("a HardSigmoid that is added to something", _graph(*chain, outputs=("y",)), set()),
-        ("a HardSigmoid at the end of the graph", _graph(*alone, outputs=("y",)), set()),
-        ("one output that two products use", _graph(*shared, outputs=("y",)), {"first"}),
-    ]
-
-
-def _judge_gates(answer: Any) -> None:
-    answers = [
-        (what, model, true, _names_of(call(answer, model.graph))) for what, model, true in _cases()
-    ]
-    if not any(found for *_, found in answers):
-        raise NotYet(
-            "you find no gate in any graph. What a node gives is called node.output[0]; "
-            "node.output is the whole list, and is in no list of names."
-        )
-    for what, model, true, found in answers:
-        foreign = found - {node.name for node in model.graph.node}
-        if foreign:
-            raise NotYet(
-                f"'{min(foreign)}' is no node's name; a node has one, and its output another."
-            )
-        kinds = {node.name: node.op_type for node in model.graph.node}
-        if odd := [name for name in sorted(found) if kinds[name] != "HardSigmoid"]:
-            raise NotYet(f"'{odd[0]}' is a {kinds[odd[0]]}; the gate is what it multiplies by.")
-        if found - true:
-            raise NotYet(f"on {what} you return {min(found - true)!r}, which is no gate.")
-        if true - found:
-            raise NotYet(f"on {what} you miss a gate.")
-
-
-def _names_of(value: Any) -> set[str]:
-    if value is None:
-        raise NotYet("your function returned None (a forgotten return?).")
-    if hasattr(value, "__next__"):  # a generator of names
-        try:
-            value = list(value)
-        except StillTodo:
-            raise
-        except Exception as error:
-            raise NotYet(f"your function raised {in_words(error)}") from None
-    if isinstance(value, str):
-        raise NotYet(f"names are asked for, several, and this is text: {shown(value)}.")
-    if isinstance(value, list | tuple | set) and any(hasattr(v, "op_type") for v in value):
-        raise NotYet("these are nodes; their names are asked for.")
-    return names(value, "a set of node names")
-
-
 _GATES = "def gates(graph):\n"
 GATES = Exercise(
     id="07.3",
@@ -436,128 +355,12 @@ GATES = Exercise(
             "your function returned None (a forgotten return?).",
         ),
     ),
-    judge=_judge_gates,
+    judge=judge_gates,
     praise="by its edges: whose name it has, and where it stands in the product, does not matter.",
 )
 
 
 # --- 07.4: several operations at once -------------------------------------------------------------
-
-
-def _quick(kind: str) -> nn.Module:
-    """Return a network with one scaled sigmoid, written in one of several ways."""
-    import torch
-    from torch import nn
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            h = self.one(x)
-            if kind == "written":
-                h = h * torch.sigmoid(1.702 * h)
-            elif kind == "turned":
-                h = (h * 1.702).sigmoid() * h
-            elif kind == "silu":
-                h = h * torch.sigmoid(h)
-            elif kind == "steeper":
-                h = h * torch.sigmoid(2.5 * h)
-            elif kind == "gate":
-                h = h * torch.sigmoid(1.702 * self.two(x))
-            return self.two(h)
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Net().eval()
-
-
-_OTHERS = {
-    "silu": "x * sigmoid(x), which is SiLU, was replaced too: there is no 1.702 in it.",
-    "steeper": "x * sigmoid(2.5 * x) was replaced too: another number is another function.",
-    "gate": "x * sigmoid(1.702 * y) was replaced too: a gate, which scales another tensor.",
-}
-
-
-def _judge_pattern(answer: Any) -> None:
-    import torch
-
-    from .. import surgery
-
-    if isinstance(answer, Mapping | type) or callable(answer):
-        raise NotYet("a pattern is several operations: make the rule with surgery.pattern_rule.")
-    if not isinstance(answer, surgery.Rule):
-        raise NotYet(f"a rule is asked for, and this is {shown(answer)}.")
-    if not answer.graph:
-        raise NotYet("this rule has no pattern of several operations: use surgery.pattern_rule.")
-    _judge_arguments(answer)
-    x = torch.linspace(-2, 2, 12).reshape(3, 4)
-    for kind in ("written", "turned"):
-        model, report = _operated(answer, kind, x)
-        if report is None:
-            raise NotYet(f"your pattern does not match {_WAYS[kind]}.")
-        _judge_became(model, x)
-    for kind, words in _OTHERS.items():
-        if _operated(answer, kind, x)[1] is not None:
-            raise NotYet(words)
-    if answer.exact:
-        raise NotYet("your rule promises to be exact, and a ReLU is another function.")
-
-
-def _judge_arguments(rule: Any) -> None:
-    try:
-        taken = len(inspect.signature(rule.graph[0].pattern).parameters)
-    except (TypeError, ValueError):  # a module, or a function without a signature
-        return
-    if taken != 1:
-        raise NotYet(
-            f"your pattern takes {taken} tensors. In quick GELU one and the same tensor is scaled "
-            "and does the scaling; with two it would be a gate."
-        )
-
-
-_WAYS = {
-    "written": "h * torch.sigmoid(1.702 * h), where h is the output of a layer",
-    "turned": "(h * 1.702).sigmoid() * h",
-}
-
-
-def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
-    """Return the network and the report; None where nothing matched."""
-    from .. import surgery
-    from ..errors import SurgeryError
-
-    model = _quick(kind)
-    try:
-        return model, surgery.replace_(model, rule, level="graph", example_inputs=(x,))
-    except SurgeryError as error:
-        if "matched nothing" in str(error):
-            return model, None
-        raise NotYet(f"the surgery refuses your rule: {in_words(error)}") from None
-    except StillTodo:
-        raise
-    except Exception as error:
-        if "_Todo" in str(error):  # the tracer met it in a function, and names its type
-            raise StillTodo from None
-        raise NotYet(f"the surgery with your rule raised {in_words(error)}") from None
-
-
-def _judge_became(model: nn.Module, x: Any) -> None:
-    import torch
-
-    with torch.no_grad():
-        h = model.one(x)
-        found, true = model(x), model.two(torch.relu(h))
-        if torch.allclose(found, true, atol=1e-5):
-            return
-        same = model.two(h * torch.sigmoid(1.702 * h))
-        steep = model.two(torch.relu(1.702 * h))
-    if torch.allclose(found, same, atol=1e-5):
-        raise NotYet("it matches, and the replacement computes what was there before.")
-    if torch.allclose(found, steep, atol=1e-5):
-        raise NotYet("it matches, and the replacement is a ReLU of 1.702 * x: too steep.")
-    raise NotYet("it matches, and what the network computes then is not the ReLU of the same x.")
 
 
 _HEAD = "import torch\n\nfrom labutils import surgery\n\n\n"
@@ -635,7 +438,7 @@ PATTERN = Exercise(
             "this rule has no pattern of several operations: use surgery.pattern_rule.",
         ),
     ),
-    judge=_judge_pattern,
+    judge=judge_pattern,
     praise="both ways of writing it, and neither SiLU nor a gate.",
 )
 

@@ -1,0 +1,92 @@
+"""Judging who finds the gates of an ONNX graph: on graphs that look alike and are not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..exercise import NotYet, StillTodo, call, in_words, names, shown
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def _graph(*nodes: tuple[str, str, list[str], str], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """Return a model of (name, operator, inputs, output) nodes over the inputs a and b."""
+    from onnx import TensorProto, helper
+
+    made = [helper.make_node(op, given, [out], name=name) for name, op, given, out in nodes]
+    value = lambda name: helper.make_tensor_value_info(  # noqa: E731
+        name, TensorProto.FLOAT, [1, 4, 1, 1]
+    )
+    graph = helper.make_graph(made, "g", [value("a"), value("b")], [value(o) for o in outputs])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+
+
+def _cases() -> list[tuple[str, onnx.ModelProto, set[str]]]:
+    """Return (what it is, graph, the gates)."""
+    gate = ("up", "HardSigmoid", ["b"], "s"), ("scale", "Mul", ["s", "a"], "y")
+    turned = ("up", "HardSigmoid", ["b"], "s"), ("scale", "Mul", ["a", "s"], "y")
+    swish = ("act", "HardSigmoid", ["a"], "s"), ("mul", "Mul", ["s", "a"], "y")
+    turned_swish = ("act", "HardSigmoid", ["a"], "s"), ("mul", "Mul", ["a", "s"], "y")
+    chain = (("plain", "HardSigmoid", ["a"], "s"), ("add", "Add", ["s", "b"], "y"))
+    both = (
+        ("one", "HardSigmoid", ["a"], "s"), ("h", "Mul", ["a", "s"], "t"),
+        ("two", "HardSigmoid", ["b"], "u"), ("g", "Mul", ["t", "u"], "y"),
+    )  # fmt: skip
+    shared = (
+        ("first", "HardSigmoid", ["a"], "s"), ("own", "Mul", ["a", "s"], "t"),
+        ("other", "Mul", ["b", "s"], "u"), ("sum", "Add", ["t", "u"], "y"),
+    )  # fmt: skip
+    alone = (("last", "HardSigmoid", ["a"], "y"),)
+    return [
+        ("a squeeze-excitation", _graph(*turned, outputs=("y",)), {"up"}),
+        ("a gate that stands first in its product", _graph(*gate, outputs=("y",)), {"up"}),
+        ("a hard-swish in two nodes", _graph(*turned_swish, outputs=("y",)), set()),
+        ("a hard-swish whose factors are turned", _graph(*swish, outputs=("y",)), set()),
+        ("a hard-swish and a gate", _graph(*both, outputs=("y",)), {"two"}),
+        ("a HardSigmoid that is added to something", _graph(*chain, outputs=("y",)), set()),
+        ("a HardSigmoid at the end of the graph", _graph(*alone, outputs=("y",)), set()),
+        ("one output that two products use", _graph(*shared, outputs=("y",)), {"first"}),
+    ]
+
+
+def judge_gates(answer: Any) -> None:
+    """Judge an answer on every graph; say in which of them it errs."""
+    answers = [
+        (what, model, true, _names_of(call(answer, model.graph))) for what, model, true in _cases()
+    ]
+    if not any(found for *_, found in answers):
+        raise NotYet(
+            "you find no gate in any graph. What a node gives is called node.output[0]; "
+            "node.output is the whole list, and is in no list of names."
+        )
+    for what, model, true, found in answers:
+        foreign = found - {node.name for node in model.graph.node}
+        if foreign:
+            raise NotYet(
+                f"'{min(foreign)}' is no node's name; a node has one, and its output another."
+            )
+        kinds = {node.name: node.op_type for node in model.graph.node}
+        if odd := [name for name in sorted(found) if kinds[name] != "HardSigmoid"]:
+            raise NotYet(f"'{odd[0]}' is a {kinds[odd[0]]}; the gate is what it multiplies by.")
+        if found - true:
+            raise NotYet(f"on {what} you return {min(found - true)!r}, which is no gate.")
+        if true - found:
+            raise NotYet(f"on {what} you miss a gate.")
+
+
+def _names_of(value: Any) -> set[str]:
+    if value is None:
+        raise NotYet("your function returned None (a forgotten return?).")
+    if hasattr(value, "__next__"):  # a generator of names
+        try:
+            value = list(value)
+        except StillTodo:
+            raise
+        except Exception as error:
+            raise NotYet(f"your function raised {in_words(error)}") from None
+    if isinstance(value, str):
+        raise NotYet(f"names are asked for, several, and this is text: {shown(value)}.")
+    if isinstance(value, list | tuple | set) and any(hasattr(v, "op_type") for v in value):
+        raise NotYet("these are nodes; their names are asked for.")
+    return names(value, "a set of node names")

@@ -1,0 +1,129 @@
+"""Judging a pattern of several operations: on networks that write it in several ways."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..exercise import NotYet, StillTodo, in_words, shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _quick(kind: str) -> nn.Module:
+    """Return a network with one scaled sigmoid, written in one of several ways."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.one(x)
+            if kind == "written":
+                h = h * torch.sigmoid(1.702 * h)
+            elif kind == "turned":
+                h = (h * 1.702).sigmoid() * h
+            elif kind == "silu":
+                h = h * torch.sigmoid(h)
+            elif kind == "steeper":
+                h = h * torch.sigmoid(2.5 * h)
+            elif kind == "gate":
+                h = h * torch.sigmoid(1.702 * self.two(x))
+            return self.two(h)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Net().eval()
+
+
+_OTHERS = {
+    "silu": "x * sigmoid(x), which is SiLU, was replaced too: there is no 1.702 in it.",
+    "steeper": "x * sigmoid(2.5 * x) was replaced too: another number is another function.",
+    "gate": "x * sigmoid(1.702 * y) was replaced too: a gate, which scales another tensor.",
+}
+
+
+def judge_pattern(answer: Any) -> None:
+    """Judge a rule on networks that write the operations in several ways."""
+    import torch
+
+    from .. import surgery
+
+    if isinstance(answer, Mapping | type) or callable(answer):
+        raise NotYet("a pattern is several operations: make the rule with surgery.pattern_rule.")
+    if not isinstance(answer, surgery.Rule):
+        raise NotYet(f"a rule is asked for, and this is {shown(answer)}.")
+    if not answer.graph:
+        raise NotYet("this rule has no pattern of several operations: use surgery.pattern_rule.")
+    _judge_arguments(answer)
+    x = torch.linspace(-2, 2, 12).reshape(3, 4)
+    for kind in ("written", "turned"):
+        model, report = _operated(answer, kind, x)
+        if report is None:
+            raise NotYet(f"your pattern does not match {_WAYS[kind]}.")
+        _judge_became(model, x)
+    for kind, words in _OTHERS.items():
+        if _operated(answer, kind, x)[1] is not None:
+            raise NotYet(words)
+    if answer.exact:
+        raise NotYet("your rule promises to be exact, and a ReLU is another function.")
+
+
+def _judge_arguments(rule: Any) -> None:
+    try:
+        taken = len(inspect.signature(rule.graph[0].pattern).parameters)
+    except (TypeError, ValueError):  # a module, or a function without a signature
+        return
+    if taken != 1:
+        raise NotYet(
+            f"your pattern takes {taken} tensors. In quick GELU one and the same tensor is scaled "
+            "and does the scaling; with two it would be a gate."
+        )
+
+
+_WAYS = {
+    "written": "h * torch.sigmoid(1.702 * h), where h is the output of a layer",
+    "turned": "(h * 1.702).sigmoid() * h",
+}
+
+
+def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
+    """Return the network and the report; None where nothing matched."""
+    from .. import surgery
+    from ..errors import SurgeryError
+
+    model = _quick(kind)
+    try:
+        return model, surgery.replace_(model, rule, level="graph", example_inputs=(x,))
+    except SurgeryError as error:
+        if "matched nothing" in str(error):
+            return model, None
+        raise NotYet(f"the surgery refuses your rule: {in_words(error)}") from None
+    except StillTodo:
+        raise
+    except Exception as error:
+        if "_Todo" in str(error):  # the tracer met it in a function, and names its type
+            raise StillTodo from None
+        raise NotYet(f"the surgery with your rule raised {in_words(error)}") from None
+
+
+def _judge_became(model: nn.Module, x: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        h = model.one(x)
+        found, true = model(x), model.two(torch.relu(h))
+        if torch.allclose(found, true, atol=1e-5):
+            return
+        same = model.two(h * torch.sigmoid(1.702 * h))
+        steep = model.two(torch.relu(1.702 * h))
+    if torch.allclose(found, same, atol=1e-5):
+        raise NotYet("it matches, and the replacement computes what was there before.")
+    if torch.allclose(found, steep, atol=1e-5):
+        raise NotYet("it matches, and the replacement is a ReLU of 1.702 * x: too steep.")
+    raise NotYet("it matches, and what the network computes then is not the ReLU of the same x.")

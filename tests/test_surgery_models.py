@@ -351,15 +351,7 @@ def _train(rank, port, names, failures):
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     try:
         for name in names:
-            model, _ = operated(name)
-            parallel = nn.parallel.DistributedDataParallel(model.train())
-            optimizer = torch.optim.SGD(parallel.parameters(), 0.01)
-            for _ in range(2):  # the second finds what the first left without a gradient
-                x = seeded(4, 3, 64, 64)[2 * rank : 2 * rank + 2]
-                optimizer.zero_grad()
-                parallel(x).square().sum().backward()
-                optimizer.step()
-            first = next(model.parameters()).detach()
+            first = _stepped(name, rank)
             both = [torch.empty_like(first) for _ in range(2)]
             torch.distributed.all_gather(both, first)
             if not torch.equal(*both):
@@ -368,6 +360,23 @@ def _train(rank, port, names, failures):
         failures.put(f"{name}: {error}")
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _stepped(name, rank):
+    """Train two steps; return the first weight.
+
+    The parallel model must be gone before its process group is: as the group's last owner it would
+    wait, holding the interpreter's lock, for a thread of gloo's that waits for the lock.
+    """
+    model, _ = operated(name)
+    parallel = nn.parallel.DistributedDataParallel(model.train())
+    optimizer = torch.optim.SGD(parallel.parameters(), 0.01)
+    for _ in range(2):  # the second finds what the first left without a gradient
+        x = seeded(4, 3, 64, 64)[2 * rank : 2 * rank + 2]
+        optimizer.zero_grad()
+        parallel(x).square().sum().backward()
+        optimizer.step()
+    return next(model.parameters()).detach()
 
 
 @pytest.mark.slow

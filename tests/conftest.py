@@ -18,7 +18,25 @@ settings.register_profile("lab", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("lab")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--asks-qnn",
+        action="store_true",
+        help="only the test files that ask for Qualcomm's wheel: the rest runs alike without it",
+    )
+
+
+def _asking(items):
+    """The files with a test that asks whether Qualcomm's wheel is here."""
+    marks = ("htp", "asks_qnn")
+    return {item.path for item in items if any(item.get_closest_marker(m) for m in marks)}
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--asks-qnn"):
+        files = _asking(items)
+        config.hook.pytest_deselected(items=[item for item in items if item.path not in files])
+        items[:] = [item for item in items if item.path in files]
     marked = [item for item in items if item.get_closest_marker("htp")]
     if not marked:
         return
@@ -28,6 +46,26 @@ def pytest_collection_modifyitems(items):
     if not availability.ok:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=availability.reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_marked_files_ask_for_qnn(request):
+    """What `--asks-qnn` rests on: a file that is left out there never asks for the wheel."""
+    from labutils import qnn
+
+    asking = {path.name for path in _asking(request.session.items)}
+    probe = qnn.probe
+
+    def noted():
+        current = os.environ.get("PYTEST_CURRENT_TEST", "")
+        file = current.partition("::")[0].rpartition("/")[2]
+        assert file in asking, f"{current} asks for Qualcomm's wheel: mark its file asks_qnn"
+        return probe()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qnn, "probe", noted)
+        patch.setattr(qnn.pool, "probe", noted)
+        yield
 
 
 @pytest.fixture(scope="session")

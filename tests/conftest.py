@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
+from pathlib import Path
 
 # beside another test process, each keeps to one core
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
@@ -26,17 +28,17 @@ def pytest_addoption(parser):
     )
 
 
-def _asking(items):
-    """The files with a test that asks whether Qualcomm's wheel is here."""
-    marks = ("htp", "asks_qnn")
-    return {item.path for item in items if any(item.get_closest_marker(m) for m in marks)}
+@functools.cache
+def _asks_qnn(path):
+    """Whether a test file asks for Qualcomm's wheel: it has a test marked htp or asks_qnn."""
+    text = path.read_text(encoding="utf-8")
+    return "mark.htp" in text or "mark.asks_qnn" in text
 
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--asks-qnn"):
-        files = _asking(items)
-        config.hook.pytest_deselected(items=[item for item in items if item.path not in files])
-        items[:] = [item for item in items if item.path in files]
+        config.hook.pytest_deselected(items=[item for item in items if not _asks_qnn(item.path)])
+        items[:] = [item for item in items if _asks_qnn(item.path)]
     marked = [item for item in items if item.get_closest_marker("htp")]
     if not marked:
         return
@@ -49,17 +51,16 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _only_marked_files_ask_for_qnn(request):
+def _only_marked_files_ask_for_qnn():
     """What `--asks-qnn` rests on: a file that is left out there never asks for the wheel."""
     from labutils import qnn
 
-    asking = {path.name for path in _asking(request.session.items)}
     probe = qnn.probe
 
     def noted():
         current = os.environ.get("PYTEST_CURRENT_TEST", "")
-        file = current.partition("::")[0].rpartition("/")[2]
-        assert file in asking, f"{current} asks for Qualcomm's wheel: mark its file asks_qnn"
+        file = Path(__file__).parents[1] / current.partition("::")[0]
+        assert _asks_qnn(file), f"{current} asks for Qualcomm's wheel: mark it asks_qnn"
         return probe()
 
     with pytest.MonkeyPatch.context() as patch:

@@ -54,7 +54,7 @@ $(SETUP): $(VENV)/.packages pyproject.toml
 	@# no question about news from the network when JupyterLab opens
 	$(BIN)/python -m jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null
 	@touch $@
-	@s=$$(($$(date +%s) - $(STARTED))); echo "Set up in $$((s / 60)) min $$((s % 60)) s."
+	@s=$$(($$(date +%s) - $(STARTED))); echo "Set up in $$((s / 60)) min $$((s % 60)) s; $(VENV) takes $$(du -sh $(VENV) | cut -f1)."
 
 # Wheels and weights in one folder, for a room without a network.
 pack: setup

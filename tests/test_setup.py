@@ -190,7 +190,9 @@ def default(tmp_path):
         yield url
 
 
-@pytest.mark.parametrize("place", UNREACHABLE)
+@pytest.mark.parametrize(
+    "place", [closed_port, no_such_name, pytest.param(silent_server, marks=pytest.mark.slow)]
+)
 def test_an_index_that_cannot_be_reached_costs_seconds_and_one_line(place, default, set_up):
     with place() as (unreachable, accepted):
         said, found = set_up(default, unreachable)

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Pack:
         return (
             f"{self.folder}: {self.wheels} wheels, {self.bytes / 1e6:,.0f} MB, for "
             f"{self.machine}; weights: {weights}.\n"
-            f"There: make setup PACK={self.folder}"
+            f"There: make setup PACK={shlex.quote(str(self.folder))}"
         )
 
     def __repr__(self) -> str:
@@ -115,7 +116,7 @@ def _download_torch(wheels: Path, index: str, echo: Callable[[str], object]) -> 
     try:
         _download(wheels, ["--no-deps", "--index-url", index, *torch_index.PACKAGES])
     except FetchError as error:
-        echo(f"Note: {error}\ntorch and torchvision come from the default package index.")
+        echo(f"Note: {error}\ntorch and torchvision come from where all other packages do.")
 
 
 def _test_tools() -> list[str]:

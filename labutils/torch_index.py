@@ -51,7 +51,7 @@ def usable(index: str, echo: Callable[[str], object]) -> str:
         return index
     echo(
         f"Note: {_without_password(index)} cannot be used ({reason}): torch and torchvision come "
-        "from the default package index (PyPI's build for Linux has CUDA: about 2.7 GB)."
+        "from where all other packages do (PyPI's build for Linux has CUDA: about 2.7 GB)."
     )
     return ""
 

@@ -199,7 +199,7 @@ def test_an_index_that_cannot_be_reached_costs_seconds_and_one_line(place, defau
     assert installed(found) == PINS
     notes = [line for line in said.splitlines() if "cannot be used" in line]
     assert len(notes) == 1
-    assert unreachable in notes[0] and "the default package index" in notes[0]
+    assert unreachable in notes[0] and "from where all other packages do" in notes[0]
     # It is asked once, for at most so long; a package for which it is asked again would wait, too.
     assert len(accepted) == (place is silent_server)
     assert torch_index.SECONDS <= 20

@@ -2,12 +2,12 @@
 PYTHON      ?= python3.11
 VENV        ?= .venv
 BIN         := $(VENV)/bin
-# PyPI's Linux torch is the CUDA build. This index has the CPU build; set TORCH_INDEX= (empty) where
-# your own index or wheel folder has a torch that suits the machine, and on macOS.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# torch and torchvision, and nothing else, come from PyTorch's CPU index where that answers
+# (labutils/torch_index.py). TORCH_INDEX=URL names another one; TORCH_INDEX= (empty) means your default.
 QNN         := onnxruntime-qnn==2.7.0
 UV          := $(shell command -v uv 2>/dev/null)
 SETUP       := $(VENV)/.setup
+STARTED     := $(shell date +%s)
 
 # another environment, a user site or somebody's Jupyter configuration must not leak in
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV JUPYTER_PATH
@@ -17,40 +17,50 @@ ifdef UV
 # uv does not read pip's configuration: pass on the wheel folders that pip would look into
 INSTALL := $(UV) pip install -q --python $(BIN)/python $(addprefix --find-links ,$(PIP_FIND_LINKS))
 UNINSTALL := $(UV) pip uninstall -q --python $(BIN)/python
+ONLY_INDEX := --default-index
 else
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 UNINSTALL := $(BIN)/python -m pip uninstall -q -y --disable-pip-version-check
+ONLY_INDEX := --index-url
 endif
 # make setup PACK=DIR: from a folder that `make pack DIR=...` filled, without any network
 ifdef PACK
-override TORCH_INDEX :=
-INSTALL += --no-index --find-links $(abspath $(PACK))/wheels
+INSTALL += --no-index --find-links "$(PACK)/wheels"
 endif
-EXTRA   := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-           $(if $(UV),$(if $(TORCH_INDEX),--index-strategy unsafe-best-match))
 
-.PHONY: setup pack lab notebooks html html-tools run test test-without-qnn test-slow lint benchmarks clean
+.DELETE_ON_ERROR: # an environment that was made by half would count as made
+.PHONY: setup pack lab notebooks html html-tools test-tools run test test-without-qnn test-slow lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed (PYTHON=python3.11 make setup), this is %d.%d" % v)'
 	$(if $(UV),$(UV) venv -q -p $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
 
-$(SETUP): requirements.txt constraints.txt pyproject.toml | $(BIN)/python
-	$(if $(PACK),$(BIN)/python -m labutils unpack $(abspath $(PACK)))
-	$(INSTALL) $(EXTRA) -c constraints.txt -r requirements.txt
+$(VENV)/.packages: requirements.txt constraints.txt | $(BIN)/python
+ifdef PACK
+	$(BIN)/python -m labutils unpack "$(PACK)"
+else
+	@index=$$($(BIN)/python -m labutils.torch_index); test -z "$$index" || \
+	  $(INSTALL) $(ONLY_INDEX) "$$index" --no-deps -c constraints.txt torch torchvision || \
+	  echo "Note: $$index answers, but torch could not be installed from it; it comes from where all other packages do."
+endif
+	$(INSTALL) -c constraints.txt -r requirements.txt
+	@touch $@
+
+$(SETUP): $(VENV)/.packages pyproject.toml
 	$(INSTALL) -c constraints.txt setuptools
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@$(INSTALL) -c constraints.txt $(QNN) || echo "Note: $(QNN) has no wheel for this machine (macOS, musl, glibc below 2.35): no DLC and no HTP simulator here; everything else works."
 	@# no question about news from the network when JupyterLab opens
 	$(BIN)/python -m jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null
 	@touch $@
+	@s=$$(($$(date +%s) - $(STARTED))); echo "Set up in $$((s / 60)) min $$((s % 60)) s; $(VENV) takes $$(du -sh $(VENV) | cut -f1)."
 
 # Wheels and weights in one folder, for a room without a network.
 pack: setup
 	@test -n "$(DIR)" || { echo "Say where to: make pack DIR=/media/stick/lab"; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	$(BIN)/python -m labutils pack "$(DIR)" --with $(QNN) --index "$(TORCH_INDEX)"
+	$(BIN)/python -m labutils pack "$(DIR)" --with $(QNN)
 
 # The learner works on copies in notebooks/my; JupyterLab listens on this machine only, with a token.
 lab: setup
@@ -66,28 +76,30 @@ notebooks: setup
 html: html-tools
 	$(BIN)/python -m labutils.book
 
-html-tools: setup
-	$(INSTALL) $(EXTRA) -c constraints.txt --no-build-isolation -e '.[html]'
+html-tools test-tools: %: $(VENV)/.%
+$(VENV)/.html-tools $(VENV)/.test-tools: $(VENV)/.%-tools: $(SETUP)
+	$(INSTALL) -c constraints.txt --no-build-isolation -e '.[$*]'
+	@touch $@
 
 run: setup
 	$(BIN)/python -m labutils journey
 
 # Two processes; each file's tests stay together and in order. The long files come first.
 TEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test: setup
+test: test-tools
 	$(TEST)
 
 # As on a machine for which Qualcomm publishes no wheel; it is installed again afterwards. Only the
 # files that ask for it: tests/conftest.py sees to it that the others never do.
-test-without-qnn: setup
+test-without-qnn: test-tools
 	$(UNINSTALL) onnxruntime-qnn
 	$(TEST) --asks-qnn; status=$$?; $(INSTALL) -c constraints.txt $(QNN); exit $$status
 
 # Sweeps over many models and settings, which take minutes each.
-test-slow: setup
+test-slow: test-tools
 	$(BIN)/python -m pytest -m sweep
 
-lint: setup
+lint: test-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

@@ -11,14 +11,16 @@ import importlib.util
 import json
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import __version__, paths
+from . import __version__, paths, torch_index
 from .errors import FetchError, MissingToolError, UsageError
 
 MANIFEST = "pack.json"
@@ -44,7 +46,7 @@ class Pack:
         return (
             f"{self.folder}: {self.wheels} wheels, {self.bytes / 1e6:,.0f} MB, for "
             f"{self.machine}; weights: {weights}.\n"
-            f"There: make setup PACK={self.folder}"
+            f"There: make setup PACK={shlex.quote(str(self.folder))}"
         )
 
     def __repr__(self) -> str:
@@ -60,7 +62,7 @@ def machine() -> str:
 def collect(
     folder: str | Path,
     extra: Sequence[str] = (),
-    index: str = "",
+    index: str | None = None,
     echo: Callable[[str], object] = lambda line: None,
 ) -> Pack:
     """Collect the wheels of this installation, and the weights in the cache.
@@ -73,7 +75,8 @@ def collect(
         Requirements beside ``requirements.txt`` that are left out where they have no wheel, such
         as Qualcomm's.
     index
-        An index that is asked too, for PyTorch's CPU wheels.
+        Where torch and torchvision come from, and nothing else. Where it is empty or cannot be
+        used, the default index serves. Without it, the one that `torch_index.chosen` returns.
     echo
         Called with a line per step.
 
@@ -87,11 +90,13 @@ def collect(
     folder = paths.folder(folder)
     wheels = paths.folder(folder / "wheels")
     (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, it is no pack
+    _download_torch(wheels, torch_index.chosen() if index is None else index, echo)
     echo(f"Downloading the wheels of requirements.txt to {wheels} ...")
-    _download(wheels, ["-r", str(paths.ROOT / "requirements.txt"), "setuptools"], index)
+    requirements = ["-r", str(paths.ROOT / "requirements.txt"), "setuptools"]
+    _download(wheels, requirements + _test_tools())
     for requirement in extra:
         try:
-            _download(wheels, [requirement], index)
+            _download(wheels, [requirement])
         except FetchError as error:
             echo(f"Left out: {requirement} ({str(error).splitlines()[0]})")
     weights = paths.folder(folder / "weights")
@@ -102,7 +107,24 @@ def collect(
     return verify(folder)
 
 
-def _download(wheels: Path, requirements: Sequence[str], index: str) -> None:
+def _download_torch(wheels: Path, index: str, echo: Callable[[str], object]) -> None:
+    """Download torch and torchvision from their own index, where that can be used."""
+    index = torch_index.usable(index, echo)
+    if not index:
+        return
+    echo(f"Downloading torch and torchvision from {index} to {wheels} ...")
+    try:
+        _download(wheels, ["--no-deps", "--index-url", index, *torch_index.PACKAGES])
+    except FetchError as error:
+        echo(f"Note: {error}\ntorch and torchvision come from where all other packages do.")
+
+
+def _test_tools() -> list[str]:
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["optional-dependencies"]["test"]
+
+
+def _download(wheels: Path, requirements: Sequence[str]) -> None:
     if importlib.util.find_spec("pip") is None:
         raise MissingToolError(
             f"{sys.prefix} has no pip (uv makes environments without it), and only pip can "
@@ -111,7 +133,7 @@ def _download(wheels: Path, requirements: Sequence[str], index: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
     command += ["--only-binary", ":all:", "-d", str(wheels)]
     command += ["-c", str(paths.ROOT / "constraints.txt")]
-    command += ["--extra-index-url", index] if index else []
+    command += ["--find-links", str(wheels)]  # what is there already: torch, from its own index
     done = subprocess.run([*command, *requirements], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]

@@ -13,7 +13,7 @@ PACKAGE = paths.ROOT / "labutils"
 
 # A module (or package) imports only from floors below its own.
 FLOORS = [
-    ["errors", "paths", "_torchvision"],
+    ["errors", "paths", "_torchvision", "torch_index"],
     ["pack"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
     ["textures"],

@@ -22,14 +22,14 @@ def packed(tmp_path, monkeypatch):
     (stored / "net-01234567.pth.json").write_text("{}")
     (stored / ".net-01234567.pth.lock").write_text("")
 
-    def download(wheels, requirements, index):
+    def download(wheels, requirements):
         if requirements == ["none-for-this-machine"]:
             raise FetchError("no wheel")
         (wheels / "one-1.0-py3-none-any.whl").write_bytes(b"a wheel")
 
     monkeypatch.setattr(pack, "_download", download)
     said = []
-    made = pack.collect(tmp_path / "pack", ["none-for-this-machine"], echo=said.append)
+    made = pack.collect(tmp_path / "pack", ["none-for-this-machine"], "", said.append)
     assert any("Left out: none-for-this-machine" in line for line in said)
     return made
 
@@ -86,7 +86,7 @@ def test_an_interrupted_pack_is_no_pack(packed, monkeypatch):
 
     monkeypatch.setattr(pack, "_download", broken)
     with pytest.raises(FetchError):
-        pack.collect(packed.folder)
+        pack.collect(packed.folder, index="")
     with pytest.raises(UsageError, match="is no pack"):
         pack.unpack(packed.folder)
 
@@ -94,7 +94,7 @@ def test_an_interrupted_pack_is_no_pack(packed, monkeypatch):
 def test_no_pip_is_said_with_the_cure(tmp_path, monkeypatch):
     monkeypatch.setattr(pack.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingToolError, match="ensurepip"):
-        pack.collect(tmp_path)
+        pack.collect(tmp_path, index="")
 
 
 def test_unpacking_needs_nothing_that_is_not_installed_yet():
@@ -107,7 +107,7 @@ def test_unpacking_needs_nothing_that_is_not_installed_yet():
 @pytest.mark.sweep
 def test_a_room_without_a_network_is_set_up_from_a_pack(tmp_path):
     """The real thing: every wheel downloaded, then a clone set up and run with the network off."""
-    made = pack.collect(tmp_path / "pack", index=os.environ.get("TORCH_INDEX", ""))
+    made = pack.collect(tmp_path / "pack")
     offline = ["unshare", "--net", "--map-root-user"]
     if not shutil.which("unshare") or subprocess.run([*offline, "true"]).returncode:
         pytest.skip("the network cannot be switched off for one process on this machine")

@@ -40,7 +40,8 @@ def _pack_parsers(commands: Any) -> None:
     parser = command(commands, "pack", _pack, text)
     parser.add_argument("folder", metavar="DIR", type=Path)
     parser.add_argument("--with", dest="extra", action="append", default=[], metavar="REQUIREMENT")
-    parser.add_argument("--index", default="", help="an index to ask too (PyTorch's CPU wheels)")
+    text = "index of torch and torchvision (without it: TORCH_INDEX, or PyTorch's CPU index)"
+    parser.add_argument("--index", metavar="URL", help=text)
     text = "Check a pack and put its weights into the cache (`make setup PACK=DIR` calls it)."
     parser = command(commands, "unpack", _unpack, text)
     parser.add_argument("folder", metavar="DIR", type=Path)

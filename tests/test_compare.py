@@ -202,6 +202,24 @@ def test_the_judge_of_top1_is_the_interval_and_can_be_switched_off():
         compare.gate(*flipped(1), batch, kind="ort_fp32", min_cosine=0.5)
 
 
+@pytest.mark.parametrize("images, flips", [(32, (0, 1, 4)), (1600, (0, 23, 97))])
+def test_so_many_flips_pass_at_each_threshold_of_agreement(images, flips):
+    """What the documentation of `AGREEMENT` says: none, one and four of 32, 1.4 % and 6 %."""
+    reference = trained_like(images)
+    order = np.argsort(-reference, axis=1)
+    allowed = dict(zip((1.0, 0.99, 0.95), flips, strict=True))
+    for kind, least in compare.AGREEMENT.items():
+        required, _ = gating._required(kind, 0.0, None, check_top1=True)
+        for count, passes in ((allowed[least], True), (allowed[least] + 1, False)):
+            logits, rows = reference.copy(), np.arange(count)
+            logits[rows, order[:count, 1]] = reference.max(axis=1)[:count] + 0.01
+            reasons = gating._judge(reference, logits, required)[1]
+            assert (reasons == []) == passes, (kind, count)
+    float_kinds = {kind for kind, least in compare.AGREEMENT.items() if least == 1}
+    assert float_kinds == {"ort_fp32"}
+    assert {k for k, v in compare.AGREEMENT.items() if v == 0.95} == {"ort_int8", "htp_int8"}
+
+
 def test_an_override_is_recorded_and_printed():
     reference = trained_like()
     noisy = reference + np.random.default_rng(1).normal(0, 0.6, reference.shape)

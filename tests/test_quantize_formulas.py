@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, quantize, runtime
+from labutils.errors import ModelFileError, UsageError
 from labutils.quantize import equalize, insertion, mixed, noise
 from labutils.quantize import ranges as quantize_ranges
+from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Weights
 
 BITS = st.integers(2, 16)
@@ -218,3 +220,66 @@ def test_the_mixed_search_never_exceeds_its_mac_share_and_uses_what_it_may(share
     assert front[index].mac_share <= max(most, 1e-6)
     assert all(point.mac_share > max(most, 1e-6) for point in front[index + 1 :])
     assert measured[index].measured and measured[0].measured
+
+
+# ---------------------------------------------------------------- what is taken, what is refused
+
+
+@pytest.mark.parametrize("shape", [(1, 3, None, 8), (1, 3, 0, 8), ("n", 3, 8, 8), (2, 3, 8, 8)])
+def test_only_a_whole_fixed_shape_with_batch_1_can_be_calibrated(shape, tmp_path):
+    model_of([node("Relu", "x", "y")], {}, tmp_path / "m.onnx", shape)
+    with pytest.raises(ModelFileError, match="fixed shape with batch 1"):
+        prepared(tmp_path / "m.onnx")
+
+
+def test_names_that_nodes_lack_are_made_up_and_given_ones_stay(tmp_path):
+    given = [node("Relu", "x", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")]
+    given[0].name, given[1].name, given[2].name = "Relu_1", "", "mine"
+    model_of(given, {}, tmp_path / "m.onnx")
+    assert [n.name for n in prepared(tmp_path / "m.onnx").graph.node] == [
+        "Relu_1",
+        "Relu_1_",
+        "mine",
+    ]
+
+
+def test_constants_become_weights_of_their_own_for_every_reader(tmp_path):
+    """One scale for a constant that two nodes read would serve neither."""
+    value = numpy_helper.from_array(np.float32([[[[3.0]]]]))
+    constant = helper.make_node("Constant", [], ["k"], name="constant", value=value)
+    other = helper.make_node("Constant", [], ["i"], name="ints", value_ints=[2, 3])
+    nodes = [constant, node("Mul", "x k", "a"), node("Add", "a k", "y"), other]
+    graph = prepared(model_file(nodes, tmp_path)).graph
+    assert [n.op_type for n in graph.node] == ["Mul", "Add", "Constant"]
+    names = [n.input[1] for n in graph.node[:2]]
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    assert len(set(names)) == 2 and all(stored[name].item() == 3 for name in names)
+
+
+def model_file(nodes, folder):
+    model_of(nodes, {}, folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("share, taken", [(0, True), (0.49, True), (0.5, False), (-0.01, False)])
+def test_a_share_of_outliers_lies_below_one_half(share, taken, tmp_path):
+    weights = {"w": normal(4, 3, 3, 3)}
+    model_of([node("Conv", "x w", "y")], weights, tmp_path / "m.onnx")
+    images = normal(8, 3, 6, 6)
+    if taken:
+        quantize.static(tmp_path / "m.onnx", tmp_path / "q.onnx", images, outliers=share)
+        return
+    with pytest.raises(UsageError, match=r"0 to below 0\.5"):
+        quantize.static(tmp_path / "m.onnx", tmp_path / "q.onnx", images, outliers=share)
+
+
+def test_a_recipe_takes_whole_numbers_for_fractions_but_no_booleans():
+    from labutils.quantize import recipe
+
+    found = recipe.parse("name: mine\ncalibration: {percentile: 99, outliers: 0}\n")
+    assert found.calibration.percentile == 99.0
+    assert isinstance(found.calibration.percentile, float)
+    with pytest.raises(UsageError, match="expected float, found bool"):
+        recipe.parse("name: mine\ncalibration: {percentile: true}\n")
+    with pytest.raises(UsageError, match="expected int, found float"):
+        recipe.parse("name: mine\ncalibration: {images: 3.5}\n")

@@ -88,6 +88,27 @@ def test_how_far_the_codes_of_a_tensor_reach(gated):
         assert np.isnan(layerwise.codes_reach(model, name)).all()  # not known
 
 
+def test_a_file_of_nothing_but_one_pair_tells_its_reach():
+    scale, zero = np.float32(0.5), np.uint8(3)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("x", "y")]
+    constants = [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(zero, "zero")]
+    model = helper.make_model(helper.make_graph(nodes, "pair", ends[:1], ends[1:], constants))
+    assert layerwise.codes_reach(model, "y") == (-3.5 * 0.5, 252.5 * 0.5)
+
+
+def test_the_operator_behind_a_tensor_is_found_through_its_codes(gated):
+    reference, candidate = onnx.load(gated / "float.onnx"), onnx.load(gated / "int8.onnx")
+    pairs = layerwise.twins(reference, candidate)
+    assert [(p.reference, p.op) for p in pairs] == [
+        ("c", "Conv"), ("p", "GlobalAveragePool"), ("y", "Conv"),
+    ]  # fmt: skip
+    assert [p.candidate_op for p in pairs] == [p.op for p in pairs]
+
+
 # ---------------------------------------------------------------- why a layer costs
 
 

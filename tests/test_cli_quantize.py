@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from labutils import compare, data, paths, qnn, quantize, repair, runtime, things, zoo
+from labutils import compare, data, metrics, paths, qnn, quantize, repair, runtime, things, zoo
 from labutils.commands import options
 from labutils.quantize import mixed
 
@@ -169,6 +169,24 @@ def test_a_budget_that_holds_on_the_calibration_images_only_is_missed(searched):
         assert bool(made.missed) == missed
         assert ("BUDGET MISSED" in str(made)) == missed
         assert made.ok == (searched.gate.passed and not missed)
+
+
+@pytest.mark.parametrize("hits, missed", [(0, True), (8, True), (15, False), (16, False)])
+def test_an_agreement_is_missed_when_the_interval_on_held_out_images_lies_below(
+    searched, hits, missed
+):
+    rows = searched.ladder.rows
+    agreement = metrics.Proportion(hits, 16)
+    parity = dataclasses.replace(rows[-1].parity, agreement=agreement)
+    last = dataclasses.replace(rows[-1], parity=parity)
+    made = dataclasses.replace(
+        searched,
+        ladder=dataclasses.replace(searched.ladder, rows=(*rows[:-1], last)),
+        search=dataclasses.replace(searched.search, budget=mixed.Budget(agreement=0.95)),
+    )
+    assert (agreement.interval[1] < 0.95) == missed
+    assert made.missed.startswith("BUDGET MISSED on the held-out images: top-1") == missed
+    assert made.ok == (searched.gate.passed and not missed)
 
 
 @pytest.mark.htp

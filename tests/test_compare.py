@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from labutils import compare, data, quantize, runtime
-from labutils.compare import layerwise
+from labutils import compare, data, metrics, quantize, runtime
+from labutils.compare import gating, layerwise
 from labutils.errors import ParityError, UnknownNameError, UsageError
 
 SIZE = 64
@@ -176,7 +176,7 @@ def test_every_way_of_being_wrong_has_its_reason(change, words):
     pair = Canned(reference), Canned(change(reference))
     with pytest.raises(ParityError) as caught:
         compare.gate(*pair, np.zeros((32, 3, 8, 8), np.float32), kind="htp_int8")
-    assert words in str(caught.value)
+    assert any(words in reason for reason in caught.value.report.reasons)  # not only a figure
     assert not caught.value.report.passed
     assert "no ONNX file" in str(caught.value)
 
@@ -194,12 +194,30 @@ def test_the_judge_of_top1_is_the_interval_and_can_be_switched_off():
 
     settings = {"kind": "htp_fp16", "min_cosine": 0.5}
     assert compare.gate(*flipped(1), batch, **settings).passed
-    with pytest.raises(ParityError, match="top-1 agreement"):
+    with pytest.raises(ParityError, match=r"failed .* top-1 agreement"):
         compare.gate(*flipped(3), batch, **settings)
     assert compare.gate(*flipped(3), batch, check_top1=False, **settings).passed
     assert compare.gate(*flipped(3), batch, min_agreement=0.9, **settings).passed
     with pytest.raises(ParityError):
         compare.gate(*flipped(1), batch, kind="ort_fp32", min_cosine=0.5)
+
+
+@pytest.mark.parametrize("images, flips", [(32, (0, 1, 4)), (1600, (0, 23, 97))])
+def test_so_many_flips_pass_at_each_threshold_of_agreement(images, flips):
+    """What the documentation of `AGREEMENT` says: none, one and four of 32, 1.4 % and 6 %."""
+    reference = trained_like(images)
+    order = np.argsort(-reference, axis=1)
+    allowed = dict(zip((1.0, 0.99, 0.95), flips, strict=True))
+    for kind, least in compare.AGREEMENT.items():
+        required, _ = gating._required(kind, 0.0, None, check_top1=True)
+        for count, passes in ((allowed[least], True), (allowed[least] + 1, False)):
+            logits, rows = reference.copy(), np.arange(count)
+            logits[rows, order[:count, 1]] = reference.max(axis=1)[:count] + 0.01
+            reasons = gating._judge(reference, logits, required)[1]
+            assert (reasons == []) == passes, (kind, count)
+    float_kinds = {kind for kind, least in compare.AGREEMENT.items() if least == 1}
+    assert float_kinds == {"ort_fp32"}
+    assert {k for k, v in compare.AGREEMENT.items() if v == 0.95} == {"ort_int8", "htp_int8"}
 
 
 def test_an_override_is_recorded_and_printed():
@@ -218,14 +236,57 @@ def test_an_override_is_recorded_and_printed():
         assert "0.9 instead of 0.999" in text
 
 
-def test_quantized_kinds_are_judged_by_the_mean_and_float_kinds_by_the_worst_image():
+def at_cosine(reference, cosine):
+    """`reference` with its first image turned to a cosine; length and first class stay."""
+    other = reference.astype(np.float64)
+    length = np.linalg.norm(other[0])
+    aside = np.random.default_rng(2).normal(size=other.shape[1])
+    aside -= aside @ other[0] / length**2 * other[0]
+    aside *= length / np.linalg.norm(aside)
+    other[0] = cosine * other[0] + np.sqrt(1 - cosine**2) * aside
+    return other
+
+
+@pytest.mark.parametrize("kind", compare.THRESHOLDS)
+def test_quantized_kinds_are_judged_by_the_mean_and_float_kinds_by_the_worst_image(kind):
+    """31 equal images and one below the threshold, whose mean and SQNR are good enough."""
+    least = compare.THRESHOLDS[kind]
     reference = trained_like()
-    other = reference.copy()
-    other[0] += np.random.default_rng(2).normal(0, 2, 16) * (np.arange(16) != 0)
+    pair = Canned(reference), Canned(at_cosine(reference, 1 - 2 * (1 - least)))
     batch = np.zeros((32, 3, 8, 8), np.float32)
-    assert compare.gate(Canned(reference), Canned(other), batch, kind="htp_a16w8").passed
-    with pytest.raises(ParityError, match="worst image"):
-        compare.gate(Canned(reference), Canned(other), batch, kind="htp_fp16")
+    if kind.endswith(("w8", "int8")):
+        report = compare.gate(*pair, batch, kind=kind)
+        assert report.parity.cosine_min < least < report.parity.cosine_mean
+        return
+    with pytest.raises(ParityError) as caught:
+        compare.gate(*pair, batch, kind=kind)
+    (reason,) = caught.value.report.reasons  # the worst image and nothing else
+    assert "(worst image) is below" in reason
+    assert caught.value.report.parity.cosine_mean > least
+
+
+@pytest.mark.parametrize("kind", compare.THRESHOLDS)
+def test_every_threshold_lies_between_what_passes_and_what_fails(kind):
+    """All images alike, so that the mean is the worst; the noise is what the cosine implies."""
+    least, reference = compare.THRESHOLDS[kind], np.tile(trained_like(1), (32, 1))
+    reference *= np.linspace(1, 2, 32, dtype=np.float32)[:, None]  # not the same for all images
+    turned = at_cosine(reference, 1 - 0.5 * (1 - least))[:1] / np.linalg.norm(reference[0])
+    good = turned * np.linalg.norm(reference, axis=1, keepdims=True)
+    turned = at_cosine(reference, 1 - 1.5 * (1 - least))[:1] / np.linalg.norm(reference[0])
+    bad = turned * np.linalg.norm(reference, axis=1, keepdims=True)
+    batch = np.zeros((32, 3, 8, 8), np.float32)
+    assert compare.gate(Canned(reference), Canned(good), batch, kind=kind).passed
+    with pytest.raises(ParityError) as caught:
+        compare.gate(Canned(reference), Canned(bad), batch, kind=kind)
+    assert [reason.split()[0] for reason in caught.value.report.reasons] == ["cosine"]
+
+
+@pytest.mark.parametrize("cosine, factor", [(0.95, 1), (0.999, 1), (0.9999, 1)])
+def test_the_least_sqnr_is_that_of_noise_at_right_angles_less_six_decibels(cosine, factor):
+    signal = np.array([1.0, 0.0])
+    turned = np.array([cosine, np.sqrt(1 - cosine**2)])
+    implied = metrics.sqnr_db(signal, turned)
+    assert gating._least_sqnr(cosine) == pytest.approx(implied - 6, abs=0.06)  # one decimal
 
 
 def test_a_gate_that_sees_little_says_so():
@@ -339,6 +400,20 @@ def test_ladder_compares_every_stage_with_the_first(stages, inputs):
     assert table["int8"].bytes < table["ONNX"].bytes / 2
     assert table["int8"].file == "int8.onnx"
     assert table["ONNX"].runtime.startswith("ONNX Runtime")
+
+
+def test_top_5_counts_the_true_class_down_to_the_fifth_place():
+    places = np.arange(8) % 8  # image i has its true class in place i
+    labels = (3 * np.arange(8)) % 8
+    logits = np.empty((8, 8), np.float32)
+    for i, (label, place) in enumerate(zip(labels, places, strict=True)):
+        order = np.roll(np.arange(8), place - int(label))  # `label` comes at `place`
+        logits[i, order] = -np.arange(8)
+    blank = np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    images = data.ImageSet(blank, labels, tuple("abcdefgh"), "blank")
+    (row,) = compare.ladder([compare.Stage("one", Canned(logits))], images, PREPROCESSING).rows
+    assert (row.top1.hits, row.top5.hits) == (1, 5)
+    assert row.to_dict()["top5"] == 5 / 8
 
 
 def test_each_row_speaks_for_its_own_runner():

@@ -157,6 +157,18 @@ def test_branches_that_are_no_one_convolution_stay(second, why):
         surgery.replace_(graph(nodes, constants, [1, 4, 8, 8]), "merge-branches")
 
 
+def test_a_window_that_reaches_beyond_the_larger_one_stays():
+    """At stride 2 two windows can give planes of one size although neither holds the other."""
+    nodes = [
+        node("Conv", "x w0", "c0", pads=[2, 2, 0, 0], strides=[2, 2]),  # from 2 before to 0 after
+        node("Conv", "x w1", "c1", pads=[0, 0, 0, 0], strides=[2, 2]),  # from 0 to 1 after
+        node("Add", "c0 c1", "y"),
+    ]
+    constants = {"w0": weights(4, 4, 3, 3), "w1": weights(4, 4, 2, 2)}
+    with pytest.raises(SurgeryError, match="matched nothing"):
+        surgery.replace_(graph(nodes, constants, [1, 4, 8, 8]), "merge-branches")
+
+
 def test_a_branch_that_is_read_elsewhere_stays():
     nodes = [
         node("Conv", "x w0", "c0"), node("Conv", "x w1", "c1"), node("Add", "c0 c1", "a"),

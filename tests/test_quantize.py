@@ -433,7 +433,7 @@ def test_an_exception_that_fits_no_node_is_refused(tmp_path):
     source = tiny(tmp_path, node_name="first")
     with pytest.raises(UnknownNameError, match="Did you mean first"):
         quantize.static(source, tmp_path / "q.onnx", noise(), mixed_recipe(Override("frist")))
-    with pytest.raises(UnknownNameError, match="Conv"):
+    with pytest.raises(UnknownNameError, match="Did you mean Conv"):
         quantize.static(source, tmp_path / "q", noise(), mixed_recipe(Override(op_type="Convv")))
     with pytest.raises(UnknownNameError, match="first"):
         quantize.static(source, tmp_path / "q.onnx", noise(), mixed_recipe(exclude=("frist*",)))

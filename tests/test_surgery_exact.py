@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -356,6 +357,35 @@ def rewritten(model, rule, gone):
 
 def values(seed, *shape):
     return noise(seed, *shape, scale=1.0).numpy()
+
+
+@settings(quick, max_examples=12)
+@given(
+    kernel=st.tuples(st.integers(1, 6), st.integers(4, 6)), data=st.data(), seed=seeds,
+    padded=st.booleans(), counted=st.sampled_from([None, 0, 1]),
+)  # fmt: skip
+def test_onnx_average_pools_that_leave_their_padding_out_are_not_exact_as_conv(
+    kernel, data, seed, padded, counted
+):
+    """Their windows at the edge have other divisors; without padding both are the same."""
+    pads = [data.draw(st.integers(0, k // 2)) for k in kernel * 2] if padded else [0] * 4
+    more = {} if counted is None else {"count_include_pad": counted}
+    node = helper.make_node(
+        "AveragePool", ["x"], ["y"], "/pool/P", kernel_shape=kernel, pads=pads, **more
+    )
+    model = graph(node, [2, 3, 9, 8], 17)
+    if any(pads) and not counted:
+        with pytest.raises(SurgeryError, match="count_include_pad=0"):
+            surgery.replace_(model, "large-avgpool")
+        return
+    before = copy.deepcopy(model)
+    rewritten(model, "large-avgpool", "AveragePool")
+    x = {"x": values(seed, 2, 3, 9, 8)}
+    exact, found = (
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, x)
+        for m in (before, model)
+    )
+    assert found[0] == pytest.approx(exact[0], abs=1e-5)
 
 
 @quick

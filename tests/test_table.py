@@ -182,6 +182,8 @@ LIMITS = [
     ("rdk-x5", _conv(3, 2, dilations=[2, 2]), "constrained"),
     ("rknn-2.3", _conv(9, group=8), "constrained"),
     ("rknn-2.3", _conv(9), "supported"),
+    ("rknn-2.3", _conv(9, group=2), "supported"),  # grouped, not depthwise
+    ("tidl-11", _conv(5, group=2), "supported"),
     ("snpe-2.7", _conv(3, kernel_shape=[3, 3]), "supported"),
     ("snpe-2.7", _conv(3, kernel_shape=[5, 5]), "unsupported"),
     ("snpe-2.7", _gemm([4]), "supported"),

@@ -94,14 +94,16 @@ def facts(
     inputs
         (n, 3, size, size) float32. One image's tensors are in memory at a time, and a sample.
     """
-    names = {unit.tensor: unit for unit in chosen if unit.op != "Input"}
     made = {out: node for node in reference.graph.node for out in node.output}
+    own = {node.name: node.output[0] for node in reference.graph.node}
+    # an output of the graph is made under another name, since its Q and DQ come behind it
+    tensor_of = {u.name: u.tensor if u.tensor in made else own.get(u.name, "") for u in chosen}
     before = {
-        u.name: made[u.tensor].input[0]
+        u.name: made[tensor_of[u.name]].input[0]
         for u in chosen
-        if u.op in ("HardSwish", "HardSigmoid") and u.tensor in made
+        if u.op in ("HardSwish", "HardSigmoid") and tensor_of[u.name] in made
     }
-    held = [n for n in {*names, *before.values()} if n in made]
+    held = [n for n in {*tensor_of.values(), *before.values()} if n in made]
     sampled: dict[str, list[np.ndarray]] = {name: [] for name in held}
     reach: dict[str, list[np.ndarray]] = {name: [] for name in held}
     sizes: dict[str, tuple[int, ...]] = {}
@@ -120,10 +122,11 @@ def facts(
     scales = _scales(quantized, stored)
     found = {}
     for unit in chosen:
-        values = np.concatenate(sampled[unit.tensor]) if unit.tensor in sampled else inputs.ravel()
-        wide = np.array(reach.get(unit.tensor, [np.abs(inputs).max(axis=(0, 2, 3))]))
+        tensor = tensor_of[unit.name]
+        values = np.concatenate(sampled[tensor]) if tensor in sampled else inputs.ravel()
+        wide = np.array(reach.get(tensor, [np.abs(inputs).max(axis=(0, 2, 3))]))
         flat = np.concatenate(sampled[before[unit.name]]) if unit.name in before else None
-        shape = sizes.get(unit.tensor, ())
+        shape = sizes.get(tensor, ())
         found[unit.name] = _facts(
             unit, values, wide, flat, shape, scales.get(unit.tensor), quantized, stored, reference
         )

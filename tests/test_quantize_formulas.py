@@ -1,0 +1,285 @@
+"""The formulas of quantization, each held to the sentence that states it."""
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from labutils import compare, quantize, runtime
+from labutils.errors import ModelFileError, UsageError
+from labutils.quantize import equalize, insertion, mixed, noise
+from labutils.quantize import ranges as quantize_ranges
+from labutils.quantize.prepare import prepared
+from labutils.quantize.recipe import Weights
+
+BITS = st.integers(2, 16)
+ENDS = st.floats(0.01, 1e4)
+
+
+def model_of(nodes, constants, path=None, shape=(1, 3, 6, 6)):
+    """A model from "x" to "y"; every constant is float32."""
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.float32(v), k) for k, v in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    if path:
+        onnx.save(model, path)
+    return model
+
+
+def node(op, inputs, output, **attributes):
+    return helper.make_node(op, inputs.split(), [output], name=output, **attributes)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# ---------------------------------------------------------------- activations: scale, zero, range
+
+
+@given(ENDS, ENDS, BITS)
+def test_the_scale_of_n_bits_has_2_to_the_n_minus_1_steps(low, high, bits):
+    scale, zero = insertion.scale_of((-low, high), bits, symmetric=False, power_of_two=False)
+    assert (high + low) / scale == pytest.approx(2**bits - 1)
+    assert zero == round(low / scale)  # the code of 0
+    scale, zero = insertion.scale_of((-low, high), bits, symmetric=True, power_of_two=False)
+    assert 2 * max(low, high) / scale == pytest.approx(2**bits - 1)
+    assert zero == 2 ** (bits - 1)
+
+
+@given(ENDS, ENDS, BITS)
+def test_a_power_of_two_scale_is_the_least_that_reaches(low, high, bits):
+    free, _ = insertion.scale_of((-low, high), bits, symmetric=False, power_of_two=False)
+    scale, _ = insertion.scale_of((-low, high), bits, symmetric=False, power_of_two=True)
+    assert math.frexp(scale)[0] == 0.5
+    assert free * (1 - 1e-6) <= scale < 2 * free
+
+
+@given(st.floats(0.01, 100), BITS)
+def test_zero_belongs_to_every_range(end, bits):
+    for limits, wanted in [((end / 2, end), 0), ((-end, -end / 2), 2**bits - 1)]:
+        scale, zero = insertion.scale_of(limits, bits, symmetric=False, power_of_two=False)
+        assert (scale * (2**bits - 1), zero) == (pytest.approx(end, rel=1e-2), wanted)
+
+
+@given(st.integers(1, 49))
+def test_so_many_images_in_a_hundred_are_left_out_on_either_side(count):
+    high = np.arange(101, dtype=np.float32)[:, None]
+    found = quantize_ranges.Ranges(("a",), -high, high)
+    assert found.limits(count / 100)["a"] == pytest.approx((count - 100, 100 - count))
+
+
+@given(st.floats(80, 99.9))
+def test_a_percentile_cuts_half_of_the_rest_off_at_either_end(percent):
+    edges = np.linspace(-1, 1, quantize_ranges.BINS + 1)
+    counts = np.full(quantize_ranges.BINS, 1000)
+    low, high = quantize_ranges._percentile(counts, edges, percent)
+    width = edges[1] - edges[0]
+    assert (low + 1) / 2 == pytest.approx((100 - percent) / 200, abs=width)
+    assert (1 - high) / 2 == pytest.approx((100 - percent) / 200, abs=width)
+
+
+# ---------------------------------------------------------------- weights
+
+
+CARRIERS = [
+    ("Conv", {}, (4, 3, 3, 3), 0),
+    ("ConvTranspose", {}, (3, 4, 3, 3), 1),
+    ("Gemm", {"transB": 1}, (4, 3), 0),
+    ("Gemm", {}, (3, 4), 1),
+]
+
+
+@pytest.mark.parametrize("op, attributes, shape, axis", CARRIERS)
+def test_every_output_channel_has_a_scale_of_its_own(op, attributes, shape, axis):
+    made = node(op, "x w", "y", **attributes)
+    sizes = 10.0 ** np.arange(4)
+    array = normal(*shape) * sizes.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    scale, zero = insertion.weight_scales(quantize.Recipe(), made, array, 8)
+    largest = np.abs(np.moveaxis(array, axis, 0)).reshape(4, -1).max(axis=1)
+    assert scale.shape == tuple(4 if i == axis else 1 for i in range(len(shape)))
+    assert 127 * scale.ravel() == pytest.approx(largest)
+    assert not zero.any()
+
+
+@given(st.integers(0, 99), st.sampled_from([3, 4, 5]), st.sampled_from([1.0, 3.0, 100.0]))
+def test_weights_below_eight_bits_take_the_range_that_errs_least(seed, bits, outlier):
+    values = normal(512, seed=seed).astype(np.float64)
+    values[0] = outlier * np.abs(values).max()
+    most, whole = 2 ** (bits - 1) - 1, np.abs(values).max()
+
+    def error(high):
+        scale = high / most
+        kept = np.clip(np.round(values / scale), -most - 1, most) * scale
+        return ((values - kept) ** 2).sum()
+
+    made = node("Conv", "x w", "y")
+    scale, _ = insertion.weight_scales(
+        quantize.Recipe(weights=Weights(bits=4, per_channel=False)), made, values, bits
+    )
+    chosen = most * float(scale.ravel()[0])
+    assert 0.5 * whole - 1e-9 <= chosen <= whole + 1e-9
+    best = min(error(whole * share) for share in np.linspace(0.5, 1, 41))
+    assert error(chosen) == pytest.approx(best)
+
+
+@given(st.integers(0, 99))
+def test_asymmetric_weights_reach_from_the_least_to_the_greatest(seed):
+    values = normal(256, seed=seed) + 2
+    recipe = quantize.Recipe(weights=Weights(symmetric=False, per_channel=False))
+    scale, zero = insertion.weight_scales(recipe, node("Conv", "x w", "y"), values, 8)
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    assert float(scale.ravel()[0]) == pytest.approx((high - low) / 255, rel=1e-5)
+    codes = np.clip(np.round(values / scale) + zero, -128, 127)
+    assert np.abs((codes - zero) * scale - values).max() <= 0.51 * scale.max()
+
+
+def test_noise_of_asymmetric_weights_is_that_of_half_the_step(tmp_path):
+    """Weights of one sign waste half of the symmetric codes: a quarter of the noise is saved."""
+    weight = np.abs(normal(64, 3, 3, 3)) + 0.1
+    nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "y")]
+    model = model_of(nodes, {"w": weight})
+    images = normal(4, 3, 6, 6, seed=1)
+    known = quantize.measure_ranges(model, images)
+    found = {}
+    for symmetric in (True, False):
+        settings = Weights(symmetric=symmetric, per_channel=False)
+        meter = noise.Meter(model, quantize.Recipe(weights=settings), known, images)
+        found[symmetric] = meter.of_weights(model.graph.node[0], 8)
+    assert found[False] == pytest.approx(found[True] / 4, rel=0.5)
+    assert found[False] < 1e-4
+
+
+# ---------------------------------------------------------------- equalization
+
+
+def product(*between):
+    """Conv, ReLU, what lies between, Conv: the filters of the first differ by a factor of 30."""
+    weight = normal(4, 3, 1, 1) * np.array([0.1, 1, 3, 0.3]).reshape(-1, 1, 1, 1)
+    nodes = [node("Conv", "x w b", "c"), node("Relu", "c", "r"), *between]
+    nodes.append(node("Conv", f"{between[-1].output[0]} v", "y"))
+    constants = {"w": weight, "b": normal(4), "v": normal(5, 4, 1, 1), "gain": normal(1, 4, 1, 1)}
+    return model_of(nodes, constants)
+
+
+ENDED = {
+    "a square": [node("Mul", "r r", "m")],
+    "a pool of the same channels": [node("GlobalAveragePool", "r", "g"), node("Mul", "r g", "m")],
+}
+
+
+@pytest.mark.parametrize("between", ENDED.values(), ids=ENDED)
+def test_a_product_of_two_scaled_tensors_ends_the_walk(between, tmp_path):
+    model, images = product(*between), normal(4, 3, 6, 6, seed=1)
+    onnx.save(model, tmp_path / "before.onnx")
+    report = equalize.equalize_(model)
+    onnx.save(model, tmp_path / "after.onnx")
+    assert report.ended["c"] == "Mul of two scaled tensors"
+    before, after = (
+        runtime.OrtRunner(tmp_path / name, optimize=False).run(images)
+        for name in ("before.onnx", "after.onnx")
+    )
+    assert after == pytest.approx(before, rel=1e-4, abs=1e-4)
+
+
+def test_equalized_layers_meet_at_the_same_largest_weight():
+    """Nagel et al. 2019, equation 11: afterwards both sides of a channel have one range."""
+    model = product(node("MaxPool", "r", "m", kernel_shape=[2, 2]))
+    report = equalize.equalize_(model)
+    assert report.pairs == {"c": ("y",)} and report.largest > 1.5
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    own = np.abs(weights["w"]).reshape(4, -1).max(axis=1)
+    theirs = np.abs(weights["v"]).max(axis=(0, 2, 3))
+    assert own == pytest.approx(theirs, rel=1e-4)
+
+
+# ---------------------------------------------------------------- mixed precision
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1))
+def test_the_mixed_search_never_exceeds_its_mac_share_and_uses_what_it_may(shares, most):
+    shares = sorted([0.0, *shares])
+    front = [mixed.Point(("n",) * i, s, float(i), 100, 0) for i, s in enumerate(shares)]
+    exact = np.eye(4, dtype=np.float32)
+    index, measured, reached = mixed._choose(
+        front,
+        mixed.Budget(mac_share=max(most, 1e-6)),
+        lambda point: dataclasses.replace(point, measured=compare.parity(exact, exact)),
+    )
+    assert reached
+    assert front[index].mac_share <= max(most, 1e-6)
+    assert all(point.mac_share > max(most, 1e-6) for point in front[index + 1 :])
+    assert measured[index].measured and measured[0].measured
+
+
+# ---------------------------------------------------------------- what is taken, what is refused
+
+
+@pytest.mark.parametrize("shape", [(1, 3, None, 8), (1, 3, 0, 8), ("n", 3, 8, 8), (2, 3, 8, 8)])
+def test_only_a_whole_fixed_shape_with_batch_1_can_be_calibrated(shape, tmp_path):
+    model_of([node("Relu", "x", "y")], {}, tmp_path / "m.onnx", shape)
+    with pytest.raises(ModelFileError, match="fixed shape with batch 1"):
+        prepared(tmp_path / "m.onnx")
+
+
+def test_names_that_nodes_lack_are_made_up_and_given_ones_stay(tmp_path):
+    given = [node("Relu", "x", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")]
+    given[0].name, given[1].name, given[2].name = "Relu_1", "", "mine"
+    model_of(given, {}, tmp_path / "m.onnx")
+    assert [n.name for n in prepared(tmp_path / "m.onnx").graph.node] == [
+        "Relu_1",
+        "Relu_1_",
+        "mine",
+    ]
+
+
+def test_constants_become_weights_of_their_own_for_every_reader(tmp_path):
+    """One scale for a constant that two nodes read would serve neither."""
+    value = numpy_helper.from_array(np.float32([[[[3.0]]]]))
+    constant = helper.make_node("Constant", [], ["k"], name="constant", value=value)
+    other = helper.make_node("Constant", [], ["i"], name="ints", value_ints=[2, 3])
+    nodes = [constant, node("Mul", "x k", "a"), node("Add", "a k", "y"), other]
+    graph = prepared(model_file(nodes, tmp_path)).graph
+    assert [n.op_type for n in graph.node] == ["Mul", "Add", "Constant"]
+    names = [n.input[1] for n in graph.node[:2]]
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    assert len(set(names)) == 2 and all(stored[name].item() == 3 for name in names)
+
+
+def model_file(nodes, folder):
+    model_of(nodes, {}, folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("share, taken", [(0, True), (0.49, True), (0.5, False), (-0.01, False)])
+def test_a_share_of_outliers_lies_below_one_half(share, taken, tmp_path):
+    weights = {"w": normal(4, 3, 3, 3)}
+    model_of([node("Conv", "x w", "y")], weights, tmp_path / "m.onnx")
+    images = normal(8, 3, 6, 6)
+    if taken:
+        quantize.static(tmp_path / "m.onnx", tmp_path / "q.onnx", images, outliers=share)
+        return
+    with pytest.raises(UsageError, match=r"0 to below 0\.5"):
+        quantize.static(tmp_path / "m.onnx", tmp_path / "q.onnx", images, outliers=share)
+
+
+def test_a_recipe_takes_whole_numbers_for_fractions_but_no_booleans():
+    from labutils.quantize import recipe
+
+    found = recipe.parse("name: mine\ncalibration: {percentile: 99, outliers: 0}\n")
+    assert found.calibration.percentile == 99.0
+    assert isinstance(found.calibration.percentile, float)
+    with pytest.raises(UsageError, match="expected float, found bool"):
+        recipe.parse("name: mine\ncalibration: {percentile: true}\n")
+    with pytest.raises(UsageError, match="expected int, found float"):
+        recipe.parse("name: mine\ncalibration: {images: 3.5}\n")

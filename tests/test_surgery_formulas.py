@@ -1,0 +1,134 @@
+"""What surgery recognizes, and up to where: the limits in the conditions of rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from labutils import surgery
+from labutils.errors import SurgeryError
+from labutils.surgery import attention_gates
+
+
+def graph(nodes, constants=None, shape=(1, 4, 5, 6), opset=17, kind=TensorProto.FLOAT):
+    """A checked model from "x" to "y"."""
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()]
+    made = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors,
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(made, opset_imports=imports, ir_version=8)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def node(op, inputs, output, **attributes):
+    return helper.make_node(op, inputs.split(), [output], name=f"/{op}/{output}", **attributes)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------- gates of channels
+
+
+class Scaling(nn.Module):
+    """Multiplies by constant factors, as a gate does."""
+
+    def __init__(self, factors):
+        super().__init__()
+        self.factors = nn.Parameter(torch.tensor(factors).reshape(1, 4, 1, 1))
+
+    def forward(self, x):
+        return x * self.factors
+
+
+@pytest.mark.parametrize("factors, gate", [
+    ([0.0, 0.2, 0.7, 1.0], True),
+    ([-0.0005, 0.2, 0.7, 1.0], True),  # to within a thousandth: a gate in half precision
+    ([-0.0015, 0.2, 0.7, 1.0], False),
+    ([0.0, 0.2, 0.7, 1.0005], True),
+    ([0.0, 0.2, 0.7, 1.0015], False),
+    ([0.5, 0.5, 0.5, 0.5], False),  # one factor for all: no gate of channels
+])  # fmt: skip
+def test_a_gate_has_a_factor_between_0_and_1_for_each_channel(factors, gate):
+    assert attention_gates._scales_channels(Scaling(factors), 4) == gate
+
+
+class Heads(nn.Module):
+    """Scales its channels by what two layers say that do not lead there and back."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(8, width, 1), nn.Conv2d(6, 8, 1)
+
+    def forward(self, x):
+        mean = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.last(torch.cat([self.first(mean), mean], 1)[:, :6]))
+
+
+@pytest.mark.parametrize("width, found", [(6, True), (4, False)])
+def test_a_squeeze_excitation_goes_there_and_back(width, found):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), Heads(width), nn.ReLU6()).eval()
+    rules = ["se-to-identity", "relu6-to-relu"]
+    report = surgery.replace_(model, rules, example_inputs=noise(1, 3, 6, 6))
+    assert report.counts["se-to-identity"] == found and report.counts["relu6-to-relu"] == 1
+
+
+# ---------------------------------------------------------------- how near is the same
+
+
+@pytest.mark.parametrize("slope, same", [
+    (1 / 6, True), (1 / 6 + 9e-7, True), (1 / 6 - 9e-7, True),  # printed with six digits
+    (1 / 6 + 1.2e-6, False), (0.16667, False), (0.2, False),
+])  # fmt: skip
+def test_a_slope_within_a_millionth_of_a_sixth_is_a_hardswish(slope, same):
+    nodes = [node("HardSigmoid", "x", "g", alpha=slope), node("Mul", "x g", "y")]
+    model = graph(nodes)
+    if same:
+        assert surgery.replace_(model, "hardswish").counts == {"hardswish": 1}
+        return
+    with pytest.raises(SurgeryError, match="matched nothing"):
+        surgery.replace_(model, "hardswish")
+
+
+# ---------------------------------------------------------------- what a report says
+
+
+def test_outputs_that_are_not_finite_are_said_not_to_be_compared():
+    model = nn.Sequential(nn.Hardswish())
+    report = surgery.replace_(model, "hardswish", example_inputs=torch.full((1, 4), torch.nan))
+    assert report.check is None
+    assert any("not finite, so they were not compared" in note for note in report.notes)
+    other = nn.Sequential(nn.Hardswish())
+    compared = surgery.replace_(other, "hardswish", example_inputs=noise(1, 4))
+    assert compared.check and not any("not finite" in note for note in compared.notes)
+    unseen = surgery.replace_(nn.Sequential(nn.Hardswish()), "hardswish")
+    assert any("without example_inputs nothing was run" in note for note in unseen.notes)
+
+
+def test_a_graph_of_integers_is_compared_on_zeros():
+    """Random integers would be indices out of range."""
+    nodes = [
+        node("Gather", "table x", "e"), node("HardSwish", "e", "y"),
+    ]  # fmt: skip
+    table = {"table": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
+    model = graph(nodes, table, (5,), kind=TensorProto.INT64)
+    report = surgery.replace_(model, "hardswish")
+    assert report.counts == {"hardswish": 1} and report.check.rounding
+
+
+def test_macs_are_printed_in_millions_with_two_decimals():
+    model = nn.Sequential(nn.Conv2d(3, 8, 6, bias=False), nn.ReLU6())
+    report = surgery.replace_(model, "lite", example_inputs=noise(1, 3, 40, 40))
+    before, after = report.macs
+    assert before == 8 * 3 * 36 * 35 * 35
+    assert f"{before / 1e6:.2f} M -> {after / 1e6:.2f} M" in str(report)
+    assert before % 1_000_000 and after % 1_000_000

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
-from ..exercise import Exercise, NotYet, Wrong, array, call, number, shown, words
+from ..answer import NotYet, array, call, number, shown, words
+from ..exercise import Exercise, Wrong
 
 _RANGES = ((-1.0, 3.0), (-6.2, 0.7), (0.0, 6.0), (1.5, 5.1), (-4.0, -1.0))
 

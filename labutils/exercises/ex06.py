@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import metrics, qnn
-from ..exercise import Exercise, NotYet, Wrong, call, names, number, shown, words
+from ..answer import NotYet, call, names, number, shown, words
+from ..exercise import Exercise, Wrong
 
 
 def _judge_chips(answer: Any) -> None:

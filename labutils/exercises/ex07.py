@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..exercise import Exercise, NotYet, Wrong, call, in_words, shown
+from ..answer import NotYet, call, in_words, shown
+from ..exercise import Exercise, Wrong
 from .gates import judge_gates
 from .patterns import judge_pattern
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..answer import NotYet, call, in_words, number, shown
 from ..errors import LabError
-from ..exercise import Exercise, NotYet, Wrong, call, in_words, number, shown
+from ..exercise import Exercise, Wrong
 from .rounded import judge_factors, judge_fake_quant
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..exercise import NotYet, StillTodo, call, in_words, names, shown
+from ..answer import NotYet, StillTodo, call, in_words, names, shown
 
 if TYPE_CHECKING:
     import onnx

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..exercise import NotYet, StillTodo, in_words, shown
+from ..answer import NotYet, StillTodo, in_words, shown
 
 if TYPE_CHECKING:
     from torch import nn

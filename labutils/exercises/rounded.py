@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..exercise import NotYet, array, call, shown
+from ..answer import NotYet, array, call, shown
 
 if TYPE_CHECKING:
     import torch

@@ -31,6 +31,8 @@ def _quick(kind: str) -> nn.Module:
                 h = (h * 1.702).sigmoid() * h
             elif kind == "mixed":
                 h = torch.sigmoid(1.702 * h) * h
+            elif kind == "residual":
+                h = h + h * torch.sigmoid(1.702 * h)
             elif kind == "squashed":
                 h = h * torch.tanh(1.702 * h)
             elif kind == "added":
@@ -76,6 +78,7 @@ def judge_pattern(answer: Any) -> None:
         if report is None:
             raise NotYet(f"your pattern does not match {_WAYS[kind]}.")
         _judge_became(model, x)
+    _judge_residual(answer, x)
     for kind, words in _OTHERS.items():
         if _operated(answer, kind, x)[1] is not None:
             raise NotYet(words)
@@ -125,11 +128,8 @@ def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
 def _judge_became(model: nn.Module, x: Any) -> None:
     import torch
 
-    given = x.clone()
     h = model.one(x)
-    found, true = model(given), model.two(torch.relu(h))
-    if not torch.equal(given, x):
-        raise NotYet("it matches, and the replacement writes into its input.")
+    found, true = model(x), model.two(torch.relu(h))
     if not torch.allclose(found, true, atol=1e-5):
         _say_what(model, h, found)
     wanted = torch.autograd.grad(true.sum(), model.one.weight)[0]
@@ -139,6 +139,22 @@ def _judge_became(model: nn.Module, x: Any) -> None:
             "it matches, with the right values, and the layer before it gets no gradient any more: "
             "the network could not be trained on."
         )
+
+
+def _judge_residual(rule: Any, x: Any) -> None:
+    """Let another reader have the same tensor: a replacement must not write into it."""
+    import torch
+
+    model, report = _operated(rule, "residual", x)
+    h = model.one(x).detach()
+    with torch.no_grad():
+        if report is not None and not torch.allclose(
+            model(x), model.two(h + torch.relu(h)), atol=1e-4
+        ):
+            raise NotYet(
+                "on h + h * torch.sigmoid(1.702 * h) the sum is another: the replacement writes "
+                "into the tensor that it reads, and the sum reads it as well."
+            )
 
 
 def _say_what(model: nn.Module, h: torch.Tensor, found: torch.Tensor) -> None:

@@ -14,7 +14,6 @@ import html
 import json
 import os
 import re
-import reprlib
 import sys
 import time
 from collections.abc import Callable
@@ -22,9 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import paths
+from .answer import TODO, NotYet, StillTodo, in_words, refuse_placeholders
 from .errors import LabError, counted
 
 NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
@@ -34,39 +32,6 @@ DIFFICULTIES = ("easy", "medium", "stretch")
 
 class UnsolvedError(LabError):
     """An exercise is not solved, and ``LABUTILS_STRICT=1`` wants all of them solved."""
-
-
-class NotYet(Exception):  # noqa: N818 - an outcome that travels from a grader, not an error
-    """What is wrong with an answer, in words for the learner; raised inside graders only."""
-
-
-class StillTodo(Exception):  # noqa: N818 - an outcome as well; learners see the name
-    """The learner's code still holds the stub's TODO."""
-
-
-def _open(*_: Any, **__: Any) -> Any:
-    raise StillTodo("TODO is still here: put your own in its place, then run the cell again.")
-
-
-class _Todo:
-    """The placeholder in a stub; whatever is computed with it is not attempted yet."""
-
-    __array_ufunc__ = None  # numpy hands `array * TODO` over to `__rmul__`
-    __getitem__ = __len__ = __iter__ = __float__ = __index__ = _open
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __pow__ = __rpow__ = _open
-    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _open
-    __matmul__ = __rmatmul__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = _open
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # what Python and Jupyter ask any object for
-            raise AttributeError(name)
-        return _open()
-
-    def __repr__(self) -> str:
-        return "TODO"
-
-
-TODO = _Todo()
 
 
 @dataclass(frozen=True)
@@ -174,7 +139,7 @@ class Exercise:
     def grade(self, answer: Any) -> Result:
         """Judge an answer; nothing that is wrong with it makes this raise."""
         try:
-            _refuse_placeholders(answer)
+            refuse_placeholders(answer)
             self.judge(answer)
         except StillTodo:
             return self._result(NOT_ATTEMPTED, "replace TODO, then run the cell again.")
@@ -191,118 +156,6 @@ class Exercise:
 def strict() -> bool:
     """Whether everything that is not solved is an error (``LABUTILS_STRICT=1``)."""
     return os.environ.get("LABUTILS_STRICT") == "1"
-
-
-# --- for graders: reading an answer -------------------------------------------------------------
-
-
-def _placeholder(value: Any) -> bool:
-    return isinstance(value, _Todo) or value is Ellipsis
-
-
-def _refuse_placeholders(answer: Any) -> None:
-    parts = list(answer) if type(answer) in (tuple, list) else [answer]
-    open_ = [_placeholder(part) for part in parts]
-    if parts and all(open_):
-        raise StillTodo
-    if any(open_):
-        raise NotYet(f"part {open_.index(True) + 1} of your answer is still TODO.")
-
-
-def shown(value: Any) -> str:
-    """Return a short text for any value, however broken its own repr is."""
-    try:
-        shape = getattr(value, "shape", None)
-        if isinstance(shape, tuple) and shape:
-            return f"a {type(value).__name__} of shape {tuple(shape)}"
-        return reprlib.repr(value)
-    except Exception:
-        return f"a {type(value).__name__}"
-
-
-def in_words(error: BaseException) -> str:
-    """Return an exception's type and its words, on one line."""
-    try:
-        words = " ".join(str(error).split())
-    except Exception:
-        words = ""
-    return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
-
-
-def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
-    """Call the learner's code; what it raises becomes `NotYet`, with its words."""
-    if not callable(function):
-        raise NotYet(f"a function is asked for, and this is {shown(function)}.")
-    try:
-        result = function(*arguments)
-    except (NotYet, StillTodo):  # from a call within this call
-        raise
-    except NotImplementedError:
-        raise StillTodo from None
-    except (Exception, SystemExit) as error:
-        if isinstance(error, TypeError) and _Todo.__name__ in in_words(error):
-            raise StillTodo from None  # a library was handed TODO, and names its type
-        raise NotYet(f"{what} raised {in_words(error)}") from None
-    _refuse_placeholders(result)
-    return result
-
-
-def number(value: Any, what: str = "a number") -> float:
-    """Read a finite number: Python's, numpy's, or a tensor with one element."""
-    _refuse_text(value, what)
-    if hasattr(value, "item") and getattr(value, "size", 1) != 0:
-        try:
-            value = value.item()
-        except Exception:
-            raise NotYet(f"{what} is asked for, and this is {shown(value)}.") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
-    if not abs(value) < float("1e300"):  # NaN as well
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}: not finite.")
-    return float(value)
-
-
-def whole(value: Any, what: str = "a whole number") -> int:
-    """Read a whole number; 3.0 counts as one."""
-    found = number(value, what)
-    if found != int(found):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
-    return int(found)
-
-
-def _refuse_text(value: Any, what: str) -> None:
-    if value is None:
-        raise NotYet(f"{what} is asked for, and this is None (a forgotten return?).")
-    if isinstance(value, str | bytes):
-        raise NotYet(f"{what} is asked for, and this is text: {shown(value)}.")
-
-
-def words(value: Any, what: str = "text") -> str:
-    """Read a piece of text."""
-    if not isinstance(value, str):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
-    return value.strip()
-
-
-def names(value: Any, what: str = "a set of names") -> set[str]:
-    """Read several names: a set, list or tuple of texts (or the keys of a dict)."""
-    if not isinstance(value, set | frozenset | list | tuple | dict | type({}.keys())):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
-    return {words(name, "a name in it") for name in value}
-
-
-def array(value: Any, shape: tuple[int, ...], what: str = "your function") -> np.ndarray:
-    """Read a tensor, array or nested list of `shape` as float64."""
-    if value is None:
-        raise NotYet(f"{what} returned None (a forgotten return?).")
-    try:
-        value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-        found = np.asarray(value, dtype=np.float64)
-    except Exception:
-        raise NotYet(f"{what} returned {shown(value)}, which is no array of numbers.") from None
-    if found.shape != shape:
-        raise NotYet(f"{what} turned the shape {shape} into {found.shape}.")
-    return found
 
 
 # --- progress -----------------------------------------------------------------------------------

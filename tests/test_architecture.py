@@ -33,6 +33,7 @@ FLOORS = [
     ["journey", "doctor"],
     ["show"],
     ["batch", "diagnosis"],
+    ["answer"],
     ["exercise"],
     ["exercises"],
     ["artifacts", "progress", "classroom"],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from labutils import answer as answers
 from labutils import exercise
 from labutils.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, Exercise, NotYet, Record, Result
 
@@ -25,7 +26,7 @@ def make(judge):
 
 
 def test_an_exception_of_the_learner_becomes_words():
-    result = make(lambda answer: exercise.call(answer, 3)).grade(lambda x: x.nope)
+    result = make(lambda answer: answers.call(answer, 3)).grade(lambda x: x.nope)
     assert result.outcome == NOT_YET
     assert "AttributeError: 'int' object has no attribute 'nope'" in result.message
 
@@ -34,10 +35,10 @@ def test_untouched_code_is_no_attempt_however_it_says_so():
     def stub(_):
         raise NotImplementedError
 
-    chosen = make(lambda answer: exercise.call(answer, 3))
-    for answer in (stub, lambda _: exercise.TODO, lambda _: ..., (exercise.TODO, exercise.TODO)):
+    chosen = make(lambda answer: answers.call(answer, 3))
+    for answer in (stub, lambda _: answers.TODO, lambda _: ..., (answers.TODO, answers.TODO)):
         assert chosen.grade(answer).outcome == NOT_ATTEMPTED
-    assert "part 2" in chosen.grade((1, exercise.TODO)).message
+    assert "part 2" in chosen.grade((1, answers.TODO)).message
 
 
 @pytest.mark.parametrize(
@@ -49,9 +50,9 @@ def test_untouched_code_is_no_attempt_however_it_says_so():
     ],
 )  # fmt: skip
 def test_a_stub_that_was_half_filled_is_no_attempt(use):
-    chosen = make(lambda answer: exercise.call(answer, 3))
-    assert chosen.grade(lambda _: use(exercise.TODO)).outcome == NOT_ATTEMPTED
-    assert repr(exercise.TODO) == "TODO" and not hasattr(exercise.TODO, "_repr_html_")
+    chosen = make(lambda answer: answers.call(answer, 3))
+    assert chosen.grade(lambda _: use(answers.TODO)).outcome == NOT_ATTEMPTED
+    assert repr(answers.TODO) == "TODO" and not hasattr(answers.TODO, "_repr_html_")
 
 
 def test_the_interrupt_key_still_interrupts():
@@ -59,7 +60,7 @@ def test_the_interrupt_key_still_interrupts():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(lambda answer: exercise.call(answer, 3)).grade(interrupted)
+        make(lambda answer: answers.call(answer, 3)).grade(interrupted)
 
 
 def test_text_and_html_say_the_same():
@@ -74,7 +75,7 @@ def test_text_and_html_say_the_same():
 )
 def test_what_is_no_number_is_named(value, said):
     with pytest.raises(NotYet, match=said.replace("[]", r"\[\]")):
-        exercise.number(value)
+        answers.number(value)
 
 
 def test_progress_is_remembered():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..exercise import NotYet, array, call, in_words, shown
+from ..answer import NotYet, array, call, in_words, shown
 
 if TYPE_CHECKING:
     import torch
@@ -50,23 +50,44 @@ def judge_curve(function: Any, exact: Any, what: str) -> None:
     """Compare a layer or function with PyTorch's own, on values; say what kind of wrong it is."""
     import torch
 
-    x = _points()
-    given = x.clone()
-    with torch.no_grad(), watched() as operators:
-        y = call(function, given, what=what)
-    if not isinstance(y, torch.Tensor):
-        raise NotYet(f"{what} must return a tensor, and returned {shown(y)}.")
-    if not torch.equal(given, x):
-        raise NotYet(f"{what} writes into its input; whoever else reads that tensor is lost.")
-    found, true = array(y, tuple(x.shape), what), exact(x).double().numpy()
-    if operators & set(REFUSED):
+    for x in (_points(), _points().double(), torch.tensor([-1.5])):
+        with torch.no_grad(), watched() as operators:
+            y = call(function, x.clone(), what=what)
+        if not isinstance(y, torch.Tensor):
+            raise NotYet(f"{what} must return a tensor, and returned {shown(y)}.")
+        found, true = array(y, tuple(x.shape), what), exact(x).double().numpy()
+        _explain(found, true, x.double().numpy(), what)
+        if operators & set(REFUSED):
+            raise NotYet(
+                f"right values, but {what} calls the very function that the converter refuses: the "
+                "exported graph would have the same node again."
+            )
+        if y.dtype != x.dtype:
+            raise NotYet(
+                f"{what} turns {x.dtype} into {y.dtype}; the next layer expects the former."
+            )
+
+
+def judge_gradient(function: Any, exact: Any, what: str) -> None:
+    """Compare the gradient with that of PyTorch's own, beside the kinks."""
+    import torch
+
+    x = torch.tensor([-20.0, -4.0, -2.5, -1.0, 0.0, 1.0, 2.5, 4.0, 20.0], requires_grad=True)
+    y = call(function, x, what=what)
+    if not y.requires_grad:
         raise NotYet(
-            f"right values, but {what} calls the very function that the converter refuses: the "
-            "exported graph would have the same node again."
+            f"right values, and no gradient comes back through {what}: a network that holds it "
+            "cannot be trained on, which notebook 07 does. Something on the way cuts it off."
         )
-    _explain(found, true, x.double().numpy(), what)
-    if y.dtype != x.dtype:
-        raise NotYet(f"{what} turns {x.dtype} into {y.dtype}; the next layer expects the former.")
+    (found,) = torch.autograd.grad(y.sum(), x)
+    (true,) = torch.autograd.grad(exact(x).sum(), x)
+    wrong = torch.nonzero(~torch.isclose(found, true, atol=1e-5)).ravel().tolist()
+    if wrong:
+        at = 5 if 5 in wrong else wrong[0]
+        raise NotYet(
+            f"right values, and another gradient than the original's: at x = {x[at].item():g} it "
+            f"is {found[at].item():.4g}. A part of the way is cut off."
+        )
 
 
 def judge_export(function: Any, what: str) -> None:

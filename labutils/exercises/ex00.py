@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..exercise import Exercise, NotYet, Wrong, call, number
+from ..answer import NotYet, call, number
+from ..exercise import Exercise, Wrong
 
-_CASES = ((3, 4), (0, 7), (95, 96))
+_CASES = ((3, 4), (0, 7), (95, 96), (32, 32), (1, 3), (1577, 1600))
+_CLOSE = 2e-6  # in proportion: what float32 rounds away is no mistake
 
 
 def _judge_share(answer: Any) -> None:
     for right, n in _CASES:
         found, true = number(call(answer, right, n)), right / n
-        if abs(found - true) <= 1e-9:
+        if abs(found - true) <= _CLOSE * true:
             continue
         given = f"share({right}, {n}) gives {found:.4g}"
-        if abs(found - 100 * true) <= 1e-6:
+        if abs(found - 100 * true) <= _CLOSE * 100 * true:
             raise NotYet(f"{given}: that is per cent. A share lies between 0 and 1.")
         if found == right // n:
             raise NotYet(f"{given}: the digits after the point are lost. // rounds down.")
-        if abs(found - (n - right) / n) <= 1e-9:
+        if abs(found - (n - right) / n) <= 2e-6:
             raise NotYet(f"{given}: that is the share of wrong answers.")
+        if abs(found - true) < 0.006:
+            raise NotYet(
+                f"share({right}, {n}) gives {found:.8g}, which is near. Is something rounded, or "
+                "counted that was not asked? Leave rounding to whoever prints the number."
+            )
         raise NotYet(f"{given}. Of {n} answers {right} are right.")
 
 
@@ -42,6 +49,7 @@ SHARE = Exercise(
         "def share(right, n):\n    wrong = n - right\n    return 1 - wrong / n",
         "import numpy as np\n\n"
         "def share(right, n):\n    return np.mean([1] * right + [0] * (n - right))",
+        "import torch\n\ndef share(right, n):\n    return torch.tensor(right) / n",
     ),
     wrong=(
         Wrong(
@@ -55,6 +63,11 @@ SHARE = Exercise(
         Wrong(
             "def share(right, n):\n    return (n - right) / n",
             "share(3, 4) gives 0.25: that is the share of wrong answers.",
+        ),
+        Wrong(
+            "def share(right, n):\n    return round(right / n, 2)",
+            "share(95, 96) gives 0.99, which is near. Is something rounded, or counted that was "
+            "not asked? Leave rounding to whoever prints the number.",
         ),
         Wrong(
             "def share(right, n):\n    right / n",

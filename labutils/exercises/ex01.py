@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ..exercise import Exercise, NotYet, Wrong, call, whole
+from ..answer import NotYet, call, whole
+from ..exercise import Exercise, Wrong
 
-# height and width of the output, channels in and out, kernel side, groups
+# height and width of the output, channels in and out, kernel side, groups; maps need not be square
 _CASES = (
     (64, 64, 3, 16, 3, 1),
-    (32, 32, 24, 72, 1, 1),
-    (16, 8, 72, 72, 5, 72),
-    (14, 14, 96, 48, 3, 4),
+    (32, 24, 24, 72, 1, 1),
+    (16, 9, 72, 72, 5, 72),
+    (7, 14, 96, 48, 3, 4),
+    (5, 1, 40, 120, 7, 8),
+    (1, 11, 15, 15, 3, 15),
 )
 
 
@@ -19,32 +23,70 @@ def _true(height: int, width: int, inputs: int, outputs: int, kernel: int, group
     return height * width * outputs * (inputs // groups) * kernel**2
 
 
+_READ = "an output channel reads the inputs of its own group, and those alone"
+_MISTAKES: tuple[tuple[Callable[..., int], str], ...] = (  # as they are made in all cases
+    (
+        lambda h, w, i, o, k, g: 2 * _true(h, w, i, o, k, g),
+        "twice too many: that counts multiplications and additions apart. One of each together is "
+        "one MAC.",
+    ),
+    (
+        lambda h, w, i, o, k, g: _true(1, 1, i, o, k, g),
+        "that is the number of weights. Each is used at every place of the map.",
+    ),
+    (
+        lambda h, w, i, o, k, g: _true(h, h, i, o, k, g),
+        "right where the map is square. Its width is another number than its height.",
+    ),
+    (
+        lambda h, w, i, o, k, g: _true(w, w, i, o, k, g),
+        "right where the map is square. Its height is another number than its width.",
+    ),
+    (
+        lambda h, w, i, o, k, g: h * w * (o // g) * (i // g) * k**2,
+        "groups count twice in your answer: they thin out one side only.",
+    ),
+    (
+        lambda h, w, i, o, k, g: h * w * o * (i // g) * k,
+        "a kernel is a square: count both of its sides.",
+    ),
+    (
+        lambda h, w, i, o, k, g: h * w * o * (i // g) * 2 * k,
+        "a square of side k has k times k places, not two times k.",
+    ),
+    (
+        lambda h, w, i, o, k, g: h * w * (i // g) * k**2,
+        "that is for one output channel, and there are {outputs} of them.",
+    ),
+    (
+        lambda h, w, i, o, k, g: h * w * o * k**2,
+        f"that is for one input channel; {_READ}.",
+    ),
+    (
+        lambda h, w, i, o, k, g: _true(h, w, i, o, k, g) + h * w * o,
+        "one too many per number of the output: that counts a bias, which multiplies nothing.",
+    ),
+)
+
+
 def _judge_macs(answer: Any) -> None:
-    for case in _CASES:
-        height, width, inputs, outputs, kernel, groups = case
-        found, true = whole(call(answer, *case)), _true(*case)
-        if found == true:
-            continue
-        if found == 2 * true:
-            raise NotYet(
-                "twice too many: that counts multiplications and additions apart. One of each "
-                "together is one MAC."
-            )
-        if found * height * width == true:
-            raise NotYet("that is the number of weights. Each is used at every place of the map.")
-        if groups > 1 and found == true * groups:
-            raise NotYet(
-                f"right for groups=1. With {inputs} channels in and groups={groups}, an output "
-                f"channel reads {inputs // groups} of them, not all."
-            )
-        if groups > 1 and found * groups == true:
-            raise NotYet("groups count twice in your answer: they thin out one side only.")
-        if kernel > 1 and found * kernel == true:
-            raise NotYet("a kernel is a square: count both of its sides.")
-        if found * outputs == true:
-            raise NotYet(f"that is for one output channel, and there are {outputs} of them.")
-        told = f"{kernel}x{kernel} from {inputs} to {outputs} channels on a {height}x{width} map"
-        raise NotYet(f"{told}: {found:,} is too {'many' if found > true else 'few'}.")
+    found = {case: whole(call(answer, *case)) for case in _CASES}
+    wrong = next((case for case in _CASES if found[case] != _true(*case)), None)
+    if wrong is None:
+        return
+    height, width, inputs, outputs, kernel, groups = wrong
+    for mistake, words in _MISTAKES:
+        if all(found[case] == mistake(*case) for case in _CASES):
+            raise NotYet(words.replace("{outputs}", str(outputs)))
+    if groups > 1 and all(found[case] == _true(*case) * case[-1] for case in _CASES):
+        raise NotYet(
+            f"right for groups=1. With {inputs} channels in and groups={groups}, an output "
+            f"channel reads {inputs // groups} of them, not all."
+        )
+    told = f"{kernel}x{kernel} from {inputs} to {outputs} channels on a {height}x{width} map"
+    many = "many" if found[wrong] > _true(*wrong) else "few"
+    split = f" in {groups} groups" if groups > 1 else ""
+    raise NotYet(f"{told}{split}: {found[wrong]:,} is too {many}.")
 
 
 _STUB = "def conv_macs(height, width, inputs, outputs, kernel, groups):\n"
@@ -96,6 +138,10 @@ MACS = Exercise(
             _STUB
             + "    return height * width * (outputs // groups) * (inputs // groups) * kernel**2",
             "groups count twice in your answer: they thin out one side only.",
+        ),
+        Wrong(
+            _STUB + "    return height**2 * outputs * (inputs // groups) * kernel**2",
+            "right where the map is square. Its width is another number than its height.",
         ),
         Wrong(
             _STUB + "    return height + width + outputs + inputs + kernel",

@@ -2,139 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from ..errors import TranslationError
-from ..exercise import Exercise, NotYet, Wrong, call, shown, whole, words
+from ..answer import NotYet, call, whole
+from ..exercise import Exercise, Wrong
+from .logs import first_log, judge_culprit, judge_line
+from .parts import judge_count
 
-FEATURES = "/features/features.0/features.0"
-
-
-def write_chain(path: Path, nodes: Sequence[tuple[str, str]], opset: int = 17) -> Path:
-    """Write a small ONNX file: a Constant added to the input, then a chain of unary `nodes`.
-
-    Parameters
-    ----------
-    path
-        Where to.
-    nodes
-        (operator, the scope in its name) one after the other.
-    opset
-        Of the file.
-    """
-    import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
-
-    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
-    made = [
-        helper.make_node("Constant", [], ["one"], name="/Constant", value=one),
-        helper.make_node("Add", ["input", "one"], ["t0"], name="/Add"),
-    ]
-    for i, (op, scope) in enumerate(nodes):
-        last = i == len(nodes) - 1
-        out = "logits" if last else f"t{i + 1}"
-        made.append(helper.make_node(op, [f"t{i}"], [out], name=f"{scope}/{op}"))
-    ends = [helper.make_tensor_value_info(n, 1, [1, 4, 4, 4]) for n in ("input", "logits")]
-    graph = helper.make_graph(made, "chain", ends[:1], ends[1:])
-    imports = [helper.make_opsetid("", opset)]
-    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
-    return path
-
-
-def transcript(nodes: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Run the converter (the replica, or the real tool when it is on PATH) on such a chain."""
-    from ..targets import snpe
-
-    lines: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
-        path = write_chain(Path(folder, "model.onnx"), nodes)
-        try:
-            clock = lambda: datetime(2023, 4, 16, 19, 1, 3, 227_000)  # noqa: E731
-            snpe.translate(path, path.with_suffix(".dlc"), clock=clock, echo=lines.append)
-        except TranslationError:
-            pass  # the log is what is wanted
-    return tuple(lines)
-
-
-@functools.cache
-def first_log() -> tuple[str, ...]:
-    """Return the log that exercise 02.1 hands out: with the noise that a real one has."""
-    log = transcript([("Relu", f"{FEATURES}.1"), ("HardSwish", f"{FEATURES}.2")])
-    heading = sum(line.startswith("#") for line in log)
-    if not heading:  # the real tool was on PATH, and brings its own noise
-        return log
-    return (*log[:heading], *_start_up_noise(), *log[heading:], *_script_noise())
-
-
-def _script_noise() -> list[str]:
-    """Return what a shell that runs the converter in a build adds below its log."""
-    return [
-        "# The next two lines are not the converter's: a build script called it, and says that.",
-        "make: *** [Makefile:12: model.dlc] Error 1",
-        "ERROR: job 'convert' has failed with exit code 2",
-    ]
-
-
-def _start_up_noise() -> list[str]:
-    """Return two harmless lines of the vendor's screenshots, which the replica leaves out.
-
-    Their level is inferred: the code line, 219, is that of the tool's warnings.
-    """
-    from .. import targets
-
-    messages = targets.load("snpe-2.7").messages
-    words = [messages[name].template for name in ("simplify_failed_1", "simplify_failed_2")]
-    return [
-        "# The next two lines are copied from the start of the vendor's own log.",
-        *(f"2023-04-16 19:01:02,914 - 219 - WARNING - {text}" for text in words),
-    ]
-
-
-def _judge_line(answer: Any) -> None:
-    log = first_log()
-    if isinstance(answer, str):
-        found = [i for i, line in enumerate(log) if line.strip() == answer.strip()]
-        if not found:
-            raise NotYet("no line of the log reads like that; give its number, or the whole line.")
-        index = found[0]
-    else:
-        index = whole(answer, "the number of a line, or the line itself,")
-    if not 0 <= index < len(log):
-        raise NotYet(f"the log has no line {index}; they are counted from 0.")
-    line = log[index]
-    if line.startswith("#"):
-        raise NotYet("a line that begins with # is the replica's own; the real tool has no such.")
-    if "simplification failed" in line:
-        raise NotYet(
-            "it says 'failed', but what failed is a clean-up of the graph, and the tool went on "
-            "without it. Look further down."
-        )
-    if "WARNING" in line:
-        raise NotYet("that line is a warning: the tool went on after it. Look further down.")
-    if line.startswith("KeyError"):
-        raise NotYet(
-            "that line has the cause, and the operator, but in a network with twenty such nodes "
-            "you would not know which one to look at. Another line says more."
-        )
-    if line in _script_noise():
-        raise NotYet(
-            "that line comes from whatever called the converter. It passes on that something "
-            "failed, and does not know what."
-        )
-    if "ERROR - Node" not in line:
-        raise NotYet(
-            "that line belongs to the traceback: it shows where in the converter's own code it "
-            "happened, not where in your model."
-        )
-
-
-_ARRIVALS = ("HardSwish", "HardSigmoid", "Celu", "Mish")  # the first is the one of the story
+_ARRIVALS = (  # the first is the one of the story
+    "HardSwish", "HardSigmoid", "Celu", "Mish", "Relu", "Clip", "Resize", "Einsum", "GridSample",
+    "LayerNormalization", "Gelu", "BitShift", "Where", "SequenceMap",
+)  # fmt: skip
 
 
 def _judge_arrived(answer: Any) -> None:
@@ -162,116 +40,6 @@ def _judge_arrived(answer: Any) -> None:
         raise NotYet("these editions have the operators, but older ones had some of them already.")
     wrong = next(name for name in _ARRIVALS if found[name] != true[name])
     raise NotYet(f"{wrong} is not yet in the edition that you give for it, {found[wrong]}.")
-
-
-_STEM, _GATE, _DEEP = (
-    "/features/features.1/features.1.2",
-    "/features/features.12/block/block.2",
-    "/features/features.1/block/block.0",
-)
-
-
-def _count(nodes: list[tuple[str, str]], function: Callable, part: str = "features.1") -> int:
-    with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
-        path = write_chain(Path(folder, "model.onnx"), nodes)
-        found = call(function, path, part)
-        return whole(found, "a whole number")
-
-
-def _judge_count(answer: Any) -> None:
-    relu, swish, gate = ("Relu", _STEM), ("HardSwish", _STEM), ("HardSigmoid", _STEM)
-    one = _count([relu, swish], answer)
-    none = _count([relu, relu], answer)
-    if none == one:
-        raise NotYet(
-            f"your function gives {one} for a file with a HardSwish, and for one without: a part "
-            "holds what lies deeper in it, too."
-        )
-    if none != 0:
-        raise NotYet(f"in a file where the table takes every node, you count {none}.")
-    if _count([gate, relu], answer) == 0:
-        raise NotYet("a part whose HardSigmoid the tool refuses counts as clean with you.")
-    twice = _count([swish, swish, gate], answer)
-    if twice == 1:
-        raise NotYet("you stop at the first refused node: the tool does too, but count them all.")
-    if twice == 2:
-        raise NotYet("you count kinds of operators; two nodes of one kind are two repairs.")
-    if _count([relu, ("Softplus", _STEM)], answer):
-        raise NotYet("you count a node of which the table says nothing; unknown is not refused.")
-    if (one, twice) != (1, 3):
-        raise NotYet(f"in a part with one refused node you count {one}.")
-    if _count([("HardSwish", "/classifier/classifier.1"), relu], answer):
-        raise NotYet("you count refused nodes that lie outside of the part as well.")
-    if _count([("HardSwish", _GATE), relu], answer):
-        raise NotYet(
-            "you count nodes of features.12 as part of features.1: the names begin alike, and the "
-            "modules are two."
-        )
-    if _count([("HardSwish", _DEEP), relu], answer) != 1:
-        raise NotYet("a node in features.1.block.0 lies inside features.1, only deeper.")
-    if _count([swish, relu], answer, "features.1.2") != 1:
-        raise NotYet(
-            "asked for features.1.2, the refused layer itself, you do not count 1: a part holds "
-            "the node of its own name, too."
-        )
-
-
-def _clean_log() -> list[str]:
-    return list(transcript([("Relu", f"{FEATURES}.1")]))
-
-
-def _failed_log(op: str, scope: str) -> list[str]:
-    return list(transcript([("Relu", f"{FEATURES}.1"), (op, scope)]))
-
-
-def _logs() -> list[tuple[str, list[str], str, str]]:
-    """Return (what is special, log, node, operator); the later ones made harder by hand."""
-    gate = "/features/features.4/se"
-    swish = _failed_log("HardSwish", f"{FEATURES}.2")
-    node = f"{FEATURES}.2/HardSwish"
-    renamed = [line.replace(node, "/head/act_7") for line in swish]
-    other = "2023-04-16 19:01:02,990 - 219 - ERROR - Could not import onnxsim; going on without."
-    return [
-        ("", swish, node, "HardSwish"),
-        ("", _failed_log("HardSigmoid", gate), f"{gate}/HardSigmoid", "HardSigmoid"),
-        (
-            "on a log that goes on below the refusal, ",
-            [*swish, *_script_noise()],
-            node,
-            "HardSwish",
-        ),
-        ("on a log with another ERROR above the refusal, ", [other, *swish], node, "HardSwish"),
-        ("on a log whose node has a name of its own, ", renamed, "/head/act_7", "HardSwish"),
-    ]
-
-
-def _judge_culprit(answer: Any) -> None:
-    for special, log, node, operator in _logs():
-        try:
-            _judge_pair(call(answer, log), node, operator)
-        except NotYet as reason:
-            raise NotYet(f"{special}{reason}") from None
-    clean = call(answer, _clean_log())
-    if clean is not None:
-        raise NotYet(f"on the log of a conversion that succeeded you return {shown(clean)}.")
-
-
-def _judge_pair(found: Any, true_node: str, true_operator: str) -> None:
-    if found is None:
-        raise NotYet("your function finds nothing, though the conversion failed.")
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise NotYet(f"a pair (node, operator) is asked for, and this is {shown(found)}.")
-    node, operator = (words(part, "text in both places") for part in found)
-    if not node.startswith("/"):
-        raise NotYet(f"{shown(node)} is no node of the model; nodes are named like paths.")
-    if node != true_node:
-        raise NotYet(f"the node {shown(node)} is not the one that the log refuses.")
-    if "onnx_" in operator.lower():
-        raise NotYet("the prefix of the converter's own names is still on the operator.")
-    if operator.lower() == true_node.rsplit("/", 1)[1].lower() != true_operator.lower():
-        raise NotYet("your operator is taken from the node's name, which may be anything.")
-    if operator.lower() != true_operator.lower():
-        raise NotYet(f"{shown(operator)} is not the operator that the log names.")
 
 
 LINE = Exercise(
@@ -326,7 +94,7 @@ LINE = Exercise(
             "a line that begins with # is the replica's own; the real tool has no such.",
         ),
     ),
-    judge=_judge_line,
+    judge=judge_line,
     praise="time, code line, level, node, reason: everything needed to find the layer.",
     given=first_log,
 )
@@ -444,7 +212,7 @@ COUNT = Exercise(
             "you stop at the first refused node: the tool does too, but count them all.",
         ),
     ),
-    judge=_judge_count,
+    judge=judge_count,
     praise="now you know how much there is to repair, and where, before the tool stops once.",
 )
 
@@ -522,7 +290,7 @@ CULPRIT = Exercise(
             'a pair (node, operator) is asked for, and this is "2023-04-16 1...x_hardswish.\'".',
         ),
     ),
-    judge=_judge_culprit,
+    judge=judge_culprit,
     praise="it works on logs that you have not seen, and on one without an error.",
 )
 

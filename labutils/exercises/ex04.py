@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..exercise import Exercise, NotYet, Wrong, call, names, shown, whole
+from ..answer import NotYet, call, names, shown, whole
+from ..exercise import Exercise, Wrong
+from .departures import judge_departure
 
 _Imports = tuple[tuple[str, int], ...]
 
@@ -27,17 +29,23 @@ def _file(folder: Path, opset: int, before: _Imports = (), behind: _Imports = ()
     return path
 
 
-_BEHIND = (("com.example", 20), ("ai.onnx.ml", 3))  # neither the last nor the highest is asked for
+_ALONE = (11, 15, 18)
+_MIXED: tuple[tuple[int, _Imports, _Imports], ...] = (  # opset, other sets before and behind it
+    (15, (("com.microsoft", 1),), ()),
+    (15, (), (("com.example", 20), ("ai.onnx.ml", 3))),
+    (12, (("ai.onnx.ml", 3),), ()),
+    (13, (("com.example", 21), ("com.microsoft", 1)), (("ai.onnx.ml", 4),)),
+    (9, (("ai.onnx.ml", 2), ("com.example", 16)), ()),
+    (14, (), (("com.microsoft", 1),)),
+)
 
 
 def _judge_opset(answer: Any) -> None:
     what = "a whole number"
-    foreign = ("com.microsoft", 1)
     with tempfile.TemporaryDirectory(prefix="labutils-") as name:
         folder = Path(name)
-        found = {n: whole(call(answer, _file(folder, n)), what) for n in (11, 15, 18)}
-        mixed = whole(call(answer, _file(folder, 15, (foreign,))), what)
-        several = whole(call(answer, _file(folder, 15, behind=_BEHIND)), what)
+        found = {n: whole(call(answer, _file(folder, n)), what) for n in _ALONE}
+        mixed = [whole(call(answer, _file(folder, *case)), what) for case in _MIXED]
     if set(found.values()) == {8}:
         raise NotYet("8 is the version of the file format (IR), not that of the operators.")
     if len(set(found.values())) == 1:
@@ -47,18 +55,33 @@ def _judge_opset(answer: Any) -> None:
     wrong = [n for n in found if found[n] != n]
     if wrong:
         raise NotYet(f"you say {found[wrong[0]]} to a file that was exported at another opset.")
-    if mixed == foreign[1]:
-        raise NotYet("a file may import several operator sets; you took the one of another domain.")
-    if mixed != 15:
-        raise NotYet(f"a file that imports two operator sets confuses you: {mixed}.")
-    if several == _BEHIND[0][1]:
+    _judge_mixed(mixed)
+
+
+def _judge_mixed(found: list[int]) -> None:
+    """Judge what was said of files that import several operator sets; `_MIXED` has them."""
+    if all(n == case[0] for n, case in zip(found, _MIXED, strict=True)):
+        return
+    versions = [
+        [version for _, version in (*before, ("", opset), *behind)]
+        for opset, before, behind in _MIXED
+    ]
+    if found == [max(v) for v in versions]:
         raise NotYet(
             "you took the highest version. Another domain counts for itself, and may be ahead."
         )
-    if several == _BEHIND[1][1]:
+    if found == [v[-1] for v in versions]:
         raise NotYet("you took the last operator set; their order in the file means nothing.")
-    if several != 15:
-        raise NotYet(f"a file that imports three operator sets confuses you: {several}.")
+    if found == [v[0] for v in versions]:
+        raise NotYet("you took the first operator set; their order in the file means nothing.")
+    wrong = next(i for i, case in enumerate(_MIXED) if found[i] != case[0])
+    before, behind = _MIXED[wrong][1:]
+    others = dict((*before, *behind))
+    of = [domain for domain, version in others.items() if version == found[wrong]]
+    raise NotYet(
+        f"a file imports the standard operators and {', '.join(others)}, and you say {found[wrong]}"
+        f"{f': the version of {of[0]}' if of else ''}. Whose version do you return, and why that?"
+    )
 
 
 def four_artifacts() -> dict[str, tuple[str, np.ndarray]]:
@@ -94,98 +117,43 @@ def _judge_threshold(answer: Any) -> None:
     right = (worst & floats) | (mean - floats)
     if found == right:
         return
+    if not found:
+        raise NotYet("none at all? At least one is above its threshold on every image.")
     if found == set(artifacts) - right:
         raise NotYet("those are the ones that fail; name those that pass.")
+    if found == set(artifacts):
+        raise NotYet("not all of them pass.")
     if found == mean:
         raise NotYet(
-            "you judge all by their mean. Where the arithmetic is meant to be the same, one bad "
-            "image is a fault."
+            "those are the ones whose mean is good enough. Where the arithmetic is meant to be the "
+            "same, one bad image is a fault."
         )
     if found == worst:
         raise NotYet(
-            "you judge all by their worst image. A quantized network has one that is far off, and "
-            "the more images you look at, the worse it gets."
+            "those are the ones that are good enough on every image. A quantized network has one "
+            "that is far off, and the more images you look at, the worse it gets."
         )
-    if found == set(artifacts):
-        raise NotYet("not all of them pass.")
-    if right & floats <= found < right:
+    _say_which(found, right, floats)
+
+
+def _say_which(found: set[str], right: set[str], floats: set[str]) -> None:
+    """Name the first thing that is wrong with a choice that follows no rule."""
+    if (found - right) & floats:
         raise NotYet(
-            "none of these must stay behind, but one more may go: a kind that rounds to codes was "
-            "judged by its worst image."
+            "a float artifact that is far off on one image may not go: where the arithmetic is "
+            "meant to be the same, one bad image is a fault."
         )
-    raise NotYet("not these. Has each kind been held against its own threshold?")
-
-
-def _tensors(*names_: str) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    return {name: random.normal(size=64) for name in names_}
-
-
-def _turned(tensor: np.ndarray, cosine: float) -> np.ndarray:
-    """Return a tensor at exactly this cosine from `tensor`, of its length."""
-    other = np.random.default_rng(1).normal(size=tensor.shape)
-    other -= tensor * (other @ tensor) / (tensor @ tensor)
-    other *= np.linalg.norm(tensor) / np.linalg.norm(other)
-    return cosine * tensor + np.sqrt(1 - cosine**2) * other
-
-
-def _judge_departure(answer: Any) -> None:
-    ours = _tensors("stem", "expand", "act", "project", "add", "logits")
-    equal = {name: tensor.copy() for name, tensor in ours.items()}
-    one = {**equal, "expand": _turned(ours["expand"], 0.97), "act": _turned(ours["act"], 0.3)}
-    one |= {"project": _turned(ours["project"], 0.03), "logits": _turned(ours["logits"], 0.2)}
-    broken = {**equal, "act": np.full(64, np.nan), "logits": _turned(ours["logits"], 0.5)}
-    rounded = {**equal, "stem": _turned(ours["stem"], 0.9995)}
-
-    def ask(theirs: dict[str, np.ndarray], limit: float = 0.99) -> Any:
-        copies = [{k: v.copy() for k, v in d.items()} for d in (ours, theirs)]
-        with np.errstate(all="ignore"):
-            return call(lambda: _Told(answer(*copies, limit))).value
-
-    found = ask(one)
-    _refuse_other_places(found)
-    if ask(one, 0.9) == "expand":
-        raise NotYet("your limit is fixed: with another one, another tensor is the first.")
-    if ask(rounded) is not None:
-        raise NotYet("you call a departure what lies within the limit: rounding is allowed.")
-    if ask(equal) is not None:
-        raise NotYet(f"when all tensors are equal you return {shown(ask(equal))}.")
-    try:
-        at_nan = ask(broken)
-    except NotYet as error:  # labutils.metrics refuses NaN, and its advice is for another case
+    if found - right:
+        raise NotYet("one that you let go is below the threshold of its kind, in the mean as well.")
+    if (right - found) & floats:
         raise NotYet(
-            "NaN counts as departed, and your function stops there with an error: ask for NaN "
-            "before you compare."
-        ) from error
-    if at_nan != "act":
-        raise NotYet(
-            "a tensor full of NaN passes with you: every comparison with NaN is false, so ask "
-            "whether it stays within the limit, not whether it leaves it."
+            "what you name may go, and you hold back a float artifact that is above its threshold "
+            "on every image."
         )
-    if ask({**equal, "add": -ours["add"]}) != "add":
-        raise NotYet("a tensor with its sign turned round is called equal by your function.")
-
-
-class _Told:
-    """Carries a returned None through `call`, which takes None for an answer like any other."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = call(lambda: value)
-
-
-def _refuse_other_places(found: Any) -> None:
-    if isinstance(found, int | np.integer):
-        raise NotYet("that is a position; the name of the tensor tells where to look.")
-    if found == "project":
-        raise NotYet("that is the tensor that is furthest off. It inherited that: find the cause.")
-    if found == "logits":
-        raise NotYet("the logits are where a fault is noticed, not where it began.")
-    if found is None:
-        raise NotYet("you find no departure where four tensors depart.")
-    if found == "act":
-        raise NotYet("an earlier tensor is below the limit already.")
-    if found != "expand":
-        raise NotYet(f"{shown(found)} agrees in both, or is no tensor of the two.")
+    raise NotYet(
+        "what you name may go, and more may: a kind that rounds to codes is not held back for its "
+        "worst image. Has each been held against its own threshold?"
+    )
 
 
 OPSET = Exercise(
@@ -220,7 +188,7 @@ OPSET = Exercise(
             "import onnx\n\n"
             "def opset_of(path):\n"
             "    return onnx.load(path).opset_import[0].version",
-            "a file may import several operator sets; you took the one of another domain.",
+            "you took the first operator set; their order in the file means nothing.",
         ),
         Wrong(
             "import onnx\n\n"
@@ -233,6 +201,14 @@ OPSET = Exercise(
             "def opset_of(path):\n"
             "    return onnx.load(path).opset_import[-1].version",
             "you took the last operator set; their order in the file means nothing.",
+        ),
+        Wrong(
+            "import onnx\n\n"
+            "def opset_of(path):\n"
+            "    imports = onnx.load(path).opset_import\n"
+            "    return next(o.version for o in imports if o.domain != 'com.microsoft')",
+            "a file imports the standard operators and ai.onnx.ml, and you say 3: the version of "
+            "ai.onnx.ml. Whose version do you return, and why that?",
         ),
         Wrong(
             "import onnx\n\ndef opset_of(path):\n    return onnx.load(path).ir_version",
@@ -286,26 +262,27 @@ THRESHOLD = Exercise(
         Wrong(
             "from labutils.compare import THRESHOLDS\n"
             "passing = {n for n, (k, c) in given('04.2').items() if c.mean() >= THRESHOLDS[k]}",
-            "you judge all by their mean. Where the arithmetic is meant to be the same, one bad "
-            "image is a fault.",
+            "those are the ones whose mean is good enough. Where the arithmetic is meant to be the "
+            "same, one bad image is a fault.",
         ),
         Wrong(
             "from labutils.compare import THRESHOLDS\n"
             "passing = {n for n, (k, c) in given('04.2').items() if c.min() >= THRESHOLDS[k]}",
-            "you judge all by their worst image. A quantized network has one that is far off, and "
-            "the more images you look at, the worse it gets.",
+            "those are the ones that are good enough on every image. A quantized network has one "
+            "that is far off, and the more images you look at, the worse it gets.",
         ),
         Wrong(
             "from labutils.compare import THRESHOLDS\n"
             "passing = {n for n, (k, c) in given('04.2').items()\n"
             "           if (c.mean() if k == 'htp_int8' else c.min()) >= THRESHOLDS[k]}",
-            "none of these must stay behind, but one more may go: a kind that rounds to codes was "
-            "judged by its worst image.",
+            "what you name may go, and more may: a kind that rounds to codes is not held back for "
+            "its worst image. Has each been held against its own threshold?",
         ),
         Wrong("passing = given('04.2').keys()", "not all of them pass."),
         Wrong(
             "passing = {n for n, (k, c) in given('04.2').items() if c.mean() >= 0.99}",
-            "not these. Has each kind been held against its own threshold?",
+            "a float artifact that is far off on one image may not go: where the arithmetic is "
+            "meant to be the same, one bad image is a fault.",
         ),
         Wrong(
             "passing = {'heron.dlc', 'lemur.dlc'}",
@@ -392,6 +369,23 @@ DEPARTURE = Exercise(
             "that is a position; the name of the tensor tells where to look.",
         ),
         Wrong(
+            "import numpy as np\n\n"
+            "def departing(ours, theirs, limit):\n"
+            "    for name in ours:\n"
+            "        if not np.corrcoef(ours[name], theirs[name])[0, 1] >= limit:\n"
+            "            return name",
+            "a tensor to which a constant was added has another direction, and passes with you. "
+            "What do you subtract before you compare?",
+        ),
+        Wrong(
+            _COSINE + "    for name in ours:\n"
+            "        off = np.linalg.norm(ours[name] - theirs[name])\n"
+            "        if not off <= (1 - limit) * np.linalg.norm(ours[name]):\n"
+            "            return name",
+            "with a limit of 0.9 you name a tensor whose cosine is 0.97, or miss one below. The "
+            "limit is a cosine; what do you hold against it?",
+        ),
+        Wrong(
             _COSINE + "    for name in ours:\n"
             "        if not np.array_equal(ours[name], theirs[name]):\n"
             "            return name",
@@ -404,7 +398,7 @@ DEPARTURE = Exercise(
             "you call a departure what lies within the limit: rounding is allowed.",
         ),
     ),
-    judge=_judge_departure,
+    judge=judge_departure,
     praise="the cause and not its echo, NaN and turned signs included.",
 )
 

@@ -2,161 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from .. import metrics
-from ..exercise import Exercise, NotYet, Wrong, array, call, number, shown, words
-
-_RANGES = ((-1.0, 3.0), (-6.2, 0.7), (0.0, 6.0), (1.5, 5.1), (-4.0, -1.0))
-
-
-def _judge_affine(answer: Any) -> None:
-    for low, high in _RANGES:
-        found = call(answer, low, high)
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise NotYet(f"a pair (scale, zero point) is asked for, and this is {shown(found)}.")
-        scale = number(found[0], "a number as the scale")
-        zero = number(found[1], "a number as the zero point")
-        _judge_pair(low, high, scale, zero)
-
-
-def _judge_pair(low: float, high: float, scale: float, zero: float) -> None:
-    where = f"for the range {low:g} to {high:g}"
-    all_low, all_high = min(low, 0.0), max(high, 0.0)
-    step = (all_high - all_low) / 255
-    point = -all_low / step
-    if scale <= 0:
-        raise NotYet(f"{where} your scale is {scale:.4g}; a step is a positive length.")
-    if np.isclose(scale, (all_high - all_low) / 256, rtol=1e-4):
-        raise NotYet("count the steps: 256 values have fewer gaps between them.")
-    if np.isclose(scale, 2 * max(abs(low), abs(high)) / 255, rtol=1e-2) and zero in (127, 128):
-        raise NotYet(f"{where} you centre on zero: symmetric, which wastes codes.")
-    if not np.isclose(scale, step, rtol=1e-4) and low * high > 0:
-        raise NotYet(
-            f"{where} zero itself has no code. Padding and ReLU make zeros, so every range is "
-            "widened until it holds zero."
-        )
-    if not np.isclose(scale, step, rtol=1e-4):
-        raise NotYet(f"{where} the scale {scale:.4g} does not let 8 bits just cover the range.")
-    if zero < 0:
-        raise NotYet(f"{where} the zero point is {zero:g}; as an uint8 code it cannot be negative.")
-    if zero != round(zero):
-        raise NotYet(f"{where} the zero point is {zero:.4g}; a code is a whole number.")
-    if abs(zero - point) > 0.51:
-        raise NotYet(f"{where} the zero point {zero:g} is not the code of 0.0.")
-
-
-def _judge_fake(answer: Any) -> None:
-    scale, zero = 0.05, 100
-    codes = np.array([0, 3, 99, 100, 101, 180, 255])
-    on_grid = (codes - zero) * scale
-    grid = array(call(answer, on_grid.copy(), scale, zero), on_grid.shape)
-    if np.allclose(grid, codes, atol=1e-6):
-        raise NotYet("those are the codes. Turn them back into values: that is the other half.")
-    if np.allclose(grid, on_grid + zero * scale, atol=1e-6):
-        raise NotYet("the zero point goes in, and does not come out again on the way back.")
-    if np.allclose(grid, on_grid + np.where(codes < zero, 256 * scale, 0.0), atol=1e-4):
-        raise NotYet(
-            "the codes are right, but those below the zero point come back 256 steps too high: "
-            "uint8 has no negative numbers, so mind the type in which you subtract."
-        )
-    between = on_grid[2:5] + 0.7 * scale
-    found = array(call(answer, between.copy(), scale, zero), between.shape)
-    if np.allclose(found, between, atol=1e-7):
-        raise NotYet("nothing is rounded: what comes out has more values than 8 bits have codes.")
-    if np.allclose(found, on_grid[2:5], atol=1e-6):
-        raise NotYet("you cut off the fraction: 0.7 of a step goes down, and the error doubles.")
-    outside = np.array([-20.0, -5.3, 7.9, 30.0])
-    found_outside = array(call(answer, outside.copy(), scale, zero), outside.shape)
-    _judge_outside(found_outside, outside, scale, zero)
-    if not np.allclose(found, on_grid[2:5] + scale, atol=1e-6):
-        raise NotYet("values between two codes must go to the nearer one.")
-    if not np.allclose(grid, on_grid, atol=1e-6):
-        raise NotYet("values that have a code of their own must come back unchanged.")
-
-
-def _judge_outside(found: np.ndarray, outside: np.ndarray, scale: float, zero: int) -> None:
-    low, high = -zero * scale, (255 - zero) * scale
-    if np.allclose(found, outside, atol=scale):
-        raise NotYet("values beyond the range come back as they were; 8 bits have no codes there.")
-    if np.allclose(found, np.clip(outside, (-128 - zero) * scale, (127 - zero) * scale), atol=1e-4):
-        raise NotYet("you cut off at -128 and 127, the ends of signed bytes; these are unsigned.")
-    if found[0] > low + scale or found[3] < high - scale:
-        raise NotYet(
-            f"{outside[0]:g} became {found[0]:.4g}: the code ran over the end of the 8 bits and "
-            "came back at the other. Cut off first, then convert."
-        )
-    if not np.allclose(found, np.clip(outside, low, high), atol=1e-6):
-        raise NotYet("at the ends of the range you cut off at other codes than the last ones.")
-
-
-_WRONG_SCALE = {"features.10": 0.75}
-
-
-def seven_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Make what 05.3 hands out: (name, float values, values after 8 bits), layer by layer.
-
-    The values are drawn, the rounding is real: uint8, min-max, per tensor. One layer comes back
-    with a scale that is a quarter too small: its direction, and so its cosine, is untouched.
-    """
-    random = np.random.default_rng(5)
-    made = []
-    for name, spread, outlier in (
-        ("features.0", 1.0, 3.0),
-        ("features.4.se", 0.02, 0.9),
-        ("features.7", 40.0, 130.0),
-        ("features.10", 0.3, 1.0),
-        ("features.12", 0.5, 9.0),
-        ("features.15", 3.0, 10.0),
-        ("classifier.3", 6.0, 20.0),
-    ):
-        values = random.normal(scale=spread, size=400)
-        values[0] = outlier
-        low, high = min(values.min(), 0.0), max(values.max(), 0.0)
-        step = (high - low) / 255
-        zero = round(-low / step)
-        codes = np.clip(np.round(values / step) + zero, 0, 255)
-        back = step * _WRONG_SCALE.get(name, 1.0)
-        made.append((name, values, (codes - zero) * back))
-    return made
-
-
-def _judge_worst(answer: Any) -> None:
-    given = seven_layers()
-    sqnr = {name: metrics.sqnr_db(values, rounded) for name, values, rounded in given}
-    order = sorted(sqnr, key=sqnr.get)
-    loudest = sorted(given, key=lambda row: -np.abs(row[1] - row[2]).max())
-    cosine = {name: metrics.cosine(values, rounded) for name, values, rounded in given}
-    turned = sorted(cosine, key=cosine.get)
-    copies = [(name, values.copy(), rounded.copy()) for name, values, rounded in given]
-    for k in (2, 4):
-        found = call(answer, copies, k)
-        if not isinstance(found, list | tuple | np.ndarray):
-            raise NotYet(f"a list of names is asked for, and this is {shown(found)}.")
-        if not all(isinstance(name, str) for name in found):
-            raise NotYet("names are asked for, without the figures: " + shown(list(found)[:1]))
-        found = [words(name) for name in found]
-        if len(found) != k:
-            raise NotYet(f"asked for {k} layers, you name {len(found)}.")
-        if found == order[: -k - 1 : -1]:
-            raise NotYet("those are the layers that suffer least.")
-        if found == [name for name, _, _ in loudest[:k]]:
-            raise NotYet(
-                "those have the largest errors, and the largest values too. Noise hurts in "
-                "relation to the signal."
-            )
-        if found == turned[:k]:
-            raise NotYet(
-                "a cosine does not see a factor: one layer comes back at another size, and all "
-                "its values are wrong."
-            )
-        if set(found) == set(order[:k]) and found != order[:k]:
-            raise NotYet("the right layers, in another order than worst first.")
-        if found != order[:k]:
-            raise NotYet("not these: some other layer has a lower signal to noise ratio.")
-
+from ..exercise import Exercise, Wrong
+from .codes import judge_affine, judge_fake, judge_worst, seven_layers
 
 AFFINE = Exercise(
     id="05.1",
@@ -221,7 +68,7 @@ AFFINE = Exercise(
             "a pair (scale, zero point) is asked for, and this is 0.01568627450980392.",
         ),
     ),
-    judge=_judge_affine,
+    judge=judge_affine,
     praise="zero has a code of its own, and 255 steps cover the range.",
 )
 
@@ -267,6 +114,19 @@ FAKE = Exercise(
         ),
         Wrong(
             "import numpy as np\n\ndef quantize_dequantize(x, scale, zero_point):\n"
+            "    codes = np.clip(np.ceil(x / scale - 1e-9) + zero_point, 0, 255)\n"
+            "    return (codes - zero_point) * scale",
+            "you round up, always: 0.3 of a step becomes a whole one, and errs by 0.7.",
+        ),
+        Wrong(
+            "import numpy as np\n\ndef quantize_dequantize(x, scale, zero_point):\n"
+            "    x /= scale\n"
+            "    codes = np.clip(np.round(x) + zero_point, 0, 255)\n"
+            "    return (codes - zero_point) * scale",
+            "your function writes into its input; whoever else reads that array is lost.",
+        ),
+        Wrong(
+            "import numpy as np\n\ndef quantize_dequantize(x, scale, zero_point):\n"
             "    return np.clip(np.round(x / scale) + zero_point, 0, 255) * scale",
             "the zero point goes in, and does not come out again on the way back.",
         ),
@@ -301,7 +161,7 @@ FAKE = Exercise(
             "nothing is rounded: what comes out has more values than 8 bits have codes.",
         ),
     ),
-    judge=_judge_fake,
+    judge=judge_fake,
     praise="at most half a step is lost inside the range, and everything beyond its ends.",
 )
 
@@ -356,6 +216,13 @@ WORST = Exercise(
             "its values are wrong.",
         ),
         Wrong(
+            "def worst_layers(layers, k):\n"
+            "    errors = {name: -abs(x - q).mean() / abs(x).mean() for name, x, q in layers}\n"
+            "    return sorted(errors, key=errors.get)[:k]",
+            "those are the largest in the mean of distances. Power goes with the square: a few "
+            "large errors weigh more than many small ones.",
+        ),
+        Wrong(
             "from labutils import metrics\n\n"
             "def worst_layers(layers, k):\n"
             "    sqnr = {name: metrics.sqnr_db(x, q) for name, x, q in layers}\n"
@@ -381,7 +248,7 @@ WORST = Exercise(
             "not these: some other layer has a lower signal to noise ratio.",
         ),
     ),
-    judge=_judge_worst,
+    judge=judge_worst,
     praise="these are the layers that are worth sixteen bits, or a closer look at their range.",
     given=seven_layers,
 )

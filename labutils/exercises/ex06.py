@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from .. import metrics, qnn
-from ..exercise import Exercise, NotYet, Wrong, call, names, number, shown, words
+from .. import qnn
+from ..answer import NotYet, names, shown
+from ..exercise import Exercise, Wrong
+from .sure import judge_decision, judge_interval
 
 
 def _judge_chips(answer: Any) -> None:
@@ -18,6 +18,8 @@ def _judge_chips(answer: Any) -> None:
     right = {name for name, chip in qnn.SOCS.items() if chip.fp16}
     if found == right:
         return
+    if not found:
+        raise NotYet("none at all? Some HTPs compute in floats; ask each entry of qnn.SOCS.")
     if found == set(qnn.SOCS):
         raise NotYet("not every chip computes in floats; the oldest HTPs know integers only.")
     if found == set(qnn.SOCS) - right:
@@ -32,100 +34,6 @@ def _judge_chips(answer: Any) -> None:
     if len(found) == 1:
         raise NotYet("one that works; all of them are asked for.")
     raise NotYet("every chip that you name would do, and you leave out others that would too.")
-
-
-_COUNTS = ((32, 32), (27, 32), (1560, 1600), (0, 32), (50, 100))
-
-
-def _judge_interval(answer: Any) -> None:
-    for hits, n in _COUNTS:
-        found = call(answer, hits, n)
-        if not isinstance(found, tuple | list | np.ndarray) or len(found) != 2:
-            raise NotYet(f"a pair (low, high) is asked for, and this is {shown(found)}.")
-        low, high = (number(part, "a number at each end") for part in found)
-        _judge_ends(hits, n, low, high)
-
-
-def _judge_ends(hits: int, n: int, low: float, high: float) -> None:
-    p, where = hits / n, f"{hits} of {n}"
-    true = metrics.Proportion(hits, n).interval
-    if max(low, high) > 1.5:
-        raise NotYet("shares between 0 and 1 are asked for, not per cent.")
-    if low > high:
-        raise NotYet(f"for {where} your low end lies above the high one.")
-    if hits in (0, n) and high - low < 1e-6:
-        raise NotYet(
-            f"for {where} your interval has no width, as if {n} images could prove perfection."
-        )
-    if low < -1e-9 or high > 1 + 1e-9:
-        raise NotYet(f"for {where} your interval leaves the range from 0 to 1.")
-    if not low <= p + 1e-9 or not p - 1e-9 <= high:
-        raise NotYet(f"for {where} the rate itself lies outside your interval.")
-    ratio = (high - low) / (true[1] - true[0])
-    if ratio < 0.75:
-        raise NotYet(f"for {where} your interval is too narrow for 95 %.")
-    if ratio > 1.3:
-        raise NotYet(f"for {where} your interval is wider than 95 % needs.")
-    if max(abs(low - true[0]), abs(high - true[1])) > 0.025:  # Agresti-Coull passes
-        raise NotYet(
-            f"for {where} your interval has the right width in the wrong place: near 0 and 1 it is "
-            "not symmetric around the rate."
-        )
-
-
-def _flags(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    a = [True] * (both + only_a) + [False] * (only_b + neither)
-    b = [True] * both + [False] * only_a + [True] * only_b + [False] * neither
-    order = np.random.default_rng(6).permutation(len(a))
-    return np.array(a)[order], np.array(b)[order]
-
-
-def _judge_decision(answer: Any) -> None:
-    def ask(*cells: int) -> str | None:
-        a, b = _flags(*cells)
-        told: list[Any] = []
-        call(lambda: told.append(answer(a.copy(), b.copy())) or True)
-        call(lambda: True if told[0] is None else told[0])  # TODO inside
-        if told[0] is None:
-            return None
-        word = words(told[0], '"a", "b" or None').lower()
-        if word not in ("a", "b"):
-            raise NotYet(f'"a", "b" or None is asked for, and this is {shown(word)}.')
-        return word
-
-    same = ask(380, 0, 0, 20)
-    if same is not None:
-        raise NotYet(f"two models that are right on the same images: you decide for {same}.")
-    close = ask(370, 8, 6, 16)
-    if close is not None:
-        raise NotYet(
-            "8 images against 6 that only one of the two gets right, and you decide: tossing a "
-            "coin 14 times does that as well."
-        )
-    clear = ask(378, 13, 0, 9)
-    if clear == "b":
-        raise NotYet("you call the worse of the two the better one.")
-    if clear is None:
-        raise NotYet(
-            "13 images against none, and you cannot tell? The two saw the same images: compare "
-            "image by image, not two rates with an interval around each."
-        )
-    if ask(378, 0, 13, 9) != "b":
-        raise NotYet("with the two models exchanged, your decision does not turn round.")
-    many = ask(300, 57, 44, 0)
-    if many is not None:
-        raise NotYet(
-            "57 images against 44 is 13 more, as 13 against none is, and you decide: a hundred "
-            "coins often split like that."
-        )
-    if ask(3978, 13, 0, 9) != "a":
-        raise NotYet(
-            "13 against none again, among ten times as many images: the images on which both agree "
-            "changed your decision."
-        )
-    few = ask(380, 1, 0, 19)
-    if few is not None:
-        raise NotYet("one image against none, and you decide: toss a coin once.")
 
 
 CHIPS = Exercise(
@@ -212,6 +120,13 @@ INTERVAL = Exercise(
         "def interval(hits, n, z=1.96):\n    p = hits / n\n"
         + _WILSON
         + "    return [max(center - half, 0), min(center + half, 1)]",
+        "import numpy as np\n\n"
+        "def interval(hits, n):\n"
+        "    # Jeffreys, by the density\n"
+        "    t = np.linspace(0, np.pi / 2, 10_000)[1:-1]\n"
+        "    log = 2 * hits * np.log(np.sin(t)) + 2 * (n - hits) * np.log(np.cos(t))\n"
+        "    mass = np.cumsum(np.exp(log - log.max()))\n"
+        "    return np.sin(np.interp([0.025, 0.975], mass / mass[-1], t)) ** 2",
         "import math\n\n"
         "def interval(hits, n):\n"
         "    # Clopper and Pearson, by bisection\n"
@@ -262,7 +177,7 @@ INTERVAL = Exercise(
             "for 32 of 32 your interval is wider than 95 % needs.",
         ),
     ),
-    judge=_judge_interval,
+    judge=judge_interval,
     praise="it has a width at 32 of 32 too, and stays between 0 and 1.",
 )
 
@@ -358,11 +273,22 @@ DECISION = Exercise(
             "one image against none, and you decide: toss a coin once.",
         ),
         Wrong(
+            "def better(correct_a, correct_b):\n"
+            "    a = int((correct_a & ~correct_b).sum())\n"
+            "    b = int((correct_b & ~correct_a).sum())\n"
+            "    if a >= b + 8 and a > 2 * b:\n"
+            "        return 'a'\n"
+            "    return 'b' if b >= a + 8 and b > 2 * a else None",
+            "60 images that only a gets right against 30 that only b does, and you cannot tell? A "
+            "coin tossed 90 times falls so unevenly in 2 of 1,000 tries, and less than 50 is "
+            "enough for 95 % confidence.",
+        ),
+        Wrong(
             "def better(correct_a, correct_b):\n    return 'cannot tell'",
             '"a", "b" or None is asked for, and this is \'cannot tell\'.',
         ),
     ),
-    judge=_judge_decision,
+    judge=judge_decision,
     praise="only the images on which the two differ decide, and fourteen of them did not.",
 )
 

@@ -4,57 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..answer import NotYet, in_words, shown
 from ..errors import LabError
-from ..exercise import Exercise, NotYet, Wrong, call, in_words, number, shown
-from .rounded import judge_factors, judge_fake_quant
+from ..exercise import Exercise, Wrong
+from .rounded import judge_errors, judge_factors, judge_fake_quant
 
 if TYPE_CHECKING:
     from ..quantize import Recipe
 
 # --- 08.1: clipping and rounding ------------------------------------------------------------------
-
-
-def _judge_errors(answer: Any) -> None:
-    random = np.random.default_rng(8)
-    for scale, low_code in ((0.05, -40), (0.2, 0)):
-        low, high = scale * low_code, scale * (low_code + 255)
-        x = random.normal(scale=0.6 * high, size=600)
-        back = np.clip(np.round(x / scale), low_code, low_code + 255) * scale
-        found = call(answer, x.copy(), back.copy(), low, high)
-        if not isinstance(found, tuple | list | np.ndarray) or len(found) != 2:
-            raise NotYet(f"a pair (clipping, rounding) is asked for, and this is {shown(found)}.")
-        clipping = number(found[0], "a number as the error of clipping")
-        rounding = number(found[1], "a number as the error of rounding")
-        _judge_two(x, back, (low, high), clipping, rounding)
-
-
-def _judge_two(
-    x: np.ndarray, back: np.ndarray, ends: tuple[float, float], clipping: float, rounding: float
-) -> None:
-    squared, gone = (x - back) ** 2, (x < ends[0]) | (x > ends[1])
-    true = float(squared[gone].sum() / x.size), float(squared[~gone].sum() / x.size)
-    same = lambda a, b: bool(np.allclose(a, b, rtol=1e-6, atol=1e-12))  # noqa: E731
-    if same((clipping, rounding), true):
-        return
-    if same((clipping, rounding), true[::-1]):
-        raise NotYet("right values, in the other order: clipping comes first.")
-    if same((clipping, rounding), (squared[gone].mean(), squared[~gone].mean())):
-        raise NotYet(
-            "each of your means is over its own values, so their sum is not the error of the "
-            "tensor. Few are clipped: they must not count as if they were all."
-        )
-    above, distance = x > ends[1], np.abs(x - back)
-    if same(clipping, squared[above].sum() / x.size):
-        raise NotYet("a range has two ends, and values lie beyond the lower one as well.")
-    if same((clipping, rounding), (distance[gone].sum() / x.size, distance[~gone].sum() / x.size)):
-        raise NotYet("those are distances. Squared error counts a far one more than many near.")
-    if same((clipping, rounding), (squared[gone].sum(), squared[~gone].sum())):
-        raise NotYet("those are sums: with twice the values they double. Means are asked for.")
-    if same(clipping + rounding, sum(true)):
-        raise NotYet("the sum is right, and it is divided between the two at another place.")
-    raise NotYet(f"together they make {clipping + rounding:.3g}, the tensor's {sum(true):.3g}.")
 
 
 _ERRORS = "def two_errors(x, back, low, high):  # x before, back after quantization: arrays\n"
@@ -113,14 +71,15 @@ ERRORS = Exercise(
         Wrong(
             _ERRORS + "    gone = abs(x) > high\n    e = (x - back) ** 2\n"
             "    return e[gone].sum() / x.size, e[~gone].sum() / x.size",
-            "the sum is right, and it is divided between the two at another place.",
+            "the sum is right, and it is divided between the two at another place: a value that "
+            "lies inside the range is rounded, however near to the end.",
         ),
         Wrong(
             _ERRORS + "    return round(float(((x - back) ** 2).mean()), 1)",
-            "a pair (clipping, rounding) is asked for, and this is 13.0.",
+            "a pair (clipping, rounding) is asked for, and this is 12.4.",
         ),
     ),
-    judge=_judge_errors,
+    judge=judge_errors,
     praise="two errors whose sum is the whole: one falls with the range, the other rises.",
 )
 
@@ -177,12 +136,18 @@ FACTORS = Exercise(
         ),
         Wrong(
             _FACTORS + "    return np.sqrt(abs(first).max(axis=0) / abs(second).max(axis=1)[0])",
-            "your function turned the shape (5,) into (7,).",
+            "one factor per channel is asked for, an array of the shape (5,), and yours has (7,).",
         ),
         Wrong(
             _FACTORS + _REACH + "    return np.sqrt(own / theirs)",
             "a channel whose weights are all 0 gets no usable factor: dead filters are common, "
             "and one of them would spoil the layer. Leave it as it is.",
+        ),
+        Wrong(
+            _FACTORS + _REACH + "    return np.sqrt(np.maximum(own, 1e-12) / "
+            "np.maximum(theirs, 1e-12))",
+            "a channel whose weights are all 0 in one of the layers gets the factor 3.63e-06. "
+            "Nothing is to be equalized there: it stays as it is.",
         ),
         Wrong(
             _FACTORS + "    return first.sum(axis=1)",
@@ -227,6 +192,11 @@ def _judge_recipe(answer: Any) -> None:
         raise NotYet(
             "your recipe leaves nodes in float, and the HTP computes int8 networks in integers: it "
             "may refuse a float island. Give those nodes more bits instead."
+        )
+    if recipe.weights.bits > 8 or any((o.weights or 8) > 8 for o in recipe.overrides):
+        raise NotYet(
+            "your recipe stores weights in more than 8 bits, which doubles the file. Here ranges "
+            "and activation bits are asked for."
         )
     if recipe.qat or recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest":
         raise NotYet(
@@ -416,7 +386,7 @@ FAKE = Exercise(
         ),
         Wrong(
             _FAKE + _CODES + "    return (codes + (codes.floor() - codes).detach()) * scale",
-            "the values are others: x = -0.7 became -1, not -0.5.",
+            "you round down, always: x = -0.7 became -1, and -0.5 is nearer.",
         ),
     ),
     judge=judge_fake_quant,

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..exercise import NotYet, StillTodo, in_words, shown
+from ..answer import NotYet, StillTodo, in_words, shown
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -28,6 +29,14 @@ def _quick(kind: str) -> nn.Module:
                 h = h * torch.sigmoid(1.702 * h)
             elif kind == "turned":
                 h = (h * 1.702).sigmoid() * h
+            elif kind == "mixed":
+                h = torch.sigmoid(1.702 * h) * h
+            elif kind == "residual":
+                h = h + h * torch.sigmoid(1.702 * h)
+            elif kind == "squashed":
+                h = h * torch.tanh(1.702 * h)
+            elif kind == "added":
+                h = h + torch.sigmoid(1.702 * h)
             elif kind == "silu":
                 h = h * torch.sigmoid(h)
             elif kind == "steeper":
@@ -44,6 +53,8 @@ def _quick(kind: str) -> nn.Module:
 _OTHERS = {
     "silu": "x * sigmoid(x), which is SiLU, was replaced too: there is no 1.702 in it.",
     "steeper": "x * sigmoid(2.5 * x) was replaced too: another number is another function.",
+    "squashed": "x * tanh(1.702 * x) was replaced too, which has no sigmoid.",
+    "added": "x + sigmoid(1.702 * x) was replaced too, which is no product.",
     "gate": "x * sigmoid(1.702 * y) was replaced too: a gate, which scales another tensor.",
 }
 
@@ -61,12 +72,13 @@ def judge_pattern(answer: Any) -> None:
     if not answer.graph:
         raise NotYet("this rule has no pattern of several operations: use surgery.pattern_rule.")
     _judge_arguments(answer)
-    x = torch.linspace(-2, 2, 12).reshape(3, 4)
-    for kind in ("written", "turned"):
+    x = torch.linspace(-40, 40, 12).reshape(3, 4)
+    for kind in _WAYS:
         model, report = _operated(answer, kind, x)
         if report is None:
             raise NotYet(f"your pattern does not match {_WAYS[kind]}.")
         _judge_became(model, x)
+    _judge_residual(answer, x)
     for kind, words in _OTHERS.items():
         if _operated(answer, kind, x)[1] is not None:
             raise NotYet(words)
@@ -89,6 +101,7 @@ def _judge_arguments(rule: Any) -> None:
 _WAYS = {
     "written": "h * torch.sigmoid(1.702 * h), where h is the output of a layer",
     "turned": "(h * 1.702).sigmoid() * h",
+    "mixed": "torch.sigmoid(1.702 * h) * h",
 }
 
 
@@ -115,15 +128,43 @@ def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
 def _judge_became(model: nn.Module, x: Any) -> None:
     import torch
 
+    h = model.one(x)
+    found, true = model(x), model.two(torch.relu(h))
+    if not torch.allclose(found, true, atol=1e-5):
+        _say_what(model, h, found)
+    wanted = torch.autograd.grad(true.sum(), model.one.weight)[0]
+    got = torch.autograd.grad(found.sum(), model.one.weight, allow_unused=True)[0]
+    if got is None or not torch.allclose(got, wanted, atol=1e-4):
+        raise NotYet(
+            "it matches, with the right values, and the layer before it gets no gradient any more: "
+            "the network could not be trained on."
+        )
+
+
+def _judge_residual(rule: Any, x: Any) -> None:
+    """Let another reader have the same tensor: a replacement must not write into it."""
+    import torch
+
+    model, report = _operated(rule, "residual", x)
+    h = model.one(x).detach()
     with torch.no_grad():
-        h = model.one(x)
-        found, true = model(x), model.two(torch.relu(h))
-        if torch.allclose(found, true, atol=1e-5):
-            return
-        same = model.two(h * torch.sigmoid(1.702 * h))
-        steep = model.two(torch.relu(1.702 * h))
-    if torch.allclose(found, same, atol=1e-5):
-        raise NotYet("it matches, and the replacement computes what was there before.")
-    if torch.allclose(found, steep, atol=1e-5):
-        raise NotYet("it matches, and the replacement is a ReLU of 1.702 * x: too steep.")
+        if report is not None and not torch.allclose(
+            model(x), model.two(h + torch.relu(h)), atol=1e-4
+        ):
+            raise NotYet(
+                "on h + h * torch.sigmoid(1.702 * h) the sum is another: the replacement writes "
+                "into the tensor that it reads, and the sum reads it as well."
+            )
+
+
+def _say_what(model: nn.Module, h: torch.Tensor, found: torch.Tensor) -> None:
+    import torch
+
+    for other, words in (
+        (h * torch.sigmoid(1.702 * h), "computes what was there before."),
+        (torch.relu(1.702 * h), "is a ReLU of 1.702 * x: too steep."),
+        (h.clamp(0, 6), "cuts off at 6: that is another function, ReLU6."),
+    ):
+        if torch.allclose(found, model.two(other), atol=1e-5):
+            raise NotYet(f"it matches, and the replacement {words}")
     raise NotYet("it matches, and what the network computes then is not the ReLU of the same x.")

@@ -1,4 +1,4 @@
-"""Judging factors that equalize, and fake quantization: on values and gradients."""
+"""Judging errors of a range, factors that equalize, and fake quantization: on values, gradients."""
 
 from __future__ import annotations
 
@@ -6,10 +6,61 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..exercise import NotYet, array, call, shown
+from ..answer import NotYet, array, call, number, pair, shown
 
 if TYPE_CHECKING:
     import torch
+
+
+def judge_errors(answer: Any) -> None:
+    """Judge the two errors of a range on values of which some lie just inside its ends."""
+    random = np.random.default_rng(8)
+    for scale, low_code in ((0.05, -40), (0.2, 0), (0.01, -128)):
+        low, high = scale * low_code, scale * (low_code + 255)
+        x = random.normal(scale=0.6 * high, size=600)
+        x[:6] = low + 0.3 * scale, high - 0.3 * scale, low - 0.3 * scale, high + 0.3 * scale, 0, low
+        back = np.clip(np.round(x / scale), low_code, low_code + 255) * scale
+        found = pair(call(answer, x.copy(), back.copy(), low, high), "(clipping, rounding)")
+        clipping = number(found[0], "a number as the error of clipping")
+        rounding = number(found[1], "a number as the error of rounding")
+        _judge_two(x, back, (low, high), clipping, rounding)
+
+
+def _judge_two(
+    x: np.ndarray, back: np.ndarray, ends: tuple[float, float], clipping: float, rounding: float
+) -> None:
+    squared, gone = (x - back) ** 2, (x < ends[0]) | (x > ends[1])
+    above, below, distance = x > ends[1], x < ends[0], np.abs(x - back)
+    sums = float(squared[gone].sum()), float(squared[~gone].sum())
+    true = sums[0] / x.size, sums[1] / x.size
+    same = lambda a, b: bool(np.allclose(a, b, rtol=1e-4, atol=1e-12))  # noqa: E731
+    if same((clipping, rounding), true):  # in float32 as well
+        return
+    if same((clipping, rounding), true[::-1]):
+        raise NotYet("right values, in the other order: clipping comes first.")
+    if same((clipping, rounding), (squared[gone].mean(), squared[~gone].mean())):
+        raise NotYet(
+            "each of your means is over its own values, so their sum is not the error of the "
+            "tensor. Few are clipped: they must not count as if they were all."
+        )
+    if same(clipping, squared[above].sum() / x.size):
+        raise NotYet("a range has two ends, and values lie beyond the lower one as well.")
+    if same(clipping, squared[below].sum() / x.size):
+        raise NotYet("a range has two ends, and values lie beyond the upper one as well.")
+    if same((clipping, rounding), (distance[gone].sum() / x.size, distance[~gone].sum() / x.size)):
+        raise NotYet("those are distances. Squared error counts a far one more than many near.")
+    if same((clipping, rounding), sums):
+        raise NotYet("those are sums: with twice the values they double. Means are asked for.")
+    if same((clipping, rounding), np.array(sums) / (x.size - 1)):
+        raise NotYet("divided by one less than there are values; a mean has all of them.")
+    if same((clipping, rounding), np.sqrt(true)):
+        raise NotYet("those are roots. Roots do not add up to the whole; the squares do.")
+    if same(clipping + rounding, sum(true)):
+        raise NotYet(
+            "the sum is right, and it is divided between the two at another place: a value that "
+            "lies inside the range is rounded, however near to the end."
+        )
+    raise NotYet(f"together they make {clipping + rounding:.4g}, the tensor's {sum(true):.4g}.")
 
 
 def judge_factors(answer: Any) -> None:
@@ -19,7 +70,7 @@ def judge_factors(answer: Any) -> None:
     second = random.normal(size=(3, 5)) * np.array([2.0, 0.1, 1.0, 0.7, 3.0])
     second[2] = np.abs(second[2])
     first[3, 2], second[1, 0] = -9.0, -8.0  # the largest of a channel is negative here
-    s = array(call(answer, first.copy(), second.copy()), (5,))
+    s = _factors(answer, first, second)
     own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)
     close = lambda other: bool(np.allclose(s, other, rtol=1e-5))  # noqa: E731
     if (s <= 0).any():
@@ -35,6 +86,10 @@ def judge_factors(answer: Any) -> None:
         raise NotYet(
             "the first layer is even now, and all that was uneven has moved into the second."
         )
+    if close(1 / theirs):
+        raise NotYet(
+            "the second layer is even now, and all that was uneven has moved into the first."
+        )
     if np.ptp(s) < 1e-9:
         raise NotYet("one number for all channels changes nothing between them.")
     if close(np.sqrt(first.max(axis=1) / second.max(axis=0))):
@@ -44,25 +99,68 @@ def judge_factors(answer: Any) -> None:
             f"channel 0 reaches {own[0] / s[0]:.3g} in the first layer then, and "
             f"{theirs[0] * s[0]:.3g} in the second: not equal."
         )
+    _judge_dead(answer, first, second)
+
+
+def _judge_dead(answer: Any, first: np.ndarray, second: np.ndarray) -> None:
+    """Ask for 1 where a channel is dead in either layer or in both, and for the rest as before."""
+    first, second = first.copy(), second.copy()
     first[1], second[:, 4] = 0, 0
+    first[2], second[:, 2] = 0, 0
     with np.errstate(all="ignore"):
-        s = np.asarray(call(answer, first, second), np.float64)
+        s = np.asarray(_factors(answer, first, second), np.float64)
     if not np.isfinite(s).all() or (s <= 0).any():
         raise NotYet(
             "a channel whose weights are all 0 gets no usable factor: dead filters are common, "
             "and one of them would spoil the layer. Leave it as it is."
         )
+    dead = np.array([False, True, True, False, True])
+    odd = s[dead & ~np.isclose(s, 1, rtol=1e-4)]
+    if odd.size:
+        raise NotYet(
+            "a channel whose weights are all 0 in one of the layers gets the factor "
+            f"{odd[0]:.3g}. Nothing is to be equalized there: it stays as it is."
+        )
+    own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)
+    if not np.allclose((own / s)[~dead], (theirs * s)[~dead], rtol=1e-5):
+        raise NotYet("where one channel is dead, the others are to be equalized all the same.")
+
+
+def _factors(answer: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    found = call(answer, first.copy(), second.copy())
+    shape = np.shape(found) if isinstance(found, np.ndarray) else getattr(found, "shape", None)
+    if shape is not None and tuple(shape) != (len(first),):
+        raise NotYet(
+            "one factor per channel is asked for, an array of the shape "
+            f"{(len(first),)}, and yours has {tuple(shape)}."
+        )
+    return array(found, (len(first),))
+
+
+_VALUES = (-5.0, -2.3, -2.0, -0.7, -0.1, 0.1, 0.6, 0.9, 1.4, 4.0)
+_GRIDS = ((-4, 3, 0.5), (0, 15, 0.125), (-128, 127, 0.031))  # first and last code, step
 
 
 def judge_fake_quant(answer: Any) -> None:
     """Judge fake quantization: its values, then the gradients of x and of the scale."""
     import torch
 
-    low, high, step = -4, 3, 0.5
-    values = torch.tensor([-5.0, -2.3, -2.0, -0.7, -0.1, 0.1, 0.6, 0.9, 1.4, 4.0])
+    for low, high, step in _GRIDS:
+        values = torch.tensor(_VALUES)
+        if step != 0.5:  # beyond both ends, and at all parts of a step between
+            random = torch.Generator().manual_seed(high)
+            codes = torch.randint(low + 1, high, (40,), generator=random)
+            parts = torch.tensor([-0.4, -0.3, -0.1, 0.3]).repeat(10)
+            values = torch.cat([codes + parts, torch.tensor([low - 3.3, high + 2.6])]) * step
+        _judge_one(answer, values, low, high, step)
+
+
+def _judge_one(answer: Any, values: torch.Tensor, low: int, high: int, step: float) -> None:
+    import torch
+
     x = values.clone().requires_grad_()
     scale = torch.tensor(step, requires_grad=True)
-    y = call(answer, x, scale, low, high)
+    y = call(lambda *given: answer(*given, low, high), x * 1, scale * 1)
     if not isinstance(y, torch.Tensor) or y.shape != x.shape:
         raise NotYet(f"a tensor like x is asked for, and this is {shown(y)}.")
     exact = (values / step).round().clamp(low, high) * step
@@ -75,15 +173,27 @@ def judge_fake_quant(answer: Any) -> None:
 
 
 def _judge_forward(y: torch.Tensor, exact: torch.Tensor, x: torch.Tensor, step: float) -> None:
+    import torch
+
     if np.allclose(y, exact, atol=1e-6):
         return
     if np.allclose(y, exact / step, atol=1e-6):
         raise NotYet("those are the codes; the network goes on computing with values.")
     if np.allclose(y, (x / step).round() * step, atol=1e-6):
         raise NotYet("nothing is cut off: there are no codes below `low` and above `high`.")
-    if np.allclose(y, x, atol=1e-6):
+    if np.allclose(y, x, atol=1e-6) or np.allclose(y, x.clamp(exact.min(), exact.max()), atol=1e-6):
         raise NotYet("nothing is rounded: the network would train as if there were no codes.")
-    raise NotYet(f"the values are others: x = {x[3]:g} became {y[3]:.3g}, not {exact[3]:g}.")
+    worst = int(torch.argmax((y - exact).abs().nan_to_num(torch.inf)))
+    became = f"x = {x[worst]:.4g} became {y[worst]:.3g}"
+    low, high = exact.min(), exact.max()
+    for way, words in (
+        (torch.floor, "down, always"),
+        (torch.ceil, "up, always"),
+        (torch.trunc, "towards zero"),
+    ):
+        if np.allclose(y, (way(x / step) * step).clamp(low, high), atol=1e-6):
+            raise NotYet(f"you round {words}: {became}, and {exact[worst]:.3g} is nearer.")
+    raise NotYet(f"the values are others: {became}, not {exact[worst]:.3g}.")
 
 
 def _judge_to_x(found: torch.Tensor | None, inside: torch.Tensor) -> None:
@@ -92,7 +202,7 @@ def _judge_to_x(found: torch.Tensor | None, inside: torch.Tensor) -> None:
             "right values, and the gradient of x is 0 everywhere: a staircase is flat. Nothing "
             "would be trained."
         )
-    if np.allclose(found, 1):
+    if np.allclose(found, 1) and not inside.all():
         raise NotYet(
             "the gradient passes beyond the range as well. There the output does not depend on x: "
             "the optimizer would push values on that are cut off already."
@@ -106,7 +216,7 @@ def _judge_to_scale(found: torch.Tensor | None, codes: torch.Tensor, low: int, h
         raise NotYet("x gets its gradient, and the scale none: it could not be learned.")
     inside = (codes >= low) & (codes <= high)
     true = (codes.clamp(low, high).round() - codes * inside).sum()
-    if not np.allclose(found, true, atol=1e-5):
+    if not np.allclose(found, true, atol=1e-3):
         raise NotYet(
             f"x gets its gradient; the scale gets {float(found):.3g} here. It acts twice: it "
             f"divides before the rounding and multiplies behind it, which makes {float(true):.3g}."

@@ -193,7 +193,7 @@ def _qnn() -> Finding:
     availability = qnn.probe()
     if not availability.ok:
         cure = "Everything but DLCs and the HTP simulator works without it."
-        return Finding("Qualcomm QNN", False, availability.reason, cure)
+        return Finding("Qualcomm QNN", False, availability.reason.rstrip("."), cure)
     versions = ", ".join(f"{name} {version}" for name, version in availability.versions.items())
     return Finding("Qualcomm QNN", True, f"{versions}: DLC writer and HTP simulator answer")
 

@@ -256,9 +256,9 @@ def learners_folder() -> Path:
     In a checkout, `MINE`. With an installed package the current folder if they lie there, as in
     a terminal of JupyterLab; else `ELSEWHERE` in it.
     """
-    here = Path.cwd()
     if paths.CHECKOUT:
         return MINE
+    here = paths.here()
     return here if (here / _ORIGINALS).is_file() else here / ELSEWHERE
 
 

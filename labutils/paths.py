@@ -67,7 +67,15 @@ def generated() -> Path:
 def generated_place() -> Path:
     """Return where artifacts go; it may not exist yet."""
     place = os.environ.get("LABUTILS_GENERATED")
-    return Path(place or (ROOT if CHECKOUT else Path.cwd()) / "generated_models").expanduser()
+    return Path(place or (ROOT if CHECKOUT else here()) / "generated_models").expanduser()
+
+
+def here() -> Path:
+    """Return the current folder; UsageError when it was deleted meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("The current folder was deleted. Change to another one.") from None
 
 
 def cache() -> Path:

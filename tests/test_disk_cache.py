@@ -170,3 +170,5 @@ def test_without_a_terminal_yes_is_needed(cache, monkeypatch, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in facts["entries"]] == ["progress"]
     assert __main__.main(["cache", "list", "--all"]) == 2
+    assert __main__.main(["cache", "clear", "progress", "--all", "--yes"]) == 2
+    assert len(files(cache)) == 2

@@ -256,9 +256,10 @@ def serving(installed, folder):
             call, cwd=installed.work, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
+        end = time.monotonic() + 300
         while not (found := list(runtime.glob("jpserver-*.json"))):
             said = (installed.scratch / "lab.log").read_text(errors="replace")
-            assert process.poll() is None, said[-3000:]
+            assert process.poll() is None and time.monotonic() < end, said[-3000:]
             time.sleep(0.1)
         yield process, json.loads(found[0].read_text())
     finally:

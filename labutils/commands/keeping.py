@@ -115,8 +115,9 @@ def _room(chosen: argparse.Namespace) -> int:
 def _cache(chosen: argparse.Namespace) -> int:
     from .. import disk_cache
 
-    if chosen.action == "list" and (chosen.names or chosen.all or chosen.yes):
-        raise UsageError("labutils cache list | clear [NAME ...] [--all] [--yes]")
+    listing = chosen.action == "list" and (chosen.names or chosen.all or chosen.yes)
+    if listing or (chosen.names and chosen.all):
+        raise UsageError("labutils cache list | clear [NAME ... | --all] [--yes]")
     if chosen.action == "list":
         emit(chosen, disk_cache.survey())
         return 0

@@ -64,9 +64,7 @@ pack: setup
 
 # The learner works on copies in notebooks/my; JupyterLab listens on this machine only, with a token.
 lab: setup
-	$(BIN)/python -m labutils.notebooks checkout
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
-	  --ServerApp.root_dir=. --ServerApp.preferred_dir=notebooks/my notebooks/my/00_start_here.ipynb
+	$(BIN)/python -m labutils lab
 
 # Run all notebooks; write back the outputs that they keep, and data/recorded/ (needs Qualcomm's wheel).
 notebooks: setup

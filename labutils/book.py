@@ -142,7 +142,7 @@ def _require() -> None:
     if missing:
         raise MissingToolError(
             f"The reader's edition needs {', '.join(missing)}: "
-            "`make html` installs it, or pip install -e '.[html]'."
+            f"`make html` installs it, or pip install '{paths.PROJECT}[html]'."
         )
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import fetch, paths, qnn
+from . import __version__, fetch, paths, qnn
 from .errors import UsageError
+
+_CURE = "Run `make setup`." if paths.CHECKOUT else f"Install {paths.PROJECT} again."
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,12 @@ def examine() -> Diagnosis:
     Returns
     -------
     Diagnosis
-        Python, torch with torchvision, ONNX Runtime (each is run, not only imported), Qualcomm's
-        writer and simulator (a worker process is started), tools on PATH, weights, and folders.
+        The package, Python, torch with torchvision, ONNX Runtime (each is run, not only imported),
+        Qualcomm's writer and simulator (a worker process is started), tools on PATH, weights, and
+        folders.
     """
-    probes = [_python, _torch, _onnx_runtime, _qnn, _weights, _imagenet, _cache, _netron]
+    probes = [_labutils, _python, _torch, _onnx_runtime, _qnn, _weights, _imagenet, _cache]
+    probes += [_artifacts, _netron]
     tools = [
         ("snpe-onnx-to-dlc", "the real SNPE converter; without it a replica of its table checks"),
         ("adb", "a phone over USB; without it the HTP is simulated"),
@@ -133,7 +137,13 @@ def _probed(probe: Callable[[], Finding]) -> Finding:
     except Exception as error:
         name = probe.__name__.strip("_").replace("_", " ")
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Finding(name, False, text, "Run `make setup` again.", needed=True)
+        return Finding(name, False, text, _CURE, needed=True)
+
+
+def _labutils() -> Finding:
+    kind = "from the checkout" if paths.CHECKOUT else "installed in"
+    place = paths.ROOT if paths.CHECKOUT else paths.PACKAGE.parent
+    return Finding("labutils", True, f"labutils {__version__}, {kind} {place}")
 
 
 def _python() -> Finding:
@@ -158,7 +168,7 @@ def _torch() -> Finding:
     found = f"torch {torch.__version__} with torchvision {torchvision.__version__}"
     if torch.__version__.partition("+")[2] != torchvision.__version__.partition("+")[2]:
         found += " (works; torchvision's own compiled operators are not loaded, and none is needed)"
-    return Finding("PyTorch", tuple(logits.shape) == (1, 2), found, "Run `make setup`.", True)
+    return Finding("PyTorch", tuple(logits.shape) == (1, 2), found, _CURE, True)
 
 
 def _onnx_runtime() -> Finding:
@@ -176,23 +186,21 @@ def _onnx_runtime() -> Finding:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     found = f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}"
-    return Finding("ONNX Runtime", bool(session.get_inputs()), found, "Run `make setup`.", True)
+    return Finding("ONNX Runtime", bool(session.get_inputs()), found, _CURE, True)
 
 
 def _qnn() -> Finding:
     availability = qnn.probe()
     if not availability.ok:
         cure = "Everything but DLCs and the HTP simulator works without it."
-        return Finding("Qualcomm QNN", False, availability.reason, cure)
+        return Finding("Qualcomm QNN", False, availability.reason.rstrip("."), cure)
     versions = ", ".join(f"{name} {version}" for name, version in availability.versions.items())
     return Finding("Qualcomm QNN", True, f"{versions}: DLC writer and HTP simulator answer")
 
 
 def _weights() -> Finding:
     found = sorted(path.name for path in paths.CHECKPOINTS.glob("*.safetensors"))
-    return Finding(
-        "Things-16 weights", bool(found), ", ".join(found) or "none", "Clone again.", True
-    )
+    return Finding("Things-16 weights", bool(found), ", ".join(found) or "none", _CURE, True)
 
 
 def _imagenet() -> Finding:
@@ -210,11 +218,18 @@ def _cache() -> Finding:
     return Finding("Cache", writable, found, "Set LABUTILS_CACHE to a folder of yours.", True)
 
 
+def _artifacts() -> Finding:
+    place = paths.generated_place().absolute()
+    nearest = next(p for p in (place, *place.parents) if p.exists())
+    cure = "Set LABUTILS_GENERATED to a folder of yours."
+    return Finding("Artifacts", os.access(nearest, os.W_OK), f"go to {place}", cure)
+
+
 def _netron() -> Finding:
     import importlib.metadata
 
     version = importlib.metadata.version("netron")
-    return Finding("Netron", True, f"netron {version}", "Run `make setup`.")
+    return Finding("Netron", True, f"netron {version}", _CURE)
 
 
 def _tool(name: str, use: str) -> Finding:

@@ -1,6 +1,7 @@
 """The notebooks as files: find them, solve them, run them, hand out a copy, take it back.
 
-`make lab` runs ``python -m labutils.notebooks checkout``, and `make notebooks` ``... refresh``.
+``python -m labutils.notebooks checkout`` hands out copies and opens nothing (``labutils lab`` does
+both); `make notebooks` runs ``... refresh``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 SOURCE = paths.ROOT / "notebooks"
 MINE = SOURCE / "my"
-"""The learner's copies (not in git); `make lab` opens them."""
+"""The learner's copies in a checkout (not in git); `make lab` opens them."""
+
+ELSEWHERE = "edge_lab"
+"""The folder for the learner's copies that an installed package makes in the current one."""
 
 KEPT = "nbval-check-output"
 """Tag of the cells whose output is stored, and compared by the tests."""
@@ -225,6 +229,10 @@ class Checkout:
     kept: tuple[str, ...]
     outdated: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain values, for ``--json``."""
+        return {**asdict(self), "folder": str(self.folder)}
+
     def __str__(self) -> str:
         lines = [
             f"Your copies: {self.folder}",
@@ -242,13 +250,25 @@ class Checkout:
         return str(self)
 
 
+def learners_folder() -> Path:
+    """Return where the learner's copies are, unless another folder is named.
+
+    In a checkout, `MINE`. With an installed package the current folder if they lie there, as in
+    a terminal of JupyterLab; else `ELSEWHERE` in it.
+    """
+    if paths.CHECKOUT:
+        return MINE
+    here = paths.here()
+    return here if (here / _ORIGINALS).is_file() else here / ELSEWHERE
+
+
 def checkout(folder: Path | None = None) -> Checkout:
     """Give the learner a copy of every notebook; what the learner changed is never overwritten.
 
     The copies come without outputs: a stored one would answer the prediction above it.
     The pages and pictures that notebooks link to lie beside them and are brought up to date.
     """
-    folder = paths.folder(folder or MINE)
+    folder = paths.folder(folder or learners_folder())
     for page in (page for pattern in PAGES for page in SOURCE.glob(pattern)):
         copied = folder / page.relative_to(SOURCE)
         paths.folder(copied.parent)
@@ -285,7 +305,7 @@ def reset(number: str, folder: Path | None = None) -> Path | None:
         There is no such notebook.
     """
     original = named(number)
-    folder = paths.folder(folder or MINE)
+    folder = paths.folder(folder or learners_folder())
     mine = folder / original.name
     backup, edition = None, _edition(original)
     if mine.exists() and paths.sha256(mine) != _digest(edition):
@@ -300,7 +320,7 @@ def reset(number: str, folder: Path | None = None) -> Path | None:
 def untouched(number: str, folder: Path | None = None) -> bool:
     """Whether the learner's copy of a notebook is there, and as `reset` would make it."""
     original = named(number)
-    mine = paths.folder(folder or MINE) / original.name
+    mine = paths.folder(folder or learners_folder()) / original.name
     return mine.exists() and paths.sha256(mine) == _digest(_edition(original))
 
 
@@ -339,6 +359,8 @@ def main(words: list[str]) -> int:
     try:
         if words[:1] == ["checkout"] and len(words) <= 2:
             print(checkout(Path(words[1]) if words[1:] else None))
+        elif words[:1] == ["refresh"] and not paths.CHECKOUT:
+            raise UsageError("Originals are run in a checkout; this is an installed package.")
         elif words[:1] == ["refresh"]:
             for path in map(named, words[1:]) if words[1:] else find():
                 print(f"Running {path.name} ...", flush=True)

@@ -3,6 +3,10 @@
 A file gets its name when it is whole. What is unfinished lies under a hidden name that says which
 process is at work on it, so that a later one can take away what a killed one has left.
 
+In a checkout, data and notebooks lie beside the package, and artifacts go to its
+``generated_models/``. An installed package brings them in ``labutils/shipped/`` (``setup.py`` puts
+them there), and artifacts go to ``generated_models/`` under the current folder.
+
 Environment variables: ``LABUTILS_GENERATED`` moves ``generated_models/``, ``LABUTILS_CACHE`` moves
 the cache of rendered images and downloads.
 """
@@ -28,7 +32,22 @@ from typing import Any
 
 from .errors import UsageError
 
-ROOT = Path(__file__).resolve().parent.parent
+PROJECT = "mobilenetv3-edge-lab"
+PACKAGE = Path(__file__).resolve().parent
+
+CACHE_TAG = "CACHEDIR.TAG"
+"""Marks a folder as a cache (https://bford.info/cachedir/); programs that make backups omit it."""
+
+_CACHE_TEXT = f"""Signature: 8a477f597d28d172789f06886806bc55
+# The cache of {PROJECT}: `labutils cache list` says what lies here.
+"""
+
+CHECKOUT = all((PACKAGE.parent / part).exists() for part in ("pyproject.toml", "data/targets"))
+"""Whether the package lies in a checkout of the repository, as an editable installation has it."""
+
+ROOT = PACKAGE.parent if CHECKOUT else PACKAGE / "shipped"
+"""The folder with ``data/``, ``notebooks/`` and ``benchmarks/results/``."""
+
 DATA = ROOT / "data"
 CHECKPOINTS = DATA / "checkpoints"
 TARGETS = DATA / "targets"
@@ -36,19 +55,42 @@ TARGETS = DATA / "targets"
 if not TARGETS.is_dir():
     raise UsageError(
         f"labutils was installed without its data folder (looked for {TARGETS}). "
-        "Clone the repository and install it editable: pip install -e ."
+        "The package was copied without it. Install it with pip or uv, from its wheel or a clone."
     )
 
 
 def generated() -> Path:
     """Return the folder for artifacts, made if needed."""
-    return folder(os.environ.get("LABUTILS_GENERATED") or ROOT / "generated_models")
+    return folder(generated_place())
+
+
+def generated_place() -> Path:
+    """Return where artifacts go; it may not exist yet."""
+    place = os.environ.get("LABUTILS_GENERATED")
+    return Path(place or (ROOT if CHECKOUT else here()) / "generated_models").expanduser()
+
+
+def here() -> Path:
+    """Return the current folder; UsageError when it was deleted meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("The current folder was deleted. Change to another one.") from None
 
 
 def cache() -> Path:
-    """Return the folder for rendered images and downloads, made if needed."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder(os.environ.get("LABUTILS_CACHE") or default / "mobilenetv3-edge-lab")
+    """Return the folder for rendered images and downloads, made (and marked so) if needed."""
+    place = folder(cache_place())
+    with contextlib.suppress(OSError):  # one that cannot be written serves, too
+        if not any(place.iterdir()):
+            write_text(place / CACHE_TAG, _CACHE_TEXT)
+    return place
+
+
+def cache_place() -> Path:
+    """Return where the cache is; it may not exist yet."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PROJECT
+    return Path(os.environ.get("LABUTILS_CACHE") or default).expanduser()
 
 
 def folder(path: str | Path) -> Path:
@@ -145,8 +187,7 @@ def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> It
     """
     import filelock
 
-    user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere the folder is one's own
-    locks = folder(Path(tempfile.gettempdir(), f"labutils-{user}"))
+    locks = folder(lock_place())
     key = hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:16]
     lock = filelock.FileLock(locks / f"{key}.lock")
     try:
@@ -158,6 +199,12 @@ def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> It
         yield
     finally:
         lock.release()
+
+
+def lock_place() -> Path:
+    """Return the folder of this user's locks; it may not exist yet."""
+    user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere the folder is one's own
+    return Path(tempfile.gettempdir(), f"labutils-{user}")
 
 
 def write_text(path: str | Path, text: str) -> None:

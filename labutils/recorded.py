@@ -145,6 +145,8 @@ def _replayed(key: str, reason: str) -> Shown:
 
 
 def _write(key: str, shown: Shown, version: str, model: str) -> None:
+    if not paths.CHECKOUT:
+        raise UsageError("Results are recorded in a checkout; this is an installed package.")
     parts = [
         {"text": _anonymous(text), "html": _anonymous(_still(text, rich))}
         for text, rich in shown.parts

@@ -14,7 +14,7 @@ PACKAGE = paths.ROOT / "labutils"
 # A module (or package) imports only from floors below its own.
 FLOORS = [
     ["errors", "paths", "_torchvision", "torch_index"],
-    ["pack"],
+    ["pack", "disk_cache"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
     ["textures"],
     ["things"],
@@ -39,6 +39,7 @@ FLOORS = [
     ["artifacts", "progress", "classroom"],
     ["lesson"],
     ["notebooks"],
+    ["lab_server"],
     ["commands"],
     ["__main__", "book"],
 ]

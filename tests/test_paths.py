@@ -11,6 +11,7 @@ import zlib
 import pytest
 
 from labutils import paths
+from labutils.errors import UsageError
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 NOBODY = 2**22 + 1  # above the largest process id of Linux
@@ -61,6 +62,17 @@ def test_a_later_process_of_the_same_number_does_not_protect_old_work(tmp_path, 
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: begun)
     paths.write_text(tmp_path / "other.txt", "")
     assert not left.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete the current folder")
+def test_a_current_folder_that_is_gone_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert paths.here() == tmp_path
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="was deleted"):
+        paths.here()
 
 
 def test_scratch_is_hidden_and_goes(tmp_path):

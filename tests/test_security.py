@@ -91,6 +91,7 @@ def test_the_command_line_keeps_to_itself(tmp_path):
         ["journey", *small, "--images", "1", "-o", str(tmp_path / "journey")],
         ["batch", str(tmp_path / "models.txt"), *repaired, "-o", str(tmp_path / "batch")],
         ["reset", "03", "--folder", str(tmp_path / "my")],
+        ["cache", "list"],
     ]
     text, counts, ears = guarded(tmp_path, sys.executable, "-c", PROGRAM, json.dumps(calls))
     codes = json.loads(next(line for line in text.splitlines() if line.startswith('{"doctor"')))

@@ -1,20 +1,24 @@
-"""Commands that look after the lab: doctor, reset, room, pack, unpack."""
+"""Commands that look after the lab: doctor, lab, reset, room, cache, pack, unpack."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from .options import command, emit, say
 
 
 def add(commands: Any) -> None:
     """Add the parsers of these commands."""
     _doctor_parser(commands)
+    _lab_parser(commands)
     _reset_parser(commands)
     _room_parser(commands)
+    _cache_parser(commands)
     _pack_parsers(commands)
 
 
@@ -22,17 +26,37 @@ def _doctor_parser(commands: Any) -> None:
     command(commands, "doctor", _doctor, "Probe this machine: what runs, what is missing.")
 
 
+def _lab_parser(commands: Any) -> None:
+    text = "Copy the notebooks into FOLDER, where yours are kept, and open JupyterLab on them."
+    parser = command(commands, "lab", _lab, text)
+    where = "notebooks/my in a checkout; else the current folder if they are there, or edge_lab"
+    parser.add_argument("folder", type=Path, metavar="FOLDER", nargs="?", help=where)
+    parser.add_argument("--port", type=int, help="the first port to try (8888)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+
+
 def _reset_parser(commands: Any) -> None:
     text = "Put the original of a notebook back; yours is kept beside it as a backup."
     parser = command(commands, "reset", _reset, text)
     parser.add_argument("number", metavar="NN", help="the notebook's number, such as 03")
-    parser.add_argument("--folder", type=Path, help="where your copies are (notebooks/my)")
+    where = "where your copies are (as for `lab`)"
+    parser.add_argument("--folder", type=Path, help=where)
 
 
 def _room_parser(commands: Any) -> None:
     text = "Read the progress files of a room: who passed what. Nothing is sent anywhere."
     parser = command(commands, "room", _room, text)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the .jsonl files")
+
+
+def _cache_parser(commands: Any) -> None:
+    text = "List what lies in the cache, or delete it: what is made again, or --all."
+    parser = command(commands, "cache", _cache, text)
+    parser.add_argument("action", choices=("list", "clear"))
+    parser.add_argument("names", metavar="NAME", nargs="*", help="clear only these folders")
+    everything = "clear training states and progress too, and the cache folder and locks themselves"
+    parser.add_argument("--all", action="store_true", help=everything)
+    parser.add_argument("--yes", action="store_true", help="clear without a question")
 
 
 def _pack_parsers(commands: Any) -> None:
@@ -53,6 +77,15 @@ def _doctor(chosen: argparse.Namespace) -> int:
     diagnosis = doctor.examine()
     emit(chosen, diagnosis)
     return 0 if diagnosis.ok else 1
+
+
+def _lab(chosen: argparse.Namespace) -> int:
+    from .. import lab_server, notebooks
+
+    copies = notebooks.checkout(chosen.folder)
+    emit(chosen, copies)
+    lab_server.serve(copies.folder, chosen.port, browser=not chosen.no_browser)
+    return 0
 
 
 def _reset(chosen: argparse.Namespace) -> int:
@@ -78,6 +111,32 @@ def _room(chosen: argparse.Namespace) -> int:
 
     emit(chosen, classroom.read_room(chosen.folder))
     return 0
+
+
+def _cache(chosen: argparse.Namespace) -> int:
+    from .. import disk_cache
+
+    listing = chosen.action == "list" and (chosen.names or chosen.all or chosen.yes)
+    if listing or (chosen.names and chosen.all):
+        raise UsageError("labutils cache list | clear [NAME ... | --all] [--yes]")
+    if chosen.action == "list":
+        emit(chosen, disk_cache.survey())
+        return 0
+    part = disk_cache.chosen(chosen.names, everything=chosen.all)
+    if part.entries and not chosen.yes:
+        say(chosen, part)
+        if not _agreed():
+            say(chosen, "Nothing was deleted.")
+            return 0
+    emit(chosen, disk_cache.clear(part, everything=chosen.all))
+    return 0
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("This would delete what is listed above. Pass --yes to do it.")
+    print("Delete this? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _pack(chosen: argparse.Namespace) -> int:

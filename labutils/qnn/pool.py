@@ -270,7 +270,7 @@ def probe() -> Availability:
         "onnxruntime": facts["onnxruntime"],
     }
     if not facts["devices"]:
-        cure = "reinstall with make setup, at the pinned version"
+        cure = "reinstall it, at the pinned version"
         return Availability(False, f"the QNN provider loads but offers no device: {cure}", versions)
     return Availability(True, "QNN's DLC writer and HTP simulator load in a worker.", versions)
 

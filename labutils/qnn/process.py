@@ -167,9 +167,9 @@ def _exchange(
 
 
 def _environment() -> dict[str, str]:
-    inherited = os.environ.get("PYTHONPATH")
-    path = str(paths.ROOT) + (os.pathsep + inherited if inherited else "")
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    places = [str(paths.ROOT)] if paths.CHECKOUT else []  # an installed package is found anyway
+    places += filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
 
 
 def _cause(code: int | None) -> str:

@@ -46,6 +46,7 @@ from labutils import (
     export,
     graph,
     paths,
+    random_weights,
     repair,
     runtime,
     surgery,
@@ -55,7 +56,7 @@ from labutils import (
 from labutils.compare import tabular
 from labutils.errors import ConvertError, LabError, ParityError, SurgeryError
 
-SIZE, TIMEOUT, SHIFT = 64, 900, 0.5
+SIZE, TIMEOUT = 64, 900
 OWN_SIZE = {  # pixels, where the architecture asks for it
     "timm:efficientformer_l1": 224,
     "det:ssdlite320_mobilenet_v3_large": 128,
@@ -224,7 +225,7 @@ def built(name: str) -> tuple[Any, data.Preprocessing]:
         else:
             network = architectures._models().get_model(short, weights=None, **options)
         preprocessing = dataclasses.replace(architecture.preprocessing, size=size)
-    conditioned_(network)
+    random_weights.condition_(network)
     zoo.calibrate_(network.eval(), preprocessing)
     return network.requires_grad_(False), preprocessing
 
@@ -258,23 +259,6 @@ def dense(kind: str, name: str) -> Any:
             return self.whole(x)["out"].flatten(1)
 
     return Detector() if kind == "det" else Segmenter()
-
-
-def conditioned_(network: Any) -> None:
-    """Shift BatchNorms, open the gates of squeeze-excitations, and set layer scales to 1."""
-    import torch
-
-    for module in network.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.affine:
-            torch.nn.init.constant_(module.bias, SHIFT)
-        last = [getattr(module, n, None) for n in ("fc2", "conv_expand")]
-        if "Squeeze" in type(module).__name__:
-            for layer in filter(None, last):
-                torch.nn.init.constant_(layer.bias, 2.0)
-        for scale in ("gamma", "layer_scale"):
-            parameter = getattr(module, scale, None)
-            if isinstance(parameter, torch.nn.Parameter):
-                torch.nn.init.ones_(parameter)
 
 
 def on_target(row: Row, network: Any, file: Path, inputs: np.ndarray, known: dict) -> Row:

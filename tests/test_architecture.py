@@ -14,13 +14,14 @@ PACKAGE = paths.ROOT / "labutils"
 # A module (or package) imports only from floors below its own.
 FLOORS = [
     ["errors", "paths", "_torchvision"],
-    ["pack"],
+    ["pack", "streams"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
+    ["random_weights"],
     ["textures"],
     ["things"],
     ["data"],
     ["own_image"],
-    ["adapt", "architectures", "photographs"],
+    ["adapt", "architectures", "photographs", "provenance"],
     ["zoo"],
     ["anatomy", "complexity", "gallery", "qnn", "tidy", "traffic"],
     ["recorded"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -36,11 +37,24 @@ def ending_quietly() -> Iterator[None]:
 
 def _silenced(stream: TextIO) -> bool:
     """Send a stream to the null device if its reader is gone; say whether it is."""
+    if not _abandoned(stream):
+        return False
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+    return True
+
+
+def _abandoned(stream: TextIO) -> bool:
     try:
         stream.flush()
+        place = stream.fileno()
     except BrokenPipeError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
         return True
-    return False
+    except (OSError, ValueError):  # a stream in memory, as in a notebook
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    asked = select.poll()  # without a buffer (python -u) there was nothing to flush
+    asked.register(place, 0)
+    return any(found & select.POLLERR for _, found in asked.poll(0))

@@ -21,7 +21,7 @@ SHIFT = 0.5
 GATE_BIAS = 2.0
 """Bias before the sigmoid of a squeeze-excitation: the gate begins at 0.88."""
 
-NOTE = "conditioned for float16: BatchNorm shift 0.5, squeeze-excitation gates open, layer scales 1"
+NOTE = f"conditioned for float16 (BatchNorm shift {SHIFT}, open gates, layer scales 1)"
 """What `condition_` does, in one line, for whoever reads figures made with such weights."""
 
 _LAST_LAYER = ("fc2", "conv_expand")  # of a squeeze-excitation, in torchvision and timm

@@ -8,13 +8,10 @@ Runtime, and, for the targets that the lab converts for, written strictly as a D
 the parity gate on the HTP simulator (fp16). A failure is a row with its reason. Every network has a
 process of its own, and what is done is kept in the cache: a run that was stopped goes on.
 
-Random weights are made such that float16 can hold them, as in a trained network. A network of
-BatchNorm and ReLU is chaotic at initialization: a small difference grows from layer to layer (Yang
-et al. 2019, A Mean Field Theory of Batch Normalization), and so do rounding errors. A shift of 0.5
-in every BatchNorm makes it less so: noise of 1e-3 per layer costs mobilenet_v2 a cosine of 1.0e-3
-instead of 1.5e-2, and efficientnet_b0 2.2e-4 instead of 1.4e-3. BatchNorm statistics are measured
-on Things-16, the gates of squeeze-excitations begin open (bias 2), and layer scales are 1 (their
-initial 1e-5 is below float16's normal range). The lab's gate is not loosened.
+Random weights are made such that float16 can hold them, as in a trained network: see
+labutils/random_weights.py, which `--weights random` uses as well. BatchNorms have a shift of 0.5,
+the gates of squeeze-excitations begin open (bias 2), layer scales are 1, and BatchNorm statistics
+are measured on Things-16. The lab's gate is not loosened.
 
 Writes benchmarks/results/surgery_coverage.csv and .txt.
 """
@@ -46,6 +43,7 @@ from labutils import (
     export,
     graph,
     paths,
+    random_weights,
     repair,
     runtime,
     surgery,
@@ -55,7 +53,7 @@ from labutils import (
 from labutils.compare import tabular
 from labutils.errors import ConvertError, LabError, ParityError, SurgeryError
 
-SIZE, TIMEOUT, SHIFT = 64, 900, 0.5
+SIZE, TIMEOUT = 64, 900
 OWN_SIZE = {  # pixels, where the architecture asks for it
     "timm:efficientformer_l1": 224,
     "det:ssdlite320_mobilenet_v3_large": 128,
@@ -224,7 +222,7 @@ def built(name: str) -> tuple[Any, data.Preprocessing]:
         else:
             network = architectures._models().get_model(short, weights=None, **options)
         preprocessing = dataclasses.replace(architecture.preprocessing, size=size)
-    conditioned_(network)
+    random_weights.condition_(network)
     zoo.calibrate_(network.eval(), preprocessing)
     return network.requires_grad_(False), preprocessing
 
@@ -258,23 +256,6 @@ def dense(kind: str, name: str) -> Any:
             return self.whole(x)["out"].flatten(1)
 
     return Detector() if kind == "det" else Segmenter()
-
-
-def conditioned_(network: Any) -> None:
-    """Shift BatchNorms, open the gates of squeeze-excitations, and set layer scales to 1."""
-    import torch
-
-    for module in network.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.affine:
-            torch.nn.init.constant_(module.bias, SHIFT)
-        last = [getattr(module, n, None) for n in ("fc2", "conv_expand")]
-        if "Squeeze" in type(module).__name__:
-            for layer in filter(None, last):
-                torch.nn.init.constant_(layer.bias, 2.0)
-        for scale in ("gamma", "layer_scale"):
-            parameter = getattr(module, scale, None)
-            if isinstance(parameter, torch.nn.Parameter):
-                torch.nn.init.ones_(parameter)
 
 
 def on_target(row: Row, network: Any, file: Path, inputs: np.ndarray, known: dict) -> Row:

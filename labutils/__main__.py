@@ -1,6 +1,7 @@
 """MobileNetV3 Edge Lab: check, repair, convert and verify models for edge accelerators.
 
-Exit codes: 0 done; 1 the model has a problem, which is explained; 2 the call has one.
+Exit codes: 0 done; 1 the model has a problem, which is explained; 2 the call has one. A reader who
+closes our output (``labutils ... | head``) ends us without a word, and with 1.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from . import __version__
+from . import __version__, streams
 from .commands import converting, keeping, quantizing, running
 from .errors import LabError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` (the process's own by default), run the command, return the exit code."""
+    with streams.ending_quietly():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a sign that the terminal cannot show does not stop us
             stream.reconfigure(errors="backslashreplace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class Weighted:
     weights: str
     what: str
     trained: bool = True
+    file: Path | None = None  # that the weights came from
 
 
 def find(name: str) -> Architecture:
@@ -98,7 +100,8 @@ def _tv_architecture(name: str) -> Architecture:
         module = build(None, **published)
         checkpoint.load_into_(module, checkpoint.state_dict(path), str(path))
         classes = tuple(entry.meta["categories"])
-        return Weighted(module, preprocessing, classes, "imagenet", f"ImageNet {path.name}")
+        what = f"ImageNet {path.name}"
+        return Weighted(module, preprocessing, classes, "imagenet", what, file=Path(path))
 
     return Architecture(
         name, build, imagenet, lambda: fetch.cached(entry.url) is not None, preprocessing
@@ -132,7 +135,9 @@ def _timm_architecture(name: str) -> Architecture:
     def imagenet() -> Weighted:
         module = _timm_pretrained(name, config)
         classes = class_names(outputs_of(module))
-        return Weighted(module, preprocessing, classes, "imagenet", f"timm {config.hf_hub_id}")
+        what, cached = f"timm {config.hf_hub_id}", _timm_cached(config)
+        file = Path(cached) if cached else None
+        return Weighted(module, preprocessing, classes, "imagenet", what, file=file)
 
     return Architecture(
         name, build, imagenet, lambda: _timm_cached(config) is not None, preprocessing

@@ -7,6 +7,7 @@ stopped goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -23,9 +24,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import __version__, paths, targets
+from . import __version__, graph, paths, random_weights, targets
 from .compare import tabular
-from .errors import UsageError, counted
+from .errors import ModelFileError, UsageError, counted
 
 OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
 _OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
@@ -159,7 +160,7 @@ def run(
     for number, words in enumerate(listed, start=1):
         key = _key([*words, *options, target])
         row = done.get(key)
-        if row and (row.outcome != "converted" or (folder / row.file).is_file()):
+        if row and (row.outcome != "converted" or _still_there(row, folder)):
             echo(f"[{number}/{len(listed)}] {row.model}: {row.outcome} (done before)")
         else:
             echo(f"[{number}/{len(listed)}] {' '.join(words)} ...")
@@ -191,11 +192,29 @@ def _listed(file: Path) -> list[list[str]]:
 
 
 def _key(words: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps([__version__, *words]).encode())
-    model = Path(words[0])
-    if model.is_file():  # a file that was changed is another model
-        digest.update(paths.sha256(model).encode())
+    """Return what was asked for, as a hash: a file that was changed is another model or recipe."""
+    begun = [__version__, random_weights.NOTE, *words]
+    digest = hashlib.sha256(json.dumps(begun).encode())
+    shipped = (paths.CHECKPOINTS / f"{words[0]}.safetensors",)
+    for file in filter(Path.is_file, (*map(Path, words), *shipped)):
+        digest.update(_digest(file).encode())
     return digest.hexdigest()[:16]
+
+
+def _digest(file: Path) -> str:
+    if file.suffix == ".onnx":
+        with contextlib.suppress(ModelFileError):  # `convert` will say what is wrong with it
+            return graph.sha256(file)
+    return paths.sha256(file)
+
+
+def _still_there(row: Row, folder: Path) -> bool:
+    """Whether the file of a converted row is the one that was converted."""
+    try:
+        paths.read_manifest(folder / row.file)
+    except (ModelFileError, OSError):
+        return False
+    return True
 
 
 def _done(folder: Path) -> dict[str, Row]:
@@ -220,8 +239,7 @@ def _done(folder: Path) -> dict[str, Row]:
 def _converted(
     words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
 ) -> Row:
-    name = words[0].replace(":", "_").replace("/", "_").removesuffix(".onnx").removesuffix(".pt2")
-    output = folder / f"{name}-{key[:6]}.dlc"
+    output = folder / f"{paths.stem_of(words[0])}-{key[:6]}.dlc"
     command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
     command += ["--target", target, "-o", str(output)]
     began = time.monotonic()
@@ -246,7 +264,7 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
     gate = answer["gate"]
     parity = gate["parity"]
     floating = answer["precision"] in ("fp32", "fp16")
-    manifest = json.loads(Path(answer["manifest"]).read_text(encoding="utf-8"))
+    manifest = paths.read_manifest(output)
     repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
     return Row(
         outcome="converted",
@@ -262,14 +280,11 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
 
 def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, str]:
     """Run one conversion; return its exit code (None: it took too long) and what it printed."""
-    group = {"start_new_session": True} if os.name == "posix" else {}
-    if sys.platform == "linux":
-        ask = ctypes.CDLL(None).prctl  # loaded here: after the fork it may only be called
-        group["preexec_fn"] = functools.partial(ask, _PR_SET_PDEATHSIG, signal.SIGTERM)
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", **group
-        )
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
+            **ending_with_us(),
+        )  # fmt: skip
         try:
             printed, _ = process.communicate(timeout=timeout_s)
             return process.returncode, printed
@@ -277,6 +292,19 @@ def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, s
             return None, ""
         finally:
             _stop(process)
+
+
+def ending_with_us() -> dict[str, Any]:
+    """Return what `subprocess.Popen` needs for a child that is ended when we are killed.
+
+    Its session is its own, so that its children can be stopped with it. Elsewhere than on Linux
+    nobody ends it: there the system has no such request.
+    """
+    group: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+    if sys.platform == "linux":
+        ask = ctypes.CDLL(None).prctl  # loaded here: after the fork it may only be called
+        group["preexec_fn"] = functools.partial(ask, _PR_SET_PDEATHSIG, signal.SIGTERM)
+    return group
 
 
 def _stop(process: subprocess.Popen) -> None:

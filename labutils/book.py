@@ -17,7 +17,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import notebooks, paths
+from . import notebooks, paths, streams
 from .errors import LabError, MissingToolError, UsageError
 
 if TYPE_CHECKING:
@@ -275,8 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/book)")
     chosen = parser.parse_args(arguments)
     try:
-        files = [notebooks.named(number) for number in chosen.numbers] or None
-        print(f"The book is {build(chosen.output, files)}")
+        with streams.ending_quietly():
+            files = [notebooks.named(number) for number in chosen.numbers] or None
+            print(f"The book is {build(chosen.output, files)}")
     except LabError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import logging
@@ -60,6 +61,18 @@ def state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if all(name.startswith("module.") for name in loaded):
         loaded = {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
     return loaded
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of tensors, with their names, types and shapes."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, tensor in state.items():
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _is_state_dict(loaded: object) -> bool:

@@ -32,6 +32,7 @@ PAPER = {
     2_542_856: "56 M multiply-adds and 2.5 M parameters for V3-Small",
 }
 
+DEFAULT_SHAPE = (1, 3, 128, 128)
 _SHOWN_ROWS = 12
 
 
@@ -124,7 +125,7 @@ class Complexity:
 
 
 def count(
-    model: nn.Module | zoo.Model | str | Path, input_shape: Sequence[int] = (1, 3, 128, 128)
+    model: nn.Module | zoo.Model | str | Path, input_shape: Sequence[int] | None = None
 ) -> Complexity:
     """Count the parameters and MACs of a module or an ONNX file.
 
@@ -133,7 +134,8 @@ def count(
     model
         A module, a zoo model, or the path of an ``.onnx`` file.
     input_shape
-        NCHW. An ONNX file's own static shape must agree; sizes that it leaves open are filled in.
+        NCHW. By default a file's or a zoo model's own; `DEFAULT_SHAPE` for a bare module, and for
+        the sizes that a file leaves open. A file's static sizes must agree with it.
 
     Returns
     -------
@@ -148,12 +150,13 @@ def count(
     UsageError
         The shape does not fit the model.
     """
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if input_shape is not None else None
     if isinstance(model, zoo.Model):
+        shape = shape or model.input_shape
         model = model.file if model.module is None else model.module
     if isinstance(model, str | Path):
         return _count_onnx(Path(model), shape)
-    return _count_module(model, shape)
+    return _count_module(model, shape or DEFAULT_SHAPE)
 
 
 @contextlib.contextmanager
@@ -270,8 +273,8 @@ _SETTINGS = {"DequantizeLinear", "QuantizeLinear", "Clip", "Resize", "Upsample",
 _FREE = {"Constant", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Shape"}
 
 
-def _count_onnx(path: Path, shape: tuple[int, ...]) -> Complexity:
-    model = _with_shapes(path, shape)
+def _count_onnx(path: Path, shape: tuple[int, ...] | None) -> Complexity:
+    model, shape = _with_shapes(path, shape)
     constants = _constants(model.graph)
     sizes = _shapes(model.graph) | {name: dims for name, (dims, _) in constants.items()}
     parameters = _parameters(model.graph, constants)
@@ -296,7 +299,10 @@ def graph_macs(model: onnx.ModelProto) -> int | None:
         return None
 
 
-def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
+def _with_shapes(
+    path: Path, shape: tuple[int, ...] | None
+) -> tuple[onnx.ModelProto, tuple[int, ...]]:
+    """Return the model with all shapes inferred, and the shape of its input."""
     import onnx
     import onnx.inliner
     from google.protobuf.message import DecodeError
@@ -314,6 +320,7 @@ def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     weights = {tensor.name for tensor in model.graph.initializer}
     first = next(value for value in model.graph.input if value.name not in weights)
     dims = first.type.tensor_type.shape.dim
+    shape = shape or _own_shape(path, dims)
     fits = len(dims) == len(shape) and all(
         dim.dim_value in (0, n) for dim, n in zip(dims, shape, strict=False)
     )
@@ -326,7 +333,17 @@ def _with_shapes(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             node.domain = ""  # ONNX Runtime's own, for 16 bits: no shapes are inferred through it
-    return with_shapes(model, data_prop=True)
+    return with_shapes(model, data_prop=True), shape
+
+
+def _own_shape(path: Path, dims: Sequence[onnx.TensorShapeProto.Dimension]) -> tuple[int, ...]:
+    """Return a file's own input shape; what an image input leaves open is as in DEFAULT_SHAPE."""
+    own = tuple(dim.dim_value for dim in dims)
+    if all(own):
+        return own
+    if len(own) != len(DEFAULT_SHAPE):
+        raise UsageError(f"{path} leaves its input's shape open: pass input_shape.")
+    return tuple(n or usual for n, usual in zip(own, DEFAULT_SHAPE, strict=True))
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, tuple[tuple[int, ...], int]]:

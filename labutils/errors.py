@@ -61,6 +61,18 @@ class ModelFileError(UsageError):
     """A model file is missing, truncated, of a foreign format, or holds something we refuse."""
 
 
+class NoManifestError(ModelFileError):
+    """No manifest lies beside an artifact: nothing is known about it."""
+
+
+class DamagedManifestError(ModelFileError):
+    """The manifest beside an artifact cannot be read."""
+
+
+class OtherFileError(ModelFileError):
+    """The manifest beside an artifact describes another file."""
+
+
 class FetchError(LabError):
     """A download failed, or its checksum did not match."""
 

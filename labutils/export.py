@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import data, metrics, paths, tidy, zoo
+from . import data, metrics, paths, provenance, tidy, zoo
 from .errors import ExportError, UnknownNameError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _describe(
     """Write into the file what `zoo.load` needs to use it."""
     if preprocessing is not None:
         text = json.dumps(asdict(preprocessing))
-        model.metadata_props.add(key=zoo.PREPROCESSING_KEY, value=text)
+        model.metadata_props.add(key=provenance.PREPROCESSING_KEY, value=text)
     if origin is not None:
         facts = {
             "name": origin.name,
@@ -369,7 +369,7 @@ def _describe(
             "trained": origin.trained,
             "classes": origin.classes,
         }
-        model.metadata_props.add(key=zoo.MODEL_KEY, value=json.dumps(facts))
+        model.metadata_props.add(key=provenance.MODEL_KEY, value=json.dumps(facts))
 
 
 def _set_output_shape(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import paths
 from .errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -83,6 +85,24 @@ def load_weights_(model: onnx.ModelProto, path: Path) -> None:
     except Exception as error:  # onnx raises several kinds
         reason = " ".join(str(error).split())[:300]
         raise ModelFileError(f"The external data of {path} cannot be read: {reason}") from None
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of an ONNX file; of several, the file and its weights beside it, of all.
+
+    Raises
+    ------
+    ModelFileError
+        As for `read`.
+    """
+    path = Path(path)
+    tensors = (t for t in read(path).graph.initializer if t.external_data)
+    beside = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
+    # a place outside the model's folder is refused by whoever loads it
+    files = [path.parent / name for name in sorted(beside) if Path(name).name == name]
+    digests = [paths.sha256(file) for file in (path, *files) if file.is_file()]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
 
 
 def _is_text(data: bytes) -> bool:

@@ -34,7 +34,7 @@ from . import (
     targets,
     zoo,
 )
-from .errors import SurgeryError, TranslationError, counted
+from .errors import SurgeryError, TranslationError, UsageError, counted
 from .targets import dlc, snpe
 
 TARGET = "snpe-2.7"
@@ -160,10 +160,30 @@ def run(
     Journey
         Its ladder is also written to ``ladder.csv``. Without Qualcomm's wheel the journey ends
         after the quantized ONNX files, and says so.
+
+    Raises
+    ------
+    UsageError
+        `name` is a file, `weights` do not go with it, or `folder` cannot be made.
+    UnknownNameError
+        There is no such model, kind of weights or chip.
+    FetchError
+        ``weights="imagenet"``, and the download failed.
+    SurgeryError
+        Nothing in the network is hard-swish or hard-sigmoid, or the replacement differs.
+    ExportError, TranslationError, ConvertError
+        PyTorch, the table or QNN does not take the network.
+    ParityError
+        An artifact runs, and computes something else.
     """
     folder = Path(folder or paths.generated())
     chip = qnn.soc(soc)
     model = zoo.load(name, weights, size)
+    if model.file is not None:
+        raise UsageError(
+            f"{model.name} is a file; the journey begins with a network in PyTorch. Use labutils "
+            "diagnose, quantize and convert on files."
+        )
     echo(str(model))
     log = _Log(Journey(str(model)), echo)
     waiting = functools.partial(echo, f"Another journey writes into {folder}: waiting for its end.")
@@ -192,10 +212,10 @@ def _traveled(
 
 def _exported(model: zoo.Model, folder: Path, log: _Log) -> dict[int, Path]:
     """Write the unpatched model at the two opsets that the vendor's two screenshots need."""
-    made = {}
+    made, stem = {}, paths.stem_of(model.name)
     with log.step("export") as said:
         for opset in (13, 17):
-            path = folder / f"01_{model.name}_opset{opset}.onnx"
+            path = folder / f"01_{stem}_opset{opset}.onnx"
             report = export.to_onnx(model, path, opset=opset)
             made[opset] = path
             _record(log, path, model, opset=report.opset, cosine=report.cosine)
@@ -228,7 +248,7 @@ def _patched(model: zoo.Model, folder: Path, log: _Log) -> tuple[Any, Path]:
             ) from None
         said.append(", ".join(f"{n} {rule}" for rule, n in report.counts.items()))
         said.append(f"largest difference {report.check.max_error:.1e}" if report.check else "")
-        path = folder / f"03_{model.name}_patched.onnx"
+        path = folder / f"03_{paths.stem_of(model.name)}_patched.onnx"
         exported = export.to_onnx(_like(model, module), path, opset=17)
         _record(log, path, model, opset=exported.opset, surgery=report.to_dict())
         check = targets.check(path, TARGET)
@@ -246,10 +266,10 @@ def _quantized(
             patched, calibration, preprocessing=model.preprocessing, progress=progress
         )
         for bits in BITS:
-            path = folder / f"05_{model.name}_{bits}.onnx"
+            path = folder / f"05_{paths.stem_of(model.name)}_{bits}.onnx"
             report = quantize.static(patched, path, ranges, bits)
             made[bits] = path
-            _record(log, path, model, opset=report.opset, bits=bits, calibration=report.images)
+            _record(log, path, model, opset=report.opset, **report.facts())
             said.append(f"{bits} {report.bytes_after / 1e6:.2f} MB")
         said.append(f"from {report.bytes_before / 1e6:.2f} MB")
     return made
@@ -274,7 +294,7 @@ def _converted(
                 done = targets.convert(
                     patched,
                     TARGET,
-                    folder / f"04_{model.name}_{precision}.dlc",
+                    folder / f"04_{paths.stem_of(model.name)}_{precision}.dlc",
                     reference=reference,
                     inputs=inputs,
                     original=original,
@@ -282,7 +302,7 @@ def _converted(
                     precision=precision,
                     soc=soc,
                     check_top1=model.trained,
-                    facts=repair.facts(model),
+                    facts=repair.facts(model) | _quantization(quantized.get(precision)),
                 )
                 made[precision] = done.file
                 log.journey.artifacts[done.file.name] = done.file
@@ -293,12 +313,20 @@ def _converted(
     return made
 
 
+def _quantization(quantized: Path | None) -> dict[str, Any]:
+    """Return what the manifest of a QDQ file says of its recipe, for what is made from it."""
+    if quantized is None:
+        return {}
+    entry = paths.read_manifest(quantized)
+    return {key: entry[key] for key in ("bits", "recipe_sha256", "calibration")}
+
+
 def _compiled(
     model: zoo.Model, quantized: Path, folder: Path, soc: str, log: _Log, inputs: np.ndarray
 ) -> None:
     """Compile the int8 graph ahead of time, reload it, and compare it with the original."""
     with log.step(f"context binary for {soc}") as said:
-        path = folder / f"06_{model.name}_int8_{soc}.bin"
+        path = folder / f"06_{paths.stem_of(model.name)}_int8_{soc}.bin"
         context = dlc.context_binary(quantized, path, soc)
         with (
             runtime.connect(model.module) as reference,
@@ -307,7 +335,7 @@ def _compiled(
             gate = compare.gate(
                 reference, reloaded, inputs[:8], kind="htp_int8", check_top1=False, locate=False
             )
-        _record(log, path, model, soc=soc, gate=gate.to_dict())
+        _record(log, path, model, soc=soc, gate=gate.to_dict(), **_quantization(quantized))
         said.append(f"{path.stat().st_size / 1e6:.2f} MB for HTP v{context.soc.htp_arch}")
         said.append(f"gate passed: {gate.parity}")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import artifacts, exercise, exercises, own_image, recorded
+from . import artifacts, exercise, exercises, own_image, paths, recorded
 from .artifacts import FILES
 from .errors import LabError, UnknownNameError, UsageError
 from .exercise import TODO, Result, UnsolvedError
@@ -39,7 +39,7 @@ STATES = ("present", "recorded", "absent")
 """Of a capability: it works here, its results were recorded elsewhere, neither."""
 
 _passed: dict[str, Any] = {}  # the learner's own answers of this process that passed
-_begun: dict[str, str] = {"model": ""}  # which weights this process's notebook works with
+_begun: dict[str, Lesson] = {}  # what this process's notebook works with, under "lesson"
 
 
 class ExpectationError(LabError):
@@ -74,6 +74,17 @@ class Lesson:
     def path(self, name: str) -> Path:
         """Return where the artifact called `name` belongs, whether it is there or not."""
         return artifacts.path_of(name, self._model())
+
+    def beside(self, name: str) -> Path:
+        """Return the place of another file beside the artifacts.
+
+        Parameters
+        ----------
+        name
+            Its name, such as ``"04_{model}_fp32.dlc"``; ``{model}`` becomes the model's, as it
+            can stand in a file name.
+        """
+        return paths.generated() / name.format(model=paths.stem_of(self._model().name))
 
     def keep(self, name: str, **facts: Any) -> Path:
         """Write the manifest of an artifact that this notebook made; later ones look for it."""
@@ -141,8 +152,8 @@ def start(
     loaded = zoo.load(model, weights, size)
     for line in textwrap.wrap(str(loaded), 96, subsequent_indent="  "):
         echo(line)
-    _begun["model"] = f"{loaded.name}, weights {loaded.weights}"
     lesson = Lesson(notebook, loaded)
+    _begun["lesson"] = lesson
     needed = artifacts.NEEDS.get(notebook, ())
     for name in needed:
         lesson.files[name] = artifacts.loaded_or_made(name, loaded, echo)
@@ -283,7 +294,7 @@ def given(id: str) -> Any:
     return found.given()
 
 
-def on_htp(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> Shown:
+def on_htp(key: str, step: Callable[..., Any], *args: Any, model: zoo.Model | None = None) -> Shown:
     """Run a step that needs Qualcomm's wheel, or show what it showed where it was recorded.
 
     Parameters
@@ -293,7 +304,7 @@ def on_htp(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> S
     step, *args
         Called where the simulator works; returns something displayable, or a tuple of such.
     model
-        What is at work and with which weights, for the record; default is the lesson's.
+        What is at work; default is the lesson's. A record of another network says that it is one.
 
     Returns
     -------
@@ -301,7 +312,21 @@ def on_htp(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> S
         Displays the parts one below the other. ``values`` is what the step returned; None when
         it was not run here, which the first line of the display then says, with the reason.
     """
-    return recorded.run(key, step, *args, model=model or _begun["model"])
+    return recorded.run(key, step, *args, network=_network(model))
+
+
+def _network(model: zoo.Model | str | None) -> recorded.Network | None:
+    lesson = _begun.get("lesson")
+    if isinstance(model, str):  # as older copies of 08 name it: the weights cannot be compared
+        return recorded.Network(model)
+    if model is None and lesson is None:
+        return None
+    names = artifacts.QUANTIZED if model is None else ()
+    used = [name for name in names if name in lesson.files]
+    model = model or lesson.model
+    words = f"{model.name}, weights {model.weights}"
+    words += " (no checkpoint)" * (model.weights == "random")
+    return recorded.Network(words, model.sha256, {n: artifacts.recipe_sha256(n) for n in used})
 
 
 # --- failures that are wanted -------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import exercises, paths
+from . import exercises, paths, streams
 from .errors import LabError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -376,4 +376,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with streams.ending_quietly():
+        code = main(sys.argv[1:])
+    sys.exit(code)

@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import DamagedManifestError, NoManifestError, OtherFileError, UsageError
 
 PROJECT = "mobilenetv3-edge-lab"
 PACKAGE = Path(__file__).resolve().parent
@@ -207,6 +207,23 @@ def lock_place() -> Path:
     return Path(tempfile.gettempdir(), f"labutils-{user}")
 
 
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # Windows refuses them; a slash is a folder
+_MODEL_FILES = (".onnx", ".pt2", ".dlc")
+
+
+def stem_of(model: str) -> str:
+    """Return a model's name as the stem of a file name, for every system and with its tag.
+
+    Examples
+    --------
+    >>> stem_of("timm:mobilenetv3_small_100.lamb_in1k"), stem_of("my net.onnx")
+    ('timm_mobilenetv3_small_100.lamb_in1k', 'my net')
+    """
+    for suffix in _MODEL_FILES:
+        model = model.removesuffix(suffix)
+    return _NOT_IN_NAMES.sub("_", model).strip(". ") or "model"
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path`, all of it or nothing."""
     with atomic(path) as temporary:
@@ -268,3 +285,34 @@ def record(artifact: str | Path, facts: dict[str, Any]) -> Path:
     written = manifest(artifact)
     write_text(written, json.dumps(entry, indent=2, default=str) + "\n")
     return written
+
+
+def read_manifest(artifact: str | Path) -> dict[str, Any]:
+    """Return what the manifest beside an artifact says of it, after comparing the SHA-256.
+
+    Raises
+    ------
+    NoManifestError
+        There is none.
+    DamagedManifestError
+        It is not JSON, or has no SHA-256.
+    OtherFileError
+        It describes another file: nothing in it is about this one.
+    """
+    artifact = Path(artifact)
+    try:
+        entry = json.loads(manifest(artifact).read_text("utf-8"))
+        stated = entry["sha256"]
+    except FileNotFoundError:
+        raise NoManifestError(f"{artifact.name} has no manifest.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedManifestError(
+            f"The manifest beside {artifact} is damaged. Delete it, or make {artifact.name} again."
+        ) from None
+    found = sha256(artifact)
+    if stated != found:
+        raise OtherFileError(
+            f"The manifest beside {artifact.name} describes another file (SHA-256 "
+            f"{str(stated)[:12]}..., this one is {found[:12]}...): it was changed or replaced."
+        )
+    return entry

@@ -31,6 +31,25 @@ _KEY = re.compile(r"\d\d\.[a-z0-9_]+")
 
 
 @dataclass(frozen=True)
+class Network:
+    """Which network a step works with: a recorded result counts for this one only.
+
+    Attributes
+    ----------
+    words
+        Its name and weights, for a reader.
+    sha256
+        Of its weights, as in `zoo.Model`; "" when that is unknown.
+    recipes
+        Name -> hash of the recipes (`quantize.Recipe.sha256`) of the quantized files at work.
+    """
+
+    words: str = ""
+    sha256: str = ""
+    recipes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Shown:
     """The outcome of a step: what there is to see, one part below the other.
 
@@ -80,7 +99,7 @@ class Shown:
         return f"<div style='border-left:4px solid #e69f00;padding-left:1em'>{head}{body}</div>"
 
 
-def run(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> Shown:
+def run(key: str, step: Callable[..., Any], *args: Any, network: Network | None = None) -> Shown:
     """Run a step on the HTP simulator, or return what it showed where it was recorded.
 
     Parameters
@@ -89,8 +108,8 @@ def run(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> Show
         Names the step, after its notebook: ``"06.ladder"``.
     step, *args
         Called where the simulator works. Returns something displayable, or a tuple of such.
-    model
-        Which weights are at work; kept with a record.
+    network
+        Kept with a record, and compared with it: a result of another network says that it is.
 
     Raises
     ------
@@ -101,11 +120,11 @@ def run(key: str, step: Callable[..., Any], *args: Any, model: str = "") -> Show
         raise UsageError(f"A step is named after its notebook, like '06.ladder', not {key!r}.")
     availability = qnn.probe()
     if not availability.ok:
-        return _replayed(key, availability.reason)
+        return _replayed(key, availability.reason, network)
     values = step(*args)
     shown = Shown(values, tuple(map(_display, values if isinstance(values, tuple) else (values,))))
     if os.environ.get("LABUTILS_RECORD") == "1":
-        _write(key, shown, availability.versions["QNN"], model)
+        _write(key, shown, availability.versions["QNN"], network or Network())
     return shown
 
 
@@ -132,19 +151,45 @@ def file_of(key: str) -> Path:
     return FOLDER / f"{key}.json"
 
 
-def _replayed(key: str, reason: str) -> Shown:
+def _replayed(key: str, reason: str, network: Network | None) -> Shown:
+    file = file_of(key)
     try:
-        entry = json.loads(file_of(key).read_text("utf-8"))
-    except OSError:
+        entry = json.loads(file.read_text("utf-8"))
+        parts = tuple((str(part["text"]), str(part["html"])) for part in entry["parts"])
+        words = ", ".join(filter(None, (entry["machine"], entry["model"])))
+        told = f"ecorded on {entry['date']} with QNN {entry['qnn']} ({words})"
+        other = _other(entry, network) if network else ""
+    except FileNotFoundError:
         return Shown(None, (), f"Not run here: {reason} No recorded result of it is at hand.")
-    heading = (
-        f"Recorded on {entry['date']} with QNN {entry['qnn']} ({entry['machine']}"
-        f"{', ' * bool(entry['model'])}{entry['model']}); not run here: {reason}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Shown(None, (), f"Not run here: {reason} {_damaged(file)}")
+    heading = f"{other}: r{told}" if other else f"R{told}"
+    return Shown(None, parts, f"{heading}; not run here: {reason}")
+
+
+def _damaged(file: Path) -> str:
+    return (
+        f"Its recorded result, {file.name}, is damaged. Restore it "
+        f"(git checkout -- data/recorded/{file.name}), or copy it again."
     )
-    return Shown(None, tuple((part["text"], part["html"]) for part in entry["parts"]), heading)
 
 
-def _write(key: str, shown: Shown, version: str, model: str) -> None:
+def _other(entry: dict[str, Any], network: Network) -> str:
+    """Say in a heading's first words that a record is not of this network; "" when it is."""
+    stated = entry.get("sha256")
+    if not stated or not network.sha256:
+        return "OF AN UNKNOWN NETWORK (no SHA-256 of its weights)"
+    if stated != network.sha256:
+        return (
+            f"OF ANOTHER NETWORK (weights with SHA-256 {stated[:12]}..., those loaded here have "
+            f"{network.sha256[:12]}...)"
+        )
+    recipes = entry.get("recipes", {})
+    others = [name for name, digest in network.recipes.items() if recipes.get(name) != digest]
+    return f"OF ANOTHER QUANTIZATION of this network ({', '.join(others)})" if others else ""
+
+
+def _write(key: str, shown: Shown, version: str, network: Network) -> None:
     if not paths.CHECKOUT:
         raise UsageError("Results are recorded in a checkout; this is an installed package.")
     parts = [
@@ -155,7 +200,9 @@ def _write(key: str, shown: Shown, version: str, model: str) -> None:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "qnn": version,
         "machine": machine(),
-        "model": model,
+        "model": network.words,
+        "sha256": network.sha256,
+        "recipes": network.recipes,
         "parts": parts,
     }
     paths.write_text(file_of(key), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import json
 import types
 import zipfile
 from collections.abc import Iterator
@@ -16,8 +15,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import adapt, architectures, checkpoint, data, graph, paths, things
-from .errors import ModelFileError, UnknownNameError, UsageError, counted
+from . import (
+    adapt,
+    architectures,
+    checkpoint,
+    data,
+    graph,
+    paths,
+    provenance,
+    random_weights,
+    things,
+)
+from .errors import (
+    DamagedManifestError,
+    ModelFileError,
+    NoManifestError,
+    OtherFileError,
+    UnknownNameError,
+    UsageError,
+    counted,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -25,9 +42,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = ("auto", "imagenet", "things16", "random")
-# What `export.to_onnx` writes into a file's metadata_props, as JSON, and `load` reads back.
-PREPROCESSING_KEY = "labutils.preprocessing"
-MODEL_KEY = "labutils.model"
 
 MIN_SIZE, MAX_SIZE = things.MIN_SIZE, 4096  # pixels; more is a typing error, and 200 MB an image
 _THINGS16_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
@@ -58,9 +72,13 @@ class Model:
     input_shape
         NCHW with batch 1; None when a file leaves it open.
     file
-        The model file, for ``.onnx`` and ``.pt2``.
+        The model file, for ``.onnx``, ``.pt2`` and ``.dlc``.
     brought
         The file that `file` was adapted from, where that was needed (`labutils.adapt`).
+    sha256
+        Of the file that the weights came from, as 64 hexadecimal digits; of the tensors themselves
+        where there is none, as for random weights. It says whether something made earlier belongs
+        to this network; "" when that is unknown.
     """
 
     name: str
@@ -73,6 +91,7 @@ class Model:
     input_shape: tuple[int, ...] | None = None
     file: Path | None = None
     brought: Path | None = None
+    sha256: str = ""
 
     def __str__(self) -> str:
         how = self.preprocessing if self.preprocessing else "preprocessing unknown"
@@ -92,11 +111,12 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
     ----------
     name
         ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``tv:NAME``, ``timm:NAME``, or the path
-        of an ``.onnx`` or ``.pt2`` file.
+        of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
     weights
         ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
         torchvision's V1, the file of the vendor case study). ``things16``: the checkpoint shipped
-        with the lab. ``random``: seeded, with BatchNorm statistics measured on Things-16, so that
+        with the lab. ``random``: seeded, conditioned such that float16 can hold them (see
+        `random_weights`), with BatchNorm statistics measured on Things-16, so that
         activations have a realistic scale. A path: your ``.safetensors`` or ``.pth``. ``auto``:
         ImageNet weights when they are in the cache already, else the shipped checkpoint, else
         random; it never downloads.
@@ -110,7 +130,10 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
     FetchError
         ``weights="imagenet"`` and the download failed.
     ModelFileError
-        A file is missing, damaged, unsafe to read, or of another architecture.
+        A file is missing, damaged, unsafe to read, or of another architecture; or the model card or
+        the manifest beside it is damaged.
+    UsageError
+        A size out of range, or weights that do not go with the model.
     """
     if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise UsageError(f"size={size}: images of {MIN_SIZE} to {MAX_SIZE} px are supported.")
@@ -138,7 +161,14 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
         note=f"{found.what} ({why})",
         trained=found.trained,
         input_shape=(1, 3, preprocessing.size, preprocessing.size),
+        sha256=_sha256(found),
     )
+
+
+def _sha256(found: architectures.Weighted) -> str:
+    if found.file is not None:
+        return paths.sha256(found.file)
+    return checkpoint.digest(found.module.state_dict())
 
 
 @contextlib.contextmanager
@@ -194,22 +224,12 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
     outputs = len(state[head]) if head in state and state[head].ndim else None
     module = arch.build(outputs)
     checkpoint.load_into_(module, state, str(path))
-    classes = _card_classes(path, outputs) or architectures.class_names(outputs)
+    classes = provenance.card_classes(path, outputs) or architectures.class_names(outputs)
     preprocessing = arch.preprocessing
     if classes == things.CLASSES:
         preprocessing = replace(preprocessing, size=_THINGS16_SIZE, source="Things-16 training")
     what = f"weights from {path.name}"
-    return architectures.Weighted(module, preprocessing, classes, str(path), what)
-
-
-def _card_classes(path: Path, outputs: int) -> tuple[str, ...]:
-    """Return the class names on the model card beside a checkpoint, if it has one that fits."""
-    try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        classes = tuple(card.get("classes", ()))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return ()
-    return classes if len(classes) == outputs else ()
+    return architectures.Weighted(module, preprocessing, classes, str(path), what, file=path)
 
 
 def _random(arch: architectures.Architecture, size: int | None) -> architectures.Weighted:
@@ -218,13 +238,14 @@ def _random(arch: architectures.Architecture, size: int | None) -> architectures
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         module = arch.build(None)
+        random_weights.condition_(module)
         calibrate_(module, replace(arch.preprocessing, size=size or arch.preprocessing.size))
     return architectures.Weighted(
         module=module,
         preprocessing=arch.preprocessing,
         classes=architectures.numbered(architectures.outputs_of(module)),
         weights="random",
-        what=f"random weights, seed {_SEED}, BatchNorm statistics from Things-16",
+        what=f"random weights, seed {_SEED}, {random_weights.NOTE}, statistics from Things-16",
         trained=False,
     )
 
@@ -258,8 +279,8 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
     found = adapt.adapted(path, size)
     model = graph.read(found.file)
-    origin, preprocessing = _stored(path, model)
-    note = f"exported by the lab: {origin['note']}" if "note" in origin else "a file of yours"
+    origin, preprocessing = provenance.stored(path, model)
+    note = provenance.origin_note(path, origin)
     weighted = {tensor.name for tensor in model.graph.initializer}
     inputs = [_dims(value) for value in model.graph.input if value.name not in weighted]
     outputs = model.graph.output[0].type.tensor_type.shape.dim
@@ -275,6 +296,7 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
         note="; ".join((note, *found.changes)),
         file=found.file,
         brought=path if found.changes else None,
+        sha256=graph.sha256(path),
     )
 
 
@@ -333,16 +355,21 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
         raise ModelFileError(f"There is no model file {path}.")
     if not zipfile.is_zipfile(path):
         raise ModelFileError(f"{path} is no DLC (not a zip archive), or it was cut short.")
+    preprocessing, classes, note = None, (), "a DLC of yours"
     try:
-        manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text("utf-8"))
-        stored, classes = manifest["preprocessing"], tuple(manifest["classes"])
-        mean, std = tuple(stored["mean"]), tuple(stored["std"])
-        preprocessing = data.Preprocessing(stored["size"], mean, std, stored["source"])
-        note = f"converted by the lab: {manifest['claim']}"
-    except FileNotFoundError:
-        preprocessing, classes, note = None, (), "a DLC of yours"
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelFileError(f"The manifest beside {path} is damaged. Convert again.") from None
+        preprocessing, classes, claim = provenance.of_manifest(paths.read_manifest(path))
+        note = f"converted by the lab: {claim}"
+    except NoManifestError:
+        pass
+    except OtherFileError as error:
+        note = (
+            f"a DLC that the lab knows nothing about. {error} To know what it computes, convert "
+            "the model again with labutils convert"
+        )
+    except (ValueError, KeyError, TypeError):
+        raise DamagedManifestError(
+            f"The manifest beside {path} is damaged. Convert again."
+        ) from None
     side = preprocessing.size if preprocessing else size
     return _file_model(
         path,
@@ -364,7 +391,9 @@ def _file_model(
     if shape and shape[-1] > MAX_SIZE:
         raise UsageError(f"{path} claims to take {shape[-1]} px images; at most {MAX_SIZE} here.")
     rest["note"] = note if rest["preprocessing"] else f"{note}; it states no preprocessing"
-    return Model(name=path.name, weights=str(path), input_shape=shape, **{"file": path, **rest})
+    known = {"file": path, **rest}
+    known.setdefault("sha256", paths.sha256(path))
+    return Model(name=path.name, weights=str(path), input_shape=shape, **known)
 
 
 def _refuse_weights(path: Path, weights: str) -> None:
@@ -391,19 +420,3 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     """Return the shape of a graph input or output, None where a size is left open."""
     sizes = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     return sizes if sizes and all(size > 0 for size in sizes) else None
-
-
-def _stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Preprocessing | None]:
-    """Return what our own export wrote about the model and its preprocessing, if it is ours."""
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        origin = dict(json.loads(notes.get(MODEL_KEY, "{}")))
-        if PREPROCESSING_KEY not in notes:
-            return origin, None
-        stored = json.loads(notes[PREPROCESSING_KEY])
-        mean, std = tuple(stored["mean"]), tuple(stored["std"])
-        return origin, data.Preprocessing(stored["size"], mean, std, stored["source"])
-    except (ValueError, KeyError, TypeError):
-        raise ModelFileError(
-            f"{path} carries damaged {PREPROCESSING_KEY} or {MODEL_KEY} metadata. Export it again."
-        ) from None

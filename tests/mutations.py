@@ -4,6 +4,7 @@
 for the program in bad_files.py. The same seed gives the same damage.
 """
 
+import hashlib
 import io
 import random
 import zipfile
@@ -11,7 +12,7 @@ import zipfile
 import numpy as np
 from bad_files import MEAN, model, node, value
 
-from labutils import graph, zoo
+from labutils import graph, provenance, zoo
 from labutils.errors import LabError
 
 EXTREMES = [b"", b"\0", b"\xff" * 10, b"\x80" * 9 + b"\x01", b"\x7f", b"\n", b"-1", b"nan", b"../"]
@@ -37,8 +38,8 @@ def good_model():
         nodes, outputs=[value("logits", (1, 4))], weights=[("w", weights), *constants.items()]
     )
     preprocessing = '{"size": 32, "mean": [0, 0, 0], "std": [1, 1, 1], "source": "mine"}'
-    made.metadata_props.add(key=zoo.PREPROCESSING_KEY, value=preprocessing)
-    made.metadata_props.add(key=zoo.MODEL_KEY, value='{"classes": ["a", "b", "c", "d"]}')
+    made.metadata_props.add(key=provenance.PREPROCESSING_KEY, value=preprocessing)
+    made.metadata_props.add(key=provenance.MODEL_KEY, value='{"classes": ["a", "b", "c", "d"]}')
     return made
 
 
@@ -155,17 +156,24 @@ def readers():
     }
 
 
+def _archive():
+    """Return a zip archive that passes for a DLC; the same bytes each time."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("model"), b"")
+    return made.getvalue()
+
+
 MANIFEST = (
     b'{"preprocessing": {"size": 32, "mean": [0, 0, 0], "std": [1, 1, 1], "source": "mine"},'
-    b' "classes": ["a", "b"], "claim": "written by QNN"}'
-)
+    b' "classes": ["a", "b"], "claim": "written by QNN", "sha256": "%s"}'
+) % hashlib.sha256(_archive()).hexdigest().encode()
 
 
 def _dlc_beside(manifest):
     """Write a zip archive beside a manifest, named as it says; return its path."""
     path = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
-    if not path.exists():
-        zipfile.ZipFile(path, "w").writestr("model", b"")
+    path.write_bytes(_archive())
     return path
 
 

@@ -14,13 +14,14 @@ PACKAGE = paths.ROOT / "labutils"
 # A module (or package) imports only from floors below its own.
 FLOORS = [
     ["errors", "paths", "_torchvision", "torch_index"],
-    ["pack", "disk_cache"],
+    ["pack", "disk_cache", "streams"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
+    ["random_weights"],
     ["textures"],
     ["things"],
     ["data"],
     ["own_image"],
-    ["adapt", "architectures", "photographs"],
+    ["adapt", "architectures", "photographs", "provenance"],
     ["zoo"],
     ["anatomy", "complexity", "gallery", "qnn", "tidy", "traffic"],
     ["recorded"],

@@ -23,7 +23,7 @@ ERRORS = ("UsageError", "UnknownNameError", "ModelFileError", "TranslationError"
         (["diagnose", "mobilenet_v3_larg", "--weights", "random"], "Did you mean"),
         (["diagnose", "m.onnx"], "no model file"),
         (["diagnose", "mobilenet_v3_small", "--target", "snpe-2"], "Did you mean snpe-2.7"),
-        (["convert", "mobilenet_v3_small", "--target", "tidl-11", "-o", "x.dlc"], "cannot convert"),
+        (["convert", "mobilenet_v3_small", "--target", "tidl-11", "-o", "x.dlc"], "on PyPI"),
         (["convert", "m.onnx", "--target", "qnn", "-o", "x.bin"], "the output is a .dlc"),
         (["convert", "m.onnx", "--target", "qnn", "-o", "x.dlc", "--soc", "SM855"], "SM8550"),
         (["run", "m.dlc"], "no model file"),

@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from labutils import _torchvision, complexity, export
+from labutils import _torchvision, complexity, export, zoo
 from labutils.errors import ModelFileError, UnknownNameError, UsageError
 
 
@@ -156,7 +156,7 @@ def test_counting_changes_nothing(small):
 
 def test_open_batch_is_filled_in_and_a_wrong_shape_refused(small_onnx, tmp_path):
     with pytest.raises(UsageError, match=r"shape \(1, 3, 64, 64\), not \(1, 3, 128, 128\)"):
-        complexity.count(small_onnx(17))
+        complexity.count(small_onnx(17), (1, 3, 128, 128))
     model = onnx.load(small_onnx(17))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
@@ -165,6 +165,39 @@ def test_open_batch_is_filled_in_and_a_wrong_shape_refused(small_onnx, tmp_path)
     assert four == 4 * one
     with pytest.raises(UsageError, match="does not run"):
         complexity.count(nn.Linear(5, 7), (1, 6))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 224, 224), (1, 3, 96, 160), (2, 5, 7, 3)])
+def test_a_file_is_counted_at_its_own_shape(shape, tmp_path):
+    weight = numpy_helper.from_array(np.ones((2, shape[1], 1, 1), np.float32), "weight")
+    ends = [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)]
+    ends.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    nodes = [helper.make_node("Conv", ["input", "weight"], ["logits"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph), tmp_path / "x.onnx")
+    found = complexity.count(tmp_path / "x.onnx")
+    assert found.input_shape == shape
+    assert found.macs == 2 * np.prod(shape)
+    assert found == complexity.count(tmp_path / "x.onnx", shape)
+
+
+def test_a_zoo_model_is_counted_at_its_own_size(small_onnx):
+    model = zoo.load("mobilenet_v3_small", "things16", size=96)
+    assert complexity.count(model).input_shape == (1, 3, 96, 96)
+    assert complexity.count(zoo.load(small_onnx(17))).input_shape == (1, 3, 64, 64)
+
+
+def test_sizes_that_nobody_states_are_the_default_s_or_asked_for(tmp_path):
+    assert complexity.count(nn.Conv2d(3, 2, 1)).input_shape == complexity.DEFAULT_SHAPE
+    weight = numpy_helper.from_array(np.ones((4, 3), np.float32), "weight")
+    ends = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 4])]
+    ends.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    nodes = [helper.make_node("MatMul", ["input", "weight"], ["logits"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph), tmp_path / "x.onnx")
+    with pytest.raises(UsageError, match="pass input_shape"):
+        complexity.count(tmp_path / "x.onnx")
+    assert complexity.count(tmp_path / "x.onnx", (1, 4)).macs == 12
 
 
 def test_files_that_are_not_models(tmp_path):

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from labutils import compare, data, gallery, journey, paths, qnn, runtime, zoo
-from labutils.errors import SurgeryError
+from labutils.errors import SurgeryError, UsageError
 
 STAGES = ["PyTorch", "patched", "ONNX", "int8 CPU", "HTP fp16", "HTP int8", "HTP a16w8"]
 BLOCKED = """
@@ -107,6 +108,15 @@ def test_without_qualcomms_wheel_it_ends_after_the_quantized_files(tmp_path, mon
     assert [row.name for row in made.ladder.rows] == STAGES[:4]
     assert any("There is no wheel" in note for note in made.notes)
     assert not list(tmp_path.glob("*.dlc"))
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.dlc"])
+def test_a_file_is_refused_as_the_help_says(tmp_path, name, small_onnx):
+    shutil.copy(small_onnx(17), tmp_path / "x.onnx")
+    with zipfile.ZipFile(tmp_path / "x.dlc", "w") as archive:
+        archive.writestr("model", b"")
+    with pytest.raises(UsageError, match="is a file; the journey begins with a network"):
+        journey.run(str(tmp_path / name), folder=tmp_path / "out", echo=lambda line: None)
 
 
 def test_a_model_without_these_activations_is_told(tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from labutils import artifacts, doctor, exercise, exercises, lesson, own_image, paths, recorded
+from labutils import artifacts, doctor, exercise, exercises, lesson, own_image, paths, recorded, zoo
 from labutils.errors import LabError, TranslationError, UnknownNameError, UsageError
 from labutils.exercise import PASSED, TODO, UnsolvedError
 from labutils.lesson import ExpectationError, check, expect_failure, given, hint, settle
@@ -185,7 +185,7 @@ def test_start_makes_what_is_missing_and_loads_it_the_next_time(monkeypatch, tmp
     assert lesson._passed == {}
     patched.write_bytes(patched.read_bytes() + b" ")
     assert "was changed" in artifacts.problem(patched, begun.model)
-    begun.keep("patched")
+    begun.keep("patched", opset=17)
     assert artifacts.problem(patched, begun.model) == ""
     paths.write_text(patched.with_name(patched.name + ".manifest.json"), "{")
     assert "no manifest" in artifacts.problem(patched, begun.model)
@@ -225,7 +225,7 @@ def test_artifacts_of_other_weights_are_made_again(monkeypatch, tmp_path):
     _, said = begin(monkeypatch, "02")
     assert "Making 01_mobilenet_v3_small_opset13.onnx (it is not there)" in said
     _, said = begin(monkeypatch, "02", weights="things16")
-    assert "opset13.onnx (the one there was made with other weights or another size)" in said
+    assert "opset13.onnx (the one there belongs to another network, SHA-256" in said
     _, said = begin(monkeypatch, "02", weights="things16")
     assert "Making" not in said
 
@@ -242,8 +242,11 @@ def test_own_image_follows_the_model(monkeypatch, tmp_path):
 def test_on_htp_says_which_weights_were_at_work(monkeypatch, tmp_path):
     begin(monkeypatch, "01")
     asked = {}
-    monkeypatch.setattr(recorded, "run", lambda key, step, *args, model: asked.update(model=model))
+    monkeypatch.setattr(recorded, "run", lambda key, step, *args, **said: asked.update(said))
     lesson.on_htp("01.step", len, "x")
-    assert asked["model"] == "mobilenet_v3_small, weights random"
-    lesson.on_htp("01.step", len, "x", model="another, weights things16")
-    assert asked["model"] == "another, weights things16"
+    assert asked["network"].words == "mobilenet_v3_small, weights random (no checkpoint)"
+    assert asked["network"].recipes == {}
+    another = zoo.load("mobilenet_v3_small", "things16")
+    lesson.on_htp("01.step", len, "x", model=another)
+    assert asked["network"].words == "mobilenet_v3_small, weights things16"
+    assert asked["network"].sha256 == another.sha256

@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labutils import paths
 from labutils.errors import UsageError
@@ -126,3 +129,33 @@ def _alive(pid):
     import psutil
 
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
+
+
+@given(st.text(max_size=60))
+def test_any_model_s_name_becomes_a_file_name_on_every_system(name):
+    stem = paths.stem_of(name)
+    assert stem and not re.search(r'[<>:"/\\|?*\x00-\x1f]', stem)
+    assert stem not in (".", "..") and stem == stem.strip(". ")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("mobilenet_v3_small", "mobilenet_v3_small"),
+        ("timm:mobilenetv3_small_100.lamb_in1k", "timm_mobilenetv3_small_100.lamb_in1k"),
+        ("timm:mobilenetv3_small_100", "timm_mobilenetv3_small_100"),
+        ("my net.v2.onnx", "my net.v2"),
+        ("models/mine.pt2", "models_mine"),
+        ("..", "model"),
+    ],
+)
+def test_a_model_s_tag_is_in_its_files_names(name, stem):
+    assert paths.stem_of(name) == stem
+
+
+def test_every_place_that_names_a_file_after_a_model_asks_one_function():
+    """No f-string of the package puts a model's own name into a file's."""
+    named = re.compile(r"\{(self\.|lesson\.)?_?model\.name\}[^\"']*\.(onnx|dlc|bin|csv|html|json)")
+    places = [*sorted((paths.ROOT / "labutils").rglob("*.py"))]
+    places += sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
+    assert not [file.name for file in places if named.search(file.read_text("utf-8"))]

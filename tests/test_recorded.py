@@ -44,7 +44,7 @@ def test_a_step_that_runs_shows_its_parts(monkeypatch):
 def test_recorded_then_replayed_with_its_label(monkeypatch):
     on(monkeypatch, HERE)
     monkeypatch.setenv("LABUTILS_RECORD", "1")
-    recorded.run("06.ladder", Table, model="weights things16")
+    recorded.run("06.ladder", Table, network=recorded.Network("weights things16", "ab" * 32))
     entry = json.loads(recorded.file_of("06.ladder").read_text("utf-8"))
     assert entry["qnn"] == "2.99.0"
     on(monkeypatch, GONE)

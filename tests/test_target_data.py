@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labutils import paths
-from labutils.errors import LabError, TableError, UnknownNameError
-from labutils.targets import schema, table
+from labutils.errors import LabError, TableError, UnknownNameError, UsageError
+from labutils.targets import conversion, schema, table
 
 FILES = sorted(paths.TARGETS.glob("*.yaml"))
 
@@ -34,6 +34,23 @@ def test_table_holds_together(name):
         fields = [f for _, f, _, _ in string.Formatter().parse(message.template) if f is not None]
         values = dict.fromkeys(fields, 7)
         assert "7" in message.template.format(**values) or not fields
+
+
+@pytest.mark.parametrize("name", table.TARGETS)
+def test_a_target_that_is_only_checked_says_what_its_tool_is_and_how_one_gets_it(name):
+    loaded, converts = table.load(name), bool(table.TARGETS[name].convert)
+    assert bool(loaded.availability) != converts
+    if converts:
+        return
+    assert ("by pip" in loaded.availability) or ("not on PyPI" in loaded.availability)
+    with pytest.raises(UsageError, match=re.escape(loaded.availability)) as caught:
+        conversion.refuse_impossible(name, paths.ROOT / "x.dlc")
+    assert "documented operators only" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["litert", "onnx-tf-1.10", "rknn-2.3"])
+def test_what_pip_has_is_not_said_to_be_out_of_its_reach(name):
+    assert re.search(r"comes by pip.*Python 3\.\d+", table.load(name).availability)
 
 
 def test_tables_name_no_private_place():

@@ -113,11 +113,12 @@ def test_random_is_seeded_calibrated_and_leaves_the_generator_alone():
         assert torch.equal(tensor, second.module.state_dict()[name]), name
     norms = [m for m in first.module.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(n.momentum == 0.01 and not n.training and n.running_mean.any() for n in norms)
-    calibrated = np.std(logits(first))
+    assert np.std(logits(first)) > 0.01
+    calibrated = np.std(logits(first), axis=0).mean()  # between images
     for norm in norms:
         norm.reset_running_stats()
-    assert calibrated > 0.01
-    assert np.std(logits(first)) < calibrated / 1000  # what the calibration is for
+    # what the calibration is for: without it, all images look alike to the last layers
+    assert np.std(logits(first), axis=0).mean() < calibrated / 100
 
 
 def test_torchvision_and_timm_by_name():

@@ -97,7 +97,7 @@ def _diagnose(chosen: argparse.Namespace) -> int:
     with paths.scratch() as folder:
         path = model.file
         if model.module is not None:
-            path = Path(folder, f"{chosen.model.replace(':', '_').replace('/', '_')}.onnx")
+            path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
             export.to_onnx(model, path, opset=chosen.opset)
         allowed = {"allow_approximate": chosen.allow_approximate}
         plan = repair.suggest(path, chosen.target, **allowed)

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 # as in targets.TARGETS, which is heavier to import than a help text may be
 TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
 TARGETS += ("rknn-2.3",)
-MODEL_HELP = (
-    "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME, "
-    "or a file (.onnx, .pt2)"
-)
+NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
+MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _SILENT_S = 10.0  # seconds without a line where no progress bar can be drawn
 APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
@@ -67,7 +65,9 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
     if (chosen.mean is None) != (chosen.std is None):
         raise UsageError("Give --mean and --std together.")
     if not model.input_shape and model.file:
-        raise UsageError(f"{model.name} leaves its input size open: give --size, such as 224.")
+        raise UsageError(
+            f"{_known_as(model)} leaves its input size open: give --size, such as 224."
+        )
     height, width = model.input_shape[-2:] if model.input_shape else (0, 0)
     if height != width:
         raise UsageError(
@@ -83,11 +83,16 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
         return data.Preprocessing(model.input_shape[-1], mean, std, "as given on the command line")
     if model.preprocessing is None:
         raise UsageError(
-            f"{model.name} does not say how its input was normalised, and it is not guessed. "
+            f"{_known_as(model)} does not say how its input was normalised, and it is not guessed. "
             "Give --mean R G B --std R G B (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225; "
             "for pixels in 0..1 without more: 0 0 0 and 1 1 1)."
         )
     return model.preprocessing
+
+
+def _known_as(model: zoo.Model) -> str:
+    """Return the name, with what the lab knows of a DLC: its claim may be gone with its bytes."""
+    return f"{model.name} ({model.note})" if model.name.endswith(".dlc") else model.name
 
 
 def titled(model: zoo.Model) -> str:

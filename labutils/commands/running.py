@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import MODEL_HELP, command, input_arguments, preprocessing_of, say, titled, tracked
+from .options import (
+    MODEL_HELP,
+    NAME_HELP,
+    command,
+    input_arguments,
+    preprocessing_of,
+    say,
+    titled,
+    tracked,
+)
 
 if TYPE_CHECKING:
     from .. import zoo
@@ -37,7 +46,7 @@ def _run_parser(commands: Any) -> None:
 def _journey_parser(commands: Any) -> None:
     text = "The whole way, MobileNetV3 from PyTorch to an int8 Snapdragon artifact."
     parser = command(commands, "journey", _journey, text)
-    parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=MODEL_HELP)
+    parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=NAME_HELP)
     parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
     parser.add_argument("--size", type=int, help="image side in pixels")
     parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")

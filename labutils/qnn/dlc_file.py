@@ -124,7 +124,11 @@ def read(path: str | Path) -> Contents:
         weights = _weights(parts, tensors)
         history = json.loads(parts.get("dlc.metadata.history.2.3.0", b"{}"))
         made = history.get("dlcGenerationInfo", [{}])[0].get("converterCommand", {})
-    except (KeyError, IndexError, struct.error, ValueError, UnicodeDecodeError) as error:
+        writer = f"QNN {made.get('converterVersion', 'of unknown version')}"
+        written = str(history.get("header", {}).get("timestamp", "unknown"))
+    except (
+        KeyError, IndexError, AttributeError, TypeError, struct.error, ValueError, RecursionError
+    ) as error:  # fmt: skip
         raise ModelFileError(
             f"{path} is a DLC, but of a layout that is not known here ({error!r}). "
             "The layout of QNN 2.51 is."
@@ -133,8 +137,8 @@ def read(path: str | Path) -> Contents:
         ops,
         tensors,
         weights,
-        writer=f"QNN {made.get('converterVersion', 'of unknown version')}",
-        written=history.get("header", {}).get("timestamp", "unknown"),
+        writer=writer,
+        written=written,
     )
 
 

@@ -48,6 +48,11 @@ BITS = {"int8": ("QUInt8", "QInt8"), "a16w8": ("QUInt16", "QInt8")}
 """Activation and weight type of the two usual presets, as ONNX Runtime calls them."""
 
 
+def quantization_facts(recipe: Recipe, images: int) -> dict[str, Any]:
+    """Return what tells two quantizations of one network apart, for a manifest."""
+    return {"bits": recipe.name, "recipe_sha256": recipe.sha256, "calibration": images}
+
+
 @dataclass(frozen=True)
 class QuantizeReport:
     """What was quantized, and how.
@@ -103,6 +108,10 @@ class QuantizeReport:
     def outliers(self) -> float:
         """Share of the calibration images that a range could leave out."""
         return self.recipe.calibration.outliers
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says of the quantization: recipe, its hash, how many images."""
+        return quantization_facts(self.recipe, self.images)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import hashlib
+import json
 import types
 import typing
 from dataclasses import dataclass, field
@@ -215,6 +217,13 @@ class Recipe:
         if any((o.activations or default) != default for o in self.overrides):
             return "mixed"
         return {(8, 8): "int8", (16, 8): "a16w8"}.get((default, weight), f"a{default}w{weight}")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of everything that decides the result: all fields but `name` and `about`."""
+        facts = dataclasses.asdict(self)
+        del facts["name"], facts["about"]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def setting(self, node: str, op_type: str, what: str) -> Any:
         """Return an override's `what` for a node, None where the default holds."""

@@ -71,8 +71,15 @@ def convert_model(
 
     Raises
     ------
+    UsageError
+        The model does not say how its input is made; a check-only target; a destination that is
+        not a ``.dlc``; inputs that do not fit.
     TranslationError
         The target refuses the model, and `repair` is off or cannot help.
+    SurgeryError
+        The surgery recipe was made for another network, or a rule changed what it must not.
+    ConvertError
+        QNN refuses a node, or the DLC is not what the ONNX file says.
     ParityError
         The DLC computes something else than `model`.
     """
@@ -91,13 +98,14 @@ def convert_model(
         original = as_onnx(model, Path(folder, f"{stem}.onnx"), opset, echo)
         fixed = _repaired(original, target, Path(folder), repair, allow_approximate, recipe, echo)
         floating = fixed.file if fixed else original
-        quantized = None
+        quantized = done = None
         if quantization is not None:
             quantized = Path(folder, f"{stem}.{quantization.name}.onnx")
             precision = "a16w8" if quantization.activations.bits == 16 else "int8"
             calibration = data.calibration(quantization.calibration.images, preprocessing.size)
             settings = {"preprocessing": preprocessing, "progress": progress}
-            echo(quantize.static(floating, quantized, calibration, quantization, **settings))
+            done = quantize.static(floating, quantized, calibration, quantization, **settings)
+            echo(done)
         brought = model.module if model.module is not None else original
         apart = _apart(brought, fixed, inputs, echo)
         approximated = fixed is not None and not fixed.exact
@@ -120,6 +128,7 @@ def convert_model(
                     **facts(model, preprocessing, fixed),
                     "approximation": apart,
                     "quantization": quantization.to_dict() if quantization else None,
+                    **(done.facts() if done else {}),
                 },
                 echo=echo,
             )
@@ -206,7 +215,12 @@ def facts(
     preprocessing = preprocessing or model.preprocessing
     brought = model.brought or model.file
     return {
-        "model": {"name": model.name, "weights": model.weights, "note": model.note},
+        "model": {
+            "name": model.name,
+            "weights": model.weights,
+            "note": model.note,
+            "sha256": model.sha256,
+        },
         "classes": list(model.classes),
         "preprocessing": {
             "size": preprocessing.size,

@@ -177,7 +177,9 @@ class Repair:
         lines = []
         if self.plan is not None and self.check is not None:
             before, after = len(self.plan.check.blockers), len(self.check.blockers)
-            lines.append(f"Repaired for {self.check.target}: {before} blocking nodes -> {after}")
+            lines.append(
+                f"Repaired for {self.check.target}: {counted(before, 'blocking node')} -> {after}"
+            )
         if not self.exact:
             lines.append(
                 "APPROXIMATED: this is another network now; fine-tune it, or do not use it"

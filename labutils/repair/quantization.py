@@ -174,7 +174,13 @@ def quantize_model(
     Raises
     ------
     UsageError
-        The recipe, the images and the model do not fit together.
+        The recipe, the images and the model do not fit together, or the destination does not.
+    ModelFileError
+        The model is quantized already, of an open shape, or has NaN weights.
+    SurgeryError
+        With `repair_for`: a rule changed what it must not.
+    UnknownNameError
+        There is no such recipe or target.
     """
     preprocessing = preprocessing or model.preprocessing
     if preprocessing is None:
@@ -182,7 +188,9 @@ def quantize_model(
     if destination is not None:
         _refuse_destination(Path(destination), model)
     wanted, known = _calibrating(recipe, images, calibration, preprocessing.size)
-    name = Path(destination).name if destination else f"{_stem(model)}.{wanted.name}.onnx"
+    name = (
+        Path(destination).name if destination else f"{paths.stem_of(model.name)}.{wanted.name}.onnx"
+    )
     settings = {"preprocessing": preprocessing, "progress": progress}
     with paths.scratch(Path(destination).parent if destination else None) as folder:
         original, fixed = _float_file(model, folder, opset, repair_for, echo)
@@ -213,6 +221,7 @@ def quantize_model(
             story = {
                 **conversion.facts(model, preprocessing, fixed),
                 "quantization": report.recipe.to_dict(),
+                **report.facts(),
                 "gate": gate.to_dict(),
                 "ladder": ladder and ladder.to_dict(),
             }
@@ -255,7 +264,7 @@ def _float_file(
     model: zoo.Model, folder: Path, opset: int, target: str | None, echo: Callable
 ) -> tuple[Path, planning.Repair | None]:
     """Return the model as a float ONNX file, and a repaired copy where a target is given."""
-    stem = _stem(model)
+    stem = paths.stem_of(model.name)
     original = conversion.as_onnx(model, folder / f"{stem}.float.onnx", opset, echo)
     if target is None:
         return original, None
@@ -265,10 +274,6 @@ def _float_file(
         return original, None
     echo(fixed)
     return original, fixed
-
-
-def _stem(model: zoo.Model) -> str:
-    return Path(model.name).stem.replace(":", "_")
 
 
 def _held_out(

@@ -110,15 +110,10 @@ class Recipe:
         """
         import yaml
 
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise UsageError(f"{source}{where}: not YAML: {problem}.") from None
-        return _read(data, node, source)
+        from .. import located_yaml
+
+        data, _ = located_yaml.read(text, source, "a recipe", UsageError)
+        return _read(data, yaml.compose(text, Loader=yaml.SafeLoader), source)
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:

@@ -227,8 +227,9 @@ def refuse_impossible(target: str, destination: Path) -> None:
     if not table.TARGETS[target].convert:
         able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
         raise UsageError(
-            f"The lab checks models for {target} but cannot convert for it: its converter cannot "
-            f"be had by pip. Use `labutils diagnose`, or convert for {able}."
+            f"The lab checks models for {target} against its documented operators only, and does "
+            f"not convert for it. {table.load(target).availability} Use `labutils diagnose`, or "
+            f"convert for {able}."
         )
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import graph, paths, qnn
-from ..errors import ConvertError, UsageError
+from ..errors import ConvertError, ModelFileError, UsageError
 from ..qnn import dlc_file, options, refusal
 from .dlc_verify import Verification, verify
 
@@ -151,15 +151,27 @@ def info(file: str | Path) -> DlcInfo:
     Raises
     ------
     ModelFileError
-        The file is missing, truncated, no DLC, or of a layout that is not known here.
+        The file is missing, truncated, no DLC, or of a layout that is not known here; or the
+        summary beside it is damaged.
     """
     file = Path(file)
     contents = dlc_file.read(file)
+    return DlcInfo(file, contents, _notes(file))
+
+
+def _notes(file: Path) -> dict[str, Any]:
+    """Return the facts in a DLC's summary; none where that is absent, or of another file."""
     try:
-        notes = json.loads(sidecar(file).read_text("utf-8")).get("notes", {})
-    except (OSError, ValueError):
-        notes = {}
-    return DlcInfo(file, contents, notes)
+        entry = json.loads(sidecar(file).read_text("utf-8"))
+        notes = entry["notes"] if entry["sha256"] == paths.sha256(file) else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ModelFileError(
+            f"The summary beside {file}, {sidecar(file).name}, is damaged. Delete it, or convert "
+            "the model again."
+        ) from None
+    return notes if isinstance(notes, dict) else {}
 
 
 def sidecar(file: Path) -> Path:
@@ -226,6 +238,7 @@ def _describe(written: DlcInfo) -> dict[str, Any]:
     return {
         "file": written.file.name,
         "bytes": written.file.stat().st_size,
+        "sha256": paths.sha256(written.file),
         "writer": contents.writer,
         "written": contents.written,
         "precision": written.precision,

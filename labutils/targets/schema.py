@@ -27,6 +27,7 @@ _TABLE: _Spec = {
     "about": (_TEXT, True, None),
     "retrieved": (_TEXT, True, None),
     "command": (_TEXT, False, None),
+    "availability": (_TEXT, False, None),
     "opset_range": ((dict,), True, None),
     "on_unsupported": (_TEXT, True, ("abort", "partition", "reject_opset")),
     "on_limit_missed": (_TEXT, True, ("unsupported", "cpu")),
@@ -150,7 +151,8 @@ class Table:
     """One operator table: the tool, its messages, and a verdict per ONNX operator.
 
     An operator that is neither in `ops` nor in `unknown` is unknown; `unknown` holds what little
-    is known about some of those.
+    is known about some of those. `availability` says what the tool is, and how one gets it: of
+    those that the lab does not call.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Table:
     ops: dict[str, Op]
     unknown: dict[str, str]
     command: str = ""
+    availability: str = ""
 
 
 def parse(text: str, file: str) -> Table:

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from .. import data, paths
+from .. import data, paths, streams
 from ..errors import LabError
 from .loop import SAVE_EVERY, fit
 from .model_card import ship
@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--save-every", type=int, default=SAVE_EVERY, help="steps between saves")
     chosen = parser.parse_args(arguments)
     try:
-        _train(chosen)
+        with streams.ending_quietly():
+            _train(chosen)
     except LabError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

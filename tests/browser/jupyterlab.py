@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from labutils import notebooks
+from labutils import batch, notebooks
 
 PATIENCE = 900  # seconds: a busy machine is no reason to fail
 SETTINGS = {
@@ -84,7 +84,7 @@ class JupyterLab:
         self.log = (self.scratch / "lab.log").open("wb")
         self.process = subprocess.Popen(
             self.command, stdout=self.log, stderr=subprocess.STDOUT, env=self._environment(),
-            cwd=self.folder,
+            cwd=self.folder, **batch.ending_with_us(),  # a test run that is killed leaves no server
         )  # fmt: skip
         try:
             self._wait()

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
-from labutils import paths
+from labutils import batch, paths
 
 STARTUP = Path(__file__).parent / "startup"
 CELL_SECONDS = 480  # for the slowest cell, from cold, on a busy machine
@@ -65,6 +65,7 @@ def run(notebook, generated, *, strict=False, hidden="", cell_seconds=CELL_SECON
         stderr=subprocess.STDOUT,
         text=True,
         timeout=NOTEBOOK_SECONDS,
+        **batch.ending_with_us(),
     )
     cells = list(ET.parse(report).iter("testcase")) if report.exists() else []
     number = lambda cell: int(cell.get("name").rpartition(" ")[2])  # noqa: E731 - "Cell 3"

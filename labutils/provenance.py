@@ -1,0 +1,89 @@
+"""What lies in or beside a model file about it: who made it, its input, its classes.
+
+A statement counts only for the file that it was written about: where a SHA-256 is stated and
+differs, nothing of it is repeated. A damaged statement is an error, never an empty one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import data, paths
+from .errors import ModelFileError, NoManifestError, OtherFileError
+
+if TYPE_CHECKING:
+    import onnx
+
+# What `export.to_onnx` writes into a file's metadata_props, as JSON, and `load` reads back.
+PREPROCESSING_KEY = "labutils.preprocessing"
+MODEL_KEY = "labutils.model"
+
+
+def card_classes(path: Path, outputs: int) -> tuple[str, ...]:
+    """Return the class names on the model card beside a checkpoint, if it has one that fits."""
+    card = path.with_suffix(".json")
+    try:
+        content = json.loads(card.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, RecursionError):
+        raise ModelFileError(
+            f"The model card {card} is damaged: it is not JSON. Copy it again, or delete it: the "
+            "classes are then numbered."
+        ) from None
+    classes = content.get("classes", []) if isinstance(content, dict) else []
+    if not _are_names(classes):
+        raise ModelFileError(
+            f"The model card {card} is damaged: its classes are not a list of names."
+        )
+    return tuple(classes) if len(classes) == outputs else ()
+
+
+def _are_names(classes: Any) -> bool:
+    return isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+
+
+def origin_note(path: Path, origin: dict[str, Any]) -> str:
+    """Return what the file says about its origin, unless its manifest says that it was changed."""
+    if "note" not in origin:
+        return "a file of yours"
+    try:
+        paths.read_manifest(path)
+    except OtherFileError as error:
+        return f"a file that the lab knows nothing about. {error}"
+    except NoManifestError:
+        pass  # what the file says itself is all there is
+    return f"exported by the lab: {origin['note']}"
+
+
+def of_manifest(manifest: dict[str, Any]) -> tuple[data.Preprocessing, tuple[str, ...], str]:
+    """Return preprocessing, classes and claim; ValueError, KeyError, TypeError where damaged."""
+    stored, classes = manifest["preprocessing"], manifest["classes"]
+    if not _are_names(classes):
+        raise TypeError(classes)
+    return _preprocessing(stored), tuple(classes), str(manifest["claim"])
+
+
+def _preprocessing(stored: Any) -> data.Preprocessing:
+    mean, std = (tuple(map(float, stored[key])) for key in ("mean", "std"))
+    if not len(mean) == len(std) == 3 or type(stored["size"]) is not int:
+        raise ValueError(stored)
+    return data.Preprocessing(stored["size"], mean, std, str(stored["source"]))
+
+
+def stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Preprocessing | None]:
+    """Return what our own export wrote about the model and its preprocessing, if it is ours."""
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        origin = dict(json.loads(notes.get(MODEL_KEY, "{}")))
+        if not _are_names(origin.get("classes", [])):
+            raise TypeError(origin)
+        if PREPROCESSING_KEY not in notes:
+            return origin, None
+        return origin, _preprocessing(json.loads(notes[PREPROCESSING_KEY]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelFileError(
+            f"{path} carries damaged {PREPROCESSING_KEY} or {MODEL_KEY} metadata. Export it again."
+        ) from None

@@ -1,0 +1,360 @@
+"""What was made of another network, by another recipe, or of a file that changed since: told."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.torch
+from onnx import TensorProto, helper, numpy_helper
+
+from labutils import artifacts, batch, checkpoint, graph, lesson, paths, qnn, recorded, zoo
+from labutils.errors import (
+    DamagedManifestError,
+    LabError,
+    ModelFileError,
+    NoManifestError,
+    OtherFileError,
+)
+from labutils.quantize import PRESETS
+
+GONE = qnn.Availability(False, "onnxruntime-qnn is not installed.", {})
+NAME = "mobilenet_v3_small"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo.load(NAME, "things16", size=64)
+
+
+@pytest.fixture
+def trained_again(tmp_path, monkeypatch):
+    """The shipped checkpoint after another training, for all that asks for it: one bias differs."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    state = safetensors.torch.load_file(paths.CHECKPOINTS / f"{NAME}.safetensors")
+    state["classifier.3.bias"] = state["classifier.3.bias"] + 1
+    safetensors.torch.save_file(state, folder / f"{NAME}.safetensors")
+    shutil.copy(paths.CHECKPOINTS / f"{NAME}.json", folder)
+    monkeypatch.setattr(paths, "CHECKPOINTS", folder)
+    return folder / f"{NAME}.safetensors"
+
+
+# --- which network: the weights, not their name --------------------------------------------------
+
+
+def test_a_model_states_the_hash_of_the_file_its_weights_came_from(model, trained_again):
+    card = json.loads((paths.CHECKPOINTS / f"{NAME}.json").read_text("utf-8"))
+    assert model.sha256 == card["sha256"]
+    again = zoo.load(NAME, "things16", size=64)
+    assert again.weights == model.weights == "things16"
+    assert again.sha256 == paths.sha256(trained_again) != model.sha256
+    assert zoo.load(NAME, trained_again, size=64).sha256 == again.sha256
+
+
+def test_weights_without_a_file_are_known_by_their_tensors():
+    import torch
+
+    state = {"a": torch.zeros(2, 3), "b": torch.tensor(1.0, dtype=torch.bfloat16)}
+    same = checkpoint.digest(state)
+    assert checkpoint.digest({name: tensor.clone() for name, tensor in state.items()}) == same
+    others = (
+        {**state, "a": torch.zeros(3, 2)},
+        {**state, "a": torch.zeros(2, 3, dtype=torch.int32)},
+        {**state, "b": state["b"] + 1},
+        {"c": state["a"], "b": state["b"]},
+    )
+    assert len({same, *map(checkpoint.digest, others)}) == 5
+
+
+def test_a_file_is_known_with_the_weights_that_lie_beside_it(tmp_path):
+    file = tmp_path / "x.onnx"
+    weight = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64]) for n in ("x", "y")]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    made = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight]))
+    onnx.save(made, file)
+    assert graph.sha256(file) == paths.sha256(file)
+    onnx.save(made, file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    first = graph.sha256(file)
+    data = bytearray((tmp_path / "w.bin").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "w.bin").write_bytes(data)
+    assert graph.sha256(file) != first
+
+
+# --- artifacts of the notebooks ------------------------------------------------------------------
+
+
+def left(name, model, **facts):
+    """An artifact that somebody left, with its manifest; only the manifest is of interest here."""
+    path = artifacts.path_of(name, model)
+    path.write_bytes(b"made")
+    artifacts.record(path, model, **facts)
+    return path
+
+
+INT8 = {"bits": "int8", "calibration": artifacts.CALIBRATION_IMAGES}
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [("opset13", {"opset": 13}), ("patched", {"opset": 17}), ("int8", INT8)],
+)
+def test_artifacts_of_another_checkpoint_of_one_name_are_not_taken(
+    model, trained_again, name, facts, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    path = left(name, model, **facts)
+    assert artifacts.problem(path, model) == ""
+    problem = artifacts.problem(path, zoo.load(NAME, "things16", size=64))
+    assert "belongs to another network" in problem and model.sha256[:12] in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "words"),
+    [
+        ("int8", {**INT8, "calibration": 256}, "calibrated on 256 images, not 128"),  # the journey
+        ("int8", {**INT8, "bits": PRESETS["int8_trim"]}, "another recipe"),
+        ("a16w8", INT8, "another recipe"),
+        ("opset13", {"opset": 17}, "has opset 17, not 13"),
+        ("patched", {"opset": 18}, "has opset 18, not 17"),
+        ("patched", {}, "has opset None"),
+    ],
+)
+def test_artifacts_made_otherwise_are_not_taken(model, name, facts, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    assert words in artifacts.problem(left(name, model, **facts), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda entry: entry["model"].pop("sha256"), "does not say which network"),
+        (lambda entry: entry.pop("model"), "lacks something"),
+        (lambda entry: entry.update(model=[1]), "lacks something"),
+        (lambda entry: entry.pop("sha256"), "no manifest"),
+        (lambda entry: entry.update(sha256="0" * 64), "was changed"),
+    ],
+)
+def test_artifacts_of_which_too_little_is_known_are_not_taken(
+    model, change, words, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    path = left("patched", model, opset=17)
+    entry = json.loads(paths.manifest(path).read_text("utf-8"))
+    change(entry)
+    paths.write_text(paths.manifest(path), json.dumps(entry))
+    assert words in artifacts.problem(path, model)
+
+
+# --- recorded results ----------------------------------------------------------------------------
+
+
+def test_shipped_records_are_of_the_shipped_networks_and_presets():
+    known = {name: zoo.load(name, "things16").sha256 for name in (NAME, "mobilenet_v3_large")}
+    presets = {name: artifacts.recipe_sha256(name) for name in artifacts.QUANTIZED}
+    records = list(recorded.FOLDER.glob("*.json"))
+    assert records
+    for file in records:
+        entry = json.loads(file.read_text("utf-8"))
+        assert entry["sha256"] == known[entry["model"].partition(",")[0]], file.name
+        assert entry["recipes"] == (presets if file.name[:2] in ("05", "06") else {}), file.name
+
+
+def test_a_record_of_another_network_says_so_first(model, trained_again, monkeypatch):
+    monkeypatch.setattr(qnn, "probe", lambda: GONE)
+    shown = lesson.on_htp("08.mixed", pytest.fail, model=model)
+    assert str(shown).startswith("Recorded on 2026")
+    again = zoo.load(NAME, "things16", size=64)
+    shown = lesson.on_htp("08.mixed", pytest.fail, model=again)
+    assert str(shown).startswith("OF ANOTHER NETWORK (weights with SHA-256 " + model.sha256[:12])
+    assert "OF ANOTHER NETWORK" in shown._repr_html_()
+    assert shown.values is None
+
+
+ENTRY = {
+    "date": "2026-11-25", "qnn": "2.51.0", "machine": "2 cores", "model": "x, weights things16",
+    "sha256": "ab" * 32, "recipes": {"int8": "cd" * 32}, "parts": [{"text": "t", "html": "h"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def replay(tmp_path, monkeypatch):
+    """A function (text of the record) -> what is shown where it cannot be run."""
+    monkeypatch.setattr(qnn, "probe", lambda: GONE)
+    monkeypatch.setattr(recorded, "FOLDER", tmp_path)
+    network = recorded.Network("x, weights things16", "ab" * 32, {"int8": "cd" * 32})
+
+    def show(text):
+        (tmp_path / "06.x.json").write_text(text, "utf-8")
+        return recorded.run("06.x", pytest.fail, network=network)
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ("changes", "begins"),
+    [
+        ({}, "Recorded on 2026-11-25"),
+        ({"sha256": "ef" * 32}, "OF ANOTHER NETWORK"),
+        ({"sha256": ""}, "OF AN UNKNOWN NETWORK"),
+        ({"sha256": None}, "OF AN UNKNOWN NETWORK"),
+        ({"recipes": {"int8": "ef" * 32}}, "OF ANOTHER QUANTIZATION of this network (int8)"),
+        ({"recipes": {}}, "OF ANOTHER QUANTIZATION of this network (int8)"),
+    ],
+)
+def test_a_record_says_whose_it_is(replay, changes, begins):
+    assert str(replay(json.dumps(ENTRY | changes))).startswith(begins)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "3", '"x"', "[" * 100_000, "\x00",
+        *(json.dumps({k: v for k, v in ENTRY.items() if k != name})
+          for name in ("date", "qnn", "machine", "model", "parts")),
+        *(json.dumps(ENTRY | {"parts": wrong}) for wrong in (None, 1, [1], [{"text": "t"}])),
+        json.dumps(ENTRY | {"model": 3}), json.dumps(ENTRY | {"sha256": 3}),
+        json.dumps(ENTRY | {"recipes": 3}),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_named_in_a_sentence(replay, text):
+    shown = replay(text)
+    assert shown.recorded and shown.values is None
+    assert "06.x.json, is damaged. Restore it" in str(shown)
+
+
+# --- manifests, and all that reads them ----------------------------------------------------------
+
+
+CLAIM = "Accepted and written by QNN 2.51.0"
+FACTS = {
+    "preprocessing": {"size": 32, "mean": [0, 0, 0], "std": [1, 1, 1], "source": "mine"},
+    "classes": ["a", "b"], "claim": CLAIM,
+}  # fmt: skip
+
+
+@pytest.fixture
+def converted(tmp_path):
+    """A zip that passes for a DLC until it is run, with a manifest of the lab."""
+    path = tmp_path / "x.dlc"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model", b"")
+    paths.record(path, FACTS)
+    return path
+
+
+def test_manifests_are_compared_with_the_file(converted):
+    assert paths.read_manifest(converted)["claim"] == CLAIM
+    with converted.open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(OtherFileError, match="describes another file"):
+        paths.read_manifest(converted)
+    for text in ("", "{", "[]", "{}", "[" * 100_000):
+        paths.manifest(converted).write_text(text)
+        with pytest.raises(DamagedManifestError, match="is damaged"):
+            paths.read_manifest(converted)
+    paths.manifest(converted).unlink()
+    with pytest.raises(NoManifestError):
+        paths.read_manifest(converted)
+
+
+def test_a_dlc_of_other_bytes_does_not_borrow_its_manifest_s_claim(converted, lab):
+    model = zoo.load(converted)
+    assert CLAIM in model.note and model.classes == ("a", "b")
+    with zipfile.ZipFile(converted, "a") as archive:
+        archive.writestr("weights", b"of another network")
+    model = zoo.load(converted)
+    assert "knows nothing about" in model.note and "convert the model again" in model.note
+    assert CLAIM not in model.note and model.classes == () and model.preprocessing is None
+    for options in ((), ("--size", 32)):
+        code, out, err = lab("run", converted, *options)
+        assert code == 2
+        assert "knows nothing about" in err and CLAIM not in out + err
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {k: v for k, v in FACTS.items() if k != "claim"},
+        FACTS | {"classes": "ab"},
+        FACTS | {"classes": [1, 2]},
+        FACTS | {"preprocessing": None},
+        FACTS | {"preprocessing": {**FACTS["preprocessing"], "size": "32"}},
+        FACTS | {"preprocessing": {**FACTS["preprocessing"], "mean": [0]}},
+    ],
+)
+def test_a_manifest_that_lacks_something_is_an_error_with_a_name(converted, facts):
+    paths.record(converted, facts)
+    with pytest.raises(DamagedManifestError, match="damaged"):
+        zoo.load(converted)
+
+
+def test_an_onnx_file_that_was_changed_does_not_borrow_its_claim(tmp_path, model):
+    from labutils import export
+
+    file = tmp_path / "x.onnx"
+    export.to_onnx(model, file)
+    assert zoo.load(file).note.startswith("exported by the lab")  # by what the file itself says
+    paths.record(file, {})
+    assert zoo.load(file).note.startswith("exported by the lab")
+    changed = onnx.load(file)
+    changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))
+    onnx.save(changed, file)
+    assert zoo.load(file).note.startswith("a file that the lab knows nothing about")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "not JSON"), ('{"classes": 16}', "list of names"), ('{"classes": [1]}', "of names")],
+)
+def test_a_damaged_model_card_is_an_error_with_a_name(trained_again, text, words):
+    trained_again.with_suffix(".json").write_text(text)
+    with pytest.raises(ModelFileError, match=rf"model card .*{NAME}\.json is damaged.*{words}"):
+        zoo.load(NAME, "things16", size=64)
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_asked_anew_when_a_file_that_it_names_was_changed(tmp_path, trained_again):
+    for name in ("recipe.yaml", "own.pth", "x.onnx"):
+        (tmp_path / name).write_bytes(b"first")
+    listed = [["tv:resnet18", "--weights", str(tmp_path / "own.pth")], [str(tmp_path / "x.onnx")]]
+    listed.append(["tv:resnet18", "--quantize", str(tmp_path / "recipe.yaml")])
+    before = list(map(batch._key, listed))
+    assert list(map(batch._key, listed)) == before
+    for name in ("recipe.yaml", "own.pth", "x.onnx"):
+        (tmp_path / name).write_bytes(b"second")
+    assert not set(map(batch._key, listed)) & set(before)
+    shipped = batch._key([NAME])
+    trained_again.write_bytes(b"trained once more")
+    assert batch._key([NAME]) != shipped
+
+
+def test_a_batch_converts_again_what_is_not_the_file_that_it_made(converted):
+    row = batch.Row("x", "converted", file=converted.name)
+    assert batch._still_there(row, converted.parent)
+    with converted.open("ab") as file:
+        file.write(b" ")
+    assert not batch._still_there(row, converted.parent)
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+def test_a_recipe_s_hash_is_of_what_decides_the_result():
+    recipe = PRESETS["int8"]
+    assert recipe.replaced(name="mine", about="as it is").sha256 == recipe.sha256
+    assert len({preset.sha256 for preset in PRESETS.values()}) == len(PRESETS)
+    assert recipe.replaced(equalize=not recipe.equalize).sha256 != recipe.sha256
+
+
+def test_every_error_of_a_manifest_is_one_of_the_lab(converted):
+    paths.manifest(converted).unlink()
+    paths.manifest(converted).mkdir()
+    with pytest.raises(LabError):
+        zoo.load(converted)

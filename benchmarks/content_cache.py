@@ -15,15 +15,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from labutils import paths
+from labutils import data, paths, sketches, textures, things
 from labutils.runtime import Runner
-
-DRAWING = ("things.py", "sketches.py", "textures.py", "data.py")
-"""The code in labutils that draws the images: an image is a function of its number."""
 
 
 def folder(program: str) -> Path:
@@ -43,15 +41,15 @@ def key(**content: Any) -> str:
 
 
 @functools.cache
-def code(*names: str) -> str:
-    """Return a digest of modules and packages, named from the repository's root.
+def code(*modules: ModuleType | Path) -> str:
+    """Return a digest of modules, of packages with all that is in them, and of programs.
 
     Comments, docstrings and layout do not count: what computes the same has the same digest.
     """
     digest = hashlib.sha256()
-    for name in names:
-        place = paths.ROOT / name
-        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    for module in modules:
+        place = module if isinstance(module, Path) else Path(module.__file__ or "")
+        files = sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]
         for file in files:
             digest.update(statements(file.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:12]
@@ -69,8 +67,8 @@ def statements(source: str) -> str:
 
 
 def drawn() -> str:
-    """Return the digest of what draws Things-16."""
-    return code(*(f"labutils/{name}" for name in DRAWING))
+    """Return the digest of what draws Things-16: an image is a function of its number."""
+    return code(things, sketches, textures, data)
 
 
 def checkpoint(architecture: str) -> str:

@@ -23,6 +23,7 @@ import content_cache
 import numpy as np
 import results
 
+import labutils
 from labutils import compare, data, journey, metrics, paths, qnn, runtime, surgery, zoo
 
 PROGRAM, MODEL = "ladder", "mobilenet_v3_large"
@@ -35,7 +36,7 @@ def artifacts() -> Path:
     """Return the folder with what the journey makes, made by it unless it is at hand."""
     versions = paths.versions("torch", "onnx", "onnxruntime", "onnxruntime-qnn")
     key = content_cache.key(
-        checkpoint=content_cache.checkpoint(MODEL), code=content_cache.code("labutils"),
+        checkpoint=content_cache.checkpoint(MODEL), code=content_cache.code(labutils),
         versions=versions,
     )  # fmt: skip
     folder = content_cache.folder(PROGRAM) / f"journey_{key}"

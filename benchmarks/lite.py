@@ -116,7 +116,7 @@ def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
     key = content_cache.key(
         checkpoint=content_cache.checkpoint(ARCHITECTURE), phases=phases, calib=CALIBRATION,
         images=content_cache.drawn(),
-        code=content_cache.code("labutils/train", "labutils/surgery", "benchmarks/lite.py"),
+        code=content_cache.code(train, surgery, Path(__file__)),
         versions=paths.versions("torch", "torchvision"),
     )  # fmt: skip
     kept = work / f"{ARCHITECTURE}_{key}.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 import content_cache
 import numpy as np
 
-from labutils import data, export, paths, zoo
+from labutils import data, export, paths, quantize, train, zoo
 
 PROGRAM = "quantization"
 SIZE = 128
@@ -52,7 +52,7 @@ class Inputs:
 
 def tool() -> dict[str, str]:
     """Return what quantizes for the lab: its code, and the versions of what it calls."""
-    made = content_cache.code("labutils/quantize", "labutils/train", "labutils/export.py")
+    made = content_cache.code(quantize, train, export)
     return {"lab": made, **paths.versions("torch", "onnx", "onnxruntime", "torchao")}
 
 

@@ -79,10 +79,9 @@ def _plain(value: Any) -> Any:
 
 
 def _makers(backend: str) -> dict[str, Any]:
-    names = ["quantization_rows.py", "quantization_peers.py", "litert_quantize.py"]
-    made = content_cache.code(
-        *(f"benchmarks/{n}" for n in names[: 3 if backend == "litert" else 2])
-    )
+    programs = [f"quantization_{name}.py" for name in ("rows", "peers")]
+    programs += ["litert_quantize.py"] if backend == "litert" else []
+    made = content_cache.code(*(Path(__file__).with_name(name) for name in programs))
     return {"makers": made} | ({"litert": LITERT} if backend == "litert" else {})
 
 

@@ -43,6 +43,7 @@ import content_cache
 import numpy as np
 import results
 
+import labutils
 from labutils import (
     architectures,
     data,
@@ -162,7 +163,7 @@ def state_key() -> str:
     """Return what changes with anything that a row depends on: code, tables and versions."""
     tables = {path.name: paths.sha256(path) for path in sorted(paths.TARGETS.glob("*.yaml"))}
     return content_cache.key(
-        code=content_cache.code("labutils", "benchmarks/surgery_coverage.py"),
+        code=content_cache.code(labutils, Path(__file__)),
         tables=tables,
         versions=paths.versions("torch", "torchvision", "timm", "onnx", "onnxruntime",
                                 "onnxruntime-qnn"),

@@ -136,7 +136,7 @@ class _Judge:
     """Keeps a change when the logits gain by it: a layer nearer to its target may harm the rest.
 
     In MobileNetV3 the two convolutions of a squeeze-excitation are such layers: bias correction
-    halves their own error and takes up to 2 dB off the logits.
+    can lower their own error and still make the logits worse.
     """
 
     def __init__(

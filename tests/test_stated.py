@@ -177,6 +177,16 @@ def test_coverage():
     assert told == tuple(str(len(found)) for found in (rows, passed, unknown))
 
 
+def test_what_conditioning_is_good_for():
+    text = (RESULTS / "conditioning.txt").read_text("utf-8")
+    rows = dict(re.findall(r"^tv:(\w+) +(\S+ +\S+)$", text, re.M))
+    told = " ".join((RESULTS / "surgery_coverage.txt").read_text("utf-8").split())
+    for name, values in rows.items():
+        plain, conditioned = values.split()
+        assert re.search(rf"{name} (a cosine of )?{conditioned} instead of {plain}", told)
+    assert len(rows) == 2
+
+
 def test_ten_families():
     outcomes = [row["outcome"] for row in records("ten_families")]
     told = stated(

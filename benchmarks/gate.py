@@ -94,11 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--images", type=int, default=1600)
-    parser.add_argument("--htp-images", type=int, default=96)
+    parser.add_argument("--htp-images", type=int, default=32)
     parser.add_argument("--fresh", action="store_true", help="forget what is kept")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    place = results.place(chosen.output, (chosen.images, chosen.htp_images) == (1600, 96))
+    place = results.place(chosen.output, (chosen.images, chosen.htp_images) == (1600, 32))
     if place is None:
         parser.error("pass -o FOLDER: another run does not replace the recorded results")
     if chosen.fresh:

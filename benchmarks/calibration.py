@@ -4,8 +4,8 @@
 
 Quantizes the shipped MobileNetV3-Large by every method on the same calibration images, each in a
 process of its own, whose peak of resident memory is read at its end; the file then answers 512 test
-images in ONNX Runtime. The answer of one process is one line of JSON. Writes
-benchmarks/results/calibration.txt.
+images in ONNX Runtime. The answer of one process is one line of JSON; nothing is kept between runs.
+Writes benchmarks/results/calibration.txt; a run on other images needs `-o FOLDER`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import results
 
 from labutils import data, metrics, paths
 from labutils.compare import tabular
@@ -78,12 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000, help="for calibration")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     parser.add_argument("--one", choices=METHODS, help="one method in this process; prints JSON")
     chosen = parser.parse_args(arguments)
     if chosen.one:
         print(json.dumps(one(chosen.one, chosen.images)))
         return 0
+    place = results.place(chosen.output, chosen.images == 1000)
+    if place is None:
+        parser.error("pass -o FOLDER: another run does not replace the recorded results")
     data.calibration(chosen.images, SIZE)  # drawn once, for all
     rows = []
     for label in METHODS:
@@ -94,16 +98,20 @@ def main(arguments: list[str] | None = None) -> int:
         rows.append((label, found["agrees"], found["top-1"], f"{found['SQNR dB']:.1f}",
                      f"{found['MB']:.0f}", f"{found['MB before']:.0f}"))  # fmt: skip
     columns = ("ranges", "agrees with fp32", "top-1", "SQNR dB", "peak MB", "before MB")
+    images = (
+        f"split test (drawn), {JUDGED} images at {SIZE} px; {chosen.images} of calib for ranges"
+    )
+    head = results.head(
+        results.command("calibration.py", arguments), images, "torch", "onnxruntime",
+        developed=False,
+    )  # fmt: skip
     notes = [
-        f"recorded {time.strftime('%Y-%m-%d')} with: python benchmarks/calibration.py --images "
-        f"{chosen.images}",
-        f"int8 files on ONNX Runtime, {JUDGED} Things-16 test images (drawn) at {SIZE} px; peak of "
-        "resident memory of the process that quantized, and what it held before: PyTorch and the "
-        "network.",
+        "int8 files on ONNX Runtime; peak of resident memory of the process that quantized, and "
+        "what it held before: PyTorch and the network.",
     ]
     title = f"{ARCHITECTURE} (Things-16), ranges from {chosen.images} calibration images"
     text = tabular.text(title, columns, rows, notes)
-    paths.write_text(paths.ROOT / "benchmarks" / "results" / "calibration.txt", text + "\n")
+    paths.write_text(place / "calibration.txt", "\n".join([*head, "", text]) + "\n")
     print(text)
     return 0
 

@@ -4,8 +4,9 @@
 
 Squeeze-excitations go, every other activation becomes ReLU (the rule set ``lite``). Accuracy is
 that of the exported ONNX files in ONNX Runtime on the same validation images; so are size and
-latency (CPU of this machine: compare the ratio). The fine-tuned weights are kept in the cache, so
-that a second run only measures. Writes benchmarks/results/lite.csv and lite.txt.
+latency (CPU of this machine: compare the ratio). The fine-tuned weights are kept by the content of
+all that they depend on (see content_cache.py), so that a second run only measures; `--fresh`
+forgets them. Writes benchmarks/results/lite.csv and lite.txt; a shorter run needs `-o FOLDER`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import copy
 import csv
 import io
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import content_cache
 import numpy as np
+import results
 
 from labutils import (
     complexity,
@@ -35,7 +37,9 @@ from labutils import (
 )
 from labutils.compare import tabular
 
+PROGRAM = "lite"
 ARCHITECTURE = "mobilenet_v3_large"
+STEPS = 150
 LATE = 0.2  # share of the steps at the size of the validation images
 CALIBRATION = 512
 REPEATS = 30
@@ -63,10 +67,19 @@ class Row:
 def main() -> None:
     """Do the surgery, fine-tune, export and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images", type=int, default=data.VALIDATION_IMAGES)
+    parser.add_argument("--fresh", action="store_true", help="forget what is kept, train anew")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args()
-    work = paths.folder(paths.cache() / "lite")
+    whole = (chosen.steps, chosen.images) == (STEPS, data.VALIDATION_IMAGES)
+    place = results.place(chosen.output, whole)
+    if place is None:
+        parser.error("pass -o FOLDER: a shorter run does not replace the recorded results")
+    if chosen.fresh:
+        content_cache.forget(PROGRAM)
+    work = content_cache.folder(PROGRAM)
     model = zoo.load(ARCHITECTURE, "things16")
     example = model.preprocessing(data.load("calib", 4, model.preprocessing.size).images)
     lite = copy.deepcopy(model.module)
@@ -82,8 +95,8 @@ def main() -> None:
     for number, (stage, network) in enumerate(stages.items()):
         files[stage] = work / f"{number}.onnx"
         export.to_onnx(network, files[stage], preprocessing=model.preprocessing)
-    rows = measured(files, chosen.images, model)
-    write(rows, chosen, report)
+    images = data.load(chosen.split, chosen.images, model.preprocessing.size)
+    write(measured(files, images, model), chosen.split, report, place)
 
 
 def replaced(network, example):
@@ -100,7 +113,13 @@ def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
 
     late = round(LATE * steps)
     phases = [(64, steps - late, 1.5e-3, 0), (original.preprocessing.size, late, 3e-4, 1)]
-    kept = work / f"{ARCHITECTURE}_{steps}.safetensors"
+    key = content_cache.key(
+        checkpoint=content_cache.checkpoint(ARCHITECTURE), phases=phases, calib=CALIBRATION,
+        images=content_cache.drawn(),
+        code=content_cache.code(train, surgery, Path(__file__)),
+        versions=paths.versions("torch", "torchvision"),
+    )  # fmt: skip
+    kept = work / f"{ARCHITECTURE}_{key}.safetensors"
     if kept.is_file():
         network.load_state_dict(load_file(kept))
         return network.eval()
@@ -119,9 +138,9 @@ def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
     return network.eval()
 
 
-def measured(files: dict[str, Path], n: int, model: zoo.Model) -> list[Row]:
+def measured(files: dict[str, Path], images: data.ImageSet, model: zoo.Model) -> list[Row]:
     """Return one row per file; all see the same images, and are timed in turns."""
-    images = data.load("val", n, model.preprocessing.size)
+    n = len(images)
     right = {stage: hits(file, images, model) for stage, file in files.items()}
     seconds = latencies(files, model)
     first = next(iter(files))
@@ -155,16 +174,18 @@ def latencies(files: dict[str, Path], model: zoo.Model) -> dict[str, float]:
     return runtime.seconds_in_turns(runners, image, REPEATS)
 
 
-def write(rows: list[Row], chosen: argparse.Namespace, report: surgery.Report) -> None:
+def write(rows: list[Row], split: str, report: surgery.Report, folder: Path) -> None:
     """Write the table as CSV and as text."""
-    command = f"python benchmarks/lite.py --steps {chosen.steps} --images {chosen.images}"
-    head = f"# recorded {time.strftime('%Y-%m-%d', time.gmtime())} with: {command}"
-    folder = paths.ROOT / "benchmarks" / "results"
+    images = f"split {split} (drawn), {rows[0].n} images at the size of the checkpoint"
+    head = results.head(
+        results.command("lite.py"), images, "torch", "torchvision", "onnxruntime",
+        developed=split == "val",
+    )  # fmt: skip
     text = io.StringIO()
     writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    paths.write_text(folder / "lite.csv", f"{head}\n{text.getvalue()}")
+    paths.write_text(folder / "lite.csv", results.commented(head) + text.getvalue())
     columns = ("stage", "top-1", "95 %", "points to the original", "M par", "M MAC", "MB", "ms",
                "ratio")  # fmt: skip
     cells = [
@@ -179,12 +200,12 @@ def write(rows: list[Row], chosen: argparse.Namespace, report: surgery.Report) -
     replaced_by = ", ".join(f"{n} {rule}" for rule, n in report.counts.items() if n)
     notes = [
         f"Surgery: {replaced_by}.",
-        f"n = {rows[0].n} Things-16 validation images (drawn), exported ONNX in ONNX Runtime.",
+        "Accuracy, size and latency are those of the exported ONNX files in ONNX Runtime.",
         f"ms: one image, one thread, median of {REPEATS} turns on {recorded.machine()}.",
     ]
     title = f"Lite surgery on {ARCHITECTURE} (Things-16)"
     table = tabular.text(title, columns, cells, notes)
-    paths.write_text(folder / "lite.txt", f"{head}\n\n{table}\n")
+    paths.write_text(folder / "lite.txt", "\n".join([*head, "", table]) + "\n")
     print(table)
     print(json.dumps(report.counts))
 

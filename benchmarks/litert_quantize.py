@@ -1,11 +1,11 @@
 """Google's quantizer (ai-edge-quantizer) on the lab's network, in an environment of its own.
 
 Called by benchmarks/quantization.py with the interpreter of that environment:
-    python litert_quantize.py WEIGHTS.npz FOLDER RECIPE...
+    python litert_quantize.py quantize ARCHITECTURE CALIBRATION.npy RECIPE FOLDER
+    python litert_quantize.py run FILE.tflite IMAGES.npy LOGITS.npy
 
-WEIGHTS.npz holds `architecture`, `calibration` and `images` (both NCHW float32); the network comes
-from the lab. Writes RECIPE.tflite and RECIPE.npz (logits, seconds) into FOLDER, or RECIPE.txt
-with the reason why not.
+Images are NCHW float32; the network comes from the lab. The first writes made.tflite and
+seconds.txt into FOLDER, the second the logits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 import warnings
 from pathlib import Path
 
@@ -72,29 +71,21 @@ def quantized(source: Path, calibration: np.ndarray, name: str, file: Path) -> f
     images = [{key: np.ascontiguousarray(x.transpose(1, 2, 0)[None])} for x in calibration]
     work = quantizer.Quantizer(str(source), getattr(recipe, name)())
     ranges = work.calibrate({signature: images}, num_threads=1)
-    file.unlink(missing_ok=True)
     work.quantize(ranges, enable_progress_report=False).export_model(str(file))
     return time.time() - start
 
 
 def main() -> None:
-    """Run all recipes that were named."""
-    given, folder = np.load(sys.argv[1]), Path(sys.argv[2])
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "float.tflite"
-    if not source.exists():
-        convert(str(given["architecture"]), given["images"][:1], source)
-    for name in sys.argv[3:]:
-        file = folder / f"{name}.tflite"
-        try:
-            seconds = quantized(source, given["calibration"], name, file)
-            logits = run(file, given["images"])
-            np.savez(folder / f"{name}.npz", logits=logits, seconds=seconds)
-            print(name, "done", round(seconds, 1), flush=True)
-        except Exception:  # the reason goes into the table
-            text = traceback.format_exc().strip().splitlines()[-1]
-            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-            print(name, text, flush=True)
+    """Run one of the two."""
+    if sys.argv[1] == "run":
+        file, images, logits = map(Path, sys.argv[2:])
+        np.save(logits, run(file, np.load(images)))
+        return
+    architecture, given, name, place = sys.argv[2:]
+    calibration, folder = np.load(given), Path(place)
+    convert(architecture, calibration[:1], folder / "float.tflite")
+    seconds = quantized(folder / "float.tflite", calibration, name, folder / "made.tflite")
+    (folder / "seconds.txt").write_text(str(seconds), encoding="utf-8")
 
 
 if __name__ == "__main__":

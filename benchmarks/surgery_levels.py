@@ -1,12 +1,12 @@
 """What surgery finds in 41 networks at each of its levels, and whether the outputs stay equal.
 
-    python benchmarks/surgery_levels.py [--models NAME ...]
+    python benchmarks/surgery_levels.py [--models NAME ... -o FOLDER]
 
 The networks are those of surgery_coverage.py, with the same random weights. Each is built anew for
 every level and rule set: ``exact`` must leave the outputs as they were, within rounding; ``lite``
 changes the function, and is only counted here (benchmarks/lite.py measures what it costs). A level
-that finds nothing says so, as a user's call would. Writes benchmarks/results/surgery_levels.csv and
-.txt.
+that finds nothing says so, as a user's call would. Nothing is kept between runs. Writes
+benchmarks/results/surgery_levels.csv and .txt; some of the networks alone need `-o FOLDER`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+import results
 from surgery_coverage import CLASSIFIERS, OTHERS, built, one_line
 
 from labutils import data, export, paths, surgery
@@ -27,7 +28,6 @@ from labutils.errors import LabError
 
 LEVELS = ("auto", "module", "function", "graph", "onnx")
 SETS = {"exact": surgery.EXACT, "lite": surgery.LITE}
-RESULTS = paths.ROOT / "benchmarks" / "results"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,16 @@ def main() -> None:
     """Run all of it and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[*CLASSIFIERS, *OTHERS], metavar="NAME")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args()
+    place = results.place(chosen.output, chosen.models == [*CLASSIFIERS, *OTHERS])
+    if place is None:
+        parser.error("pass -o FOLDER: some of the networks do not replace the recorded results")
     rows: list[Row] = []
     for number, name in enumerate(chosen.models, start=1):
         print(f"[{number}/{len(chosen.models)}] {name} ...", flush=True)
         rows += rows_of(name)
-    write(rows)
+    write(rows, place)
 
 
 def rows_of(name: str) -> Iterable[Row]:
@@ -109,17 +113,18 @@ def operated(name: str, rules_asked: str, level: str) -> surgery.Report:
         return surgery.replace_(onnx.load(file), rules, "onnx", inputs)
 
 
-def write(rows: Sequence[Row]) -> None:
+def write(rows: Sequence[Row], folder: Path) -> None:
     """Write the CSV with everything, and the text with a line per network and rule set."""
-    head = (
-        f"# recorded {time.strftime('%Y-%m-%d')} with: python benchmarks/surgery_levels.py\n"
-        + ", ".join(f"{k} {v}" for k, v in paths.versions("torch", "timm", "onnx").items())
-    )
+    images = "split val (drawn), 1 per network to compare outputs by; random weights"
+    head = results.head(
+        results.command("surgery_levels.py"), images, "torch", "torchvision", "timm", "onnx",
+        "onnxruntime", developed=False,
+    )  # fmt: skip
     made = io.StringIO()
     writer = csv.writer(made, lineterminator="\n")
     writer.writerow(field.name for field in fields(Row))
     writer.writerows(astuple(row) for row in rows)
-    paths.write_text(RESULTS / "surgery_levels.csv", f"{head}\n{made.getvalue()}")
+    paths.write_text(folder / "surgery_levels.csv", results.commented(head) + made.getvalue())
     cells = {(row.model, row.rules_asked, row.level): row for row in rows}
     table = []
     for model, rules_asked in dict.fromkeys((row.model, row.rules_asked) for row in rows):
@@ -130,7 +135,7 @@ def write(rows: Sequence[Row]) -> None:
         "apply, see below), and the largest error of 'auto' in units of the largest output"
     )
     text = tabular.text(title, ("model", "rules", *LEVELS, "error"), table, _summary(rows))
-    paths.write_text(RESULTS / "surgery_levels.txt", f"{head}\n\n{text}\n")
+    paths.write_text(folder / "surgery_levels.txt", "\n".join([*head, "", text]) + "\n")
     print("\n".join(_summary(rows)))
 
 

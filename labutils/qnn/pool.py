@@ -61,7 +61,7 @@ class Pool:
     Parameters
     ----------
     workers
-        Processes at most; each keeps its own sessions (about 350 MB with one MobileNetV3).
+        Processes at most; each keeps its own sessions (``benchmarks/room.py`` measures).
     timeout
         Seconds for one call (one compile, one image) before a worker counts as hung.
     """

@@ -20,7 +20,7 @@ from .. import paths
 from ..errors import MissingToolError, ModelFileError, WorkerError
 from . import channel, refusal
 
-TIMEOUT = 300.0  # seconds for one call: a compile or one image takes 0.1 to 20 s
+TIMEOUT = 300.0  # seconds for one call: a compile, or some images
 
 Arrays = dict[str, np.ndarray]
 

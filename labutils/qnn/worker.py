@@ -25,7 +25,7 @@ import numpy as np
 from . import channel, dlc_executor, refusal
 
 PROVIDER = "QNNExecutionProvider"
-KEPT_SESSIONS = 4  # 50 to 100 MB each for a MobileNetV3
+KEPT_SESSIONS = 4  # each holds a compiled network
 _QUIET, _VERBOSE = 3, 0  # ONNX Runtime severities: errors only, everything
 
 Arrays = dict[str, np.ndarray]

@@ -33,9 +33,8 @@ WANTED_SQNR_DB = 40.0
 """Of the median image: the file on ONNX Runtime, unoptimized, against the network it was made from.
 
 With powers of two the two are bit-equal, and otherwise most images are. What is left is the order
-of summation: once in a million values it tips one to the neighbouring integer, and the layers
-behind make more of it (in MobileNetV3-Large, int8, 1 of 295,000 in the fifth layer becomes 1 % of
-the twentieth). It does as much to the network alone: so the network is also computed with sums in
+of summation: now and then it tips a value to the neighbouring integer, and the layers behind make
+more of it. It does as much to the network alone: so the network is also computed with sums in
 double precision, and the file may depart from it by as much as the network departs from itself.
 """
 

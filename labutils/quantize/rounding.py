@@ -9,7 +9,7 @@ weights not yet rounded, so that the output changes least: the layer-wise object
 et al. 2022, arXiv 2210.17323). It needs no gradient and no learning rate.
 
 Libraries that were looked at in November 2026, and why none is used: aimet-onnx 2.42 has AdaRound
-on a simulation of its own (85 MB and fifteen packages, x86-64 Linux only); amd-quark 0.13 has it on
+on a simulation of its own (x86-64 Linux only); amd-quark 0.13 has it on
 QDQ, and wants onnx 1.22 and ONNX Runtime 1.28 at most; neural-compressor 3.10 has dropped ONNX, its
 offspring onnx-neural-compressor 1.0 wants NumPy 1 and rounds matrix products only; ONNX Runtime
 itself rounds to the nearest.
@@ -136,7 +136,7 @@ class _Judge:
     """Keeps a change when the logits gain by it: a layer nearer to its target may harm the rest.
 
     In MobileNetV3 the two convolutions of a squeeze-excitation are such layers: bias correction
-    halves their own error and takes up to 2 dB off the logits.
+    can lower their own error and still make the logits worse.
     """
 
     def __init__(

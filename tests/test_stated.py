@@ -1,0 +1,227 @@
+"""Figures in text are those of the results that they come from: recorded anew, they must follow."""
+
+import csv
+import functools
+import json
+import re
+
+import pytest
+
+from labutils import metrics, paths
+
+RESULTS = paths.ROOT / "benchmarks" / "results"
+
+
+@functools.cache
+def texts():
+    """File -> its text on one line: pages, the notebooks' words, the source."""
+    found = {"README.md": (paths.ROOT / "README.md").read_text("utf-8")}
+    for file in sorted((paths.ROOT / "notebooks").glob("*.md")):
+        found[f"notebooks/{file.name}"] = file.read_text("utf-8")
+    for file in sorted((paths.ROOT / "notebooks").glob("0*.ipynb")):
+        cells = json.loads(file.read_text("utf-8"))["cells"]
+        words = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        found[file.name] = "\n".join(words)
+    for file in sorted((paths.ROOT / "labutils").rglob("*.py")):
+        found[str(file)] = file.read_text("utf-8")
+    return {name: " ".join(text.split()) for name, text in found.items()}
+
+
+def stated(pattern):
+    """Return the figures of the one sentence that says this, commas taken out."""
+    found = [match.groups() for text in texts().values() for match in re.finditer(pattern, text)]
+    assert len(found) == 1, f"{len(found)} places say {pattern!r}"
+    return tuple(value.replace(",", "") for value in found[0])
+
+
+def records(name):
+    lines = (RESULTS / f"{name}.csv").read_text("utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def quantized(model, what, runtime="ORT"):
+    """Return the one row of the table of quantizers."""
+    short = f"mobilenet_v3_{model}"
+    (row,) = (
+        row for row in records("quantization")
+        if (row["model"], row["what"], row["runtime"]) == (short, what, runtime)
+    )  # fmt: skip
+    return row
+
+
+def ladder():
+    return {row["stage"]: row for row in records("ladder_1600")}
+
+
+# --- the ladder -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "stage"),
+    [("PyTorch, the repaired network, its ONNX file", "ONNX"), ("HTP fp16 (simulated)", "HTP fp16"),
+     ("HTP a16w8 (simulated)", "HTP a16w8"), ("HTP int8 (simulated)", "HTP int8")],
+)  # fmt: skip
+def test_readme_ladder(line, stage):
+    row = ladder()[stage]
+    told = stated(rf"\| {re.escape(line)} \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) \|")
+    share = f"{100 * float(row['agreement']):.2f}".removesuffix(".00")
+    assert told == (f"{100 * float(row['top1']):.2f}", share, f"{int(row['bytes']) / 1e6:.1f}")
+
+
+def test_stages_that_share_a_line_of_the_readme_are_equal():
+    rows = [ladder()[name] for name in ("PyTorch", "patched", "ONNX")]
+    assert {(row["top1"], row["agreement"]) for row in rows} == {(rows[0]["top1"], "1.0")}
+
+
+def right(stage):
+    return str(round(float(ladder()[stage]["top1"]) * int(ladder()[stage]["n"])))
+
+
+def test_numbers_of_right_answers():
+    first, cpu, htp = right("PyTorch"), right("int8 CPU"), right("HTP int8")
+    pattern = r"([\d,]+) against ([\d,]+): PyTorch wins\?.{0,150}?int8 has ([\d,]+),"
+    assert stated(pattern) == (first, cpu, htp)
+    assert stated(r"PyTorch has ([\d,]+) right, the int8 file ([\d,]+)\.") == (first, cpu)
+    answers = records("answers_1600")
+    for stage in ("PyTorch", "int8 CPU"):
+        assert right(stage) == str(sum(row[stage] == row["truth"] for row in answers))
+
+
+def test_sizes_of_the_files():
+    size = {name: int(row["bytes"] or 0) for name, row in ladder().items()}
+    assert stated(r"the step to 16-bit floats (halves) the file") == ("halves",)
+    assert size["HTP fp16"] / size["ONNX"] == pytest.approx(0.5, abs=0.03)
+    assert stated(r"8-bit weights takes a (good third) of the rest") == ("good third",)
+    assert 1 / 3 < 1 - size["HTP int8"] / size["HTP fp16"] < 0.45
+    told = stated(r"Less than twice: about ([\d.]+) times\.")
+    assert float(told[0]) == pytest.approx(size["HTP fp16"] / size["HTP int8"], abs=0.06)
+
+
+# --- quantization ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [("`int8_trim`, not trained further", "PTQ int8"),
+     ("`int8_qat`, trained with the rounding", "QAT int8"),
+     ("`w4a8_qat`, 4-bit weights, trained likewise", "QAT w4a8"),
+     ("mixed, 16 bits for at most 15 % of the MACs", "mixed, 15 % of the MACs")],
+)  # fmt: skip
+def test_readme_quantization(line, what):
+    row = quantized("large", what, "HTP simulator")
+    told = stated(
+        rf"\| {re.escape(line)} \| (\S+ \[.*?\]) \| ([\d.]+) % \| ([\d.]+) dB \| ([\d.]+) MB \|"
+    )
+    points = row["minus fp32, points"].replace(",", "")
+    assert told == (points, row["agrees %"], row["SQNR dB"], f"{float(row['MB']):.1f}")
+    assert row["n"] == "1600" and "on the HTP simulator, n=1,600" in texts()["README.md"]
+
+
+def test_what_room_is_worth_with_256_calibration_images():
+    gains = []
+    for model in ("small", "large"):
+        room, plain = (
+            float(quantized(model, f"PTQ a16w8, {way}")["SQNR dB"])
+            for way in ("ranges with room", "all 16-bit")
+        )
+        gains.append(f"{room - plain:.1f}")
+    pattern = r"With (256) room is worth ([\d.]+) dB here and ([\d.]+) dB on the large network"
+    assert stated(pattern) == ("256", *gains)
+
+
+def test_what_the_weight_constraint_costs():
+    names = ("PTQ int8, one scale per tensor", "and weights within 16 medians",
+             "and weights within 32 medians")  # fmt: skip
+    told = stated(r"16 takes the logit SQNR from ([\d.]+) to ([\d.]+) dB .{0,60}?32 to ([\d.]+)")
+    assert told == tuple(quantized("small", name)["SQNR dB"] for name in names)
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def calibration():
+    lines = (RESULTS / "calibration.txt").read_text("utf-8").splitlines()
+    pattern = r"(\S.*?\S) +([\d.]+) % \[.*\(n=512\) +\S+ % \[.*\(n=512\) +([\d.]+) +(\d+) +\d+"
+    found = [re.fullmatch(pattern, line) for line in lines]
+    return {m[1]: m.groups()[1:] for m in found if m}
+
+
+def test_ranges_in_the_docstring_of_static_quantization():
+    words = {"min-max": r"all images \(min-max\)", "min-max without 1 %": "without 1 % on a side",
+             "min-max without 5 %": "without 5 % on a side"}  # fmt: skip
+    for name, told in words.items():
+        agrees, sqnr, _ = calibration()[name]
+        assert stated(rf"{told} ([\d.]+) % ([\d.]+) dB") == (agrees, sqnr)
+    plain = quantized("large", "PTQ a16w8, all 16-bit")
+    told = stated(r"a16w8 takes plain min-max \(([\d.]+) dB on ([\d,]+) images")
+    assert told == (plain["SQNR dB"], plain["n"])
+
+
+def test_memory_of_calibration():
+    most = max(int(row[2]) for row in calibration().values())
+    assert stated(r"on 1,000 images takes ([\d.]+) GB") == (f"{most / 1000:.1f}",)
+
+
+# --- surgery --------------------------------------------------------------------------------------
+
+
+def test_coverage():
+    rows = [
+        row for row in records("surgery_coverage")
+        if row["target"] == "snpe-2.7" and row["model"].startswith(("tv:", "timm:"))
+    ]  # fmt: skip
+    passed = [row for row in rows if row["gate"] and not row["gate"].startswith("FAILED")]
+    unknown = [row for row in rows if int(row["after"].rpartition("/")[2])]
+    told = stated(r"Of (\d+) torchvision and timm classifiers (\d+) become a DLC and pass the gate "
+                  r"after exact repair, but (\d+) of them keep")  # fmt: skip
+    assert told == tuple(str(len(found)) for found in (rows, passed, unknown))
+
+
+def test_what_conditioning_is_good_for():
+    text = (RESULTS / "conditioning.txt").read_text("utf-8")
+    rows = dict(re.findall(r"^tv:(\w+) +(\S+ +\S+)$", text, re.M))
+    told = " ".join((RESULTS / "surgery_coverage.txt").read_text("utf-8").split())
+    for name, values in rows.items():
+        plain, conditioned = values.split()
+        assert re.search(rf"{name} (a cosine of )?{conditioned} instead of {plain}", told)
+    assert len(rows) == 2
+
+
+def test_ten_families():
+    outcomes = [row["outcome"] for row in records("ten_families")]
+    told = stated(
+        r"(ten) timm networks of ten families.{0,60}?(\d+) passed the gate and (\d+) fail"
+    )
+    assert len(outcomes) == 10
+    assert told[1:] == (str(outcomes.count("converted")), str(outcomes.count("wrong")))
+
+
+def test_places_of_deit():
+    (row,) = (row for row in records("surgery_levels") if row["model"].startswith("timm:deit_tiny")
+              and (row["rules_asked"], row["level"]) == ("exact", "auto"))  # fmt: skip
+    pattern = r"DeiT, a vision transformer of timm, has (\d+) places for exact rules"
+    assert stated(pattern) == (row["replaced"],)
+
+
+# --- the gate -------------------------------------------------------------------------------------
+
+
+def gate_rows():
+    """(model, kind) -> (n, mean cosine, worst image)."""
+    pattern = r"^(mobilenet_v3_\w+) +(\w+) +(\d+) +(?:worst image|mean) +\S+ +(\S+) +(\S+) "
+    text = (RESULTS / "gate.txt").read_text("utf-8")
+    return {m[:2]: m[2:] for m in re.findall(pattern, text, re.M)}
+
+
+@pytest.mark.parametrize(("images", "least"), [(32, {1: 0.99, 4: 0.95}), (1600, {})])
+def test_how_many_flips_the_gate_lets_pass(images, least):
+    def passes(flips, required):
+        return metrics.Proportion(images - flips, images).interval[1] >= required
+
+    for flips, required in least.items():
+        assert passes(flips, required) and not passes(flips + 1, required)
+    if images == 1600:
+        told = stated(r"with 1,600 images ([\d.]+) % do and ([\d.]+) %")
+        for share, required in zip(told, (0.99, 0.95), strict=True):
+            most = max(n for n in range(images) if passes(n, required))
+            assert float(share) == pytest.approx(100 * most / images, abs=0.25)

@@ -2,10 +2,9 @@
 
 A network of BatchNorm and ReLU is chaotic at initialization: a small difference grows from layer to
 layer (Yang et al. 2019, A Mean Field Theory of Batch Normalization), and so do rounding errors. A
-shift in every BatchNorm makes it less so: noise of 1e-3 per layer costs mobilenet_v2 a cosine of
-1.0e-3 instead of 1.5e-2, and efficientnet_b0 2.2e-4 instead of 1.4e-3. A gate that opens halfway
-(sigmoid of 0) in every block lets the signal fade, and an initial layer scale of 1e-5 is below
-float16's normal range. Without this, sound networks fail the float16 gate narrowly.
+shift in every BatchNorm makes it less so (benchmarks/conditioning.py measures by how much). A gate
+that opens halfway (sigmoid of 0) in every block lets the signal fade, and an initial layer scale of
+1e-5 is below float16's normal range. Without this, sound networks fail the float16 gate narrowly.
 """
 
 from __future__ import annotations

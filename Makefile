@@ -58,7 +58,7 @@ $(SETUP): $(VENV)/.packages pyproject.toml
 
 # Wheels and weights in one folder, for a room without a network.
 pack: setup
-	@test -n "$(DIR)" || { echo "Say where to: make pack DIR=/media/stick/lab"; exit 2; }
+	@test -n "$(DIR)" || { echo "Pass the folder to fill: make pack DIR=/media/stick/lab"; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m labutils pack "$(DIR)" --with $(QNN)
 

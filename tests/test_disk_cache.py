@@ -29,7 +29,14 @@ def cache(tmp_path, monkeypatch):
 
 
 def files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(name for name in names if not name.startswith(paths.LOCKS))
+
+
+def locks():
+    """The lock files there are, and their folders."""
+    there = [folder for folder in paths.lock_places() if folder.is_dir()]
+    return [*there, *(lock for folder in there for lock in folder.iterdir())]
 
 
 def cleared(*names, everything=False):
@@ -69,18 +76,25 @@ def test_what_cannot_be_made_again_stays_unless_it_is_named(cache):
 
 
 def test_all_takes_the_folder_and_the_locks_as_well(cache):
-    assert paths.lock_place().is_dir()
+    assert len(locks()) >= 2
     assert cleared(everything=True).files == 3
     assert not cache.exists()
-    assert not paths.lock_place().exists()
+    assert not locks()
 
 
 def test_a_lock_that_is_held_stays(cache, tmp_path):
     with paths.locked(tmp_path / "mine"):
         cleared(everything=True)
-        assert len(list(paths.lock_place().iterdir())) == 1
+        assert len(locks()) == 2  # its folder, and itself
     cleared(everything=True)
-    assert not paths.lock_place().exists()
+    assert not locks()
+
+
+def test_a_lock_in_the_cache_goes_as_the_others_do(cache):
+    write(cache / paths.LOCKS / "0123.lock", 0)
+    assert paths.LOCKS not in {entry.name for entry in disk_cache.survey().entries}
+    cleared(everything=True)
+    assert not cache.exists()
 
 
 # --- what is not the lab's ----------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from labutils import _torchvision, random_weights, zoo
+from labutils import _torchvision, data, metrics, random_weights, zoo
 
 _torchvision.load()  # timm imports torchvision
 from timm import layers  # noqa: E402
@@ -55,3 +56,27 @@ def test_the_shape_of_a_network_and_its_generator_are_left_alone():
 
 def test_a_model_with_such_weights_says_so():
     assert random_weights.NOTE in zoo.load("mobilenet_v3_small", "random", size=32).note
+
+
+def least_cosine_at_half_precision(name):
+    """The worst of four images, with weights and all that layers put out rounded to float16."""
+    model = zoo.load(f"timm:{name}", "random", size=64)
+    inputs = torch.from_numpy(model.preprocessing(np.asarray(data.load("val", 4, 64).images)))
+    with torch.no_grad():
+        exact = model.module(inputs).numpy()
+        for parameter in model.module.parameters():
+            parameter.copy_(parameter.half().float())
+        for part in model.module.modules():
+            if not next(part.children(), None):
+                part.register_forward_hook(lambda module, given, made: made.half().float())
+        return min(map(metrics.cosine, exact, model.module(inputs).numpy()))
+
+
+@pytest.mark.parametrize("name", ["fbnetc_100", "rexnet_100", "mobileone_s0", "efficientnet_b0"])
+def test_half_precision_holds_sound_networks(name):
+    assert least_cosine_at_half_precision(name) > 0.9999  # the gate of float16 asks for 0.999
+
+
+def test_without_the_conditioning_half_precision_does_not(monkeypatch):
+    monkeypatch.setattr(random_weights, "condition_", lambda module: None)
+    assert least_cosine_at_half_precision("mobileone_s0") < 0.999

@@ -247,7 +247,10 @@ def _converted(
     row = {"model": " ".join(words), "seconds": time.monotonic() - began, "key": key}
     answer = _answer(printed)
     if code == 0 and answer:
-        return _row_of(output, answer, row)
+        try:
+            return _row_of(output, answer, row)
+        except ModelFileError as error:
+            return Row(outcome="failed", reason=_one_line(str(error)), **row)
     if "error" in answer:
         outcome = _OF_ERROR.get(answer["error"], "failed")
         return Row(outcome=outcome, reason=_reason(outcome, answer["message"]), **row)

@@ -67,7 +67,8 @@ def test_records_are_small_used_and_of_no_machine():
         assert len(text) < notebook_style.MAX_NOTEBOOK, record.name
         assert "<iframe" not in text, record.name
         assert not notebook_style.PERSONAL.search(text), record.name
-        assert set(json.loads(text)) == {"date", "qnn", "machine", "model", "parts"}, record.name
+        keys = {"date", "qnn", "machine", "model", "sha256", "recipes", "parts"}
+        assert set(json.loads(text)) == keys, record.name
 
 
 # --- a notebook that keeps all rules ------------------------------------------------------------

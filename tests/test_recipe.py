@@ -123,7 +123,7 @@ outline:
         (GOOD.replace("- Conv 8x3x3x3", "- 8"), 7, "expected text"),
         (GOOD.replace("format: 1", "format: 2"), 1, "this lab reads 1"),
         (GOOD.replace("outline:\n- Conv 8x3x3x3\n", ""), 1, "'outline' is missing"),
-        (GOOD.replace("steps:", "steps: ["), 7, "not readable as a recipe"),
+        (GOOD.replace("steps:", "steps: ["), 3, "not readable as a recipe"),
         ("- a list", 1, "expected a mapping"),
         (GOOD.replace("format: 1", "format: 1\nformat: 1"), 2, "'format' is given twice"),
         (GOOD.replace("level: onnx", "level: onnx\n  level: auto"), 5, "'level' is given twice"),

@@ -166,8 +166,8 @@ def report(sittings: list[Sitting], server: float) -> list[str]:
         minutes = most.processor / most.learners * ROOM / cores / 60
         memory = (most.together / most.learners + server) * ROOM / 1024
         lines.append(
-            f"  notebook {number}: {memory:.0f} GB of memory; {minutes:.0f} minutes on these "
-            f"{cores} cores, about {minutes / 8:.1f} on {8 * cores} like them"
+            f"  notebook {number}: {memory:.0f} GB of memory; at least {minutes:.0f} minutes on "
+            f"these {cores} cores, and {minutes / 8:.1f} on {8 * cores} like them"
         )
     return lines
 

@@ -203,7 +203,45 @@ def test_places_of_deit():
     assert stated(pattern) == (row["replaced"],)
 
 
+# --- the room -------------------------------------------------------------------------------------
+
+
+def test_room():
+    text = (RESULTS / "room.txt").read_text("utf-8")
+    rows = re.findall(r"^ +05 +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", text, re.M)
+    assert len(rows) == 3
+    for learners, _, processor, _, together in rows:
+        assert stated(rf"\| ({learners}) \| (\d+) \| (\d{{3,}}) \|") == (
+            learners,
+            processor,
+            together,
+        )
+    memory, minutes = re.search(
+        r"05: (\d+) GB of memory; .* and ([\d.]+) on 16 like", text
+    ).groups()
+    server = re.search(r"nothing open: (\d+) MB", text)[1]
+    assert stated(r"Each JupyterLab with nothing open adds (\d+) MB") == (server,)
+    assert stated(r"forty learners need about (\d+) GB of memory") == (memory,)
+    told = stated(r"16 cores like these would take at least ([\d.]+) minutes")
+    assert told == (minutes,)
+    largest = max(int(row[3]) for row in rows)
+    assert stated(r"A kernel of the lab needs about (\d+) GB") == (str(round(largest / 1024)),)
+
+
 # --- the gate -------------------------------------------------------------------------------------
+
+
+def test_why_quantized_kinds_are_judged_by_the_mean():
+    told = stated(
+        r"agrees with fp32 on ([\d.]+) % of ([\d,]+) images at a mean of ([\d.]+), and its worst "
+        r"image is at ([\d.]+); in a16w8 the worst is at ([\d.]+), and in fp16 at ([\d.]+\d) \("
+    )
+    row = ladder()["HTP int8"]
+    worst = [float(ladder()[f"HTP {kind}"]["cosine_min"]) for kind in ("int8", "a16w8", "fp16")]
+    assert told == (
+        f"{100 * float(row['agreement']):.2f}", row["n"], f"{float(row['cosine_mean']):.3f}",
+        f"{worst[0]:.3f}", f"{worst[1]:.4f}", f"{worst[2]:.4f}",
+    )  # fmt: skip
 
 
 def gate_rows():

@@ -16,6 +16,7 @@ from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
 from labutils.quantize import equalize, insertion, mixed, noise, qat, qat_graph
 from labutils.quantize import ranges as quantize_ranges
+from labutils.quantize.fake_quant import GAIN, FakeQuant, Grid
 from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Weights
 
@@ -223,6 +224,47 @@ def test_a_linear_layer_trains_a_step_for_each_output():
     prepared = qat.prepare(network, "int8", size=6)
     ((_, quantizer),) = qat_graph.weights_of(prepared).values()
     assert quantizer.step.numel() == 4 and quantizer.grid.axis == 0
+
+
+def test_a_channel_of_almost_zeros_has_a_256th_of_the_largest_step():
+    quantizer = FakeQuant(Grid(8, signed=True, symmetric=True, axis=0), channels=3)
+    quantizer.fit_weight_(torch.tensor([[1.27, 0.0], [1e-9, 0.0], [0.0127, 0.0]]))
+    assert quantizer.step.detach().numpy() == pytest.approx([1e-2, 1e-2 / 256, 1e-4], rel=1e-4)
+
+
+@given(st.integers(0, 99))
+def test_ranges_follow_the_batches_of_training_by_their_momentum(seed):
+    """Toward the 1 % and 99 % quantiles of the images' ends, and by five hundredths."""
+    quantizer = FakeQuant(Grid(), momentum=0.05)
+    quantizer.observe_()
+    quantizer(torch.from_numpy(normal(8, 4, seed=seed)))
+    quantizer.settle_()
+    low, high = float(quantizer.low), float(quantizer.high)
+    batch = 3 * torch.from_numpy(normal(8, 4, seed=seed + 1))
+    quantizer.train()(batch)
+    ends = torch.quantile(batch.amin(1), 0.01), torch.quantile(batch.amax(1), 0.99)
+    assert float(quantizer.low) == pytest.approx(low + 0.05 * (float(ends[0]) - low), rel=1e-5)
+    assert float(quantizer.high) == pytest.approx(high + 0.05 * (float(ends[1]) - high), rel=1e-5)
+    quantizer.eval()(10 * batch)
+    assert float(quantizer.high) == pytest.approx(high + 0.05 * (float(ends[1]) - high), rel=1e-5)
+
+
+@given(st.integers(2, 8), st.integers(1, 5), st.integers(1, 7))
+def test_the_gradient_of_a_step_shrinks_with_the_values_that_share_it(bits, channels, width):
+    """By 1 / sqrt(n q), n values for each step, q the greatest integer (Esser et al. 2020, 2.2)."""
+    grid = Grid(bits, signed=True, symmetric=True, axis=0)
+    quantizer = FakeQuant(grid, channels, learned=True)
+    x = torch.linspace(-1, 1, channels * width).reshape(channels, width)
+    quantizer.fit_weight_(x)
+    quantizer.freeze_()
+    quantizer(x).sum().backward()
+    step = quantizer.step.detach()[:, None]
+    scaled = x / step
+    inside = (scaled >= grid.lowest) & (scaled <= grid.highest)
+    error = torch.where(inside, scaled.round() - scaled, scaled.clamp(grid.lowest, grid.highest))
+    to_step = error.sum(1) / math.sqrt(width * grid.highest)
+    wanted = to_step * step[:, 0] * math.log(2) * GAIN  # the step is stored as log2(step) / GAIN
+    assert quantizer.exponent.grad.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-6)
 
 
 # ---------------------------------------------------------------- equalization

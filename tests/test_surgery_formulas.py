@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -80,6 +81,40 @@ def test_a_squeeze_excitation_goes_there_and_back(width, found):
     rules = ["se-to-identity", "relu6-to-relu"]
     report = surgery.replace_(model, rules, example_inputs=noise(1, 3, 6, 6))
     assert report.counts["se-to-identity"] == found and report.counts["relu6-to-relu"] == 1
+
+
+class Inline(nn.Module):
+    """The gate is written in a forward that does more."""
+
+    def __init__(self, pool, channels=4):
+        super().__init__()
+        self.pool, self.up = pool, nn.Conv2d(channels, channels, 1)
+        self.act = nn.ReLU6()
+
+    def forward(self, x):
+        x = self.act(x)
+        return x * torch.sigmoid(self.up(self.pool(x))) + 1
+
+
+POOLS = {
+    "mean": (lambda x: x.mean((2, 3), keepdim=True), 4, True),
+    "mean from behind": (lambda x: x.mean((-1, -2), True), 4, True),
+    "adaptive": (lambda x: F.adaptive_avg_pool2d(x, 1), 4, True),
+    "another adaptive": (lambda x: F.adaptive_avg_pool2d(x, (1, 1)), 4, True),
+    "over channels": (lambda x: x.mean((1, 3), keepdim=True), 1, False),
+    "by axis": (lambda x: x.mean(axis=(1, 3), keepdim=True), 1, False),
+    "of one axis": (lambda x: x.mean(3, keepdim=True), 4, False),
+}
+
+
+@pytest.mark.parametrize("pool, channels, gate", POOLS.values(), ids=POOLS)
+def test_only_a_pool_of_the_whole_plane_makes_a_gate_of_channels(pool, channels, gate):
+    rules = ["se-to-identity", "relu6-to-relu"]
+    model, x = Inline(pool, channels).eval(), noise(2, 4, 5, 4)
+    report = surgery.replace_(model, rules, level="graph" if gate else "auto", example_inputs=x)
+    assert report.counts["se-to-identity"] == gate
+    if gate:
+        assert torch.equal(model(x), x.clamp(min=0) + 1)
 
 
 # ---------------------------------------------------------------- how near is the same

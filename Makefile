@@ -29,7 +29,7 @@ endif
 EXTRA   := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
            $(if $(UV),$(if $(TORCH_INDEX),--index-strategy unsafe-best-match))
 
-.PHONY: setup pack lab notebooks html html-tools run test test-without-qnn test-slow lint benchmarks clean
+.PHONY: setup pack lab notebooks html html-tools run test test-without-qnn test-slow mutants lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
@@ -85,6 +85,10 @@ test-without-qnn: setup
 # Sweeps over many models and settings, which take minutes each.
 test-slow: setup
 	$(BIN)/python -m pytest -m sweep
+
+# Do the tests notice a fault? 160 small ones, drawn by seed; about an hour of one core.
+mutants: setup
+	$(BIN)/python benchmarks/mutants.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
-from labutils.quantize import equalize, insertion, mixed, noise, qat, qat_graph
+from labutils.quantize import equalize, insertion, mixed, noise, qat, qat_corrections, qat_graph
 from labutils.quantize import ranges as quantize_ranges
 from labutils.quantize.fake_quant import GAIN, FakeQuant, Grid
 from labutils.quantize.prepare import prepared
@@ -265,6 +265,33 @@ def test_the_gradient_of_a_step_shrinks_with_the_values_that_share_it(bits, chan
     to_step = error.sum(1) / math.sqrt(width * grid.highest)
     wanted = to_step * step[:, 0] * math.log(2) * GAIN  # the step is stored as log2(step) / GAIN
     assert quantizer.exponent.grad.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-6)
+
+
+def test_weights_of_eight_bits_are_never_clipped():
+    """Nor where clipping one of fifty thousand would round the others so much finer."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 130 * 130, 1)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.linspace(-1, 1, 3 * 130 * 130))
+        network[1].weight[0, 7] = 2.0
+    prepared = qat.prepare(network, "int8_tensor", size=130)
+    qat.calibrate_(prepared, normal(2, 3, 130, 130))
+    ((_, quantizer),) = qat_graph.weights_of(prepared).values()
+    assert float(quantizer.step.detach()) == pytest.approx(2 / 127, rel=1e-4)
+
+
+def test_constrained_weights_are_clipped_at_either_end_and_else_as_they_were():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 4)).eval()
+    before = network[1].weight.detach().clone()
+    before[0, :2] = torch.tensor([9.0, -8.0])
+    with torch.no_grad():
+        network[1].weight.copy_(before)
+    prepared = qat.prepare(network, "int8_tensor", size=6)
+    report = qat_corrections.constrain_weights_(prepared, 16)
+    bound = 16 * float(before.abs().median())
+    assert report.layers[0][1:] == pytest.approx((2, 9.0, bound))
+    ((module, _),) = qat_graph.weights_of(prepared).values()
+    found = module.parametrizations.weight.original.detach()
+    assert torch.allclose(found, before.clamp(-bound, bound))
 
 
 # ---------------------------------------------------------------- equalization

@@ -29,7 +29,7 @@ INSTALL += --no-index --find-links "$(PACK)/wheels"
 endif
 
 .DELETE_ON_ERROR: # an environment that was made by half would count as made
-.PHONY: setup pack lab notebooks html html-tools test-tools run test test-without-qnn test-slow lint benchmarks clean
+.PHONY: setup pack lab notebooks html html-tools test-tools run test test-without-qnn test-slow mutants lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
@@ -96,6 +96,10 @@ test-without-qnn: test-tools
 # Sweeps over many models and settings, which take minutes each.
 test-slow: test-tools
 	$(BIN)/python -m pytest -m sweep
+
+# Do the tests notice a fault? 160 small ones, drawn by seed; about an hour of one core.
+mutants: test-tools
+	$(BIN)/python benchmarks/mutants.py
 
 lint: test-tools
 	$(BIN)/ruff check .

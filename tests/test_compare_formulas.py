@@ -138,6 +138,8 @@ def test_facts_of_every_tensor_are_those_of_its_own_codes(gated):
         assert fact.sqnr_db == pytest.approx(metrics.sqnr_db(values, rounded), abs=1e-3)
         assert fact.cosine == pytest.approx(metrics.cosine(values, rounded))
         assert fact.clipped == pytest.approx(np.mean(codes != exact))
+        low, high = np.quantile(values, [0.0005, 0.9995])  # of 99.9 % of the values
+        assert fact.codes == pytest.approx(min(1, (high - low) / (255 * float(scale))))
         assert (fact.low, fact.high) == pytest.approx((values.min(), values.max()))
         assert fact.code_high - fact.code_low == pytest.approx(255 * float(scale))
     assert found["wide"].clipped > 0.05
@@ -161,6 +163,10 @@ def test_reasons_come_weightiest_first_and_only_above_their_limits():
     assert [why.split()[0] for why in reasons.sentences(fewer)] == ["99.9", "outlier"]
     fewer = dataclasses.replace(QUIET, codes=0.3, image_ratio=3.5)
     assert [why.split()[0] for why in reasons.sentences(fewer)] == ["outlier", "99.9"]
+    fewer = dataclasses.replace(QUIET, channel_ratio=7, image_ratio=3.1)  # half of seven
+    assert [why.split()[1].strip(":") for why in reasons.sentences(fewer)] == ["channel", "image"]
+    fewer = dataclasses.replace(QUIET, channel_ratio=5, image_ratio=3.1)
+    assert [why.split()[1].strip(":") for why in reasons.sentences(fewer)] == ["image", "channel"]
     limits = {
         "codes": (0.5, 0.49), "channel_ratio": (4, 4.1), "image_ratio": (2, 2.1),
         "clipped": (1e-3, 1.1e-3), "weight_ratio": (3, 3.1), "weights_db": (37, 36.9),

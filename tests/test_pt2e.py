@@ -1,8 +1,10 @@
 """torchao's route on a network of a few layers: what a recipe says is what is observed."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from labutils.errors import UsageError
@@ -73,3 +75,24 @@ def test_weights_that_torchao_cannot_have_are_refused(network, tmp_path):
     with pytest.raises(UsageError, match="there were none"):
         pt2e.write_qdq(network, tmp_path / "q.onnx", pictures(0), "int8")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_file_has_the_codes_that_its_recipe_says_and_whole_biases(network, tmp_path):
+    with torch.no_grad():
+        network[6].bias += 3  # far beyond what eight bits of its step would hold
+    report = pt2e.write_qdq(network, tmp_path / "q.onnx", pictures(), "int8")
+    graph = onnx.load(report.path).graph
+    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    maker = {out: node for node in graph.node for out in node.output}
+    for node, layer in zip(
+        (n for n in graph.node if n.op_type in ("Conv", "Gemm")), (0, 2, 6), strict=True
+    ):
+        codes, step = (values[name] for name in maker[node.input[2]].input[:2])
+        entry, weight = (values[maker[name].input[1]] for name in node.input[:2])
+        assert codes.dtype == np.int32
+        assert step == pytest.approx(entry * weight)
+        assert codes * step == pytest.approx(
+            network[layer].bias.detach().numpy(), abs=float(step.max())
+        )
+    assert report.weights == {"int8": 3} and report.biases == 3 and report.sqnr_db > 60

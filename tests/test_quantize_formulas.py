@@ -1,19 +1,22 @@
 """The formulas of quantization, each held to the sentence that states it."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
-from labutils.quantize import equalize, insertion, mixed, noise
+from labutils.quantize import equalize, insertion, mixed, noise, qat, qat_corrections, qat_graph
 from labutils.quantize import ranges as quantize_ranges
+from labutils.quantize.fake_quant import GAIN, FakeQuant, Grid
 from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Weights
 
@@ -160,6 +163,137 @@ def test_noise_of_asymmetric_weights_is_that_of_half_the_step(tmp_path):
     assert found[False] < 1e-4
 
 
+@given(st.integers(0, 99))
+def test_asymmetric_power_of_two_weights_keep_their_zero(seed):
+    """The least code stands for the least value, to half a step, and 0 has a code of its own."""
+    values = normal(256, seed=seed).astype(np.float64) + 1.5
+    settings = Weights(symmetric=False, per_channel=False, power_of_two=True)
+    found = insertion.weight_scales(
+        quantize.Recipe(weights=settings), node("Conv", "x w", "y"), values, 8
+    )
+    scale, zero = (float(array.ravel()[0]) for array in found)
+    assert np.frexp(scale)[0] == 0.5 and -128 <= zero <= 127
+    assert (-128 - zero) * scale == pytest.approx(min(values.min(), 0), abs=0.51 * scale)
+
+
+def test_noise_of_weights_is_that_of_the_very_codes():
+    """Clipped to -8 to 7 where four bits clip; measured by running the rounded network."""
+    weight = normal(6, 3, 3, 3)
+    nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "y")]
+    model, images = model_of(nodes, {"w": weight}), normal(4, 3, 6, 6, seed=1)
+    recipe = quantize.Recipe(weights=Weights(bits=4))
+    meter = noise.Meter(model, recipe, quantize.measure_ranges(model, images), images)
+    scale, _ = insertion.weight_scales(recipe, model.graph.node[0], weight, 4)
+    codes = np.round(weight / scale)
+    assert codes.max() > 7  # some are clipped
+    rounded = model_of(nodes, {"w": np.clip(codes, -8, 7) * scale})
+    exact, found = (run(m, images) for m in (model, rounded))
+    wanted = ((found - exact) ** 2).sum() / (exact**2).sum()
+    assert meter.of_weights(model.graph.node[0], 4) == pytest.approx(wanted, rel=1e-4)
+
+
+def run(model, images):
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"x": image[None]})[0] for image in images])
+
+
+TRAINED = {
+    "Conv2d": (lambda: torch.nn.Conv2d(3, 5, 3, bias=False), 0),
+    "ConvTranspose2d": (lambda: torch.nn.ConvTranspose2d(3, 5, 3, bias=False), 1),
+    "grouped": (lambda: torch.nn.Conv2d(3, 6, 3, groups=3, bias=False), 0),
+}
+
+
+@pytest.mark.parametrize("make, axis", TRAINED.values(), ids=TRAINED)
+def test_every_output_channel_trains_a_step_of_its_own(make, axis):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(make(), torch.nn.ReLU()).eval()
+    outputs = network[0].weight.movedim(axis, 0) if axis == 0 else network[0].weight.movedim(1, 0)
+    largest = outputs.flatten(1).abs().amax(1).detach()
+    prepared = qat.prepare(network, "int8", size=6)
+    qat.calibrate_(prepared, normal(4, 3, 6, 6))
+    ((_, quantizer),) = qat_graph.weights_of(prepared).values()
+    assert quantizer.step.detach().numpy() == pytest.approx(largest.numpy() / 127, rel=1e-4)
+
+
+def test_a_linear_layer_trains_a_step_for_each_output():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 36, 4)).eval()
+    prepared = qat.prepare(network, "int8", size=6)
+    ((_, quantizer),) = qat_graph.weights_of(prepared).values()
+    assert quantizer.step.numel() == 4 and quantizer.grid.axis == 0
+
+
+def test_a_channel_of_almost_zeros_has_a_256th_of_the_largest_step():
+    quantizer = FakeQuant(Grid(8, signed=True, symmetric=True, axis=0), channels=3)
+    quantizer.fit_weight_(torch.tensor([[1.27, 0.0], [1e-9, 0.0], [0.0127, 0.0]]))
+    assert quantizer.step.detach().numpy() == pytest.approx([1e-2, 1e-2 / 256, 1e-4], rel=1e-4)
+
+
+@given(st.integers(0, 99))
+def test_ranges_follow_the_batches_of_training_by_their_momentum(seed):
+    """Toward the 1 % and 99 % quantiles of the images' ends, and by five hundredths."""
+    quantizer = FakeQuant(Grid(), momentum=0.05)
+    quantizer.observe_()
+    quantizer(torch.from_numpy(normal(8, 4, seed=seed)))
+    quantizer.settle_()
+    low, high = float(quantizer.low), float(quantizer.high)
+    batch = 3 * torch.from_numpy(normal(8, 4, seed=seed + 1))
+    quantizer.train()(batch)
+    ends = torch.quantile(batch.amin(1), 0.01), torch.quantile(batch.amax(1), 0.99)
+    assert float(quantizer.low) == pytest.approx(low + 0.05 * (float(ends[0]) - low), rel=1e-5)
+    assert float(quantizer.high) == pytest.approx(high + 0.05 * (float(ends[1]) - high), rel=1e-5)
+    quantizer.eval()(10 * batch)
+    assert float(quantizer.high) == pytest.approx(high + 0.05 * (float(ends[1]) - high), rel=1e-5)
+
+
+@given(st.integers(2, 8), st.integers(1, 5), st.integers(1, 7))
+def test_the_gradient_of_a_step_shrinks_with_the_values_that_share_it(bits, channels, width):
+    """By 1 / sqrt(n q), n values for each step, q the greatest integer (Esser et al. 2020, 2.2)."""
+    grid = Grid(bits, signed=True, symmetric=True, axis=0)
+    quantizer = FakeQuant(grid, channels, learned=True)
+    x = torch.linspace(-1, 1, channels * width).reshape(channels, width)
+    quantizer.fit_weight_(x)
+    quantizer.freeze_()
+    quantizer(x).sum().backward()
+    step = quantizer.step.detach()[:, None]
+    scaled = x / step
+    inside = (scaled >= grid.lowest) & (scaled <= grid.highest)
+    error = torch.where(inside, scaled.round() - scaled, scaled.clamp(grid.lowest, grid.highest))
+    to_step = error.sum(1) / math.sqrt(width * grid.highest)
+    wanted = to_step * step[:, 0] * math.log(2) * GAIN  # the step is stored as log2(step) / GAIN
+    assert quantizer.exponent.grad.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-6)
+
+
+def test_weights_of_eight_bits_are_never_clipped():
+    """Nor where clipping one of fifty thousand would round the others so much finer."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 130 * 130, 1)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.linspace(-1, 1, 3 * 130 * 130))
+        network[1].weight[0, 7] = 2.0
+    prepared = qat.prepare(network, "int8_tensor", size=130)
+    qat.calibrate_(prepared, normal(2, 3, 130, 130))
+    ((_, quantizer),) = qat_graph.weights_of(prepared).values()
+    assert float(quantizer.step.detach()) == pytest.approx(2 / 127, rel=1e-4)
+
+
+def test_constrained_weights_are_clipped_at_either_end_and_else_as_they_were():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 4)).eval()
+    before = network[1].weight.detach().clone()
+    before[0, :2] = torch.tensor([9.0, -8.0])
+    with torch.no_grad():
+        network[1].weight.copy_(before)
+    prepared = qat.prepare(network, "int8_tensor", size=6)
+    report = qat_corrections.constrain_weights_(prepared, 16)
+    bound = 16 * float(before.abs().median())
+    assert report.layers[0][1:] == pytest.approx((2, 9.0, bound))
+    ((module, _),) = qat_graph.weights_of(prepared).values()
+    found = module.parametrizations.weight.original.detach()
+    assert torch.allclose(found, before.clamp(-bound, bound))
+
+
 # ---------------------------------------------------------------- equalization
 
 
@@ -220,6 +354,48 @@ def test_the_mixed_search_never_exceeds_its_mac_share_and_uses_what_it_may(share
     assert front[index].mac_share <= max(most, 1e-6)
     assert all(point.mac_share > max(most, 1e-6) for point in front[index + 1 :])
     assert measured[index].measured and measured[0].measured
+
+
+@given(st.lists(st.floats(1, 60), min_size=1, max_size=12), st.floats(1, 60))
+def test_a_wanted_quality_is_the_first_point_that_has_it(gains, wanted):
+    gains = sorted(gains)
+    front = [mixed.Point(("n",) * i, i / 12, db, 100, 0) for i, db in enumerate(gains)]
+    parity = compare.parity(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32))
+
+    def judge(point):
+        found = dataclasses.replace(parity, sqnr_db=point.predicted_db)
+        return dataclasses.replace(point, measured=found)
+
+    index, _, reached = mixed._choose(front, mixed.Budget(sqnr_db=wanted), judge)
+    good = [i for i, db in enumerate(gains) if db >= wanted]
+    assert (index, reached) == ((good[0], True) if good else (len(gains) - 1, False))
+
+
+def test_a_budget_of_bytes_widens_nothing():
+    front = [mixed.Point(("n",) * i, i / 2, float(i), 100, 0) for i in range(3)]
+    exact = np.eye(4, dtype=np.float32)
+    measured = {"measured": compare.parity(exact, exact)}
+    chosen = mixed._choose(
+        front, mixed.Budget(megabytes=1), lambda point: dataclasses.replace(point, **measured)
+    )
+    assert chosen[0] == 0
+
+
+@given(st.lists(st.floats(1e-7, 1), min_size=2, max_size=9))
+def test_every_point_of_the_front_saves_a_thousandth_of_the_noise_but_the_last(noises):
+    names = [noise.START, *(f"n{i}" for i in range(len(noises) - 1)), noise.END]
+    edges = {
+        noise.Edge(f"t{i}", *pair): power
+        for i, (pair, power) in enumerate(zip(itertools.pairwise(names), noises, strict=True))
+    }
+    front = mixed._front(edges, dict.fromkeys(names[1:-1], 0.1), 0.0, 100)
+    left = [10 ** (-point.predicted_db / 10) for point in front]
+    saved = -np.diff(left)
+    assert left[0] == pytest.approx(sum(noises))
+    assert (saved[:-1] >= 0.9e-3 * sum(noises)).all()
+    assert front[0].wide == () and set(front[-1].wide) == set(names[1:-1])
+    shares = [point.mac_share for point in front]
+    assert shares == sorted(shares)
 
 
 # ---------------------------------------------------------------- what is taken, what is refused
@@ -283,3 +459,23 @@ def test_a_recipe_takes_whole_numbers_for_fractions_but_no_booleans():
         recipe.parse("name: mine\ncalibration: {percentile: true}\n")
     with pytest.raises(UsageError, match="expected int, found float"):
         recipe.parse("name: mine\ncalibration: {images: 3.5}\n")
+
+
+def test_one_calibration_image_is_enough_for_a_bias(tmp_path):
+    constants = {"w": normal(4, 3, 3, 3), "b": normal(4)}
+    model_of([node("Conv", "x w b", "y")], constants, tmp_path / "m.onnx")
+    recipe = quantize.Recipe("mine", correct_bias=True)
+    made = quantize.static(tmp_path / "m.onnx", tmp_path / "q.onnx", normal(1, 3, 6, 6), recipe)
+    assert made.images == 1 and "biases of" in made.repairs[0]
+
+
+def test_entropy_keeps_what_256_levels_hold_exactly():
+    """One occupied bin in each level: rounding to the levels loses nothing, clipping would.
+
+    Empty bins get no share of a level's mass (Migacz 2017).
+    """
+    counts = np.zeros(quantize_ranges.BINS, np.int64)
+    counts[4::8] = 1 + np.arange(256)[::-1] ** 2  # eight bins make one of 256 levels
+    edges = np.linspace(0, 1, quantize_ranges.BINS + 1)
+    counts[0] = 10**9  # the bin of 0 has no say
+    assert quantize_ranges._least_divergence(counts, edges, 8) == (0.0, 1.0)

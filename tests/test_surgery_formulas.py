@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -82,6 +83,40 @@ def test_a_squeeze_excitation_goes_there_and_back(width, found):
     assert report.counts["se-to-identity"] == found and report.counts["relu6-to-relu"] == 1
 
 
+class Inline(nn.Module):
+    """The gate is written in a forward that does more."""
+
+    def __init__(self, pool, channels=4):
+        super().__init__()
+        self.pool, self.up = pool, nn.Conv2d(channels, channels, 1)
+        self.act = nn.ReLU6()
+
+    def forward(self, x):
+        x = self.act(x)
+        return x * torch.sigmoid(self.up(self.pool(x))) + 1
+
+
+POOLS = {
+    "mean": (lambda x: x.mean((2, 3), keepdim=True), 4, True),
+    "mean from behind": (lambda x: x.mean((-1, -2), True), 4, True),
+    "adaptive": (lambda x: F.adaptive_avg_pool2d(x, 1), 4, True),
+    "another adaptive": (lambda x: F.adaptive_avg_pool2d(x, (1, 1)), 4, True),
+    "over channels": (lambda x: x.mean((1, 3), keepdim=True), 1, False),
+    "by axis": (lambda x: x.mean(axis=(1, 3), keepdim=True), 1, False),
+    "of one axis": (lambda x: x.mean(3, keepdim=True), 4, False),
+}
+
+
+@pytest.mark.parametrize("pool, channels, gate", POOLS.values(), ids=POOLS)
+def test_only_a_pool_of_the_whole_plane_makes_a_gate_of_channels(pool, channels, gate):
+    rules = ["se-to-identity", "relu6-to-relu"]
+    model, x = Inline(pool, channels).eval(), noise(2, 4, 5, 4)
+    report = surgery.replace_(model, rules, level="graph" if gate else "auto", example_inputs=x)
+    assert report.counts["se-to-identity"] == gate
+    if gate:
+        assert torch.equal(model(x), x.clamp(min=0) + 1)
+
+
 # ---------------------------------------------------------------- how near is the same
 
 
@@ -132,3 +167,112 @@ def test_macs_are_printed_in_millions_with_two_decimals():
     assert before == 8 * 3 * 36 * 35 * 35
     assert f"{before / 1e6:.2f} M -> {after / 1e6:.2f} M" in str(report)
     assert before % 1_000_000 and after % 1_000_000
+
+
+# ---------------------------------------------------------------- attributes at their defaults
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def ops(model):
+    return sorted(n.op_type for n in model.graph.node if n.op_type != "Constant")
+
+
+NORM = {"g": normal(4), "b": normal(4, seed=1), "m": normal(4, seed=2), "v": normal(4) ** 2}
+
+
+def test_branches_that_state_no_attribute_are_merged_as_what_they_are():
+    """Stride 1, no padding; a BatchNorm of the input is a 1x1 kernel, too."""
+    nodes = [
+        node("Conv", "x w0", "c0"), node("Conv", "x w1", "c1"),
+        node("BatchNormalization", "x g b m v", "n"),
+        node("Add", "c0 c1", "a"), node("Add", "a n", "y"),
+    ]  # fmt: skip
+    constants = {"w0": normal(4, 4, 1, 1), "w1": normal(4, 4, 1, 1, seed=1), **NORM}
+    model = graph(nodes, constants)
+    assert surgery.replace_(model, "merge-branches").check.rounding
+    assert ops(model) == ["Conv"]
+
+
+def test_a_normalization_whose_scale_is_computed_is_no_branch():
+    nodes = [
+        node("ReduceMean", "x", "s", axes=[0, 2, 3], keepdims=0),
+        node("BatchNormalization", "x s b m v", "n"),
+        node("Conv", "x w0", "c0"), node("Add", "c0 n", "y"),
+    ]  # fmt: skip
+    model = graph(nodes, {"w0": normal(4, 4, 1, 1), **NORM})
+    with pytest.raises(SurgeryError, match="matched nothing"):
+        surgery.replace_(model, "merge-branches")
+
+
+@pytest.mark.parametrize("op, rule", [("MaxPool", "large-maxpool"),
+                                      ("AveragePool", "large-avgpool")])  # fmt: skip
+def test_a_pool_that_states_its_kernel_alone_moves_by_one(op, rule):
+    model = graph([node(op, "x", "y", kernel_shape=[4, 5])], shape=(1, 4, 9, 8))
+    assert surgery.replace_(model, rule).check.rounding
+    kernels = [a.ints for n in model.graph.node for a in n.attribute if a.name == "kernel_shape"]
+    assert op == "AveragePool" or max(map(max, kernels)) <= 3
+
+
+def test_an_even_kernel_that_states_no_attribute_is_widened():
+    model = graph([node("Conv", "x w", "y")], {"w": normal(3, 4, 2, 4)}, (1, 4, 9, 8))
+    assert surgery.replace_(model, "even-kernel").check.rounding
+    sizes = {t.name: list(t.dims) for t in model.graph.initializer}
+    assert sizes[model.graph.node[0].input[1]] == [3, 4, 3, 5]
+
+
+@pytest.mark.parametrize("attributes, mine", [
+    ({"transB": 1}, False), ({}, True), ({"transB": 1, "alpha": 2.0}, True),
+    ({"transB": 1, "beta": 0.5}, True), ({"alpha": 0.5, "beta": 3.0}, True),
+])  # fmt: skip
+def test_a_product_with_factors_or_untransposed_weights_is_written_plainly(attributes, mine):
+    shape = (3, 4) if attributes.get("transB") else (4, 3)
+    nodes = [node("Relu", "x", "r"), node("Gemm", "r w b", "y", **attributes)]
+    model = graph(nodes, {"w": normal(*shape), "b": normal(3)}, (2, 4))
+    rule = next(name for name, rule in surgery.RULES.items() if "Gemm" in name or "gemm" in name)
+    if not mine:
+        with pytest.raises(SurgeryError, match="matched nothing"):
+            surgery.replace_(model, rule)
+        return
+    assert surgery.replace_(model, rule).check.rounding
+    (found,) = (n for n in model.graph.node if n.op_type == "Gemm")
+    assert {a.name: a.i for a in found.attribute} == {"transB": 1}
+
+
+# ---------------------------------------------------------------- activations in parts
+
+PARTS = {
+    "product first": (lambda x: x * F.relu6(x + 3.0) / 6.0, True),
+    "quotient first": (lambda x: x * (F.relu6(x + 3.0) / 6.0), True),
+    "by its gate": (lambda x: x * F.hardsigmoid(x), True),
+    "shifted, product first": (lambda x: x * F.relu6(x + 6.0) / 6.0, False),
+    "shifted, quotient first": (lambda x: x * (F.relu6(x + 6.0) / 6.0), False),
+    "twice as steep": (lambda x: x * (F.relu6(x + 3.0) / 3.0), False),
+}
+
+
+class Written(nn.Module):
+    """Two convolutions with a function between them."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+        self.function, self.act = function, nn.Hardswish()
+
+    def forward(self, x):
+        return self.act(self.last(self.function(self.first(x))))
+
+
+@pytest.mark.parametrize("function, hardswish", PARTS.values(), ids=PARTS)
+def test_only_a_hardswish_in_parts_becomes_a_relu(function, hardswish):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Written(function).eval()
+    x = noise(1, 3, 4, 4)
+    wanted = F.relu if hardswish else function
+    expected = F.relu(model.last(wanted(model.first(x)))).detach()
+    report = surgery.replace_(model, "hardswish-to-relu", level="graph", example_inputs=x)
+    assert report.counts == {"hardswish-to-relu": 1 + hardswish}
+    assert torch.allclose(model(x), expected, atol=1e-6)

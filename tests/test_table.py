@@ -163,7 +163,18 @@ def _node(op, shape=(1, 8, 8, 8), **attributes):
     return model_of([helper.make_node(op, ["x"], ["y"], **attributes)], shape)
 
 
+def _bare_conv(kernel, group=1):
+    """Without attributes that may be left out: stride 1, no padding."""
+    weights = {"w": np.zeros((8, 8 // group, kernel, kernel), np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=group)
+    return model_of([node], (1, 8, 32, 32), weights)
+
+
 LIMITS = [
+    ("tidl-11", _bare_conv(9), "supported"),  # above 7 with stride 2 is not
+    ("tidl-11", _bare_conv(5, group=8), "constrained"),  # 5x5s1 is what the document is unclear on
+    ("tidl-11", _node("GlobalAveragePool", (1, 8, 1024)), "supported"),
+    ("tidl-11", _node("GlobalAveragePool", (1, 8, 1025)), "unsupported"),
     ("tidl-11", _clip(0, 6), "supported"),
     ("tidl-11", _clip(1, 6), "unsupported"),
     ("tidl-11", _clip(-1, 0), "unsupported"),

@@ -49,6 +49,7 @@ def editions(random):
                 return onnx.defs.get_schema(operator, version, "").since_version
             except onnx.defs.SchemaError:
                 continue
+        return None
 
     history = {}
     for schema in onnx.defs.get_all_schemas_with_history():
@@ -178,7 +179,7 @@ _REFUSED = re.compile(r" - ERROR - Node (\S+): .*onnx_(\w+)")
 def readers(random):
     def split(log):
         for line in log:
-            head, marked, tail = line.partition(" ERROR - Node ")
+            _, marked, tail = line.partition(" ERROR - Node ")
             if marked:
                 node, _, reason = tail.partition(": ")
                 return node, reason[reason.index("onnx_") + 5 :].rstrip(".'\" ")

@@ -23,6 +23,7 @@ def opsets(random):
         for entry in model.opset_import:
             if not entry.domain:
                 return entry.version
+        return None
 
     yield "by hand", by_hand
     yield "the shortest domain", lambda path: min(_imports(path))[1]
@@ -111,12 +112,14 @@ def searches(random):
             a, b = torch.from_numpy(ours[name]), torch.from_numpy(theirs[name])
             if torch.isnan(b).any() or torch.cosine_similarity(a, b, dim=0) < limit:
                 return np.str_(name)
+        return None
 
     def with_a_margin(ours, theirs, limit):
         for name, a in ours.items():
             b = theirs[name]
             if not (a * b).sum() / (np.sqrt((a**2).sum() * (b**2).sum()) + 1e-12) >= limit:
                 return name
+        return None
 
     yield "by the distance of unit vectors", by_unit_vectors
     yield "by the angle", by_angle
@@ -149,6 +152,7 @@ def no_searches(random):
             ours[name] /= np.linalg.norm(ours[name])
             if not cosine(ours[name], theirs[name]) >= limit:
                 return name
+        return None
 
     def leaves(ours, theirs, limit):
         return next((n for n in ours if cosine(ours[n], theirs[n]) < limit), None)

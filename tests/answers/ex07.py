@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import types
 from collections import OrderedDict
 
@@ -16,6 +17,9 @@ from labutils import surgery
 
 @right("07.1")
 def rules(random):
+    def hardswish(old, inplace):
+        return nn.Hardswish(inplace)
+
     name = "".join(random.choices("abcdef", k=5))
 
     def predicate(module):
@@ -24,7 +28,7 @@ def rules(random):
     predicate.__name__ = name
     yield "an ordered dictionary", OrderedDict({nn.SiLU: nn.Hardswish})
     yield "one that cannot be changed", types.MappingProxyType({nn.SiLU: nn.Hardswish})
-    yield "a maker that is told how", {nn.SiLU: functools.partial(nn.Hardswish, inplace=False)}
+    yield "a maker that is told how", {nn.SiLU: functools.partial(hardswish, inplace=False)}
     yield f"a test called {name}", {predicate: lambda old: nn.Hardswish(inplace=old.inplace)}
 
 
@@ -112,9 +116,9 @@ def gate_finders(random):
                 a, b = node.input
                 for one, other in ((a, b), (b, a)):
                     source = made.get(one)
-                    if source is not None and source.op_type == "HardSigmoid":
-                        if other != source.input[0]:
-                            yield source.name
+                    kind = source.op_type if source is not None else ""
+                    if kind == "HardSigmoid" and other != source.input[0]:
+                        yield source.name
 
     def by_sets(graph):
         products = [set(n.input) for n in graph.node if n.op_type == "Mul"]
@@ -138,7 +142,7 @@ def no_gate_finders(random):
     def adjacent(graph):
         nodes = list(graph.node)
         return [
-            n.name for n, after in zip(nodes, nodes[1:])
+            n.name for n, after in itertools.pairwise(nodes)
             if n.op_type == "HardSigmoid" and after.op_type == "Mul"
             and n.input[0] not in after.input
         ]  # fmt: skip

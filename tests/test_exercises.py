@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 import pytest
+from answers import leaks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labutils import exercise, exercises
+from labutils import exercise, exercises, paths
 from labutils.errors import UnknownNameError
 from labutils.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, TODO
 
@@ -79,19 +80,6 @@ def test_the_catalogue_is_complete(chosen):
     assert "TODO" not in chosen.reference
 
 
-def leaks(chosen, message, cell=""):
-    """What of the reference a message gives away: a line of it, or the value itself."""
-    lines = {line.strip() for line in chosen.reference.splitlines()}
-    lines -= {line.strip() for line in chosen.stub.splitlines()}
-    found = [line for line in lines if len(line) > 8 and line in message]
-    value = chosen.value(chosen.reference)
-    if isinstance(value, set):
-        found += [name for name in value if name in message and name not in cell]
-    elif isinstance(value, int | float):
-        found += re.findall(rf"(?<![\d.]){re.escape(str(value))}(?![\d.]\d)", message)
-    return found
-
-
 @each
 def test_no_message_gives_the_answer_away(chosen):
     for wrong in chosen.wrong:
@@ -104,6 +92,16 @@ def test_the_leak_test_can_see_a_leak():
     assert leaks(exercises.find("02.1"), "it is line 15, of course")
     assert leaks(exercises.find("04.2"), "otter.dlc passes")
     assert leaks(exercises.find("03.1"), "write return (x + 3).clamp(0, 6) / 6")
+
+
+def test_the_instructors_page_quotes_what_the_checks_say():
+    page = (paths.ROOT / "notebooks/INSTRUCTOR.md").read_text(encoding="utf-8")
+    rows = re.findall(r'^\| (\d\d\.\d) \| (\d+) \| "([^|]+)" \|', page, re.MULTILINE)
+    assert len(rows) >= len(ALL) - 2
+    for id, minutes, quoted in rows:
+        chosen = exercises.find(id)
+        assert int(minutes) == chosen.minutes
+        assert any(quoted in wrong.message for wrong in chosen.wrong), (id, quoted)
 
 
 @pytest.mark.parametrize("off", [1e-5, -1e-5])

@@ -184,6 +184,8 @@ def _unseen_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
     made.insert(1, ("rare", rare, rare + struck))
     positive = np.abs(random.normal(scale=2.0, size=300)) + 1
     made.insert(3, ("shifted", positive, positive + 0.6))  # the same error everywhere
+    plain = random.normal(scale=0.7, size=300)
+    made.insert(5, ("grown", plain, 1.4 * plain))  # little beside what came out of it
     made.append(("shrunk", positive[::-1] * 3, positive[::-1] * 3 * 0.87))
     return made
 

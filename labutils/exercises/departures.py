@@ -44,7 +44,13 @@ def judge_departure(answer: Any) -> None:
             "with a limit of 0.9 you name a tensor whose cosine is 0.97, or miss one below. The "
             "limit is a cosine; what do you hold against it?"
         )
-    if ask(rounded) is not None:
+    within = ask(rounded)
+    if within is not None and within not in list(ours):
+        raise NotYet(
+            f"where nothing departs you return {shown(within)}, which is the name of no tensor; "
+            "None itself is asked for."
+        )
+    if within is not None:
         raise NotYet("you call a departure what lies within the limit: rounding is allowed.")
     if ask(equal) is not None:
         raise NotYet(f"when all tensors are equal you return {shown(ask(equal))}.")
@@ -75,11 +81,14 @@ def _judge_nan(ask: Any, ours: dict[str, np.ndarray], equal: dict[str, np.ndarra
 
 def _judge_measure(ask: Any, equal: dict[str, np.ndarray]) -> None:
     """Refuse measures that are no cosine: they see another size, or miss an offset."""
-    if ask({name: 3 * tensor for name, tensor in equal.items()}) is not None:
-        raise NotYet(
-            "tensors of the same direction and another length have the cosine 1, and you call them "
-            "departed. It is a cosine that the limit is given for."
-        )
+    for factor in (3, 0.3):
+        if ask({name: factor * tensor for name, tensor in equal.items()}) is not None:
+            raise NotYet(
+                "tensors of the same direction and another length have the cosine 1, and you call "
+                "them departed. It is a cosine that the limit is given for."
+            )
+    if ask({**equal, "act": 3 * _turned(equal["act"], 0.6)}) != "act":
+        raise NotYet("a tensor that is turned passes with you as soon as it is longer, too.")
     if ask({**equal, "project": equal["project"] + 3}) != "project":
         raise NotYet(
             "a tensor to which a constant was added has another direction, and passes with you. "

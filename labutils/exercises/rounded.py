@@ -137,7 +137,7 @@ def _factors(answer: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return array(found, (len(first),))
 
 
-_VALUES = (-5.0, -2.3, -2.0, -0.7, -0.1, 0.1, 0.6, 0.9, 1.4, 4.0)
+_VALUES = (-5.0, -2.3, -1.9, -0.7, -0.1, 0.1, 0.6, 0.9, 1.4, 4.0)
 _GRIDS = ((-4, 3, 0.5), (0, 15, 0.125), (-128, 127, 0.031))  # first and last code, step
 
 

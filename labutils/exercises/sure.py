@@ -15,7 +15,7 @@ import numpy as np
 from .. import metrics
 from ..answer import NotYet, call, number, pair, shown, words
 
-_COUNTS = ((32, 32), (27, 32), (1560, 1600), (0, 32), (50, 100), (5, 32), (800, 1600), (96, 1600))
+_COUNTS = ((32, 32), (27, 32), (1560, 1600), (0, 32), (50, 100), (5, 32), (500, 1000), (60, 1000))
 _Ends = tuple[float, float]
 
 
@@ -130,7 +130,7 @@ def flags(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray
 
 
 _CLEAR = ((9, 0), (0, 10), (60, 30), (30, 60), (200, 150), (222, 178), (16, 3))
-_OPEN = ((3, 0), (0, 2), (20, 10), (13, 24), (218, 182), (182, 218), (5, 4), (1000, 980))
+_OPEN = ((3, 0), (0, 2), (20, 10), (13, 24), (218, 182), (182, 218), (5, 4), (420, 400))
 
 
 def judge_decision(answer: Any) -> None:

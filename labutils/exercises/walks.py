@@ -192,12 +192,12 @@ def _judge_swapped(
         raise NotYet(f"only the top floor was replaced; {' and '.join(left)} lie deeper.")
     if left:
         raise NotYet(f"not all were replaced: {', '.join(left)} left.")
-    modules = list(model.modules())
+    modules = [m for _, m in model.named_modules(remove_duplicate=False)]
     swaps = [m for m in modules if isinstance(m, CustomHardsigmoid | CustomHardswish)]
-    if not any(m is relu for m in modules):
-        raise NotYet("the ReLU was replaced too, and no converter had complained about it.")
     if not any(m is convolution for m in modules):
         raise NotYet("the convolutions are not the ones with the trained weights any more.")
+    if not any(m is relu for m in modules):
+        raise NotYet("the ReLU was replaced too, and no converter had complained about it.")
     with torch.no_grad(), watched() as operators:
         now = array(call(model, x, what="the model"), true.shape, "the model")
     if operators & set(REFUSED):

@@ -10,7 +10,6 @@ notebooks at once cannot lose each other's, and a damaged line costs itself alon
 from __future__ import annotations
 
 import getpass
-import html
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from . import paths
+from . import paths, typesetting
 from .errors import LabError, counted
 
 NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
@@ -89,8 +88,8 @@ class Result:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head = html.escape(f"{self.id} {self.outcome}")
-        return f"<p role='status'><strong>{head}</strong>: {html.escape(self.message)}</p>"
+        head = typesetting.words(f"{self.id} {self.outcome}")
+        return f"<p role='status'><strong>{head}</strong>: {typesetting.words(self.message)}</p>"
 
     def say(self) -> None:
         """Show the outcome at once, wherever in a cell the check stands."""

@@ -7,7 +7,6 @@ or a file (``.onnx``, ``.pt2``, ``.dlc``).
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import types
 import zipfile
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import adapt, architectures, checkpoint, data, graph, paths, things
+from . import adapt, architectures, checkpoint, data, graph, paths, things, typesetting
 from .errors import ModelFileError, UnknownNameError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Model:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def load(name: str | Path, weights: str | Path = "auto", size: int | None = None) -> Model:

@@ -13,7 +13,7 @@ PACKAGE = paths.ROOT / "labutils"
 
 # A module (or package) imports only from floors below its own.
 FLOORS = [
-    ["errors", "paths", "_torchvision"],
+    ["errors", "paths", "_torchvision", "typesetting"],
     ["pack"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
     ["textures"],

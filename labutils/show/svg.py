@@ -59,16 +59,16 @@ class Svg:
         return self.data
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        width, height = re.search(r'viewBox="0 0 (\d+) (\d+)"', self.data).groups()
-        return int(width), int(height)
+    def width(self) -> int:
+        """In pixels; 0 where the document does not say."""
+        found = re.search(r'viewBox="0 0 (\d+) \d+"', self.data)
+        return int(found[1]) if found else 0
 
     def _repr_html_(self) -> str:
         # An image, not inline SVG: viewers that clean HTML keep it, and its alt text with it.
         coded = base64.b64encode(self.data.encode()).decode()
         return typesetting.scrolling(
-            f'<img alt="{clean(self.alt)}" style="{typesetting.shrinking(self.size[0])}" '
+            f'<img alt="{clean(self.alt)}" style="{typesetting.shrinking(self.width)}" '
             f'src="data:image/svg+xml;base64,{coded}">'
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import typesetting
 from .errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class LoadReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 def load_partly_(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from . import exercise, exercises
+from . import exercise, exercises, typesetting
 from .compare import tabular
 from .errors import UsageError
 from .exercise import PASSED, Record
@@ -83,16 +82,12 @@ class Room:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{html.escape(id)}</th>' for id in self.exercises)
-        body = "".join(
-            f'<tr><th scope="row">{html.escape(learner)}</th><td>{self.passed(learner)}</td>'
-            + "".join(f"<td>{sign}</td>" for sign in self.signs(learner))
-            + "</tr>"
-            for learner in self.learners
-        )
-        notes = "".join(f"<p>{html.escape(n)}</p>" for n in (LEGEND, self._damaged()) if n)
-        columns = f'<th scope="col">learner</th><th scope="col">passed</th>{head}'
-        return f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>{notes}"
+        rows = [
+            (learner, str(self.passed(learner)), *self.signs(learner)) for learner in self.learners
+        ]
+        made = typesetting.table(("learner", "passed", *self.exercises), rows, named=True)
+        notes = "".join(typesetting.paragraph(n) for n in (LEGEND, self._damaged()) if n)
+        return made + notes
 
 
 def read_room(folder: str | Path) -> Room:

@@ -8,7 +8,6 @@ not counted. Tools differ in exactly this, which is why published figures for on
 from __future__ import annotations
 
 import contextlib
-import html
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import zoo
+from . import typesetting, zoo
 from .errors import ModelFileError, UnknownNameError, UsageError
 from .graph import with_shapes
 
@@ -96,16 +95,10 @@ class Complexity:
 
     def _repr_html_(self) -> str:
         title, *_ = str(self).splitlines()
-        cells = "".join(
-            f"<tr><td>{html.escape(row.name)}</td><td>{html.escape(row.op)}</td>"
-            f"<td>{row.parameters:,}</td><td>{row.macs:,}</td></tr>"
-            for row in self._largest()
-        )
-        remarks = "".join(f"<p>{html.escape(line.strip())}</p>" for line in self._remarks())
-        return (
-            f"<p>{html.escape(title)}</p><table><tr><th>name</th><th>operation</th>"
-            f"<th>parameters</th><th>MACs</th></tr>{cells}</table>{remarks}"
-        )
+        head = ("name", "operation", "parameters", "MACs")
+        rows = [(r.name, r.op, f"{r.parameters:,}", f"{r.macs:,}") for r in self._largest()]
+        remarks = "".join(typesetting.paragraph(line.strip()) for line in self._remarks())
+        return f"{typesetting.paragraph(title)}{typesetting.table(head, rows)}{remarks}"
 
     def _largest(self) -> list[Row]:
         return sorted(self.rows, key=lambda row: -row.macs)[:_SHOWN_ROWS]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, paths, repair, surgery, targets
-from .errors import LabError
+from . import __version__, paths, repair, surgery, targets, typesetting
+from .errors import LabError, counted
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,49 +27,62 @@ _PAGE = """<!doctype html>
 <title>{{ check.file }} for {{ check.target }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: #fff }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 } caption { text-align: left }
+       color: #1a1a1a; background: #fff; overflow-wrap: break-word }
+h1 { font-size: clamp(1.3rem, 5vw, 2rem); line-height: 1.25 }
+table { border-collapse: collapse; width: 100% } caption { text-align: left }
 th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: left;
-         vertical-align: top } td.n { text-align: right }
-td, li, p { overflow-wrap: anywhere } figure { margin: 1rem 0; overflow-x: auto }
+         vertical-align: top; overflow-wrap: normal }
+.n { text-align: right; white-space: nowrap } .prose { min-width: 16rem }
+.name { min-width: 10rem }
+.wide, figure { margin: 1rem 0; overflow-x: auto }
 .unsupported { border-left: .4rem solid #d55e00 } .unknown { border-left: .4rem double #6b6b6b }
 .constrained { border-left: .4rem dashed #e69f00 } .supported { border-left: .4rem dotted #009e73 }
 </style>
-<h1>{{ check.file }} for {{ check.target }}</h1>
-<p>{{ model }}</p>
-{% for line in check.summary() %}<p>{{ line }}</p>
+<h1>{{ check.file | words }} for {{ check.target | words }}</h1>
+<p>{{ model | words }}</p>
+{% for line in check.summary() %}<p>{{ line | words }}</p>
 {% endfor %}
 <h2>What to do</h2>
 {% if not plan.needed %}<p>Nothing blocks this model on {{ check.target }}: no repair is needed.
 What the table does not know may still fail: convert, and let the parity gate judge.</p>
-{% elif rules %}<p>{{ check.blockers | length }} nodes block.
+{% elif rules %}<p>{{ blocking }}.
 {% if plan.complete %}These rules remove all of them:
 {% else %}These rules remove some of them, not all:{% endif %}</p>
-<table><thead><tr><th>rule</th><th>nodes</th><th>what it costs</th><th>source</th></tr></thead>
+<div class="wide" tabindex="0"><table>
+<thead><tr><th>rule</th><th class="n">nodes</th><th>what it costs</th><th>source</th></tr></thead>
 <tbody>{% for rule, nodes in rules %}
-<tr><td>{{ rule.name }}</td><td class="n">{{ nodes }}</td>
-<td>{{ "exact" if rule.exact else "approximate, needs retraining" }}; error: {{ rule.error }}</td>
-<td>{{ rule.source }}</td></tr>{% endfor %}</tbody></table>
-{% else %}<p>{{ check.blockers | length }} nodes block, and no rule of the lab removes them.</p>
+<tr><td>{{ rule.name | words }}</td><td class="n">{{ nodes }}</td>
+<td class="prose">{{ "exact" if rule.exact else "approximate, needs retraining" }}; error:
+{{ rule.error | words }}</td><td class="prose">{{ rule.source | words }}</td></tr>{% endfor %}
+</tbody></table></div>
+{% else %}<p>{{ blocking }}, and no rule of the lab removes them.</p>
 {% endif %}
 {% if left %}<p>No exact rule repairs:</p><ul>
-{% for op, count, first in left %}<li>{{ count }} x {{ op }}, first in
-{{ first.module or first.node or "the file" }}: {{ first.evidence }}</li>
+{% for op, count, first in left %}<li>{{ count }} x {{ op | words }}, first in
+{{ (first.module or first.node or "the file") | words }}: {{ first.evidence | words }}</li>
 {% endfor %}</ul>{% endif %}
 {% if plan.needed and plan.complete and converts %}<p>Then:
 <code>labutils convert MODEL --target {{ check.target }} --repair -o FILE.dlc</code></p>{% endif %}
 {% if picture %}<h2>Where the tool stops</h2><figure>{{ picture }}</figure>{% endif %}
 <h2>Operators</h2>
-<table><thead><tr><th>operator</th><th>verdict</th><th>nodes</th><th>first in</th>
-<th>evidence</th></tr></thead><tbody>{% for op, verdict, nodes, first, evidence in check.groups() %}
-<tr class="{{ verdict }}"><td>{{ op }}</td><td>{{ verdict }}</td><td class="n">{{ nodes }}</td>
-<td>{{ first }}</td><td>{{ evidence }}</td></tr>{% endfor %}</tbody></table>
+<div class="wide" tabindex="0"><table>
+<thead><tr><th>operator</th><th>verdict</th><th class="n">nodes</th>
+<th>first in</th><th>evidence</th></tr></thead>
+<tbody>{% for op, verdict, nodes, first, evidence in check.groups() %}
+<tr class="{{ verdict }}"><td class="name">{{ op | words }}</td><td>{{ verdict }}</td>
+<td class="n">{{ nodes }}</td>
+<td class="name">{{ first | words }}</td>
+<td class="prose">{{ evidence | words }}</td></tr>{% endfor %}
+</tbody></table></div>
 <h2>Modules</h2>
-<table><thead><tr><th>module</th>{% for word in words %}<th>{{ word }}</th>{% endfor %}
-<th>blocked by</th></tr></thead><tbody>{% for part in parts %}
-<tr class="{{ part.worst }}"><td>{{ part.module }}</td>
+<div class="wide" tabindex="0"><table>
+<thead><tr><th>module</th>
+{% for word in words %}<th class="n">{{ word }}</th>{% endfor %}<th>blocked by</th></tr></thead>
+<tbody>{% for part in parts %}
+<tr class="{{ part.worst }}"><td>{{ part.module | words }}</td>
 {% for word in words %}<td class="n">{{ part.counts[word] or "" }}</td>{% endfor %}
-<td>{{ part.blocking }}</td></tr>{% endfor %}</tbody></table>
+<td>{{ part.blocking | words }}</td></tr>{% endfor %}
+</tbody></table></div>
 <h2>Versions</h2>
 <p>{% for name, version in versions.items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}
 {% endfor %}</p>
@@ -103,11 +116,15 @@ def write(
         The file that was checked; with it, the place where the tool stops is drawn.
     """
     import jinja2
+    from markupsafe import Markup
 
     check = plan.check
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-    text = page.render(
+    blockers = len(check.blockers)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["words"] = lambda text: Markup(typesetting.words(text))
+    text = environment.from_string(_PAGE).render(
         check=check,
+        blocking=f"{counted(blockers, 'node')} {'blocks' if blockers == 1 else 'block'}",
         plan=plan,
         model=model,
         rules=[(surgery.RULES[name], nodes) for name, nodes in plan.rules.items()],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import os
 import platform
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import __version__, fetch, paths, qnn
+from . import __version__, fetch, paths, qnn, typesetting
 from .errors import UsageError
 
 _CURE = "Run `make setup`." if paths.CHECKOUT else f"Install {paths.PROJECT} again."
@@ -66,13 +65,7 @@ class Diagnosis:
         return str(self)
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"  # JupyterLab's own is right
-        rows = "".join(
-            f"<tr><th scope='row' {left}>{html.escape(name)}</th><td {left}>{state}</td>"
-            f"<td {left}>{html.escape(text)}</td></tr>"
-            for name, state, text in self._rows()
-        )
-        return f"<table>{rows}</table>"
+        return typesetting.table((), [*self._rows()], named=True)
 
 
 def as_installed(package: str, file: str) -> bool:

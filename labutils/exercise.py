@@ -10,7 +10,6 @@ notebooks at once cannot lose each other's, and a damaged line costs itself alon
 from __future__ import annotations
 
 import getpass
-import html
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import paths
+from . import paths, typesetting
 from .answer import TODO, NotYet, StillTodo, in_words, refuse_placeholders
 from .errors import LabError, counted
 
@@ -54,8 +53,8 @@ class Result:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head = html.escape(f"{self.id} {self.outcome}")
-        return f"<p role='status'><strong>{head}</strong>: {html.escape(self.message)}</p>"
+        head = typesetting.words(f"{self.id} {self.outcome}")
+        return f"<p role='status'><strong>{head}</strong>: {typesetting.words(self.message)}</p>"
 
     def say(self) -> None:
         """Show the outcome at once, wherever in a cell the check stands."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import html
 import io
 import json
 import logging
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import data, metrics, paths, provenance, tidy, zoo
+from . import data, metrics, paths, provenance, tidy, typesetting, zoo
 from .errors import ExportError, UnknownNameError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class ExportReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 def to_onnx(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import html
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from . import (
     runtime,
     surgery,
     targets,
+    typesetting,
     zoo,
 )
 from .errors import SurgeryError, TranslationError, UsageError, counted
@@ -97,14 +97,10 @@ class Journey:
         return str(self)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(s.title)}</td><td>{s.seconds:.1f} s</td>"
-            f"<td>{html.escape(s.outcome)}</td></tr>"
-            for s in self.steps
-        )
+        rows = [(s.title, f"{s.seconds:.1f} s", s.outcome) for s in self.steps]
         shown = [part._repr_html_() for part in (self.table, self.ladder) if part is not None]
-        notes = [f"<p>{html.escape(note)}</p>" for note in self.notes]
-        head = f"<p>{html.escape(self.model)}</p><table>{rows}</table>"
+        notes = [typesetting.paragraph(note) for note in self.notes]
+        head = typesetting.paragraph(self.model) + typesetting.table((), rows)
         return "".join([head, *shown, *notes])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
-from . import paths
+from . import paths, typesetting
 from .compare import tabular
 from .errors import TableError
 
@@ -97,8 +97,8 @@ class Published:
     def _repr_html_(self) -> str:
         table = tabular.markup(_TITLE, _COLUMNS, [self._cells(row) for row in self.rows])
         links = "".join(
-            f'<li><a href="{html.escape(source.url)}">{html.escape(source.name)}</a>, '
-            f"{html.escape(f'{source.weights}; read on {source.read}')}</li>"
+            f'<li><a href="{html.escape(source.url)}">{typesetting.words(source.name)}</a>, '
+            f"{typesetting.words(f'{source.weights}; read on {source.read}')}</li>"
             for source in self.sources
         )
         return f"{table}<ol>{links}</ol>"

@@ -8,7 +8,6 @@ where Qualcomm's simulator does not run, and says so.
 
 from __future__ import annotations
 
-import html
 import random
 import textwrap
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import artifacts, exercise, exercises, own_image, paths, recorded
+from . import artifacts, exercise, exercises, own_image, paths, recorded, typesetting
 from .artifacts import FILES
 from .errors import LabError, UnknownNameError, UsageError
 from .exercise import TODO, Result, UnsolvedError
@@ -217,7 +216,7 @@ class Hint:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def check(id: str, answer: Any) -> Result:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from . import recorded
+from . import recorded, typesetting
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,7 @@ class Measurements:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th scope='col'>{name}</th>" for name in self._HEAD)
-        body = "".join(
-            f"<tr><th scope='row'>{html.escape(row[0])}</th>"
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-            + "</tr>"
-            for row in self.rows
-        )
-        return (
-            f"<table><caption>{html.escape(self.caption)}</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return typesetting.table(self._HEAD, self.rows, self.caption, named=True)
 
 
 def measurements(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import graph, paths
+from . import graph, paths, typesetting
 from .errors import ModelFileError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Part:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 def extract(

@@ -12,7 +12,6 @@ Qualcomm page of ExecuTorch's documentation.
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import re
 import shlex
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import graph, paths, qnn
+from . import graph, paths, qnn, typesetting
 from .errors import LabError, MissingToolError, ModelFileError, UsageError, counted
 
 LABEL = "Not run on a phone by us: these commands are tested against a fake adb."
@@ -118,14 +117,11 @@ class Plan:
         return str(self)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><td>{i}</td><td style="text-align:left">{html.escape(step.purpose)}</td>'
-            f'<td style="text-align:left"><code>{html.escape(self._shown(step))}</code></td></tr>'
+        rows = [
+            (str(i), step.purpose, typesetting.code(self._shown(step)))
             for i, step in enumerate(self.steps, 1)
-        )
-        head = '<tr><th scope="col">#</th><th scope="col">why</th><th scope="col">command</th></tr>'
-        caption = f"<caption>{html.escape(self._heading())}</caption>"
-        return f"<table>{caption}<thead>{head}</thead><tbody>{rows}</tbody></table>"
+        ]
+        return typesetting.table(("#", "why", "command"), rows, self._heading())
 
 
 def missing() -> tuple[str, ...]:

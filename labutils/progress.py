@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import exercise, exercises
+from . import exercise, exercises, typesetting
 from .errors import UnknownNameError
 from .exercise import PASSED
 
@@ -55,15 +54,11 @@ class Progress:
         return str(self)
 
     def _repr_html_(self) -> str:
-        left = "<td style='text-align:left'>"  # JupyterLab's own is right
-        rows = ((id, title, str(record)) for id, title, _, record in self.rows)
-        cells = (
-            "<tr>" + "".join(f"{left}{html.escape(text)}</td>" for text in row) + "</tr>"
-            for row in rows
-        )
-        verbs = "".join(f"<li>{html.escape(verb)}</li>" for verb in self.shown)
+        rows = [(id, title, str(record)) for id, title, _, record in self.rows]
+        verbs = "".join(f"<li>{typesetting.words(verb)}</li>" for verb in self.shown)
         can = f"<p>You have shown that you can:</p><ul>{verbs}</ul>" if verbs else ""
-        return f"<table>{''.join(cells)}</table><p>{html.escape(self._heading())}</p>{can}"
+        heading = typesetting.paragraph(self._heading())
+        return f"{typesetting.table((), rows)}{heading}{can}"
 
 
 def show_progress(notebook: str | None = None) -> Progress:

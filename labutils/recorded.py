@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import paths, qnn
+from . import paths, qnn, typesetting
 from .errors import UsageError
 
 FOLDER = paths.DATA / "recorded"
@@ -95,7 +95,7 @@ class Shown:
         body = "".join(f"<div>{part}</div>" for _, part in self.parts)
         if not self.heading:
             return body
-        head = f"<p role='note'><strong>{html.escape(self.heading)}</strong></p>"
+        head = f"<p role='note'><strong>{typesetting.words(self.heading)}</strong></p>"
         return f"<div style='border-left:4px solid #e69f00;padding-left:1em'>{head}{body}</div>"
 
 
@@ -138,7 +138,7 @@ def _display(value: Any) -> tuple[str, str]:
     text = str(value)
     rich = getattr(value, "_repr_html_", None)
     shown = rich() if rich else None
-    return text, shown or f"<pre>{html.escape(text)}</pre>"
+    return text, shown or typesetting.listing(text)
 
 
 def at_hand() -> bool:
@@ -288,11 +288,12 @@ class Benchmark:
 
     def _repr_html_(self) -> str:
         above, table, below = _around_table(self.text)
-        heading = f"<p><strong>{html.escape(self.heading)}</strong></p>"
+        heading = f"<p><strong>{typesetting.words(self.heading)}</strong></p>"
         if not table or _ruler(below) is not None:  # columns of its own kind: as it stands
-            style = "white-space:pre;overflow-x:auto;font-size:85%"
-            return f"{heading}<pre style='{style}'>{html.escape(self.text)}</pre>"
-        return heading + _paragraphs(above) + _markup(table) + _paragraphs(below)
+            return heading + typesetting.columns(self.text)
+        head, *rows = table
+        shown = typesetting.table(head, rows)
+        return heading + _paragraphs(above) + shown + _paragraphs(below)
 
 
 def _ruler(lines: list[str]) -> int | None:
@@ -321,24 +322,10 @@ def _paragraphs(lines: list[str]) -> str:
     """Return prose as HTML: a line that begins with spaces goes on with the one before it."""
     told = re.sub(r"\n +", " ", "\n".join(lines)).split("\n\n")
     return "".join(
-        f"<p>{html.escape(part.strip()).replace(chr(10), '<br>')}</p>"
+        f"<p>{typesetting.words(part.strip()).replace(chr(10), '<br>')}</p>"
         for part in told
         if part.strip()
     )
-
-
-def _markup(table: list[list[str]]) -> str:
-    left = " style='text-align:left'"
-
-    def row(cells: list[str], tag: str) -> str:
-        made = (
-            f"<{tag}{left if not i else ''}>{html.escape(c)}</{tag}>" for i, c in enumerate(cells)
-        )
-        return f"<tr>{''.join(made)}</tr>"
-
-    head, *rows = table
-    body = "".join(row(cells, "td") for cells in rows)
-    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def benchmark(name: str, program: str = "", folder: Path | None = None) -> Benchmark:

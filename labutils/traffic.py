@@ -8,13 +8,13 @@ network is what the estimate is for.
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import typesetting
 from .errors import UsageError
 from .graph import read, with_shapes
 
@@ -75,7 +75,7 @@ class Traffic:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def estimate(file: str | Path) -> Traffic:

@@ -7,7 +7,6 @@ or a file (``.onnx``, ``.pt2``, ``.dlc``).
 from __future__ import annotations
 
 import contextlib
-import html
 import types
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from . import (
     provenance,
     random_weights,
     things,
+    typesetting,
 )
 from .errors import (
     DamagedManifestError,
@@ -101,7 +101,7 @@ class Model:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def load(name: str | Path, weights: str | Path = "auto", size: int | None = None) -> Model:

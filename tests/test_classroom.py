@@ -1,6 +1,7 @@
 """The progress of a room: every learner on one line, whatever their files hold."""
 
 import json
+import re
 
 import pytest
 
@@ -61,7 +62,11 @@ def test_the_same_name_twice_is_told_apart_by_its_folder(tmp_path):
 def test_html_escapes_and_says_the_same(tmp_path):
     shown = written(tmp_path, **{"<b>": [PASSED, {**PASSED, "exercise": "09.1"}]})._repr_html_()
     assert "&lt;b&gt;" in shown and "<b>" not in shown
-    assert shown.count("<td>P</td>") == 2 and "09.1" in shown and classroom.LEGEND in shown
+    assert (
+        len(re.findall("<td[^>]*>P</td>", shown)) == 2
+        and "09.1" in shown
+        and classroom.LEGEND in shown
+    )
 
 
 def test_json_keeps_what_one_character_cannot_say(tmp_path):

@@ -20,6 +20,8 @@ class Reader(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        if tag == "wbr":  # where a name may break: nothing to read
+            self.words.append("\0")
         self.addresses += [v for k, v in attributes if k in ("src", "href", "srcset", "action")]
 
     def handle_data(self, data):
@@ -27,7 +29,7 @@ class Reader(html.parser.HTMLParser):
 
     @property
     def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
+        return re.sub(r"\s+", " ", " ".join(self.words).replace(" \0 ", ""))
 
 
 def page(path, target, folder):

@@ -143,7 +143,7 @@ def test_it_stands_alone(repaired):
 def test_html_is_an_image_with_the_sentence():
     svg = subgraph(tiny(('"><script>alert(1)</script>', "s", "a")))
     html = svg._repr_html_()
-    assert html.startswith("<img alt=") and "base64," in html and "<script" not in html
+    assert "<img alt=" in html and "base64," in html and "<script" not in html
     assert svg._repr_svg_() == svg.data and str(svg) == svg.alt
 
 

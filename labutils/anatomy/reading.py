@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import zoo
+from .. import typesetting, zoo
 from ..errors import UnknownNameError
 from . import parts, running
 from .parts import ACTIVATIONS, Part
@@ -81,7 +80,8 @@ class Anatomy:
         return f"{self.source} on an input of {_shape(self.input_shape)}"
 
     def _repr_html_(self) -> str:
-        return _markup(self._title(), self._table())
+        head, *rows = self._table()
+        return typesetting.table(head, rows, self._title())
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ class Walk:
         return str(self)
 
     def _repr_html_(self) -> str:
-        table = _markup(f"Inside {self.inside}", self._table())
-        return f"{table}<p>{html.escape(self.NOTE)}</p>"
+        head, *rows = self._table()
+        table = typesetting.table(head, rows, f"Inside {self.inside}")
+        return table + typesetting.paragraph(self.NOTE)
 
 
 def stages(model: nn.Module | zoo.Model, size: int | None = None) -> Anatomy:
@@ -257,13 +258,3 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _markup(title: str, rows: list[tuple[str, ...]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(word)}</th>' for word in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows[1:]
-    )
-    caption = f"<caption>{html.escape(title)}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-WIDTH = 120  # columns of a terminal, and of a printed page
+from .. import typesetting
 
-WORDS = "text-align:left;word-break:normal;overflow-wrap:break-word"
-"""Style of a cell with words, in HTML: at the left, wrapped at spaces (JupyterLab's is neither)."""
+WIDTH = 120  # columns of a terminal, and of a printed page
 
 Rows = Sequence[Sequence[str]]
 
@@ -47,20 +44,8 @@ def text(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = 
 
 def markup(title: str, columns: Sequence[str], rows: Rows, notes: Iterable[str] = ()) -> str:
     """Return the same table as HTML: figures to the right, words to the left, all escaped."""
-    sides = [_side([row[i] for row in rows]) for i in range(len(columns))]
-    head = "".join(
-        f'<th scope="col" {side}>{html.escape(name)}</th>'
-        for name, side in zip(columns, sides, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td {s}>{html.escape(c)}</td>" for c, s in zip(row, sides, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    caption = f"<caption>{html.escape(title)}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}"
+    below = "".join(map(typesetting.paragraph, notes))
+    return typesetting.table(columns, rows, title) + below
 
 
 def shortened(name: str, width: int) -> str:
@@ -71,13 +56,6 @@ def shortened(name: str, width: int) -> str:
 def clipped(name: str, width: int) -> str:
     """Return `name` in at most `width` characters; the start of a class name says the most."""
     return name if len(name) <= width else name[: width - 1] + "…"
-
-
-def _side(cells: Sequence[str]) -> str:
-    """Return the style of a column: right where every cell begins as a figure does."""
-    figures = all(re.match(r"[-+<>≥≤~ ]*(\d|inf|nan|$)", cell) for cell in cells)
-    # words wrap at spaces, whatever the page's own style does with long lines
-    return 'style="text-align:right"' if figures else f'style="{WORDS}"'
 
 
 def _wrapped(note: str) -> list[str]:

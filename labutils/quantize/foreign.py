@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import located_yaml
+from .. import located_yaml, typesetting
 from ..errors import UnknownNameError, UsageError
 from .recipe import Activations, Calibration, Override, Recipe, Weights
 
@@ -69,9 +69,7 @@ class Imported:
         return str(self)
 
     def _repr_html_(self) -> str:
-        import html
-
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 def imported(source: str | Path) -> Imported:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import paths
+from .. import paths, typesetting
 from ..data import ImageSet, Preprocessing
 from ..errors import UnknownNameError, UsageError
 from . import equalize, rounding
@@ -158,11 +158,8 @@ class QuantizeReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        import html
-
         title, rows = self._parts()
-        body = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
-        return f"<table><caption>{html.escape(title)}</caption>{body}</table>"
+        return typesetting.table((), rows, title, named=True)
 
 
 def static(

@@ -13,7 +13,6 @@ afterwards. An optimizer from before would train nothing, silently; here its fir
 from __future__ import annotations
 
 import functools
-import html
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from torch import fx, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .. import train
+from .. import train, typesetting
 from ..data import ImageSet, Preprocessing
 from ..errors import StaleOptimizerError, UsageError
 from . import qat_corrections, qat_graph
@@ -88,7 +87,7 @@ class QatReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) -> fx.GraphModule:

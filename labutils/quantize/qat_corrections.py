@@ -8,7 +8,6 @@ tensor with itself before and after its own rounding, which cannot see the weigh
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import typesetting
 from ..errors import UsageError
 from . import qat_graph
 from .fake_quant import passing
@@ -60,7 +60,7 @@ class BiasReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 @torch.no_grad()
@@ -188,7 +188,7 @@ class ConstraintReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 @torch.no_grad()

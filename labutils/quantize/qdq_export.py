@@ -10,7 +10,6 @@ of com.microsoft.
 from __future__ import annotations
 
 import copy
-import html
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from .. import data, export, metrics, paths
+from .. import data, export, metrics, paths, typesetting
 from ..errors import LabError, UsageError
 from ..runtime import OrtRunner
 from . import qat_graph
@@ -108,7 +107,7 @@ class QdqReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .. import located_yaml, paths
+from .. import located_yaml, paths, typesetting
 from ..errors import UnknownNameError, UsageError
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
@@ -255,9 +255,7 @@ class Recipe:
         return self.to_yaml().rstrip()
 
     def _repr_html_(self) -> str:
-        import html
-
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 _ROBUST = Calibration(outliers=0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import graph, paths, surgery, targets
-from ..compare import tabular
+from .. import graph, paths, surgery, targets, typesetting
 from ..errors import SurgeryError, TranslationError, counted
 
 
@@ -114,15 +112,10 @@ class Plan:
 
     def _repr_html_(self) -> str:
         head, *lines = str(self).splitlines()  # a line begins with its subject: rule, no rule, ...
-        parts = (
+        rows = [
             re.split(r"(?<=') |(?<=repairs) |(?<=Apply:) ", s.strip(), maxsplit=1) for s in lines
-        )
-        rows = "".join(
-            "<tr>" + "".join(f'<td style="{tabular.WORDS}">{html.escape(p)}</td>' for p in row)
-            + "</tr>"
-            for row in parts
-        )  # fmt: skip
-        return f"<table><caption>{html.escape(head)}</caption><tbody>{rows}</tbody></table>"
+        ]
+        return typesetting.table((), rows, head)
 
 
 def _rule_line(name: str, count: int) -> str:
@@ -191,7 +184,7 @@ class Repair:
 
     def _repr_html_(self) -> str:
         head, *_ = str(self).partition("\n")
-        return f"<p>{html.escape(head)}</p>{self.surgery._repr_html_()}"
+        return typesetting.paragraph(head) + self.surgery._repr_html_()
 
 
 def suggest(onnx_path: str | Path, target: str, *, allow_approximate: bool = False) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import compare, data, paths, quantize, runtime, zoo
-from ..compare.tabular import WORDS
+from .. import compare, data, paths, quantize, runtime, typesetting, zoo
 from ..errors import ParityError, UsageError
 from ..quantize import mixed
 from ..quantize.tidl_hints import write_tidl_hints
@@ -108,7 +106,7 @@ class Quantized:
         return str(self)
 
     def _repr_html_(self) -> str:
-        notes = "".join(f'<p style="{WORDS}">{html.escape(note)}</p>' for note in self._notes())
+        notes = "".join(map(typesetting.paragraph, self._notes()))
         return "".join(part._repr_html_() for part in self._sections()) + notes
 
 

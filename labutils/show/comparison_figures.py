@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from ..compare import Ladder, Layer, LayerReport, Rung
-from ..compare.tabular import clipped
+from ..compare.tabular import clipped, shortened
 from ..data import ImageSet
 from ..errors import UsageError
 from ..graph import module_of_name
@@ -83,7 +83,7 @@ def layer_sqnr(report: LayerReport, worst: int = 5) -> Picture:
     axes.legend(ncols=4, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0.2)
     below.set_axis_off()
     listed = [
-        f"{i}  {decibels(row.sqnr_db):>9}  {row.op:<12} {row.module or row.tensor}"
+        f"{i}  {decibels(row.sqnr_db):>9}  {row.op:<12} {shortened(row.module or row.tensor, 46)}"
         for i, row in enumerate(named, 1)
     ]
     below.text(0, 1, "\n".join(listed), va="top", family="DejaVu Sans Mono", size=9)
@@ -123,7 +123,7 @@ def stage_ticks(axes: Axes, modules: list[str]) -> None:
     """Label the x axis of tensors with the stages that they begin."""
     starts: dict[str, int] = {}
     for place, module in enumerate(modules):
-        stage = ".".join(module.split(".")[:2])
+        stage = shortened(".".join(module.split(".")[:2]), 24)
         if stage:
             starts.setdefault(stage, place)
     apart, last = max(1.0, len(modules) / 36), -math.inf  # room for a line of 9 points
@@ -160,9 +160,11 @@ def ladder_chart(ladder: Ladder) -> Picture:
             _loudness(panels[-1], row.parity.sqnr_db, place, color, marker)
     panels[0].set_yticks(range(len(rows)), [f"{row.name}, n={row.n:,}" for row in rows])
     panels[0].set(xlabel=f"{_share_word(rows, judged)}, %", ylim=(len(rows) - 0.5, -0.5))
-    panels[-1].set(xlabel=f"SQNR against {rows[0].name}, dB", xlim=(0, 1.3 * _top_db(rows)))
+    panels[-1].set(
+        xlabel=f"SQNR against {clipped(rows[0].name, 14)}, dB", xlim=(0, 1.3 * _top_db(rows))
+    )
     if apart:
-        panels[1].set(xlabel=f"minus {rows[0].name}, points")
+        panels[1].set(xlabel=f"minus {clipped(rows[0].name, 14)}, points")
         panels[1].axvline(0, color=INK, linewidth=1)
     for panel in panels:
         panel.grid(True, axis="x")
@@ -362,7 +364,7 @@ def _loudness_by_size(
             decibels(noise), (place, height), xytext=(0, 8), textcoords="offset points",
             ha="center", size=9,
         )  # fmt: skip
-    axes.set(ylabel=f"SQNR against {ladder[0].name}, dB", ylim=(0, 1.12 * top))
+    axes.set(ylabel=f"SQNR against {clipped(ladder[0].name, 14)}, dB", ylim=(0, 1.12 * top))
 
 
 def _sized(row: Rung, word: str) -> str:

@@ -21,6 +21,7 @@ from .architecture_figures import architecture, inverted_residual
 from .comparison_figures import accuracy_by_size, answers_apart, ladder_chart, layer_sqnr
 from .error_figures import filter_reach, u_curve
 from .image_figures import error_by_image, images
+from .long_names import folded
 from .picture import (
     BLUE,
     GREEN,
@@ -217,7 +218,10 @@ def stage_costs(*networks: Complexity, titles: Sequence[str] = ()) -> Picture:
         f"{_largest(stages, 1, network.macs)}"
         for title, network, stages in zip(titles, networks, grouped, strict=True)
     ]
-    picture = blank(1.1 + 0.2 * max(map(len, grouped)), "; ".join(sentences) + ".")
+    titles = [folded(title, 600 / len(networks), 10.5, 2) for title in titles]
+    height = 0.93 + 0.2 * max(map(len, grouped))
+    height += 0.17 * max(1 + title.count("\n") for title in titles)
+    picture = blank(height, "; ".join(sentences) + ".")
     panels = picture.subplots(1, 2 * len(networks), squeeze=False)[0]
     limits = [max(costs[i] for stages in grouped for costs in stages.values()) for i in (0, 1)]
     for number, (title, stages) in enumerate(zip(titles, grouped, strict=True)):

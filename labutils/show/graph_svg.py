@@ -19,13 +19,14 @@ from ..targets import CheckReport
 from . import graph_layout
 from .graph_layout import Extent, Layout
 from .onnx_view import View, label
-from .svg import STYLES, Svg, clean, symbol, text
+from .svg import STYLES, Svg, breadth, clean, fitted, symbol, text, wrapped
 
 if TYPE_CHECKING:
     import onnx
 
 MAX_NODES = 40
-_WIDEST = 36  # characters in a line of a box
+_WIDEST = 265  # pixels of a line in a box
+_TITLE = 480  # pixels of a line above a graph, at least
 _LINE, _HEAD, _MARGIN, _STEM = 16, 24, 14, 16
 _SOFT, _LINK = "#4a4a4a", "#5a5a5a"
 
@@ -52,17 +53,24 @@ class _Box:
     height: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.title = _clipped(self.title, 30)
-        self.lines = [_clipped(line) for line in self.lines]
+        self.title = fitted(self.title, _WIDEST, *self._head)
+        self.lines = [fitted(line, _WIDEST, 12) for line in self.lines]
         marked = 24 if self.verdict else 0
-        widths = [9.2 * len(self.title) + marked, *(6.9 * len(line) for line in self.lines)]
+        strong = {self.verdict, _CHANGES.get(self.change)}
+        widths = [breadth(self.title, *self._head) + marked]
+        widths += [breadth(line, 12, line in strong) for line in self.lines]
         self.width = 2 * round(max(widths) / 2) + (20 if self.terminal else 22)
         self.height = _HEAD + (_LINE * len(self.lines) + 6 if self.lines else 0)
 
     @property
+    def _head(self) -> tuple[int, bool]:
+        """Size and weight of the title."""
+        return (12, False) if self.terminal else (13, True)
+
+    @property
     def extent(self) -> Extent:
         half = self.width // 2
-        return Extent(half, max(half, round(6.6 * len(self.below)) + 14), self.height)
+        return Extent(half, max(half, breadth(self.below, 12) + 8), self.height)
 
 
 def subgraph(
@@ -307,18 +315,24 @@ def _sentence(pane: _Pane, around: str, report: CheckReport | None) -> str:
 
 def _document(panes: list[_Pane], legend: list[str], alt: str) -> Svg:
     key = hashlib.sha256(repr((panes, legend)).encode()).hexdigest()[:8]
-    widths = [max(p.layout.width, round(7.6 * len(p.title))) for p in panes]
+    heads = [wrapped(p.title, max(p.layout.width, _TITLE), 13, True) for p in panes]
+    widths = [
+        max(p.layout.width, *(breadth(line, 13, True) for line in head))
+        for p, head in zip(panes, heads, strict=True)
+    ]
+    top = 26 + 18 * max(map(len, heads))
     used = {b.verdict for p in panes for b in p.boxes if b.verdict}
     rows = [word for word in STYLES if word in used]
     width = sum(widths) + _MARGIN * (3 * len(panes) - 1)
-    width = max(width, *(round(6.9 * len(line)) + 2 * _MARGIN for line in ["", *legend]))
+    width = max(width, *(breadth(line, 12) + 2 * _MARGIN for line in ["", *legend]))
     title, body, left = " | ".join(p.title for p in panes), [], _MARGIN
-    for pane, wide in zip(panes, widths, strict=True):
+    for pane, wide, head in zip(panes, widths, heads, strict=True):
         shift = left + (wide - pane.layout.width) // 2
-        body.append(text(left, 24, pane.title, 'font-weight="bold" font-size="13"'))
-        body.append(f'<g transform="translate({shift} 44)">{_drawing(pane, key)}</g>')
+        for i, line in enumerate(head):
+            body.append(text(left, 24 + 18 * i, line, 'font-weight="bold" font-size="13"'))
+        body.append(f'<g transform="translate({shift} {top})">{_drawing(pane, key)}</g>')
         left += wide + 3 * _MARGIN
-    bottom = 44 + max(p.layout.height for p in panes) + 28
+    bottom = top + max(p.layout.height for p in panes) + 28
     for line in legend:
         body.append(text(_MARGIN, bottom, line, f'fill="{_SOFT}"'))
         bottom += 20
@@ -410,12 +424,3 @@ def _box(box: _Box, middle: int, top: int, key: str) -> str:
         style = f'font-weight="bold" fill="{dark}"' if strong else ""
         parts.append(text(left + 10, top + _HEAD + _LINE * (i + 1) - 2, line, style))
     return f"<g>{tooltip}{''.join(parts)}</g>"
-
-
-def _clipped(text: str, most: int = _WIDEST) -> str:
-    """Shorten a line to what a box holds; a dotted path loses its start, all else its end."""
-    if len(text) <= most:
-        return text
-    if "." in text and " " not in text:
-        return "…" + text[1 - most :]
-    return text[: most - 1] + "…"

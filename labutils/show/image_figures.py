@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from .. import metrics
+from .. import metrics, typesetting
 from ..compare.tabular import clipped
 from ..data import ImageSet
 from ..errors import UsageError
@@ -126,7 +125,7 @@ def _one(
 
 def _wrapped(words: str) -> str:
     """Return words in at most two lines, each short enough for one picture."""
-    lines = textwrap.wrap(words, _LETTERS)
+    lines = typesetting.lines(words, _LETTERS)
     if len(lines) > 2:
         lines = [lines[0], clipped(" ".join(lines[1:]), _LETTERS)]
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from ..compare import Ladder, Stage
 from ..compare.tabular import clipped
 from ..data import ImageSet, Preprocessing
 from ..errors import UsageError
+from ..typesetting import words
+from .long_names import folded
 from .panel import Panel, labelled, on_change, pictured, row, table
 from .picture import Picture, blank, percent, styled
 from .stage_answers import StageAnswers
@@ -122,7 +123,7 @@ class LadderPicker(Panel):
             megabytes = f"{size / 1e6:.2f}"
         else:
             megabytes = "in memory" if runner is not None or rung is not None else "-"
-        return html.escape(name), html.escape(runtime), here, top1, n, megabytes
+        return words(name), words(runtime), here, top1, n, megabytes
 
     def _labels(self) -> np.ndarray:
         return np.asarray(self.answers.images.labels)
@@ -171,8 +172,9 @@ def disagreements(
     rows = -(-len(shown) // _COLUMNS)
     shares = {name: metrics.softmax(values) for name, values in logits.items()}
     letters = dict(zip(shares, "AB", strict=True))
-    picture = blank(2.2 * rows + 0.3)
-    picture.suptitle(", ".join(f"{k}: {name}" for name, k in letters.items()), fontsize=9.5)
+    head = "\n".join(folded(f"{k}: {name}", 720, 9.5) for name, k in letters.items())
+    picture = blank(2.2 * rows + 0.15 + 0.15 * (1 + head.count("\n")))
+    picture.suptitle(head, fontsize=9.5)
     grid = picture.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -182,8 +184,8 @@ def disagreements(
         best = {
             n: (answers.classes[int(p[i].argmax())], float(p[i].max())) for n, p in shares.items()
         }
-        lines = [f"{letters[n]}: {clipped(c, 14)} {percent(p)}" for n, (c, p) in best.items()]
-        title = f"image {i + 1}: {clipped(answers.truth(i) or '?', 14)}"
+        lines = [f"{letters[n]}: {clipped(c, 12)} {percent(p)}" for n, (c, p) in best.items()]
+        title = f"image {i + 1}: {clipped(answers.truth(i) or '?', 12)}"
         axes.set_title("\n".join([title, *lines]), fontsize=8, loc="left")
         named = ", ".join(f"{n}: {c}" for n, (c, _) in best.items())
         said.append(f"image {i + 1} ({answers.truth(i) or '?'}): {named}")

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import ipywidgets as widgets
 
+from .. import typesetting
 from ..errors import LabError
-from .picture import Picture
+from .picture import DPI, Picture
 from .svg import STYLES
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Panel(widgets.VBox):
         self.status = widgets.HTML()
         self.status.add_class("lab-status")
         self.bar = widgets.IntProgress(description="", layout={"display": "none", "width": "100%"})
-        heading = widgets.HTML(f"<b>{html.escape(title)}</b>")
+        heading = widgets.HTML(f"<b>{typesetting.words(title)}</b>")
         super().__init__([heading, *self._controls, self.bar, self.status, *self.results])
         self.add_class("lab-panel")
         self.layout.padding = "4px 2px 8px"
@@ -125,7 +126,7 @@ class Panel(widgets.VBox):
 def banner(words: str, kind: str) -> str:
     """Return a line of HTML with a mark and colours that say good, busy, note, warn or bad."""
     (dark, tint, *_), mark = _KINDS[kind]
-    lines = "<br>".join(html.escape(line) for line in words.splitlines())
+    lines = "<br>".join(map(typesetting.words, words.splitlines()))
     return (
         f'<div role="status" data-kind="{kind}" style="display:flex;gap:.6em;padding:.35em .7em;'
         f"line-height:1.45;color:{dark};background:{tint};border-left:4px solid {dark};"
@@ -137,9 +138,9 @@ def banner(words: str, kind: str) -> str:
 def pictured(figure: Picture) -> str:
     """Return a figure as an image with its sentence as alternative text; the status says it too."""
     coded = base64.b64encode(figure.png()).decode()
-    return (
-        f'<img alt="{html.escape(figure.alt)}" style="max-width:100%;margin-top:.4em" '
-        f'src="data:image/png;base64,{coded}">'
+    style = f"margin-top:.4em;{typesetting.shrinking(round(DPI * figure.get_figwidth()))}"
+    return typesetting.scrolling(
+        f'<img alt="{html.escape(figure.alt)}" style="{style}" src="data:image/png;base64,{coded}">'
     )
 
 
@@ -150,7 +151,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = 
     head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in columns)
     body = "".join("<tr>" + "".join(f"<td {cell}>{c}</td>" for c in row) + "</tr>" for row in rows)
     said = f'<caption style="text-align:left;padding:.3em 0">{caption}</caption>' if caption else ""
-    return (
+    return typesetting.scrolling(
         f'<table style="border-collapse:collapse;line-height:1.4;white-space:normal;margin:.4em 0">'
         f"{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
@@ -181,4 +182,4 @@ def _settings(controls: Iterable[widgets.Widget]) -> Iterator[str]:
         elif hasattr(control, "value") and getattr(control, "description", ""):
             shown = getattr(control, "label", None) or control.value
             if isinstance(shown, str | int | float | bool):
-                yield f"{html.escape(control.description)}: {html.escape(str(shown))}"
+                yield typesetting.words(f"{control.description}: {shown}")

@@ -13,6 +13,7 @@ from .. import paths
 from ..errors import UsageError
 from ..graph import module_of_name
 from ..quantize.mixed import MixedReport
+from ..typesetting import scrolling, words
 from .panel import Panel, labelled, on_change, row, table
 from .picture import DPI, WIDTH, Picture, percent
 from .precision_figures import front, reached_db
@@ -59,6 +60,7 @@ class ParetoFront(Panel):
         self.plot = widgets.GridBox(
             [self.picture],
             layout={"width": "100%", "max_width": f"{WIDTH * DPI:.0f}px", "overflow": "hidden",
+                    "min_width": f"{0.7 * WIDTH * DPI:.0f}px",  # legible; it scrolls
                     "justify_items": "flex-start", "align_items": "flex-start",
                     "grid_template_columns": "100%"},
         )  # fmt: skip
@@ -70,8 +72,9 @@ class ParetoFront(Panel):
             [self.picture, self.facts, self.recipe],
         )
         heading, picking, saving, *_ = self.children
+        plot = widgets.Box([self.plot], layout={"overflow": "auto hidden"})
         self.children = (
-            heading, self.plot, picking, self.bar, self.status, self.facts, saving, self.recipe,
+            heading, plot, picking, self.bar, self.status, self.facts, saving, self.recipe,
         )  # fmt: skip
         on_change(self.point, self.refresh)
         self.measure_button.on_click(lambda button: self.measure())
@@ -147,7 +150,7 @@ class ParetoFront(Panel):
         for block, (names, count) in blocks.items():
             every = "all " if len(names) == count > 1 else ""
             listed = ", ".join(_within(name, block) for name in names)
-            yield html.escape(block), f"{every}{len(names)} of {count}", html.escape(listed)
+            yield words(block), f"{every}{len(names)} of {count}", words(listed)
         if not blocks:
             yield "none", f"0 of {len(self.report.nodes)}", "8 bits everywhere"
 
@@ -207,7 +210,7 @@ def _filling(picture: Picture) -> str:
 
 
 def _listing(yaml: str) -> str:
-    return (
+    return scrolling(
         '<details open style="margin-top:.4em"><summary>The recipe (one click selects all of it)'
         '</summary><pre style="user-select:all;max-height:16em;overflow:auto;line-height:1.35;'
         'padding:.5em .8em;border:1px solid rgba(127,127,127,.45);white-space:pre">'

@@ -15,8 +15,9 @@ from typing import ParamSpec, TypeVar
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from .. import paths
+from .. import paths, typesetting
 from ..errors import UsageError
+from . import long_names
 
 P, R = ParamSpec("P"), TypeVar("R")
 
@@ -76,6 +77,9 @@ class Picture(Figure):
     def _settle(self) -> None:
         """Lay out once and for all: every further drawing, at any dpi, stands in the same place."""
         if not self._settled:
+            long_names.fold_beside(self)
+            self.draw_without_rendering()
+            long_names.fold_around(self)
             for _ in "ab":  # room for ticks depends on the size, and the size on that room
                 self.draw_without_rendering()
             self.set_layout_engine("none")
@@ -103,10 +107,13 @@ class Picture(Figure):
         # twice the pixels: sharp on the screens of today
         said, coded = html.escape(self.alt), base64.b64encode(self.png(2 * DPI)).decode()
         width = round(DPI * self.get_figwidth())
-        return (
-            f'<figure style="margin:0"><img alt="{said}" width="{width}" style="max-width:100%" '
+        image = (
+            f'<img alt="{said}" width="{width}" style="{typesetting.shrinking(width)}" '
             f'src="data:image/png;base64,{coded}">'
-            f'<figcaption aria-hidden="true">{said}</figcaption></figure>'
+        )
+        return (
+            f'<figure style="margin:0">{typesetting.scrolling(image)}'
+            f'<figcaption aria-hidden="true">{typesetting.words(self.alt)}</figcaption></figure>'
         )
 
 

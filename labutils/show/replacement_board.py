@@ -12,11 +12,13 @@ import ipywidgets as widgets
 
 from .. import paths, repair, surgery, targets
 from ..errors import LabError, UsageError, counted
+from ..typesetting import words
 from .graph_svg import before_after, subgraph
 from .panel import Panel, banner, labelled, on_change, row, table
 from .svg import Svg
 
 _LITE = "Lite rules, off unless you want them: another network, to be trained again:"
+_PROSE = "line-height:1.4;white-space:normal"
 _LONGEST = 170  # characters of evidence in the table; the tooltip has all
 
 
@@ -153,11 +155,11 @@ class ReplacementBoard(Panel):
             on_change(box, self._allow)
         lines = [widgets.HBox([self.boxes[rule.name], _promise(rule)]) for rule in fitting]
         trained = sum(not rule.needs_training for rule in fitting)  # as good as before
-        words = "Rules that match something here:" if lines else "No rule matches this file."
-        lite = [widgets.Label(_LITE)] if trained < len(lines) else []
+        head = "Rules that match something here:" if lines else "No rule matches this file."
+        lite = [_said(_LITE)] if trained < len(lines) else []
         last = [self.repair_button] if lines else []
         self.rules.children = (
-            widgets.Label(words), *lines[:trained], *lite, *lines[trained:], *last,
+            _said(head), *lines[:trained], *lite, *lines[trained:], *last,
         )  # fmt: skip
 
 
@@ -181,11 +183,15 @@ def _checkbox(rule: surgery.Rule, needed: Mapping[str, int]) -> widgets.Checkbox
 def _promise(rule: surgery.Rule) -> widgets.HTML:
     kind = "exact" if rule.exact else "<b>approximate</b>"
     kind += ", <b>needs training</b>" * rule.needs_training
-    style = "line-height:1.4;white-space:normal"
     return widgets.HTML(
-        f'<span style="{style}">{kind}: {html.escape(rule.error)}</span>',
+        f'<span style="{_PROSE}">{kind}: {words(rule.error)}</span>',
         layout={"flex": "1 1 0", "min_width": "12em"},  # wraps beside the box, not below it
     )
+
+
+def _said(text: str) -> widgets.HTML:
+    """Return a line above controls; a Label would be cut where the page is narrow."""
+    return widgets.HTML(f'<p style="{_PROSE}">{words(text)}</p>')
 
 
 def _verdict(check: targets.CheckReport) -> str:
@@ -255,7 +261,7 @@ def _account(
     ]
     if not report.exact:
         rows.append(("note", "an approximate rule: another function, which may need retraining"))
-    return table(("what", "found"), [(a, html.escape(b)) for a, b in rows])
+    return table(("what", "found"), [(a, words(b)) for a, b in rows])
 
 
 def _operators(check: targets.CheckReport) -> str:
@@ -264,13 +270,13 @@ def _operators(check: targets.CheckReport) -> str:
     for op, verdict, nodes, place, evidence in check.groups():
         if verdict != "supported":
             short = evidence if len(evidence) <= _LONGEST else f"{evidence[:_LONGEST]}…"
-            said = f'<span title="{html.escape(evidence)}">{html.escape(short)}</span>'
-            rows.append((*map(html.escape, (op, verdict, str(nodes), place)), said))
+            said = f'<span title="{html.escape(evidence)}">{words(short)}</span>'
+            rows.append((*map(words, (op, verdict, str(nodes), place)), said))
     taken = Counter(node.op_type for node in check.nodes if node.verdict == "supported")
     listed = ", ".join(f"{op} × {n}" for op, n in taken.most_common()) or "none"
-    caption = f"Supported: {html.escape(listed)}."
+    caption = f"Supported: {words(listed)}."
     if not rows:
-        return f'<p style="line-height:1.4;white-space:normal">{caption}</p>'
+        return f'<p style="{_PROSE}">{caption}</p>'
     return table(("operator", "verdict", "nodes", "first in", "evidence"), rows, caption)
 
 
@@ -291,6 +297,4 @@ def _drawn(draw) -> str:  # noqa: ANN001 - () -> Svg or words
         found = f"No picture: {error}"
     if isinstance(found, Svg):
         return found._repr_html_()
-    return (
-        f'<p style="line-height:1.4;white-space:normal">{html.escape(found)}</p>' if found else ""
-    )
+    return f'<p style="{_PROSE}">{words(found)}</p>' if found else ""

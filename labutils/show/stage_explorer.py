@@ -11,6 +11,7 @@ from .. import metrics
 from ..compare import Stage
 from ..data import ImageSet, Preprocessing
 from ..errors import UsageError
+from .long_names import folded
 from .panel import Panel, labelled, on_change, pictured, row
 from .picture import BLUE, ORANGE, Picture, blank, decibels, percent, styled
 from .stage_answers import StageAnswers
@@ -120,27 +121,37 @@ def two_answers(
         f"{name}: {classes[int(p.argmax())]} with {percent(float(p.max()))}"
         for name, p in shares.items()
     )
-    picture = blank(0.9 + 0.42 * len(best), f"{said}. " + (f"Truth: {truth}." if truth else ""))
+    folds = sum(-(-len(classes[c]) // 24) - 1 for c in best)  # lines of long names
+    picture = blank(
+        0.9 + 0.42 * len(best) + 0.1 * folds, f"{said}. " + (f"Truth: {truth}." if truth else "")
+    )
     left, right = picture.subplots(1, 2, width_ratios=(1, 2))
     left.imshow(image, interpolation="nearest")
     left.set_axis_off()
-    left.set_title(f"truth: {truth}" if truth else "image")
+    left.set_title(folded(f"truth: {truth}", 200, 10.5) if truth else "image")
     looks = zip(shares.items(), (BLUE, ORANGE), ("", "//"), strict=False)
     height = 0.8 / len(shares)
     for number, ((name, share), color, hatch) in enumerate(looks):
         places = np.arange(len(best)) + (number - (len(shares) - 1) / 2) * height
         right.barh(
-            places, share[best], height, label=name, color=color, hatch=hatch, edgecolor="white"
+            places,
+            share[best],
+            height,
+            label=name,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
         )
         for place, c in zip(places, best, strict=True):
             right.annotate(
                 percent(float(share[c])), (share[c], place), xytext=(4, 0),
                 textcoords="offset points", va="center", fontsize=8.5,
             )  # fmt: skip
-    names = [classes[c] + (" = truth" if classes[c] == truth else "") for c in best]
+    names = [folded(classes[c] + " = truth" * (classes[c] == truth), 210, 10, 2) for c in best]
     right.set_yticks(range(len(best)), names)
     right.invert_yaxis()
     right.set(xlim=(0, 1.15), xlabel="probability (softmax)")
     right.set_xticks(np.linspace(0, 1, 6))
-    picture.legend(loc="outside lower center", ncols=2, frameon=False)
+    together = sum(map(len, shares)) < 70
+    picture.legend(loc="outside lower center", ncols=2 if together else 1, frameon=False)
     return picture

@@ -49,7 +49,7 @@ def gate_inputs(values: Mapping[str, ArrayLike]) -> Picture:
                     label="what a ReLU lets pass" if not place else None)  # fmt: skip
         axes.annotate(f"{high:.3g}", (high, place), xytext=(6, 0), textcoords="offset points",
                       va="center")  # fmt: skip
-    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xscale("symlog", linthresh=1, linscale=2)  # room for -1, 0 and 1 side by side
     axes.set_xlim(min(1.8 * lows.min(), -2), max(4 * highs.max(), 2))
     axes.set_yticks(range(len(found)), [name.split(".block")[0] for name in found])
     axes.set_ylim(len(found) - 0.5, -0.5)

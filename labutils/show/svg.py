@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import paths
+from .. import paths, typesetting
 from ..errors import UsageError
 
 _INK = "#1a1a1a"
@@ -21,6 +22,16 @@ STYLES = {
     "unsupported": ("#9c3800", "#fad9c8", 3.5, "", "M2 2L10 10M10 2L2 10"),
     "unknown": ("#3d3d5c", "#e4e4ee", 2, "2 3", "M3 4A3 3 0 1 1 6 7V8M6 10V11"),
 }
+
+
+# Widths of letters in DejaVu Sans Bold, in parts of the size, by kind and rounded up: the widest of
+# the fonts that a picture asks for.
+_WIDE = dict.fromkeys("mwMW@%…—–→≠≤≥", 1.11)
+_CAPITALS = dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&×+=<>~−", 0.85)
+_SLIM = dict.fromkeys("fijlrtI.,:;/|()[]'-! ", 0.5)
+_LETTERS = _WIDE | _CAPITALS | _SLIM
+_REGULAR = 0.93  # as wide as the bold letters, at most
+_SMALL = 0.72  # any other letter of ASCII, bold
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,17 @@ class Svg:
     def _repr_svg_(self) -> str:
         return self.data
 
+    @property
+    def width(self) -> int:
+        """In pixels; 0 where the document does not say."""
+        found = re.search(r'viewBox="0 0 (\d+) \d+"', self.data)
+        return int(found[1]) if found else 0
+
     def _repr_html_(self) -> str:
         # An image, not inline SVG: viewers that clean HTML keep it, and its alt text with it.
         coded = base64.b64encode(self.data.encode()).decode()
-        return (
-            f'<img alt="{clean(self.alt)}" style="max-width:100%;height:auto" '
+        return typesetting.scrolling(
+            f'<img alt="{clean(self.alt)}" style="{typesetting.shrinking(self.width)}" '
             f'src="data:image/svg+xml;base64,{coded}">'
         )
 
@@ -84,3 +101,35 @@ def clean(words: str) -> str:
     return html.escape(
         re.sub("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", words)
     )
+
+
+def breadth(words: str, size: float, bold: bool = False) -> int:
+    """Return how wide `words` are at most in a font of `size`, both in pixels.
+
+    Estimated from kinds of letters, not measured: equal on every machine.
+    """
+    return round(size * (1 if bold else _REGULAR) * sum(map(_letter, words)) + 0.5)
+
+
+def _letter(letter: str) -> float:
+    if letter in _LETTERS:
+        return _LETTERS[letter]
+    if letter.isascii():
+        return _SMALL
+    if unicodedata.combining(letter):
+        return 0.0
+    return 1.1 if unicodedata.east_asian_width(letter) in "WF" else 0.9
+
+
+def fitted(words: str, room: float, size: float, bold: bool = False) -> str:
+    """Shorten a line to `room` pixels; a dotted path loses its start, all else its end."""
+    path = "." in words and " " not in words
+    short = words
+    while breadth(short, size, bold) > room and len(short) > 2:
+        short = "…" + short.removeprefix("…")[1:] if path else short.removesuffix("…")[:-1] + "…"
+    return short
+
+
+def wrapped(words: str, room: float, size: float, bold: bool = False) -> list[str]:
+    """Break a line after a space, a dot, a slash or an underscore, to at most `room` pixels."""
+    return typesetting.lines(words, room, lambda line: breadth(line, size, bold))

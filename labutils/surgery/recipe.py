@@ -7,7 +7,6 @@ first difference.
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import sys
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import paths
+from .. import paths, typesetting
 from ..errors import SurgeryError, UsageError
 from .report import Report
 
@@ -148,7 +147,7 @@ class Recipe:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the outline as plain values, for JSON."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import metrics
+from .. import metrics, typesetting
 from ..errors import SurgeryError
 
 if TYPE_CHECKING:
@@ -204,14 +203,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         head, *_ = str(self).partition("\n")
-        # words stand at the left and wrap at spaces; JupyterLab's own style does neither
-        words = "style='text-align:left;word-break:normal;overflow-wrap:break-word'"
-        rows = "".join(
-            f"<tr><th scope='row' {words}>{html.escape(subject)}</th>"
-            f"<td {words}>{html.escape(text)}</td></tr>"
-            for subject, text in self._rows()
-        )
-        return f"<table><caption>{html.escape(head)}</caption><tbody>{rows}</tbody></table>"
+        return typesetting.table((), [*self._rows()], head, named=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain types, for JSON."""

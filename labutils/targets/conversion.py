@@ -6,7 +6,6 @@ executed, and compared with the model that the user brought. Only then does it g
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import compare, paths, qnn, runtime
+from .. import compare, paths, qnn, runtime, typesetting
 from ..errors import (
     MissingToolError,
     TranslationError,
@@ -88,7 +87,7 @@ class Conversion:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return typesetting.listing(str(self))
 
 
 def convert(

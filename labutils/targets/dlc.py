@@ -7,7 +7,6 @@ be run for that (``runtime.connect("model.dlc")``).
 
 from __future__ import annotations
 
-import html
 import json
 import shutil
 from collections import Counter
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import graph, paths, qnn
+from .. import graph, paths, qnn, typesetting
 from ..errors import ConvertError, ModelFileError, UsageError
 from ..qnn import dlc_file, options, refusal
 from .dlc_verify import Verification, verify
@@ -116,12 +115,8 @@ class DlcInfo:
 
     def _repr_html_(self) -> str:
         columns = ("type", "shape", "dtype", "weight", "scale", "zero_point", "macs", "name")
-        head = "".join(f"<th>{name}</th>" for name in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_cell(row[c]))}</td>" for c in columns) + "</tr>"
-            for row in self.rows()
-        )
-        return f"<p>{html.escape(self.summary())}</p><table><tr>{head}</tr>{body}</table>"
+        rows = [[_cell(row[name]) for name in columns] for row in self.rows()]
+        return typesetting.paragraph(self.summary()) + typesetting.table(columns, rows)
 
 
 def _cell(value: object) -> str:
@@ -286,7 +281,7 @@ class ContextInfo:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def context_binary(

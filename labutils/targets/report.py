@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .. import typesetting
 from ..errors import counted
 from .schema import Table
 
@@ -159,17 +159,9 @@ class CheckReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        summary = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary())
-        left = 'style="text-align:left"'  # JupyterLab's own is right
-        head = "".join(
-            f'<th scope="col" {left}>{word}</th>'
-            for word in ("operator", "verdict", "nodes", "first in", "evidence")
-        )
-        body = "".join(
-            "<tr>" + "".join(f"<td {left}>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-            for row in self.groups()
-        )
-        return f"{summary}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        summary = "".join(map(typesetting.paragraph, self.summary()))
+        head = ("operator", "verdict", "nodes", "first in", "evidence")
+        return summary + typesetting.table(head, [[*map(str, row)] for row in self.groups()])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, for ``--json``."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import data, things
+from .. import data, things, typesetting
 from ..errors import TrainingError, UsageError
 from .batches import Batches
 from .loop import parameter_groups
@@ -87,9 +87,7 @@ class FineTuning:
         return str(self)
 
     def _repr_html_(self) -> str:
-        import html
-
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def fine_tune(

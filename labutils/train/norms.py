@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from .. import data
+from .. import data, typesetting
 from ..errors import UsageError, counted
 
 BATCH = 64
@@ -60,7 +59,7 @@ class NormReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        return typesetting.paragraph(str(self))
 
 
 def freeze_batch_norm_(model: nn.Module, *, weights: bool = False) -> NormReport:

@@ -368,8 +368,8 @@ FAKE = Exercise(
         Wrong(
             _FAKE + _CODES + "    straight = codes + (codes.round() - codes).detach()\n"
             "    return straight * scale.detach()",
-            "x gets its gradient; the scale gets -0.4 here. It acts twice: it divides before the "
-            "rounding and multiplies behind it, which makes -4.4.",
+            "x gets its gradient; the scale gets -0.6 here. It acts twice: it divides before the "
+            "rounding and multiplies behind it, which makes -4.6.",
         ),
         Wrong(
             _FAKE + _CODES + "    return (codes.round() * scale).detach()",

@@ -79,6 +79,7 @@ def test_the_words_of_every_picture_lie_inside_it_and_apart(reports, page):
         assert page.evaluate(layout.PICTURE) == [], name
 
 
+@pytest.mark.slow
 def test_every_widget_fits_a_wide_and_a_narrow_pane(lab, opened):
     assert set(widget_cells.CELLS) == set(widgets.__all__)
     sources = [widget_cells.CHAIN, *widget_cells.CELLS.values()]

@@ -111,7 +111,7 @@ def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    late = round(LATE * steps)
+    late = max(1, round(LATE * steps))
     phases = [(64, steps - late, 1.5e-3, 0), (original.preprocessing.size, late, 3e-4, 1)]
     key = content_cache.key(
         checkpoint=content_cache.checkpoint(ARCHITECTURE), phases=phases, calib=CALIBRATION,

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from labutils import metrics, paths
+from labutils.compare import gating
 
 RESULTS = paths.ROOT / "benchmarks" / "results"
 
@@ -234,21 +235,34 @@ def test_room():
 def test_why_quantized_kinds_are_judged_by_the_mean():
     told = stated(
         r"agrees with fp32 on ([\d.]+) % of ([\d,]+) images at a mean of ([\d.]+), and its worst "
-        r"image is at ([\d.]+); in a16w8 the worst is at ([\d.]+), and in fp16 at ([\d.]+\d) \("
+        r"image is at ([\d.]+); the large one in int8 has a mean of ([\d.]+) and a worst image at "
+        r"([\d.]+\d)\."
     )
-    row = ladder()["HTP int8"]
-    worst = [float(ladder()[f"HTP {kind}"]["cosine_min"]) for kind in ("int8", "a16w8", "fp16")]
-    assert told == (
-        f"{100 * float(row['agreement']):.2f}", row["n"], f"{float(row['cosine_mean']):.3f}",
-        f"{worst[0]:.3f}", f"{worst[1]:.4f}", f"{worst[2]:.4f}",
-    )  # fmt: skip
+    rows = gate_rows()
+    n, mean, worst, agrees = rows["mobilenet_v3_small", "ort_a16w8"]
+    assert told == (agrees, n, mean, worst, *rows["mobilenet_v3_large", "ort_int8"][1:3])
 
 
 def gate_rows():
-    """(model, kind) -> (n, mean cosine, worst image)."""
-    pattern = r"^(mobilenet_v3_\w+) +(\w+) +(\d+) +(?:worst image|mean) +\S+ +(\S+) +(\S+) "
+    """(model, kind) -> (n, mean cosine, worst image, % that agree)."""
+    pattern = (
+        r"^(mobilenet_v3_\w+) +(\w+) +(\d+) +(?:worst image|mean) +\S+ +(\S+) +(\S+) +\S+ +(\S+) %"
+    )
     text = (RESULTS / "gate.txt").read_text("utf-8")
     return {m[:2]: m[2:] for m in re.findall(pattern, text, re.M)}
+
+
+def test_sound_files_pass_by_the_figure_that_their_kind_is_judged_by():
+    found = gate_rows()
+    assert set(found) == {
+        (f"mobilenet_v3_{size}", kind) for size in ("large", "small") for kind in gating.THRESHOLDS
+    }
+    for (model, kind), (_, mean, worst, _) in found.items():
+        judged = worst if kind in gating.BY_THE_WORST else mean
+        assert float(judged) >= gating.THRESHOLDS[kind], (model, kind)
+    for model, kind in (("large", "ort_int8"), ("small", "ort_int8"), ("small", "ort_a16w8")):
+        _, mean, worst, _ = found[f"mobilenet_v3_{model}", kind]
+        assert float(worst) < gating.THRESHOLDS[kind] < float(mean)  # hence the mean
 
 
 @pytest.mark.parametrize(("images", "least"), [(32, {1: 0.99, 4: 0.95}), (1600, {})])

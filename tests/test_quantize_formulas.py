@@ -479,3 +479,42 @@ def test_entropy_keeps_what_256_levels_hold_exactly():
     edges = np.linspace(0, 1, quantize_ranges.BINS + 1)
     counts[0] = 10**9  # the bin of 0 has no say
     assert quantize_ranges._least_divergence(counts, edges, 8) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name, least, most", [
+    ("freeze_at", 0, 1), ("distillation", 0, 1), ("temperature", 0.1, None), ("steps", 1, None),
+    ("batch_size", 1, None), ("learning_rate", 0, None),
+])  # fmt: skip
+def test_settings_of_training_have_their_limits(name, least, most):
+    from labutils.quantize import recipe
+
+    def read(value):
+        return getattr(recipe.parse(f"name: mine\nqat: {{{name}: {value}}}\n").qat, name)
+
+    assert read(least) == least and (most is None or read(most) == most)
+    with pytest.raises(UsageError, match="is below"):
+        read(-1 if least == 0 else 0)
+    if most is not None:
+        with pytest.raises(UsageError, match="is above"):
+            read(1.5)
+
+
+def test_adaptive_rounding_counts_the_weights_that_it_moved(tmp_path):
+    model_of([node("Conv", "x w", "y")], {"w": normal(8, 3, 3, 3)}, tmp_path / "m.onnx")
+    images = normal(64, 3, 6, 6) + 3 * normal(64, 3, 1, 1, seed=5)
+    codes, said = {}, {}
+    for way in ("nearest", "adaptive"):
+        recipe = quantize.Recipe("mine", rounding=way, weights=Weights(4))
+        made = quantize.static(tmp_path / "m.onnx", tmp_path / f"{way}.onnx", images, recipe)
+        stored = {t.name: t for t in onnx.load(made.file).graph.initializer}
+        codes[way], said[way] = numpy_helper.to_array(stored["w_quantized"]), made.repairs
+    moved = int((codes["nearest"] != codes["adaptive"]).sum())
+    assert moved > 0 and f"moved {moved} weights of 1 layers" in said["adaptive"][0]
+
+
+def test_a_bias_calibration_says_what_it_did():
+    report = qat_corrections.BiasReport(52, 2, 64, 0.125, 0.011)
+    assert str(report) == repr(report)
+    assert "52 layers on 64 images (2 in" in str(report)
+    assert "12.5 % of their size, now by 1.1 %" in str(report)
+    assert "now by 1.1 %" in report._repr_html_()

@@ -461,6 +461,17 @@ def test_a_recipe_takes_whole_numbers_for_fractions_but_no_booleans():
         recipe.parse("name: mine\ncalibration: {images: 3.5}\n")
 
 
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_every_step_that_saves_is_a_point_of_the_front(count):
+    """Nodes in a row with equal noise between them: each that is widened saves a share of it."""
+    names = [noise.START, *(f"n{i}" for i in range(count)), noise.END]
+    edges = {noise.Edge(f"t{i}", *pair): 1.0 for i, pair in enumerate(itertools.pairwise(names))}
+    front = mixed._front(edges, dict.fromkeys(names[1:-1], 0.1), 0.0, 100)
+    # the last two come together: before the logits, either alone would save nothing more
+    assert [len(point.wide) for point in front] == [*range(count - 1), count]
+    assert front[0].predicted_db == pytest.approx(-10 * math.log10(count + 1))
+
+
 def test_one_calibration_image_is_enough_for_a_bias(tmp_path):
     constants = {"w": normal(4, 3, 3, 3), "b": normal(4)}
     model_of([node("Conv", "x w b", "y")], constants, tmp_path / "m.onnx")

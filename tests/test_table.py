@@ -203,6 +203,7 @@ def test_an_erf_counts_as_a_gelu_where_it_divides_by_the_root_of_two(saved, mode
 
 LIMITS = [
     ("qnn", _clip(0, 6), "supported"),
+    ("rdk-x5", _conv(3, stride=2), "supported"),  # dilated it would be constrained
     ("tidl-11", _bare_conv(9), "supported"),  # above 7 with stride 2 is not
     ("tidl-11", _bare_conv(5, group=8), "constrained"),  # 5x5s1 is what the document is unclear on
     ("tidl-11", _node("GlobalAveragePool", (1, 8, 1024)), "supported"),

@@ -213,14 +213,14 @@ def _is_text(node) -> bool:
 
 
 def _take_verdicts(rows: list[dict]) -> None:
-    """Keep what the results say of mutants that were killed."""
+    """Keep what the results say of mutants that were killed, or are shown equivalent."""
     known = {}
     with RESULTS.open(newline="") as file:
         known = {tuple(row[k] for k in IDENTITY): row for row in csv.DictReader(file)}
     for row in rows:
         old = known.get(tuple(row[k] for k in IDENTITY))
-        if old and old["verdict"] == "killed":
-            row.update(verdict="killed", by=old["by"])
+        if old and old["verdict"] != "survived":
+            row.update(verdict=old["verdict"], by=old["by"])
 
 
 def _excuse(rows: list[dict]) -> None:

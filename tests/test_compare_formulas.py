@@ -112,10 +112,11 @@ def test_the_operator_behind_a_tensor_is_found_through_its_codes(gated):
 # ---------------------------------------------------------------- why a layer costs
 
 
-def test_facts_of_every_tensor_are_those_of_its_own_codes(gated):
+@pytest.mark.parametrize("contrast", [1.5, 0.2])
+def test_facts_of_every_tensor_are_those_of_its_own_codes(gated, contrast):
     """Of the logits too, which have another name before their Q and DQ."""
     quantized, reference = read(gated / "int8.onnx"), read(gated / "float.onnx")
-    batch = 1.5 * pictures(8, 1)
+    batch = np.float32(contrast) * pictures(8, 1)
     found = reasons.facts(reference, quantized, qdq_edit.units(quantized), batch)
     stored = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
     names = ["c", "p", "y"]
@@ -142,7 +143,7 @@ def test_facts_of_every_tensor_are_those_of_its_own_codes(gated):
         assert fact.codes == pytest.approx(min(1, (high - low) / (255 * float(scale))))
         assert (fact.low, fact.high) == pytest.approx((values.min(), values.max()))
         assert fact.code_high - fact.code_low == pytest.approx(255 * float(scale))
-    assert found["wide"].clipped > 0.05
+    assert (found["wide"].clipped > 0.05) == (found["wide"].codes == 1) == (contrast > 1)
     assert [found[name].gate for name in ("wide", "pool", "gate")] == [False, False, True]
 
 

@@ -77,7 +77,6 @@ def test_weights_that_torchao_cannot_have_are_refused(network, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_file_has_the_codes_that_its_recipe_says_and_whole_biases(network, tmp_path):
     with torch.no_grad():
         network[6].bias += 3  # far beyond what eight bits of its step would hold

@@ -461,6 +461,17 @@ def test_a_recipe_takes_whole_numbers_for_fractions_but_no_booleans():
         recipe.parse("name: mine\ncalibration: {images: 3.5}\n")
 
 
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_every_step_that_saves_is_a_point_of_the_front(count):
+    """Nodes in a row with equal noise between them: each that is widened saves a share of it."""
+    names = [noise.START, *(f"n{i}" for i in range(count)), noise.END]
+    edges = {noise.Edge(f"t{i}", *pair): 1.0 for i, pair in enumerate(itertools.pairwise(names))}
+    front = mixed._front(edges, dict.fromkeys(names[1:-1], 0.1), 0.0, 100)
+    # the last two come together: before the logits, either alone would save nothing more
+    assert [len(point.wide) for point in front] == [*range(count - 1), count]
+    assert front[0].predicted_db == pytest.approx(-10 * math.log10(count + 1))
+
+
 def test_one_calibration_image_is_enough_for_a_bias(tmp_path):
     constants = {"w": normal(4, 3, 3, 3), "b": normal(4)}
     model_of([node("Conv", "x w b", "y")], constants, tmp_path / "m.onnx")
@@ -479,3 +490,42 @@ def test_entropy_keeps_what_256_levels_hold_exactly():
     edges = np.linspace(0, 1, quantize_ranges.BINS + 1)
     counts[0] = 10**9  # the bin of 0 has no say
     assert quantize_ranges._least_divergence(counts, edges, 8) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name, least, most", [
+    ("freeze_at", 0, 1), ("distillation", 0, 1), ("temperature", 0.1, None), ("steps", 1, None),
+    ("batch_size", 1, None), ("learning_rate", 0, None),
+])  # fmt: skip
+def test_settings_of_training_have_their_limits(name, least, most):
+    from labutils.quantize import recipe
+
+    def read(value):
+        return getattr(recipe.parse(f"name: mine\nqat: {{{name}: {value}}}\n").qat, name)
+
+    assert read(least) == least and (most is None or read(most) == most)
+    with pytest.raises(UsageError, match="is below"):
+        read(-1 if least == 0 else 0)
+    if most is not None:
+        with pytest.raises(UsageError, match="is above"):
+            read(1.5)
+
+
+def test_adaptive_rounding_counts_the_weights_that_it_moved(tmp_path):
+    model_of([node("Conv", "x w", "y")], {"w": normal(8, 3, 3, 3)}, tmp_path / "m.onnx")
+    images = normal(64, 3, 6, 6) + 3 * normal(64, 3, 1, 1, seed=5)
+    codes, said = {}, {}
+    for way in ("nearest", "adaptive"):
+        recipe = quantize.Recipe("mine", rounding=way, weights=Weights(4))
+        made = quantize.static(tmp_path / "m.onnx", tmp_path / f"{way}.onnx", images, recipe)
+        stored = {t.name: t for t in onnx.load(made.file).graph.initializer}
+        codes[way], said[way] = numpy_helper.to_array(stored["w_quantized"]), made.repairs
+    moved = int((codes["nearest"] != codes["adaptive"]).sum())
+    assert moved > 0 and f"moved {moved} weights of 1 layers" in said["adaptive"][0]
+
+
+def test_a_bias_calibration_says_what_it_did():
+    report = qat_corrections.BiasReport(52, 2, 64, 0.125, 0.011)
+    assert str(report) == repr(report)
+    assert "52 layers on 64 images (2 in" in str(report)
+    assert "12.5 % of their size, now by 1.1 %" in str(report)
+    assert "now by 1.1 %" in report._repr_html_()

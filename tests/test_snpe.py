@@ -359,3 +359,8 @@ def test_the_log_of_a_file_that_is_refused_or_not(small_onnx, tmp_path, monkeypa
     lines = snpe.log_of(tmp_path / "relu.onnx")
     assert lines and not any("ERROR" in line for line in lines)
     assert [file.name for file in tmp_path.iterdir()] == ["relu.onnx"]
+
+
+def test_a_transcript_reads_as_its_log():
+    found = snpe.Transcript(("first", "# second"), False, "replica")
+    assert str(found) == repr(found) == "first\n# second"

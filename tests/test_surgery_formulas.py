@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 
 from labutils import surgery
 from labutils.errors import SurgeryError
-from labutils.surgery import attention_gates
+from labutils.surgery import attention_gates, conv_layers, norm_layers
 
 
 def graph(nodes, constants=None, shape=(1, 4, 5, 6), opset=17, kind=TensorProto.FLOAT):
@@ -103,18 +105,21 @@ POOLS = {
     "another adaptive": (lambda x: F.adaptive_avg_pool2d(x, (1, 1)), 4, True),
     "over channels": (lambda x: x.mean((1, 3), keepdim=True), 1, False),
     "by axis": (lambda x: x.mean(axis=(1, 3), keepdim=True), 1, False),
+    "by axis alone": (lambda x: x.mean(axis=(2, 3))[:, :, None, None], 4, False),
     "of one axis": (lambda x: x.mean(3, keepdim=True), 4, False),
 }
 
 
 @pytest.mark.parametrize("pool, channels, gate", POOLS.values(), ids=POOLS)
 def test_only_a_pool_of_the_whole_plane_makes_a_gate_of_channels(pool, channels, gate):
-    rules = ["se-to-identity", "relu6-to-relu"]
     model, x = Inline(pool, channels).eval(), noise(2, 4, 5, 4)
-    report = surgery.replace_(model, rules, level="graph" if gate else "auto", example_inputs=x)
-    assert report.counts["se-to-identity"] == gate
-    if gate:
-        assert torch.equal(model(x), x.clamp(min=0) + 1)
+    if not gate:
+        with pytest.raises(SurgeryError, match="matched nothing"):
+            surgery.replace_(model, "se-to-identity", level="graph", example_inputs=x)
+        return
+    report = surgery.replace_(model, "se-to-identity", level="graph", example_inputs=x)
+    assert report.counts == {"se-to-identity": 1}
+    assert torch.equal(model(x), x.clamp(0, 6) + 1)
 
 
 # ---------------------------------------------------------------- how near is the same
@@ -276,3 +281,94 @@ def test_only_a_hardswish_in_parts_becomes_a_relu(function, hardswish):
     report = surgery.replace_(model, "hardswish-to-relu", level="graph", example_inputs=x)
     assert report.counts == {"hardswish-to-relu": 1 + hardswish}
     assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+# ---------------------------------------------------------------- layers that replace a convolution
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", (2, 1)])
+@pytest.mark.parametrize("kernel, dilation", [((3, 5), (1, 1)), ((4, 2), (1, 1)), ((3, 4), (2, 3))])
+def test_what_a_convolution_pads_in_numbers(padding, kernel, dilation):
+    conv = nn.Conv2d(2, 3, kernel, padding=padding, dilation=dilation)
+    plain = nn.Conv2d(2, 3, kernel, dilation=dilation)
+    plain.load_state_dict(conv.state_dict())
+    x = noise(1, 2, 12, 13)
+    found = plain(F.pad(x, conv_layers.pads_of(conv)))
+    assert torch.allclose(found, conv(x), atol=1e-6)
+
+
+def test_a_kernel_that_is_a_product_becomes_two_convolutions_exactly():
+    conv = nn.Conv2d(5, 4, (3, 2), stride=(2, 1), padding=(1, 0))
+    column, kernel = noise(4, 5), noise(5, 3, 2, seed=1)
+    with torch.no_grad():
+        conv.weight.copy_(column[:, :, None, None] * kernel)
+    x = noise(2, 5, 9, 8)
+    assert torch.allclose(conv_layers.separable(conv)(x), conv(x), atol=1e-5)
+
+
+def test_a_stack_of_small_kernels_holds_the_middle_of_the_large_one():
+    conv = nn.Conv2d(4, 6, 11, padding=5, stride=2)
+    with torch.no_grad():
+        conv.weight.copy_(F.pad(noise(6, 4, 7, 7), (2, 2, 2, 2)))
+    x = noise(1, 4, 20, 20).abs()  # ReLUs between identities change nothing
+    stack = conv_layers.small_kernels(conv).eval()
+    assert [m.kernel_size for m in stack if isinstance(m, nn.Conv2d)] == [(3, 3), (3, 3), (7, 7)]
+    assert torch.allclose(stack(x), conv(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("settings, made", [
+    ((16, 4, 3), True), ((15, 4, 3), False), ((16, 4, 1), False), ((16, 4, (1, 3)), True),
+    ((16, 16, 3, 1, 0, 1, 2), False),
+])  # fmt: skip
+def test_only_a_dense_convolution_of_many_channels_is_split(settings, made):
+    model = nn.Sequential(nn.Conv2d(*settings), nn.ReLU6())
+    report = surgery.replace_(model, ["conv-to-separable", "relu6-to-relu"])
+    assert report.counts["conv-to-separable"] == made
+    assert not [left for left in report.left if "Conv" in left.what]
+
+
+def test_a_batch_norm_over_the_last_dimension_normalizes_each_of_its_entries():
+    norm = norm_layers.BatchNormLast(5).train()
+    x = 3 * noise(4, 6, 7, 5) + 2
+    y = norm(x)
+    assert y.shape == x.shape
+    assert y.mean((0, 1, 2)).abs().max() < 1e-5
+    assert (y.var((0, 1, 2), correction=0) - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("layer", [nn.Hardswish(), nn.Sigmoid(), nn.ReLU6(), nn.SiLU()])
+def test_a_layer_and_its_function_are_one_spelling(layer):
+    """A pattern written with functions finds layers, too."""
+    function = {nn.Hardswish: F.hardswish, nn.Sigmoid: torch.sigmoid, nn.ReLU6: F.relu6,
+                nn.SiLU: F.silu}[type(layer)]  # fmt: skip
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = layer
+
+        def forward(self, x):
+            return self.act(x) + self.act(x)
+
+    rule = surgery.pattern_rule(
+        lambda x: function(x) + function(x), lambda x: x * 2, name="doubled"
+    )
+    model, x = Doubled().eval(), noise(2, 3)
+    assert surgery.replace_(model, rule, example_inputs=x).counts == {"doubled": 1}
+    assert torch.equal(model(x), 2 * x)
+
+
+def test_a_resize_of_some_axes_only_is_left_with_the_reason():
+    sizes = {"sizes": np.array([10, 12])}
+    nodes = [node("Resize", "x   sizes", "y", axes=[2, 3], mode="nearest"), node("Relu", "x", "z")]
+    nodes[0].input[:] = ["x", "", "", "sizes"]
+    model = graph(nodes[:1], sizes, opset=18)
+    with pytest.raises(SurgeryError, match="resizes some axes only"):
+        surgery.replace_(model, "resize-to-scale")
+
+
+def test_a_recipe_says_of_which_network_it_is():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish())
+    recipe = surgery.recipe_of(surgery.replace_(model, "hardswish"))
+    assert "made with a network of" in str(recipe)
+    assert "made with my net of" in str(dataclasses.replace(recipe, model="my net"))

@@ -170,7 +170,40 @@ def _bare_conv(kernel, group=1):
     return model_of([node], (1, 8, 32, 32), weights)
 
 
+def _clip_by_input():
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Clip", ["x", "", "most"], ["y"]),
+    ]
+    return model_of(nodes)
+
+
+def _gelu(factor, op="Div", halved=False):
+    nodes = [
+        helper.make_node(op, ["x", "root"], ["a"]), helper.make_node("Erf", ["a"], ["b"]),
+        helper.make_node("Mul", ["b", "half"], ["h"]),
+        helper.make_node("Add", ["h" if halved else "b", "half" if halved else "one"], ["c"]),
+        helper.make_node("Mul", ["x", "c"], ["y"]),
+    ]  # fmt: skip
+    constants = {"root": np.float32(factor), "one": np.float32(1), "half": np.float32(0.5)}
+    return model_of(nodes if halved else [n for n in nodes if "h" not in n.output], None, constants)
+
+
+@pytest.mark.parametrize("model, whole", [
+    (_gelu(2**0.5), True), (_gelu(0.5**0.5, "Mul"), True), (_gelu(1.0), False), (_gelu(2.0), False),
+    (_gelu(2**0.5, halved=True), True),
+], ids=range(5))  # fmt: skip
+def test_an_erf_counts_as_a_gelu_where_it_divides_by_the_root_of_two(saved, model, whole):
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, 8, 8))
+    )
+    (erf,) = (n for n in table.check(saved(model), "qnn").nodes if n.op_type == "Erf")
+    assert (erf.verdict == "supported") == whole, erf.evidence
+
+
 LIMITS = [
+    ("qnn", _clip(0, 6), "supported"),
+    ("rdk-x5", _conv(3, stride=2), "supported"),  # dilated it would be constrained
     ("tidl-11", _bare_conv(9), "supported"),  # above 7 with stride 2 is not
     ("tidl-11", _bare_conv(5, group=8), "constrained"),  # 5x5s1 is what the document is unclear on
     ("tidl-11", _node("GlobalAveragePool", (1, 8, 1024)), "supported"),
@@ -228,6 +261,11 @@ LIMITS = [
 def test_limits_are_checked_on_the_node_itself(saved, target, model, verdict):
     report = table.check(saved(model), target)
     assert [n.verdict for n in report.nodes if n.op_type != "Constant"] == [verdict], report
+
+
+def test_bounds_that_are_computed_are_no_constants(saved):
+    nodes = table.check(saved(_clip_by_input()), "qnn").nodes
+    assert [n.verdict for n in nodes if n.op_type == "Clip"] == ["unsupported"]
 
 
 def test_unknown_shapes_leave_a_limit_open(saved):

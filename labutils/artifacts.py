@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import paths
+from . import paths, untrusted
 from .errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def problem(path: Path, model: zoo.Model) -> str:
     if not path.is_file():
         return "it is not there"
     try:
-        manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text("utf-8"))
+        manifest = untrusted.json_file(path.with_name(f"{path.name}.manifest.json"))
         same = manifest["model"]["weights"] == model.weights
         same &= manifest["preprocessing"]["size"] == model.preprocessing.size
         digest = manifest["sha256"]

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import __version__, paths, targets
+from . import __version__, paths, targets, untrusted
 from .compare import tabular
 from .errors import UsageError, counted
 
@@ -174,8 +174,8 @@ def run(
 
 def _listed(file: Path) -> list[list[str]]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.text(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read as a list of models: {error}") from None
     listed = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -208,7 +208,7 @@ def _done(folder: Path) -> dict[str, Row]:
     known = {field.name for field in fields(Row)}
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = untrusted.json_value(line)
             row = Row(**{name: entry[name] for name in known})
         except (ValueError, KeyError, TypeError):  # the line that a kill cut short
             continue
@@ -246,7 +246,7 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
     gate = answer["gate"]
     parity = gate["parity"]
     floating = answer["precision"] in ("fp32", "fp16")
-    manifest = json.loads(Path(answer["manifest"]).read_text(encoding="utf-8"))
+    manifest = untrusted.json_file(answer["manifest"])
     repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
     return Row(
         outcome="converted",

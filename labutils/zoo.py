@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import json
 import types
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import adapt, architectures, checkpoint, data, graph, paths, things
+from . import adapt, architectures, checkpoint, data, graph, paths, things, untrusted
 from .errors import ModelFileError, UnknownNameError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
 def _card_classes(path: Path, outputs: int) -> tuple[str, ...]:
     """Return the class names on the model card beside a checkpoint, if it has one that fits."""
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        card = untrusted.json_file(path.with_suffix(".json"))
         classes = tuple(card.get("classes", ()))
     except (OSError, ValueError, AttributeError, TypeError):
         return ()
@@ -334,7 +333,7 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
     if not zipfile.is_zipfile(path):
         raise ModelFileError(f"{path} is no DLC (not a zip archive), or it was cut short.")
     try:
-        manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text("utf-8"))
+        manifest = untrusted.json_file(path.with_name(f"{path.name}.manifest.json"))
         stored, classes = manifest["preprocessing"], tuple(manifest["classes"])
         mean, std = tuple(stored["mean"]), tuple(stored["std"])
         preprocessing = data.Preprocessing(stored["size"], mean, std, stored["source"])
@@ -397,10 +396,10 @@ def _stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Pr
     """Return what our own export wrote about the model and its preprocessing, if it is ours."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
     try:
-        origin = dict(json.loads(notes.get(MODEL_KEY, "{}")))
+        origin = dict(untrusted.json_value(notes.get(MODEL_KEY, "{}")))
         if PREPROCESSING_KEY not in notes:
             return origin, None
-        stored = json.loads(notes[PREPROCESSING_KEY])
+        stored = untrusted.json_value(notes[PREPROCESSING_KEY])
         mean, std = tuple(stored["mean"]), tuple(stored["std"])
         return origin, data.Preprocessing(stored["size"], mean, std, stored["source"])
     except (ValueError, KeyError, TypeError):

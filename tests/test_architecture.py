@@ -14,6 +14,7 @@ PACKAGE = paths.ROOT / "labutils"
 # A module (or package) imports only from floors below its own.
 FLOORS = [
     ["errors", "paths", "_torchvision"],
+    ["untrusted"],
     ["pack"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
     ["textures"],

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import graph, paths, qnn
+from .. import graph, paths, qnn, untrusted
 from ..errors import ConvertError, UsageError
 from ..qnn import dlc_file, options, refusal
 from .dlc_verify import Verification, verify
@@ -156,8 +156,8 @@ def info(file: str | Path) -> DlcInfo:
     file = Path(file)
     contents = dlc_file.read(file)
     try:
-        notes = json.loads(sidecar(file).read_text("utf-8")).get("notes", {})
-    except (OSError, ValueError):
+        notes = untrusted.json_file(sidecar(file)).get("notes", {})
+    except (OSError, ValueError, AttributeError):
         notes = {}
     return DlcInfo(file, contents, notes)
 

@@ -1,10 +1,11 @@
-"""What the lab withstands: bad input, accidents to files, kills; and the memory of a conversion.
+"""What the lab withstands: bad input, accidents to files, strikes; and the memory of a conversion.
 
 The corpus, the accidents and the strikes are those of the tests (tests/bad_files.py, mutations.py,
 faults.py), in larger numbers. Seconds are this machine's. Linux only; needs Qualcomm's wheel.
 
-    python benchmarks/robustness.py              # minutes; 50 kills
-    python benchmarks/robustness.py --kills 0    # input only
+    python benchmarks/robustness.py                # an hour; 10 strikes in each stage
+    python benchmarks/robustness.py --only input   # what is no strike
+    python benchmarks/robustness.py --only strikes # goes on where it was stopped
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ import psutil
 from labutils import paths, recorded
 
 if TYPE_CHECKING:
-    from faults import Ground, Strike
+    from staged_strikes import Struck
 
 sys.path.insert(0, str(paths.ROOT / "tests"))
 
 CONVERT = ["mobilenet_v3_large", "--target", "snpe-2.7", "--repair"]
-JOURNEYS = 2 / 5  # of the strikes; a conversion is shorter
+STRIKES = paths.ROOT / "benchmarks" / "results" / "strikes.jsonl"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=500, help="damaged twice, two calls each")
     parser.add_argument("--files", type=int, default=500, help="damaged files of each other kind")
-    parser.add_argument("--kills", type=int, default=50, help="points of journey and convert")
-    parser.add_argument("--at-once", type=int, default=2, help="folders in which that happens")
+    parser.add_argument("--strikes", type=int, default=10, help="in each stage (10)")
+    parser.add_argument("--only", choices=("input", "strikes"), help="one half")
+    parser.add_argument("--kept", type=Path, default=STRIKES, help="strikes made so far")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     command = " ".join(["python benchmarks/robustness.py", *sys.argv[1:]])
@@ -47,12 +49,14 @@ def main() -> None:
     print(f"{recorded.machine()}, {psutil.virtual_memory().total / 2**30:.0f} GB of memory")
     with tempfile.TemporaryDirectory(prefix="labutils-robustness-") as folder:
         places = [paths.folder(Path(folder, name)) for name in "abcde"]
-        failed = corpus(places[0])
-        failed += models(places[1], chosen.models, chosen.seed)
-        failed += files(places[2], chosen.files, chosen.seed)
-        if chosen.kills:
-            failed += kills(places[3], chosen.kills, chosen.at_once, chosen.seed)
-        memory(places[4])
+        failed = 0
+        if chosen.only != "strikes":
+            failed += corpus(places[0])
+            failed += models(places[1], chosen.models, chosen.seed)
+            failed += files(places[2], chosen.files, chosen.seed)
+            memory(places[4])
+        if chosen.only != "input":
+            failed += strikes(places[3], chosen.strikes, chosen.seed, chosen.kept)
     sys.exit(1 if failed else 0)
 
 
@@ -77,7 +81,8 @@ def models(folder: Path, count: int, seed: int) -> int:
 
     title("Accidents to an ONNX model, in its bytes or in its fields")
     calls = mutations.build(folder, count, seed)
-    return told(bad_files.run(folder, calls), f"{2 * count} files, {len(calls)} calls")
+    tried = f"{2 * count} files, {len(calls)} calls, seed {seed}"
+    return told(bad_files.run(folder, calls), tried)
 
 
 def told(found: dict, tried: str) -> int:
@@ -125,50 +130,51 @@ def files(folder: Path, count: int, seed: int) -> int:
             refused += outcome == "refused"
             wrong += [outcome] if outcome not in ("read", "refused") else []
         read_well = count - refused - len(wrong)
-        print(f"{suffix:<13} {read_well:>5} read, {refused:>5} refused, {len(wrong)} untyped")
+        print(
+            f"{suffix:<13} {count:>5} files, seed {seed}: {read_well:>5} read, "
+            f"{refused:>5} refused, {len(wrong)} untyped"
+        )
         print("".join(f"    {words}\n" for words in wrong), end="")
         failed += len(wrong)
     return failed
 
 
-def kills(folder: Path, points: int, at_once: int, seed: int) -> int:
-    """Strike at random points of journeys and conversions, in some folders at once."""
+def strikes(folder: Path, each: int, seed: int, kept: Path) -> int:
+    """Strike every stage of journeys and of conversions, in two folders at once.
+
+    Each strike is written down in `kept` at once, and not made again by a later call.
+    """
+    import staged_strikes
     from faults import Ground
 
-    title(f"Kills at {points} random points of `labutils journey` and `labutils convert`")
-    grounds = [Ground(paths.folder(folder / str(n)), seed + n) for n in range(at_once)]
-    shares = [points // at_once + (n < points % at_once) for n in range(at_once)]
-    with ThreadPoolExecutor(at_once) as threads:
-        done = list(threads.map(campaign, grounds, shares))
-    strikes = [struck for listed, _ in done for struck in listed]
-    wrong = [words for _, listed in done for words in listed]
-    print("".join(f"    {words}\n" for words in wrong), end="")
-    hangs = sum(struck.code is None for struck in strikes)
-    survivors = sum(len(struck.survivors) for struck in strikes)
-    hows = ", ".join(f"{n} x {how}" for how, n in Counter(s.how for s in strikes).most_common())
-    print(f"{len(strikes)} struck ({hows}) in {at_once} folders at once")
-    print(f"losses: {len(wrong) - survivors}; hangs: {hangs}; outlived theirs: {survivors}")
-    return len(wrong) + hangs
+    title("Strikes in every stage of `labutils journey` and `labutils convert`")
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    done = [staged_strikes.loaded(line) for line in lines]
+    paths.folder(kept.parent)
 
+    def note(struck: Struck) -> None:
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(staged_strikes.saved(struck) + "\n")
 
-def campaign(ground: Ground, points: int) -> tuple[list[Strike], list[str]]:
-    """Strike in one folder, then let a run complete; return the strikes and what was lost."""
-    from faults import everything_is_described
+    def campaign(number: int) -> tuple[list[Struck], list[str]]:
+        command = list(staged_strikes.STAGES)[number]
+        ground = Ground(paths.folder(folder / command), f"{seed} {command} {len(done)}")
+        made = [struck for struck in done if struck.command == command]
+        run = staged_strikes.Campaign(ground, each, made, note)
+        short = [f"{command}, {stage}: too few strikes" for stage in run.strike_stages(command)]
+        return run.done, short + run.left_alone(command)
 
-    ground.complete("journey", "journey")  # two at once
-    ground.complete("convert")
-    strikes, wrong = [], ground.lost() + ground.unfinished()
-    while len(strikes) < points:
-        struck = ground.strike("journey" if ground.chance.random() < JOURNEYS else "convert")
-        print(struck, flush=True)
-        if struck.how != "too late":  # it had ended before
-            strikes.append(struck)
-            wrong += [*struck.lost, *struck.survivors]
-    ground.complete("journey", "convert")
-    wrong += ground.lost() + ground.unfinished() + ground.survivors()
-    wrong += [] if everything_is_described(ground.artifacts) else ["an artifact is not described"]
-    print("left alone: journey and convert completed", flush=True)
-    return strikes, wrong
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(campaign, range(2)))
+    struck = [one for listed, _ in found for one in listed]
+    afterwards = [words for _, listed in found for words in listed]
+    print(staged_strikes.table(struck))
+    wrong = [one for one in struck if one.wrong or one.survivors or one.code is None]
+    for words in (*wrong, *afterwards):
+        print(f"    {words}")
+    print(f"{len(struck)} strikes, seed {seed}: {len(wrong)} with a loss, a survivor or a hang")
+    print(f"left alone afterwards, journey and convert completed; wrong then: {len(afterwards)}")
+    return len(wrong) + len(afterwards)
 
 
 def memory(folder: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from . import __version__, streams
 from .commands import converting, keeping, quantizing, running
-from .errors import LabError
+from .errors import LabError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         if getattr(chosen, "json", False):
             print(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=2))
         else:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print(printable(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

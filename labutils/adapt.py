@@ -8,15 +8,16 @@ so a copy is adapted, said in words, and compared with the file it was made from
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import data, graph
+from . import data, graph, paths
 from .errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def adapted(path: str | Path, size: int | None = None) -> Adapted:
     work.raise_opset_()
     image = _image(model)
     pixels = image is not None and work.input_(image)
-    file = Path(tempfile.mkdtemp(dir=_folder()), path.name)
+    place = _folder() / secrets.token_hex(4)
+    place.mkdir()
+    file = place / path.name
     try:
         file.write_bytes(model.SerializeToString())
     except ValueError:
@@ -94,10 +97,10 @@ def adapted(path: str | Path, size: int | None = None) -> Adapted:
 
 
 @functools.cache
-def _folder() -> str:
-    folder = tempfile.TemporaryDirectory(prefix="labutils-adapted-")
-    atexit.register(folder.cleanup)
-    return folder.name
+def _folder() -> Path:
+    kept = contextlib.ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(paths.scratch())
 
 
 def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import __version__, graph, paths, random_weights, targets
+from . import __version__, graph, paths, random_weights, targets, untrusted
 from .compare import tabular
 from .errors import ModelFileError, UsageError, counted
 
@@ -175,8 +175,8 @@ def run(
 
 def _listed(file: Path) -> list[list[str]]:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.text(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read as a list of models: {error}") from None
     listed = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -227,7 +227,7 @@ def _done(folder: Path) -> dict[str, Row]:
     known = {field.name for field in fields(Row)}
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = untrusted.json_value(line)
             row = Row(**{name: entry[name] for name in known})
         except (ValueError, KeyError, TypeError):  # the line that a kill cut short
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import pickle
@@ -16,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import typesetting
-from .errors import ModelFileError, UsageError
+from . import typesetting, untrusted
+from .errors import LimitError, ModelFileError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 # What zipfile raises for an archive that is cut, encrypted, or damaged somewhere inside.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
-_MAX_JSON_BYTES = 64_000_000  # a program of 3,000 nodes takes about two
 
 # The members of a `torch.export.save` archive that are tensors as raw bytes, or JSON.
 _PT2_MEMBERS = re.compile(
@@ -49,6 +47,10 @@ def state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"There is no checkpoint {path}.")
+    try:
+        untrusted.refuse_size(path)
+    except LimitError as error:
+        raise ModelFileError(str(error)) from None
     loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -102,6 +104,9 @@ def _pickled(path: Path) -> Any:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                untrusted.refuse_bomb(path, archive)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -112,6 +117,8 @@ def _pickled(path: Path) -> Any:
             f"({what.group(0) if what else 'not a tensor file'}). Only tensors are read. Save a "
             "state dict with torch.save(model.state_dict(), path), or use .safetensors."
         ) from None
+    except LimitError as error:
+        raise ModelFileError(str(error)) from None
     except Exception as error:  # a damaged pickle fails in any of Python's ways
         raise ModelFileError(
             f"{path} is not a readable checkpoint ({_first_line(error)}); was it cut short? "
@@ -315,8 +322,14 @@ def _inspect_pt2(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             members = {name.partition("/")[2]: name for name in names}
-            _refuse_too_much(path, archive)
-            texts = {m: archive.read(n) for m, n in members.items() if m.endswith(".json")}
+            untrusted.refuse_bomb(path, archive)
+            texts = {
+                m: untrusted.member(archive, archive.getinfo(n))
+                for m, n in members.items()
+                if m.endswith(".json")
+            }
+    except LimitError as error:
+        raise ModelFileError(str(error)) from None
     except _UNREADABLE as error:
         raise ModelFileError(f"{path} is not a .pt2 archive ({_first_line(error)}).") from None
     if not any(member.startswith("models/") for member in members):
@@ -335,25 +348,10 @@ def _inspect_pt2(path: Path) -> None:
         )
 
 
-def _refuse_too_much(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse members that leave the archive's folder, or unpack to far more than they take."""
-    for member in archive.infolist():
-        if ".." in Path(member.filename).parts or member.filename.startswith(("/", "\\")):
-            raise ModelFileError(
-                f"{path} is refused: it holds {member.filename!r}, a path outside."
-            )
-        text = member.filename.endswith(".json") and member.file_size > _MAX_JSON_BYTES
-        if text or member.file_size > 1000 * max(member.compress_size, 1024):
-            raise ModelFileError(
-                f"{path} is refused: {member.filename} unpacks to {member.file_size:,} bytes, "
-                "which no exported program needs."
-            )
-
-
 def _carries_code(path: Path, member: str, text: bytes) -> bool:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = untrusted.json_value(text)
+    except ValueError:
         raise ModelFileError(f"{path} is damaged: {member} is not JSON.") from None
     return any(
         (key == "use_pickle" and value) or key == "expr_str" for key, value in _items(content)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import typesetting, zoo
-from .errors import ModelFileError, UnknownNameError, UsageError
-from .graph import with_shapes
+from .errors import UnknownNameError, UsageError
+from .graph import read_whole, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -298,16 +298,8 @@ def _with_shapes(
     """Return the model with all shapes inferred, and the shape of its input."""
     import onnx
     import onnx.inliner
-    from google.protobuf.message import DecodeError
 
-    if not path.is_file():
-        raise ModelFileError(f"There is no model file {path}.")
-    try:
-        model = onnx.load(path)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ModelFileError(f"{path} is not a readable ONNX model: {error}") from None
-    if not model.graph.node:
-        raise ModelFileError(f"{path} is not an ONNX model, or it is empty.")
+    model = read_whole(path)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     weights = {tensor.name for tensor in model.graph.initializer}

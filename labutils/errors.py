@@ -22,6 +22,13 @@ class UsageError(LabError):
     exit_code = 2
 
 
+class LimitError(UsageError, ValueError):
+    """A file has more bytes, or is nested deeper, than anything that the lab reads.
+
+    Also a ValueError, because readers turn those into an error that says what the file was to be.
+    """
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, as a message says it: ``1 node``, ``2 nodes``.
 
@@ -33,6 +40,17 @@ def counted(number: int, noun: str) -> str:
         Of one; an s makes it many.
     """
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def printable(text: str) -> str:
+    """Return `text` without characters that command a terminal or turn its writing around.
+
+    What stands in a file's name or in a node's may have been put there for that: control
+    characters, and Unicode's marks of direction. Line breaks stay.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 class UnknownNameError(UsageError):

@@ -13,6 +13,7 @@ import getpass
 import json
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -20,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import paths, typesetting
+from . import paths, typesetting, untrusted
 from .answer import TODO, NotYet, StillTodo, in_words, refuse_placeholders
-from .errors import LabError, counted
+from .errors import LabError, LimitError, counted
 
 NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
 OUTCOMES = (NOT_ATTEMPTED, NOT_YET, PASSED)
@@ -194,8 +195,12 @@ def remember(event: str, exercise: str, **facts: Any) -> bool:
     try:
         file = progress_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # In a folder that all can write the name may be a pipe, or a link to a file of ours.
+        careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | careful, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
             # One write; it starts a new line, whatever an interrupted one left before it.
             os.write(descriptor, f"\n{line}\n".encode())
         finally:
@@ -224,37 +229,56 @@ class Record:
         return str(self)
 
 
+_MOST_BYTES = 4_000_000  # a day of forty exercises takes about 0.05
+_MOST_LINES = 40_000
+_MOST_HINTS = 99
+_ID = re.compile(r"\d\d\.\d\d?")
+
+
 def recall(file: str | Path | None = None) -> tuple[dict[str, Record], int]:
     """Read a progress file: records by exercise id, and the number of damaged lines.
 
     Without `file`, this learner's own. A missing file is empty.
+
+    Raises
+    ------
+    LimitError
+        It is not a plain file, or larger than any learner's.
+    OSError
+        It cannot be read.
     """
     file = Path(file) if file else progress_file()
     try:
-        text = file.read_bytes().decode("utf-8", errors="replace")
-    except OSError:
+        content = untrusted.content(file, _MOST_BYTES, plain=True)
+    except FileNotFoundError:
         return {}, 0
+    lines = content.decode("utf-8", errors="replace").split("\n")
+    if len(lines) > _MOST_LINES:
+        raise LimitError(f"{file} has more than {_MOST_LINES:,} lines.")
     records: dict[str, Record] = {}
     damaged = 0
-    for line in filter(str.strip, text.splitlines()):
+    for line in filter(str.strip, lines):
         try:
-            _apply(records, json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            _apply(records, untrusted.json_value(line))
+        except (ValueError, TypeError, KeyError, AttributeError):
             damaged += 1
     return records, damaged
 
 
 def _apply(records: dict[str, Record], entry: dict[str, Any]) -> None:
     event, exercise = entry["event"], entry["exercise"]
-    if not isinstance(exercise, str):
-        raise TypeError(exercise)
+    if not _ID.fullmatch(exercise):
+        raise ValueError(exercise)
     record = Record(**vars(records.get(exercise, Record())))
     if event == "check":
         rank = OUTCOMES.index(entry["outcome"])
         record.attempts += rank > 0  # an untouched stub is no attempt
         record.outcome = OUTCOMES[max(rank, OUTCOMES.index(record.outcome))]
     elif event == "hint":
-        record.hints = max(record.hints, int(entry["number"]))
+        number = entry["number"]
+        if type(number) is not int or not 0 <= number <= _MOST_HINTS:
+            raise ValueError(number)
+        record.hints = max(record.hints, number)
     elif event == "settle":
         record.settled = True
     else:

@@ -7,8 +7,8 @@ PyTorch's model files carry the first eight digits of their SHA-256 in their nam
 are checked at the first fetch; the full hash is then written beside the file and checked ever
 after. No hash is invented here.
 
-``LABUTILS_MIRROR`` names a base URL that is asked instead of the file's own host; plain http is
-accepted for a mirror on this machine only.
+``LABUTILS_MIRROR`` names a base URL that is asked instead of the file's own host. Everything else,
+redirects included, is https; plain http is accepted on this machine, for a mirror that is on it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
-from . import paths
+from . import paths, untrusted
 from .errors import FetchError, UnknownNameError
 
 # File name -> URL. The vendor case study's weights: torchvision's first ImageNet training
@@ -152,13 +152,14 @@ def _unpack(packed: Path, folder: Path) -> None:
 
 
 def require_reachable(url: str) -> None:
-    """Raise `FetchError` at once when the host of `url` does not answer.
+    """Raise `FetchError` at once when the host of `url` does not answer, or is not asked by https.
 
     For libraries that download on their own (timm through its hub), and whose many retries
     would keep an offline learner waiting for a minute.
     """
     import requests
 
+    _require_https(url)
     try:
         requests.head(url, timeout=_TIMEOUT_S, allow_redirects=False)
     except requests.RequestException as error:
@@ -185,16 +186,23 @@ def _mirrored(url: str, filename: str) -> str:
 
 
 def _require_https(url: str) -> None:
+    """Refuse another scheme; plain http may stay on this machine, if the user's mirror is there.
+
+    Without such a mirror nothing here is asked: a redirect must not reach services of one's own.
+    """
+    mirror = urlsplit(os.environ.get("LABUTILS_MIRROR", "").strip())
+    allowed = mirror.scheme in ("http", "https") and _is_loopback(mirror)
     parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+    if parts.scheme == "https" or (parts.scheme == "http" and allowed and _is_loopback(parts)):
         return
     raise FetchError(
         f"{url} is refused: only https:// is used (http:// for a mirror on this machine). "
-        "Correct LABUTILS_MIRROR, or place the file by hand."
+        "Correct LABUTILS_MIRROR (the hub's HF_ENDPOINT), or place the file by hand."
     )
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback(url: SplitResult) -> bool:
+    host = url.hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -321,7 +329,7 @@ def _beside(target: Path) -> Path:
 def _recorded(target: Path) -> str:
     """Return the full hash written at the first fetch, ``""`` before it."""
     try:
-        return str(json.loads(_beside(target).read_text(encoding="utf-8"))["sha256"])
+        return str(untrusted.json_file(_beside(target))["sha256"])
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import paths
-from .errors import ModelFileError
+from . import paths, untrusted
+from .errors import LimitError, ModelFileError
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +43,9 @@ def read(path: str | Path) -> onnx.ModelProto:
 
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = untrusted.content(path, untrusted.MAX_MODEL_BYTES // 2)
+    except LimitError as error:
+        raise ModelFileError(str(error)) from None
     except FileNotFoundError:
         raise ModelFileError(f"There is no model file {path}.") from None
     except OSError as error:
@@ -60,7 +64,37 @@ def read(path: str | Path) -> onnx.ModelProto:
         raise ModelFileError(
             f"{path} holds no ONNX graph with nodes: truncated, or another format."
         )
+    _refuse_too_much(model.graph, path)
     return model
+
+
+def _refuse_too_much(graph: onnx.GraphProto, path: Path) -> None:
+    """Refuse weights in other files that claim more bytes than any model here has."""
+    total = 0
+    for tensor in _tensors(graph):
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not entries:
+            continue
+        file = path.parent / entries.get("location", "")
+        with contextlib.suppress(ValueError, OSError):  # faults that are told where it is loaded
+            offset = int(entries.get("offset", 0))
+            rest = file.stat().st_size - offset if "length" not in entries else 0
+            total += max(int(entries.get("length", 0)), rest)
+        if total > untrusted.MAX_MODEL_BYTES:
+            raise ModelFileError(
+                f"{path} is refused: up to {untrusted.shown(tensor.name)} its weights in other "
+                f"files have {total:,} bytes, which no model here needs."
+            )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a graph that may keep its data elsewhere, those of subgraphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def read_whole(path: str | Path) -> onnx.ModelProto:

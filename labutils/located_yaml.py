@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from . import untrusted
 from .errors import LabError
 
 Path = tuple[str | int, ...]
@@ -14,8 +15,33 @@ Fail = Callable[[Path, str], LabError]
 """Called with where and what is wrong; returns the error to raise."""
 
 
+_MAX_NODES = 50_000  # aliases counted as what they stand for; the largest table has 2,000
+_TOO_MANY = "it holds too many values, or its aliases stand for them"
+
+
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, which YAML would silently overwrite."""
+    """A safe loader that refuses a key given twice, which YAML would silently overwrite.
+
+    It also refuses what is nested too deep, and aliases that stand for too much.
+    """
+
+    _depth = _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        self._depth += 1
+        self._nodes += 1
+        if self._nodes > _MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, _TOO_MANY, self.peek_event().start_mark)
+        if self._depth > untrusted.MAX_DEPTH:
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"nested more than {untrusted.MAX_DEPTH} deep",
+                self.peek_event().start_mark,
+            )
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -24,7 +50,7 @@ class _Loader(yaml.SafeLoader):
                 continue  # the base class refuses it
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is given twice", key.start_mark
+                    None, None, f"{untrusted.shown(key.value)} is given twice", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -42,21 +68,52 @@ def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, F
     error
         The exception to raise and to make.
     """
+    if len(text) > untrusted.MAX_TEXT_BYTES:
+        raise error(f"{file} has {len(text):,} characters, too many for {what}.")
     try:
-        data = yaml.load(text, _Loader)  # a SafeLoader
-        root = yaml.compose(text, yaml.SafeLoader)
+        loader = _Loader(text)  # a SafeLoader
+        root = loader.get_single_node()
+        _refuse_bomb(root)
+        data = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         reason = getattr(problem, "problem", None) or "no YAML"
         raise error(f"{file}{where}: not readable as {what}: {reason}.") from None
+    except _NOT_A_VALUE as problem:  # the 31st of February, a number of 5,000 digits
+        reason = str(problem).partition(";")[0][:200]
+        raise error(f"{file}: not readable as {what}: {reason}.") from None
 
     def fail(path: Path, problem: str) -> LabError:
-        key = ".".join(map(str, path)) or "(the whole file)"
+        key = ".".join(str(step)[:100] for step in path) or "(the whole file)"
         end = "" if problem.endswith("?") else "."
         return error(f"{file}, line {_line(root, path)}: {key}: {problem}{end}")
 
     return data, fail
+
+
+_NOT_A_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
+
+
+def _refuse_bomb(root: yaml.Node | None) -> None:
+    """Refuse aliases that refer to what they are in, or stand for too many values in all."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = _MAX_NODES  # until it is known: what holds itself holds too much
+            parts = node.value
+            if isinstance(node, yaml.MappingNode):
+                parts = [part for pair in node.value for part in pair]
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        if sizes[id(node)] > _MAX_NODES:
+            raise yaml.constructor.ConstructorError(None, None, _TOO_MANY, node.start_mark)
+        return sizes[id(node)]
+
+    if root is not None:
+        size(root)
 
 
 def _line(node: yaml.Node | None, path: Path) -> int:

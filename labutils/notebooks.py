@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import exercises, paths, streams
+from . import exercises, paths, streams, untrusted
 from .errors import LabError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ def _free(mine: Path) -> Path:
 
 def _origins(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / _ORIGINALS).read_text("utf-8"))
+        found = untrusted.json_file(folder / _ORIGINALS)
     except (OSError, ValueError):  # not there yet, or damaged: then every copy is the learner's
         return {}
     return found if isinstance(found, dict) else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import data, paths, things
+from . import data, paths, things, untrusted
 from .errors import UsageError
 
 OWN, DEFAULT = "my own image", "the lab's default image"
@@ -102,6 +102,6 @@ def load(size: int, classes: Sequence[str]) -> data.ImageSet:
 
 def _class_of(facts: Path) -> str | None:
     try:
-        return json.loads(facts.read_text("utf-8"))["class"]
+        return untrusted.json_file(facts)["class"]
     except (OSError, ValueError, KeyError, TypeError):  # deleted or damaged: then it is unknown
         return None

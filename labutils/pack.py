@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import __version__, paths, torch_index
+from . import __version__, paths, torch_index, untrusted
 from .errors import FetchError, MissingToolError, UsageError
 
 MANIFEST = "pack.json"
@@ -160,7 +160,7 @@ def verify(folder: str | Path) -> Pack:
     """
     folder = Path(folder)
     try:
-        entry = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        entry = untrusted.json_file(folder / MANIFEST)
         files, kind = dict(entry["files"]), str(entry["machine"])
     except FileNotFoundError:
         raise UsageError(

@@ -22,6 +22,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 import zlib
@@ -30,6 +31,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import untrusted
 from .errors import DamagedManifestError, NoManifestError, OtherFileError, UsageError
 
 PROJECT = "mobilenetv3-edge-lab"
@@ -173,7 +175,10 @@ def _alive(pid: int, entry: os.DirEntry) -> bool:
     import psutil
 
     try:
-        begun = psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # dead; some containers never bury theirs
+            return False
+        begun = process.create_time()
         return begun < entry.stat(follow_symlinks=False).st_ctime + 2  # both are rounded
     except psutil.NoSuchProcess:
         return False
@@ -187,12 +192,16 @@ def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> It
 
     The system ends the lock with its process, however that dies. `waiting` is called when another
     process holds it.
+
+    Raises
+    ------
+    UsageError
+        There is no place for locks that only this user can write.
     """
     import filelock
 
-    locks = folder(lock_places()[-1])
     key = hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:16]
-    lock = filelock.FileLock(locks / f"{key}.lock")
+    lock = filelock.FileLock(_locks() / f"{key}.lock")
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
@@ -204,10 +213,50 @@ def locked(path: str | Path, waiting: Callable[[], object] = lambda: None) -> It
         lock.release()
 
 
-def lock_places() -> tuple[Path, ...]:
-    """Return the folders where this user's locks may lie; they may not exist."""
-    user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere the folder is one's own
+def lock_places() -> tuple[Path, Path]:
+    """Return the folders where this user's locks may lie, in order; they may not exist."""
+    user = os.getuid() if hasattr(os, "getuid") else "own"
     return cache_place() / LOCKS, Path(tempfile.gettempdir(), f"labutils-{user}")
+
+
+def _locks() -> Path:
+    """Return the folder of this user's locks: in the cache, else among the temporary files.
+
+    Another user may have taken its name first, to hold our locks or to let us write elsewhere.
+    """
+    refused = []
+    for base, made in zip((cache, tempfile.gettempdir), lock_places(), strict=True):
+        try:
+            base()  # makes the cache, where there is none yet
+            reason = _not_private(made)
+        except (UsageError, OSError) as error:
+            reason = str(error)
+        else:
+            if not reason:
+                return made
+        refused.append(reason)
+    raise UsageError(
+        f"There is no folder for locks that only you can write: {'; '.join(refused)}. Set "
+        "LABUTILS_CACHE to a folder of your own."
+    )
+
+
+def _not_private(path: Path) -> str:
+    """Make `path` a folder that only this user can write; say why it is not one, "" when it is."""
+    if os.name != "posix":  # cache and temporary files lie in the user's own profile
+        path.mkdir(exist_ok=True)
+        return ""
+    around, own = path.parent.stat(), os.getuid()
+    if around.st_uid not in (own, 0) or (around.st_mode & 0o022 and not around.st_mode & 0o1000):
+        return f"others can rename what lies in {path.parent}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{path} is a link, not a folder"
+    if found.st_uid != own:
+        return f"{path} belongs to another user"
+    path.chmod(0o700)  # of an earlier version, or of a lenient umask
+    return ""
 
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # Windows refuses them; a slash is a folder
@@ -304,7 +353,7 @@ def read_manifest(artifact: str | Path) -> dict[str, Any]:
     """
     artifact = Path(artifact)
     try:
-        entry = json.loads(manifest(artifact).read_text("utf-8"))
+        entry = untrusted.json_file(manifest(artifact))
         stated = entry["sha256"]
     except FileNotFoundError:
         raise NoManifestError(f"{artifact.name} has no manifest.") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import exercise, exercises, typesetting
-from .errors import UnknownNameError
+from .errors import LimitError, UnknownNameError, printable
 from .exercise import PASSED
 
 NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
@@ -24,11 +24,14 @@ class Progress:
         Lines of the progress file that could not be read.
     file
         Where it lies.
+    problem
+        Why it was not read at all; "" when it was.
     """
 
     rows: tuple[tuple[str, str, str, exercise.Record], ...]
     damaged: int
     file: Path
+    problem: str = ""
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -37,6 +40,8 @@ class Progress:
 
     def _heading(self) -> str:
         text = f"{len(self.shown)} of {len(self.rows)} exercises passed."
+        if self.problem:
+            text += f" The progress file was not read: {self.problem}"
         if self.damaged:
             lines = "line was" if self.damaged == 1 else "lines were"
             text += f" {self.damaged} damaged {lines} skipped in the progress file."
@@ -65,7 +70,10 @@ def show_progress(notebook: str | None = None) -> Progress:
     """Return what the learner has tried and shown, in one notebook or in all."""
     if notebook is not None and notebook not in NOTEBOOKS:
         raise UnknownNameError("notebook", str(notebook), NOTEBOOKS)
-    records, damaged = exercise.recall()
+    try:
+        (records, damaged), problem = exercise.recall(), ""
+    except (LimitError, OSError) as error:
+        (records, damaged), problem = ({}, 0), printable(str(error))
     chosen = exercises.everything() if notebook is None else exercises.of(notebook)
     rows = tuple((e.id, e.title, e.verb, records.get(e.id, exercise.Record())) for e in chosen)
-    return Progress(rows, damaged, exercise.progress_file())
+    return Progress(rows, damaged, exercise.progress_file(), problem)

@@ -6,11 +6,10 @@ differs, nothing of it is repeated. A damaged statement is an error, never an em
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import data, paths
+from . import data, paths, untrusted
 from .errors import ModelFileError, NoManifestError, OtherFileError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def card_classes(path: Path, outputs: int) -> tuple[str, ...]:
     """Return the class names on the model card beside a checkpoint, if it has one that fits."""
     card = path.with_suffix(".json")
     try:
-        content = json.loads(card.read_text(encoding="utf-8"))
+        content = untrusted.json_file(card)
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, RecursionError):
@@ -77,12 +76,12 @@ def stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Pre
     """Return what our own export wrote about the model and its preprocessing, if it is ours."""
     notes = {entry.key: entry.value for entry in model.metadata_props}
     try:
-        origin = dict(json.loads(notes.get(MODEL_KEY, "{}")))
+        origin = dict(untrusted.json_value(notes.get(MODEL_KEY, "{}")))
         if not _are_names(origin.get("classes", [])):
             raise TypeError(origin)
         if PREPROCESSING_KEY not in notes:
             return origin, None
-        return origin, _preprocessing(json.loads(notes[PREPROCESSING_KEY]))
+        return origin, _preprocessing(untrusted.json_value(notes[PREPROCESSING_KEY]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelFileError(
             f"{path} carries damaged {PREPROCESSING_KEY} or {MODEL_KEY} metadata. Export it again."

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import paths, qnn, typesetting
+from . import paths, qnn, typesetting, untrusted
 from .errors import UsageError
 
 FOLDER = paths.DATA / "recorded"
@@ -154,7 +154,7 @@ def file_of(key: str) -> Path:
 def _replayed(key: str, reason: str, network: Network | None) -> Shown:
     file = file_of(key)
     try:
-        entry = json.loads(file.read_text("utf-8"))
+        entry = untrusted.json_file(file)
         parts = tuple((str(part["text"]), str(part["html"])) for part in entry["parts"])
         words = ", ".join(filter(None, (entry["machine"], entry["model"])))
         told = f"ecorded on {entry['date']} with QNN {entry['qnn']} ({words})"

@@ -4,10 +4,13 @@ Linux: processes are found by a mark in their environment, whatever became of th
 """
 
 import atexit
+import contextlib
+import getpass
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import tiny_network
 
 from labutils import __main__, graph, journey, paths, repair, surgery
 from labutils.qnn import dlc_file
@@ -24,11 +28,15 @@ from labutils.qnn import dlc_file
 # Runs are forked from a process that has these and did nothing with them: seconds saved on each.
 HEAVY = ["labutils.__main__", "labutils.journey", "labutils._torchvision", "torch.export"]
 HEAVY += ["torch.onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas"]
+HEAVY += ["tiny_network"]  # with timm, which learns of it
 MODEL = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
+TINY = [tiny_network.NAME, "--weights", "random"]
 MARK = "LABUTILS_TEST_RUN"
 HOWS = ("kill", "kill", "kill", "terminate", "kill a worker")
 PATIENCE_S = 30  # for the kernel and a busy machine
 GIVEN_UP_S = 600  # a run that takes longer hangs; a busy machine may take minutes
+OWNER = re.compile(r"\.[0-9a-f]{8}-(\d+)-\w+\.tmp")  # the process in an unfinished file's name
+OTHERS = {f"torchinductor_{getpass.getuser()}"}  # PyTorch's, empty
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,19 @@ class Strike:
 _ONE = threading.Lock()  # `multiprocessing` looks after all children, whoever asks for one
 
 
+@contextlib.contextmanager
+def _imports_of_tests():
+    """Let a server of forks that starts now find `HEAVY`; it looks for them on its own path."""
+    before = os.environ.get("PYTHONPATH")
+    here = [str(Path(__file__).parent), str(paths.ROOT)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*here, *filter(None, [before])])
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ |= {} if before is None else {"PYTHONPATH": before}
+
+
 class Run:
     """One call of the command line, in a process of its own."""
 
@@ -61,7 +82,7 @@ class Run:
         context.set_forkserver_preload(HEAVY)
         environment = {"TMPDIR": str(temporary), MARK: mark, "OMP_NUM_THREADS": "1"}
         self.process = context.Process(target=_called, args=(arguments, str(output), environment))
-        with _ONE:
+        with _ONE, _imports_of_tests():
             self.process.start()
 
     @property
@@ -90,7 +111,8 @@ def _called(arguments, output, environment):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
-    journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+    journey.CPU_IMAGES, repair.CALIBRATION_IMAGES = 4, 16
+    repair.GATE_IMAGES = repair.conversion.GATE_IMAGES = 2
     try:
         sys.exit(__main__.main(arguments))
     finally:
@@ -110,13 +132,13 @@ class Ground:
         self.mark = str(place)
         self.lasted = {"journey": 10.0, "convert": 5.0}  # seconds; measured by `complete`
 
-    def start(self, command):
+    def start(self, command, model=MODEL, quantize="int8"):
         """Start ``journey`` or ``convert``; return the run when it has said its first line."""
-        arguments = [command, *MODEL]
+        arguments = [command, *model]
         if command == "journey":
             arguments += ["--images", "1", "-o", str(self.artifacts)]
         else:
-            arguments += ["--target", "snpe-2.7", "--repair", "--quantize", "int8"]
+            arguments += ["--target", "snpe-2.7", "--repair", "--quantize", str(quantize)]
             arguments += ["-o", str(self.artifacts / "own.dlc")]
         self.runs += 1
         run = Run(arguments, self.said / f"{self.runs}.txt", self.temporary, self.mark)
@@ -142,7 +164,7 @@ class Ground:
             time.sleep(0.005)
         victim = run.process
         if how == "kill a worker":
-            while run.code is None and not (victim := self._worker(run)):
+            while run.code is None and not (victim := self.worker_of(run.process.pid)):
                 time.sleep(0.005)
         at = time.monotonic() - begun
         if run.code is not None:
@@ -155,15 +177,15 @@ class Ground:
             run.process.kill()
             return Strike(command, how, at, None, ("it hung",), tuple(self.survivors()))
         lost = self.lost()
-        if how not in ("kill", "terminate"):  # what those leave, the next run takes away
-            lost += self.unfinished()
-        if how != "kill":
-            lost += [] if _expected(how, run) else [f"it said: {run.said[-300:]}"]
+        if how != "kill":  # which leaves what it was at to the next run
+            lost += self.unfinished(run.process.pid)
+            lost += [] if expected(how, run.code, run.said) else [f"it said: {run.said[-300:]}"]
         return Strike(command, how, at, run.code, tuple(lost), tuple(self.survivors()))
 
-    def _worker(self, run):
+    def worker_of(self, pid):
+        """One of the workers that the process `pid` has at the moment; None when it has none."""
         try:
-            found = [c for c in psutil.Process(run.process.pid).children() if _is_worker(c)]
+            found = [c for c in psutil.Process(pid).children() if _is_worker(c)]
         except psutil.NoSuchProcess:
             return None
         return self.chance.choice(found) if found else None
@@ -179,17 +201,28 @@ class Ground:
                     wrong.append(f"{path.name}: {type(error).__name__}: {error}"[:300])
         return wrong
 
-    def unfinished(self):
-        """What lies about under a hidden name, or a temporary one."""
-        hidden = [p for folder in (self.artifacts, self.temporary) for p in folder.glob(".*")]
-        return [f"left behind: {path.name}" for path in hidden]
+    def unfinished(self, pid=None):
+        """What lies about under a hidden name or a temporary one; with `pid`, of that process.
 
-    def survivors(self):
-        """Processes of this ground that are still there after some patience."""
+        A killed process leaves what it was at to the next run, which may itself be struck before
+        it has looked: so the leftovers of one process say nothing about another's.
+        """
+        found = [p for p in self.artifacts.iterdir() if p.name.startswith(".")]
+        found += [p for p in self.temporary.iterdir() if p.name not in OTHERS]
+        mine = [p.name for p in found if pid is None or not (o := OWNER.search(p.name))
+                or int(o[1]) == pid]  # fmt: skip
+        return [f"left behind: {name}" for name in sorted(mine)]
+
+    def survivors(self, known=()):
+        """Processes of this ground, but for `known` ones, that are there after some patience."""
         deadline = time.monotonic() + PATIENCE_S
-        while (found := list(self._running())) and time.monotonic() < deadline:
+        while (found := self.running() - set(known)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return [f"still runs: {process.pid}" for process in found]
+        return [f"still runs: {pid}" for pid in sorted(found)]
+
+    def running(self):
+        """The process ids of this ground."""
+        return {process.pid for process in self._running()}
 
     def _running(self):
         for process in psutil.process_iter():
@@ -207,13 +240,14 @@ def _is_worker(process):
         return False
 
 
-def _expected(how, run):
+def expected(how, code, said):
+    """Whether a struck run ended as it should: with this exit code, having said that."""
     if how == "terminate":
         # by our own handler while there was work, by the system's on the way in and out
         ended = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
-        return run.code in ended and "Traceback" not in run.said
-    died = "Error: " in run.said and "The QNN worker died (signal SIGKILL)" in run.said
-    return run.code == 0 or (how == "kill a worker" and run.code == 1 and died)
+        return code in ended and "Traceback" not in said
+    died = "Error: " in said and "The QNN worker died (signal SIGKILL)" in said
+    return code == 0 or (how == "kill a worker" and code == 1 and died)
 
 
 def _judge(path):

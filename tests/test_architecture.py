@@ -13,7 +13,9 @@ PACKAGE = paths.ROOT / "labutils"
 
 # A module (or package) imports only from floors below its own.
 FLOORS = [
-    ["errors", "paths", "_torchvision", "torch_index", "typesetting"],
+    ["errors", "_torchvision", "torch_index", "typesetting"],
+    ["untrusted"],
+    ["paths"],
     ["pack", "disk_cache", "streams"],
     ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
     ["random_weights"],

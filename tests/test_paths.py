@@ -6,8 +6,10 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,6 +101,88 @@ def test_a_lock_is_waited_for_and_ends_with_its_process(tmp_path):
         with paths.locked(tmp_path, waiting=holder.kill):  # as the system may
             pass
     assert holder.returncode != 0
+
+
+def occupied(path, how):
+    """Take a name as another user: `nobody`, in a process that has become that user."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            if how == "link":
+                path.symlink_to("/tmp")
+            elif how == "file":
+                path.write_text("")
+            else:
+                path.mkdir(mode=0o777)
+                path.chmod(0o777)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert path.is_symlink() or path.exists()
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """A cache and a folder of temporary files that all users can write, the latter as /tmp is."""
+    with tempfile.TemporaryDirectory() as made:  # pytest's own lets no other user pass
+        here = Path(made).resolve()
+        here.chmod(0o711)
+        for name, mode in (("cache", 0o777), ("temporary", 0o1777)):
+            (here / name).mkdir()
+            (here / name).chmod(mode)
+        monkeypatch.setenv("LABUTILS_CACHE", str(here / "cache"))
+        monkeypatch.setattr(tempfile, "tempdir", str(here / "temporary"))
+        yield here
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
+
+
+@posix
+def test_locks_lie_where_only_the_user_can_write(places):
+    (places / "cache").chmod(0o700)
+    with paths.locked(places / "x"):
+        (lock,) = (places / "cache" / ".locks").iterdir()
+    assert lock.parent.stat().st_mode & 0o777 == 0o700
+    assert not list((places / "temporary").iterdir())
+    lock.parent.chmod(0o755)  # as earlier versions made theirs
+    with paths.locked(places / "x"):
+        assert lock.parent.stat().st_mode & 0o777 == 0o700
+
+
+@posix
+def test_a_cache_that_all_can_write_holds_no_locks(places):
+    with paths.locked(places / "x"):
+        (folder,) = (places / "temporary").iterdir()
+    assert folder.name == f"labutils-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
+    assert not list((places / "cache").iterdir())
+
+
+@posix
+@pytest.mark.skipif(os.name == "posix" and os.getuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("how", ["folder", "link", "file"])
+def test_another_user_cannot_take_the_lock_folder(how, places):
+    (places / "cache").chmod(0o1777)
+    occupied(places / "cache" / ".locks", how)
+    with paths.locked(places / "x"):  # the next place serves
+        assert (places / "temporary" / f"labutils-{os.getuid()}").stat().st_uid == os.getuid()
+    (places / "temporary" / f"labutils-{os.getuid()}").rename(places / "aside")
+    occupied(places / "temporary" / f"labutils-{os.getuid()}", how)
+    with pytest.raises(UsageError, match=r"only you can write.*LABUTILS_CACHE"):  # noqa: SIM117
+        with paths.locked(places / "x"):
+            pass
+
+
+def test_a_process_that_died_and_was_not_buried_leaves_no_work(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    left = tmp_path / f".m.{HOST}-{dead.pid}-abcd.tmp.onnx"
+    left.write_text("")
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT) if hasattr(os, "waitid") else dead.wait()
+    paths.write_text(tmp_path / "other.txt", "")
+    assert not left.exists()
+    dead.wait()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pictures are drawn by forks on POSIX only")

@@ -111,13 +111,11 @@ def _diagnose(chosen: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
     else:
         after = [plan.after] if chosen.repair and plan.after is not None else []
-        print("\n\n".join(map(str, [model, plan.check, plan, *after])))
+        say(chosen, "\n\n".join(map(str, [model, plan.check, plan, *after])))
     return 1 if plan.needed else 0
 
 
 def _repair(chosen: argparse.Namespace) -> int:
-    import tempfile
-
     from .. import export, paths, repair, targets, zoo
 
     if (chosen.target is None) == (chosen.recipe is None):
@@ -127,10 +125,10 @@ def _repair(chosen: argparse.Namespace) -> int:
     if chosen.target:
         targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
-    with tempfile.TemporaryDirectory(prefix="labutils-repair-") as folder:
+    with paths.scratch() as folder:
         path = model.file
         if model.module is not None:
-            path = Path(folder, f"{chosen.output.stem}.onnx")
+            path = folder / f"{chosen.output.stem}.onnx"
             say(chosen, export.to_onnx(model, path, opset=chosen.opset))
         if chosen.recipe:
             done = repair.replay(path, chosen.recipe, chosen.output)

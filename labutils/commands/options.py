@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import LimitError, UsageError, printable
 
 if TYPE_CHECKING:
     from .. import data, zoo
@@ -103,17 +103,24 @@ def titled(model: zoo.Model) -> str:
 
 def stored_inputs(path: Path) -> Any:
     """Return the one float32 array of an ``.npz``, (n, 3, size, size)."""
+    import io
     import zipfile
     import zlib
 
     import numpy as np
 
-    damaged = (zipfile.BadZipFile, zlib.error)
+    from .. import untrusted
+
+    damaged = (zipfile.BadZipFile, zlib.error, MemoryError)  # the last: a shape that is a lie
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = [stored[name] for name in stored.files]
+        with zipfile.ZipFile(path) as archive:
+            untrusted.refuse_bomb(path, archive)
+            members = [untrusted.member(archive, entry) for entry in archive.infolist()]
+        arrays = [np.load(io.BytesIO(member), allow_pickle=False) for member in members]
     except FileNotFoundError:
         raise UsageError(f"There is no file {path}.") from None
+    except LimitError:
+        raise
     except (OSError, EOFError, ValueError, AttributeError, RuntimeError, *damaged) as error:
         raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
@@ -160,9 +167,12 @@ def _told(items: Iterable, description: str) -> Iterator:
 
 def say(chosen: argparse.Namespace, line: object) -> None:
     """Print a line of the story; with ``--json`` stdout belongs to the JSON."""
-    print(line, file=sys.stderr if chosen.json else sys.stdout, flush=True)
+    print(printable(str(line)), file=sys.stderr if chosen.json else sys.stdout, flush=True)
 
 
 def emit(chosen: argparse.Namespace, result: Any) -> None:
     """Print a result, as JSON where that was asked for."""
-    print(json.dumps(result.to_dict(), indent=2, default=str) if chosen.json else result)
+    if chosen.json:
+        print(json.dumps(result.to_dict(), indent=2, default=str))
+    else:
+        print(printable(str(result)))

@@ -114,7 +114,7 @@ def _answers(
         return
     for row in rows:
         answers = ", ".join(f"{name} {share:.4f}" for name, share in row["top"])
-        print(f"{row['image']:<24} {answers}")
+        say(chosen, f"{row['image']:<24} {answers}")
     if top1:
         print(f"top-1 {top1}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import metrics
+from .. import metrics, paths
 from ..errors import ConvertError, LabError, MissingToolError, UnknownNameError, UsageError
 from ..graph import read_whole, with_shapes
 from ..runtime import OrtRunner, Runner, connect
@@ -295,8 +294,8 @@ def _run(
     """Return logits, why there are none, and the runtime's words."""
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="labutils-") as folder:
-        path = Path(folder) / "variant.onnx"
+    with paths.scratch() as folder:
+        path = folder / "variant.onnx"
         onnx.save_model(with_shapes(model), str(path))
         try:
             with open_(path) as runner:

@@ -8,17 +8,18 @@ reader refuses it unless told not to check.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFileError
+from .. import untrusted
+from ..errors import LimitError, ModelFileError
 
 # QNN's data type codes (QnnTypes.h) with the numpy type of their bytes.
 DTYPES: dict[int, tuple[str, str]] = {
@@ -64,6 +65,7 @@ _OPERATIONS: dict[str, dict[int, str]] = {
 }
 _TEXT, _BOOL, _FLOAT = 0x608, 0x508, 0x232
 _HEAD = 8  # bytes before the FlatBuffer
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def read(path: str | Path) -> Contents:
     Raises
     ------
     ModelFileError
-        The file is missing, truncated, no DLC, or of a layout that we do not know.
+        The file is missing, truncated, not a DLC, or of a layout that we do not know.
     """
     parts = members(path)
     try:
@@ -122,7 +124,7 @@ def read(path: str | Path) -> Contents:
         tensors = {t.name: t for t in map(_tensor, graph.tables(2))}
         ops = tuple(_op(table, tensors) for table in graph.tables(1))
         weights = _weights(parts, tensors)
-        history = json.loads(parts.get("dlc.metadata.history.2.3.0", b"{}"))
+        history = untrusted.json_value(parts.get("dlc.metadata.history.2.3.0", b"{}"))
         made = history.get("dlcGenerationInfo", [{}])[0].get("converterCommand", {})
         writer = f"QNN {made.get('converterVersion', 'of unknown version')}"
         written = str(history.get("header", {}).get("timestamp", "unknown"))
@@ -150,23 +152,35 @@ def members(path: str | Path) -> dict[str, bytes]:
     found = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            untrusted.refuse_bomb(path, archive)
             for entry in archive.infolist():
-                with archive.open(entry) as member:
-                    member._expected_crc = None  # QNN writes 0 there
-                    found[entry.filename] = member.read()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+                found[entry.filename] = untrusted.member(archive, entry, checked=False)
+    except LimitError as error:
+        raise ModelFileError(str(error)) from None
+    except _UNREADABLE as error:
         raise ModelFileError(
-            f"{path} is no DLC, or it is truncated ({error}). Convert the model again."
+            f"{path} is not a DLC, or it is truncated ({error}). Convert the model again."
         ) from None
     if "model" not in found or "model.params" not in found:
-        raise ModelFileError(f"{path} is a zip, but no DLC: it has no members model, model.params.")
+        raise ModelFileError(
+            f"{path} is a zip, but not a DLC: it has no members model, model.params."
+        )
     return found
+
+
+class _Buffer(bytes):
+    """A FlatBuffer, and how many bytes of vectors may still be read from it.
+
+    Tables that all point at the same vectors could stand for any number of operators.
+    """
+
+    left = 0
 
 
 class _Table:
     """One FlatBuffer table: fields by number, absent ones give a default."""
 
-    def __init__(self, data: bytes, offset: int) -> None:
+    def __init__(self, data: _Buffer, offset: int) -> None:
         self.data, self.offset = data, offset
         (back,) = struct.unpack_from("<i", data, offset)
         (size,) = struct.unpack_from("<H", data, offset - back)
@@ -191,6 +205,9 @@ class _Table:
         if place is None:
             return ()
         (count,) = struct.unpack_from("<I", self.data, place)
+        self.data.left -= 4 + count * struct.calcsize("<" + code)
+        if self.data.left < 0:
+            raise ValueError("its tables share their contents")
         return struct.unpack_from(f"<{count}{code}", self.data, place + 4)
 
     def table(self, slot: int) -> _Table | None:
@@ -213,7 +230,8 @@ class _Table:
 
 
 def _root(member: bytes, magic: bytes) -> _Table:
-    data = member[_HEAD:]
+    data = _Buffer(member[_HEAD:])
+    data.left = 8 * len(data)  # each vector is read once or twice
     if data[4:8] != magic:
         raise ValueError(f"magic {data[4:8]!r} instead of {magic!r}")
     return _Table(data, struct.unpack_from("<I", data, 0)[0])
@@ -287,7 +305,7 @@ def _macs(
 def _weights(parts: dict[str, bytes], tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     # NETP, per graph: slot 1 the tensors; 0 name, 3 place (0 offset, 1 size)
     numpy_of = dict(DTYPES.values())
-    raw = parts.get("model.params.bin", b"")
+    raw = memoryview(parts.get("model.params.bin", b""))
     found = {}
     for entry in _root(parts["model.params"], b"NETP").tables(0)[0].tables(1):
         name, place = entry.text(0), entry.table(3)

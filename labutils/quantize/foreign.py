@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import located_yaml, typesetting
+from .. import located_yaml, typesetting, untrusted
 from ..errors import UnknownNameError, UsageError
 from .recipe import Activations, Calibration, Override, Recipe, Weights
 
@@ -94,8 +94,8 @@ def imported(source: str | Path) -> Imported:
     if not file.is_file():
         raise UnknownNameError("file or preset of TI", name, TI_PRESETS)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.text(file)
+    except (OSError, ValueError) as error:
         raise UsageError(f"Cannot read {file}: {error}.") from None
     data, fail = located_yaml.read(text, file.name, "settings", UsageError)
     if isinstance(data, dict) and {"model_parameters", "calibration_parameters"} & set(data):
@@ -275,7 +275,7 @@ def _of_tidl(options: dict[str, Any], file: Path, fail: located_yaml.Fail) -> Im
             became = f"power_of_two {str(power).lower()}, per_channel {str(value == 4).lower()}"
         elif name == "calibration_frames":
             if not isinstance(value, int) or value < 1:
-                raise fail((key,), f"expected a number of images, found {value!r}")
+                raise fail((key,), f"expected a number of images, found {untrusted.shown(value)}")
             calibration = Calibration(calibration.method, value)
             became = f"calibration.images {value}"
         elif name == "channel_wise_quantization":

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import complexity
+from .. import complexity, paths
 from ..compare.gating import parity
 from ..data import ImageSet, Preprocessing
 from ..errors import UsageError
@@ -229,8 +228,8 @@ class _Judge:
     def __call__(self, point: Point, progress: Progress | None = None) -> Point:
         recipe = mixed_recipe(self.base, self.spread(point.wide), self.narrow, "judged")
         images = self.first(self.judged)
-        with tempfile.TemporaryDirectory(prefix="labutils-mixed-") as folder:
-            file = Path(folder) / "point.onnx"
+        with paths.scratch() as folder:
+            file = folder / "point.onnx"
             self.write(recipe, file)
             starts = range(0, len(images), _AT_ONCE)
             with OrtRunner(file) as runner:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .. import located_yaml, paths, typesetting
+from .. import located_yaml, paths, typesetting, untrusted
 from ..errors import UnknownNameError, UsageError
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
@@ -322,10 +322,11 @@ def load(recipe: str | Path | Recipe) -> Recipe:
         return PRESETS[str(recipe)]
     if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
         try:
-            return parse(file.read_text(encoding="utf-8"), file.name)
-        except (OSError, UnicodeDecodeError) as error:
+            written = untrusted.text(file)
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"Cannot read the recipe {file}: {reason}.") from None
+        return parse(written, file.name)
     raise UnknownNameError("kind of quantization", str(recipe), PRESETS)
 
 
@@ -373,12 +374,15 @@ def _value(hint: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> Any:
         return tuple(_value(arguments[0], v, (*path, i), fail) for i, v in enumerate(value))
     if origin is Literal:
         if isinstance(value, bool) or value not in arguments:
-            raise fail(path, f"{value!r} is not one of {', '.join(map(str, arguments))}")
+            raise fail(
+                path, f"{untrusted.shown(value)} is not one of {', '.join(map(str, arguments))}"
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(min(value, 10**300))  # a float of that many digits does not exist
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise fail(path, f"expected {hint.__name__}, found {type(value).__name__} {value!r}")
+        found = f"{type(value).__name__} {untrusted.shown(value)}"
+        raise fail(path, f"expected {hint.__name__}, found {found}")
     return value
 
 
@@ -386,11 +390,11 @@ def _limited(limits: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> N
     if value is None:
         return
     if "least" in limits and not value >= limits["least"]:
-        raise fail(path, f"{value} is below {limits['least']:g}")
+        raise fail(path, f"{untrusted.shown(value)} is below {limits['least']:g}")
     if "most" in limits and not value <= limits["most"]:
-        raise fail(path, f"{value} is above {limits['most']:g}")
+        raise fail(path, f"{untrusted.shown(value)} is above {limits['most']:g}")
     if "below" in limits and not value < limits["below"]:
-        raise fail(path, f"{value} must be below {limits['below']:g}")
+        raise fail(path, f"{untrusted.shown(value)} must be below {limits['below']:g}")
 
 
 def _sparse(item: Any) -> Any:

@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import paths, typesetting
+from .. import located_yaml, paths, typesetting, untrusted
 from ..errors import SurgeryError, UsageError
 from .report import Report
 
 if TYPE_CHECKING:
     import onnx
-    import yaml
     from torch import nn
 
     from .rule import Rule
@@ -107,19 +106,15 @@ class Recipe:
         UsageError
             Not a recipe; the message names the line.
         """
-        import yaml
-
-        from .. import located_yaml
-
-        data, _ = located_yaml.read(text, source, "a recipe", UsageError)
-        return _read(data, yaml.compose(text, Loader=yaml.SafeLoader), source)
+        data, fail = located_yaml.read(text, source, "a recipe", UsageError)
+        return _read(data, fail)
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
         """Read a recipe file; see `from_yaml`."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = untrusted.text(path)
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read as a recipe: {error}.") from None
         return cls.from_yaml(text, str(path))
 
@@ -312,34 +307,36 @@ def _refuse_another(model: nn.Module | onnx.ModelProto, recipe: Recipe) -> None:
             )
 
 
-def _read(data: Any, node: yaml.Node | None, source: str) -> Recipe:
+def _read(data: Any, fail: located_yaml.Fail) -> Recipe:
     """Check `data` against the fields, and name the line of the first fault."""
-    _mapping(data, (), node, source, {
+    _mapping(data, (), fail, {
         "format": int, "model": str, "made_for": str, "exact": bool, "steps": list, "outline": list,
     }, ("format", "steps", "outline"))  # fmt: skip
     if data["format"] != FORMAT:
-        raise _fault(("format",), node, source, f"format {data['format']}; this lab reads {FORMAT}")
-    _texts(data["outline"], ("outline",), node, source)
-    steps = tuple(_step(step, ("steps", i), node, source) for i, step in enumerate(data["steps"]))
+        raise fail(
+            ("format",), f"format {untrusted.shown(data['format'])}; this lab reads {FORMAT}"
+        )
+    _texts(data["outline"], ("outline",), fail)
+    steps = tuple(_step(step, ("steps", i), fail) for i, step in enumerate(data["steps"]))
     if not steps:
-        raise _fault(("steps",), node, source, "no step")
+        raise fail(("steps",), "no step")
     known = {"exact": True, "made_for": "", "model": ""}
     rest = {key: data.get(key, default) for key, default in known.items()}
     return Recipe(steps, tuple(data["outline"]), **rest)
 
 
-def _step(data: Any, path: tuple, node: yaml.Node | None, source: str) -> Step:
+def _step(data: Any, path: tuple, fail: located_yaml.Fail) -> Step:
     types = {"rules": list, "level": str, "only": dict, "without": dict, "replaced": dict}
-    _mapping(data, path, node, source, types, ("rules",))
-    _texts(data["rules"], (*path, "rules"), node, source)
+    _mapping(data, path, fail, types, ("rules",))
+    _texts(data["rules"], (*path, "rules"), fail)
     for key in ("only", "without"):
         for name, globs in data.get(key, {}).items():
             if not isinstance(globs, list):
-                raise _fault((*path, key, name), node, source, "expected a list of globs")
-            _texts(globs, (*path, key, name), node, source)
+                raise fail((*path, key, name), "expected a list of globs")
+            _texts(globs, (*path, key, name), fail)
     for name, n in data.get("replaced", {}).items():
         if not isinstance(n, int) or isinstance(n, bool):
-            raise _fault((*path, "replaced", name), node, source, "expected a whole number")
+            raise fail((*path, "replaced", name), "expected a whole number")
     return Step(**{f.name: _frozen(data[f.name]) for f in fields(Step) if f.name in data})
 
 
@@ -348,44 +345,26 @@ def _frozen(value: Any) -> Any:
 
 
 def _mapping(
-    data: Any, path: tuple, node: Any, source: str, types: dict[str, type], needed: Sequence[str]
+    data: Any, path: tuple, fail: located_yaml.Fail, types: dict[str, type], needed: Sequence[str]
 ) -> None:
     if not isinstance(data, dict):
-        raise _fault(path, node, source, f"expected a mapping, found {type(data).__name__}")
+        raise fail(path, f"expected a mapping, found {type(data).__name__}")
     for key, value in data.items():
         if key not in types:
-            raise _fault(
-                (*path, key), node, source, f"unknown key {key!r}; known: {', '.join(types)}"
-            )
+            raise fail((*path, key), f"unknown key; known: {', '.join(types)}")
         wrong_bool = isinstance(value, bool) and types[key] is not bool
         if not isinstance(value, types[key]) or wrong_bool:
             wanted = types[key].__name__
-            raise _fault((*path, key), node, source, f"{key}: expected {wanted}, found {value!r}")
+            raise fail((*path, key), f"expected {wanted}, found {untrusted.shown(value)}")
     for key in needed:
         if key not in data:
-            raise _fault(path, node, source, f"the key {key!r} is missing")
+            raise fail(path, f"the key {key!r} is missing")
 
 
-def _texts(values: list, path: tuple, node: Any, source: str) -> None:
+def _texts(values: list, path: tuple, fail: located_yaml.Fail) -> None:
     for index, value in enumerate(values):
         if not isinstance(value, str):
-            raise _fault((*path, index), node, source, f"expected text, found {value!r}")
-
-
-def _fault(path: tuple, node: yaml.Node | None, source: str, problem: str) -> UsageError:
-    import yaml
-
-    line = node.start_mark.line + 1 if node else 1
-    for part in path:
-        found = []
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(part)]
-        elif isinstance(node, yaml.SequenceNode):
-            found = [(v, v) for v in node.value[part : part + 1]]
-        if not found:
-            break
-        line, node = found[0][0].start_mark.line + 1, found[0][1]
-    return UsageError(f"{source}, line {line}: {problem}.")
+            raise fail((*path, index), f"expected text, found {untrusted.shown(value)}")
 
 
 def describe_(model: onnx.ModelProto, recipe: Recipe) -> None:
@@ -403,7 +382,7 @@ def recipes_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             try:
-                return list(json.loads(entry.value))
+                return list(untrusted.json_value(entry.value))
             except (ValueError, TypeError):
                 return []
     return []

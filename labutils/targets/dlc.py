@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import graph, paths, qnn, typesetting
+from .. import graph, paths, qnn, typesetting, untrusted
 from ..errors import ConvertError, ModelFileError, UsageError
 from ..qnn import dlc_file, options, refusal
 from .dlc_verify import Verification, verify
@@ -157,7 +157,7 @@ def info(file: str | Path) -> DlcInfo:
 def _notes(file: Path) -> dict[str, Any]:
     """Return the facts in a DLC's summary; none where that is absent, or of another file."""
     try:
-        entry = json.loads(sidecar(file).read_text("utf-8"))
+        entry = untrusted.json_file(sidecar(file))
         notes = entry["notes"] if entry["sha256"] == paths.sha256(file) else {}
     except FileNotFoundError:
         return {}

@@ -6,7 +6,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from .. import located_yaml
+from .. import located_yaml, untrusted
 from ..errors import TableError
 from .limits import CHECKS
 
@@ -216,7 +216,7 @@ def _fields(
             wanted = " or ".join(t.__name__ for t in types)
             raise fail((*path, key), f"expected {wanted}, found {type(value).__name__}")
         if allowed and value not in allowed:
-            raise fail((*path, key), f"{value!r} is not one of {', '.join(allowed)}")
+            raise fail((*path, key), f"{untrusted.shown(value)} is not one of {', '.join(allowed)}")
     return data
 
 
@@ -227,7 +227,9 @@ def _table(data: Any, fail: located_yaml.Fail) -> Table:
     sources = set(data["sources"])
     opsets = OpsetRange(**_fields(data["opset_range"], ("opset_range",), _OPSETS, fail))
     if opsets.message and opsets.message not in data["messages"]:
-        raise fail(("opset_range", "message"), f"there is no message {opsets.message!r}")
+        raise fail(
+            ("opset_range", "message"), f"there is no message {untrusted.shown(opsets.message)}"
+        )
     messages = {
         name: _message(m, ("messages", name), sources, fail) for name, m in data["messages"].items()
     }
@@ -307,5 +309,7 @@ def _known_evidence(
     named = _list_of(data["source"], str, (*path, "source"), fail)
     absent = [name for name in named if name not in sources]
     if absent or not named:
-        problem = f"there is no source {absent[0]!r}" if absent else "names no source"
+        problem = (
+            f"there is no source {untrusted.shown(absent[0])}" if absent else "names no source"
+        )
         raise fail((*path, "source"), problem)

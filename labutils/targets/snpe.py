@@ -12,7 +12,6 @@ import contextlib
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,9 +121,8 @@ def log_of(onnx_path: str | Path) -> tuple[str, ...]:
         As in `translate`.
     """
     lines: list[str] = []
-    scratch = tempfile.TemporaryDirectory(prefix="labutils-")
-    with scratch as folder, contextlib.suppress(TranslationError):  # the last lines say it
-        translate(onnx_path, Path(folder, "model.dlc"), echo=lines.append)
+    with paths.scratch() as folder, contextlib.suppress(TranslationError):  # the last lines say it
+        translate(onnx_path, folder / "model.dlc", echo=lines.append)
     return tuple(lines)
 
 

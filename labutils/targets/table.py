@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import paths
+from .. import paths, untrusted
 from ..errors import TableError, UnknownNameError, counted
 from .limits import CHECKS
 from .onnx_nodes import Graph, Node, read
@@ -76,8 +76,8 @@ def load(name: str) -> Table:
 @functools.cache
 def _load(file: Path) -> Table:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.text(file)
+    except (OSError, ValueError) as error:
         raise TableError(f"Cannot read the operator table {file}: {error}.") from None
     return parse(text, file.name)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import untrusted
 from ..errors import UnknownNameError, UsageError
 
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
@@ -80,7 +80,7 @@ def read_recipe(path: str | Path) -> Recipe:
         No such file, a field that `Recipe` does not have, or a value that is not of its type.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = untrusted.json_file(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a recipe in JSON: {error}") from None
     fields = content.get("recipe", content) if isinstance(content, dict) else content
@@ -89,7 +89,7 @@ def read_recipe(path: str | Path) -> Recipe:
     usual = asdict(Recipe())
     for name, value in fields.items():
         if name not in usual:
-            raise UnknownNameError(f"recipe field ({path})", name, usual)
+            raise UnknownNameError(f"recipe field ({path})", name[:100], usual)
         fields[name] = _typed(path, name, value, usual[name])
     return Recipe(**fields)
 
@@ -108,7 +108,7 @@ def _typed(path: str | Path, name: str, value: Any, usual: Any) -> Any:
     else:
         good, wanted = type(value) in (int, float) and value >= 0, "a number, 0 or more"
     if not good:
-        raise UsageError(f"{path}: {name} must be {wanted}, got {value!r}.")
+        raise UsageError(f"{path}: {name} must be {wanted}, got {untrusted.shown(value)}.")
     return value
 
 

@@ -1,0 +1,174 @@
+"""Reading what others wrote within limits: of bytes, of depth, and of what an archive unpacks to.
+
+A file of a few bytes can stand for any amount of memory: brackets within brackets, a zip member of
+zeros, a device that never ends. Whoever reads text, JSON or a zip here is told so by an error that
+is a `ValueError` as well, and can say what the file was to be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from .errors import LimitError
+
+MAX_TEXT_BYTES = 4_000_000  # the largest table of the lab has 0.1 MB, the longest recipe 0.2
+MAX_JSON_BYTES = 64_000_000  # an exported program of 3,000 nodes takes about two
+MAX_MODEL_BYTES = 4_000_000_000  # protobuf's own limit is half of that
+MAX_DEPTH = 60
+MAX_RATIO = 100  # what an archive unpacks to, in its own sizes; deflate's limit is 1,032
+_LITTLE = 64_000_000  # bytes that need no excuse, whatever they were packed to
+
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxother, _brief.maxstring, _brief.maxlong = 2, 80, 80, 40
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of a value that someone else wrote, short enough for a message."""
+    try:
+        return _brief.repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits; a strange key
+        return f"a very large {type(value).__name__}"
+
+
+def content(path: str | Path, most: int, *, plain: bool = False) -> bytes:
+    """Return the bytes of a file.
+
+    Parameters
+    ----------
+    path
+        Whatever can be read to an end.
+    most
+        Bytes that it may have.
+    plain
+        Whether it must be a file that lies there itself: no link, pipe, socket or device.
+
+    Raises
+    ------
+    LimitError
+        It has more bytes, or is not plain.
+    OSError
+        As for any file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    if plain:  # neither followed nor waited for
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        if not stat.S_ISREG(Path(path).lstat().st_mode):  # a socket or device is not even opened
+            raise LimitError(f"{path} is not a plain file.")
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        regular = stat.S_ISREG(status.st_mode)
+        if plain and not regular:
+            raise LimitError(f"{path} is not a plain file.")
+        found = b"" if regular and status.st_size > most else file.read(most + 1)
+    if len(found) > most or (regular and status.st_size > most):
+        raise LimitError(f"{path} has more than {most:,} bytes, which nothing of its kind needs.")
+    return found
+
+
+def refuse_size(path: str | Path, most: int = MAX_MODEL_BYTES) -> None:
+    """Refuse a file of more bytes than any model; LimitError, or OSError when it is not there."""
+    if Path(path).stat().st_size > most:
+        raise LimitError(f"{path} has more than {most:,} bytes, which no model here needs.")
+
+
+def text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
+    """Return a file's UTF-8 text, its line ends as Python reads them.
+
+    Raises
+    ------
+    LimitError, OSError
+        As for `content`.
+    UnicodeDecodeError
+        It is not UTF-8.
+    """
+    decoded = content(path, most).decode("utf-8")
+    return decoded.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def json_value(written: str | bytes, most: int = MAX_JSON_BYTES) -> Any:
+    """Return what JSON says.
+
+    Raises
+    ------
+    LimitError
+        More than `most` characters, or nested more than `MAX_DEPTH` deep.
+    ValueError
+        It is not JSON.
+    """
+    if len(written) > most:
+        raise LimitError(f"JSON of more than {most:,} characters is not read.")
+    try:
+        value = json.loads(written)
+    except RecursionError:
+        value = None
+    else:
+        level = [value]
+        for _ in range(MAX_DEPTH):
+            level = [child for item in level for child in _children(item)]
+            if not level:
+                return value
+    raise LimitError(f"JSON that is nested more than {MAX_DEPTH} deep is not read.")
+
+
+def json_file(path: str | Path, most: int = MAX_JSON_BYTES) -> Any:
+    """Return what a JSON file says; raises as `content` and `json_value` do."""
+    return json_value(content(path, most), most)
+
+
+def _children(item: object) -> Any:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list) else ()
+
+
+def refuse_bomb(path: str | Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive whose members leave its folder, or say that they unpack to too much.
+
+    Nothing is unpacked for that; `member` holds each to what it said.
+
+    Raises
+    ------
+    LimitError
+        With the member's name.
+    """
+    excused = max(_LITTLE, MAX_RATIO * Path(path).stat().st_size)
+    total = 0
+    for entry in archive.infolist():
+        name = shown(entry.filename)
+        if ".." in Path(entry.filename).parts or entry.filename.startswith(("/", "\\")):
+            raise LimitError(f"{path} is refused: it holds {name}, a path outside.")
+        total += entry.file_size
+        json_text = entry.filename.endswith(".json") and entry.file_size > MAX_JSON_BYTES
+        if json_text or total > min(excused, MAX_MODEL_BYTES):
+            raise LimitError(
+                f"{path} is refused: with {name} it unpacks to {total:,} bytes, which nothing of "
+                "its size needs."
+            )
+
+
+def member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, checked: bool = True) -> bytes:
+    """Return a member of an archive: as many bytes as the archive says that it has.
+
+    Parameters
+    ----------
+    checked
+        Whether its checksum is compared; QNN writes none.
+
+    Raises
+    ------
+    zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error
+        It is damaged.
+    """
+    with archive.open(entry) as opened:
+        if not checked:
+            opened._expected_crc = None
+        found = opened.read(entry.file_size)  # read() without a number would unpack 2 GB at once
+    if len(found) < entry.file_size:
+        raise EOFError(f"{shown(entry.filename)} is cut short")
+    return found

@@ -89,10 +89,13 @@ class Campaign:
 
     def todo(self, command, stage):
         """The ways of the strikes that this stage still lacks."""
-        had = sum((s.command, s.stage) == (command, stage) for s in self.done)
-        return (
-            list(itertools.islice(ways(command, stage), had, self.each)) if had < self.each else []
-        )
+        had = Counter(s.how for s in self.done if (s.command, s.stage) == (command, stage))
+        lacking = []
+        for how in itertools.islice(ways(command, stage), self.each):
+            had[how] -= 1
+            if had[how] < 0:
+                lacking.append(how)
+        return lacking
 
     def strike_stages(self, command):
         """Strike each stage of a command as often as it lacks; return the stages that need more."""

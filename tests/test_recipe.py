@@ -117,7 +117,7 @@ outline:
 @pytest.mark.parametrize(
     ("wrong", "line", "words"),
     [
-        (GOOD.replace("level: onnx", "levle: onnx"), 4, "unknown key 'levle'"),
+        (GOOD.replace("level: onnx", "levle: onnx"), 4, "levle: unknown key"),
         (GOOD.replace("[hardswish]", "hardswish"), 3, "rules: expected list"),
         (GOOD.replace("hardswish: 3", "hardswish: many"), 5, "expected a whole number"),
         (GOOD.replace("- Conv 8x3x3x3", "- 8"), 7, "expected text"),

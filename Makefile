@@ -3,7 +3,7 @@ PYTHON      ?= python3.11
 VENV        ?= .venv
 BIN         := $(VENV)/bin
 # torch and torchvision, and nothing else, come from PyTorch's CPU index where that answers
-# (labutils/torch_index.py). TORCH_INDEX=URL names another one; TORCH_INDEX= (empty) means your default.
+# (labutils/machine/torch_index.py). TORCH_INDEX=URL names another one; TORCH_INDEX= (empty) means your default.
 QNN         := onnxruntime-qnn==2.7.0
 UV          := $(shell command -v uv 2>/dev/null)
 SETUP       := $(VENV)/.setup
@@ -40,7 +40,7 @@ $(VENV)/.packages: requirements.txt constraints.txt | $(BIN)/python
 ifdef PACK
 	$(BIN)/python -m labutils unpack "$(PACK)"
 else
-	@index=$$($(BIN)/python -m labutils.torch_index); test -z "$$index" || \
+	@index=$$($(BIN)/python -m labutils.machine.torch_index); test -z "$$index" || \
 	  $(INSTALL) $(ONLY_INDEX) "$$index" --no-deps -c constraints.txt torch torchvision || \
 	  echo "Note: $$index answers, but torch could not be installed from it; it comes from where all other packages do."
 endif
@@ -68,11 +68,11 @@ lab: setup
 
 # Run all notebooks; write back the outputs that they keep, and data/recorded/ (needs Qualcomm's wheel).
 notebooks: setup
-	$(BIN)/python -m labutils.notebooks refresh
+	$(BIN)/python -m labutils.lab.notebooks refresh
 
 # The reader's edition: executed notebooks with solutions, as pages.
 html: html-tools
-	$(BIN)/python -m labutils.book
+	$(BIN)/python -m labutils.lab.book
 
 html-tools test-tools: %: $(VENV)/.%
 $(VENV)/.html-tools $(VENV)/.test-tools: $(VENV)/.%-tools: $(SETUP)

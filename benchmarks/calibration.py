@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import results
 
-from labutils import data, metrics, paths
-from labutils.compare import tabular
+from labutils import metrics, paths, tabular
+from labutils.images import data
 
 ARCHITECTURE, SIZE, JUDGED = "mobilenet_v3_large", 128, 512
 METHODS = {
@@ -38,7 +38,8 @@ def one(label: str, images: int) -> dict[str, object]:
     """Quantize by one method; return its peak of memory, and its logits against the float file."""
     import resource
 
-    from labutils import export, quantize, zoo
+    from labutils import export, quantize
+    from labutils.models import zoo
     from labutils.quantize.recipe import Calibration
     from labutils.runtime import OrtRunner
 

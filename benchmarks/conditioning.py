@@ -19,8 +19,9 @@ import results
 import torch
 from surgery_coverage import SIZE, built
 
-from labutils import _torchvision, data, metrics, paths, zoo
-from labutils.compare import tabular
+from labutils import _torchvision, metrics, paths, tabular
+from labutils.images import data
+from labutils.models import zoo
 
 NETWORKS = ("mobilenet_v2", "efficientnet_b0")
 NOISE, IMAGES = 1e-3, 16

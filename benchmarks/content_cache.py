@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from labutils import data, paths, sketches, textures, things
+from labutils import paths
+from labutils.images import data, sketches, textures, things
 from labutils.runtime import Runner
 
 

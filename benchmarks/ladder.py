@@ -24,7 +24,11 @@ import numpy as np
 import results
 
 import labutils
-from labutils import compare, data, journey, metrics, paths, qnn, runtime, surgery, zoo
+from labutils import compare, metrics, paths, runtime, surgery
+from labutils.images import data
+from labutils.models import zoo
+from labutils.pipeline import journey
+from labutils.runtime import qnn
 
 PROGRAM, MODEL = "ladder", "mobilenet_v3_large"
 HTP = {f"HTP {name}": f"04_{MODEL}_{name}.dlc" for name in ("fp16", "int8", "a16w8")}

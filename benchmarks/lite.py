@@ -23,19 +23,11 @@ import content_cache
 import numpy as np
 import results
 
-from labutils import (
-    complexity,
-    data,
-    export,
-    metrics,
-    paths,
-    recorded,
-    runtime,
-    surgery,
-    train,
-    zoo,
-)
-from labutils.compare import tabular
+from labutils import export, metrics, paths, runtime, surgery, tabular, train
+from labutils.images import data
+from labutils.lab import recorded
+from labutils.measure import complexity
+from labutils.models import zoo
 
 PROGRAM = "lite"
 ARCHITECTURE = "mobilenet_v3_large"

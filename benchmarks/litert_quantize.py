@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 
-from labutils import zoo  # noqa: E402
+from labutils.models import zoo  # noqa: E402
 
 
 def convert(architecture: str, example: np.ndarray, file: Path) -> None:

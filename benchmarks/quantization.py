@@ -33,8 +33,10 @@ from quantization_inputs import BATCH, PREPROCESSING, PROGRAM, SIZE, Inputs, flo
 from quantization_peers import LITERT, LiteRtRunner
 from quantization_rows import Line, plan
 
-from labutils import data, metrics, paths, qnn, runtime
+from labutils import metrics, paths, runtime
 from labutils.errors import LabError
+from labutils.images import data
+from labutils.runtime import qnn
 
 # ---------------------------------------------------------------- measuring
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import content_cache
 import numpy as np
 
-from labutils import data, export, paths, quantize, train, zoo
+from labutils import export, paths, quantize, train
+from labutils.images import data
+from labutils.models import zoo
 
 PROGRAM = "quantization"
 SIZE = 128

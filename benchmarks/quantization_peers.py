@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from quantization_inputs import PREPROCESSING, Inputs, float_file
 
-from labutils import export, paths, zoo
+from labutils import export, paths
 from labutils.errors import LabError
+from labutils.models import zoo
 from labutils.quantize import pt2e
 from labutils.quantize.recipe import Recipe
 
@@ -154,7 +155,7 @@ def by_litert(architecture: str, file: Path, inputs: Inputs, *, kind: str) -> fl
 
 
 class LiteRtRunner:
-    """A ``.tflite`` file in that environment: a `labutils.runtime.Runner`."""
+    """A ``.tflite`` file in that environment: a `labutils.runtime.runners.Runner`."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.name, self.runtime = file, file.name, "LiteRT"

@@ -22,9 +22,11 @@ from quantization_peers import (
     by_torchao_xnnpack,
 )
 
-from labutils import paths, quantize, zoo
-from labutils.quantize import mixed, qat, qat_corrections
+from labutils import paths, quantize
+from labutils.models import zoo
+from labutils.quantize import mixed
 from labutils.quantize import recipe as recipes
+from labutils.quantize.training import corrections, qat
 
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
 LARGE = ARCHITECTURES[:1]
@@ -159,10 +161,10 @@ def corrected(
     model = zoo.load(architecture, weights="things16").module
     network = qat.prepare(model, recipe, size=SIZE)
     if ratio is not None:
-        print(qat_corrections.constrain_weights_(network, ratio))
+        print(corrections.constrain_weights_(network, ratio))
     qat.calibrate_(network, inputs.calibration_set(), PREPROCESSING)
     if biases:
-        print(qat_corrections.calibrate_bias_(network, inputs.calibration_inputs()))
+        print(corrections.calibrate_bias_(network, inputs.calibration_inputs()))
     qat.to_qdq(network, file, size=SIZE, preprocessing=PREPROCESSING)
 
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from labutils import paths, recorded
+from labutils import paths
+from labutils.lab import recorded
 
 if TYPE_CHECKING:
     from staged_strikes import Struck
@@ -112,7 +113,7 @@ def files(folder: Path, count: int, seed: int) -> int:
     import mutations
     import onnx
 
-    from labutils.targets import dlc
+    from labutils import dlc
 
     title("Accidents to other files: tables, lists, weights, programs, DLCs, manifests, pictures")
     onnx.save(mutations.good_model(), folder / "good.onnx")

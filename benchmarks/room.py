@@ -26,7 +26,8 @@ from pathlib import Path
 
 import psutil
 
-from labutils import notebooks, paths, recorded
+from labutils import paths
+from labutils.lab import notebooks, recorded
 
 ROOM = 40
 RESULT = paths.ROOT / "benchmarks" / "results" / "room.txt"

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from labutils import data, export, qnn, quantize, runtime, zoo
-from labutils.targets import dlc
+from labutils import dlc, export, quantize, runtime
+from labutils.images import data
+from labutils.models import zoo
+from labutils.runtime import qnn
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

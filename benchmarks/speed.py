@@ -13,7 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from labutils import export, surgery, things, zoo
+from labutils import export, surgery
+from labutils.images import things
+from labutils.models import zoo
 
 
 def rendering(size, n=200):

@@ -10,10 +10,10 @@ process of its own, and what is done is kept by the content of the code, the tab
 that it depends on: a run that was stopped goes on, and `--fresh` begins anew.
 
 Random weights are made such that float16 can hold them, as in a trained network: see
-labutils/random_weights.py, which `--weights random` uses as well. BatchNorms have a shift of 0.5,
-the gates of squeeze-excitations begin open (bias 2), layer scales are 1, and BatchNorm statistics
-are measured on Things-16. With that, noise of 1e-3 in every convolution costs mobilenet_v2 a cosine
-of 3.4e-04 instead of 5.7e-03, and efficientnet_b0 6.0e-05 instead of 2.0e-03
+labutils/models/random_weights.py, which `--weights random` uses as well. BatchNorms have a shift of
+0.5, the gates of squeeze-excitations begin open (bias 2), layer scales are 1, and BatchNorm
+statistics are measured on Things-16. With that, noise of 1e-3 in every convolution costs
+mobilenet_v2 a cosine of 3.4e-04 instead of 5.7e-03, and efficientnet_b0 6.0e-05 instead of 2.0e-03
 (benchmarks/conditioning.py). The lab's gate is not loosened.
 
 Writes benchmarks/results/surgery_coverage.csv and .txt.
@@ -43,21 +43,11 @@ import numpy as np
 import results
 
 import labutils
-from labutils import (
-    architectures,
-    data,
-    export,
-    graph,
-    paths,
-    random_weights,
-    repair,
-    runtime,
-    surgery,
-    targets,
-    zoo,
-)
-from labutils.compare import tabular
+from labutils import dlc, export, paths, pipeline, runtime, surgery, tabular, targets
 from labutils.errors import ConvertError, LabError, ParityError, SurgeryError
+from labutils.images import data
+from labutils.models import architectures, random_weights, zoo
+from labutils.onnxfile import graph
 
 SIZE, TIMEOUT = 64, 900
 OWN_SIZE = {  # pixels, where the architecture asks for it
@@ -120,7 +110,7 @@ class Row:
     size: int = 0
     before: str = ""
     after: str = ""
-    repair: str = "failed"
+    pipeline: str = "failed"
     rules: str = ""
     reason: str = ""
     equal: str = ""
@@ -282,10 +272,10 @@ def on_target(row: Row, network: Any, file: Path, inputs: np.ndarray, known: dic
     """Check, repair, check again, compare, convert."""
     destination = file.with_name(f"{row.target}.onnx")
     try:
-        fixed = repair.apply(file, row.target, destination, inputs[:1])
+        fixed = pipeline.apply(file, row.target, destination, inputs[:1])
         plan = fixed.plan
     except SurgeryError:  # nothing to do, or not all of it can be done
-        fixed, plan = None, repair.suggest(file, row.target)
+        fixed, plan = None, pipeline.suggest(file, row.target)
     after = fixed.check if fixed else plan.after or plan.check
     row = dataclasses.replace(
         row, before=counted(plan.check), after=counted(after), rules=listed(plan.rules),
@@ -306,7 +296,7 @@ def on_target(row: Row, network: Any, file: Path, inputs: np.ndarray, known: dic
     return dataclasses.replace(row, dlc=done.dlc, gate=done.gate, reason=row.reason or done.reason)
 
 
-def verdict(plan: repair.Plan, after: targets.CheckReport) -> str:
+def verdict(plan: pipeline.Plan, after: targets.CheckReport) -> str:
     """Return what the exact rules come to."""
     if not plan.complete:
         fewer = len(plan.unrepairable) < len(plan.check.blockers)
@@ -331,7 +321,7 @@ def listed(rules: dict[str, int]) -> str:
     return ", ".join(f"{name} x {n}" for name, n in rules.items())
 
 
-def reasons(plan: repair.Plan) -> str:
+def reasons(plan: pipeline.Plan) -> str:
     """Return the operators that are left, how many of each, and why."""
     found = Counter(node.op_type for node in plan.unrepairable)
     first = {node.op_type: node.evidence for node in reversed(plan.unrepairable)}
@@ -343,7 +333,7 @@ def converted(row: Row, network: Any, file: Path, mended: Path, inputs: np.ndarr
     output = file.with_name(f"{row.target}.dlc")
     try:
         with runtime.connect(network) as reference:
-            made = targets.convert(
+            made = dlc.convert(
                 mended, row.target, output, reference=reference, inputs=inputs, original=file,
                 check_top1=False,
             )  # fmt: skip

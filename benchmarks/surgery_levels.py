@@ -22,9 +22,9 @@ from pathlib import Path
 import results
 from surgery_coverage import CLASSIFIERS, OTHERS, built, one_line
 
-from labutils import data, export, paths, surgery
-from labutils.compare import tabular
+from labutils import export, paths, surgery, tabular
 from labutils.errors import LabError
+from labutils.images import data
 
 LEVELS = ("auto", "module", "function", "graph", "onnx")
 SETS = {"exact": surgery.EXACT, "lite": surgery.LITE}

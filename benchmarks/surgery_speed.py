@@ -13,7 +13,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from labutils import export, graph, surgery, zoo
+from labutils import export, surgery
+from labutils.models import zoo
+from labutils.onnxfile import graph
 
 REPEATS = 5
 

@@ -24,8 +24,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import data, metrics, paths, provenance, tidy, typesetting, zoo
+from . import metrics, paths, provenance, typesetting
 from .errors import ExportError, UnknownNameError, UsageError, counted
+from .images import data
+from .models import zoo
+from .onnxfile import tidy
 
 if TYPE_CHECKING:
     import onnx

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import data, paths, untrusted
+from . import paths, untrusted
 from .errors import ModelFileError, NoManifestError, OtherFileError
+from .images import data
 
 if TYPE_CHECKING:
     import onnx

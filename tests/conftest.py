@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config, items):
     marked = [item for item in items if item.get_closest_marker("htp")]
     if not marked:
         return
-    from labutils import qnn
+    from labutils.runtime import qnn
 
     availability = qnn.probe()
     if not availability.ok:
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session", autouse=True)
 def _only_marked_files_ask_for_qnn():
     """What `--asks-qnn` rests on: a file that is left out there never asks for the wheel."""
-    from labutils import qnn
+    from labutils.runtime import qnn
 
     probe = qnn.probe
 
@@ -84,7 +84,8 @@ def _calibrated(architecture, size):
     """A seeded random network whose BatchNorm statistics were measured on Things-16."""
     import torch
 
-    from labutils import data, train
+    from labutils import train
+    from labutils.images import data
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -149,7 +150,7 @@ def large_onnx(_large, tmp_path_factory):
 @pytest.fixture(scope="session")
 def images():
     """A function (n, size) -> (n, size, size, 3) uint8 Things-16 images."""
-    from labutils import data
+    from labutils.images import data
 
     def load(n, size):
         return data.load("val", n, size).images
@@ -160,7 +161,7 @@ def images():
 @pytest.fixture(scope="session")
 def inputs():
     """A function (n, size) -> (n, 3, size, size) float32 normalised Things-16 images."""
-    from labutils import data
+    from labutils.images import data
 
     def load(n, size):
         return data.Preprocessing(size)(data.load("val", n, size).images)

@@ -22,11 +22,13 @@ from pathlib import Path
 import psutil
 import tiny_network
 
-from labutils import __main__, graph, journey, paths, repair, surgery
-from labutils.qnn import dlc_file
+from labutils import __main__, paths, pipeline, surgery
+from labutils.onnxfile import graph
+from labutils.pipeline import journey
+from labutils.runtime.qnn import dlc_file
 
 # Runs are forked from a process that has these and did nothing with them: seconds saved on each.
-HEAVY = ["labutils.__main__", "labutils.journey", "labutils._torchvision", "torch.export"]
+HEAVY = ["labutils.__main__", "labutils.pipeline.journey", "labutils._torchvision", "torch.export"]
 HEAVY += ["torch.onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas"]
 HEAVY += ["tiny_network"]  # with timm, which learns of it
 MODEL = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
@@ -111,8 +113,8 @@ def _called(arguments, output, environment):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
-    journey.CPU_IMAGES, repair.CALIBRATION_IMAGES = 4, 16
-    repair.GATE_IMAGES = repair.conversion.GATE_IMAGES = 2
+    journey.CPU_IMAGES, pipeline.CALIBRATION_IMAGES = 4, 16
+    pipeline.GATE_IMAGES = pipeline.conversion.GATE_IMAGES = 2
     try:
         sys.exit(__main__.main(arguments))
     finally:
@@ -235,7 +237,7 @@ class Ground:
 
 def _is_worker(process):
     try:
-        return "labutils.qnn.worker" in process.cmdline()
+        return "labutils.runtime.qnn.worker" in process.cmdline()
     except psutil.Error:
         return False
 

@@ -12,8 +12,10 @@ import zipfile
 import numpy as np
 from bad_files import MEAN, model, node, value
 
-from labutils import graph, provenance, zoo
+from labutils import provenance
 from labutils.errors import LabError
+from labutils.models import zoo
+from labutils.onnxfile import graph
 
 EXTREMES = [b"", b"\0", b"\xff" * 10, b"\x80" * 9 + b"\x01", b"\x7f", b"\n", b"-1", b"nan", b"../"]
 SPECIAL = [-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 255, 2**31 - 1, 2**31, 2**40, 2**63 - 1]
@@ -138,9 +140,12 @@ def build(folder, count, seed=0):
 
 def readers():
     """Suffix -> (content that is fine, a function that reads such a file)."""
-    from labutils import batch, checkpoint, data, paths
+    from labutils import dlc, paths
     from labutils.commands import options
-    from labutils.targets import dlc, table
+    from labutils.images import data
+    from labutils.models import checkpoint
+    from labutils.pipeline import batch
+    from labutils.targets import table
 
     listed = b"# families\ntimm:resnet18 --weights random\n\"my model.onnx\" --mean 0 0 0 'x'\n"
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from labutils import exercises, notebooks
+from labutils.lab import exercises, notebooks
 
 TABLE = ("Time", "Needs", "Comes after", "Produces")
 ENDING = (

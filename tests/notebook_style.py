@@ -9,7 +9,7 @@ import re
 import nbformat
 from notebook_rules import LINK, tagged, words
 
-from labutils import notebooks, recorded
+from labutils.lab import notebooks, recorded
 
 TAGS = {
     "setup", "exercise", "check", "settle", "widget", "demo",

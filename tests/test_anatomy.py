@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import anatomy, architectures, complexity
 from labutils.errors import UnknownNameError, UsageError
-from labutils.show import anatomy_figures
+from labutils.measure import anatomy, complexity
+from labutils.models import architectures
+from labutils.show.figures import anatomy as anatomy_figures
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from labutils import answer, exercises
-from labutils.answer import NotYet
-from labutils.exercise import NOT_YET
+from labutils.lab import answer, exercises
+from labutils.lab.answer import NotYet
+from labutils.lab.exercise import NOT_YET
 
 ALL = exercises.everything()
 each = pytest.mark.parametrize("chosen", ALL, ids=[e.id for e in ALL])

@@ -1,6 +1,8 @@
-"""The plan of the house: imports go down only, names do not clash, the package is light."""
+"""The plan of the house (labutils/README.md): imports go down only, inside rooms too."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,107 +11,130 @@ import pytest
 
 from labutils import paths
 
-PACKAGE = paths.ROOT / "labutils"
+PACKAGE = Path(paths.__file__).parent
+PLAN = PACKAGE / "README.md"
 
-# A module (or package) imports only from floors below its own.
-FLOORS = [
-    ["errors", "_torchvision", "torch_index", "typesetting"],
-    ["untrusted"],
-    ["paths"],
-    ["pack", "disk_cache", "streams"],
-    ["metrics", "sketches", "fetch", "checkpoint", "graph", "layers", "located_yaml"],
-    ["random_weights"],
-    ["textures"],
-    ["things"],
-    ["data"],
-    ["own_image"],
-    ["adapt", "architectures", "photographs", "provenance"],
-    ["zoo"],
-    ["anatomy", "complexity", "gallery", "qnn", "tidy", "traffic"],
-    ["recorded"],
-    ["measured"],
-    ["runtime", "phone", "export", "onnx_parts", "train"],
-    ["compare", "surgery"],
-    ["quantize", "latency"],
-    ["targets"],
-    ["repair"],
-    ["journey", "doctor"],
-    ["show"],
-    ["batch", "diagnosis"],
-    ["answer"],
-    ["exercise"],
-    ["exercises"],
-    ["artifacts", "progress", "classroom"],
-    ["lesson"],
-    ["notebooks"],
-    ["lab_server"],
-    ["commands"],
-    ["__main__", "book"],
-]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-# Ground floor only: a path needs an error, and nothing else there imports.
-GROUND = {("paths", "errors")}
+
+def floors():
+    """{room: floor} as the page says."""
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| ", PLAN.read_text(encoding="utf-8"), re.MULTILINE)
+    return {room: int(floor) for floor, room in rows}
+
+
+FLOOR = floors()
 
 
 def module_of(file):
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """``surgery.rules.book`` of labutils/surgery/rules/book.py; "" of the package itself."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def files():
-    return [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+MODULES = {module_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported(file):
-    """The lab's modules that a file imports, at any depth of its code."""
-    depth = len(file.relative_to(PACKAGE).parts) - 1
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def room_of(module):
+    return module.partition(".")[0]
+
+
+def only_for_types(tree):
+    """The import nodes under ``if TYPE_CHECKING``."""
+    return {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+
+
+def imported(module, *, types=True):
+    """The lab's modules that a module imports, at any depth of its code."""
+    file = MODULES[module]
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    skipped = set() if types else only_for_types(tree)
+    here = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith("labutils."):
-                    yield alias.name.split(".")[1]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            outside = node.level == depth + 1
-            if outside and node.module:
-                yield node.module.split(".")[0]
-            elif outside:
-                yield from (alias.name for alias in node.names)
-            elif not node.level and (node.module or "").startswith("labutils"):
-                rest = node.module.split(".")[1:2]
-                yield from rest or [alias.name for alias in node.names]
+            base = node.module or ""
+            if node.level:
+                above = here.split(".") if here else []
+                above = above[: len(above) - node.level + 1]
+                base = ".".join(["labutils", *above, *filter(None, [base])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            inner = name.removeprefix("labutils.")
+            if name.startswith("labutils.") and inner != module:
+                yield inner if inner in MODULES else inner.rpartition(".")[0]
 
 
-def test_every_module_has_a_floor():
-    assert {module_of(file) for file in files()} == set(FLOOR)
+def rooms_below(room):
+    found = {
+        room_of(target)
+        for module in MODULES
+        if room_of(module) == room
+        for target in imported(module)
+    }
+    return sorted(found - {room, ""})
 
 
-@pytest.mark.parametrize("file", files(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
-def test_imports_go_down_only(file):
-    own = module_of(file)
-    for name in imported(file):
-        if name in FLOOR and (own, name) not in GROUND:
-            assert FLOOR[name] < FLOOR[own], f"{file.name} imports {name}, not on a lower floor"
+def test_the_page_names_every_room():
+    assert set(FLOOR) == {room_of(module) for module in MODULES} - {""}
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_rooms_import_from_lower_floors_only(room):
+    up = [other for other in rooms_below(room) if FLOOR[other] >= FLOOR[room]]
+    assert not up, f"{room} (floor {FLOOR[room]}) imports {', '.join(up)}"
+
+
+def test_no_circle_inside_a_room():
+    graph = {module: set(imported(module, types=False)) - {""} for module in MODULES if module}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_the_page_names_files_that_exist():
+    text = PLAN.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:[a-z_]+/)+[\w.]*)`", text):
+        if name.startswith("data/"):
+            assert list(paths.ROOT.glob(name)), name
+        elif "NN" not in name:
+            places = (paths.ROOT / name, PACKAGE / name)
+            assert any(place.exists() for place in places) or list(PACKAGE.rglob(name)), name
 
 
 def test_only_one_place_imports_torchvision():
     found = [
-        file.name
-        for file in files()
+        module
+        for module, file in MODULES.items()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Import)
         and any(a.name.startswith("torchvision") for a in node.names)
     ]
-    assert set(found) == {"_torchvision.py"}
+    assert set(found) == {"_torchvision"}
 
 
-def test_no_public_function_is_named_like_a_module():
-    modules = {module_of(file) for file in files()}
-    functions = {
-        node.name: file.name
-        for file in files()
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    }
-    assert not modules & set(functions)
+def public_names(room):
+    """What a room offers at its door: functions and classes of the module, or of ``__all__``."""
+    tree = ast.parse(MODULES[room].read_text(encoding="utf-8"))
+    names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names |= set(ast.literal_eval(node.value))
+    return names
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_no_public_name_at_a_door_is_a_room(room):
+    assert not public_names(room) & set(FLOOR)
 
 
 def run_python(code):
@@ -137,3 +162,8 @@ def test_nothing_tracked_names_this_machine():
             text = path.read_text(encoding="utf-8")
             assert str(Path.home()) + "/" not in text or str(Path.home()) == "/", name
             assert str(paths.ROOT) + "/" not in text, name
+
+
+if __name__ == "__main__":
+    for room in sorted(FLOOR, key=FLOOR.get):
+        print(f"{FLOOR[room]:2}  {room:14} {', '.join(rooms_below(room))}")

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from onnx import helper
 
-from labutils import batch
 from labutils.errors import UsageError
+from labutils.pipeline import batch
 
 
 def listed(folder, *lines):
@@ -118,7 +118,7 @@ def running(state):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked to see to it")
 def test_a_killed_batch_takes_its_conversion_along(tmp_path):
     program = (
-        "import pathlib, sys; from labutils import batch\n"
+        "import pathlib, sys; from labutils.pipeline import batch\n"
         "child = 'import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True);'"
         "'time.sleep(600)'\n"
         "batch._run([sys.executable, '-c', child], pathlib.Path(sys.argv[1]), 600)"

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from labutils import data, paths, runtime
+from labutils import paths, runtime
+from labutils.images import data
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
@@ -110,7 +111,7 @@ def test_a_row_that_cannot_be_made_is_listed_with_its_reason(cache):
 
 
 def test_without_the_wheel_a_simulated_row_says_why(cache, monkeypatch):
-    from labutils import qnn
+    from labutils.runtime import qnn
 
     gone = qnn.Availability(False, "onnxruntime-qnn is not installed.", {})
     monkeypatch.setattr(qnn, "probe", lambda: gone)

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from labutils import book, exercises, notebooks
 from labutils.errors import LabError, MissingToolError, UsageError
+from labutils.lab import book, exercises, notebooks
 
 MISSING = [name for name in book.TOOLS if util.find_spec(name) is None]
 needs_tools = pytest.mark.skipif(

@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, version_converter
 from torch import nn
 
 from labutils import __main__ as cli
-from labutils import adapt, data, paths, runtime, zoo
+from labutils import paths, runtime
 from labutils.errors import ModelFileError
+from labutils.images import data
+from labutils.models import adapt, zoo
 
 SIZE = 32
 NORMAL = data.Preprocessing(SIZE)

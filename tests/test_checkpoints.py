@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from test_things import DIGESTS
 
-from labutils import data, metrics, paths, train, zoo
+from labutils import metrics, paths, train
+from labutils.images import data
+from labutils.models import zoo
 
 LEAST_TOP1 = {"mobilenet_v3_large": 0.96, "mobilenet_v3_small": 0.91}
 

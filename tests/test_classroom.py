@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from labutils import __main__, classroom, exercise, exercises, progress
+from labutils import __main__
 from labutils.errors import UsageError
+from labutils.lab import classroom, exercise, exercises, progress
 
 PASSED = {"event": "check", "exercise": "03.1", "outcome": "PASSED"}
 FAILED = {"event": "check", "exercise": "03.1", "outcome": "NOT YET"}

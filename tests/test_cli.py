@@ -188,7 +188,7 @@ def test_doctor_probes(lab):
 
 
 def test_doctor_without_the_wheel_says_so(lab, monkeypatch):
-    from labutils import qnn
+    from labutils.runtime import qnn
 
     absent = qnn.Availability(False, "There is no wheel for this machine", {})
     monkeypatch.setattr(qnn, "probe", lambda: absent)

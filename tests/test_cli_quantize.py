@@ -10,9 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from labutils import compare, data, metrics, paths, qnn, quantize, repair, runtime, things, zoo
+from labutils import compare, metrics, paths, pipeline, quantize, runtime
 from labutils.commands import options
+from labutils.images import data, things
+from labutils.models import zoo
 from labutils.quantize import mixed
+from labutils.runtime import qnn
 
 STATED = ("--mean", 0.485, 0.456, 0.406, "--std", 0.229, 0.224, 0.225)
 FEW = (*STATED, "--images", 8, "--held-out", 16)
@@ -144,7 +147,7 @@ def searched(tiny, tmp_path_factory):
     made = tmp_path_factory.mktemp("mixed") / "m.onnx"
     budget = mixed.Budget(mac_share=0.5)
     how = {"preprocessing": data.Preprocessing(32), "images": 8, "held_out": 16}
-    return repair.quantize_model(zoo.load(tiny), made, "int8", budget, **how)
+    return pipeline.quantize_model(zoo.load(tiny), made, "int8", budget, **how)
 
 
 def test_a_budget_is_searched_and_its_recipe_makes_the_same_file(searched, lab, tiny):
@@ -254,7 +257,7 @@ def test_folders_of_pictures(lab, tiny, tmp_path):
 
 def test_without_the_wheel_the_simulator_is_refused_before_the_work(lab, tiny, monkeypatch):
     absent = qnn.Availability(False, "There is no wheel for this machine", {})
-    monkeypatch.setattr("labutils.qnn.pool.probe", lambda: absent)
+    monkeypatch.setattr("labutils.runtime.qnn.pool.probe", lambda: absent)
     code, out, err = lab("quantize", tiny, *STATED, "--explain", "--backend", "htp")
     assert code == 1 and not out
     assert "needs Qualcomm's onnxruntime-qnn. There is no wheel for this machine" in err

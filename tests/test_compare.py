@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from labutils import compare, data, metrics, quantize, runtime
+from labutils import compare, metrics, quantize, runtime
 from labutils.compare import gating, layerwise
 from labutils.errors import ParityError, UnknownNameError, UsageError
+from labutils.images import data
 
 SIZE = 64
 PREPROCESSING = data.Preprocessing(SIZE)

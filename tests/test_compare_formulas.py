@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import compare, data, metrics, quantize, runtime
+from labutils import compare, metrics, quantize, runtime
 from labutils.compare import fidelity, layerwise, qdq_edit, reasons
-from labutils.graph import read
+from labutils.images import data
+from labutils.onnxfile.graph import read
 from labutils.quantize.recipe import Calibration
 
 RENAMED = "_QuantizeLinear_Input"  # ONNX Runtime's quantizer: an output's float tensor

@@ -7,8 +7,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from labutils import _torchvision, complexity, export, zoo
+from labutils import _torchvision, export
 from labutils.errors import ModelFileError, UnknownNameError, UsageError
+from labutils.measure import complexity
+from labutils.models import zoo
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_onnx_agrees_with_the_module_after_batchnorm_folding(distinct, tmp_path,
 
 
 def test_zoo_file_and_path_count_alike(small_onnx):
-    from labutils import zoo
+    from labutils.models import zoo
 
     path = small_onnx(17)
     by_path = complexity.count(path, (1, 3, 64, 64))

@@ -6,7 +6,7 @@ import known_wrong
 import numpy as np
 import pytest
 
-from labutils import quantize, runtime, surgery, targets
+from labutils import dlc, quantize, runtime, surgery
 from labutils.errors import (
     ConvertError,
     ParityError,
@@ -33,7 +33,7 @@ def names(folder):
 def test_a_float_dlc_is_run_and_recorded(precision, small, patched_onnx, inputs, tmp_path):
     lines = []
     with runtime.connect(small) as reference:
-        made = targets.convert(
+        made = dlc.convert(
             patched_onnx,
             "snpe-2.7",
             tmp_path / "m.dlc",
@@ -59,7 +59,7 @@ def test_an_integer_dlc(small, patched_onnx, inputs, tmp_path):
     quantized = tmp_path / "q.onnx"
     quantize.static(patched_onnx, quantized, inputs(16, 64), "a16w8")
     with runtime.connect(small) as reference:
-        made = targets.convert(
+        made = dlc.convert(
             patched_onnx,
             "qnn",
             tmp_path / "q.dlc",
@@ -77,7 +77,7 @@ def test_an_integer_dlc(small, patched_onnx, inputs, tmp_path):
 
 def test_the_table_stops_what_snpe_cannot_translate(small, small_onnx, inputs, tmp_path):
     with runtime.connect(small) as reference, pytest.raises(TranslationError, match="hardswish"):
-        targets.convert(
+        dlc.convert(
             small_onnx(17),
             "snpe-2.7",
             tmp_path / "m.dlc",
@@ -92,7 +92,7 @@ def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
     source, batch = build(tmp_path)
     out = tmp_path / "out"
     with runtime.connect(source) as reference, pytest.raises(ParityError) as caught:
-        targets.convert(
+        dlc.convert(
             source, "qnn", out / "m.dlc", reference=reference, inputs=batch, check_top1=False
         )
     assert caught.value.report.parity.cosine_min < 0.9
@@ -101,7 +101,7 @@ def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
 
 def test_opset_13_hardswish_of_a_whole_network_is_caught(small, small_onnx, inputs, tmp_path):
     with runtime.connect(small) as reference, pytest.raises(ParityError, match="departs"):
-        targets.convert(
+        dlc.convert(
             small_onnx(13),
             "qnn",
             tmp_path / "m.dlc",
@@ -125,7 +125,7 @@ def test_a_wrong_repair_is_caught_by_the_original(small, small_onnx, inputs, tmp
     onnx.save(model, wrong)
     surgery.replace_file(wrong, tmp_path / "repaired.onnx", ("hardsigmoid",))
     with runtime.connect(small) as reference, pytest.raises(ParityError) as caught:
-        targets.convert(
+        dlc.convert(
             tmp_path / "repaired.onnx",
             "snpe-2.7",
             tmp_path / "m.dlc",
@@ -151,7 +151,7 @@ def test_what_qnn_refuses_is_an_error_with_its_reason(tmp_path):
     )
     source, batch = known_wrong.build(tmp_path / "pool.onnx", [pool], size=9, opset=17)
     with runtime.connect(source) as reference, pytest.raises(ConvertError, match="dilations"):
-        targets.convert(source, "qnn", tmp_path / "m.dlc", reference=reference, inputs=batch)
+        dlc.convert(source, "qnn", tmp_path / "m.dlc", reference=reference, inputs=batch)
     assert names(tmp_path) == ["pool.onnx"]
 
 
@@ -167,7 +167,7 @@ def test_what_qnn_refuses_is_an_error_with_its_reason(tmp_path):
 )
 def test_impossible_calls(target, output, settings, error, words, small_onnx, tmp_path):
     with pytest.raises(error, match=words):
-        targets.convert(
+        dlc.convert(
             small_onnx(17),
             target,
             tmp_path / output,

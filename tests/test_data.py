@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from labutils import data, paths, things
+from labutils import paths
 from labutils.errors import UsageError
+from labutils.images import data, things
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from labutils import diagnosis, repair
+from labutils import pipeline
+from labutils.show import diagnosis
 
 
 class Reader(html.parser.HTMLParser):
@@ -33,7 +34,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def page(path, target, folder):
-    plan = repair.suggest(path, target)
+    plan = pipeline.suggest(path, target)
     written = diagnosis.write(plan, folder / "report.html", "a model", path)
     return plan, Reader(written.read_text(encoding="utf-8"))
 
@@ -51,7 +52,7 @@ def test_it_says_what_blocks_where_and_what_it_costs(small_onnx, tmp_path):
 
 
 def test_modules_add_up_to_the_file(small_onnx):
-    check = repair.suggest(small_onnx(17), "snpe-2.7").check
+    check = pipeline.suggest(small_onnx(17), "snpe-2.7").check
     parts = diagnosis.parts(check)
     for word, count in check.counts.items():
         assert sum(part.counts[word] for part in parts) == count
@@ -66,7 +67,7 @@ def test_nothing_is_fetched(small_onnx, tmp_path):
 
 
 def test_a_model_without_blockers_is_told_so(small_onnx, tmp_path):
-    fixed = repair.apply(small_onnx(17), "snpe-2.7", tmp_path / "fixed.onnx")
+    fixed = pipeline.apply(small_onnx(17), "snpe-2.7", tmp_path / "fixed.onnx")
     _, read = page(fixed.file, "snpe-2.7", tmp_path)
     assert "no repair is needed" in read.text
     assert "--repair" not in read.text

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from labutils import __main__, disk_cache, paths
+from labutils import __main__, paths
 from labutils.errors import UnknownNameError, UsageError
+from labutils.machine import disk_cache
 
 
 def write(file, size=10):

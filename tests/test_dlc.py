@@ -11,10 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import metrics, paths, runtime
+from labutils import dlc, metrics, paths, runtime
 from labutils.errors import ConvertError, ModelFileError, UnknownNameError, UsageError
-from labutils.qnn import dlc_file
-from labutils.targets import dlc
+from labutils.runtime.qnn import dlc_file
 
 pytestmark = pytest.mark.htp
 
@@ -291,7 +290,7 @@ def test_a_c_interface_that_we_do_not_know_is_not_called(made):
     code = textwrap.dedent("""
         import sys
         from labutils import paths
-        from labutils.qnn import dlc_executor, options, worker
+        from labutils.runtime.runners.qnn import dlc_executor, options, worker
         dlc_executor.KNOWN_INTERFACE = (9, 9)
         message = {
             "call": "build",

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from labutils import doctor
 from labutils.errors import UsageError
+from labutils.machine import doctor
 
 TEXT = b"nn.Hardswish\n"
 

@@ -14,7 +14,9 @@ import onnx
 import pytest
 from bad_files import model, node, value
 
-from labutils import diagnosis, paths, repair, surgery, zoo
+from labutils import paths, pipeline, surgery
+from labutils.models import zoo
+from labutils.show import diagnosis
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)<script>&"  # no slash: a file name too
 OTHERWISE = {  # class -> why it is not tried here
@@ -95,8 +97,7 @@ def gate(folder):
 
 
 def conversion(folder):
-    from labutils.targets import Conversion
-    from labutils.targets.dlc import DlcInfo
+    from labutils.dlc import Conversion, DlcInfo
 
     names = ("file", "target", "precision", "source", "claim", "manifest")
     rest = {"check": None, "transcript": None, "info": filled(DlcInfo), "gate": gate(folder)}
@@ -109,7 +110,7 @@ def zoo_model(folder):
 
 
 def plan(folder):
-    found = repair.suggest(hostile_onnx(folder), "snpe-2.7")
+    found = pipeline.suggest(hostile_onnx(folder), "snpe-2.7")
     return dataclasses.replace(found, unrepairable=found.check.nodes)
 
 
@@ -127,7 +128,7 @@ def mixed_report(folder):
 
 
 def quantized(folder):
-    from labutils.repair import Quantized
+    from labutils.pipeline import Quantized
 
     rest = {"search": mixed_report(folder), "gate": gate(folder)}
     names = {field.name for field in dataclasses.fields(Quantized)} - set(rest)
@@ -150,9 +151,11 @@ SPECIAL = {
     "Conversion": conversion,
     "Model": zoo_model,
     "planning.Plan": plan,
-    "Repair": lambda folder: repair.apply(hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"),
+    "Repair": lambda folder: pipeline.apply(
+        hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"
+    ),
     "Report": lambda folder: surgery.replace_file(hostile_onnx(folder), folder / "fixed.onnx"),
-    "CheckReport": lambda folder: repair.suggest(hostile_onnx(folder), "snpe-2.7").check,
+    "CheckReport": lambda folder: pipeline.suggest(hostile_onnx(folder), "snpe-2.7").check,
 }
 
 
@@ -170,7 +173,7 @@ def test_a_report_shows_hostile_names_as_text(module, name, tmp_path, monkeypatc
 
 def test_the_page_of_a_diagnosis_shows_hostile_names_as_text(tmp_path):
     path = hostile_onnx(tmp_path)
-    found = repair.suggest(path, "snpe-2.7")
+    found = pipeline.suggest(path, "snpe-2.7")
     page = diagnosis.write(found, tmp_path / "page.html", HOSTILE, path).read_text(encoding="utf-8")
     assert page.count("&lt;script") > 5
     assert "<img src=x" not in page

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from labutils import answer as answers
-from labutils import exercise
-from labutils.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, Exercise, NotYet, Record, Result
+from labutils.lab import answer as answers
+from labutils.lab import exercise
+from labutils.lab.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, Exercise, NotYet, Record, Result
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_a_damaged_line_costs_itself_alone(rubbish):
 
 def test_two_processes_lose_nothing():
     code = (
-        "from labutils import exercise\n"
+        "from labutils.lab import exercise\n"
         "for _ in range(200): exercise.remember('check', '03.1', outcome='NOT YET')"
     )
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]

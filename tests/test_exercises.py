@@ -9,9 +9,10 @@ from answers import leaks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labutils import exercise, exercises, paths
+from labutils import paths
 from labutils.errors import UnknownNameError
-from labutils.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, TODO
+from labutils.lab import exercise, exercises
+from labutils.lab.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, TODO
 
 ALL = exercises.everything()
 each = pytest.mark.parametrize("chosen", ALL, ids=[e.id for e in ALL])

@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import data, export, graph, paths, zoo
+from labutils import export, paths
 from labutils.errors import ExportError, UnknownNameError, UsageError
+from labutils.images import data
+from labutils.models import zoo
+from labutils.onnxfile import graph
 
 HISTOGRAMS = {  # of mobilenet_v3_small, with its 19 hard swishes and 9 hard sigmoids
     11: {"HardSigmoid": 28, "HardSwish": 0, "Mul": 28},

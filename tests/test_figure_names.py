@@ -6,10 +6,13 @@ import itertools
 import numpy as np
 from test_figures import FakeRunner, drawn, onnx_file
 
-from labutils import compare, complexity, data, targets
+from labutils import compare, targets
 from labutils.compare import Layer, LayerReport
+from labutils.images import data
+from labutils.measure import complexity
 from labutils.quantize import Ranges
-from labutils.show import figures, ladder_picker, stage_explorer
+from labutils.show import figures
+from labutils.show.widgets import ladder_picker, stage_explorer
 
 NAME = "backbone.MobileInvertedBottleneckConvolutionWithSqueezeAndExcitation.attention_gate"
 NAMELESS = {  # figure -> why it holds no name that could be long

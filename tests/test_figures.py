@@ -17,12 +17,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from onnx import TensorProto, helper
 from PIL import Image
 
-from labutils import compare, complexity, data, metrics, surgery, targets, things, zoo
+from labutils import compare, metrics, surgery, targets
 from labutils.compare import LayerReport, Stage
 from labutils.errors import UnknownNameError, UsageError
+from labutils.images import data, things
+from labutils.measure import complexity
+from labutils.models import zoo
 from labutils.quantize import Ranges
 from labutils.show import figures
-from labutils.show.picture import COLORS, MARKERS, decibels
+from labutils.show.graphs.picture import COLORS, MARKERS, decibels
 
 
 class FakeRunner:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import data, train, zoo
+from labutils import train
 from labutils.errors import TrainingError, UsageError
+from labutils.images import data
+from labutils.models import zoo
 
 SIZE = 96
 SHORT = {"size": 48, "batch_size": 16, "images": 128}

@@ -7,7 +7,7 @@ import mutations
 import onnx
 import pytest
 
-from labutils.targets import dlc
+from labutils import dlc
 
 SUFFIXES = (".yaml", ".txt", ".safetensors", ".pth", ".pt2", ".json", ".png", ".npz")
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labutils import data, gallery, things, zoo
 from labutils.errors import UsageError
+from labutils.images import data, things
+from labutils.models import gallery, zoo
 
 DRAWN = zoo.Model(
     name="drawn",

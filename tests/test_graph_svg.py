@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import graph, surgery, targets
+from labutils import surgery, targets
 from labutils.errors import ModelFileError, UnknownNameError, UsageError
+from labutils.onnxfile import graph
 from labutils.show import before_after, subgraph
-from labutils.show.graph_layout import Extent, arrange
+from labutils.show.graphs.graph_layout import Extent, arrange
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -175,7 +176,7 @@ def test_verdicts_have_a_word_a_symbol_and_a_border(repaired):
 
 
 def test_the_four_verdicts_differ_without_colour():
-    from labutils.show.svg import STYLES
+    from labutils.show.graphs.svg import STYLES
 
     assert list(STYLES) == ["supported", "constrained", "unsupported", "unknown"]
     assert len({(width, dash) for _, _, width, dash, _ in STYLES.values()}) == 4
@@ -184,7 +185,7 @@ def test_the_four_verdicts_differ_without_colour():
 
 @pytest.mark.parametrize("dark", ["supported", "constrained", "unsupported", "unknown"])
 def test_text_of_verdicts_is_legible(dark):
-    from labutils.show.svg import STYLES
+    from labutils.show.graphs.svg import STYLES
 
     def luminance(color):
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]

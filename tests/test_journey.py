@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from labutils import compare, data, gallery, journey, paths, qnn, runtime, zoo
+from labutils import compare, paths, runtime
 from labutils.errors import SurgeryError, UsageError
+from labutils.images import data
+from labutils.models import gallery, zoo
+from labutils.pipeline import journey
+from labutils.runtime import qnn
 
 STAGES = ["PyTorch", "patched", "ONNX", "int8 CPU", "HTP fp16", "HTP int8", "HTP a16w8"]
 BLOCKED = """

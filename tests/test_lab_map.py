@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labutils.show.lab_map import lab_map
+from labutils.show.graphs.lab_map import lab_map
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from labutils import latency, paths, qnn
+from labutils import paths
 from labutils.errors import TableError
+from labutils.measure import latency
+from labutils.runtime import qnn
 
 
 def test_every_figure_is_quoted_with_its_source():

@@ -6,10 +6,14 @@ import sys
 
 import pytest
 
-from labutils import artifacts, doctor, exercise, exercises, lesson, own_image, paths, recorded, zoo
+from labutils import paths
 from labutils.errors import LabError, TranslationError, UnknownNameError, UsageError
-from labutils.exercise import PASSED, TODO, UnsolvedError
-from labutils.lesson import ExpectationError, check, expect_failure, given, hint, settle
+from labutils.images import own_image
+from labutils.lab import artifacts, exercise, exercises, lesson, recorded
+from labutils.lab.exercise import PASSED, TODO, UnsolvedError
+from labutils.lab.lesson import ExpectationError, check, expect_failure, given, hint, settle
+from labutils.machine import doctor
+from labutils.models import zoo
 
 OPSET = exercises.find("02.2")
 RIGHT = OPSET.value(OPSET.reference)
@@ -35,7 +39,7 @@ def test_a_check_speaks_wherever_it_stands(capsys):
     code = (
         "from IPython.testing.globalipapp import start_ipython\n"
         "shell = start_ipython()\n"
-        "shell.run_cell(\"from labutils.lesson import TODO, check\\ncheck('02.2', TODO)\")"
+        "shell.run_cell(\"from labutils.lab.lesson import TODO, check\\ncheck('02.2', TODO)\")"
     )
     environment = {**os.environ, "LABUTILS_PROGRESS": os.devnull}
     done = subprocess.run(
@@ -147,7 +151,7 @@ def test_expecting_nothing_in_particular_is_refused(nothing):
 
 def test_importing_is_light():
     heavy = "{'torch', 'torchvision', 'onnx', 'onnxruntime', 'matplotlib', 'pandas'}"
-    code = f"import sys, labutils.lesson; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, labutils.lab.lesson; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

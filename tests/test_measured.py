@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from labutils import recorded
-from labutils.measured import measurements
+from labutils.lab import recorded
+from labutils.lab.measured import measurements
 
 ROWS = [
     ("top-1", 0.98437, "share", 32),

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 
 from labutils import paths
 from labutils.errors import MissingToolError, ModelFileError, UsageError
-from labutils.show import netron_server, panes, serve
+from labutils.show import panes, serve
+from labutils.show.graphs import netron_server
 
 
 def write_onnx(path, op="Relu"):
@@ -244,7 +245,7 @@ def test_panes_that_fail_leave_no_server(tmp_path, model):
 
 @pytest.mark.htp
 def test_a_real_dlc(tmp_path, model):
-    from labutils.targets import dlc
+    from labutils import dlc
 
     file = tmp_path / "a.dlc"
     dlc.write(model, file)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import data, train
+from labutils import train
 from labutils.errors import UsageError
+from labutils.images import data
 
 
 def network():

@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_rules import Notebook
 
-from labutils import exercises, notebooks, recorded
+from labutils.lab import exercises, notebooks, recorded
 
 RULES = [
     notebook_rules.title,
@@ -171,7 +171,7 @@ def good(tmp_path, monkeypatch):
     cells = [
         new_markdown_cell(TITLE),
         new_markdown_cell("## You will be able to\n" + VERBS),
-        code('from labutils.lesson import start\n\nlesson = start("03")', "setup"),
+        code('from labutils.lab.lesson import start\n\nlesson = start("03")', "setup"),
         *sections(),
         *(cell for exercise in exercises.of("03") for cell in cells_of(exercise)),
         new_markdown_cell("## What you measured"),

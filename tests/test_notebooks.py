@@ -4,8 +4,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from labutils import exercises, notebooks, paths
+from labutils import paths
 from labutils.errors import LabError, UnknownNameError, UsageError
+from labutils.lab import exercises, notebooks
 
 
 def write(path, *cells):

@@ -6,12 +6,12 @@ import onnxruntime
 import pytest
 import torch
 
-from labutils import onnx_parts
 from labutils.errors import UnknownNameError, UsageError
+from labutils.onnxfile import parts
 
 
 def test_a_module_alone_computes_what_it_computed(small, small_onnx, tmp_path):
-    part = onnx_parts.extract(small_onnx(17), tmp_path / "part.onnx", module="features.4")
+    part = parts.extract(small_onnx(17), tmp_path / "part.onnx", module="features.4")
     ((name, shape),) = part.inputs.items()
     assert len(part.outputs) == 1
     assert "of the" in str(part)
@@ -23,7 +23,7 @@ def test_a_module_alone_computes_what_it_computed(small, small_onnx, tmp_path):
 
 
 def test_features_1_is_not_features_10(small_onnx, tmp_path):
-    part = onnx_parts.extract(small_onnx(17), tmp_path / "p.onnx", module="features.1")
+    part = parts.extract(small_onnx(17), tmp_path / "p.onnx", module="features.1")
     names = [node.name for node in onnx.load(part.file).graph.node]
     assert names
     assert all("/features.1/" in name or name.startswith("Identity") for name in names)
@@ -31,17 +31,17 @@ def test_features_1_is_not_features_10(small_onnx, tmp_path):
 
 def test_unknown_names_are_answered(small_onnx, tmp_path):
     with pytest.raises(UnknownNameError, match=r"features\.4"):
-        onnx_parts.extract(small_onnx(17), tmp_path / "p.onnx", module="feature.4")
+        parts.extract(small_onnx(17), tmp_path / "p.onnx", module="feature.4")
     with pytest.raises(UnknownNameError, match="tensor"):
-        onnx_parts.extract(small_onnx(17), tmp_path / "p.onnx", inputs=["input"], outputs=["no"])
+        parts.extract(small_onnx(17), tmp_path / "p.onnx", inputs=["input"], outputs=["no"])
     with pytest.raises(UsageError, match="Give module"):
-        onnx_parts.extract(small_onnx(17), tmp_path / "p.onnx")
+        parts.extract(small_onnx(17), tmp_path / "p.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tensors_are_renamed_everywhere(small_onnx):
     model = onnx.load(small_onnx(17))
-    changed = onnx_parts.rename_tensors_(model, {"input": "image", r"(.*)_output_0": r"\1"})
+    changed = parts.rename_tensors_(model, {"input": "image", r"(.*)_output_0": r"\1"})
     onnx.checker.check_model(model, full_check=True)
     assert changed["input"] == "image"
     assert model.graph.input[0].name == "image"
@@ -56,7 +56,7 @@ def test_a_clash_or_an_unknown_name_changes_nothing(small_onnx):
     model = onnx.load(small_onnx(17))
     before = model.SerializeToString(deterministic=True)
     with pytest.raises(UsageError, match="Two tensors would be called 'logits'"):
-        onnx_parts.rename_tensors_(model, {"input": "logits"})
+        parts.rename_tensors_(model, {"input": "logits"})
     with pytest.raises(UnknownNameError, match="inputs"):
-        onnx_parts.rename_tensors_(model, {"inputs": "x"})
+        parts.rename_tensors_(model, {"inputs": "x"})
     assert model.SerializeToString(deterministic=True) == before

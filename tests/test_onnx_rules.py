@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import surgery
 from labutils.errors import SurgeryError
-from labutils.surgery import onnx_operators
-from labutils.surgery.onnx_check import compare_outputs
+from labutils.surgery.onnx_level.check import compare_outputs
+from labutils.surgery.rules import onnx_operators
 
 RNG = np.random.default_rng(3)
 QUICK = settings(

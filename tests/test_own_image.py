@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labutils import own_image, things
 from labutils.errors import UsageError
+from labutils.images import own_image, things
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from labutils import pack, paths
+from labutils import paths
 from labutils.errors import FetchError, MissingToolError, UsageError
+from labutils.machine import pack
 
 
 @pytest.fixture
@@ -98,7 +99,10 @@ def test_no_pip_is_said_with_the_cure(tmp_path, monkeypatch):
 
 
 def test_unpacking_needs_nothing_that_is_not_installed_yet():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from labutils import pack; print('yes')"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from labutils.machine import pack; print('yes')"
+    )
     bare = [sys.executable, "-I", "-S", "-c", code, str(paths.ROOT)]  # no site-packages
     done = subprocess.run(bare, capture_output=True, text=True)
     assert done.stdout == "yes\n", done.stderr

@@ -54,13 +54,16 @@ found = PathFinder.find_spec
 def seen(name, path=None, target=None):
     return None if name.partition(".")[0] == sys.argv[2] else found(name, path, target)
 PathFinder.find_spec = staticmethod(seen)
-from labutils import __main__, journey, repair
+from labutils import __main__, pipeline
+from labutils.pipeline import journey
 journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
 print(json.dumps([__main__.main(words) for words in json.loads(sys.argv[1])]))
 """
 # Leaves something everywhere that the lab keeps something.
 USE = """
-from labutils import data, exercise, paths
+from labutils.images import data
+from labutils.lab import exercise
+from labutils import paths
 data.load("val", 1, 32)
 assert exercise.remember("check", "00.1", outcome="passed")
 with paths.locked(paths.generated()), paths.scratch():
@@ -205,7 +208,7 @@ def test_the_package_is_the_installed_one_and_the_guard_sees(installed):
 
 
 def test_an_installed_package_hands_out_the_notebooks(installed):
-    program = "from labutils import notebooks; print(notebooks.main(['checkout', 'handed']))"
+    program = "from labutils.lab import notebooks; print(notebooks.main(['checkout', 'handed']))"
     done = installed.run(program=program)
     assert done.stdout.splitlines()[-1] == "0", done.stderr
     names = {p.relative_to(installed.work / "handed").as_posix() for p in
@@ -220,7 +223,7 @@ def test_an_installed_package_hands_out_the_notebooks(installed):
 
 
 def test_what_belongs_into_a_checkout_says_so(installed):
-    program = "from labutils import notebooks; print(notebooks.main(['refresh']))"
+    program = "from labutils.lab import notebooks; print(notebooks.main(['refresh']))"
     done = installed.run(program=program)
     assert done.stdout == "2\n"
     assert "in a checkout" in done.stderr

@@ -8,7 +8,9 @@ import nbformat
 import pytest
 import yaml
 
-from labutils import errors, exercise, exercises, lesson, paths, phone
+from labutils import errors, paths
+from labutils.lab import exercise, exercises, lesson
+from labutils.runtime import phone
 
 NOTEBOOKS = paths.ROOT / "notebooks"
 OTHERS = {"Jupyter", "JupyterLab", "ONNX Runtime", "PyTorch", "Python", "QNN", "adb", "pip"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import checkpoint
 from labutils.errors import ModelFileError, UsageError
+from labutils.models import checkpoint
 
 
 class Network(nn.Module):

@@ -187,7 +187,7 @@ def test_a_process_that_died_and_was_not_buried_leaves_no_work(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="pictures are drawn by forks on POSIX only")
 def test_helpers_that_draw_end_with_their_parent(tmp_path):
-    from labutils import data
+    from labutils.images import data
 
     context = multiprocessing.get_context("fork")
     parent = context.Process(target=_with_helper, args=(data, tmp_path / "pid"))

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from labutils import compare, phone, runtime
+from labutils import compare, runtime
 from labutils.errors import MissingToolError, ModelFileError, UsageError
+from labutils.runtime import phone
 
 SERIAL = "R5CT 1"  # adb's serials have no blanks; ours has one, so that a split word shows
 

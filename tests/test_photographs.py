@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labutils import data, fetch, paths, photographs
+from labutils import fetch, paths
 from labutils.errors import FetchError, UnknownNameError, UsageError
+from labutils.images import data, photographs
 
 CLASSES = ("tench", "cassette player", "French horn")
 

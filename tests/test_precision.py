@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from labutils import compare, quantize, runtime
 from labutils.compare import qdq_edit, reasons
 from labutils.errors import UnknownNameError, UsageError
-from labutils.graph import read, with_shapes
+from labutils.onnxfile.graph import read, with_shapes
 from labutils.quantize import mixed, noise
 from labutils.quantize.prepare import prepared
 from labutils.show import figures

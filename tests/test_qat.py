@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from labutils import compare, data, export, metrics, paths, quantize, runtime, surgery, zoo
+from labutils import compare, export, metrics, paths, quantize, runtime, surgery
 from labutils.errors import (
     LabError,
     StaleOptimizerError,
@@ -24,9 +24,13 @@ from labutils.errors import (
     UnknownNameError,
     UsageError,
 )
-from labutils.quantize import qat, qat_corrections, qat_graph, qdq_export, tidl_hints
-from labutils.quantize.fake_quant import FakeQuant, Grid
+from labutils.images import data
+from labutils.models import zoo
+from labutils.quantize import tidl_hints
 from labutils.quantize.recipe import PRESETS, Activations, Override, Qat, Recipe, Weights
+from labutils.quantize.training import corrections, qat, qdq_export
+from labutils.quantize.training import graph as qat_graph
+from labutils.quantize.training.fake_quant import FakeQuant, Grid
 
 SIZE = 64
 PREPROCESSING = data.Preprocessing(SIZE)
@@ -348,8 +352,9 @@ def test_an_optimizer_from_before_is_detected(calibration):
 WORKER = """
 import sys, torch
 from torch import distributed, nn
-from labutils import data, zoo
-from labutils.quantize import qat
+from labutils.images import data
+from labutils.models import zoo
+from labutils.quantize.training import qat
 from labutils.quantize.recipe import PRESETS, Qat
 torch.set_num_threads(1)
 distributed.init_process_group("gloo")
@@ -402,7 +407,7 @@ def test_two_processes_train_one_network(scales, tmp_path):
 def test_bias_calibration_gives_back_the_means(network, made, calibration, batch):
     model, reference = made(CRUDE), logits(network, batch)
     before = metrics.sqnr_db(reference, logits(model, batch))
-    report = qat_corrections.calibrate_bias_(model, calibration)
+    report = corrections.calibrate_bias_(model, calibration)
     assert (report.layers, report.gates) == (36, 18)  # two convolutions in each of nine gates
     assert report.after < report.before / 3
     assert metrics.sqnr_db(reference, logits(model, batch)) > before + 1
@@ -415,13 +420,13 @@ def test_weights_are_constrained_and_reported(network):
     weight = model.get_submodule(name).parametrizations.weight.original
     with torch.no_grad():
         weight[0, 0] = 90.0
-    report = qat_corrections.constrain_weights_(model, 32)
+    report = corrections.constrain_weights_(model, 32)
     rows = {row[0]: row for row in report.layers}
     assert rows[name][2] == 90
     assert weight.abs().max().item() == pytest.approx(rows[name][3])
     assert report.looked_at == 54
     assert name in str(report)
-    again = qat_corrections.constrain_weights_(model, 33)
+    again = corrections.constrain_weights_(model, 33)
     assert again.layers == ()
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import graph, qnn
 from labutils.errors import (
     ConvertError,
     ModelFileError,
@@ -26,7 +25,9 @@ from labutils.errors import (
     UsageError,
     WorkerError,
 )
-from labutils.qnn import channel, options, refusal
+from labutils.onnxfile import graph
+from labutils.runtime import qnn
+from labutils.runtime.qnn import channel, options, refusal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals")
 
@@ -382,8 +383,8 @@ def test_workers_die_with_a_parent_that_is_killed(relu, tmp_path, stopped):
     script.write_text(
         textwrap.dedent(f"""
         import numpy as np
-        from labutils import qnn
-        from labutils.qnn import options
+        from labutils.runtime import qnn
+        from labutils.runtime.runners.qnn import options
         pool = qnn.Pool(workers=2)
         asked = qnn.Graph.of({str(relu)!r}, options.htp())
         items = [{{"input": np.ones((1, 4, 8, 8), np.float32)}}] * 4
@@ -440,8 +441,9 @@ def test_without_the_wheel_there_is_a_sentence_and_everything_else_imports(tmp_p
         import importlib.util
         real = importlib.util.find_spec
         importlib.util.find_spec = lambda n, p=None: None if n == "onnxruntime_qnn" else real(n, p)
-        from labutils import qnn, runtime
-        from labutils.targets import dlc
+        from labutils.runtime import qnn
+        from labutils import runtime
+        from labutils import dlc
         print(qnn.probe())
         try:
             qnn.require()

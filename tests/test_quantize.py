@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import compare, data, metrics, paths, quantize, runtime, zoo
+from labutils import compare, metrics, paths, quantize, runtime
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
+from labutils.images import data
+from labutils.models import zoo
 from labutils.quantize import equalize, insertion, ptq, rounding
 from labutils.quantize import ranges as quantize_ranges
 from labutils.quantize.recipe import Calibration, Override, Weights

@@ -14,11 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
-from labutils.quantize import equalize, insertion, mixed, noise, qat, qat_corrections, qat_graph
+from labutils.quantize import equalize, insertion, mixed, noise
 from labutils.quantize import ranges as quantize_ranges
-from labutils.quantize.fake_quant import GAIN, FakeQuant, Grid
 from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Weights
+from labutils.quantize.training import corrections, qat
+from labutils.quantize.training import graph as qat_graph
+from labutils.quantize.training.fake_quant import GAIN, FakeQuant, Grid
 
 BITS = st.integers(2, 16)
 ENDS = st.floats(0.01, 1e4)
@@ -286,7 +288,7 @@ def test_constrained_weights_are_clipped_at_either_end_and_else_as_they_were():
     with torch.no_grad():
         network[1].weight.copy_(before)
     prepared = qat.prepare(network, "int8_tensor", size=6)
-    report = qat_corrections.constrain_weights_(prepared, 16)
+    report = corrections.constrain_weights_(prepared, 16)
     bound = 16 * float(before.abs().median())
     assert report.layers[0][1:] == pytest.approx((2, 9.0, bound))
     ((module, _),) = qat_graph.weights_of(prepared).values()
@@ -524,7 +526,7 @@ def test_adaptive_rounding_counts_the_weights_that_it_moved(tmp_path):
 
 
 def test_a_bias_calibration_says_what_it_did():
-    report = qat_corrections.BiasReport(52, 2, 64, 0.125, 0.011)
+    report = corrections.BiasReport(52, 2, 64, 0.125, 0.011)
     assert str(report) == repr(report)
     assert "52 layers on 64 images (2 in" in str(report)
     assert "12.5 % of their size, now by 1.1 %" in str(report)

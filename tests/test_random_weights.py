@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import _torchvision, data, metrics, random_weights, zoo
+from labutils import _torchvision, metrics
+from labutils.images import data
+from labutils.models import random_weights, zoo
 
 _torchvision.load()  # timm imports torchvision
 from timm import layers  # noqa: E402

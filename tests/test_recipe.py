@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import paths, repair, surgery, train
+from labutils import paths, pipeline, surgery, train
 from labutils.errors import SurgeryError, UsageError
 
 
 @pytest.fixture(scope="module")
 def repaired(small_onnx, tmp_path_factory):
     file = tmp_path_factory.mktemp("repaired") / "r.onnx"
-    return repair.apply(small_onnx(17), "snpe-2.7", file)
+    return pipeline.apply(small_onnx(17), "snpe-2.7", file)
 
 
 def other_weights(model):
@@ -41,7 +41,7 @@ def test_it_is_replayed_on_another_checkpoint(repaired, small, tmp_path):
     from labutils import export
 
     export.to_onnx(other_weights(small), tmp_path / "other.onnx", size=64)
-    done = repair.replay(
+    done = pipeline.replay(
         tmp_path / "other.onnx", paths.recipe(repaired.file), tmp_path / "again.onnx"
     )
     assert done.surgery.check.rounding
@@ -57,7 +57,7 @@ def test_it_is_replayed_on_another_checkpoint(repaired, small, tmp_path):
 
 def test_another_network_is_refused_by_its_first_difference(repaired, large_onnx, tmp_path):
     with pytest.raises(SurgeryError, match=r"node \d+ is '.+' here and '.+' there"):
-        repair.replay(large_onnx(17), repaired.recipe, tmp_path / "x.onnx")
+        pipeline.replay(large_onnx(17), repaired.recipe, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
-from labutils import paths, qnn, recorded
+from labutils import paths
 from labutils.errors import UsageError
+from labutils.lab import recorded
+from labutils.runtime import qnn
 
 HERE = qnn.Availability(True, "answers", {"QNN": "2.99.0"})
 GONE = qnn.Availability(False, "onnxruntime-qnn is not installed.", {})

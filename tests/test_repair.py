@@ -8,19 +8,20 @@ import onnx
 import pytest
 from onnx import helper
 
-from labutils import paths, repair, surgery, targets, zoo
+from labutils import paths, pipeline, surgery, targets
 from labutils.errors import ParityError, SurgeryError, TranslationError, UsageError
+from labutils.models import zoo
 
 
 def test_plan_at_opset_17(small_onnx):
-    plan = repair.suggest(small_onnx(17), "snpe-2.7")
+    plan = pipeline.suggest(small_onnx(17), "snpe-2.7")
     assert plan.rules == {"hardsigmoid": 9, "hardswish": 19}
     assert plan.complete
     assert "rule 'hardswish' would repair 19 nodes" in str(plan)
 
 
 def test_plan_at_opset_13_knows_the_decomposed_hardswish(small_onnx):
-    plan = repair.suggest(small_onnx(13), "snpe-2.7")
+    plan = pipeline.suggest(small_onnx(13), "snpe-2.7")
     assert len(plan.check.blockers) == 28  # all of them HardSigmoid
     assert plan.rules == {"hardsigmoid": 9, "hardswish": 19}
     assert plan.complete
@@ -28,14 +29,14 @@ def test_plan_at_opset_13_knows_the_decomposed_hardswish(small_onnx):
 
 @pytest.mark.parametrize("opset", [13, 17])
 def test_apply_leaves_nothing_that_blocks(opset, small_onnx, inputs, tmp_path):
-    done = repair.apply(small_onnx(opset), "snpe-2.7", tmp_path / "r.onnx", inputs(1, 64))
+    done = pipeline.apply(small_onnx(opset), "snpe-2.7", tmp_path / "r.onnx", inputs(1, 64))
     assert done.check.ok
     assert done.surgery.check.rounding
     assert targets.check(tmp_path / "r.onnx", "snpe-2.7").opset == opset
     ops = {node.op_type for node in onnx.load(tmp_path / "r.onnx").graph.node}
     assert not ops & {"HardSwish", "HardSigmoid"}
     with pytest.raises(SurgeryError, match="no repair is needed"):
-        repair.apply(tmp_path / "r.onnx", "snpe-2.7", tmp_path / "again.onnx")
+        pipeline.apply(tmp_path / "r.onnx", "snpe-2.7", tmp_path / "again.onnx")
     assert not (tmp_path / "again.onnx").exists()
 
 
@@ -45,21 +46,21 @@ def test_what_no_rule_repairs_is_said(tmp_path):
         helper.make_node("Softsign", ["a"], ["pixels"], name="/odd/Softsign"),
     ]
     source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=17)
-    plan = repair.suggest(source, "qnn")  # QNN takes HardSwish, and has no Softsign
+    plan = pipeline.suggest(source, "qnn")  # QNN takes HardSwish, and has no Softsign
     assert [node.node for node in plan.unrepairable] == ["/odd/Softsign"]
     assert "no rule repairs 1 x Softsign" in str(plan)
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
-        repair.apply(source, "qnn", tmp_path / "r.onnx")
+        pipeline.apply(source, "qnn", tmp_path / "r.onnx")
     assert not (tmp_path / "r.onnx").exists()
 
 
 def test_a_refused_opset_is_not_promised_a_repair(small_onnx, tmp_path):
-    plan = repair.suggest(small_onnx(20), "rdk-x5")
+    plan = pipeline.suggest(small_onnx(20), "rdk-x5")
     if plan.check.opset_blocker is None:
         pytest.fail("the table of rdk-x5 documents opsets 10 and 11 only")
     assert not plan.complete
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
-        repair.apply(small_onnx(20), "rdk-x5", tmp_path / "r.onnx")
+        pipeline.apply(small_onnx(20), "rdk-x5", tmp_path / "r.onnx")
     assert not (tmp_path / "r.onnx").exists()
 
 
@@ -70,7 +71,7 @@ def random_small():
 @pytest.mark.htp
 def test_without_repair_nothing_is_written_and_the_rules_are_named(tmp_path):
     with pytest.raises(TranslationError) as caught:
-        repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc")
+        pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc")
     text = str(caught.value)
     assert "HardSwish" in text
     assert "features.0.2" in text
@@ -80,9 +81,9 @@ def test_without_repair_nothing_is_written_and_the_rules_are_named(tmp_path):
 
 @pytest.mark.htp
 def test_a_named_model_becomes_a_verified_dlc(tmp_path):
-    made = repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
     assert made.gate.passed
-    assert made.gate.parity.n == repair.GATE_IMAGES
+    assert made.gate.parity.n == pipeline.GATE_IMAGES
     assert "MobileNetV3" in made.gate.reference  # the module that was brought, not the repaired one
     assert zoo.load(tmp_path / "x.dlc").preprocessing.size == 64
 
@@ -92,16 +93,16 @@ def test_a_wrong_rule_does_not_pass_the_gate(tmp_path, monkeypatch):
     """A rule that claims to be exact and is not: the vendor's 0.167 with a slip, 0.67."""
     import dataclasses
 
-    from labutils.surgery import rules
+    from labutils.surgery.rules import book
 
     def build(builder, x, node):
         return builder.clip(builder.add(builder.mul(x, 0.67), 0.5), 0.0, 1.0)
 
     good = surgery.RULES["hardsigmoid"]
     forms = tuple(dataclasses.replace(f, build=build) if f.build else f for f in good.onnx)
-    monkeypatch.setitem(rules.RULES, "hardsigmoid", dataclasses.replace(good, onnx=forms))
+    monkeypatch.setitem(book.RULES, "hardsigmoid", dataclasses.replace(good, onnx=forms))
     with pytest.raises(ParityError):
-        repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+        pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,7 +111,7 @@ def test_a_foreign_file_is_asked_for_its_preprocessing(tmp_path, small_onnx):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(UsageError, match="never guessed"):
-        repair.convert_model(
+        pipeline.convert_model(
             zoo.load(tmp_path / "foreign.onnx"), "snpe-2.7", tmp_path / "x.dlc", repair=True
         )
 
@@ -124,19 +125,19 @@ def without_exact_hardswish(monkeypatch):
 def test_approximate_rules_are_offered_and_not_applied(
     small_onnx, tmp_path, without_exact_hardswish
 ):
-    plan = repair.suggest(small_onnx(17), "snpe-2.7")
+    plan = pipeline.suggest(small_onnx(17), "snpe-2.7")
     assert plan.rules == {"hardsigmoid": 9}
     assert not plan.complete
     assert plan.offered == {"hardswish-to-relu": 19}
     assert "--allow-approximate" in str(plan)
     assert plan.to_dict()["offered_approximate"] == {"hardswish-to-relu": 19}
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
-        repair.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx")
+        pipeline.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_allowed_they_are_applied_and_said_aloud(small_onnx, tmp_path, without_exact_hardswish):
-    done = repair.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx", allow_approximate=True)
+    done = pipeline.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx", allow_approximate=True)
     assert done.check.ok
     assert not done.exact
     assert not done.recipe.exact
@@ -152,7 +153,7 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
 ):
     """The gate cannot pass against the model that was brought; the manifest has the distance."""
     said = []
-    made = repair.convert_model(
+    made = pipeline.convert_model(
         random_small(),
         "snpe-2.7",
         tmp_path / "x.dlc",
@@ -172,13 +173,13 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
 
 @pytest.mark.htp
 def test_an_exact_repair_leaves_its_recipe_and_no_caveat(tmp_path):
-    made = repair.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
     manifest = json.loads(made.manifest.read_text())
     assert manifest["approximation"] is None
     recipe = surgery.Recipe.read(tmp_path / "x.dlc.recipe.yaml")
     assert manifest["repair"]["recipe"] == recipe.to_dict()
     assert recipe.exact
-    again = repair.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", recipe=recipe)
+    again = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", recipe=recipe)
     assert again.gate.passed
 
 
@@ -190,7 +191,7 @@ def test_a_partial_repair_is_for_targets_that_split_the_graph(tmp_path):
         helper.make_node("Softsign", ["m"], ["pixels"], name="/d/Softsign"),
     ]
     source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=18)
-    done = repair.apply(source, "tidl-11", tmp_path / "r.onnx")
+    done = pipeline.apply(source, "tidl-11", tmp_path / "r.onnx")
     assert "sub-to-add" in done.plan.rules
     blocking = [node.op_type for node in done.plan.check.blockers]
     assert len(done.check.blockers) < len(blocking)

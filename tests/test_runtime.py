@@ -5,9 +5,8 @@ import numpy as np
 import onnx
 import pytest
 
-from labutils import metrics, runtime
+from labutils import dlc, metrics, runtime
 from labutils.errors import ConvertError, ModelFileError, UnknownNameError, UsageError
-from labutils.targets import dlc
 
 
 def test_torch_and_onnxruntime_agree_and_say_what_they_are(small, small_onnx, inputs):

@@ -16,7 +16,8 @@ STARTUP = Path(__file__).parent / "notebooks" / "startup"
 # The command line, call by call in one process; what it starts is guarded as well.
 PROGRAM = """
 import json, sys
-from labutils import __main__, journey, repair
+from labutils import __main__, pipeline
+from labutils.pipeline import journey
 journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
 codes = {words[0]: __main__.main(words) for words in json.loads(sys.argv[1])}
 print(json.dumps(codes))

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from labutils import pack, paths, torch_index
+from labutils import paths
+from labutils.machine import pack, torch_index
 
 PINS = {"torch": "2.13.0", "torchvision": "0.28.0", "smallest": "1.0"}
 
@@ -338,7 +339,7 @@ def test_a_proxy_of_the_environment_is_used(tmp_path):
     answer = page(TORCH)
     with serving(answer) as proxy:
         environment = bare(tmp_path, http_proxy=proxy, TORCH_INDEX="http://index.invalid/whl")
-        command = [sys.executable, "-m", "labutils.torch_index"]
+        command = [sys.executable, "-m", "labutils.machine.torch_index"]
         done = subprocess.run(
             command, cwd=paths.ROOT, env=environment, capture_output=True, text=True
         )
@@ -366,7 +367,7 @@ def test_a_folder_of_wheels_is_no_index_and_the_cure_is_named(tmp_path):
 
 @pytest.mark.parametrize(("system", "url"), [("linux", "https"), ("darwin", ""), ("win32", "")])
 def test_only_linux_needs_an_index_of_its_own(system, url):
-    code = f"import sys; sys.platform = {system!r}; from labutils import torch_index as t; "
+    code = f"import sys; sys.platform = {system!r}; from labutils.machine import torch_index as t; "
     done = subprocess.run(
         [sys.executable, "-c", code + "print(t.DEFAULT)"], capture_output=True, text=True
     )
@@ -379,8 +380,8 @@ def test_no_command_adds_an_index_for_all_packages():
     for name in [
         *tracked,
         "notebooks/INSTRUCTOR.md",
-        "labutils/pack.py",
-        "labutils/torch_index.py",
+        "labutils/machine/pack.py",
+        "labutils/machine/torch_index.py",
     ]:
         assert "extra-index" not in Path(paths.ROOT, name).read_text(encoding="utf-8"), name
 

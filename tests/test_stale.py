@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import artifacts, batch, checkpoint, graph, lesson, paths, qnn, recorded, zoo
+from labutils import paths
 from labutils.errors import (
     DamagedManifestError,
     LabError,
@@ -18,7 +18,12 @@ from labutils.errors import (
     NoManifestError,
     OtherFileError,
 )
+from labutils.lab import artifacts, lesson, recorded
+from labutils.models import checkpoint, zoo
+from labutils.onnxfile import graph
+from labutils.pipeline import batch
 from labutils.quantize import PRESETS
+from labutils.runtime import qnn
 
 GONE = qnn.Availability(False, "onnxruntime-qnn is not installed.", {})
 NAME = "mobilenet_v3_small"

@@ -13,7 +13,7 @@ COMMANDS = [
     ("labutils", "recipe", "show", "int8"),
     ("labutils", "room", ".", "--json"),
     ("labutils", "run", "no.dlc", "--json"),  # an error, as JSON
-    ("labutils.notebooks", "checkout", "mine"),
+    ("labutils.lab.notebooks", "checkout", "mine"),
 ]
 
 

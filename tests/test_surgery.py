@@ -23,7 +23,7 @@ from torch import nn
 from labutils import _torchvision, surgery
 from labutils.errors import ModelFileError, SurgeryError, UnknownNameError, UsageError
 from labutils.layers import CustomHardsigmoid, CustomHardswish
-from labutils.surgery.rules import ONNX_ONLY
+from labutils.surgery.rules.book import ONNX_ONLY
 
 _torchvision.load()  # timm imports torchvision
 HARD = {"HardSwish", "HardSigmoid"}

@@ -14,7 +14,8 @@ from torch import nn
 
 from labutils import surgery
 from labutils.errors import SurgeryError
-from labutils.surgery import attention_gates, conv_layers, norm_layers
+from labutils.surgery.layers import conv_layers, norm_layers
+from labutils.surgery.rules import attention_gates
 
 
 def graph(nodes, constants=None, shape=(1, 4, 5, 6), opset=17, kind=TensorProto.FLOAT):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labutils import paths
+from labutils.dlc import conversion
 from labutils.errors import LabError, TableError, UnknownNameError, UsageError
-from labutils.targets import conversion, schema, table
+from labutils.targets import schema, table
 
 FILES = sorted(paths.TARGETS.glob("*.yaml"))
 

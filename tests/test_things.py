@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labutils import data, things
 from labutils.errors import UnknownNameError, UsageError
+from labutils.images import data, things
 
 # Frozen before the shipped checkpoints were trained; made by things.digest(split) with the pinned
 # numpy and Pillow. A change here means: train again.

@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import complexity, quantize, traffic
+from labutils import quantize
 from labutils.errors import ModelFileError, UsageError
+from labutils.measure import complexity, traffic
 from labutils.quantize.recipe import Activations, Override, Recipe, Weights
 
 PIXELS, CHANNELS = 3 * 4 * 4, 5

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from labutils import data, train
+from labutils import train
 from labutils.errors import ModelFileError, UnknownNameError
+from labutils.images import data
 
 TINY = train.Recipe(
     architecture="mobilenet_v3_small",

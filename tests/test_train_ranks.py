@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from labutils import data, paths, train
+from labutils import paths, train
 from labutils.errors import UnknownNameError, UsageError
+from labutils.images import data
 
 TINY = {
     "architecture": "mobilenet_v3_small",
@@ -26,7 +27,8 @@ TINY = {
 
 GRADIENTS = """
 import sys, torch
-from labutils import data, train
+from labutils.images import data
+from labutils import train
 
 recipe = train.read_recipe(sys.argv[1])
 with train.joined() as ranks:

@@ -15,11 +15,14 @@ from bad_files import classifier, external
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import batch, checkpoint, graph, paths, quantize, surgery, untrusted, zoo
+from labutils import paths, quantize, surgery, untrusted
 from labutils.commands import options
 from labutils.errors import LabError, LimitError, ModelFileError, UsageError
-from labutils.qnn import dlc_file
-from labutils.quantize import foreign
+from labutils.models import checkpoint, zoo
+from labutils.onnxfile import graph
+from labutils.pipeline import batch
+from labutils.quantize import imported
+from labutils.runtime.qnn import dlc_file
 from labutils.targets import schema
 from labutils.train.recipe import read_recipe
 
@@ -66,7 +69,7 @@ def test_settings_of_other_tools_have_the_same_limits(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(BOMB + "model_parameters: *j\n")
     with pytest.raises(UsageError, match="aliases stand for"):
-        foreign.imported(file)
+        imported.imported(file)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +245,8 @@ def test_text_of_a_usual_size_is_read_as_python_reads_it(tmp_path):
 
 
 # What reads files or wires that are ours: written by this process, or shipped with the lab.
-OURS = {"labutils/untrusted.py", "labutils/qnn/channel.py", "labutils/recorded.py"}
-OURS |= {"labutils/batch.py", "labutils/latency.py", "labutils/surgery/recipe.py"}
+OURS = {"labutils/untrusted.py", "labutils/runtime/qnn/channel.py", "labutils/lab/recorded.py"}
+OURS |= {"labutils/pipeline/batch.py", "labutils/measure/latency.py", "labutils/surgery/recipe.py"}
 UNLIMITED = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load")}
 
 

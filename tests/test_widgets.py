@@ -14,22 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from labutils import (
-    compare,
-    data,
-    metrics,
-    own_image,
-    paths,
-    quantize,
-    runtime,
-    targets,
-    things,
-    zoo,
-)
+from labutils import compare, metrics, paths, quantize, runtime, targets
 from labutils.errors import UnknownNameError, UsageError
+from labutils.images import data, own_image, things
+from labutils.models import zoo
 from labutils.quantize import mixed
-from labutils.show import own_picture
-from labutils.show.clipping import kept_range
 from labutils.show.widgets import (
     ClippingSlider,
     ImageEditor,
@@ -37,7 +26,9 @@ from labutils.show.widgets import (
     ParetoFront,
     ReplacementBoard,
     StageExplorer,
+    own_picture,
 )
+from labutils.show.widgets.clipping import kept_range
 
 
 def plain(markup):

@@ -11,8 +11,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from labutils import _torchvision, checkpoint, data, export, fetch, metrics, paths, things, zoo
+from labutils import _torchvision, export, fetch, metrics, paths
 from labutils.errors import FetchError, ModelFileError, UnknownNameError, UsageError
+from labutils.images import data, things
+from labutils.models import checkpoint, zoo
 
 
 class Bomb:

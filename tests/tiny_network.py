@@ -6,7 +6,7 @@ It has what a journey is about (hard-swish, hard-sigmoid), and costs next to not
 import torch
 from torch import nn
 
-from labutils import architectures
+from labutils.models import architectures
 
 models = architectures._timm().models  # timm needs torchvision, which the lab loads in its own way
 

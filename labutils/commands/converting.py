@@ -90,7 +90,8 @@ def _batch_parser(commands: Any) -> None:
 
 def _diagnose(chosen: argparse.Namespace) -> int:
 
-    from .. import export, paths, repair, targets, zoo
+    from .. import export, paths, pipeline, targets
+    from ..models import zoo
 
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
@@ -100,9 +101,9 @@ def _diagnose(chosen: argparse.Namespace) -> int:
             path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
             export.to_onnx(model, path, opset=chosen.opset)
         allowed = {"allow_approximate": chosen.allow_approximate}
-        plan = repair.suggest(path, chosen.target, **allowed)
+        plan = pipeline.suggest(path, chosen.target, **allowed)
         if chosen.html:
-            from .. import diagnosis
+            from ..show import diagnosis
 
             diagnosis.write(plan, chosen.html, str(model), path)
             say(chosen, f"wrote {chosen.html}")
@@ -116,7 +117,8 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 
 
 def _repair(chosen: argparse.Namespace) -> int:
-    from .. import export, paths, repair, targets, zoo
+    from .. import export, paths, pipeline, targets
+    from ..models import zoo
 
     if (chosen.target is None) == (chosen.recipe is None):
         raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
@@ -131,19 +133,22 @@ def _repair(chosen: argparse.Namespace) -> int:
             path = folder / f"{chosen.output.stem}.onnx"
             say(chosen, export.to_onnx(model, path, opset=chosen.opset))
         if chosen.recipe:
-            done = repair.replay(path, chosen.recipe, chosen.output)
+            done = pipeline.replay(path, chosen.recipe, chosen.output)
         else:
             allowed = {"allow_approximate": chosen.allow_approximate}
-            done = repair.apply(path, chosen.target, chosen.output, **allowed)
+            done = pipeline.apply(path, chosen.target, chosen.output, **allowed)
     emit(chosen, done)
     say(chosen, f"wrote {done.file} and {paths.recipe(done.file).name}")
     return 0
 
 
 def _convert(chosen: argparse.Namespace) -> int:
-    from .. import graph, qnn, repair, targets, zoo
+    from .. import dlc, pipeline
+    from ..models import zoo
+    from ..onnxfile import graph
+    from ..runtime import qnn
 
-    targets.refuse_impossible(chosen.target, chosen.output)
+    dlc.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = preprocessing_of(chosen, model)
@@ -152,7 +157,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")
-    conversion = repair.convert_model(
+    conversion = pipeline.convert_model(
         model,
         chosen.target,
         chosen.output,
@@ -174,7 +179,7 @@ def _convert(chosen: argparse.Namespace) -> int:
 
 
 def _batch(chosen: argparse.Namespace) -> int:
-    from .. import batch
+    from ..pipeline import batch
 
     options = ["--weights", chosen.weights]
     options += ["--repair"] if chosen.repair else []

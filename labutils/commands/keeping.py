@@ -72,7 +72,7 @@ def _pack_parsers(commands: Any) -> None:
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
-    from .. import doctor
+    from ..machine import doctor
 
     diagnosis = doctor.examine()
     emit(chosen, diagnosis)
@@ -80,7 +80,7 @@ def _doctor(chosen: argparse.Namespace) -> int:
 
 
 def _lab(chosen: argparse.Namespace) -> int:
-    from .. import lab_server, notebooks
+    from ..lab import lab_server, notebooks
 
     copies = notebooks.checkout(chosen.folder)
     emit(chosen, copies)
@@ -89,7 +89,7 @@ def _lab(chosen: argparse.Namespace) -> int:
 
 
 def _reset(chosen: argparse.Namespace) -> int:
-    from .. import notebooks
+    from ..lab import notebooks
 
     name = notebooks.named(chosen.number).name
     untouched = notebooks.untouched(chosen.number, chosen.folder)
@@ -107,14 +107,14 @@ def _reset(chosen: argparse.Namespace) -> int:
 
 
 def _room(chosen: argparse.Namespace) -> int:
-    from .. import classroom
+    from ..lab import classroom
 
     emit(chosen, classroom.read_room(chosen.folder))
     return 0
 
 
 def _cache(chosen: argparse.Namespace) -> int:
-    from .. import disk_cache
+    from ..machine import disk_cache
 
     listing = chosen.action == "list" and (chosen.names or chosen.all or chosen.yes)
     if listing or (chosen.names and chosen.all):
@@ -140,7 +140,7 @@ def _agreed() -> bool:
 
 
 def _pack(chosen: argparse.Namespace) -> int:
-    from .. import pack
+    from ..machine import pack
 
     settings = {"index": chosen.index, "echo": lambda line: say(chosen, line)}
     emit(chosen, pack.collect(chosen.folder, chosen.extra, **settings))
@@ -148,7 +148,7 @@ def _pack(chosen: argparse.Namespace) -> int:
 
 
 def _unpack(chosen: argparse.Namespace) -> int:
-    from .. import pack
+    from ..machine import pack
 
     emit(chosen, pack.unpack(chosen.folder))
     return 0

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LimitError, UsageError, printable
 
 if TYPE_CHECKING:
-    from .. import data, zoo
+    from ..images import data
+    from ..models import zoo
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
 TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
@@ -60,7 +61,8 @@ def repair_arguments(parser: argparse.ArgumentParser) -> None:
 
 def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
     """Return the model's own preprocessing, or what the caller states; never a guess."""
-    from .. import adapt, data
+    from ..images import data
+    from ..models import adapt
 
     if (chosen.mean is None) != (chosen.std is None):
         raise UsageError("Give --mean and --std together.")
@@ -132,7 +134,7 @@ def own_images(path: Path, preprocessing: data.Preprocessing) -> Any:
     """Return what a user gives instead of Things-16: an ``.npz``'s inputs, a folder's pictures."""
     import numpy as np
 
-    from .. import data
+    from ..images import data
 
     if not path.is_dir():
         return stored_inputs(path)

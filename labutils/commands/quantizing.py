@@ -75,7 +75,9 @@ def _quantize_parser(commands: Any) -> None:
 
 
 def _quantize(chosen: argparse.Namespace) -> int:
-    from .. import qnn, repair, targets, zoo
+    from .. import pipeline, targets
+    from ..models import zoo
+    from ..runtime import qnn
 
     if chosen.output is None and not chosen.explain:
         raise UsageError("Say where the quantized model goes (-o q.onnx), or ask to --explain.")
@@ -95,7 +97,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
     say(chosen, f"input: {preprocessing}")
     given = chosen.calibration, chosen.inputs
     calibration, inputs = (path and own_images(path, preprocessing) for path in given)
-    made = repair.quantize_model(
+    made = pipeline.quantize_model(
         model,
         chosen.output,
         chosen.recipe,

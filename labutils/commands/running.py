@@ -20,7 +20,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from .. import zoo
+    from ..models import zoo
 
 
 def add(commands: Any) -> None:
@@ -55,7 +55,9 @@ def _journey_parser(commands: Any) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from .. import qnn, runtime, zoo
+    from .. import runtime
+    from ..models import zoo
+    from ..runtime import qnn
 
     chip = qnn.soc(chosen.soc)
     model = zoo.load(chosen.artifact, chosen.weights, chosen.size)
@@ -79,7 +81,7 @@ def _pixels(chosen: argparse.Namespace, model: zoo.Model, size: int) -> tuple:
     """Return (names, pixels, labels); labels are None where the truth is not known."""
     import numpy as np
 
-    from .. import data
+    from ..images import data
 
     if len(chosen.images) == 1 and chosen.images[0].isdigit():
         images = data.load("val", int(chosen.images[0]), size)
@@ -120,7 +122,7 @@ def _answers(
 
 
 def _journey(chosen: argparse.Namespace) -> int:
-    from .. import journey
+    from ..pipeline import journey
 
     if chosen.images < 1:
         raise UsageError(f"--images {chosen.images}: at least one image is needed.")

@@ -1,10 +1,10 @@
 """Comparing models by what they compute: parity gate, layer by layer, fidelity ladder."""
 
-from .departure import Departure, first_departure
+from .divergence import Departure, first_departure
 from .fidelity import AccuracyTable, Ladder, Rung, Stage, accuracy_table, ladder
 from .gating import AGREEMENT, THRESHOLDS, GateReport, Parity, gate, parity
 from .layerwise import Layer, LayerReport, per_layer
-from .one_by_one import Cost, SensitivityReport, sensitivity
+from .sensitivity import Cost, SensitivityReport, sensitivity
 
 __all__ = [
     "AGREEMENT",

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics, paths
-from ..data import ImageSet, Preprocessing
+from .. import metrics, paths, tabular
 from ..errors import ParityError, UsageError
+from ..images.data import ImageSet, Preprocessing
 from ..metrics import PairedDifference, Proportion
 from ..runtime import Runner
-from . import tabular
 from .gating import Parity, parity
 
 Progress = Callable[[Iterable, str], Iterable]

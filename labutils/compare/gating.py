@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import metrics
+from .. import metrics, tabular
 from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..runtime import HtpRunner, Runner
-from . import tabular
-from .departure import Departure, first_departure
+from .divergence import Departure, first_departure
 
 THRESHOLDS = {
     "ort_fp32": 0.9999,

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import paths
+from .. import paths, tabular
 from ..errors import UsageError, counted
-from ..graph import module_path, read_whole
+from ..onnxfile.graph import module_path, read_whole
 from ..runtime import OrtRunner, Runner, connect
-from . import tabular
 
 if TYPE_CHECKING:
     import onnx

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..graph import module_path
+from ..onnxfile.graph import module_path
 
 if TYPE_CHECKING:
     import onnx

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import complexity, paths
+from .. import paths
 from ..compare.gating import parity
-from ..data import ImageSet, Preprocessing
 from ..errors import UsageError
+from ..images.data import ImageSet, Preprocessing
+from ..measure import complexity
 from ..runtime import OrtRunner
 from . import recipe as recipes
 from .mixed_report import Budget, MixedReport, Point, mixed_recipe

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..compare import tabular
+from .. import tabular
 from ..compare.gating import Parity
 from ..errors import UsageError
-from ..graph import module_of_name
+from ..onnxfile.graph import module_of_name
 from .ptq import QuantizeReport
 from .recipe import Override, Recipe
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelFileError
-from ..graph import read_whole, require_valid, with_shapes
+from ..onnxfile.graph import read_whole, require_valid, with_shapes
 
 if TYPE_CHECKING:
     import onnx

@@ -19,12 +19,13 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import data, export, paths, train
+from .. import export, paths, train
 from ..errors import MissingToolError, UsageError
-from . import qat_graph
+from ..images import data
 from . import recipe as recipes
-from .qdq_export import QdqReport, compared
 from .recipe import Calibration, Recipe
+from .training import graph as qat_graph
+from .training.qdq_export import QdqReport, compared
 
 if TYPE_CHECKING:
     import onnx

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import paths, typesetting
-from ..data import ImageSet, Preprocessing
 from ..errors import UnknownNameError, UsageError
+from ..images.data import ImageSet, Preprocessing
 from . import equalize, rounding
 from . import recipe as recipes
 from .insertion import insert, verify, widths

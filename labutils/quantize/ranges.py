@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..compare.layerwise import opened
-from ..data import ImageSet, Preprocessing
 from ..errors import ModelFileError, UsageError
+from ..images.data import ImageSet, Preprocessing
 from ..runtime import OrtRunner
 from .prepare import prepared
 from .recipe import Calibration

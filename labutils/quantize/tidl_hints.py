@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import paths
 from ..errors import ModelFileError
-from ..graph import read
+from ..onnxfile.graph import read
 
 
 def tidl_hints(qdq: str | Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 `figures` is not imported here, because it needs matplotlib: ``from labutils.show import figures``.
 """
 
-from .graph_svg import Svg, before_after, subgraph
-from .netron_server import Panes, Server, panes, serve
+from .graphs.graph_svg import Svg, before_after, subgraph
+from .graphs.netron_server import Panes, Server, panes, serve
 
 __all__ = ["Panes", "Server", "Svg", "before_after", "panes", "serve", "subgraph"]

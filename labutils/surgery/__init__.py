@@ -16,7 +16,7 @@ from ..errors import SurgeryError, UnknownNameError, UsageError
 from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in, replay_
 from .report import Check, Left, Match, Report
 from .rule import GraphForm, OnnxForm, Rule
-from .rules import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, TIDY, select
+from .rules.book import DEFAULT, EXACT, LITE, LITE_OPTIONAL, RULES, SETS, TIDY, select
 from .user_rules import pattern_rule
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def replace_(
     chosen = select(rules)
     onnx, torch = sys.modules.get("onnx"), sys.modules.get("torch")
     if onnx is not None and isinstance(target, onnx.ModelProto):
-        from . import onnx_graph
+        from .onnx_level import graph as onnx_graph
 
         if level not in ("auto", "onnx"):
             raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
@@ -91,7 +91,7 @@ def replace_(
         report = onnx_graph.replace_nodes_(target, chosen, example_inputs)
         return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.nn.Module):
-        from . import torch_model
+        from .torch_level import torch_model
 
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
@@ -99,7 +99,7 @@ def replace_(
         report = torch_model.replace_in_module_(target, chosen, level, example_inputs)
         return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.export.ExportedProgram):
-        from . import torch_model
+        from .torch_level import torch_model
 
         if level not in ("auto", "graph"):
             raise UsageError(f"An exported program is a graph: level {level!r} is for modules.")
@@ -130,7 +130,8 @@ def replace_file(
     """
     from onnx.external_data_helper import load_external_data_for_model
 
-    from .. import graph, paths
+    from .. import paths
+    from ..onnxfile import graph
 
     model = graph.read(source)
     load_external_data_for_model(model, str(Path(source).parent))
@@ -159,12 +160,12 @@ def preview(
 
     chosen = select(rules)
     if isinstance(target, str | Path):
-        from .. import graph
+        from ..onnxfile import graph
 
         target = graph.read(target)
     onnx = sys.modules.get("onnx")
     if onnx is not None and isinstance(target, onnx.ModelProto):
-        from . import onnx_graph
+        from .onnx_level import graph as onnx_graph
 
         return onnx_graph.count_matches(target, chosen)
     try:
@@ -178,6 +179,6 @@ def restore_(model: nn.Module) -> bool:
 
     Returns False when no functions were replaced in it. Replaced modules stay replaced.
     """
-    from . import functions
+    from .torch_level import functions
 
     return functions.restore_(model)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
-    from .graph_match import Found
-    from .onnx_builder import Builder
+    from .onnx_level.builder import Builder
     from .report import Left, Match
+    from .torch_level.graph_match import Found
 
 
 NOT_MINE = "none of this rule's"

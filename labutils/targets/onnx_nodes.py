@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import graph
 from ..errors import ModelFileError
+from ..onnxfile import graph
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from .. import data, paths, streams
+from .. import paths, streams
 from ..errors import LabError
+from ..images import data
 from .loop import SAVE_EVERY, fit
 from .model_card import ship
 from .ranks import joined, local_rank

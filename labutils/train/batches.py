@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .. import data
+from ..images import data
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import data, things, typesetting
+from .. import typesetting
 from ..errors import TrainingError, UsageError
+from ..images import data, things
 from .batches import Batches
 from .loop import parameter_groups
 from .recipe import Recipe, cosine

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import _torchvision, data, metrics, paths, things
+from .. import _torchvision, metrics, paths
 from ..errors import ModelFileError, TrainingError, UnknownNameError
+from ..images import data, things
 from .batches import Batches
 from .ranks import Ranks
 from .recipe import ARCHITECTURES, Recipe

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import data, metrics, paths, things
+from .. import metrics, paths
+from ..images import data, things
 from .loop import EVALUATION_SIZE, Trainer, logits_of
 from .recipe import RECIPES, Recipe
 

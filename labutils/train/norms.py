@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from .. import data, typesetting
+from .. import typesetting
 from ..errors import UsageError, counted
+from ..images import data
 
 BATCH = 64
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from labutils.exercises import NOTEBOOKS
+from labutils.lab.exercises import NOTEBOOKS
 
 Right = tuple[str, Any]
 Wrong = tuple[str, Any, str]

@@ -8,7 +8,8 @@ import onnx
 import torch
 
 from answers import right, wrong
-from labutils import exercises, targets
+from labutils import targets
+from labutils.lab import exercises
 
 
 @right("02.1")

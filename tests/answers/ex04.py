@@ -7,8 +7,8 @@ import onnx
 import torch
 
 from answers import right, wrong
-from labutils import exercises
 from labutils.compare import THRESHOLDS
+from labutils.lab import exercises
 
 
 def _imports(path):

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from answers import right, wrong
-from labutils import exercises, metrics
+from labutils import metrics
+from labutils.lab import exercises
 
 
 def widened(low, high):

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from answers import right, wrong
-from labutils import metrics, qnn
-from labutils.exercises.sure import beta_quantile
+from labutils import metrics
+from labutils.lab.exercises.sure import beta_quantile
+from labutils.runtime import qnn
 
 CHIPS = qnn.SOCS
 

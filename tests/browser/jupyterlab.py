@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from labutils import batch, notebooks
+from labutils.lab import notebooks
+from labutils.pipeline import batch
 
 PATIENCE = 900  # seconds: a busy machine is no reason to fail
 SETTINGS = {

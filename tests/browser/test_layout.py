@@ -10,8 +10,9 @@ import nbformat
 import pytest
 import widget_cells
 
-from labutils import diagnosis, paths, repair
-from labutils.show import before_after, lab_map, subgraph, widgets
+from labutils import paths, pipeline
+from labutils.show import before_after, diagnosis, subgraph, widgets
+from labutils.show.graphs import lab_map
 
 sys.path.insert(0, str(paths.ROOT / "tests"))
 import test_escaping as registry
@@ -41,7 +42,7 @@ def reports(request, tmp_path_factory):
             value = make(folder) if make else registry.filled(kind)
             found[name] = value._repr_html_()
         file = registry.hostile_onnx(folder)
-        plan = repair.suggest(file, "snpe-2.7")
+        plan = pipeline.suggest(file, "snpe-2.7")
         page = diagnosis.write(plan, folder / "page.html", NAMES[request.param], file)
         drawn = subgraph(file, plan.check.first_blocker.node, report=plan.check)
         pair = before_after(file, file, plan.check.first_blocker.node)

@@ -5,7 +5,9 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
-from labutils import compare, data, runtime, things, zoo
+from labutils import compare, runtime
+from labutils.images import data, things
+from labutils.models import zoo
 from labutils.quantize import mixed
 from labutils.show import widgets
 

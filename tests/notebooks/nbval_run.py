@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
-from labutils import batch, paths
+from labutils import paths
+from labutils.pipeline import batch
 
 STARTUP = Path(__file__).parent / "startup"
 CELL_SECONDS = 480  # for the slowest cell, from cold, on a busy machine

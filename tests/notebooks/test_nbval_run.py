@@ -5,7 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval_run import run
 
-from labutils import exercises, notebooks
+from labutils.lab import exercises, notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -14,10 +14,10 @@ LOOPBACK = """import socket
 server = socket.create_server(("127.0.0.1", 0))
 socket.create_connection(("localhost", server.getsockname()[1])).close()
 """
-PRIVATE = """from labutils import exercise, paths
+PRIVATE = """from labutils.lab import exercise\nfrom labutils import paths
 assert str(exercise.progress_file()).startswith({0!r})
 assert str(paths.generated()) == {0!r}"""
-PROBE = "from labutils import qnn\nassert 'not installed' in qnn.probe().reason"
+PROBE = "from labutils.runtime import qnn\nassert 'not installed' in qnn.probe().reason"
 KEEP = {"tags": [notebooks.KEPT]}
 
 
@@ -94,7 +94,7 @@ def exercise_cells(id, source):
 
 def test_strict_and_without_the_wheel(tmp_path):
     cells = [
-        new_code_cell("from labutils.lesson import TODO, check, given, settle"),
+        new_code_cell("from labutils.lab.lesson import TODO, check, given, settle"),
         *exercise_cells("02.1", exercises.find("02.1").reference),
         *exercise_cells("02.2", exercises.find("02.2").stub),
         new_code_cell(PROBE),
@@ -106,6 +106,6 @@ def test_strict_and_without_the_wheel(tmp_path):
 @pytest.mark.htp
 def test_a_wheel_that_is_not_hidden_is_present(tmp_path):
     unsolved = exercise_cells("02.2", exercises.find("02.2").stub)[1:]
-    first = new_code_cell("from labutils.lesson import TODO, check, settle")
+    first = new_code_cell("from labutils.lab.lesson import TODO, check, settle")
     outcome = ran(tmp_path, [first, *unsolved, new_code_cell(PROBE)])
     assert outcome.passed == (0, 1, 2, 3), outcome  # without strict, unsolved is no error

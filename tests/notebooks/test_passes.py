@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbval_run import run
 
-from labutils import notebooks
+from labutils.lab import notebooks
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,20 @@
+"""Qualcomm's DLC: written by QNN, read back, executed, and compared before it counts."""
+
+from .conversion import PRECISIONS, Conversion, convert, refuse_impossible
+from .verification import verify
+from .writing import ContextInfo, DlcInfo, context_binary, info, sidecar, to_fp16, write
+
+__all__ = [
+    "PRECISIONS",
+    "ContextInfo",
+    "Conversion",
+    "DlcInfo",
+    "context_binary",
+    "convert",
+    "info",
+    "refuse_impossible",
+    "sidecar",
+    "to_fp16",
+    "verify",
+    "write",
+]

@@ -1,0 +1,319 @@
+"""ONNX to a DLC that was run and compared: `convert` returns nothing else.
+
+The DLC is written beside its destination under a temporary name, checked against the ONNX file,
+executed, and compared with the model that the user brought. Only then does it get its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import compare, paths, runtime, typesetting
+from ..errors import (
+    MissingToolError,
+    TranslationError,
+    UnknownNameError,
+    UsageError,
+    counted,
+)
+from ..runtime import qnn
+from ..targets import snpe, table
+from . import writing
+
+PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
+_KINDS = {"fp32": "htp_fp16", "fp16": "htp_fp16", "int8": "htp_int8", "a16w8": "htp_a16w8"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A DLC that passed, and the evidence.
+
+    Attributes
+    ----------
+    file, target, precision
+        The DLC, the target's name, one of `PRECISIONS`.
+    source
+        The ONNX file that was written into it.
+    check
+        The float graph against the target's operator table.
+    transcript
+        What the SNPE tool (or its replica) logged; None for other targets.
+    info
+        What is in the DLC.
+    gate
+        The comparison with the model that the user brought.
+    claim
+        One sentence: what was and what was not tested.
+    manifest
+        The file beside the DLC that records all of this.
+    """
+
+    file: Path
+    target: str
+    precision: str
+    source: Path
+    check: table.CheckReport
+    transcript: snpe.Transcript | None
+    info: writing.DlcInfo
+    gate: compare.GateReport
+    claim: str
+    manifest: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the conversion as plain values, for ``--json``."""
+        return {
+            "file": str(self.file),
+            "bytes": self.file.stat().st_size,
+            "target": self.target,
+            "precision": self.precision,
+            "source": str(self.source),
+            "check": self.check.counts,
+            "unknown": self.check.unknown,
+            "gate": self.gate.to_dict(),
+            "claim": self.claim,
+            "manifest": str(self.manifest),
+        }
+
+    def __str__(self) -> str:
+        size = self.file.stat().st_size / 1e6
+        head = f"{self.file.name}: {self.precision} DLC for {self.target}, {size:.2f} MB"
+        return "\n".join([head, f"  {self.claim}", str(self.gate)])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return typesetting.listing(str(self))
+
+
+def convert(
+    source: str | Path,
+    target: str,
+    destination: str | Path,
+    *,
+    reference: runtime.Runner,
+    inputs: np.ndarray,
+    original: str | Path | None = None,
+    quantized: str | Path | None = None,
+    precision: str = "fp32",
+    soc: str = "SM8550",
+    min_cosine: float | None = None,
+    check_top1: bool = True,
+    caveat: str = "",
+    recipe: str | None = None,
+    facts: dict[str, Any] | None = None,
+    echo: Callable[[str], object] | None = None,
+) -> Conversion:
+    """Write a DLC for a target, run it, compare it with the original, and only then keep it.
+
+    Parameters
+    ----------
+    source
+        The float ONNX file, static shapes, one float32 image input.
+    target
+        A name in `table.TARGETS` that the lab can convert for.
+    destination
+        The ``.dlc`` to write.
+    reference
+        The model that the user brought (never a repaired one).
+    inputs
+        (n, 3, size, size) float32 for the parity gate; 32 images are usual.
+    original
+        An ONNX file of `reference`, to name the first tensor that departs when the gate fails.
+    quantized
+        The QDQ file made from `source`, when an integer DLC is wanted.
+    precision
+        One of `PRECISIONS`; ``int8`` and ``a16w8`` need `quantized`.
+    soc
+        The chip whose compiler and simulator run the DLC.
+    min_cosine
+        Another threshold for the gate; it is printed and kept in the manifest.
+    check_top1
+        False for untrained weights.
+    caveat
+        What the claim must begin with, for a reference that is not the user's own model.
+    recipe
+        YAML of the surgery that made `source`, to be kept beside the DLC; None when there was none.
+    facts
+        More for the manifest (preprocessing, classes, repair).
+    echo
+        Called with each line of the converter's log.
+
+    Raises
+    ------
+    UsageError
+        The target is check-only, or the precision does not fit the files.
+    TranslationError
+        The target's table (or the real SNPE tool) has no translation for a node.
+    ConvertError
+        QNN refuses a node, or the DLC is not what the ONNX file says.
+    ParityError
+        The DLC runs and computes something else.
+    """
+    destination = Path(destination)
+    refuse_impossible(target, destination)
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
+    if (precision in ("int8", "a16w8")) != (quantized is not None):
+        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
+    qnn.require()
+    source, written = Path(source), Path(quantized or source)
+    check = table.check(source, target)
+    with paths.scratch(destination.parent) as folder:
+        draft = folder / destination.name
+        say = echo or (lambda line: None)
+        say(f"writing the {precision} DLC ...")
+        transcript = _write(source, written, check, draft, precision, say)
+        images = counted(len(inputs), "image")
+        say(f"comparing {images} with the original on the simulated {soc} ...")
+        gate = _gate(
+            draft, written, original, reference, inputs, precision, soc, min_cosine, check_top1
+        )
+        claim = ". ".join(filter(None, [caveat, _claim(target, transcript, gate)]))
+        story = {
+            "target": target,
+            "precision": precision,
+            "claim": claim,
+            "source": {"file": written.name, "sha256": paths.sha256(written)},
+            "opset": check.opset,
+            "soc": soc,
+            "gate": gate.to_dict(),
+        }
+        paths.record(draft, story | (facts or {}))
+        if recipe is not None:
+            paths.write_text(paths.recipe(draft), recipe)
+        _publish(folder, destination)
+    return Conversion(
+        file=destination,
+        target=target,
+        precision=precision,
+        source=written,
+        check=check,
+        transcript=transcript,
+        info=writing.info(destination),
+        gate=gate,
+        claim=claim,
+        manifest=paths.manifest(destination),
+    )
+
+
+def _publish(folder: Path, destination: Path) -> None:
+    """Give the DLC and what describes it their names; a kill leaves no description of another."""
+    with paths.locked(destination):
+        beside = (paths.manifest, paths.recipe, writing.sidecar)
+        for described in (name(destination) for name in beside):
+            described.unlink(missing_ok=True)
+        for made in sorted(folder.iterdir()):  # the DLC's name is the shortest: it comes first
+            made.replace(destination.parent / made.name)
+
+
+def refuse_impossible(target: str, destination: Path) -> None:
+    """Raise when the lab cannot convert for `target`, or not into such a file: before any work.
+
+    Raises
+    ------
+    UnknownNameError
+        No such target.
+    UsageError
+        A check-only target, another suffix than ``.dlc``, or a folder that cannot be written.
+    """
+    if target not in table.TARGETS:
+        raise UnknownNameError("target", target, table.TARGETS)
+    if not table.TARGETS[target].convert:
+        able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
+        raise UsageError(
+            f"The lab checks models for {target} against its documented operators only, and does "
+            f"not convert for it. {table.load(target).availability} Use `labutils diagnose`, or "
+            f"convert for {able}."
+        )
+    if destination.suffix.lower() != ".dlc":
+        raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
+    existing = next(p for p in destination.absolute().parents if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"Cannot write {destination}: {existing} is not a folder you may write.")
+
+
+def _write(
+    source: Path,
+    written: Path,
+    check: table.CheckReport,
+    draft: Path,
+    precision: str,
+    echo: Callable[[str], object],
+) -> snpe.Transcript | None:
+    """Translate as the target does, then write the DLC and check it against the ONNX file."""
+
+    def write() -> None:
+        inside = "fp16" if precision == "fp16" else "auto"
+        notes = {"target": check.target, "precision": precision, "made_from": written.name}
+        writing.write(written, draft, inside, notes)
+
+    if check.target == snpe.TARGET:
+        transcript = snpe.translate(source, draft, echo=echo, write=write)
+        if transcript.real:  # its DLC is kept, but only what can be run and compared counts
+            draft.replace(draft.with_suffix(".snpe.dlc"))
+            write()
+        return transcript
+    # QNN itself judges for "qnn"; for a documented version the documents do.
+    if check.target != "qnn" and check.first_blocker:
+        first = check.first_blocker
+        raise TranslationError(
+            f"{check.target}: the documented operator table does not take {first.op_type} "
+            f"(node {first.node or '-'}, module {first.module or '-'}): {first.evidence}. "
+            f"{counted(len(check.blockers), 'node')} in all; see `labutils diagnose`.",
+            node=first.node,
+            op_type=first.op_type,
+            module=first.module,
+        )
+    write()
+    return None
+
+
+def _gate(
+    draft: Path,
+    written: Path,
+    original: str | Path | None,
+    reference: runtime.Runner,
+    inputs: np.ndarray,
+    precision: str,
+    soc: str,
+    min_cosine: float | None,
+    check_top1: bool,
+) -> compare.GateReport:
+    """Gate the graph on the HTP, which can name the tensor that departs, then the DLC itself."""
+    kind = _KINDS[precision]
+    settings = {"kind": kind, "min_cosine": min_cosine, "check_top1": check_top1}
+    with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
+        few = {**settings, "check_top1": False}  # a flip among so few images says nothing
+        compare.gate(reference, graph_on_htp, inputs[:8], reference_onnx=original, **few)
+    try:
+        with runtime.connect(draft, "htp", soc=soc) as dlc_itself:
+            return compare.gate(reference, dlc_itself, inputs, locate=False, **settings)
+    except MissingToolError as missing:  # a QNN whose C interface is not the one we know
+        with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
+            report = compare.gate(reference, graph_on_htp, inputs, locate=False, **settings)
+        note = f"The DLC itself was not executed, the same graph was: {missing}"
+        return replace(report, notes=(*report.notes, note))
+
+
+def _claim(target: str, transcript: snpe.Transcript | None, gate: compare.GateReport) -> str:
+    version = qnn.require().versions["QNN"]
+    if target == snpe.TARGET:
+        how = (
+            "Translated by Qualcomm's snpe-onnx-to-dlc (its own DLC, not run here: NAME.snpe.dlc)"
+            if transcript and transcript.real
+            else "Checked against the documented SNPE 2.7 operator table (a replica of the tool)"
+        )
+        return f"{how}; written by QNN {version}; not tested on an SNPE 2.7 runtime."
+    if target == "qnn":
+        return f"Accepted and written by QNN {version}; executed as {gate.candidate}."
+    return (
+        f"Checked against the documented operator table of {target}; written by QNN {version}; "
+        f"not tested on a runtime of {target}."
+    )

@@ -1,0 +1,180 @@
+"""Whether a DLC holds the graph of its ONNX file: operators, shapes, and every weight's values."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import paths
+from ..errors import ConvertError
+from ..onnxfile import graph
+from ..runtime.qnn import dlc_file
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared between a DLC and its ONNX, and what is remarkable but not wrong."""
+
+    operators: int
+    weights: int
+    values: int
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.operators} heavy operators, {self.weights} weights ({self.values:,} values), "
+            "input and output shapes equal to the ONNX file's"
+        )
+        return text + "".join(f"; {remark}" for remark in self.remarks)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+# ONNX operators that must appear one for one, with the QNN types that they become.
+_HEAVY = {
+    "Conv": ("Conv2d", "DepthWiseConv2d", "Conv3d", "GroupedConv2d"),
+    "ConvTranspose": ("TransposeConv2d", "TransposeConv3d"),
+    "Gemm": ("FullyConnected", "MatMul"),
+    "MatMul": ("FullyConnected", "MatMul"),
+}
+_LIGHT = {
+    "HardSwish": "HardSwish",
+    "HardSigmoid": "HardSigmoid",
+    "Sigmoid": "Sigmoid",
+    "Mul": "Multiply",
+    "Add": "Add",
+    "Softmax": "Softmax",
+}
+
+
+def verify(dlc: str | Path, source: str | Path) -> Verification:
+    """Compare a DLC with its ONNX file: operators, input and output shapes, every weight.
+
+    Weights are compared value by value, whatever order of axes QNN chose. Element-wise operators
+    may be fused or split; a difference there is a remark, for the parity gate to judge.
+
+    Raises
+    ------
+    ConvertError
+        The DLC is not the ONNX file's graph; the message lists the differences.
+    """
+    made, model = dlc_file.read(dlc), graph.read(source)
+    nodes = list(model.graph.node)
+    differences = _compare_interface(made, model)
+    have, want = Counter(op.type for op in made.ops), Counter(n.op_type for n in nodes)
+    heavy = sum(want[name] for name in _HEAVY)
+    became = sum(have[name] for name in {t for types in _HEAVY.values() for t in types})
+    if heavy != became:
+        differences.append(
+            f"{heavy} convolutions and matrix products in the ONNX, {became} in the DLC"
+        )
+    weights, wrong = _compare_weights(made, Path(source), nodes)
+    differences += wrong
+    if differences:
+        listed = "".join(f"\n  - {line}" for line in differences[:20])
+        raise ConvertError(
+            f"{Path(dlc).name} does not hold the graph of {Path(source).name}:{listed}\n"
+            "What to do: convert again; if it stays so, do not use the file, report the graph."
+        )
+    remarks = tuple(
+        f"{want[name]} {name} in the ONNX are {have[kind]} {kind} in the DLC"
+        for name, kind in _LIGHT.items()
+        if want[name] != have[kind]
+    )
+    return Verification(heavy, len(weights), sum(w.size for w in weights), remarks)
+
+
+def _compare_interface(made: dlc_file.Contents, model: onnx.ModelProto) -> list[str]:
+    found = []
+    static = {initializer.name for initializer in model.graph.initializer}
+    for kind, entries in (("input", model.graph.input), ("output", model.graph.output)):
+        want = {
+            e.name: tuple(d.dim_value for d in e.type.tensor_type.shape.dim)
+            for e in entries
+            if e.name not in static
+        }
+        have = {t.name: t.shape for t in made.tensors.values() if t.kind == kind}
+        unsaid = {name for name, shape in want.items() if not all(shape)}
+        if want.keys() != have.keys() or any(want[n] != have[n] for n in want.keys() - unsaid):
+            found.append(f"{kind}s: ONNX {want}, DLC {have}")
+    return found
+
+
+def _compare_weights(
+    made: dlc_file.Contents, source: Path, nodes: list[onnx.NodeProto]
+) -> tuple[list[np.ndarray], list[str]]:
+    wanted = _weights_of(source, nodes)
+    missing = [name for name in wanted if name not in made.weights]
+    if missing:  # ONNX Runtime folds BatchNormalization into new weights before QNN sees them
+        wanted, missing = _folded(source), []
+    wrong = []
+    spare = [w for name, w in made.weights.items() if name not in wanted]
+    for name, values in wanted.items():
+        if name in made.weights:
+            if not _same(values, made.weights[name]):
+                wrong.append(f"weight '{name}' {values.shape} has other values in the DLC")
+        elif not any(_same(values, other) for other in spare if other.size == values.size):
+            wrong.append(f"weight '{name}' {values.shape} is not in the DLC")
+    return list(wanted.values()), wrong
+
+
+def _weights_of(source: Path, nodes: list[onnx.NodeProto]) -> dict[str, np.ndarray]:
+    """Return the constant weights and biases of heavy operators, by initializer name."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(source))
+    constants = {i.name: i for i in model.graph.initializer}
+    for node in nodes:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    through = {n.output[0]: n.input[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    through |= {n.output[0]: n.input[0] for n in nodes if n.op_type == "Identity"}
+    found = {}
+    for node in nodes:
+        for name in node.input[:3] if node.op_type in _HEAVY else ():
+            while name in through:
+                name = through[name]
+            if name in constants:
+                found[name] = numpy_helper.to_array(constants[name])
+    return found
+
+
+def _folded(source: Path) -> dict[str, np.ndarray]:
+    """Return the weights after ONNX Runtime's basic folding, which QNN's provider gets."""
+    import onnxruntime as ort
+
+    with paths.scratch() as folder:
+        out = Path(folder, "folded.onnx")
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        settings.optimized_model_filepath = str(out)
+        ort.InferenceSession(str(source), settings, providers=["CPUExecutionProvider"])
+        return _weights_of(out, list(graph.read(out).graph.node))
+
+
+def _same(values: np.ndarray, other: np.ndarray) -> bool:
+    """Whether `other` holds `values` in some order of axes, in its own number format."""
+    if values.dtype == np.int8 and other.dtype == np.uint8:
+        values = (values.astype(np.int16) + 128).astype(np.uint8)
+    if values.dtype != other.dtype and values.dtype.kind == other.dtype.kind == "f":
+        values = values.astype(other.dtype)
+    if values.dtype != other.dtype or values.size != other.size:
+        return False
+    squeezed = other.reshape([d for d in other.shape if d > 1])
+    values = values.reshape([d for d in values.shape if d > 1])
+    return any(
+        np.array_equal(values.transpose(axes), squeezed)
+        for axes in itertools.permutations(range(values.ndim))
+        if tuple(values.shape[a] for a in axes) == squeezed.shape
+    )

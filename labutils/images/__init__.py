@@ -1,0 +1,1 @@
+"""Pictures: the procedural Things-16, photographs, a learner's own."""

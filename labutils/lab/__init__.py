@@ -1,0 +1,1 @@
+"""The classroom: lessons, exercises, progress, recorded results, notebooks and pages."""

@@ -1,0 +1,1 @@
+"""What a network costs: parameters, MACs, moved bytes, latency, layer by layer."""

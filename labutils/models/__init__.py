@@ -1,0 +1,1 @@
+"""Networks by name: architectures, weights, preprocessing, labels."""

@@ -1,0 +1,361 @@
+"""ONNX files as others write them, made into what every stage here takes.
+
+That is: one image of static size, float32 NCHW. An open batch, pixels as uint8, channels at the
+end, or what files of opset 7 to 10 write otherwise are no reason to send anybody away,
+so a copy is adapted, said in words, and compared with the file it was made from.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import paths
+from ..errors import ModelFileError
+from ..images import data
+from ..onnxfile import graph
+
+if TYPE_CHECKING:
+    import onnx
+
+PIXELS = "the file's own: it takes pixels 0..255"
+
+OLDEST = 11  # opset that every stage takes
+
+_TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
+# They only rearrange, so they carry whole numbers as well in float32 as in uint8.
+_REARRANGING = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Slice", "Flatten")
+_MOST = 1e-4  # of the largest output: the same operators, perhaps fused otherwise
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A file that every stage takes.
+
+    Attributes
+    ----------
+    file
+        The file itself where nothing had to change, else a copy that lives as long as the process.
+    changes
+        What was changed, in words.
+    preprocessing
+        Known where the file takes pixels as uint8: none; None where the file does not say.
+    """
+
+    file: Path
+    changes: tuple[str, ...] = ()
+    preprocessing: data.Preprocessing | None = None
+
+
+def adapted(path: str | Path, size: int | None = None) -> Adapted:
+    """Return an ONNX file, or a copy of it with one float32 NCHW image of static size as input.
+
+    Parameters
+    ----------
+    path
+        The file; it is not changed.
+    size
+        Side in pixels, where the file leaves it open.
+
+    Raises
+    ------
+    ModelFileError
+        The file is no ONNX model, its external data is missing, or the copy would compute
+        something else.
+    """
+    path = Path(path)
+    model = graph.read(path)
+    image = _image(model)
+    work = _Adapting(model, size)
+    if not work.needed(image):
+        return Adapted(path)
+    graph.require_valid(path)
+    graph.load_weights_(model, path)
+    work.constants_()
+    work.raise_opset_()
+    image = _image(model)
+    pixels = image is not None and work.input_(image)
+    place = _folder() / secrets.token_hex(4)
+    place.mkdir()
+    file = place / path.name
+    try:
+        file.write_bytes(model.SerializeToString())
+    except ValueError:
+        raise ModelFileError(
+            f"{path} needs to be adapted ({'; '.join(work.changes)}), but has more than 2 GB."
+        ) from None
+    _compare(path, file, work)
+    side = _image(model).type.tensor_type.shape.dim[-1].dim_value if pixels else 0
+    unit = (1 / 255,) * 3  # pixels / 255 / (1 / 255): as they are
+    own = data.Preprocessing(side, (0.0,) * 3, unit, PIXELS) if side else None
+    return Adapted(file, tuple(work.changes), own)
+
+
+@functools.cache
+def _folder() -> Path:
+    kept = contextlib.ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(paths.scratch())
+
+
+def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
+    """Return the one input that is not a weight, if it has four dimensions."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) == 1 and len(inputs[0].type.tensor_type.shape.dim) == 4:
+        return inputs[0]
+    return None
+
+
+class _Adapting:
+    """The changes to one model, in place, and what to say about them."""
+
+    def __init__(self, model: onnx.ModelProto, size: int | None) -> None:
+        self.model, self.size = model, size
+        self.changes: list[str] = []
+        self.turned = False  # from NHWC
+
+    def needed(self, image: onnx.ValueInfoProto | None) -> bool:
+        weights = {tensor.name for tensor in self.model.graph.initializer}
+        if any(value.name in weights for value in self.model.graph.input):
+            return True
+        if 7 <= _opset(self.model) < OLDEST:  # what is older still, ONNX Runtime does not run
+            return True
+        return image is not None and bool(
+            self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
+        )
+
+    def constants_(self) -> None:
+        """Take the weights off the list of inputs: every stage may then rely on them."""
+        weights = {tensor.name for tensor in self.model.graph.initializer}
+        listed = [v for v in self.model.graph.input if v.name in weights]
+        for value in listed:
+            self.model.graph.input.remove(value)
+        if listed:
+            self.model.ir_version = max(self.model.ir_version, 4)  # 3 demands the list
+            self.changes.append(f"{len(listed)} weights that were listed as inputs are constants")
+
+    def raise_opset_(self) -> None:
+        """Bring files older than opset 11 to it, where onnx's own version converter can.
+
+        Before 11 the bounds of a Clip are attributes, which QNN's ONNX Runtime provider takes for
+        none: the DLC of such a file computes something else (the parity gate says so).
+        """
+        from onnx import version_converter
+
+        before = _opset(self.model)
+        if before >= OLDEST:
+            return
+        try:
+            raised = version_converter.convert_version(self.model, OLDEST)
+        except Exception as error:  # the converter raises whatever its C++ does
+            reason = " ".join(str(error).split())[:120]
+            self.changes.append(f"its opset {before} could NOT be raised to {OLDEST} ({reason})")
+            return
+        self.model.CopyFrom(raised)
+        self.changes.append(f"its opset {before} was raised to {OLDEST}")
+
+    def input_(self, image: onnx.ValueInfoProto) -> bool:
+        """Make the input one static float32 NCHW image; return whether it takes pixels 0..255."""
+        if self._open_(image, change=True):
+            self._fold_shapes_()
+        pixels = self._to_float_(image)
+        if _channels_last(image):
+            self._to_nchw_(image)
+        return pixels
+
+    def _open_(self, image: onnx.ValueInfoProto, change: bool) -> bool:
+        """Close what can be closed of the input's shape: the batch, and the sides given `size`."""
+        dims = image.type.tensor_type.shape.dim
+        sides = (1, 2) if _channels_last(image) else (2, 3)
+        closing = [(0, 1)] if not _is_fixed(dims[0]) else []
+        if self.size:
+            closing += [(side, self.size) for side in sides if not _is_fixed(dims[side])]
+        if not change:
+            return bool(closing)
+        names = {dims[axis].dim_param: value for axis, value in closing if dims[axis].dim_param}
+        for axis, value in closing:
+            dims[axis].Clear()
+            dims[axis].dim_value = value
+        for output in self.model.graph.output:
+            for dim in output.type.tensor_type.shape.dim:
+                if dim.dim_param in names:
+                    dim.dim_value = names[dim.dim_param]
+        if closing and closing[0][0] == 0:
+            self.changes.append("its open batch was fixed to 1")
+        if any(axis for axis, _ in closing):
+            self.changes.append(f"its open size was fixed to {self.size} px")
+        return bool(closing)
+
+    def _fold_shapes_(self) -> None:
+        """Compute what only depended on the open sizes: converters want constants there."""
+        del self.model.graph.value_info[:]
+        computed = sum(node.op_type == "Shape" for node in self.model.graph.node)
+        if not computed:
+            return
+        import onnx_ir as ir
+        from onnxscript import optimizer
+
+        folded = ir.from_proto(self.model)
+        optimizer.fold_constants(folded, onnx_shape_inference=True)
+        optimizer.remove_unused_nodes(folded)
+        self.model.CopyFrom(ir.to_proto(folded))
+        left = sum(node.op_type == "Shape" for node in self.model.graph.node)
+        if left < computed:
+            self.changes.append(f"{computed - left} sizes that it computed are constants")
+
+    def _to_float_(self, image: onnx.ValueInfoProto) -> bool:
+        from onnx import TensorProto, helper
+
+        kind = _kind(image)
+        if kind not in ("UINT8", "FLOAT16", "DOUBLE"):
+            return False
+        casts = _casts_behind(self.model.graph, image.name) if kind == "UINT8" else None
+        image = _image(self.model)
+        image.type.tensor_type.elem_type = TensorProto.FLOAT
+        del self.model.graph.value_info[:]  # they had its old type
+        if casts:  # it began by making float32 of its pixels: now it gets them so
+            for cast in casts:
+                self._bypass_(cast)
+            self.changes.append("its uint8 input takes the same pixels as float32")
+        else:
+            inner = self._renamed(image.name, kind.lower())
+            to = TensorProto.DataType.Value(kind)
+            cast = helper.make_node("Cast", [image.name], [inner], f"/{inner}/Cast", to=to)
+            self.model.graph.node.insert(0, cast)
+            self.changes.append(f"its {kind.lower()} input takes float32, behind a Cast")
+        return kind == "UINT8"
+
+    def _to_nchw_(self, image: onnx.ValueInfoProto) -> None:
+        from onnx import helper
+
+        image, self.turned = _image(self.model), True
+        n, h, w, c = (dim.dim_value for dim in image.type.tensor_type.shape.dim)
+        del self.model.graph.value_info[:]
+        readers = [node for node in self.model.graph.node if image.name in node.input]
+        if all(node.op_type == "Transpose" and _perm(node) == _TO_NCHW for node in readers):
+            for node in readers:
+                self._bypass_(node)
+            self.changes.append("its NHWC input takes NCHW, without its first Transpose")
+        else:
+            inner = self._renamed(image.name, "nhwc")
+            name = f"/{inner}/Transpose"
+            node = helper.make_node("Transpose", [image.name], [inner], name, perm=_TO_NHWC)
+            self.model.graph.node.insert(0, node)
+            self.changes.append("its NHWC input takes NCHW, behind a Transpose")
+        shape = image.type.tensor_type.shape
+        for dim, value in zip(shape.dim, (n, c, h, w), strict=True):
+            dim.Clear()
+            if value:
+                dim.dim_value = value
+
+    def _renamed(self, name: str, what: str) -> str:
+        """Let all readers of the input read another tensor instead; return its name."""
+        inner = f"{name}_{what}"
+        for node in self.model.graph.node:
+            for i, read in enumerate(node.input):
+                if read == name:
+                    node.input[i] = inner
+        return inner
+
+    def _bypass_(self, node: onnx.NodeProto) -> None:
+        for reader in self.model.graph.node:
+            for i, read in enumerate(reader.input):
+                if read == node.output[0]:
+                    reader.input[i] = node.input[0]
+        self.model.graph.node.remove(node)
+
+
+def _casts_behind(owner: onnx.GraphProto, name: str) -> list[onnx.NodeProto] | None:
+    """Return the Casts to float32 that every way from `name` leads to, None where one does not."""
+    from onnx import TensorProto
+
+    if any(output.name == name for output in owner.output):
+        return None
+    casts: list[onnx.NodeProto] = []
+    for node in (node for node in owner.node if name in node.input):
+        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT:
+            casts.append(node)
+            continue
+        further = _casts_behind(owner, node.output[0]) if node.op_type in _REARRANGING else None
+        if further is None:
+            return None
+        casts += further
+    return casts or None
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def _kind(value: onnx.ValueInfoProto) -> str:
+    from onnx import TensorProto
+
+    number = value.type.tensor_type.elem_type
+    known = number in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(number) if known else f"type {number}, which ONNX has not"
+
+
+def _is_fixed(dim: object) -> bool:
+    return dim.dim_value > 0
+
+
+def _channels_last(value: onnx.ValueInfoProto) -> bool:
+    _, second, _, last = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return last == 3 and second != 3
+
+
+def _perm(node: onnx.NodeProto) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+
+
+def _compare(path: Path, file: Path, work: _Adapting) -> None:
+    """Run the file and its copy on one image of seeded noise.
+
+    What ONNX Runtime cannot run, such as a device's own operator, is not compared; then the
+    changes say so.
+    """
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    try:
+        brought, copy = (
+            ort.InferenceSession(str(f), settings, providers=["CPUExecutionProvider"])
+            for f in (path, file)
+        )
+        (wanted, *_), (given, *_) = brought.get_inputs(), copy.get_inputs()
+        if not all(isinstance(dim, int) for dim in given.shape):
+            return  # a size is still open: no stage takes it like that
+        ours, theirs = _noise(given.shape, wanted.type, work.turned)
+        expected = brought.run(None, {wanted.name: theirs})
+    except Exception:  # onnxruntime's have no common base
+        work.changes.append("NOT compared with the original, which ONNX Runtime does not run")
+        return
+    found = copy.run(None, {given.name: ours})
+    for a, b in zip(expected, found, strict=True):
+        peak = np.abs(np.nan_to_num(a.astype(np.float64))).max(initial=0)
+        if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=_MOST * peak, equal_nan=True):
+            raise ModelFileError(
+                f"{path} cannot be adapted ({'; '.join(work.changes)}): the copy computes "
+                "something else. Export it with one static float32 NCHW image as input."
+            )
+    work.changes.append("equal to the original on one input")
+
+
+def _noise(shape: list[int], wanted: str, turned: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return one input for the copy, and the same for the file that it was made from."""
+    noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+    kinds = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": float}
+    kind = kinds.get(wanted, np.float32)
+    if kind != np.uint8:
+        noise = noise / 256 - 0.5  # without rounding in any of them
+    theirs = noise.transpose(0, 2, 3, 1) if turned else noise
+    return noise, np.ascontiguousarray(theirs.astype(kind))

@@ -1,0 +1,414 @@
+"""A name becomes a model: architecture, weights, preprocessing and class names.
+
+Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``tv:NAME`` (torchvision), ``timm:NAME``,
+or a file (``.onnx``, ``.pt2``, ``.dlc``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import paths, provenance, typesetting
+from ..errors import (
+    DamagedManifestError,
+    ModelFileError,
+    NoManifestError,
+    OtherFileError,
+    UnknownNameError,
+    UsageError,
+    counted,
+)
+from ..images import data, things
+from ..onnxfile import graph
+from . import adapt, architectures, checkpoint, random_weights
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+WEIGHTS = ("auto", "imagenet", "things16", "random")
+
+MIN_SIZE, MAX_SIZE = things.MIN_SIZE, 4096  # pixels; more is a typing error, and 200 MB an image
+_THINGS16_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
+_SEED = 0
+_CALIBRATION_IMAGES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network and everything needed to feed it and to read its answers.
+
+    Attributes
+    ----------
+    name
+        The name it was asked for by.
+    module
+        In evaluation mode on the CPU; None for an ``.onnx`` file.
+    preprocessing
+        From uint8 NHWC images to the float32 NCHW input; None when a foreign file does not say.
+    classes
+        One name per output, in order.
+    weights
+        ``imagenet``, ``things16``, ``random``, or the file they came from.
+    note
+        One line: which weights were taken, and why.
+    trained
+        Whether top-1 answers mean anything.
+    input_shape
+        NCHW with batch 1; None when a file leaves it open.
+    file
+        The model file, for ``.onnx``, ``.pt2`` and ``.dlc``.
+    brought
+        The file that `file` was adapted from, where that was needed (`labutils.models.adapt`).
+    sha256
+        Of the file that the weights came from, as 64 hexadecimal digits; of the tensors themselves
+        where there is none, as for random weights. It says whether something made earlier belongs
+        to this network; "" when that is unknown.
+    """
+
+    name: str
+    module: nn.Module | None = field(repr=False)
+    preprocessing: data.Preprocessing | None
+    classes: tuple[str, ...] = field(repr=False)
+    weights: str
+    note: str
+    trained: bool
+    input_shape: tuple[int, ...] | None = None
+    file: Path | None = None
+    brought: Path | None = None
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        how = self.preprocessing if self.preprocessing else "preprocessing unknown"
+        return f"{self.name}: {self.note}; {len(self.classes)} classes; {how}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return typesetting.paragraph(str(self))
+
+
+def load(name: str | Path, weights: str | Path = "auto", size: int | None = None) -> Model:
+    """Return the model that `name` and `weights` stand for.
+
+    Parameters
+    ----------
+    name
+        ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``tv:NAME``, ``timm:NAME``, or the path
+        of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
+    weights
+        ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
+        torchvision's V1, the file of the vendor case study). ``things16``: the checkpoint shipped
+        with the lab. ``random``: seeded, conditioned such that float16 can hold them (see
+        `random_weights`), with BatchNorm statistics measured on Things-16, so that
+        activations have a realistic scale. A path: your ``.safetensors`` or ``.pth``. ``auto``:
+        ImageNet weights when they are in the cache already, else the shipped checkpoint, else
+        random; it never downloads.
+    size
+        Image side in pixels; default is what the weights were made for.
+
+    Raises
+    ------
+    UnknownNameError
+        No such model or kind of weights; the message suggests the nearest.
+    FetchError
+        ``weights="imagenet"`` and the download failed.
+    ModelFileError
+        A file is missing, damaged, unsafe to read, or of another architecture; or the model card or
+        the manifest beside it is damaged.
+    UsageError
+        A size out of range, or weights that do not go with the model.
+    """
+    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"size={size}: images of {MIN_SIZE} to {MAX_SIZE} px are supported.")
+    if Path(name).suffix in _FILES:
+        return _FILES[Path(name).suffix](Path(name), str(weights), size)
+    arch = architectures.find(str(name))
+    chosen, why = _choose(arch) if weights == "auto" else (weights, "as asked")
+    if chosen == "imagenet":
+        found = arch.imagenet()
+    elif chosen == "things16":
+        found = _things16(arch)
+    elif chosen == "random":
+        found = _random(arch, size)
+    else:
+        found = _own(arch, chosen)
+    preprocessing = found.preprocessing
+    if size is not None:
+        preprocessing = replace(preprocessing, size=size)
+    return Model(
+        name=str(name),
+        module=_ready(found.module),
+        preprocessing=preprocessing,
+        classes=found.classes,
+        weights=found.weights,
+        note=f"{found.what} ({why})",
+        trained=found.trained,
+        input_shape=(1, 3, preprocessing.size, preprocessing.size),
+        sha256=_sha256(found),
+    )
+
+
+def _sha256(found: architectures.Weighted) -> str:
+    if found.file is not None:
+        return paths.sha256(found.file)
+    return checkpoint.digest(found.module.state_dict())
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Put `module` in evaluation mode for a while, then every part back as it was.
+
+    Flags are set one by one, because an exported program's module refuses ``eval()``.
+    """
+    before = {part: part.training for part in module.modules()}
+    try:
+        for part in before:
+            part.training = False
+        yield module
+    finally:
+        for part, training in before.items():
+            part.training = training
+
+
+def _ready(module: nn.Module) -> nn.Module:
+    return module.eval().requires_grad_(False)
+
+
+def _choose(arch: architectures.Architecture) -> tuple[str, str]:
+    """Return what ``auto`` takes for `arch`, and why."""
+    if arch.imagenet_cached():
+        return "imagenet", "auto: found in the cache"
+    if _shipped(arch.name).is_file():
+        return "things16", "auto: no ImageNet weights in the cache, the lab's own are shipped"
+    return "random", "auto: no ImageNet weights in the cache, and none shipped for this model"
+
+
+def _shipped(name: str) -> Path:
+    return paths.CHECKPOINTS / f"{name}.safetensors"
+
+
+def _things16(arch: architectures.Architecture) -> architectures.Weighted:
+    if arch.name not in architectures.LAB_MODELS:
+        raise UsageError(
+            f"There is no Things-16 checkpoint of {arch.name}, only of "
+            f"{' and '.join(architectures.LAB_MODELS)}. Use weights='imagenet', 'random' or a path."
+        )
+    found = _own(arch, _shipped(arch.name))
+    return replace(found, weights="things16", what="Things-16 checkpoint of the lab")
+
+
+def _own(arch: architectures.Architecture, path: str | Path) -> architectures.Weighted:
+    """Load a checkpoint file; the number of classes is read from it."""
+    path = Path(path)
+    if not path.is_file() and not path.suffix:
+        raise UnknownNameError("kind of weights", str(path), WEIGHTS)
+    state = checkpoint.state_dict(path)
+    head = f"{architectures.head_name(arch.build(None))}.weight"
+    outputs = len(state[head]) if head in state and state[head].ndim else None
+    module = arch.build(outputs)
+    checkpoint.load_into_(module, state, str(path))
+    classes = provenance.card_classes(path, outputs) or architectures.class_names(outputs)
+    preprocessing = arch.preprocessing
+    if classes == things.CLASSES:
+        preprocessing = replace(preprocessing, size=_THINGS16_SIZE, source="Things-16 training")
+    what = f"weights from {path.name}"
+    return architectures.Weighted(module, preprocessing, classes, str(path), what, file=path)
+
+
+def _random(arch: architectures.Architecture, size: int | None) -> architectures.Weighted:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        module = arch.build(None)
+        random_weights.condition_(module)
+        calibrate_(module, replace(arch.preprocessing, size=size or arch.preprocessing.size))
+    return architectures.Weighted(
+        module=module,
+        preprocessing=arch.preprocessing,
+        classes=architectures.numbered(architectures.outputs_of(module)),
+        weights="random",
+        what=f"random weights, seed {_SEED}, {random_weights.NOTE}, statistics from Things-16",
+        trained=False,
+    )
+
+
+def calibrate_(module: nn.Module, preprocessing: data.Preprocessing) -> None:
+    """Measure the BatchNorm statistics of `module` on Things-16 images, in place.
+
+    With the initial statistics (mean 0, variance 1) the activations of an untrained network
+    shrink layer by layer, until its logits underflow in half precision.
+    """
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    images = data.calibration(_CALIBRATION_IMAGES, preprocessing.size)
+    with evaluating(module), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+            norm.training = True
+        for inputs, _ in images.batches(_CALIBRATION_IMAGES // 2, preprocessing):
+            module(torch.from_numpy(inputs))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
+    _refuse_weights(path, weights)
+    if not graph.read(path).graph.output:
+        raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
+    found = adapt.adapted(path, size)
+    model = graph.read(found.file)
+    origin, preprocessing = provenance.stored(path, model)
+    note = provenance.origin_note(path, origin)
+    weighted = {tensor.name for tensor in model.graph.initializer}
+    inputs = [_dims(value) for value in model.graph.input if value.name not in weighted]
+    outputs = model.graph.output[0].type.tensor_type.shape.dim
+    outputs = outputs[-1].dim_value if outputs else 0  # a batch left open does not matter here
+    return _file_model(
+        path,
+        size,
+        module=None,
+        shape=inputs[0] if inputs else None,
+        preprocessing=preprocessing or found.preprocessing,
+        classes=tuple(origin.get("classes", ())) or architectures.numbered(outputs),
+        trained=origin.get("trained", True),
+        note="; ".join((note, *found.changes)),
+        file=found.file,
+        brought=path if found.changes else None,
+        sha256=graph.sha256(path),
+    )
+
+
+def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
+    _refuse_weights(path, weights)
+    program = checkpoint.exported_program(path)
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    signature = program.graph_signature
+    _refuse_training(path, program)
+    module = program.module().requires_grad_(False)
+    # Its mode is fixed, and its own eval() and train() refuse: here they do nothing.
+    module.eval = module.train = types.MethodType(lambda self, mode=False: self, module)
+    first_in, first_out = signature.user_inputs[0], signature.user_outputs[0]
+    _refuse_input(path, signature.user_inputs, values[first_in])
+    return _file_model(
+        path,
+        size,
+        module=module,
+        shape=tuple(values[first_in].shape),
+        preprocessing=None,
+        classes=architectures.numbered(values[first_out].shape[-1]),
+        trained=True,
+        note="an exported program of yours",
+    )
+
+
+def _refuse_training(path: Path, program: torch.export.ExportedProgram) -> None:
+    """Refuse a program that drops out, or normalises with the statistics of its own batch."""
+    flags = {"dropout": 2, "batch_norm": 5}  # operator: where its `train` stands
+    for node in program.graph.nodes:
+        operator = str(node.target).split(".")[1:2]
+        at = flags.get(operator[0].rstrip("_")) if operator else None
+        if at is not None and len(node.args) > at and node.args[at] is True:
+            raise ModelFileError(
+                f"{path} was exported in training mode (node {node.name}): it computes "
+                "something else than in use. Call model.eval(), then torch.export.export again."
+            )
+
+
+def _refuse_input(path: Path, names: tuple[str, ...], value: Any) -> None:
+    """Refuse a program that takes anything but one float32 NCHW image."""
+    shape, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    image = len(shape) == 4 and (shape[1] == 3 or shape[3] != 3)
+    if len(names) != 1 or kind != "float32" or not image:
+        raise ModelFileError(
+            f"{path} takes {counted(len(names), 'input')}, the first of them {kind} {shape}; one "
+            "float32 image (n, 3, height, width) is needed. Export it without what comes before "
+            "that."
+        )
+
+
+def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
+    """Read what the manifest beside a DLC of the lab says; a foreign DLC says nothing."""
+    _refuse_weights(path, weights)
+    if not path.is_file():
+        raise ModelFileError(f"There is no model file {path}.")
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path} is no DLC (not a zip archive), or it was cut short.")
+    preprocessing, classes, note = None, (), "a DLC of yours"
+    try:
+        preprocessing, classes, claim = provenance.of_manifest(paths.read_manifest(path))
+        note = f"converted by the lab: {claim}"
+    except NoManifestError:
+        pass
+    except OtherFileError as error:
+        note = (
+            f"a DLC that the lab knows nothing about. {error} To know what it computes, convert "
+            "the model again with labutils convert"
+        )
+    except (ValueError, KeyError, TypeError):
+        raise DamagedManifestError(
+            f"The manifest beside {path} is damaged. Convert again."
+        ) from None
+    side = preprocessing.size if preprocessing else size
+    return _file_model(
+        path,
+        size,
+        module=None,
+        shape=(1, 3, side, side) if side else None,
+        preprocessing=preprocessing,
+        classes=classes,
+        trained=True,
+        note=note,
+    )
+
+
+def _file_model(
+    path: Path, size: int | None, *, shape: tuple[int, ...] | None, note: str, **rest: Any
+) -> Model:
+    if size is not None and shape and shape[-1] != size:
+        raise UsageError(f"{path} takes {shape[-1]} px images; size={size} cannot change that.")
+    if shape and shape[-1] > MAX_SIZE:
+        raise UsageError(f"{path} claims to take {shape[-1]} px images; at most {MAX_SIZE} here.")
+    rest["note"] = note if rest["preprocessing"] else f"{note}; it states no preprocessing"
+    known = {"file": path, **rest}
+    known.setdefault("sha256", paths.sha256(path))
+    return Model(name=path.name, weights=str(path), input_shape=shape, **known)
+
+
+def _refuse_weights(path: Path, weights: str) -> None:
+    if weights != "auto":
+        raise UsageError(f"{path} brings its own weights; leave out weights={weights!r}.")
+
+
+def _refuse_checkpoint(path: Path, weights: str, size: int | None) -> Model:
+    raise UsageError(
+        f"{path} holds weights without an architecture. Name one, and pass the file as its "
+        f"weights: zoo.load('mobilenet_v3_large', weights={path.name!r})."
+    )
+
+
+_FILES = {
+    ".onnx": _from_onnx,
+    ".pt2": _from_pt2,
+    ".dlc": _from_dlc,
+    **dict.fromkeys((".pth", ".pt", ".safetensors"), _refuse_checkpoint),
+}
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """Return the shape of a graph input or output, None where a size is left open."""
+    sizes = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return sizes if sizes and all(size > 0 for size in sizes) else None

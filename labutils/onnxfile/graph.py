@@ -1,0 +1,237 @@
+"""Reading an ONNX file, and what a node says about the module it came from."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import paths, untrusted
+from ..errors import LimitError, ModelFileError
+
+if TYPE_CHECKING:
+    import onnx
+
+_FOREIGN = (  # offset, magic bytes, what such a file is
+    (0, b"PK\x03\x04", "a ZIP archive (a PyTorch checkpoint, a .pt2 or a DLC)"),
+    (0, b"\x89HDF", "an HDF5 file (Keras)"),
+    (4, b"TFL3", "a TensorFlow Lite file"),
+    (0, b"\x80\x02", "a Python pickle"),
+    (0, b"\x89PNG", "a PNG picture"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+)
+# Of the checker: operators that a target may know, and shapes that every reader infers.
+_TOLERATED = ("No Op registered", "No opset import for domain", "Field 'shape' of 'type'")
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_ADDED = re.compile(r"_token_\d+$")  # what the QNN provider appends when it lays out NHWC
+
+
+def read(path: str | Path) -> onnx.ModelProto:
+    """Return the model in an ONNX file, without data that lies in other files.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, empty, truncated, or no ONNX model; the message says what it is.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    try:
+        data = untrusted.content(path, untrusted.MAX_MODEL_BYTES // 2)
+    except LimitError as error:
+        raise ModelFileError(str(error)) from None
+    except FileNotFoundError:
+        raise ModelFileError(f"There is no model file {path}.") from None
+    except OSError as error:
+        raise ModelFileError(f"Cannot read {path}: {error.strerror or error}.") from None
+    if not data:
+        raise ModelFileError(f"{path} is empty (0 bytes): export or download it again.")
+    for offset, magic, what in _FOREIGN:
+        if data[offset : offset + len(magic)] == magic:
+            raise ModelFileError(f"{path} is {what}, not an ONNX file: export it to ONNX first.")
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        what = "is text" if _is_text(data) else "is truncated or of another format"
+        raise ModelFileError(f"{path} {what}: it does not parse as an ONNX model.") from None
+    if not model.graph.node:
+        raise ModelFileError(
+            f"{path} holds no ONNX graph with nodes: truncated, or another format."
+        )
+    _refuse_too_much(model.graph, path)
+    return model
+
+
+def _refuse_too_much(graph: onnx.GraphProto, path: Path) -> None:
+    """Refuse weights in other files that claim more bytes than any model here has."""
+    total = 0
+    for tensor in _tensors(graph):
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not entries:
+            continue
+        file = path.parent / entries.get("location", "")
+        with contextlib.suppress(ValueError, OSError):  # faults that are told where it is loaded
+            offset = int(entries.get("offset", 0))
+            rest = file.stat().st_size - offset if "length" not in entries else 0
+            total += max(int(entries.get("length", 0)), rest)
+        if total > untrusted.MAX_MODEL_BYTES:
+            raise ModelFileError(
+                f"{path} is refused: up to {untrusted.shown(tensor.name)} its weights in other "
+                f"files have {total:,} bytes, which no model here needs."
+            )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a graph that may keep its data elsewhere, those of subgraphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def read_whole(path: str | Path) -> onnx.ModelProto:
+    """Return the model in an ONNX file, with the data that lies in other files.
+
+    Raises
+    ------
+    ModelFileError
+        As for `read`, or the other files are missing, too short or outside the model's folder.
+    """
+    model = read(path)
+    load_weights_(model, Path(path))
+    return model
+
+
+def load_weights_(model: onnx.ModelProto, path: Path) -> None:
+    """Load the data that lies beside the model at `path`; ModelFileError where it cannot be."""
+    from onnx.external_data_helper import load_external_data_for_model
+
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises several kinds
+        reason = " ".join(str(error).split())[:300]
+        raise ModelFileError(f"The external data of {path} cannot be read: {reason}") from None
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of an ONNX file; of several, the file and its weights beside it, of all.
+
+    Raises
+    ------
+    ModelFileError
+        As for `read`.
+    """
+    path = Path(path)
+    tensors = (t for t in read(path).graph.initializer if t.external_data)
+    beside = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
+    # a place outside the model's folder is refused by whoever loads it
+    files = [path.parent / name for name in sorted(beside) if Path(name).name == name]
+    digests = [paths.sha256(file) for file in (path, *files) if file.is_file()]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return data[:4096].decode("utf-8").isprintable() or b"\n" in data[:4096]
+    except UnicodeDecodeError:
+        return False
+
+
+def require_valid(path: str | Path) -> None:
+    """Refuse a file that breaks ONNX's own rules (tensors made twice, missing attributes, ...).
+
+    Operators that ONNX does not know are no fault here: a target may know them.
+
+    Raises
+    ------
+    ModelFileError
+        With the checker's reason, and the node that it names.
+    """
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    for used in read(path).opset_import:
+        if used.domain in ("", "ai.onnx") and not 1 <= used.version <= newest:
+            raise ModelFileError(
+                f"{path} was written at opset {used.version}; this onnx knows 1 to {newest}. "
+                "Export it at another opset (17 suits every target here but rdk-x5)."
+            )
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        if any(words in reason for words in _TOLERATED):
+            return
+        if "should be stored in" in reason:
+            reason = f"{reason[:340]} Put the file with its weights beside it."
+        raise ModelFileError(f"{path} is no valid ONNX model: {reason[:400]}") from None
+    except UnicodeDecodeError:  # the checker's own words, with the name that it complains about
+        raise ModelFileError(
+            f"{path} is no valid ONNX model, and has names that are not UTF-8: it is damaged."
+        ) from None
+
+
+def with_shapes(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
+    """Return the model with inferred types and shapes, or as it is where inference fails.
+
+    Parameters
+    ----------
+    model
+        Not changed.
+    data_prop
+        Whether constants are computed too, as the sizes for a Reshape.
+    """
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return model  # a node that contradicts another, or a model beyond protobuf's 2 GB
+
+
+def module_path(node: Any) -> str:
+    """Return the dotted module that `node` was exported from, ``""`` when it does not say.
+
+    The TorchScript exporter writes scopes into the name, ``/features/features.0/features.0.2/Mul``
+    (each part repeats its parent); the dynamo exporter writes them into the metadata.
+    """
+    for entry in getattr(node, "metadata_props", ()):
+        if entry.key == _SCOPES:
+            return _innermost(entry.value)
+    return module_of_name(node.name)
+
+
+def _innermost(written: str) -> str:
+    try:
+        scopes = [str(scope) for scope in ast.literal_eval(written)[:-1] if scope]
+    except (SyntaxError, ValueError, TypeError, KeyError, MemoryError, RecursionError):
+        return ""  # not written by the exporter
+    return scopes[-1] if scopes else ""
+
+
+def module_of_name(name: str) -> str:
+    """Return the dotted module in a TorchScript node name, ``""`` for any other name.
+
+    Examples
+    --------
+    >>> module_of_name("/features/features.4/block/block.2/fc1/Conv")
+    'features.4.block.2.fc1'
+    """
+    if not name.startswith("/"):
+        return ""
+    path: list[str] = []
+    for scope in _ADDED.sub("", name).strip("/").split("/")[:-1]:
+        if path and scope.startswith(path[-1] + "."):
+            path[-1] = scope  # "features", then "features.0": the second says it all
+        else:
+            path.append(scope)
+    return ".".join(path)

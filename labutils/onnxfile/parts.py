@@ -1,0 +1,194 @@
+"""Parts of an ONNX file: the subgraph of a module as a file of its own, and tensors renamed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import paths, typesetting
+from ..errors import ModelFileError, UnknownNameError, UsageError
+from . import graph
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that holds a part of another.
+
+    Attributes
+    ----------
+    file, source
+        The part, and what it was taken from.
+    inputs, outputs
+        Its tensors at the cuts: name -> shape.
+    nodes, nodes_before
+        How many nodes it has, and how many the source has.
+    """
+
+    file: Path
+    source: Path
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
+    nodes: int
+    nodes_before: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self) | {"file": str(self.file), "source": str(self.source)}
+
+    def __str__(self) -> str:
+        ends = [", ".join(f"{n} {s}" for n, s in v.items()) for v in (self.inputs, self.outputs)]
+        return (
+            f"{self.file.name}: {self.nodes} of the {self.nodes_before} nodes of {self.source.name}"
+            f"\n  in:  {ends[0]}\n  out: {ends[1]}"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return typesetting.listing(str(self))
+
+
+def extract(
+    source: str | Path,
+    destination: str | Path,
+    module: str | None = None,
+    inputs: Iterable[str] | None = None,
+    outputs: Iterable[str] | None = None,
+) -> Part:
+    """Write a part of an ONNX file as a file of its own, weights included.
+
+    Parameters
+    ----------
+    source, destination
+        ONNX files; the source is not changed.
+    module
+        A module's path, ``"features.4"``: its nodes, with those of its submodules. Or:
+    inputs, outputs
+        Names of the tensors where to cut.
+
+    Raises
+    ------
+    UnknownNameError
+        No such module, or no such tensor; the message suggests the nearest.
+    UsageError
+        Neither or both were given, or an output does not depend on the inputs alone.
+    """
+    import onnx
+
+    source, destination = Path(source), Path(destination)
+    model = graph.read_whole(source)
+    if (module is None) == (inputs is None) or (inputs is None) != (outputs is None):
+        raise UsageError("Give module=..., or inputs=[...] and outputs=[...] together.")
+    if module is not None:
+        inputs, outputs = _boundary(model, module, source)
+    inputs, outputs = list(inputs or ()), list(outputs or ())
+    shaped = graph.with_shapes(model)
+    known = {name for node in model.graph.node for name in node.output if name}
+    known |= {value.name for value in model.graph.input}
+    for name in (*inputs, *outputs):
+        if name not in known:
+            raise UnknownNameError("tensor", name, known)
+    try:
+        part = onnx.utils.Extractor(shaped).extract_model(inputs, outputs)
+        onnx.checker.check_model(part)
+    except Exception as error:  # the extractor and the checker raise several kinds
+        reason = str(error).splitlines()[0]
+        ends = f"from {', '.join(inputs)} to {', '.join(outputs)}"
+        raise UsageError(f"{source.name} cannot be cut {ends}: {reason}") from None
+    with paths.atomic(destination) as temporary:
+        onnx.save(part, str(temporary))
+    ends = [{v.name: _dims(v) for v in values} for values in (part.graph.input, part.graph.output)]
+    return Part(destination, source, *ends, len(part.graph.node), len(model.graph.node))
+
+
+def _boundary(model: onnx.ModelProto, module: str, source: Path) -> tuple[list[str], list[str]]:
+    """Return the tensors that enter and leave the nodes of a module."""
+    nodes = list(model.graph.node)
+    places = [graph.module_path(node) for node in nodes]
+    kept = [f"{place}.".startswith(f"{module}.") for place in places]
+    if not any(kept):
+        found = {".".join(p.split(".")[:n]) for p in places if p for n in (1, 2, 3, 4, 5)}
+        if not found:
+            raise ModelFileError(f"{source} does not say which module its nodes come from.")
+        raise UnknownNameError("module", module, found)
+    inside = [node for node, keep in zip(nodes, kept, strict=True) if keep]
+    outside = [node for node, keep in zip(nodes, kept, strict=True) if not keep]
+    made = {name for node in inside for name in node.output}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {n.output[0] for n in nodes if n.op_type == "Constant"}
+    read = [name for node in inside for name in node.input if name]
+    inputs = [name for name in read if name not in made | weights]
+    elsewhere = {value.name for value in model.graph.output}
+    elsewhere |= {name for node in outside for name in node.input}
+    outputs = [name for node in inside for name in node.output if name in elsewhere]
+    return list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
+
+
+def rename_tensors_(model: onnx.ModelProto, renames: Mapping[str, str]) -> dict[str, str]:
+    r"""Rename tensors of an ONNX model in place, wherever they occur; return old -> new name.
+
+    Parameters
+    ----------
+    model
+        With its inputs, outputs, weights, and the graphs inside its nodes.
+    renames
+        Exact name -> new name; or a regular expression -> replacement, as `re.fullmatch` and
+        `re.sub` have it: ``{r"onnx::(\\\\w+)": r"weight_\\\\1"}``.
+
+    Raises
+    ------
+    UnknownNameError
+        A name or pattern that no tensor has.
+    UsageError
+        Two tensors would have the same name; the model is left as it was.
+    """
+    names = dict.fromkeys(_tensor_names(model.graph))
+    changed: dict[str, str] = {}
+    for pattern, new in renames.items():
+        if pattern in names:
+            found = {pattern: new}
+        else:
+            found = {n: re.sub(pattern, new, n) for n in names if re.fullmatch(pattern, n)}
+        if not found:
+            raise UnknownNameError("tensor", pattern, names)
+        changed |= found
+    after = [changed.get(name, name) for name in names]
+    twice = [name for name in set(after) if after.count(name) > 1] if changed else []
+    if twice:
+        raise UsageError(f"Two tensors would be called {twice[0]!r}; nothing was renamed.")
+    _rename(model.graph, changed)
+    return changed
+
+
+def _tensor_names(part: onnx.GraphProto) -> Iterable[str]:
+    for values in (part.input, part.initializer, part.output, part.value_info):
+        yield from (value.name for value in values)
+    for node in part.node:
+        yield from (name for name in (*node.input, *node.output) if name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _tensor_names(attribute.g)
+
+
+def _rename(part: onnx.GraphProto, changed: Mapping[str, str]) -> None:
+    for values in (part.input, part.initializer, part.output, part.value_info):
+        for value in values:
+            value.name = changed.get(value.name, value.name)
+    for node in part.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = changed.get(name, name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, changed)

@@ -1,0 +1,363 @@
+"""Many models in one unattended run: one row each, and a failure is a row with its reason.
+
+Each model is converted by ``labutils convert`` in a process of its own, so a crash, a hang or a
+lack of memory costs that model alone. What is done is written down at once: a batch that was
+stopped goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, dlc, paths, tabular, untrusted
+from ..errors import ModelFileError, UsageError, counted
+from ..models import random_weights
+from ..onnxfile import graph
+
+OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
+_OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
+_AGAIN = ("crashed", "timed out")  # another run may end otherwise
+STATE = "batch.jsonl"
+_PR_SET_PDEATHSIG = 1  # prctl(2): a killed batch takes its conversion along
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one model.
+
+    Attributes
+    ----------
+    model
+        As the list has it, with its options.
+    outcome
+        One of `OUTCOMES`; only ``"converted"`` left a file.
+    reason
+        Why not, in one line; "" when it was converted. An approximated model is named as such.
+    repaired
+        Rule name -> places.
+    cosine, agreement
+        From the parity gate: lowest (float) or mean (integer) cosine, share of the same top-1.
+    bytes, file
+        Of the artifact, inside the batch's folder.
+    seconds
+        On this machine, for everything (host time).
+    key
+        What was asked, as a hash: another model, option or version is another key.
+    """
+
+    model: str
+    outcome: str
+    reason: str = ""
+    repaired: dict[str, int] | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+    bytes: int | None = None
+    file: str = ""
+    seconds: float = 0.0
+    key: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Batch(tabular.Table):
+    """All rows of a run, and where they were written to."""
+
+    rows: tuple[Row, ...]
+    target: str
+    folder: Path
+
+    @property
+    def ok(self) -> bool:
+        """Whether every model was converted."""
+        return all(row.outcome == "converted" for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for ``--json``."""
+        return {"target": self.target, "rows": [asdict(row) for row in self.rows]}
+
+    def _parts(self) -> tuple:
+        counts = Counter(row.outcome for row in self.rows)
+        found = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+        title = f"{counted(len(self.rows), 'model')} for {self.target}: {found}"
+        columns = ("model", "outcome", "repaired", "cosine", "top-1 agrees", "MB", "s")
+        names = _names(self.rows)
+        reasons = zip(names, self.rows, strict=True)
+        notes = [f"{name}: {row.reason}" for name, row in reasons if row.reason]
+        notes.append("Seconds are host time. Every converted file was run and compared.")
+        cells = [_cells(*named) for named in zip(names, self.rows, strict=True)]
+        return title, columns, cells, notes
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Return the models without their options, where that tells them apart; `Row` has both."""
+    alone = Counter(row.model.split()[0] for row in rows)
+    return [row.model.split()[0] if alone[row.model.split()[0]] == 1 else row.model for row in rows]
+
+
+def _cells(name: str, row: Row) -> tuple[str, ...]:
+    rules = ", ".join(f"{n} {name}" for name, n in (row.repaired or {}).items())
+    return (
+        tabular.clipped(name, 44),
+        row.outcome,
+        rules or "-",
+        "-" if row.cosine is None else f"{row.cosine:.4f}",
+        "-" if row.agreement is None else f"{100 * row.agreement:.0f} %",
+        "-" if row.bytes is None else f"{row.bytes / 1e6:.1f}",
+        f"{row.seconds:.0f}",
+    )
+
+
+def run(
+    names: str | Path,
+    target: str,
+    folder: str | Path,
+    options: Sequence[str] = (),
+    *,
+    timeout_s: float = 1800,
+    echo: Callable[[str], object] = lambda line: None,
+) -> Batch:
+    """Convert every model of a list, and return the table.
+
+    Parameters
+    ----------
+    names
+        A text file: one MODEL per line, options of ``labutils convert`` after it where a model
+        needs its own; ``#`` begins a comment.
+    target
+        A name in ``targets.TARGETS`` that the lab can convert for.
+    folder
+        Receives the ``.dlc`` files, a log per model, ``batch.csv`` and the state (`STATE`).
+    options
+        Of ``labutils convert``, for all models.
+    timeout_s
+        Per model.
+    echo
+        Called with a line when a model begins, and one when it is done.
+
+    Raises
+    ------
+    UsageError
+        No such list, nothing in it, or a target that the lab cannot convert for.
+    """
+    listed = _listed(Path(names))
+    folder = paths.folder(folder)
+    dlc.refuse_impossible(target, folder / "x.dlc")
+    done = _done(folder)
+    rows = []
+    for number, words in enumerate(listed, start=1):
+        key = _key([*words, *options, target])
+        row = done.get(key)
+        if row and (row.outcome != "converted" or _still_there(row, folder)):
+            echo(f"[{number}/{len(listed)}] {row.model}: {row.outcome} (done before)")
+        else:
+            echo(f"[{number}/{len(listed)}] {' '.join(words)} ...")
+            row = _converted(words, target, folder, options, timeout_s, key)
+            with (folder / STATE).open("a", encoding="utf-8") as state:
+                state.write(json.dumps(asdict(row)) + "\n")
+            echo(f"    {row.outcome}{': ' + row.reason if row.reason else ''}")
+        rows.append(row)
+    _write_csv(rows, folder / "batch.csv")
+    return Batch(tuple(rows), target, folder)
+
+
+def _listed(file: Path) -> list[list[str]]:
+    try:
+        text = untrusted.text(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read as a list of models: {error}") from None
+    listed = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            words = shlex.split(line, comments=True, posix=os.name == "posix")
+        except ValueError as error:
+            raise UsageError(f"{file}, line {number}: {error}.") from None
+        if words:
+            listed.append(words)
+    if not listed:
+        raise UsageError(f"{file} names no model: write one per line, such as timm:resnet18.")
+    return listed
+
+
+def _key(words: Sequence[str]) -> str:
+    """Return what was asked for, as a hash: a file that was changed is another model or recipe."""
+    begun = [__version__, random_weights.NOTE, *words]
+    digest = hashlib.sha256(json.dumps(begun).encode())
+    shipped = (paths.CHECKPOINTS / f"{words[0]}.safetensors",)
+    for file in filter(Path.is_file, (*map(Path, words), *shipped)):
+        digest.update(_digest(file).encode())
+    return digest.hexdigest()[:16]
+
+
+def _digest(file: Path) -> str:
+    if file.suffix == ".onnx":
+        with contextlib.suppress(ModelFileError):  # `convert` will say what is wrong with it
+            return graph.sha256(file)
+    return paths.sha256(file)
+
+
+def _still_there(row: Row, folder: Path) -> bool:
+    """Whether the file of a converted row is the one that was converted."""
+    try:
+        paths.read_manifest(folder / row.file)
+    except (ModelFileError, OSError):
+        return False
+    return True
+
+
+def _done(folder: Path) -> dict[str, Row]:
+    """Return the rows of earlier runs that need not be made again, by key."""
+    try:
+        lines = (folder / STATE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    done = {}
+    known = {field.name for field in fields(Row)}
+    for line in lines:
+        try:
+            entry = untrusted.json_value(line)
+            row = Row(**{name: entry[name] for name in known})
+        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
+            continue
+        if row.outcome not in _AGAIN:
+            done[row.key] = row
+    return done
+
+
+def _converted(
+    words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
+) -> Row:
+    output = folder / f"{paths.stem_of(words[0])}-{key[:6]}.dlc"
+    command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
+    command += ["--target", target, "-o", str(output)]
+    began = time.monotonic()
+    code, printed = _run(command, output.with_suffix(".log"), timeout_s)
+    row = {"model": " ".join(words), "seconds": time.monotonic() - began, "key": key}
+    answer = _answer(printed)
+    if code == 0 and answer:
+        try:
+            return _row_of(output, answer, row)
+        except ModelFileError as error:
+            return Row(outcome="failed", reason=_one_line(str(error)), **row)
+    if "error" in answer:
+        outcome = _OF_ERROR.get(answer["error"], "failed")
+        return Row(outcome=outcome, reason=_reason(outcome, answer["message"]), **row)
+    log = f"see {output.with_suffix('.log').name}"
+    if code is None:
+        return Row(outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}", **row)
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    last = _last_line(output.with_suffix(".log"))
+    outcome = "failed" if code == 2 else "crashed"  # 2: argparse refused the line
+    return Row(outcome=outcome, reason=f"{ended}: {last}; {log}", **row)
+
+
+def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
+    gate = answer["gate"]
+    parity = gate["parity"]
+    floating = answer["precision"] in ("fp32", "fp16")
+    manifest = paths.read_manifest(output)
+    repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
+    return Row(
+        outcome="converted",
+        reason=apart["caveat"] if apart else "",
+        repaired=repair.get("counts"),
+        cosine=parity["cosine_min" if floating else "cosine_mean"],
+        agreement=parity["agreement"]["hits"] / parity["agreement"]["n"],
+        bytes=answer["bytes"],
+        file=output.name,
+        **row,
+    )
+
+
+def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, str]:
+    """Run one conversion; return its exit code (None: it took too long) and what it printed."""
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
+            **ending_with_us(),
+        )  # fmt: skip
+        try:
+            printed, _ = process.communicate(timeout=timeout_s)
+            return process.returncode, printed
+        except subprocess.TimeoutExpired:
+            return None, ""
+        finally:
+            _stop(process)
+
+
+def ending_with_us() -> dict[str, Any]:
+    """Return what `subprocess.Popen` needs for a child that is ended when we are killed.
+
+    Its session is its own, so that its children can be stopped with it. Elsewhere than on Linux
+    nobody ends it: there the system has no such request.
+    """
+    group: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {}
+    if sys.platform == "linux":
+        ask = ctypes.CDLL(None).prctl  # loaded here: after the fork it may only be called
+        group["preexec_fn"] = functools.partial(ask, _PR_SET_PDEATHSIG, signal.SIGTERM)
+    return group
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Stop a conversion that is still running, with the workers that it has started."""
+    if process.poll() is None:
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+def _answer(printed: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(printed)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _reason(outcome: str, message: str) -> str:
+    """Return an error in one line; of a parity gate what failed, by how much, and where first."""
+    telling = [
+        line.split(maxsplit=1)[1]
+        for line in message.splitlines()
+        if outcome == "wrong" and line.split(maxsplit=1)[:1] in (["failed"], ["where"])
+    ]
+    return _one_line(". ".join(line.rstrip(".") for line in telling) + "." if telling else message)
+
+
+def _one_line(message: str) -> str:
+    """Return as much of an error as a note below a table can hold."""
+    return tabular.clipped(" ".join(message.split()), 400)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+
+
+def _write_csv(rows: Sequence[Row], path: Path) -> None:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(Row) if field.name != "key"]
+    writer.writerow(names)
+    for row in rows:
+        values = asdict(row)
+        writer.writerow(["" if values[name] is None else values[name] for name in names])
+    paths.write_text(path, text.getvalue())

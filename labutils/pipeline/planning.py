@@ -1,0 +1,421 @@
+"""Which rules mend a model for a target: tried on a copy, step by step, and re-checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import paths, surgery, targets, typesetting
+from ..errors import SurgeryError, TranslationError, counted
+from ..onnxfile import graph
+
+
+class NothingToRepairError(SurgeryError):
+    """Nothing blocks, and nothing can be tidied."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What blocks a model on a target, and what would mend it.
+
+    Attributes
+    ----------
+    check
+        The model against the target's table.
+    rules
+        Rule name -> number of places that it changes, in the order in which they are applied.
+        Exact ones, and approximate ones where those were allowed.
+    unrepairable
+        What still blocks then.
+    offered
+        Approximate rules that were not allowed: name -> number of blocking nodes that they are for.
+    after
+        The model against the table after the rules; None when there are none.
+    """
+
+    check: targets.CheckReport
+    rules: dict[str, int]
+    unrepairable: tuple[targets.NodeVerdict, ...]
+    offered: dict[str, int] = field(default_factory=dict)
+    after: targets.CheckReport | None = None
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything blocks."""
+        return bool(self.check.blockers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the rules remove every blocker."""
+        return not self.unrepairable
+
+    @property
+    def exact(self) -> bool:
+        """Whether every rule promises the same result."""
+        return all(surgery.RULES[name].exact for name in self.rules)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        facts = {
+            "rules": self.rules,
+            "unrepairable": [f"{n.op_type} {n.node}" for n in self.unrepairable],
+        }
+        if self.offered:
+            facts["offered_approximate"] = self.offered
+        if not self.exact:
+            facts["approximate"] = [n for n in self.rules if not surgery.RULES[n].exact]
+        return facts
+
+    def __str__(self) -> str:
+        target = self.check.target
+        lines = [_rule_line(name, count) for name, count in self.rules.items()]
+        if not self.needed:
+            none = f"Nothing blocks this model on {target}: no repair is needed."
+            return "\n".join([none, *lines]) if lines else none
+        for op, count in Counter(node.op_type for node in self.unrepairable).items():
+            first = next(node for node in self.unrepairable if node.op_type == op)
+            place = first.module or first.node or "the file"
+            lines.append(f"  no rule repairs {count} x {op}, first in {place}: {first.evidence}")
+        for name, count in self.offered.items():
+            rule = surgery.RULES[name]
+            lines.append(
+                f"  approximate rule {name!r} is for {count} of them: {rule.error} "
+                "(--allow-approximate)"
+            )
+        if self.after is not None:
+            counts = {k: (self.check.counts[k], self.after.counts[k]) for k in self.check.counts}
+            lines.append(
+                "  nodes before -> after: "
+                + ", ".join(f"{a} -> {b} {word}" for word, (a, b) in counts.items())
+            )
+        head = f"Repair for {target}: {counted(len(self.check.blockers), 'blocking node')}."
+        return "\n".join([head, *lines, *self._cure()])
+
+    def _cure(self) -> list[str]:
+        target, allow = self.check.target, "" if self.exact else " --allow-approximate"
+        if not (self.rules and self.complete):
+            return []
+        if targets.TARGETS[target].convert:
+            return [
+                f"  Apply: labutils convert MODEL --target {target} --repair{allow} -o FILE.dlc"
+            ]
+        return [f"  Apply: labutils repair MODEL --target {target}{allow} -o FILE.onnx"]
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        head, *lines = str(self).splitlines()  # a line begins with its subject: rule, no rule, ...
+        rows = [
+            re.split(r"(?<=') |(?<=repairs) |(?<=Apply:) ", s.strip(), maxsplit=1) for s in lines
+        ]
+        return typesetting.table((), rows, head)
+
+
+def _rule_line(name: str, count: int) -> str:
+    rule = surgery.RULES[name]
+    if name in surgery.TIDY:
+        tidied = f"would tidy {counted(count, 'place')}"
+        return f"  rule {name!r} {tidied}; same function, error: {rule.error}"
+    same = "same function" if rule.exact else "ANOTHER FUNCTION, retrain"
+    return f"  rule {name!r} would repair {counted(count, 'node')}; {same}, error: {rule.error}"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repaired file.
+
+    Attributes
+    ----------
+    file
+        The repaired ONNX file.
+    plan
+        What blocked before; None when a recipe was replayed without a target.
+    surgery
+        What was replaced, with the numeric check: the file before against the file after.
+    check
+        The repaired file against the same table; None without a target.
+    recipe
+        How to do it again to other weights.
+    """
+
+    file: Path
+    plan: Plan | None
+    surgery: surgery.Report
+    check: targets.CheckReport | None
+    recipe: surgery.Recipe
+
+    @property
+    def exact(self) -> bool:
+        """Whether the file computes what the original computes."""
+        return self.recipe.exact
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "file": str(self.file),
+            "exact": self.exact,
+            "recipe": self.recipe.to_dict(),
+            "surgery": self.surgery.to_dict(),
+            "counts_after": self.check.counts if self.check else None,
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        if self.plan is not None and self.check is not None:
+            before, after = len(self.plan.check.blockers), len(self.check.blockers)
+            lines.append(
+                f"Repaired for {self.check.target}: {counted(before, 'blocking node')} -> {after}"
+            )
+        if not self.exact:
+            lines.append(
+                "APPROXIMATED: this is another network now; fine-tune it, or do not use it"
+            )
+        return "\n".join([*lines, str(self.surgery)])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        head, *_ = str(self).partition("\n")
+        return typesetting.paragraph(head) + self.surgery._repr_html_()
+
+
+def suggest(onnx_path: str | Path, target: str, *, allow_approximate: bool = False) -> Plan:
+    """Check a model against a target, and name the rules that remove what blocks.
+
+    The rules are tried on a copy, so the plan says what they do to this model, not what they might.
+    Unknown operators do not block, and do not count as repaired.
+
+    Parameters
+    ----------
+    onnx_path
+        The model.
+    target
+        A name in ``targets.TARGETS``.
+    allow_approximate
+        Whether rules that change the function may be used where no exact one helps.
+
+    Raises
+    ------
+    UnknownNameError, ModelFileError
+        No such target; no such model.
+    """
+    with paths.scratch() as folder:
+        return _mended(onnx_path, target, Path(folder), allow_approximate).plan()
+
+
+def apply(
+    source: str | Path,
+    target: str,
+    destination: str | Path,
+    inputs: np.ndarray | None = None,
+    *,
+    allow_approximate: bool = False,
+) -> Repair:
+    """Write a copy of an ONNX file in which the target's blockers are replaced, and re-check it.
+
+    The recipe goes into the file's metadata, and as ``<file>.recipe.yaml`` beside it.
+
+    Parameters
+    ----------
+    source, destination
+        ONNX files; the source is not changed.
+    target
+        A name in ``targets.TARGETS``.
+    inputs
+        One input, float32, for the numeric check; seeded random numbers by default.
+    allow_approximate
+        As in `suggest`.
+
+    Raises
+    ------
+    SurgeryError
+        Nothing blocks and nothing can be tidied, or the rules do not remove all that blocks. A
+        target that leaves what it does not take to the CPU takes a partial repair. Nothing is
+        written then.
+    """
+    destination = Path(destination)
+    with paths.scratch() as folder:
+        mended = _mended(source, target, Path(folder), allow_approximate)
+        plan = mended.plan()
+        if not plan.rules and not plan.needed:
+            raise NothingToRepairError(f"{plan} Convert the file as it is.")
+        partial = plan.check.table.on_unsupported == "partition" and plan.rules
+        if not plan.complete and not partial:
+            raise SurgeryError(f"{Path(source).name} cannot be repaired in full.\n{plan}")
+        report = mended.report(inputs)
+        recipe = surgery.recipe_of(
+            mended.reports, mended.outline, made_for=target, model=Path(source).stem
+        )
+        _write(mended.file, destination, recipe)
+    return Repair(destination, plan, report, targets.check(destination, target), recipe)
+
+
+def replay(
+    source: str | Path,
+    recipe: surgery.Recipe | str | Path,
+    destination: str | Path,
+    inputs: np.ndarray | None = None,
+) -> Repair:
+    """Do to an ONNX file what a recipe says, and write the result to another file.
+
+    Raises
+    ------
+    SurgeryError
+        The file is another network than the recipe was made for; the first difference is named.
+    UsageError
+        The recipe's file is faulty; the line is named.
+    """
+    recipe = recipe if isinstance(recipe, surgery.Recipe) else surgery.Recipe.read(recipe)
+    model, before = _shaped(source), _shaped(source)
+    reports = surgery.replay_(model, recipe)
+    with paths.scratch() as folder:
+        file = Path(folder, Path(destination).name)
+        file.write_bytes(model.SerializeToString())
+        mended = _Mended(before, file, None, None, list(reports), surgery.outline(before))
+        report = mended.report(inputs)
+        _write(file, Path(destination), recipe)
+    known = recipe.made_for in targets.TARGETS
+    check = targets.check(destination, recipe.made_for) if known else None
+    return Repair(Path(destination), None, report, check, recipe)
+
+
+def refused(plan: Plan) -> TranslationError:
+    """Return the error of a target that stops, with the nodes and the rules that would help."""
+    first = plan.check.first_blocker
+    nodes = [f"  {n.op_type:<14} {n.node}  (module {n.module or '-'})" for n in plan.check.blockers]
+    shown = nodes[:12] + ([f"  ... and {len(nodes) - 12} more"] if len(nodes) > 12 else [])
+    listed = "\n".join(shown)
+    return TranslationError(
+        f"{plan.check.file} does not translate for {plan.check.target}:\n{listed}\n{plan}",
+        node=first.node,
+        op_type=first.op_type,
+        module=first.module,
+    )
+
+
+def _write(file: Path, destination: Path, recipe: surgery.Recipe) -> None:
+    model = _loaded(file)
+    surgery.describe_(model, recipe)
+    with paths.atomic(destination) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    recipe.write(paths.recipe(destination))
+
+
+def _loaded(file: str | Path) -> Any:
+    from onnx.external_data_helper import load_external_data_for_model
+
+    model = graph.read(file)
+    load_external_data_for_model(model, str(Path(file).parent))
+    return model
+
+
+def _shaped(file: str | Path) -> Any:
+    """Return the model with the shapes that can be inferred: many a rule asks for them."""
+    return graph.with_shapes(_loaded(file), data_prop=True)
+
+
+@dataclass
+class _Mended:
+    """A repair under way: the file reached, what was done to it, and what the table says now."""
+
+    source: Any
+    file: Path
+    check: targets.CheckReport | None
+    now: targets.CheckReport | None
+    reports: list[surgery.Report]
+    outline: tuple[str, ...]
+    offered: dict[str, int] = field(default_factory=dict)
+
+    def attempt(self, names: Sequence[str], folder: Path) -> bool:
+        """Apply rules to a copy; keep it unless nothing matched or the target likes it less."""
+        copy = folder / f"{self.check.target}.{len(self.reports)}.{'+'.join(names)[:40]}.onnx"
+        try:
+            report = surgery.replace_file(self.file, copy, tuple(names))
+        except SurgeryError:
+            return False
+        after = targets.check(copy, self.check.target)
+        if _score(after) > _score(self.now) or not report.matches:
+            return False
+        self.file, self.now = copy, after
+        self.reports.append(report)
+        return True
+
+    def mend(self, names: Iterable[str], folder: Path, together: bool = True) -> None:
+        """Apply the rules that are for what blocks, until none of them helps."""
+        left = list(names)
+        while fitting := [n for n in left if surgery.RULES[n].ops & _ops(self.now)]:
+            left = [n for n in left if n not in fitting]
+            if together and self.attempt(fitting, folder):
+                continue
+            for name in fitting:
+                if surgery.RULES[name].ops & _ops(self.now):
+                    self.attempt([name], folder)
+
+    def plan(self) -> Plan:
+        found: Counter[str] = Counter()
+        for report in self.reports:
+            found.update({name: n for name, n in report.counts.items() if n})
+        after = self.now if self.reports else None
+        return Plan(self.check, dict(found), tuple(self.now.blockers), self.offered, after)
+
+    def report(self, inputs: np.ndarray | None) -> surgery.Report:
+        """Return one report of all steps: the file at the end against the file at the beginning."""
+        from ..surgery.onnx_level.check import compare_outputs
+
+        first, last = self.reports[0], self.reports[-1]
+        check, notes = last.check, last.notes
+        if len(self.reports) > 1 or inputs is not None:
+            check, notes = compare_outputs(self.source, _loaded(self.file), inputs)
+        rules = {rule.name: rule for r in self.reports for rule in r.rules if r.counts[rule.name]}
+        return dataclasses.replace(
+            last,
+            rules=tuple(rules.values()),
+            matches=tuple(match for r in self.reports for match in r.matches),
+            left=tuple(left for r in self.reports for left in r.left),
+            parameters=(first.parameters[0], last.parameters[1]),
+            check=check,
+            notes=notes,
+        )
+
+
+def _mended(source: str | Path, target: str, folder: Path, allow_approximate: bool) -> _Mended:
+    """Tidy, then exact rules, then approximate ones if allowed, then the opset."""
+    check = targets.check(source, target)
+    model = _shaped(source)
+    whole = folder / "source.onnx"
+    whole.write_bytes(model.SerializeToString())
+    mended = _Mended(model, whole, check, check, [], surgery.outline(model))
+    for name in surgery.TIDY:
+        mended.attempt([name], folder)
+    opset = {
+        n for n, rule in surgery.RULES.items() if any(op.startswith("opset") for op in rule.ops)
+    }
+    book = {n: rule for n, rule in surgery.RULES.items() if n not in (*surgery.TIDY, *opset)}
+    mended.mend([n for n, rule in book.items() if rule.exact], folder)
+    approximate = [n for n, rule in book.items() if not rule.exact and rule.onnx]
+    if allow_approximate:
+        mended.mend(approximate, folder, together=False)
+    mended.mend(opset, folder)
+    blocking = Counter(node.op_type for node in mended.now.blockers)
+    if not allow_approximate:
+        offers = {n: sum(blocking[op] for op in book[n].ops) for n in approximate}
+        mended.offered = {n: count for n, count in offers.items() if count}
+    return mended
+
+
+def _ops(check: targets.CheckReport) -> set[str]:
+    return {node.op_type for node in check.blockers}
+
+
+def _score(check: targets.CheckReport) -> tuple[int, int]:
+    """Count what blocks, then what the table does not know: a rule may raise neither."""
+    return len(check.blockers), check.counts["unknown"]

@@ -1,0 +1,1 @@
+"""Training with the rounding in place (QAT), and the QDQ file of the trained network."""

@@ -1,0 +1,314 @@
+"""Fake quantization: a tensor is rounded to its integer grid and comes back as float.
+
+A `FakeQuant` computes exactly what ONNX's QuantizeLinear and DequantizeLinear compute (divide,
+round half to even, add the zero point, clamp), so a model trained with it and the file written
+from it give the same numbers. The gradient passes straight through the rounding (Bengio et al.
+2013) and reaches the step size, so that the step can be learned: LSQ (Esser et al. 2020), in the
+logarithm, where one learning rate serves steps of any size (TQT, Jain et al. 2020).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...errors import UsageError
+
+SMALLEST_STEP = 2.0**-24
+"""A tensor that is zero everywhere still needs a step above zero."""
+
+WEAKEST_CHANNEL = 1 / 256
+"""Least step of a channel, as a share of the tensor's largest.
+
+A channel of almost zeros would get a step so small that its bias overflows 32 bits; TI's toolkit
+sets the same bound.
+"""
+
+GAIN = 8.0
+"""Steps are stored as log2(step) / GAIN, so that one learning rate serves weights and steps."""
+
+_OBSERVE, _FOLLOW, _FROZEN, _PASS = "observing", "following", "frozen", "passing"
+_PHASES = (_OBSERVE, _FOLLOW, _FROZEN, _PASS)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that a tensor is rounded to.
+
+    Attributes
+    ----------
+    bits
+        4, 8 or 16.
+    signed
+        Weights are signed, and leave out the most negative integer so that the grid is
+        symmetric; activations are unsigned.
+    symmetric
+        Zero lies in the middle of the integers (or at 0, for a tensor that is never negative).
+    axis
+        One step per slice along this axis; None is one step for the tensor.
+    power_of_two
+        Steps are powers of two, rounded up when observed, so that nothing is clipped by it.
+    """
+
+    bits: int = 8
+    signed: bool = False
+    symmetric: bool = False
+    axis: int | None = None
+    power_of_two: bool = False
+
+    @property
+    def lowest(self) -> int:
+        """The least integer."""
+        return 1 - (1 << self.bits - 1) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        """The greatest integer."""
+        return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
+
+
+class _Round(torch.autograd.Function):
+    """Round to a grid and back; gradients of Esser et al. (2020), section 2.1."""
+
+    @staticmethod
+    def forward(ctx, x, step, low, high, share):  # noqa: ANN001
+        """`step`, `low` and `high` broadcast against `x`; bounds are relative to the zero point."""
+        ctx.save_for_backward(x, step, low, high)
+        ctx.share = share
+        rounded = torch.div(x, step).round_()
+        return torch.clamp(rounded, low, high, out=rounded).mul_(step)
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ANN001
+        x, step, low, high = ctx.saved_tensors
+        scaled = x / step
+        inside = (scaled >= low) & (scaled <= high)
+        to_step = None
+        if ctx.needs_input_grad[1]:
+            error = torch.where(inside, scaled.round() - scaled, torch.clamp(scaled, low, high))
+            to_step = (gradient * error).mul_(ctx.share).sum_to_size(step.shape)
+        return gradient * inside, to_step, None, None, None
+
+
+class FakeQuant(nn.Module):
+    """Rounds activations, or weights when registered as their parametrization.
+
+    It goes through three phases: *observing* (`calibrate_` lets it see tensors and returns them
+    as they are), *following* (rounds, and in training keeps adapting its range), *frozen* (rounds
+    on a grid that stays, or that only the optimizer moves).
+
+    Parameters
+    ----------
+    grid
+        The integers.
+    channels
+        Length along the grid's axis; 1 without an axis.
+    learned
+        Whether the optimizer moves the step once the range is frozen.
+    momentum
+        How fast a range follows the batches of training.
+    """
+
+    def __init__(
+        self, grid: Grid, channels: int = 1, *, learned: bool = False, momentum: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.grid, self.learned, self.momentum = grid, learned, momentum
+        self.exponent = nn.Parameter(torch.zeros(channels), requires_grad=False)
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.register_buffer("low", torch.zeros(1))
+        self.register_buffer("high", torch.zeros(1))
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.phase = _FOLLOW
+
+    # ------------------------------------------------------------ phases
+
+    def observe_(self) -> None:
+        """Start to record ranges, image by image, and to let tensors pass as they are."""
+        self.seen, self.phase = [], _OBSERVE
+
+    def settle_(self, outliers: float = 0.0) -> None:
+        """Take the range from what was observed, leaving out a share of the images at each end."""
+        if not self.seen:
+            raise UsageError("A quantizer has seen no image: call calibrate_ with images first.")
+        low, high = (torch.cat(side) for side in zip(*self.seen, strict=True))
+        self.low = torch.quantile(low, outliers).reshape(1)
+        self.high = torch.quantile(high, 1 - outliers).reshape(1)
+        self.seen, self.phase = [], _FOLLOW
+        self._fit_activation()
+
+    def freeze_(self) -> None:
+        """Stop adapting; from here on only the optimizer moves the step, if it is learned."""
+        if not self.grid.signed:
+            _agree(self.low, self.high)
+            self._fit_activation()
+        self.phase = _FROZEN
+        self.exponent.requires_grad_(self.learned)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Keep the phase in the state dict."""
+        return torch.tensor(_PHASES.index(self.phase), dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take the phase from a state dict."""
+        self.phase = _PHASES[int(state)]
+        self.exponent.requires_grad_(self.learned and self.phase == _FROZEN)
+
+    # ------------------------------------------------------------ the grid
+
+    @property
+    def step(self) -> torch.Tensor:
+        """The distance of two neighbours on the grid, float32, (channels,)."""
+        log2 = self.exponent * GAIN
+        if self.grid.power_of_two:
+            log2 = log2 + (log2.round() - log2).detach()  # straight through, as TQT
+        return torch.exp2(log2)
+
+    @torch.no_grad()
+    def _set_step(self, step: torch.Tensor) -> None:
+        step = step.clamp(min=SMALLEST_STEP)
+        log2 = torch.log2(step)
+        log2 = torch.ceil(log2 - 1e-4) if self.grid.power_of_two else log2
+        self.exponent.copy_(log2 / GAIN)
+
+    def _fit_activation(self) -> None:
+        """Derive step and zero point from the range, which always holds zero."""
+        low, high = self.low.clamp(max=0.0), self.high.clamp(min=0.0)
+        levels = self.grid.highest - self.grid.lowest
+        if not self.grid.symmetric:
+            self._set_step((high - low) / levels)
+            point = self.grid.lowest - torch.round(low / self.step.detach())
+        elif low.item() == 0:
+            self._set_step(high / levels)
+            point = low
+        else:
+            half = (levels + 1) // 2
+            self._set_step(torch.maximum(-low, high) / (half - 1))
+            point = torch.full_like(low, half)
+        self.zero_point = point.clamp(self.grid.lowest, self.grid.highest).to(torch.int32)
+
+    @torch.no_grad()
+    def fit_weight_(self, weight: torch.Tensor, candidates: int = 1) -> None:
+        """Set the step of a weight from its largest value, or from the least squared error.
+
+        Parameters
+        ----------
+        weight
+            The tensor.
+        candidates
+            Number of steps to try, from the one that reaches the largest value downwards; with
+            few bits, clipping a little and rounding finer is better. 1 takes the largest value.
+        """
+        rows = weight.detach().reshape(1, -1)
+        if self.grid.axis is not None:
+            rows = weight.detach().movedim(self.grid.axis, 0).flatten(1)
+        widest = rows.abs().amax(1) / self.grid.highest
+        widest = widest.clamp(min=max(SMALLEST_STEP, widest.max().item() * WEAKEST_CHANNEL))
+        best, least = widest, torch.full_like(widest, torch.inf)
+        for i in range(candidates):
+            step = widest * (1 - 0.7 * i / candidates)
+            if self.grid.power_of_two:
+                step = torch.exp2(torch.ceil(torch.log2(step) - 1e-4))
+            s = step[:, None]
+            error = (rows / s).round_().clamp_(self.grid.lowest, self.grid.highest).mul_(s)
+            error = error.sub_(rows).square_().sum(1)
+            best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+        self._set_step(best)
+
+    @torch.no_grad()
+    def _watch(self, x: torch.Tensor) -> None:
+        images = x.detach().flatten(1)
+        low, high = images.amin(1), images.amax(1)
+        if self.phase == _OBSERVE:
+            self.seen.append((low, high))
+            return
+        self.low = self.low + self.momentum * (torch.quantile(low, 0.01) - self.low)
+        self.high = self.high + self.momentum * (torch.quantile(high, 0.99) - self.high)
+        self._fit_activation()
+
+    # ------------------------------------------------------------ rounding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` on its grid, float32 of the same shape."""
+        if self.phase == _OBSERVE:
+            if not self.grid.signed:
+                self._watch(x)
+            return x
+        if self.phase == _PASS:
+            return x
+        if self.training and self.phase == _FOLLOW:
+            self.fit_weight_(x) if self.grid.signed else self._watch(x)
+        step, point = self.step, self.zero_point
+        if self.grid.axis is not None:
+            shape = [1] * x.ndim
+            shape[self.grid.axis] = -1
+            step = step.reshape(shape)
+        share = (x.numel() / step.numel() * self.grid.highest) ** -0.5
+        low, high = self.grid.lowest - point, self.grid.highest - point
+        return _Round.apply(x, step, low.float(), high.float(), share)
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        kind = "signed" if self.grid.signed else "unsigned"
+        parts = [f"{self.grid.bits} bits {kind}", self.phase]
+        parts += [f"axis {self.grid.axis}"] if self.grid.axis is not None else []
+        parts += ["power of two"] if self.grid.power_of_two else []
+        return ", ".join(parts + (["learned"] if self.learned else []))
+
+
+class BiasQuant(nn.Module):
+    """Rounds a bias to the 32-bit grid of the accumulator: step of the input times of the weight.
+
+    The two quantizers are held in a tuple: they belong to the model elsewhere, and must neither
+    appear twice in the state dict nor be lost when the model is copied.
+    """
+
+    def __init__(self, entry: FakeQuant, weight: FakeQuant) -> None:
+        super().__init__()
+        self._sources = (entry, weight)
+
+    @property
+    def step(self) -> torch.Tensor:
+        """The distance of two neighbours on the grid, float32, (channels,)."""
+        entry, weight = self._sources
+        return (entry.step * weight.step).detach()
+
+    def forward(self, bias: torch.Tensor) -> torch.Tensor:
+        """Return `bias` on its grid."""
+        entry, weight = self._sources
+        if {_OBSERVE, _PASS} & {entry.phase, weight.phase}:
+            return bias
+        rounded = torch.round(bias / self.step) * self.step
+        return bias + (rounded - bias).detach()
+
+
+def quantizers(model: nn.Module) -> dict[str, FakeQuant]:
+    """Return every `FakeQuant` of a model by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, FakeQuant)}
+
+
+@contextlib.contextmanager
+def passing(model: nn.Module) -> Iterator[None]:
+    """Switch all rounding off: inside the block, the model is the float network."""
+    found = list(quantizers(model).values())
+    phases = [quantizer.phase for quantizer in found]
+    for quantizer in found:
+        quantizer.phase = _PASS
+    try:
+        yield
+    finally:
+        for quantizer, phase in zip(found, phases, strict=True):
+            quantizer.phase = phase
+
+
+def _agree(low: torch.Tensor, high: torch.Tensor) -> None:
+    """Give all processes of a distributed run the widest range that one of them saw."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(low, distributed.ReduceOp.MIN)
+        distributed.all_reduce(high, distributed.ReduceOp.MAX)

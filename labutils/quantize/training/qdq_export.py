@@ -1,0 +1,303 @@
+"""From a network with fake quantization to the QDQ file that computes the same.
+
+The exporter sees a marker where a quantizer stood. Each marker then becomes a QuantizeLinear and
+a DequantizeLinear; in front of a weight or a bias only the DequantizeLinear stays, and the file
+holds the integers. What is written is what ONNX Runtime's own quantizer writes for QNN: unsigned
+activations, signed weights, 32-bit biases, and from 16 or 4 bits on below opset 21 the operators
+of com.microsoft.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from ... import export, metrics, paths, typesetting
+from ...errors import LabError, UsageError
+from ...images import data
+from ...runtime import OrtRunner
+from . import graph as qat_graph
+from .fake_quant import FakeQuant, quantizers
+from .qdq_nodes import DOMAIN, MARK, Stored, name_, replace_marks_
+
+WANTED_SQNR_DB = 40.0
+"""Of the median image: the file on ONNX Runtime, unoptimized, against the network it was made from.
+
+With powers of two the two are bit-equal, and otherwise most images are. What is left is the order
+of summation: now and then it tips a value to the neighbouring integer, and the layers behind make
+more of it. It does as much to the network alone: so the network is also computed with sums in
+double precision, and the file may depart from it by as much as the network departs from itself.
+"""
+
+_LEAST_SQNR_DB = 20.0  # a quantizer at a wrong place leaves less, whatever the network's own noise
+_ROOM_DB = 6.0  # twice the error: two orders of summation were changed, not one
+_CHECKED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class QdqReport:
+    """What was written, and how it compares with the network that was trained.
+
+    Attributes
+    ----------
+    path, opset
+        The file, and the opset that it declares.
+    activations, weights
+        Number of tensors by type, as ``uint8``.
+    biases
+        Number of biases, all int32.
+    bytes
+        Size of the file.
+    sqnr_db, max_error
+        Of the logits, ONNX Runtime without optimizations against the fake-quantized network;
+        infinity and 0 when they are bit-equal.
+    bit_equal
+        Images whose logits are the same to the last bit.
+    own_db
+        The same network in double precision against itself: what the order of summation alone does.
+    n, size
+        Images that they were compared on, and their side in pixels.
+    ignored
+        What the recipe asks for and this route does not do.
+    """
+
+    path: Path
+    opset: int
+    activations: Counter
+    weights: Counter
+    biases: int
+    bytes: int
+    sqnr_db: float
+    max_error: float
+    bit_equal: int
+    own_db: float
+    n: int
+    size: int
+    ignored: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        def counted(counter: Counter) -> str:
+            return ", ".join(f"{n} {kind}" for kind, n in sorted(counter.items())) or "none"
+
+        equal = (
+            "bit-equal" if self.bit_equal == self.n else f"{self.bit_equal} bit-equal\n"
+            f"    all: {self.sqnr_db:.1f} dB, largest difference {self.max_error:.2g}\n"
+            f"    the network against itself, summed in double precision: {self.own_db:.1f} dB"
+        )  # fmt: skip
+        return (
+            f"{self.path.name}: QDQ, opset {self.opset}, {self.bytes / 1e6:.2f} MB\n"
+            f"  activations {counted(self.activations)}; weights {counted(self.weights)}; "
+            f"biases {self.biases} int32\n"
+            f"  unoptimized ONNX Runtime against the trained network on {self.n} images at "
+            f"{self.size} px: {equal}"
+            + "".join(
+                f"\n  IGNORED, for torchao has no word for it: {name}" for name in self.ignored
+            )
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return typesetting.listing(str(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        return {**self.__dict__, "path": str(self.path)}
+
+
+class _Mark(torch.autograd.Function):
+    """An identity that TorchScript's exporter writes as a marker node."""
+
+    @staticmethod
+    def forward(ctx, x, key):  # noqa: ANN001
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g, x, key):  # noqa: ANN001
+        return g.op(f"{DOMAIN}::{MARK}", x, key_s=key).setType(x.type())
+
+
+class _Marker(nn.Module):
+    """Stands where a quantizer stood while the graph is exported."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            return torch.onnx.ops.symbolic(
+                f"{DOMAIN}::{MARK}", (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape
+            )
+        return _Mark.apply(x, self.key)
+
+
+def to_qdq(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    size: int,
+    opset: int = 17,
+    exporter: str = "auto",
+    preprocessing: data.Preprocessing | None = None,
+    images: np.ndarray | None = None,
+) -> QdqReport:
+    """Write a network with fake quantization as a QDQ file, and compare the two.
+
+    Parameters
+    ----------
+    model
+        What `qat.prepare` returned, calibrated; it is left as it is.
+    path
+        The ``.onnx`` file; it appears only when the comparison has passed.
+    size
+        Image side in pixels; the input is (1, 3, size, size).
+    opset
+        13 to 23.
+    exporter
+        As for `export.to_onnx`.
+    preprocessing
+        Recorded in the file.
+    images
+        (n, 3, size, size) float32 for the comparison; default 16 Things-16 images.
+
+    Raises
+    ------
+    UsageError
+        The network holds no fake quantization, or was not calibrated; the opset is below 13.
+    LabError
+        The file does not compute what the network computes: less than 40 dB for the median image,
+        which the order of summation does not explain.
+    """
+    path = Path(path)
+    if not quantizers(model):
+        raise UsageError(
+            f"{type(model).__name__} has no fake quantization: call qat.prepare first."
+        )
+    if opset < 13:
+        raise UsageError(f"QDQ with one scale per channel needs opset 13 or later, not {opset}.")
+    if images is None:
+        shown = preprocessing or data.Preprocessing(size)
+        images = shown(data.calibration(_CHECKED_IMAGES, size).images)
+    marked, stored = _marked(model, opset)
+    example = torch.zeros(1, 3, size, size)
+    graph = export.unchecked(marked, example, opset, exporter, preprocessing)
+    name_(graph.graph, getattr(model, "meta", {}).get("scopes", {}))
+    counts = replace_marks_(graph, stored, opset)
+    with paths.atomic(path) as temporary:
+        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+        found = compared(copy.deepcopy(model).eval(), temporary, images, path.name)
+    return QdqReport(
+        path, opset, counts["activations"], counts["weights"], counts["biases"],
+        path.stat().st_size, **found, n=len(images), size=size,
+    )  # fmt: skip
+
+
+def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> dict[str, Any]:
+    """Run a QDQ file beside the network it was made from; return how near they are.
+
+    Parameters
+    ----------
+    network
+        With fake quantization, in evaluation mode.
+    file, name
+        The file (it may be a temporary one), and its name for messages.
+    images
+        (n, 3, size, size) float32.
+
+    Returns
+    -------
+    dict
+        `sqnr_db`, `max_error`, `bit_equal`, `own_db`, as in `QdqReport`.
+
+    Raises
+    ------
+    LabError
+        The median image has less than 40 dB, and the order of summation does not explain it.
+    """
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    inputs = torch.from_numpy(images).to(device)
+    with torch.no_grad(), OrtRunner(file, optimize=False) as runner:
+        expected, got = network(inputs).cpu().numpy(), runner.run(images)
+        with _SumsInDouble():
+            exact = network(inputs).cpu().numpy()
+    usual, own = _median_db(expected, got), _median_db(exact, expected)
+    wanted = min(WANTED_SQNR_DB, max(own - _ROOM_DB, _LEAST_SQNR_DB))
+    if usual < wanted:
+        raise LabError(
+            f"{name} does not compute what the network computes: {usual:.1f} dB for the median of "
+            f"{len(images)} images, at least {wanted:.1f} dB are wanted. Please report the "
+            "network: a quantizer was written at another place than it was trained."
+        )
+    return {
+        "sqnr_db": metrics.sqnr_db(expected, got),
+        "max_error": float(np.abs(expected - got).max()),
+        "bit_equal": int((expected == got).reshape(len(got), -1).all(axis=1).sum()),
+        "own_db": metrics.sqnr_db(exact, expected),
+    }
+
+
+def _median_db(reference: np.ndarray, found: np.ndarray) -> float:
+    pairs = zip(reference, found, strict=True)
+    return float(np.median([metrics.sqnr_db(a, b) for a, b in pairs]))
+
+
+class _SumsInDouble(TorchDispatchMode):
+    """Inside the block, sums of products and means are made in float64, and rounded once."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        aten = torch.ops.aten
+        sums = {aten.convolution, aten.addmm, aten.linear, aten.mm, aten.bmm, aten.mean}
+        if func.overloadpacket not in sums:
+            return func(*args, **(kwargs or {}))
+        wide, named = tree_map_only(torch.Tensor, torch.Tensor.double, (args, kwargs or {}))
+        return func(*wide, **named).float()
+
+
+def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, Stored]]:
+    """Return a copy of `model` with markers for quantizers, and what each marker stands for."""
+    marked, stored = copy.deepcopy(model).cpu().eval(), {}
+    activations = qat_graph.activations_of(marked)
+    weights, biases = qat_graph.weights_of(marked), qat_graph.biases_of(marked)
+    with torch.no_grad():
+        for name, (_, rounding) in biases.items():
+            step, per_channel = rounding.step.numpy(), weights[name][1].grid.axis is not None
+            # one scale per channel for the bias of a weight with one: the HTP misreads the rest
+            step = step if per_channel else step.reshape(())
+            stored[f"{name}.bias"] = Stored(
+                step, np.zeros(step.shape, np.int32), 0 if per_channel else None
+            )
+        for name, (_, quantizer) in weights.items():
+            stored[f"{name}.weight"] = _stored(quantizer)
+        for name, quantizer in activations.items():
+            stored[name] = _stored(quantizer)
+    for name, (module, _) in biases.items():
+        module.parametrizations.bias[-1] = _Marker(f"{name}.bias")
+    for name, (module, _) in weights.items():
+        module.parametrizations.weight[-1] = _Marker(f"{name}.weight")
+    for name in activations:
+        marked.set_submodule(name, _Marker(name))
+    return marked, stored
+
+
+def _stored(quantizer: FakeQuant) -> Stored:
+    import ml_dtypes
+
+    grid = quantizer.grid
+    names = {4: ml_dtypes.int4 if grid.signed else ml_dtypes.uint4}
+    kind = np.dtype(names.get(grid.bits) or f"{'' if grid.signed else 'u'}int{grid.bits}")
+    scale = quantizer.step.detach().numpy().astype(np.float32)
+    zero = np.broadcast_to(quantizer.zero_point.numpy(), scale.shape).astype(kind)
+    if grid.axis is None:
+        scale, zero = scale.reshape(()), zero.reshape(())
+    return Stored(scale, zero, grid.axis)

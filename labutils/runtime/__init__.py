@@ -1,0 +1,21 @@
+"""Running a model: PyTorch, ONNX Runtime, the HTP simulator, a phone."""
+
+from .runners import (
+    HtpRunner,
+    Mirrored,
+    OrtRunner,
+    Runner,
+    TorchRunner,
+    connect,
+    seconds_in_turns,
+)
+
+__all__ = [
+    "HtpRunner",
+    "Mirrored",
+    "OrtRunner",
+    "Runner",
+    "TorchRunner",
+    "connect",
+    "seconds_in_turns",
+]

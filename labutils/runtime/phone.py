@@ -1,0 +1,502 @@
+"""A phone on a cable: push a context binary, let Qualcomm's qnn-net-run run it, pull the logits.
+
+It needs ``adb`` (Android's platform tools) and ``QNN_SDK_ROOT`` (Qualcomm's SDK, which may not be
+redistributed: the runner for Android and the libraries for the phone's HTP are in it). `plan` shows
+every command and needs neither; `run` carries a plan out; `connect` makes it a runner.
+
+Not run on a phone by us: tested against a fake adb. The commands follow Qualcomm's "AI Engine
+Direct" tutorials (docs.qualcomm.com, 80-63442-10: HTP backend on Android; qnn-net-run) and the
+Qualcomm page of ExecuTorch's documentation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .. import paths, typesetting
+from ..errors import LabError, MissingToolError, ModelFileError, UsageError, counted
+from ..onnxfile import graph
+from . import qnn
+
+LABEL = "Not run on a phone by us: these commands are tested against a fake adb."
+FOLDER = "/data/local/tmp/mobilenetv3-edge-lab"
+"""On the phone: a folder of our own in the one place where the shell user may execute files."""
+TIMEOUT = 300.0  # seconds for one command
+_SDK = "$QNN_SDK_ROOT"
+
+
+class DeviceError(LabError):
+    """No phone can be used: none is attached, it has not allowed this computer, or is another."""
+
+
+class PhoneRunError(LabError):
+    """A command failed on the way to or on the phone, or what came back is not what was asked for.
+
+    Attributes
+    ----------
+    command
+        The command as a list, empty when no single one is to blame.
+    """
+
+    def __init__(self, message: str, command: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.command = command
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, as the list that `subprocess` gets, and what it is for."""
+
+    purpose: str
+    command: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(word if _plain(word) else shlex.quote(word) for word in self.command)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What happens on the phone, command by command.
+
+    Attributes
+    ----------
+    soc
+        The chip that the context binary was compiled for.
+    prepare, compute, finish
+        Once per connection; once per batch; at the end, whatever happened.
+    output, shape, n
+        Name of the output tensor, its shape for one image, number of images.
+    folder
+        On this machine: the raw inputs lie here, and the outputs will.
+    """
+
+    soc: qnn.Soc
+    prepare: tuple[Step, ...]
+    compute: tuple[Step, ...]
+    finish: tuple[Step, ...]
+    output: str
+    shape: tuple[int, ...]
+    n: int
+    folder: Path = field(repr=False)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, in order."""
+        return self.prepare + self.compute + self.finish
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The commands as lists, as `subprocess` gets them."""
+        return [list(step.command) for step in self.steps]
+
+    def _shown(self, step: Step) -> str:
+        """Return a command without this machine's folders."""
+        text = str(step)
+        for path, name in ((os.environ.get("QNN_SDK_ROOT"), _SDK), (self.folder.parent, ".")):
+            text = text.replace(str(path), name) if path else text
+        return text
+
+    def _heading(self) -> str:
+        return f"{len(self.steps)} commands for {counted(self.n, 'image')} on a {self.soc}. {LABEL}"
+
+    def __str__(self) -> str:
+        lines = [f"# {step.purpose}\n{self._shown(step)}" for step in self.steps]
+        return "\n".join([self._heading(), *lines])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (str(i), step.purpose, typesetting.code(self._shown(step)))
+            for i, step in enumerate(self.steps, 1)
+        ]
+        return typesetting.table(("#", "why", "command"), rows, self._heading())
+
+
+def missing() -> tuple[str, ...]:
+    """Return what this machine lacks for a phone, one sentence each; empty when nothing."""
+    lacks = []
+    if shutil.which("adb") is None:
+        lacks.append("adb is not on PATH: install Android's platform tools.")
+    root = os.environ.get("QNN_SDK_ROOT")
+    if not root:
+        lacks.append(
+            "QNN_SDK_ROOT is not set: get Qualcomm's QNN SDK (QAIRT), accept its licence, unpack "
+            "it, and set QNN_SDK_ROOT to its folder."
+        )
+    elif not Path(root).is_dir():
+        lacks.append(f"QNN_SDK_ROOT is {root}, and there is no such folder.")
+    return tuple(lacks)
+
+
+def devices() -> dict[str, str]:
+    """Return the attached phones: serial number -> state, as ``adb devices`` lists them.
+
+    Raises
+    ------
+    MissingToolError
+        There is no adb.
+    PhoneRunError
+        adb itself failed.
+    """
+    listed = _call(Step("list the phones", ("adb", "devices")))
+    pairs = (line.split("\t") for line in listed.splitlines() if "\t" in line)
+    return {serial.strip(): state.split()[0] for serial, state, *_ in pairs}
+
+
+def choose(serial: str | None = None) -> str:
+    """Return the serial number of the phone to use.
+
+    Parameters
+    ----------
+    serial
+        Which one, when several are attached; default is ``ANDROID_SERIAL``, then the only one.
+
+    Raises
+    ------
+    DeviceError
+        None is attached, or it has not allowed this computer.
+    UsageError
+        Several are attached and none was named.
+    """
+    found = devices()
+    serial = serial or os.environ.get("ANDROID_SERIAL")
+    if not found:
+        raise DeviceError(
+            "adb sees no phone. Plug it in, and switch USB debugging on (Settings, developer "
+            "options). A cable that only charges does not do."
+        )
+    if serial is None and len(found) > 1:
+        raise UsageError(f"Several phones are attached: name one, serial= of {', '.join(found)}.")
+    serial = serial or next(iter(found))
+    if serial not in found:
+        raise DeviceError(f"No phone {serial} is attached; adb sees {', '.join(found)}.")
+    if found[serial] == "unauthorized":
+        raise DeviceError(
+            f"Phone {serial} has not allowed this computer: unlock it and say yes to its question "
+            "about USB debugging."
+        )
+    if found[serial] != "device":
+        raise DeviceError(f"Phone {serial} is {found[serial]}: plug it in again, or restart it.")
+    return serial
+
+
+def plan(
+    context_binary: str | Path,
+    inputs: np.ndarray,
+    soc: str | qnn.Soc = "SM8550",
+    *,
+    serial: str | None = None,
+    folder: str | Path | None = None,
+) -> Plan:
+    """Return the commands that run a context binary on a phone, and write its raw inputs.
+
+    Parameters
+    ----------
+    context_binary
+        From `targets.dlc.context_binary`, with its ``.ctx.onnx`` beside it: that names the tensors.
+    inputs
+        (n, 3, size, size) float32, normalized: the layout and type of the binary's own input.
+    soc
+        The chip that it was compiled for.
+    serial
+        Which phone; default is the only one.
+    folder
+        Where raw inputs and outputs go; default is ``phone/`` beside the context binary.
+
+    Raises
+    ------
+    ModelFileError
+        The binary or its wrapper is missing, or its tensors are not one float32 image each.
+    UsageError
+        The inputs do not fit.
+    """
+    binary, chip = Path(context_binary).absolute(), qnn.soc(soc)
+    (name, shape), (output, out_shape) = _tensors(binary)
+    if inputs.dtype != np.float32 or inputs.shape[1:] != shape[1:] or not len(inputs):
+        raise UsageError(
+            f"{binary.name} takes float32 (n, {', '.join(map(str, shape[1:]))}), not "
+            f"{inputs.dtype} {inputs.shape}."
+        )
+    folder = Path(folder or binary.parent / "phone").absolute()
+    _write_inputs(folder, name, inputs)
+    adb = ("adb", "-s", serial) if serial else ("adb",)
+    return Plan(
+        chip, _prepare(adb, binary, chip), _compute(adb, binary, folder),
+        (Step("leave nothing behind", (*adb, "shell", _remote("rm", "-rf", FOLDER))),),
+        output, out_shape[1:], len(inputs), folder,
+    )  # fmt: skip
+
+
+def sdk_files(soc: str | qnn.Soc) -> tuple[str, ...]:
+    """Return what a phone with this chip needs of the SDK, relative to ``QNN_SDK_ROOT``."""
+    arch = qnn.soc(soc).htp_arch
+    return (
+        "bin/aarch64-android/qnn-net-run",
+        "lib/aarch64-android/libQnnHtp.so",
+        f"lib/aarch64-android/libQnnHtpV{arch}Stub.so",
+        "lib/aarch64-android/libQnnSystem.so",
+        f"lib/hexagon-v{arch}/unsigned/libQnnHtpV{arch}Skel.so",
+    )
+
+
+_WHY = {
+    "qnn-net-run": "Qualcomm's runner",
+    "libQnnHtp.so": "the HTP backend, on the phone's CPU",
+    "Stub.so": "its connection to this generation of HTP",
+    "libQnnSystem.so": "reads the context binary",
+    "Skel.so": "the part that runs on the HTP itself",
+}
+
+
+def _prepare(adb: tuple[str, ...], binary: Path, chip: qnn.Soc) -> tuple[Step, ...]:
+    root = os.environ.get("QNN_SDK_ROOT") or _SDK
+    fresh = f"{_remote('rm', '-rf', FOLDER)} && {_remote('mkdir', '-p', FOLDER)}"
+    steps = [
+        Step("ask the phone for its chip", (*adb, "shell", _remote("getprop", "ro.soc.model"))),
+        Step("a fresh folder on the phone", (*adb, "shell", fresh)),
+    ]
+    for file in sdk_files(chip):
+        why = next(text for end, text in _WHY.items() if file.endswith(end))
+        steps.append(Step(why, (*adb, "push", f"{root}/{file}", f"{FOLDER}/")))
+    runner = _remote("chmod", "755", f"{FOLDER}/qnn-net-run")
+    return (
+        *steps,
+        Step("the context binary", (*adb, "push", str(binary), f"{FOLDER}/")),
+        Step("make the runner executable", (*adb, "shell", runner)),
+    )
+
+
+def _compute(adb: tuple[str, ...], binary: Path, folder: Path) -> tuple[Step, ...]:
+    old = _remote("rm", "-rf", f"{FOLDER}/inputs", f"{FOLDER}/output")
+    where = f"LD_LIBRARY_PATH={shlex.quote(FOLDER)} ADSP_LIBRARY_PATH={shlex.quote(FOLDER)}"
+    called = _remote(
+        "./qnn-net-run", "--backend", "libQnnHtp.so", "--retrieve_context", binary.name,
+        "--input_list", "input_list.txt", "--output_dir", "output",
+    )  # fmt: skip
+    # adb joins what follows "shell" with blanks, and the phone's shell splits it again: so it is
+    # one string, quoted for that shell
+    line = f"cd {shlex.quote(FOLDER)} && {where} {called}"
+    return (
+        Step("no inputs or outputs of an earlier run", (*adb, "shell", old)),
+        Step("the images, raw", (*adb, "push", f"{folder}/inputs", f"{FOLDER}/")),
+        Step("their list", (*adb, "push", f"{folder}/input_list.txt", f"{FOLDER}/")),
+        Step("run", (*adb, "shell", line)),
+        Step("fetch the logits", (*adb, "pull", f"{FOLDER}/output", str(folder))),
+    )
+
+
+def run(plan: Plan) -> np.ndarray:
+    """Carry a plan out and return the logits, float32 (n, classes); the phone is cleaned up.
+
+    Raises
+    ------
+    MissingToolError
+        No adb, no SDK, or a file that the SDK lacks.
+    DeviceError
+        No phone that can be used, or one with another chip.
+    UsageError
+        Several phones and no serial.
+    PhoneRunError
+        A command failed (its last words are in the message), or outputs are missing or short.
+    """
+    _require(plan)
+    try:
+        _carry_out(plan, plan.prepare)
+        _carry_out(plan, plan.compute)
+        return _read(plan)
+    finally:
+        with contextlib.suppress(LabError):  # the first error is the news
+            _carry_out(plan, plan.finish)
+
+
+class PhoneRunner:
+    """A context binary on a phone, as the gate and the ladder want it (`runtime.Runner`).
+
+    Libraries and binary are pushed at the first batch and removed by `close`.
+    """
+
+    def __init__(self, file: Path, soc: qnn.Soc, serial: str, folder: Path | None) -> None:
+        self.file: Path | None = file
+        self.name = file.name
+        self.soc, self.serial, self.folder = soc, serial, folder
+        self.runtime = f"phone over adb (qnn-net-run on the HTP, {soc.name})"
+        self._last: Plan | None = None
+
+    def __enter__(self) -> PhoneRunner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        todo = plan(self.file, batch, self.soc, serial=self.serial, folder=self.folder)
+        first, self._last = self._last is None, todo
+        if first:
+            _require(todo)
+            _carry_out(todo, todo.prepare)
+        _carry_out(todo, todo.compute)
+        return _read(todo)
+
+    def close(self) -> None:
+        """Remove everything from the phone again."""
+        last, self._last = self._last, None
+        if last is not None:
+            with contextlib.suppress(LabError):
+                _carry_out(last, last.finish)
+
+
+def connect(
+    context_binary: str | Path,
+    soc: str = "SM8550",
+    *,
+    serial: str | None = None,
+    folder: str | Path | None = None,
+) -> PhoneRunner:
+    """Return a runner for a context binary on a phone; parameters as of `plan`, errors of `run`."""
+    binary, chip = Path(context_binary), qnn.soc(soc)
+    _tensors(binary)
+    _require_tools(chip)
+    return PhoneRunner(binary, chip, choose(serial), Path(folder) if folder else None)
+
+
+# --- what a plan is made of ---------------------------------------------------------------------
+
+
+def _tensors(binary: Path) -> tuple[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]]:
+    """Return (name, shape) of input and output, from the wrapper that QNN wrote with the binary."""
+    wrapper = binary.with_name(binary.stem + ".ctx.onnx")
+    if not binary.is_file() or not wrapper.is_file():
+        gone = wrapper.name if binary.is_file() else binary.name
+        raise ModelFileError(f"There is no {gone}: make it with dlc.context_binary(...).")
+    model, found = graph.read(wrapper), []
+    for kind, entries in (("input", model.graph.input), ("output", model.graph.output)):
+        if len(entries) != 1:
+            raise ModelFileError(f"{binary.name} has {len(entries)} {kind}s; one is expected.")
+        tensor = entries[0].type.tensor_type
+        shape = tuple(d.dim_value for d in tensor.shape.dim)
+        name = entries[0].name
+        if tensor.elem_type != 1 or not shape or shape[0] != 1 or 0 in shape:  # 1: float32
+            raise ModelFileError(
+                f"{binary.name}: {kind} {name} is not float32 for one image; the phone path "
+                "writes raw float32, so the bytes would be read as something else."
+            )
+        if not re.fullmatch(r"\w+", name):  # it becomes a file name on the phone
+            raise ModelFileError(f"{binary.name}: rename {kind} {name!r} to letters and digits.")
+        found.append((name, shape))
+    return found[0], found[1]
+
+
+def _write_inputs(folder: Path, name: str, inputs: np.ndarray) -> None:
+    raw = folder / "inputs"
+    shutil.rmtree(raw, ignore_errors=True)  # an earlier batch may have had more
+    paths.folder(raw)
+    lines = []
+    for i, image in enumerate(inputs):
+        np.ascontiguousarray(image, "<f4").tofile(raw / f"{i:04d}.raw")
+        lines.append(f"{name}:=inputs/{i:04d}.raw")
+    paths.write_text(folder / "input_list.txt", "\n".join(lines) + "\n")
+
+
+def _remote(*words: str) -> str:
+    """Return one string that the phone's shell splits into exactly these words."""
+    return shlex.join(words)
+
+
+def _plain(word: str) -> bool:
+    return word.startswith(_SDK) or word == shlex.quote(word)
+
+
+# --- carrying it out ----------------------------------------------------------------------------
+
+
+def _require(plan: Plan) -> None:
+    _require_tools(plan.soc)
+    command = plan.prepare[0].command
+    choose(command[2] if command[1] == "-s" else None)
+
+
+def _require_tools(chip: qnn.Soc) -> None:
+    lacks = missing()
+    if lacks:
+        raise MissingToolError(" ".join(lacks))
+    root = Path(os.environ["QNN_SDK_ROOT"])
+    for file in sdk_files(chip):
+        if not (root / file).is_file():
+            raise MissingToolError(
+                f"The SDK at QNN_SDK_ROOT has no {file}, which {chip} needs: is it an SDK for "
+                "Android, and new enough for this chip?"
+            )
+
+
+def _carry_out(plan: Plan, steps: tuple[Step, ...]) -> None:
+    for step in steps:
+        if "pull" in step.command:
+            shutil.rmtree(plan.folder / "output", ignore_errors=True)  # never read a stale one
+        said = _call(step)
+        if step.purpose == "ask the phone for its chip":
+            _refuse_other_chip(said.strip(), plan.soc)
+
+
+def _refuse_other_chip(found: str, chip: qnn.Soc) -> None:
+    """Stop when the phone says it is another chip; old Androids (before 12) say nothing."""
+    if found and not found.upper().startswith(chip.name):
+        raise DeviceError(
+            f"This phone's chip is {found}, and the context binary was compiled for {chip}. "
+            "Compile one for the phone: dlc.context_binary(..., soc=...); qnn.SOCS lists chips."
+        )
+
+
+def _call(step: Step) -> str:
+    """Run one command and return its standard output."""
+    try:
+        done = subprocess.run(
+            step.command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=TIMEOUT,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise MissingToolError(missing()[0]) from None
+    except subprocess.TimeoutExpired:
+        text = f"To {step.purpose}: no answer within {TIMEOUT:g} s from: {step}"
+        raise PhoneRunError(text, step.command) from None
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-8:]
+        tail = "".join(f"\n  | {line[:300]}" for line in said)
+        raise PhoneRunError(
+            f'Exit code {done.returncode} in the step "{step.purpose}": {step}{tail}',
+            step.command,
+        )
+    return done.stdout
+
+
+def _read(plan: Plan) -> np.ndarray:
+    rows, size = [], int(np.prod(plan.shape))
+    for i in range(plan.n):
+        file = plan.folder / "output" / f"Result_{i}" / f"{plan.output}.raw"
+        if not file.is_file():
+            raise PhoneRunError(
+                f"The phone gave no {plan.output}.raw for image {i} of {plan.n}: qnn-net-run "
+                "stopped early, or names its outputs otherwise."
+            )
+        values = np.fromfile(file, "<f4")
+        if values.size != size or file.stat().st_size != 4 * size:
+            raise PhoneRunError(
+                f"{plan.output}.raw of image {i} has {file.stat().st_size} bytes; {size} float32 "
+                f"values are {4 * size}. Is it written in another type?"
+            )
+        rows.append(values.astype(np.float32).reshape(plan.shape))
+    return np.stack(rows)

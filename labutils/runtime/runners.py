@@ -1,0 +1,364 @@
+"""One way to run anything: PyTorch, ONNX Runtime on the CPU, Qualcomm's HTP simulator.
+
+A runner takes float32 images and returns float32 logits; what it ran, and on what, stands in its
+`name`, `runtime` and `file`. The HTP simulator computes what the chip's compiler made, on this
+machine's processor: its results stand for the chip's, its time does not.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..errors import ModelFileError, UnknownNameError, UsageError
+from ..onnxfile import graph
+from . import qnn
+from .qnn import dlc_file, options, refusal
+
+if TYPE_CHECKING:
+    import torch
+
+# The x86-64 wheel simulates; the arm64 wheels drive the NPU of the machine (not tested by us).
+_HTP = "HTP simulator" if platform.machine().lower() in ("x86_64", "amd64") else "HTP"
+Progress = Callable[[Iterable, str], Iterable]
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """What the gate and the ladder compare.
+
+    Attributes
+    ----------
+    name
+        What is run: a module's class, or a file name.
+    runtime
+        What runs it, in words for a table; a simulator says that it is one.
+    file
+        The artifact that is run, None for a module in memory.
+    """
+
+    name: str
+    runtime: str
+    file: Path | None
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        ...
+
+    def close(self) -> None:
+        """Free what the runner holds."""
+        ...
+
+
+class _Closing:
+    """`with connect(...) as runner:` for every runner."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} on {self.runtime}>"
+
+    def close(self) -> None:
+        """Free what the runner holds."""
+
+
+class TorchRunner(_Closing):
+    """A PyTorch module on the CPU, in evaluation mode.
+
+    An exported program with a fixed batch gets that, everything else 32 images at a time.
+    """
+
+    def __init__(self, module: torch.nn.Module, name: str | None = None) -> None:
+        import torch
+
+        self.module, self.batch = module.eval(), _exported_batch(module)
+        self.name = name or type(module).__name__
+        self.runtime = f"PyTorch {torch.__version__.split('+')[0]} CPU"
+        self.file: Path | None = None
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        import torch
+
+        batch = _checked(batch, [None] * 4, self.name)
+        with torch.inference_mode():
+            _split(batch, self.batch or 1, self.name)
+            parts = [self.module(x) for x in torch.from_numpy(batch).split(self.batch or 32)]
+        return torch.cat(parts).float().numpy()
+
+
+class Mirrored(_Closing):
+    """Another runner on the mirror images of what it is given, left to right.
+
+    A change of the picture that nobody worries about, to measure a change of the network by.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.name = runner, f"{runner.name}, mirrored"
+        self.runtime = f"{runner.runtime}, on the mirrored image"
+        self.file: Path | None = None  # no file does that
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        return self.runner.run(np.ascontiguousarray(batch[..., ::-1]))
+
+
+class OrtRunner(_Closing):
+    """An ONNX file on ONNX Runtime's CPU provider.
+
+    Parameters
+    ----------
+    file
+        The ONNX file; float32 in, float32 out.
+    optimize
+        Whether ONNX Runtime may fuse and fold; off for layer-by-layer comparison.
+    threads
+        Threads inside one operator; 0 leaves it to ONNX Runtime.
+    """
+
+    def __init__(
+        self, file: str | Path, optimize: bool = True, threads: int = 0, name: str | None = None
+    ) -> None:
+        import onnxruntime as ort
+
+        self.file = Path(file)
+        graph.read(self.file)
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = threads
+        if not optimize:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = ort.InferenceSession(
+                str(self.file), settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            text = str(error).splitlines()[0][:400]
+            raise ModelFileError(f"ONNX Runtime does not load {self.file}: {text}") from None
+        self.name = name or self.file.name
+        self.runtime = f"ONNX Runtime {ort.__version__} CPU" + ("" if optimize else ", unoptimized")
+        inputs = [(i.name, i.shape, i.type) for i in self.session.get_inputs()]
+        self.input, self.shape = _image_input(inputs, self.name)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        return next(iter(self.tensors(batch).values())).astype(np.float32, copy=False)
+
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every graph output by name, images along the first axis."""
+        batch = _checked(batch, self.shape, self.name)
+        names = [output.name for output in self.session.get_outputs()]
+        step = self.shape[0] if isinstance(self.shape[0], int) else len(batch)
+        try:
+            parts = [
+                self.session.run(names, {self.input: part})
+                for part in _split(batch, step, self.name)
+            ]
+        except Exception as error:  # onnxruntime's have no common base
+            text = " ".join(str(error).split())[:400]
+            raise ModelFileError(f"{self.name} fails while it runs: {text}") from None
+        joined = [
+            np.concatenate([np.atleast_1d(value) for value in values])
+            for values in zip(*parts, strict=True)
+        ]
+        return dict(zip(names, joined, strict=True))
+
+    def close(self) -> None:
+        """Drop the session."""
+        self.session = None
+
+
+class HtpRunner(_Closing):
+    """An ONNX file or a DLC, compiled for a Snapdragon chip, on Qualcomm's HTP simulator.
+
+    Float graphs are computed in float16, as the chip does it; QDQ graphs in their integers.
+    Strict: a node that the HTP cannot take is a ConvertError, never a silent step on the CPU.
+
+    Parameters
+    ----------
+    file
+        The ONNX file, with static shapes; or a ``.dlc``, whose own graph is executed.
+    soc
+        The chip, e.g. ``"SM8550"``; `qnn.SOCS` lists them.
+    workers
+        Processes that share out the images.
+    pool
+        Workers of your own, instead of the ones that this process shares.
+    progress
+        Called as ``progress(iterable, description)`` around the images.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        soc: str = "SM8550",
+        workers: int = 2,
+        pool: qnn.Pool | None = None,
+        progress: Progress | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.file = Path(file)
+        self.soc = qnn.soc(soc)
+        is_dlc = self.file.suffix.lower() == ".dlc"
+        if not is_dlc:
+            refusal.precheck(self.file, self.soc)
+        elif not dlc_file.read(self.file).quantized:
+            refusal.refuse_float(self.file, self.soc)
+        version = qnn.require().versions["QNN"]
+        self.pool = pool or qnn.shared(workers)
+        self.progress = progress
+        self.graph = qnn.Graph.of(self.file, options.htp(self.soc))
+        facts = self.pool.build(self.graph, f"compiling it for {self.soc}")
+        self.name = name or self.file.name
+        what = "DLC on " if is_dlc else ""
+        self.runtime = f"{what}{_HTP} (QNN {_short(version)}, {self.soc.name})"
+        self.input, self.shape = _image_input(facts["inputs"], self.name)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        return next(iter(self.tensors(batch).values())).astype(np.float32, copy=False)
+
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every graph output by name, images along the first axis."""
+        batch = _checked(batch, self.shape, self.name)
+        items = [{self.input: part} for part in _split(batch, self.shape[0], self.name)]
+        parts = self.pool.run(self.graph, items, self.progress)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
+    """Return a runner for a module or a model file.
+
+    Parameters
+    ----------
+    artifact
+        A ``torch.nn.Module``, or the path of an ``.onnx`` or ``.dlc`` file.
+    backend
+        ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort
+        for an ``.onnx``, htp for a ``.dlc``.
+    **settings
+        What the runner takes: ``soc=``, ``workers=``, ``optimize=``, ``threads=``, ``name=``.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, truncated, or of a format that no backend here runs.
+    UnknownNameError
+        No such backend, or no such chip.
+    ConvertError
+        The HTP refuses the graph.
+    MissingToolError
+        The backend needs Qualcomm's wheel, which is not here.
+    """
+    kinds = {"torch": TorchRunner, "ort": OrtRunner, "htp": HtpRunner}
+    if backend not in (*kinds, "auto"):
+        raise UnknownNameError("backend", backend, [*kinds, "auto"])
+    torch = sys.modules.get("torch")
+    module = torch is not None and isinstance(artifact, torch.nn.Module)
+    if module and backend in ("auto", "torch"):
+        return TorchRunner(artifact, **settings)
+    if module or backend == "torch":
+        raise UsageError(
+            f"Backend {backend} cannot run {'a module' if module else artifact}: torch runs "
+            "modules, ort and htp run files."
+        )
+    path = Path(artifact)
+    if not path.is_file():
+        raise ModelFileError(f"There is no file {path}.")
+    runs = {".onnx": ("ort", "htp"), ".dlc": ("htp",)}.get(path.suffix.lower())
+    if runs is None or backend not in ("auto", *runs):
+        raise ModelFileError(
+            f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
+        )
+    return kinds[runs[0] if backend == "auto" else backend](path, **settings)
+
+
+def seconds_in_turns(
+    runners: Mapping[str, Runner], batch: np.ndarray, turns: int = 30
+) -> dict[str, float]:
+    """Time several runners on the same batch, one after the other in every turn.
+
+    Whatever else the machine does meanwhile disturbs all of them alike, so their *ratios* mean
+    something even where the seconds do not.
+
+    Parameters
+    ----------
+    runners
+        Name -> what is timed. Two sessions on several threads each disturb one another: connect
+        with ``threads=1``.
+    batch
+        What each of them runs.
+    turns
+        That count; three more go before them.
+
+    Returns
+    -------
+    dict
+        Name -> seconds of one run, the median of the turns.
+
+    Raises
+    ------
+    UsageError
+        There is no runner, or no turn.
+    """
+    if not runners or turns < 1:
+        raise UsageError(f"{len(runners)} runners in {turns} turns: at least one of each is timed.")
+    taken: dict[str, list[float]] = {name: [] for name in runners}
+    for turn in range(turns + 3):
+        for name, runner in runners.items():
+            start = time.perf_counter()
+            runner.run(batch)
+            if turn >= 3:
+                taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) for name, times in taken.items()}
+
+
+def _exported_batch(module: torch.nn.Module) -> int | None:
+    """Return the batch that a program of `torch.export` was traced with, if it is such a one."""
+    nodes = getattr(getattr(module, "graph", None), "nodes", ())
+    values = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
+    shape = getattr(values[0], "shape", ()) if values else ()
+    return shape[0] if len(shape) and isinstance(shape[0], int) else None
+
+
+def _image_input(inputs: list, name: str) -> tuple[str, list]:
+    if len(inputs) != 1:
+        raise ModelFileError(f"{name} has {len(inputs)} inputs; a runner feeds one image tensor.")
+    key, shape, kind = inputs[0]
+    if kind != "tensor(float)":
+        raise ModelFileError(f"{name}: input '{key}' is {kind}; a runner feeds float32.")
+    return key, list(shape)
+
+
+def _checked(batch: np.ndarray, shape: list, name: str) -> np.ndarray:
+    wanted = ", ".join(str(d) if isinstance(d, int) else "n" for d in ["n", *shape[1:]])
+    if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
+        kind = getattr(batch, "dtype", type(batch).__name__)
+        raise UsageError(f"{name} takes float32 arrays ({wanted}), not {kind}: normalize first.")
+    fits = batch.ndim == len(shape) and all(
+        not isinstance(want, int) or want == have
+        for want, have in zip(shape[1:], batch.shape[1:], strict=False)
+    )
+    if not fits or not len(batch):
+        raise UsageError(f"{name} takes float32 ({wanted}), not {batch.shape}.")
+    return np.ascontiguousarray(batch)
+
+
+def _split(batch: np.ndarray, step: int, name: str) -> list[np.ndarray]:
+    if len(batch) % step:
+        raise UsageError(f"{name} has batch {step}; {len(batch)} images are no multiple of it.")
+    return [batch[i : i + step] for i in range(0, len(batch), step)]
+
+
+def _short(version: str) -> str:
+    return ".".join(version.split(".")[:2])

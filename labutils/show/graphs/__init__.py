@@ -1,0 +1,1 @@
+"""Graphs drawn as SVG, and Netron."""

@@ -1,0 +1,1 @@
+"""The layers and functions that rules put in, as PyTorch code."""

@@ -1,0 +1,1 @@
+"""Replacing in ONNX graphs."""

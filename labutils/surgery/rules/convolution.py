@@ -1,0 +1,165 @@
+"""Rules for convolutions: even and large kernels, separable ones, Focus.
+
+Only an even kernel with a row of zeros, and Focus as a convolution, compute the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..rule import NOT_MINE, GraphForm, OnnxForm, Rule, Site
+from .smooth_activations import one_node
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+    from torch import nn
+
+    from ..onnx_level.builder import Builder
+
+_CONV = ("torch.nn.modules.conv.Conv2d",)
+_TI = "TI's toolkit, optional (edgeai-modeloptimization)"
+_KEEPS = "bias, stride, dilation, groups, names, hooks, train/eval state, requires_grad"
+
+
+def _layer(name: str) -> Any:
+    def made(old: nn.Module) -> nn.Module:
+        from ..layers import conv_layers
+
+        return getattr(conv_layers, name)(old)
+
+    return made
+
+
+def _zeros_only(conv: nn.Module) -> str:
+    return "" if conv.padding_mode == "zeros" else f"it pads by {conv.padding_mode!r}, not by zeros"
+
+
+def _even(site: Site) -> str:
+    conv = site.module
+    return NOT_MINE if all(k % 2 for k in conv.kernel_size) else _zeros_only(conv)
+
+
+def _six(site: Site) -> str:
+    return _zeros_only(site.module) if site.module.kernel_size == (6, 6) else NOT_MINE
+
+
+def _large(site: Site) -> str:
+    conv = site.module
+    high, wide = conv.kernel_size
+    if max(high, wide) <= 7:
+        return NOT_MINE
+    if high != wide or high % 2 == 0:
+        return f"a kernel of {high}x{wide}: the rule is for odd squares"
+    if conv.dilation != (1, 1) or isinstance(conv.padding, str) or len(set(conv.padding)) > 1:
+        return "dilated, or padded differently along the two axes"
+    return _zeros_only(conv)
+
+
+def _dense(site: Site) -> str:
+    conv = site.module
+    few = conv.groups > 1 or conv.in_channels < 16 or max(conv.kernel_size) == 1
+    return NOT_MINE if few else ""
+
+
+def _onnx_even(node: ir.Node, _: frozenset[str]) -> str:
+    weight = node.inputs[1].const_value
+    kernel = list(node.inputs[1].shape or [])[2:]
+    if len(kernel) != 2 or all(isinstance(k, int) and k % 2 for k in kernel):
+        return NOT_MINE
+    if weight is None:
+        return "its weights are computed in the graph"
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return "auto_pad: the padding depends on the input's size"
+    return ""
+
+
+def _build_odd(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
+    weight = node.inputs[1].const_value.numpy()
+    more = [1 - k % 2 for k in weight.shape[2:]]
+    padded = np.pad(weight, [(0, 0), (0, 0), (more[0], 0), (more[1], 0)])
+    dilations = list(node.attributes.get_ints("dilations", [1, 1]))
+    top, left, bottom, right = node.attributes.get_ints("pads", [0, 0, 0, 0])
+    pads = [top + more[0] * dilations[0], left + more[1] * dilations[1], bottom, right]
+    return g.op("Conv", x, padded, *node.inputs[2:], elementwise=False, pads=pads,
+                kernel_shape=list(padded.shape[2:]), dilations=dilations,
+                strides=list(node.attributes.get_ints("strides", [1, 1])),
+                group=node.attributes.get_int("group", 1))  # fmt: skip
+
+
+def _focus_pattern(order: tuple[int, ...]) -> Any:
+    def focus(x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        parts = (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])
+        return torch.cat([parts[n] for n in order], 1)
+
+    return focus
+
+
+def _focus(x: torch.Tensor) -> torch.Tensor:
+    from ..layers.conv_layers import space_to_depth
+
+    return space_to_depth(x)
+
+
+EVEN_KERNEL = Rule(
+    name="even-kernel",
+    exact=True,
+    error="float32: within 1e-5 of the largest output (the order of the sums); float16: 1e-2",
+    source="a kernel with a row and a column of zeros before it, and one position more of padding",
+    keeps=f"{_KEEPS}; the weights grow by zeros",
+    modules=_CONV,
+    module=_layer("odd_kernel"),
+    module_check=_even,
+    onnx=(OnnxForm("Conv", ("Conv",), one_node("Conv"), _build_odd, _onnx_even),),
+)
+
+CONV6 = Rule(
+    name="conv6-to-conv5",
+    exact=False,
+    error="the last row and column of the kernel are cut off: the network must be trained again",
+    needs_training=True,
+    source="TI's lite models (edgeai-modeloptimization)",
+    keeps=f"{_KEEPS}; 25 of the 36 weights",
+    modules=_CONV,
+    module=_layer("five_by_five"),
+    module_check=_six,
+)
+
+LARGE_KERNEL = Rule(
+    name="large-kernel-to-stack",
+    exact=False,
+    error="a stack with BatchNorm and ReLU between: the network must be trained again",
+    needs_training=True,
+    source=_TI,
+    keeps=f"{_KEEPS}; the middle of the kernel; the 3x3 layers start as the identity",
+    modules=_CONV,
+    module=_layer("small_kernels"),
+    module_check=_large,
+)
+
+SEPARABLE = Rule(
+    name="conv-to-separable",
+    exact=False,
+    error="the nearest product of two convolutions, in least squares: it must be trained again",
+    needs_training=True,
+    source=f"{_TI}; Eckart and Young 1936",
+    keeps=f"{_KEEPS}; of each input channel's kernels the best rank 1",
+    modules=_CONV,
+    module=_layer("separable"),
+    module_check=_dense,
+)
+
+FOCUS = Rule(
+    name="focus",
+    exact=True,
+    error="bit-equal",
+    source="each output of a one-hot 2x2 convolution with stride 2 is one input",
+    keeps="there are no weights",
+    graph=(GraphForm("Focus (slices and cat)", _focus_pattern((0, 1, 2, 3)), _focus),),
+)
+
+RULES = (EVEN_KERNEL, CONV6, LARGE_KERNEL, SEPARABLE, FOCUS)

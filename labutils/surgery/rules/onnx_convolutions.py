@@ -1,0 +1,281 @@
+"""Exact rules for convolutions in ONNX graphs: parallel branches into one, kernels made wider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..report import Left, Match
+from ..rule import Rule
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..onnx_level.writing import Writer
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A branch as a convolution: kernel (out, in / groups, h, w), bias, where its window begins."""
+
+    node: ir.Node
+    x: ir.Value
+    kernel: np.ndarray | None  # None: a BatchNorm on x itself, whose kernel needs the groups
+    bias: np.ndarray
+    scale: np.ndarray | None
+    strides: tuple[int, ...]
+    groups: int
+    pads: tuple[int, ...]
+
+
+def _merge_branches(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
+    from ..onnx_level.writing import Writer, label
+
+    writer, matches = Writer(model), []
+    for root in [node for node in model.graph if node.op_type in ("Add", "Sum")]:
+        if root.graph is None or _is_inner(root) or rule_excludes(rule, root):
+            continue
+        leaves = list(_leaves(root))
+        branches = [b for value in leaves if (b := _branch(value)) is not None]
+        merged = _mergeable(branches)
+        if len(merged) < 2:
+            continue
+        rest = [v for v in leaves if not any(b.node is v.producer() for b in merged)]
+        number = sum(_number(value) or 0.0 for value in rest)
+        new = [_merged(merged, number, writer, root)]
+        for value in (v for v in rest if _number(v) is None):
+            new.append(writer.node("Add", [new[-1].outputs[0], value], root))
+        writer.replace(root, new)
+        kinds = ", ".join(sorted(b.node.op_type for b in merged))
+        size = "x".join(map(str, new[0].inputs[1].shape[2:]))
+        matches.append(Match(rule.name, "onnx", label(root), f"a sum of {kinds}", f"Conv {size}"))
+    if matches:
+        import onnx_ir.passes.common as common
+
+        common.RemoveUnusedNodesPass()(model)  # and the kernels that went into others
+    return matches, []
+
+
+def _number(value: ir.Value) -> float | None:
+    """Return a term that is one number (a sum in Python begins with 0), None for a tensor."""
+    from ..onnx_level.writing import array_of
+
+    array = array_of(value)
+    return float(array.ravel()[0]) if array is not None and array.size == 1 else None
+
+
+def rule_excludes(rule: Rule, node: ir.Node) -> str:
+    """Return why the rule's globs keep it from a node, "" if they do not."""
+    excludes = getattr(rule, "excludes", None)
+    return excludes(node.name or "") if excludes else ""
+
+
+def _is_inner(node: ir.Node) -> bool:
+    """Whether a sum is only a term of another sum."""
+    uses = list(node.outputs[0].uses())
+    only = len(uses) == 1 and not node.outputs[0].is_graph_output()
+    return only and uses[0].node.op_type in ("Add", "Sum")
+
+
+def _inner(root: ir.Node) -> Iterator[ir.Node]:
+    for value in root.inputs:
+        node = value.producer() if value is not None else None
+        if node is not None and node.op_type in ("Add", "Sum") and _is_inner(node):
+            yield from (node, *_inner(node))
+
+
+def _leaves(root: ir.Node) -> Iterator[ir.Value]:
+    for value in root.inputs:
+        node = value.producer() if value is not None else None
+        if node is not None and node.op_type in ("Add", "Sum") and _is_inner(node):
+            yield from _leaves(node)
+        else:
+            yield value
+
+
+def _branch(value: ir.Value) -> _Branch | None:
+    """Return the convolution that makes a term, None where it is none, or is used elsewhere."""
+    node = value.producer()
+    if node is None or len(list(value.uses())) != 1 or value.is_graph_output():
+        return None
+    if node.op_type == "Conv":
+        return _convolution(node)
+    return _normalization(node) if node.op_type == "BatchNormalization" else None
+
+
+def _convolution(node: ir.Node) -> _Branch | None:
+    from ..onnx_level.writing import array_of, numbers
+
+    kernel = array_of(node.inputs[1])
+    bias = array_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
+    if kernel is None or kernel.ndim != 4 or (has_bias and bias is None):
+        return None
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto != "NOTSET" or set(numbers(node, "dilations", (1,))) != {1}:
+        return None
+    bias = np.zeros(len(kernel), kernel.dtype) if bias is None else bias
+    pads = tuple(numbers(node, "pads", (0, 0, 0, 0)))
+    strides = tuple(numbers(node, "strides", (1, 1)))
+    groups = node.attributes.get_int("group", 1)
+    return _Branch(node, node.inputs[0], kernel, bias, None, strides, groups, pads)
+
+
+def _normalization(node: ir.Node) -> _Branch | None:
+    """Return a BatchNorm in inference as ``scale * x + bias``."""
+    from ..onnx_level.writing import array_of, rank_of
+
+    parts = [array_of(value) for value in node.inputs[1:5]]
+    if any(part is None for part in parts) or rank_of(node.inputs[0]) not in (None, 4):
+        return None
+    gamma, beta, mean, variance = (part.astype(np.float64) for part in parts)
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    dtype = parts[0].dtype
+    bias = (beta - mean * scale).astype(dtype)
+    return _Branch(
+        node, node.inputs[0], None, bias, scale.astype(dtype), (1, 1), 0, (0, 0, 0, 0)
+    )  # fmt: skip
+
+
+def _mergeable(branches: list[_Branch]) -> list[_Branch]:
+    """Return the terms that are one convolution together: the same input, stride and groups."""
+    best: list[_Branch] = []
+    for first in (b for b in branches if b.kernel is not None):
+        frame = max(
+            (b for b in branches if _alike(b, first)),
+            key=lambda b: b.kernel.shape[2:],
+            default=None,
+        )
+        together = [
+            b for b in branches if (_alike(b, first) and _fits(b, frame)) or _is_own(b, first)
+        ]  # fmt: skip
+        best = max(best, together, key=len)
+    return best
+
+
+def _alike(branch: _Branch, first: _Branch) -> bool:
+    if branch.kernel is None or branch.x is not first.x or branch.strides != first.strides:
+        return False
+    return branch.groups == first.groups and branch.kernel.shape[:2] == first.kernel.shape[:2]
+
+
+def _fits(branch: _Branch, frame: _Branch) -> bool:
+    """Whether the window lies within the frame's, and the outputs have the same size."""
+    for axis in (0, 1):
+        begin, end = (frame.pads[axis + i] - branch.pads[axis + i] for i in (0, 2))
+        wider = frame.kernel.shape[2 + axis] - branch.kernel.shape[2 + axis]
+        if begin < 0 or end < 0 or begin + end != wider:
+            return False
+    return True
+
+
+def _is_own(branch: _Branch, first: _Branch) -> bool:
+    """Whether the branch is a BatchNorm of the same input, over as many channels as come out."""
+    same = branch.kernel is None and branch.x is first.x and first.strides == (1, 1)
+    centred = all(
+        0 <= first.pads[i] < first.kernel.shape[2 + i]
+        and first.pads[i] + first.pads[i + 2] == first.kernel.shape[2 + i] - 1
+        for i in (0, 1)
+    )
+    inputs = first.kernel.shape[1] * first.groups
+    return same and centred and len(branch.bias) == len(first.kernel) == inputs
+
+
+def _merged(branches: list[_Branch], number: float, writer: Writer, near: ir.Node) -> ir.Node:
+    convolutions = [b for b in branches if b.kernel is not None]
+    frame = max(convolutions, key=lambda b: b.kernel.shape[2:])
+    kernel = np.zeros(frame.kernel.shape, np.float64)
+    for b in branches:
+        top, left = frame.pads[0] - b.pads[0], frame.pads[1] - b.pads[1]
+        if b.kernel is None:
+            outputs = np.arange(len(kernel))
+            kernel[outputs, outputs % kernel.shape[1], top, left] += b.scale
+        else:
+            height, width = b.kernel.shape[2:]
+            kernel[:, :, top : top + height, left : left + width] += b.kernel
+    bias = number + sum(b.bias.astype(np.float64) for b in branches)
+    dtype = frame.kernel.dtype
+    name = f"{near.outputs[0].name}.merged"
+    return writer.node(
+        "Conv",
+        [
+            frame.x,
+            writer.constant(kernel.astype(dtype), f"{name}.weight"),
+            writer.constant(bias.astype(dtype), f"{name}.bias"),
+        ],
+        near,
+        kernel_shape=list(kernel.shape[2:]),
+        strides=list(frame.strides),
+        pads=list(frame.pads),
+        group=frame.groups,
+        dilations=[1, 1],
+    )
+
+
+MERGE_BRANCHES = Rule(
+    name="merge-branches",
+    exact=True,
+    error="rounding: sums of kernels are rounded once, in float32 within 1e-5 of the largest value",
+    source="re-parameterization: Ding et al. 2021, RepVGG, 3.3; Vasu et al. 2023, MobileOne",
+    keeps="stride, padding, groups, bias; kernels that are smaller are padded with zeros",
+    onnx_pass=_merge_branches,
+    onnx_ops=frozenset({"BatchNormalization"}),
+)
+
+
+def _widen_kernel(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
+    """Pad kernels with zeros to the sizes that TIDL lists: 11x11 at stride 4, 3x3 for 1x1."""
+    from ..onnx_level.writing import Writer, label
+
+    writer, matches, left = Writer(model), [], []
+    for node in [node for node in model.graph if node.op_type == "Conv"]:
+        branch = None if rule_excludes(rule, node) else _convolution(node)
+        if branch is None:
+            continue
+        height, width = branch.kernel.shape[2:]
+        depthwise = branch.groups > 1 and branch.kernel.shape[1] == 1
+        wanted = 11 if branch.strides == (4, 4) else 3 if depthwise and height == width == 1 else 0
+        if not wanted or (height, width) == (wanted, wanted):
+            continue
+        if max(height, width) > wanted:
+            left.append(Left(label(node), f"Conv {height}x{width}", f"larger than {wanted}"))
+            continue
+        writer.replace(node, [_widened(branch, wanted, writer)])
+        became = f"Conv {wanted}x{wanted}, zeros around the {height}x{width} kernel"
+        matches.append(Match(rule.name, "onnx", label(node), f"Conv {height}x{width}", became))
+    return matches, left
+
+
+def _widened(branch: _Branch, wanted: int, writer: Writer) -> ir.Node:
+    extra = [wanted - side for side in branch.kernel.shape[2:]]
+    begin = [n // 2 for n in extra]
+    end = [n - b for n, b in zip(extra, begin, strict=True)]
+    kernel = np.pad(branch.kernel, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
+    pads = [p + n for p, n in zip(branch.pads, [*begin, *end], strict=True)]
+    weight = writer.constant(kernel, f"{branch.node.inputs[1].name}.widened")
+    attributes = {
+        "kernel_shape": [wanted, wanted],
+        "strides": list(branch.strides),
+        "pads": pads,
+        "group": branch.groups,
+        "dilations": [1, 1],
+    }
+    return writer.node(
+        "Conv", [branch.x, weight, *branch.node.inputs[2:]], branch.node, **attributes
+    )
+
+
+WIDEN_KERNEL = Rule(
+    name="widen-kernel",
+    exact=True,
+    error="none: zeros are added; a stride-4 convolution of 4x4 computes 121/16 as many products",
+    source="definition of a convolution; the sizes are those that TIDL 11 lists",
+    keeps="stride, groups, bias, the size of the output",
+    onnx_pass=_widen_kernel,
+    onnx_ops=frozenset({"Conv"}),
+)
+
+RULES = (MERGE_BRANCHES, WIDEN_KERNEL)

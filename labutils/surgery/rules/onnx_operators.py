@@ -1,0 +1,179 @@
+"""Exact rules that write one ONNX operator with others, for targets that lack it or limit it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..report import Left, Match
+from ..rule import Rule
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..onnx_level.writing import Writer
+
+MOST_DIMENSIONS = 5
+
+# node, writer -> the nodes that take its place, or the reason why it is left
+Rewrite = Callable[["ir.Node", "Writer"], "list[ir.Node] | str"]
+
+
+def _rewrite_each(
+    model: ir.Model, rule: Rule, op_type: str, rewrite: Rewrite
+) -> tuple[list[Match], list[Left]]:
+    from ..onnx_level.writing import Writer, label
+    from .onnx_convolutions import rule_excludes
+
+    writer, matches, left = Writer(model), [], []
+    for node in [node for node in model.graph.all_nodes() if node.op_type == op_type]:
+        why = rule_excludes(rule, node)
+        new = why or rewrite(node, writer)
+        if isinstance(new, str):
+            left.append(Left(label(node), op_type, new))
+            continue
+        writer.replace(node, new)
+        became = ", ".join(n.op_type for n in new)
+        matches.append(Match(rule.name, "onnx", label(node), op_type, became))
+    return matches, left
+
+
+def _pass(op_type: str, rewrite: Rewrite) -> dict:
+    """Return the fields of a rule that rewrites every node of one operator."""
+    run = functools.partial(_rewrite_each, op_type=op_type, rewrite=rewrite)
+    return {"onnx_pass": run, "onnx_ops": frozenset({op_type})}
+
+
+def _sub(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
+    from ..onnx_level.writing import array_of
+
+    if any(array_of(value) is not None for value in node.inputs):
+        return "one operand is a constant"
+    dtype = node.inputs[1].dtype or node.inputs[0].dtype or node.outputs[0].dtype
+    if dtype is None:
+        return "the type of its input is unknown: run onnx.shape_inference first"
+    minus = writer.constant(np.asarray(-1, dtype.numpy()), f"{node.outputs[0].name}.minus_one")
+    negative = writer.node("Mul", [node.inputs[1], minus], node)
+    return [negative, writer.node("Add", [node.inputs[0], negative.outputs[0]], node)]
+
+
+def _clip(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
+    from ..onnx_level.writing import array_of
+
+    low = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    high = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    open_above = len(node.inputs) < 3 or node.inputs[2] is None
+    if low is None or not (open_above or (high is not None and high >= np.finfo(high.dtype).max)):
+        return "it has an upper bound, or no lower one"
+    if float(low) <= 0:
+        return "a lower bound that targets take"
+    return [writer.node("Max", [node.inputs[0], node.inputs[1]], node)]
+
+
+def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
+    """Drop axes of size 1, and join axes that stay neighbours, between two Reshapes."""
+    import onnx_ir as ir
+
+    from ..onnx_level.writing import array_of, numbers
+
+    shape = _static(node.inputs[0])
+    if shape is None or len(shape) <= MOST_DIMENSIONS:
+        return f"it has at most {MOST_DIMENSIONS} dimensions, or its shape is not known"
+    uses = [use.node for use in node.outputs[0].uses()]
+    if [u.op_type for u in uses] != ["Reshape"] or node.outputs[0].is_graph_output():
+        return "its output does not go into one Reshape"
+    if array_of(uses[0].inputs[1]) is None or 0 in array_of(uses[0].inputs[1]):
+        return "the Reshape after it takes over dimensions of its input"
+    order = numbers(node, "perm", tuple(reversed(range(len(shape)))))
+    groups = _groups(shape, order)
+    if len(groups) > MOST_DIMENSIONS:
+        return f"{len(groups)} dimensions move independently"
+    ordered = sorted(groups)
+    sizes = np.array([int(np.prod([shape[a] for a in group])) for group in ordered], np.int64)
+    name = node.outputs[0].name
+    first = writer.node("Reshape", [node.inputs[0], writer.constant(sizes, f"{name}.shape")], node)
+    perm = [ordered.index(group) for group in groups]
+    second = writer.node("Transpose", first.outputs, node, perm=perm)
+    first.outputs[0].shape, first.outputs[0].type = ir.Shape(sizes.tolist()), node.inputs[0].type
+    second.outputs[0].shape = ir.Shape(sizes[perm].tolist())
+    return [first, second]
+
+
+def _static(value: ir.Value | None) -> list[int] | None:
+    if value is None or value.shape is None:
+        return None
+    sizes = list(value.shape)
+    return sizes if all(isinstance(n, int) for n in sizes) else None
+
+
+def _groups(shape: list[int], order: list[int]) -> list[list[int]]:
+    """Return the axes that move as one, in the order after the transposition.
+
+    Examples
+    --------
+    >>> _groups([1, 3, 3, 7, 7, 96], [0, 1, 3, 2, 4, 5])
+    [[1], [3], [2], [4, 5]]
+    """
+    groups: list[list[int]] = []
+    kept = [axis for axis in order if shape[axis] != 1] or [0]
+    for axis in kept:
+        before = groups[-1][-1] if groups else None
+        gap = range(before + 1, axis) if before is not None and before < axis else None
+        if gap is not None and all(shape[a] == 1 for a in gap):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _merge_reshapes(model: ir.Model) -> None:
+    """Let a Reshape of a Reshape read what the first one reads: the shape between is not needed."""
+    import onnx_ir.passes.common as common
+
+    from ..onnx_level.writing import array_of
+
+    for node in [n for n in model.graph if n.op_type == "Reshape"]:
+        before, wanted = node.inputs[0].producer(), array_of(node.inputs[1])
+        plain = wanted is not None and 0 not in wanted
+        if plain and before is not None and before.op_type == "Reshape":
+            node.replace_input_with(0, before.inputs[0])
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _few_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
+    matches, left = _rewrite_each(model, rule, "Transpose", _transpose)
+    if matches:
+        _merge_reshapes(model)
+    return matches, [item for item in left if "at most" not in item.why]
+
+
+SUB_TO_ADD = Rule(
+    name="sub-to-add",
+    exact=True,
+    error="none: a - b and a + (-1) * b are bit-equal in IEEE 754",
+    source="definition; for TIDL 11, which subtracts constants only",
+    keeps="everything",
+    **_pass("Sub", _sub),
+)
+CLIP_TO_MAX = Rule(
+    name="clip-to-max",
+    exact=True,
+    error="none: max(x, low) is the definition of a Clip without an upper bound",
+    source="ONNX operator Clip; for targets whose Clip must hold zero",
+    keeps="everything",
+    **_pass("Clip", _clip),
+)
+FIVE_DIMENSIONS = Rule(
+    name="five-dimensions",
+    exact=True,
+    error="none: the same elements in the same order",
+    source="axes that stay neighbours are one axis; QNN 2.51's HTP takes five at most (measured)",
+    keeps="everything",
+    onnx_pass=_few_dimensions,
+    onnx_ops=frozenset({"Transpose", "Reshape"}),
+)
+
+RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX)

@@ -1,0 +1,185 @@
+"""An exact rule that writes an ONNX graph in an older opset, for tools that read no newer one.
+
+ONNX's own version converter has no way down for most of these operators, and what changed in them
+since is their spelling: where axes are written, which types they take. Whatever changed in its
+meaning is left, and then the opset is, too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..report import Left, Match
+from ..rule import Rule
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OLDEST = 11
+"""The opset written: Clip, Pad and Resize took their settings as inputs then, as they do now."""
+
+# From opset 11 to 17 these changed in the types that they take, and in nothing else.
+_SAME = frozenset(
+    [
+        "Abs",
+        "Add",
+        "ArgMax",
+        "ArgMin",
+        "AveragePool",
+        "Cast",
+        "Ceil",
+        "Clip",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Conv",
+        "ConvTranspose",
+        "CumSum",
+        "DepthToSpace",
+        "Div",
+        "Dropout",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "GatherElements",
+        "Gemm",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Greater",
+        "HardSigmoid",
+        "Identity",
+        "InstanceNormalization",
+        "LeakyRelu",
+        "Less",
+        "Log",
+        "LRN",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "PRelu",
+        "Pad",
+        "Pow",
+        "Range",
+        "Reciprocal",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "Relu",
+        "Reshape",
+        "Selu",
+        "Shape",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Slice",
+        "Softplus",
+        "SpaceToDepth",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Where",
+    ]
+)
+_NEW_ATTRIBUTES = {  # op -> attributes that opset 11 does not know, with the value that may go
+    "Reshape": {"allowzero": 0},
+    "Shape": {"start": 0, "end": None},
+    "ArgMax": {"select_last_index": 0},
+    "ArgMin": {"select_last_index": 0},
+    "BatchNormalization": {"training_mode": 0},
+}
+_AXES = ("Squeeze", "Unsqueeze", "ReduceSum")
+
+
+def _lower(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
+    from ..onnx_level.writing import label
+
+    opset = model.opset_imports.get("", 1)
+    if opset <= OLDEST:
+        return [], []
+    nodes = list(model.graph.all_nodes())
+    left = [Left(label(n), n.op_type, why) for n in nodes if (why := _objection(n, opset))]
+    if left:
+        return [], left
+    for node in nodes:
+        _respell(node)
+    model.opset_imports[""] = OLDEST
+    model.graph.opset_imports[""] = OLDEST
+    model.ir_version = min(model.ir_version, 7)  # of the onnx package that brought opset 12
+    return [Match(rule.name, "onnx", "the file", f"opset {opset}", f"opset {OLDEST}")], []
+
+
+def _objection(node: ir.Node, opset: int) -> str:
+    """Return why a node cannot be written in the older opset, "" if it can."""
+    from ..onnx_level.writing import array_of, rank_of
+
+    op = node.op_type
+    if opset > 17:
+        return f"opset {opset}: from 18 on more than the spelling changed; export opset 17"
+    if node.domain not in ("", "ai.onnx"):
+        return f"an operator of the domain {node.domain}"
+    if op in (*_AXES, "Split"):
+        given = len(node.inputs) > 1 and node.inputs[1] is not None
+        return "its axes are computed" if given and array_of(node.inputs[1]) is None else ""
+    if op in ("Softmax", "LogSoftmax"):
+        axis, rank = node.attributes.get_int("axis", -1), rank_of(node.inputs[0])
+        return "" if axis == -1 or (rank and axis == rank - 1) else "not along the last axis"
+    if op == "Resize":
+        mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+        return "it reads a region of interest" if mode == "tf_crop_and_resize" else ""
+    if op not in _SAME and op != "BatchNormalization":
+        return f"opset {OLDEST} has no such operator, or another one of this name"
+    for name, harmless in _NEW_ATTRIBUTES.get(op, {}).items():
+        if name in node.attributes and node.attributes[name].value != harmless:
+            return f"{name} = {node.attributes[name].value}"
+    return ""
+
+
+def _respell(node: ir.Node) -> None:
+    import onnx_ir as ir
+
+    from ..onnx_level.writing import array_of, rank_of
+
+    op = node.op_type
+    for name in _NEW_ATTRIBUTES.get(op, {}):
+        node.attributes.pop(name, None)
+    if op in (*_AXES, "Split") and len(node.inputs) > 1:
+        values = array_of(node.inputs[1]) if node.inputs[1] is not None else None
+        node.resize_inputs(1)
+        if values is not None:
+            name = "split" if op == "Split" else "axes"
+            node.attributes[name] = ir.AttrInt64s(name, [int(v) for v in values.ravel()])
+    if op == "ReduceSum":
+        node.attributes.pop("noop_with_empty_axes", None)
+    if op in ("Softmax", "LogSoftmax"):  # its default was another axis then
+        rank = rank_of(node.inputs[0])
+        node.attributes["axis"] = ir.AttrInt64("axis", rank - 1 if rank else -1)
+
+
+LOWER_OPSET = Rule(
+    name="opset-11",
+    exact=True,
+    error="none: the same operators under an older spelling",
+    source="ONNX's changelog of operators, opsets 12 to 17",
+    keeps="everything; nothing is done where one node has no older form",
+    onnx_pass=_lower,
+    onnx_ops=frozenset({f"opset {n}" for n in range(OLDEST + 1, 18)}),
+)
+
+RULES = (LOWER_OPSET,)

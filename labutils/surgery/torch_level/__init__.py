@@ -1,0 +1,1 @@
+"""Replacing in PyTorch: modules, functions, traced graphs."""

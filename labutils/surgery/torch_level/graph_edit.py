@@ -1,0 +1,290 @@
+"""Editing traced graphs in place, of `torch.fx` and of `torch.export`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..report import Left, Match
+from ..rule import NOT_MINE, GraphForm, Rule, resolve
+from ..rules.attention_gates import GATE
+from . import graph_match
+from .graph_match import Found, name_of, operation
+
+Change = tuple[list[Match], list[Left], Callable[[], None]]
+
+
+def edit_(
+    root: nn.Module, graph: fx.Graph, rules: Sequence[Rule], path: str = "",
+    functions: bool = True, layers: dict[tuple, str] | None = None,
+) -> tuple[list[Match], list[Left]]:  # fmt: skip
+    """Replace in a graph what the rules' patterns and functions match; larger patterns first.
+
+    Parameters
+    ----------
+    root
+        Whose submodules the graph calls; new layers become submodules of it.
+    path
+        Of `root` in the model, for the report.
+    functions
+        Whether single calls are replaced too.
+    layers
+        New layers by what they replace: a second graph of the same module takes those of the first.
+    """
+    layers = {} if layers is None else layers
+    matches: list[Match] = []
+    left: list[Left] = []
+    forms = [(rule, form) for rule in rules for form in rule.graph]
+    spelling = graph_match.spell(root, graph)
+    for rule, form in sorted(forms, key=lambda pair: -_size(pair[1])):
+        done, moved = len(matches), {}  # one occurrence may read what another one computed
+        for n, found in enumerate(graph_match.find(spelling, form)):
+            where = _where(found.last, path)
+            why = _objection(rule, form, found, where)
+            if why:
+                left += [Left(where, form.label, why)] if why != NOT_MINE else []
+                continue
+            made = form.build(found) if form.build else form.replacement
+            if isinstance(made, nn.Module):
+                made = layers.get((form.label, n)) or _add_(root, made)
+                layers[form.label, n] = made
+            inputs = fx.node.map_arg(found.inputs, lambda node, moved=moved: moved.get(node, node))
+            new, became = _put_(root, graph, found.last, made, inputs)
+            moved[found.last] = new
+            _erase_(graph, found.nodes)
+            matches.append(Match(rule.name, "graph", where, form.label, became))
+        if len(matches) > done:
+            spelling = graph_match.spell(root, graph)
+    if functions:
+        for part in _edit_calls_(root, graph, rules, path):
+            (matches if isinstance(part, Match) else left).append(part)
+    graph.lint()
+    return matches, left
+
+
+def _edit_calls_(
+    root: nn.Module, graph: fx.Graph, rules: Sequence[Rule], path: str
+) -> list[Match | Left]:
+    """Replace single calls: functions, methods, aten operators, in place or not."""
+    words = {name_of(resolve(f)): rule for rule in rules if rule.function for f in rule.functions}
+    parts: list[Match | Left] = []
+    for node in list(graph.nodes):
+        rule = words.get(operation(node)) if node.op in ("call_function", "call_method") else None
+        if rule is None:
+            continue
+        where, was = _where(node, path), _label(node)
+        why = _call_objection(rule, node, where)
+        if why:
+            parts += [Left(where, was, why)] if why != NOT_MINE else []
+            continue
+        _, became = _put_(root, graph, node, rule.function, node.args, node.kwargs)
+        _erase_(graph, (node,))
+        parts.append(Match(rule.name, "graph", where, was, became))
+    return parts
+
+
+def _objection(rule: Rule, form: GraphForm, found: Found, where: str) -> str:
+    return (
+        rule.excludes(where, found.last.name)
+        or next(filter(None, map(_in_place_objection, found.nodes)), "")
+        or (form.check(found) if form.check else "")
+    )
+
+
+def _call_objection(rule: Rule, node: fx.Node, where: str) -> str:
+    why = rule.excludes(where, node.name) or _in_place_objection(node)
+    if not why and rule.leaves_gates and _is_gate(node):
+        why = f"{GATE} (seen in the graph)"
+    if not why and rule.function_check:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), _value)
+        try:
+            why = rule.function_check(*args, **kwargs)
+        except Exception as error:  # a check of shapes, and the graph does not know them
+            why = f"its arguments are not known in the graph ({type(error).__name__})"
+    return why
+
+
+def _value(node: fx.Node) -> Any:
+    return node.meta.get("val", node)
+
+
+def _in_place_objection(node: fx.Node) -> str:
+    """Leave a call in place whose argument is read later: out of place it would read the old."""
+    name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+    in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace")
+    source = node.args[0] if node.args else None
+    if not in_place or not isinstance(source, fx.Node):
+        return ""
+    places = {n: i for i, n in enumerate(node.graph.nodes)}
+    later = [user for user in source.users if places[user] > places[node]]
+    return f"it works in place, and {later[0].name} reads its argument later" if later else ""
+
+
+def _is_gate(node: fx.Node) -> bool:
+    """Whether the value scales another one, itself or after views and scalings."""
+    for user in node.users:
+        others = [n for n in user.all_input_nodes if n is not node]
+        if operation(user) == "mul" and others and not _smaller(others[0], node):
+            return True
+        if not others and user.op != "output" and _is_gate(user):
+            return True
+    return False
+
+
+def _smaller(one: fx.Node, other: fx.Node) -> bool:
+    values = one.meta.get("val"), other.meta.get("val")
+    tensors = [v for v in values if isinstance(v, torch.Tensor)]
+    return len(tensors) == 2 and tensors[0].numel() < tensors[1].numel()
+
+
+def _put_(
+    root: nn.Module, graph: fx.Graph, node: fx.Node, made: Callable | str, args: tuple,
+    kwargs: dict | None = None,
+) -> tuple[Any, str]:  # fmt: skip
+    """Write a function, or a call of a layer, before `node`; its users get the new value."""
+    before = set(graph.nodes)
+    with graph.inserting_before(node):
+        if isinstance(made, str):
+            new = graph.call_module(made, args)
+        elif _is_aten(graph):
+            new = _as_aten(graph, made, args, kwargs or {})
+        else:
+            new = _as_calls(graph, made, args, kwargs or {})
+    written = [n for n in graph.nodes if n not in before]
+    for n in written:
+        n.meta = {**{k: v for k, v in node.meta.items() if k != "val"}, **n.meta}
+    node.replace_all_uses_with(new)
+    words = [_label(n) for n in written if n.op != "get_attr"]
+    return new, ", ".join(words) if words else "its input"
+
+
+def _as_calls(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> fx.Node:
+    """Write a function as the calls that it makes; one that asks for shapes as a call of itself."""
+    before = set(graph.nodes)
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    positional, named = fx.node.map_arg((args, kwargs), lambda n: fx.Proxy(n, tracer))
+    try:
+        result = made(*positional, **named)
+        return result.node if isinstance(result, fx.Proxy) else result
+    except Exception:  # a proxy has no shape, no device, no truth value
+        for node in reversed([n for n in graph.nodes if n not in before]):
+            graph.erase_node(node)
+        return graph.call_function(made, args, kwargs)
+
+
+def _is_aten(graph: fx.Graph) -> bool:
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in graph.nodes)
+
+
+def _as_aten(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> fx.Node:
+    """Write a function into a graph of aten operators, as its aten operators."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    flat, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+    nodes = [a for a in flat if isinstance(a, fx.Node)]
+    values = [n.meta["val"] for n in nodes]
+
+    def run(*tensors: torch.Tensor) -> torch.Tensor:
+        given = iter(tensors)
+        filled = [next(given) if isinstance(a, fx.Node) else a for a in flat]
+        positional, named = torch.utils._pytree.tree_unflatten(filled, spec)
+        return made(*positional, **named)
+
+    part = make_fx(run, pre_dispatch=True)(*values).graph
+    inputs = [n for n in part.nodes if n.op == "placeholder"]
+    return graph.graph_copy(part, dict(zip(inputs, nodes, strict=True)))
+
+
+def _erase_(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
+    """Erase nodes that nothing uses, and the weights that only they read."""
+    for node in reversed(nodes):
+        if not node.users:
+            read = [n for n in node.all_input_nodes if n.op == "get_attr"]
+            graph.erase_node(node)
+            for weight in (n for n in read if not n.users):
+                graph.erase_node(weight)
+
+
+def drop_unused_(root: nn.Module, before: set[str], *graphs: fx.Graph) -> Callable[[], None]:
+    """Take out the layers and weights that the graph read before and reads no more.
+
+    A weight that takes no part would stop DistributedDataParallel.
+    """
+    unused = before - {name for graph in graphs for name in names_read(graph)}
+    parents = {name.rpartition(".")[0] for name in unused}
+    tables = [t for path in parents for m in [root.get_submodule(path)]
+              for t in (m._modules, m._parameters, m._buffers)]  # fmt: skip
+    saved = [(table, dict(table)) for table in tables]
+    for name in unused:
+        path, _, last = name.rpartition(".")
+        delattr(root.get_submodule(path), last)
+
+    def undo() -> None:
+        for table, old in saved:
+            table.clear()
+            table.update(old)
+
+    return undo
+
+
+def names_read(graph: fx.Graph) -> set[str]:
+    """Return the layers and weights that a graph calls or reads."""
+    return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+
+
+def _add_(root: nn.Module, layer: nn.Module) -> str:
+    name = _free_name(root, type(layer).__name__.lower())
+    root.add_module(name, layer.train(root.training))
+    return name
+
+
+def _free_name(root: nn.Module, name: str) -> str:
+    taken = {name for name, _ in root.named_children()} | set(dir(root))
+    numbers = (f"{name}_{n}" for n in range(len(taken) + 1))
+    return next(candidate for candidate in numbers if candidate not in taken)
+
+
+def _size(form: GraphForm) -> int:
+    return sum(n.op == "call_function" for n in graph_match._patterns(form)[0].nodes)
+
+
+def _label(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    text = str(node.target).removesuffix(".default")
+    if isinstance(node.target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return text
+    return operation(node)
+
+
+def _where(node: fx.Node, path: str) -> str:
+    """Return the module path of a node: of the module that was traced, or as the trace says."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(value[0]) for value in stack.values() if isinstance(value, tuple)]
+    inner = names[-1].removeprefix("L['self'].") if names else ""
+    return ".".join(filter(None, (path, inner))) or f"node {node.name}"
+
+
+def edit_graph_module_(gm: fx.GraphModule, rules: Sequence[Rule]) -> Change:
+    """Edit a graph module in place; return what changed, what was left, and what takes it back."""
+    before, children, read = copy.deepcopy(gm.graph), set(gm._modules), names_read(gm.graph)
+    matches, left = edit_(gm, gm.graph, rules)
+    put_back = drop_unused_(gm, read, gm.graph)
+    gm.recompile()
+
+    def undo() -> None:
+        put_back()
+        gm.graph = before
+        remove_new_(gm, children)
+
+    return matches, left, undo
+
+
+def remove_new_(module: nn.Module, children: set[str]) -> None:
+    """Take out the children that were not there before."""
+    for name in set(module._modules) - children:
+        delattr(module, name)

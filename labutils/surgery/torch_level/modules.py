@@ -1,0 +1,255 @@
+"""Replacing modules in a PyTorch model, in place."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from ...errors import SurgeryError, UsageError
+from ..report import Left, Match
+from ..rule import NOT_MINE, Rule, Site, full_name
+from ..rules.attention_gates import GATE, looks_like_a_gate
+
+Swap = tuple[str, nn.Module]
+SUBCLASS = "a subclass of"
+
+
+def replace_modules_(
+    model: nn.Module, rules: Sequence[Rule], gates: Collection[nn.Module] | None = None
+) -> tuple[list[Match], list[Left], list[Swap]]:
+    """Replace every submodule that a rule knows; a shared instance stays shared.
+
+    A module inside another that is replaced goes with it: the rule for a whole block is served
+    before those for its layers, in whatever order they were given.
+
+    Parameters
+    ----------
+    gates
+        The modules whose output scales another tensor, seen in a run; None: no run was made.
+
+    Returns
+    -------
+    tuple
+        What was replaced, what was left, and the swaps that `put_` takes back.
+
+    Raises
+    ------
+    SurgeryError
+        The model itself is what a rule replaces, or it is compiled.
+    """
+    _refuse_what_cannot_change(model, rules)
+    known = {rule.name: {full_name(cls) for cls in rule.modules} for rule in rules}
+    classes = {name: rule for rule in rules for name in known[rule.name]}
+    matches, left, new, old = [], [], [], []
+    made: dict[tuple[int, str], nn.Module] = {}
+    gone: list[str] = []
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if any(path.startswith(prefix) for prefix in gone):
+            continue
+        site = Site(model, path, module)
+        rule, reasons = _first_willing(site, rules, known, gates)
+        left += reasons if rule is None else []
+        if rule is None:
+            left += [] if reasons else _lookalike(site, classes)
+            continue
+        if (id(module), rule.name) not in made:
+            made[id(module), rule.name] = _made_from(module, rule, model)
+        replacement = made[id(module), rule.name]
+        old.append((path, module))
+        new.append((path, replacement))
+        gone.append(path + ".")
+        matches.append(
+            Match(rule.name, "module", path, type(module).__name__, _became(replacement))
+        )
+    put_(model, new)
+    return matches, left, old
+
+
+def _first_willing(
+    site: Site,
+    rules: Sequence[Rule],
+    known: dict[str, set[str]],
+    gates: Collection[nn.Module] | None,
+) -> tuple[Rule | None, list[Left]]:
+    """Return the first rule that takes a module; or None, and why those that know it do not."""
+    reasons: list[Left] = []
+    name = full_name(type(site.module))
+    for rule in rules:
+        if rule.module is None or not site.path:
+            continue
+        if name not in known[rule.name] and not (rule.recognizes and rule.recognizes(site)):
+            continue
+        why = (
+            rule.excludes(site.path)
+            or (rule.leaves_gates and _gate(site, gates))
+            or (rule.module_check and rule.module_check(site))
+        )
+        if not why:
+            return rule, []
+        if why == NOT_MINE:
+            continue
+        reasons.append(Left(site.path, type(site.module).__name__, why))
+    return None, reasons
+
+
+def _gate(site: Site, gates: Collection[nn.Module] | None) -> str:
+    if gates is not None and any(site.module is gate for gate in gates):
+        return f"{GATE} (seen in the run)"
+    return looks_like_a_gate(site, ran=gates is not None)
+
+
+def bounded(model: nn.Module, rules: Sequence[Rule]) -> list[nn.Module]:
+    """Return the modules that may be gates, of the rules that leave gates."""
+    classes = {full_name(cls) for rule in rules if rule.leaves_gates for cls in rule.modules}
+    return [m for m in model.modules() if full_name(type(m)) in classes]
+
+
+def _became(module: nn.Module) -> str:
+    """Return a class name, and for a chain what it is made of."""
+    if type(module) is nn.Sequential:
+        return " + ".join(type(child).__name__ for child in module)
+    return type(module).__name__
+
+
+def put_(model: nn.Module, swaps: Sequence[Swap]) -> None:
+    """Put modules in their places; with what `replace_modules_` returned, this takes it back."""
+    for path, module in swaps:
+        model.set_submodule(path, module)
+
+
+def _refuse_what_cannot_change(model: nn.Module, rules: Sequence[Rule]) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SurgeryError(
+            "The model is compiled TorchScript, whose code cannot be replaced. "
+            "Replace layers first, then trace or script; or export it and work on the ONNX file."
+        )
+    for rule in rules:
+        if full_name(type(model)) in {full_name(cls) for cls in rule.modules}:
+            raise SurgeryError(
+                f"The model itself is a {type(model).__name__}: there is no parent to put another "
+                f"layer in. Wrap it, e.g. nn.Sequential(model), or use the rule's own layer."
+            )
+
+
+def _lookalike(site: Site, known: dict[str, Rule]) -> list[Left]:
+    """Report an instance of a subclass: its forward may differ, so it is not replaced."""
+    for base in type(site.module).__mro__[1:]:
+        rule = known.get(full_name(base))
+        if rule is None:
+            continue
+        if rule.module_check and rule.module_check(site) == NOT_MINE:
+            return []
+        why = f"{SUBCLASS} {base.__name__}, whose forward may differ"
+        return [Left(site.path or "(the model)", full_name(type(site.module)), why)]
+    return []
+
+
+def _made_from(module: nn.Module, rule: Rule, model: nn.Module) -> nn.Module:
+    """Return the rule's layer in the state of `module`: device, dtype, train/eval, hooks."""
+    assert rule.module is not None, f"rule {rule.name} names modules, but has no replacement"
+    replacement = rule.module(module)
+    if not isinstance(replacement, nn.Module) or replacement is module:
+        raise SurgeryError(
+            f"The rule {rule.name!r} made {type(replacement).__name__} of a "
+            f"{type(module).__name__}: it must return another nn.Module. The model was left as "
+            "it was."
+        )
+    _move_like(replacement, module, model)
+    replacement.train(module.training)
+    # The dictionaries themselves move, so that the handles a user holds still remove their hooks.
+    hooks = {
+        k: v for k, v in vars(module).items() if "_hook" in k and not k.endswith("_dict_hooks")
+    }
+    vars(replacement).update(hooks)
+    return replacement
+
+
+def _move_like(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
+    """Give new weights the device, the dtype and the frozen state of those that they replace."""
+    if not (any(True for _ in new.parameters()) or any(True for _ in new.buffers())):
+        return
+    own = list(old.parameters())
+    weights = itertools.chain(own, old.buffers(), model.parameters())
+    like = next((tensor for tensor in weights if tensor.is_floating_point()), None)
+    if like is not None:
+        new.to(like.device, like.dtype)
+    kept = {id(p) for p in own}
+    if own and not any(p.requires_grad for p in own):
+        for parameter in new.parameters():
+            if id(parameter) not in kept:
+                parameter.requires_grad_(False)
+
+
+def has(model: nn.Module) -> Counter[str]:
+    """Count the classes of the modules without children: what a model has."""
+    leaves = (m for m in model.modules() if not next(m.children(), None))
+    return Counter(type(m).__name__ for m in leaves)
+
+
+def has_calls(graph: fx.Graph) -> Counter[str]:
+    """Count the operators of a traced graph."""
+    return Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
+
+
+def parameters(model: nn.Module) -> int:
+    """Return the number of parameters; a shared one counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def as_arguments(example_inputs: object) -> tuple:
+    """Return example inputs as a tuple of arguments; a single tensor is one argument."""
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,)
+    if isinstance(example_inputs, tuple | list) and example_inputs:
+        return tuple(example_inputs)
+    raise UsageError(
+        f"example_inputs must be a tensor or a tuple of arguments, not {type(example_inputs)}."
+    )
+
+
+def outputs(model: nn.Module, example_inputs: tuple) -> list[np.ndarray]:
+    """Return the model's outputs in eval mode, as a flat list of arrays.
+
+    The inputs are cloned, because a layer in place may write into them.
+    """
+    copies = pytree.tree_map_only(torch.Tensor, torch.clone, example_inputs)
+    with evaluating(model), torch.no_grad():
+        result = model(*copies)
+    tensors = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
+    if not tensors:
+        raise SurgeryError(f"The model returned no tensor on the example inputs: {type(result)}.")
+    return [_array(t) for t in tensors]
+
+
+def outputs_and_macs(model: nn.Module, example_inputs: tuple) -> tuple[list[np.ndarray], int]:
+    """Return the outputs, as `outputs` does, and the multiply-accumulates of the run."""
+    from ...measure.complexity import counting
+
+    with counting() as macs:
+        result = outputs(model, example_inputs)
+    return result, macs()
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set eval mode; afterwards every module gets back its own mode (frozen BatchNorm too)."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:  # not model.eval(): an exported graph refuses it
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -117,6 +117,10 @@ class SurgeryError(LabError):
     """A replacement matched nothing, or changed what it must not change."""
 
 
+class NothingMatchedError(SurgeryError):
+    """The rules matched nothing in the model; the message says what it has instead."""
+
+
 class TrainingError(LabError):
     """Training went astray: a loss that is not finite, or a network without a gradient."""
 

@@ -27,7 +27,7 @@ import numpy as np
 from . import metrics, paths, provenance, typesetting
 from .errors import ExportError, UnknownNameError, UsageError, counted
 from .images import data
-from .models import zoo
+from .models import modes, zoo
 from .onnxfile import tidy
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def to_onnx(
     example = _example(example, size, preprocessing, origin)
     device = next((p.device for p in module.parameters()), example.device)
     example = example.to(device)
-    with zoo.evaluating(module), paths.atomic(path) as temporary:
+    with modes.evaluating(module), paths.atomic(path) as temporary:
         written = unchecked(module, example, opset, exporter, preprocessing, origin, simplify)
         _check(written, opset, exporter)
         temporary.write_bytes(written.SerializeToString(deterministic=True))

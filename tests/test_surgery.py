@@ -700,3 +700,17 @@ def test_a_rule_says_what_it_promises():
     assert str(surgery.RULES["hardswish"]).startswith("hardswish: exact; float32: bit-equal")
     told = str(surgery.RULES["hardswish-to-relu"])
     assert told.startswith("hardswish-to-relu: APPROXIMATE;") and told.endswith("trained again")
+
+
+def test_preview_refuses_what_replacing_refuses():
+    """Only rules that match nothing are counted as zero; every other error is an answer."""
+    traced = torch.jit.trace(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.Hardswish()), torch.ones(1, 3, 4, 4)
+    )
+    for model in (traced, nn.Hardswish()):
+        with pytest.raises(SurgeryError) as replacing:
+            surgery.replace_(copy.deepcopy(model), "exact")
+        with pytest.raises(SurgeryError) as previewing:
+            surgery.preview(model, "exact")
+        assert str(previewing.value) == str(replacing.value)
+    assert not any(surgery.preview(nn.Sequential(nn.ReLU()), "exact").values())

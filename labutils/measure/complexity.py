@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .. import typesetting
 from ..errors import UnknownNameError, UsageError
-from ..models import zoo
+from ..models import modes, zoo
 from ..onnxfile.graph import read_whole, with_shapes
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _count_module(module: nn.Module, shape: tuple[int, ...]) -> Complexity:
     torch.backends.mha.set_fastpath_enabled(False)
     plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     try:
-        with zoo.evaluating(module), torch.no_grad(), plain, counter, others:
+        with modes.evaluating(module), torch.no_grad(), plain, counter, others:
             module(inputs)
     except (RuntimeError, ValueError) as error:
         raise UsageError(

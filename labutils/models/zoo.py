@@ -6,10 +6,8 @@ or a file (``.onnx``, ``.pt2``, ``.dlc``).
 
 from __future__ import annotations
 
-import contextlib
 import types
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from ..errors import (
 from ..images import data, things
 from ..onnxfile import graph
 from . import adapt, architectures, checkpoint, random_weights
+from .modes import evaluating
 
 if TYPE_CHECKING:
     import onnx
@@ -161,22 +160,6 @@ def _sha256(found: architectures.Weighted) -> str:
     if found.file is not None:
         return paths.sha256(found.file)
     return checkpoint.digest(found.module.state_dict())
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Put `module` in evaluation mode for a while, then every part back as it was.
-
-    Flags are set one by one, because an exported program's module refuses ``eval()``.
-    """
-    before = {part: part.training for part in module.modules()}
-    try:
-        for part in before:
-            part.training = False
-        yield module
-    finally:
-        for part, training in before.items():
-            part.training = training
 
 
 def _ready(module: nn.Module) -> nn.Module:

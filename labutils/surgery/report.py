@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import metrics, typesetting
-from ..errors import SurgeryError
+from ..errors import NothingMatchedError, SurgeryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -251,11 +251,11 @@ def nothing_matched(
     has: Counter[str],
     left: Sequence[Left],
     hint: str,
-) -> SurgeryError:
+) -> NothingMatchedError:
     """Return the error for rules that matched nothing: what the model has instead, what to do."""
     found = ", ".join(f"{n} {name}" for name, n in has.most_common(12)) or "nothing"
     names = ", ".join(rule.name for rule in rules)
     asked = f"The rule {names}" if len(rules) == 1 else f"The rules {names}"
     lines = [f"{asked} matched nothing in {target} (level {level}).", f"It has: {found}."]
     lines += [f"Left: {len(p)} x {what}: {why} ({_some(p)})." for (what, why), p in _grouped(left)]
-    return SurgeryError(" ".join([*lines, hint]).strip())
+    return NothingMatchedError(" ".join([*lines, hint]).strip())

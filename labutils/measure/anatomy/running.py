@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import UsageError
-from ...models import zoo
+from ...models import modes, zoo
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +133,7 @@ def run(module: nn.Module, inputs: torch.Tensor, handles: list[RemovableHandle])
     import torch
 
     try:
-        with zoo.evaluating(module), torch.inference_mode():
+        with modes.evaluating(module), torch.inference_mode():
             module(inputs)
     finally:
         for handle in handles:

@@ -64,7 +64,7 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
 def _scales_channels(module: nn.Module, channels: int) -> bool:
     import torch
 
-    from ..torch_level.modules import evaluating
+    from ...models.modes import evaluating
 
     weight = next(module.parameters())
     noise = torch.randn(1, channels, 5, 5, generator=torch.Generator().manual_seed(0))

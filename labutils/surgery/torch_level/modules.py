@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ...errors import SurgeryError, UsageError
+from ...models.modes import evaluating
 from ..report import Left, Match
 from ..rule import NOT_MINE, Rule, Site, full_name
 from ..rules.attention_gates import GATE, looks_like_a_gate
@@ -240,16 +240,3 @@ def outputs_and_macs(model: nn.Module, example_inputs: tuple) -> tuple[list[np.n
 def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set eval mode; afterwards every module gets back its own mode (frozen BatchNorm too)."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:  # not model.eval(): an exported graph refuses it
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -1,0 +1,181 @@
+"""Replace what the rules know: in PyTorch models, traced graphs, ONNX graphs and files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NothingMatchedError, UnknownNameError, UsageError
+from .recipe import outline
+from .report import Report
+from .rule import Rule
+from .rules.book import DEFAULT, select
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+    from torch.export import ExportedProgram
+
+LEVELS = ("auto", "module", "function", "graph", "onnx")
+Rules = str | Rule | Mapping | Iterable["str | Rule | Mapping"]
+
+
+def replace_(
+    target: nn.Module | ExportedProgram | onnx.ModelProto,
+    rules: Rules = DEFAULT,
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> Report:
+    """Replace, in place, what the rules know, and report it.
+
+    Parameters
+    ----------
+    target
+        A PyTorch model, a graph of `torch.fx` or `torch.export`, or an ONNX model. It is changed
+        in place, and left as it was when an error is raised. A model stays the object of its
+        class that it is: its layers are replaced, and where a forward itself must change, the
+        instance gets another ``forward`` (`restore_` takes that back).
+    rules
+        Names in `RULES` or `SETS` (``"exact"``, ``"lite"``), `Rule` objects, or a dict of your
+        own: ``{nn.GELU: nn.ReLU}``, ``{F.gelu: F.relu}``, ``{predicate: function of the module}``.
+    level
+        ``"module"`` replaces submodules; ``"function"`` bakes a function mode into the model's
+        forward (needs `example_inputs`, to prove that it matched); ``"graph"`` traces the model
+        and edits what its forward does; ``"onnx"`` rewrites an ONNX graph. ``"auto"`` takes the
+        least invasive level that reaches every occurrence: for a PyTorch model modules, then
+        traced patterns where a rule has some and they occur, then functions where the example
+        inputs show that some are left; the report's notes say which and why.
+    example_inputs
+        For a PyTorch model a tensor or a tuple of arguments; for an ONNX model an array, a tuple
+        or a dict by input name. With them the outputs before and after are compared, in eval mode.
+        An ONNX model without them is compared on seeded random inputs.
+
+    Returns
+    -------
+    Report
+        What matched where, what was left and why, the numeric check.
+
+    Raises
+    ------
+    SurgeryError
+        Nothing matched (the message says what the model has instead), the outputs' shapes
+        changed, or the model cannot be changed.
+    UnknownNameError
+        A rule or a level that does not exist.
+    """
+    if level not in LEVELS:
+        raise UnknownNameError("surgery level", level, LEVELS)
+    chosen = select(rules)
+    onnx, torch = sys.modules.get("onnx"), sys.modules.get("torch")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from .onnx_level import graph as onnx_graph
+
+        if level not in ("auto", "onnx"):
+            raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
+        before = outline(target)
+        report = onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        return replace(report, outline=before)
+    if torch is not None and isinstance(target, torch.nn.Module):
+        from .torch_level import torch_model
+
+        if level == "onnx":
+            raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
+        before = outline(target)
+        report = torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        return replace(report, outline=before)
+    if torch is not None and isinstance(target, torch.export.ExportedProgram):
+        from .torch_level import torch_model
+
+        if level not in ("auto", "graph"):
+            raise UsageError(f"An exported program is a graph: level {level!r} is for modules.")
+        return torch_model.replace_in_program_(target, chosen, example_inputs)
+    raise UsageError(
+        f"replace_ takes a torch.nn.Module, an ExportedProgram or an onnx.ModelProto, not "
+        f"{type(target).__name__}. "
+        "For a file there is replace_file(source, destination)."
+    )
+
+
+def replace_file(
+    source: str | Path,
+    destination: str | Path,
+    rules: Rules = DEFAULT,
+    example_inputs: Any = None,
+) -> Report:
+    """Read an ONNX file, replace what the rules know, and write the result to another file.
+
+    The destination is written in one step, and only when something was replaced.
+
+    Raises
+    ------
+    ModelFileError
+        The source is missing or no ONNX model.
+    SurgeryError
+        As in `replace_`.
+    """
+    from onnx.external_data_helper import load_external_data_for_model
+
+    from .. import paths
+    from ..onnxfile import graph
+
+    model = graph.read(source)
+    load_external_data_for_model(model, str(Path(source).parent))
+    report = replace_(model, rules, "onnx", example_inputs)
+    with paths.atomic(destination) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    return report
+
+
+def preview(
+    target: nn.Module | onnx.ModelProto | str | Path,
+    rules: Rules = "exact",
+    level: str = "auto",
+    example_inputs: Any = None,
+) -> dict[str, int]:
+    """Return how often each rule would replace something; the model itself is not changed.
+
+    A PyTorch model is tried on a copy; with `example_inputs` the copy is run and compared, too.
+
+    Parameters
+    ----------
+    target
+        As in `replace_`, or the path of an ONNX file.
+    rules, level, example_inputs
+        As in `replace_`.
+
+    Raises
+    ------
+    SurgeryError
+        As in `replace_`, except that rules that match nothing are counted as zero.
+    UnknownNameError
+        A rule or a level that does not exist.
+    """
+    import copy
+
+    chosen = select(rules)
+    if isinstance(target, str | Path):
+        from ..onnxfile import graph
+
+        target = graph.read(target)
+    onnx = sys.modules.get("onnx")
+    if onnx is not None and isinstance(target, onnx.ModelProto):
+        from .onnx_level import graph as onnx_graph
+
+        return onnx_graph.count_matches(target, chosen)
+    try:
+        return replace_(copy.deepcopy(target), chosen, level, example_inputs).counts
+    except NothingMatchedError:
+        return {rule.name: 0 for rule in chosen}
+
+
+def restore_(model: nn.Module) -> bool:
+    """Take the function level back: the model gets its own forward again.
+
+    Returns False when no functions were replaced in it. Replaced modules stay replaced.
+    """
+    from .torch_level import functions
+
+    return functions.restore_(model)

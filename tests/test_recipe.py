@@ -123,7 +123,7 @@ outline:
         (GOOD.replace("- Conv 8x3x3x3", "- 8"), 7, "expected text"),
         (GOOD.replace("format: 1", "format: 2"), 1, "this lab reads 1"),
         (GOOD.replace("outline:\n- Conv 8x3x3x3\n", ""), 1, "'outline' is missing"),
-        (GOOD.replace("steps:", "steps: ["), 3, "not YAML"),
+        (GOOD.replace("steps:", "steps: ["), 3, "not readable as a recipe"),
         ("- a list", 1, "expected a mapping"),
     ],
 )

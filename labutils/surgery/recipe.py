@@ -270,7 +270,9 @@ def _mapping(
         raise fail(path, f"expected a mapping, found {type(data).__name__}")
     for key, value in data.items():
         if key not in types:
-            raise fail((*path, key), f"unknown key; known: {', '.join(types)}")
+            raise fail(
+                (*path, key), f"unknown key {untrusted.shown(key)}; known: {', '.join(types)}"
+            )
         wrong_bool = isinstance(value, bool) and types[key] is not bool
         if not isinstance(value, types[key]) or wrong_bool:
             wanted = types[key].__name__

@@ -57,6 +57,41 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(lab, tmp_pa
     assert "Cannot write" in err
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "ending"),
+    [("repair", "-o", ".onnx"), ("quantize", "-o", ".onnx"), ("diagnose", "--html", ".html")],
+)
+def test_an_output_never_replaces_what_it_is_made_from(
+    command, option, ending, lab, small_onnx, tmp_path
+):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(small_onnx(17).read_bytes())
+    stated = ["--mean", 0, 0, 0, "--std", 1, 1, 1] if command == "quantize" else []
+    target = [] if command == "quantize" else ["--target", "snpe-2.7"]
+    (tmp_path / f"folder{ending}").mkdir()
+    for output in (model, tmp_path / f"folder{ending}", tmp_path / "x.txt"):
+        code, _, err = lab(command, model, *target, *stated, option, output)
+        assert code == 2 and str(output) in err
+    assert model.read_bytes() == small_onnx(17).read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_to_repair_is_a_success(lab, small_onnx, tmp_path):
+    surgery.replace_file(small_onnx(17), tmp_path / "clean.onnx")
+    asked = ("repair", tmp_path / "clean.onnx", "--target", "snpe-2.7")
+    code, out, err = lab(*asked, "-o", tmp_path / "x.onnx")
+    assert code == 0 and "Nothing blocks" in out + err and "No file was written" in out + err
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["folder", "text.md"])
+def test_a_path_that_is_not_a_model_is_told_what_it_is(name, lab, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.md").write_text("# words")
+    code, _, err = lab("diagnose", tmp_path / name)
+    assert code == 2 and "A model file is" in err and "timm:" not in err
+
+
 def test_a_chip_is_checked_even_where_it_is_not_simulated(lab, small_onnx):
     code, _, err = lab("run", small_onnx(17), "--soc", "SM9999")
     assert code == 2

@@ -89,12 +89,13 @@ def _batch_parser(commands: Any) -> None:
 
 
 def _diagnose(chosen: argparse.Namespace) -> int:
-
     from .. import export, paths, pipeline, targets
     from ..models import zoo
 
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    if chosen.html:
+        zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
         path = model.file
         if model.module is not None:
@@ -122,11 +123,10 @@ def _repair(chosen: argparse.Namespace) -> int:
 
     if (chosen.target is None) == (chosen.recipe is None):
         raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
-    if chosen.output.suffix.lower() != ".onnx":
-        raise UsageError(f"{chosen.output}: a repaired model is an .onnx file.")
     if chosen.target:
         targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
         path = model.file
         if model.module is not None:
@@ -136,7 +136,11 @@ def _repair(chosen: argparse.Namespace) -> int:
             done = pipeline.replay(path, chosen.recipe, chosen.output)
         else:
             allowed = {"allow_approximate": chosen.allow_approximate}
-            done = pipeline.apply(path, chosen.target, chosen.output, **allowed)
+            try:
+                done = pipeline.apply(path, chosen.target, chosen.output, **allowed)
+            except pipeline.NothingToRepairError as nothing:
+                say(chosen, f"{nothing} No file was written.")
+                return 0
     emit(chosen, done)
     say(chosen, f"wrote {done.file} and {paths.recipe(done.file).name}")
     return 0

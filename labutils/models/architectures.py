@@ -55,12 +55,17 @@ def find(name: str) -> Architecture:
     ------
     UnknownNameError
         Neither torchvision nor timm has it.
+    UsageError
+        It is a folder, or a file that is not a model.
     """
     library, _, rest = name.rpartition(":")
     if library == "timm":
         return _timm_architecture(rest)
     if library == "tv" or name in LAB_MODELS:
         return _tv_architecture(rest)
+    if Path(name).exists():
+        what = "a folder" if Path(name).is_dir() else "a file of another kind"
+        raise UsageError(f"{name} is {what}. A model file is an .onnx, a .pt2 or, to run, a .dlc.")
     models = _models()
     known = [*LAB_MODELS, *(f"tv:{n}" for n in models.list_models(module=models))]
     known += [f"timm:{n}" for n in _timm().list_models()]

@@ -156,6 +156,37 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
     )
 
 
+def refuse_output(path: str | Path, model: Model, *suffixes: str) -> None:
+    """Refuse a name for an output that would lose a file: the model's own, or another kind's.
+
+    Parameters
+    ----------
+    path
+        Where something that is made from `model` is to be written.
+    model
+        What it is made from.
+    suffixes
+        The endings that the output may have, with their dot.
+
+    Raises
+    ------
+    UsageError
+        `path` is a folder, has another ending, or is the file that the model was read from.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the {suffixes[0]} file to write.")
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path}: the output is {_a(suffixes[0])} file; choose such a name.")
+    brought = [file for file in (model.file, model.brought) if file]
+    if any(path.resolve() == file.resolve() for file in brought):
+        raise UsageError(f"{path} is the model itself: choose another name for the output.")
+
+
+def _a(suffix: str) -> str:
+    return f"{'an' if suffix[1] in 'aeio' else 'a'} {suffix}"
+
+
 def _sha256(found: architectures.Weighted) -> str:
     if found.file is not None:
         return paths.sha256(found.file)

@@ -6,12 +6,13 @@ they make is another network, and everything that is written then says so.
 """
 
 from .conversion import CALIBRATION_IMAGES, GATE_IMAGES, convert_model, facts
-from .planning import Plan, Repair, apply, refused, replay, suggest
+from .planning import NothingToRepairError, Plan, Repair, apply, refused, replay, suggest
 from .quantization import Quantized, quantize_model
 
 __all__ = [
     "CALIBRATION_IMAGES",
     "GATE_IMAGES",
+    "NothingToRepairError",
     "Plan",
     "Quantized",
     "Repair",

@@ -178,7 +178,8 @@ def _listed(file: Path) -> list[list[str]]:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read as a list of models: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"Cannot read the list of models {file}: {reason}.") from None
     listed = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:

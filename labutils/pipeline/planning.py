@@ -247,7 +247,7 @@ def apply(
         mended = _mended(source, target, Path(folder), allow_approximate)
         plan = mended.plan()
         if not plan.rules and not plan.needed:
-            raise NothingToRepairError(f"{plan} Convert the file as it is.")
+            raise NothingToRepairError(f"{plan} Use the model as it is.")
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
         if not plan.complete and not partial:
             raise SurgeryError(f"{Path(source).name} cannot be repaired in full.\n{plan}")

@@ -186,7 +186,7 @@ def quantize_model(
     if preprocessing is None:
         raise UsageError(f"{model.name} does not say how its input is made: give preprocessing.")
     if destination is not None:
-        _refuse_destination(Path(destination), model)
+        zoo.refuse_output(destination, model, ".onnx")
     wanted, known = _calibrating(recipe, images, calibration, preprocessing.size)
     name = (
         Path(destination).name if destination else f"{paths.stem_of(model.name)}.{wanted.name}.onnx"
@@ -333,11 +333,3 @@ def _published(
             made.append(destination.with_name(path.name))
             path.replace(made[-1])
     return tuple(made)
-
-
-def _refuse_destination(destination: Path, model: zoo.Model) -> None:
-    if destination.suffix.lower() != ".onnx":
-        raise UsageError(f"{destination}: a quantized model is an .onnx file.")
-    brought = [file for file in (model.file, model.brought) if file]
-    if any(destination.resolve() == file.resolve() for file in brought):
-        raise UsageError(f"{destination} is the model itself: choose another name for the output.")

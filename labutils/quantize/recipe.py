@@ -327,7 +327,7 @@ def load(recipe: str | Path | Recipe) -> Recipe:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"Cannot read the recipe {file}: {reason}.") from None
         return parse(written, file.name)
-    raise UnknownNameError("kind of quantization", str(recipe), PRESETS)
+    raise UnknownNameError("quantization recipe", str(recipe), PRESETS)
 
 
 def parse(text: str, file: str = "recipe") -> Recipe:

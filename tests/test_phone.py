@@ -156,7 +156,7 @@ def test_the_plan_needs_no_phone_and_shows_every_command(binary, inputs, monkeyp
     assert run[:2] == ["adb", "shell"] and len(run) == 3  # one word: adb would join several
     assert f"LD_LIBRARY_PATH={phone.FOLDER} ADSP_LIBRARY_PATH={phone.FOLDER}" in run[2]
     assert "--retrieve_context 'net int8.bin' --input_list input_list.txt" in run[2]
-    text, markup = str(plan), plan._repr_html_()
+    text, markup = str(plan), plan._repr_html_().replace("<wbr>", "")
     for shown in (text, markup):
         assert "Not run on a phone by us" in shown and "hexagon-v73/unsigned" in shown
         assert str(binary.parent) not in shown

@@ -74,8 +74,10 @@ on the [troubleshooting](notebooks/troubleshooting.md) page, a word in the
 
 STYLE = """
 .highlight-text pre { white-space: pre-wrap; }  /* messages are long lines */
-.content { width: 60em; }  /* wide tables of text fit */
+.content { width: 66em; max-width: 100%; box-sizing: border-box; }  /* wide tables of text fit */
+.main, .content { min-width: 0; }  /* beside the sidebar, they shrink with the window */
 .cell_output pre { white-space: pre-wrap; overflow-x: auto; font-size: 81%; }
+.cell_output { overflow-x: auto; }  /* a wide output scrolls in its own box, not the page */
 .cell_output img { background: white; }  /* figures have black letters */
 """
 

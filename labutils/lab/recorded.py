@@ -8,7 +8,6 @@ shown as if it had been run here: its first line says that it was not, and why. 
 from __future__ import annotations
 
 import csv
-import html
 import itertools
 import json
 import os
@@ -93,7 +92,7 @@ class Shown:
         return str(self)
 
     def _repr_html_(self) -> str:
-        body = "".join(f"<div>{part}</div>" for _, part in self.parts)
+        body = "".join(typesetting.scrolling(part) for _, part in self.parts)
         if not self.heading:
             return body
         head = f"<p role='note'><strong>{typesetting.words(self.heading)}</strong></p>"
@@ -211,7 +210,7 @@ def _write(key: str, shown: Shown, version: str, network: Network) -> None:
 
 def _still(text: str, rich: str) -> str:
     """Return the HTML without frames, whose servers are gone when it is shown again."""
-    return f"<p>{html.escape(text)} ({_LIVE})</p>" if "<iframe" in rich else rich
+    return typesetting.paragraph(f"{text} ({_LIVE})") if "<iframe" in rich else rich
 
 
 def _anonymous(text: str) -> str:

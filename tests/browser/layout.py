@@ -47,6 +47,10 @@ MEASURE = r"""root => {
         faults.push(`broken inside the word: ${found[0]} (${short(node.data)})`);
     }
   }
+  for (const box of [root, ...root.querySelectorAll('*')])  // a part may scroll, a widget must not
+    if (box.matches('.widget-box:not(.lab-scrolling)') && !hidden(box)
+        && box.scrollWidth > box.clientWidth + 1)
+      faults.push(`scrolls as a whole: ${short(box.textContent)}`);
   for (const element of [root, ...root.querySelectorAll('*')]) {
     const style = getComputedStyle(element);
     const own = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());

@@ -43,7 +43,7 @@ class ImageEditor(Panel):
         self._make_controls()
         self.picture = widgets.HTML()
         drawing = row(self.kind, self.hue, self.size, self.clutter, self.seed)
-        controls = [drawing, row(self.upload, self.truth), self.use]
+        controls = [drawing, row(self.upload, self.truth), row(self.use)]
         super().__init__("My own image", controls, [self.use, self.upload], [self.picture])
         for control in (self.kind, self.hue, self.size, self.clutter, self.seed):
             on_change(control, self.draw)

@@ -148,7 +148,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = 
     """Return a table of HTML cells that is legible inside a widget, on light and dark pages."""
     line = "border-bottom:1px solid rgba(127,127,127,.45);padding:.25em .7em .25em 0"
     cell = f'style="{line};text-align:left;vertical-align:top"'
-    head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in columns)
+    head = "".join(f'<th scope="col" {cell}>{typesetting.words(name)}</th>' for name in columns)
     body = "".join("<tr>" + "".join(f"<td {cell}>{c}</td>" for c in row) + "</tr>" for row in rows)
     said = f'<caption style="text-align:left;padding:.3em 0">{caption}</caption>' if caption else ""
     return typesetting.scrolling(

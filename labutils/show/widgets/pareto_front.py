@@ -73,6 +73,7 @@ class ParetoFront(Panel):
         )
         heading, picking, saving, *_ = self.children
         plot = widgets.Box([self.plot], layout={"overflow": "auto hidden"})
+        plot.add_class("lab-scrolling")
         self.children = (
             heading, plot, picking, self.bar, self.status, self.facts, saving, self.recipe,
         )  # fmt: skip

@@ -153,7 +153,7 @@ class ReplacementBoard(Panel):
         self.boxes = {rule.name: _checkbox(rule, plan.rules) for rule in fitting}
         for box in self.boxes.values():
             on_change(box, self._allow)
-        lines = [widgets.HBox([self.boxes[rule.name], _promise(rule)]) for rule in fitting]
+        lines = [row(self.boxes[rule.name], _promise(rule)) for rule in fitting]
         trained = sum(not rule.needs_training for rule in fitting)  # as good as before
         head = "Rules that match something here:" if lines else "No rule matches this file."
         lite = [_said(_LITE)] if trained < len(lines) else []
@@ -184,8 +184,8 @@ def _promise(rule: surgery.Rule) -> widgets.HTML:
     kind = "exact" if rule.exact else "<b>approximate</b>"
     kind += ", <b>needs training</b>" * rule.needs_training
     return widgets.HTML(
-        f'<span style="{_PROSE}">{kind}: {words(rule.error)}</span>',
-        layout={"flex": "1 1 0", "min_width": "12em"},  # wraps beside the box, not below it
+        f'<div style="{_PROSE};padding:.3em 0 .3em 1em">{kind}: {words(rule.error)}</div>',
+        layout={"flex": "1 1 18em"},  # beside the box; below it where the page is narrow
     )
 
 

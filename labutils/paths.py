@@ -103,6 +103,8 @@ def folder(path: str | Path) -> Path:
     path = Path(path).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{path} is a file, not a folder: name another folder.") from None
     except OSError as error:
         raise UsageError(f"Cannot make the folder {path}: {error.strerror or error}.") from None
     return path

@@ -218,6 +218,8 @@ def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
         except FileNotFoundError:
             raise UsageError(f"There is no picture {file}.") from None
+        except IsADirectoryError:
+            raise UsageError(f"{file} is a folder: name the pictures in it.") from None
         except Exception as error:  # Pillow's readers raise a dozen kinds, SyntaxError among them
             raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
         pictures.append(fitted(np.asarray(upright), size, crop))

@@ -237,7 +237,7 @@ def summary(head: str, rows: list[dict]) -> str:
     """Return counts by kind and by part, the survivors, and what killed the others."""
     counts = Counter(row["verdict"] for row in rows)
     judged = len(rows) - counts["equivalent"]
-    lines = ["Recorded with: python benchmarks/mutants.py", head, ""]
+    lines = [f"Recorded {time.strftime('%Y-%m-%d')} with: python benchmarks/mutants.py", head, ""]
     lines += [f"{counts['killed']} of {judged} killed ({counts['killed'] / judged:.1%}), "]
     lines[-1] += f"{counts['survived']} survived, {counts['equivalent']} equivalent"
     for name, key in [("kind", lambda row: row["kind"]), ("part", _part)]:

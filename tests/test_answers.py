@@ -121,3 +121,38 @@ def test_what_writes_into_its_input_is_told(given, change, word):
     with pytest.raises(NotYet, match=f"writes into its input; whoever else reads that {word}"):
         answer.call(lambda x: [change(x), 1][1], given)
     answer.call(lambda x: 1, given)
+
+
+class Hostile(BaseException):
+    def __str__(self):
+        raise KeyboardInterrupt
+
+
+class Unspeakable:
+    def __repr__(self):
+        raise KeyboardInterrupt
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [GeneratorExit(), BaseException(), Hostile(), SystemExit(3)])
+def test_whatever_an_answer_raises_is_an_outcome(error):
+    result = exercises.find("00.1").grade(lambda *_: raises(error))
+    assert result.outcome == NOT_YET and type(error).__name__ in result.message
+
+
+def test_an_answer_that_cannot_be_shown_is_an_outcome():
+    assert exercises.find("00.1").grade(lambda *_: Unspeakable()).outcome == NOT_YET
+
+
+def test_messages_of_a_check_do_not_command_the_terminal():
+    result = exercises.find("00.1").grade(lambda *_: raises(ValueError("\ud800\x1b[2J")))
+    assert "\x1b" not in str(result)
+    str(result).encode("utf-8")
+
+
+def test_an_answer_does_not_change_the_default_dtype():
+    exercises.find("00.1").grade(lambda *_: torch.set_default_dtype(torch.float64))
+    assert torch.get_default_dtype() == torch.float32

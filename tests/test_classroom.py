@@ -259,3 +259,13 @@ def test_a_learners_own_progress_survives_any_file_of_that_name(make, tmp_path, 
     if make not in (gigabytes, many_lines):  # those may still be written to
         assert not exercise.remember("check", "03.1", outcome=exercise.PASSED)
     assert (tmp_path / "elsewhere.jsonl").read_text() == "mine"
+
+
+def test_a_learners_name_takes_one_line(tmp_path):
+    for name in ("a\nb", "a\tb", "\u0663"):
+        (tmp_path / f"{name}.jsonl").write_text(
+            json.dumps({"exercise": "03.1", "event": "attempt", "outcome": "PASSED"}) + "\n"
+        )
+    room = classroom.read_room(tmp_path)
+    lines = [line for line in str(room).splitlines() if line.startswith("a")]
+    assert len(lines) == 2 and not any("\t" in line for line in lines)

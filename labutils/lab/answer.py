@@ -7,10 +7,12 @@ called with a limit on its time, and must leave what it is given as it was.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import decimal
 import itertools
 import numbers
 import reprlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -78,7 +80,7 @@ def shown(value: Any) -> str:
         if isinstance(shape, tuple) and shape:
             return f"a {type(value).__name__} of shape {tuple(shape)}"
         return reprlib.repr(value)
-    except Exception:
+    except BaseException:  # whatever their own repr does
         return f"a {type(value).__name__}"
 
 
@@ -86,7 +88,7 @@ def in_words(error: BaseException) -> str:
     """Return an exception's type and its words, on one line."""
     try:
         words = " ".join(str(error).split())
-    except Exception:
+    except BaseException:
         words = ""
     return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
 
@@ -101,14 +103,17 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
         raise NotYet(f"a function is asked for, and this is {shown(function)}.")
     before = [_snapshot(argument) for argument in arguments]
     try:
-        result = _within_time(function, arguments, what)
+        with _default_dtype_kept():
+            result = _within_time(function, arguments, what)
     except (NotYet, StillTodo):  # from a call within this call
         raise
     except NotImplementedError:
         raise StillTodo from None
     except RecursionError:
         raise NotYet(f"{what} calls itself again and again, without an end.") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:  # the interrupt key
+        raise
+    except BaseException as error:
         if isinstance(error, TypeError) and _Todo.__name__ in in_words(error):
             raise StillTodo from None  # a library was handed TODO, and names its type
         raise NotYet(f"{what} raised {in_words(error)}") from None
@@ -119,6 +124,18 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
                 f"{what} writes into its input; whoever else reads that {_kind(argument)} is lost."
             )
     return result
+
+
+@contextlib.contextmanager
+def _default_dtype_kept() -> Iterator[None]:
+    """Undo a change of torch's default dtype: every later cell would compute in another one."""
+    torch = sys.modules.get("torch")
+    before = torch.get_default_dtype() if torch else None
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_default_dtype(before)
 
 
 def _within_time(function: Callable, arguments: tuple[Any, ...], what: str) -> Any:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths, typesetting, untrusted
-from ..errors import LabError, LimitError, counted
+from ..errors import LabError, LimitError, counted, printable
 from .answer import TODO, NotYet, StillTodo, in_words, refuse_placeholders
 
 NOT_ATTEMPTED, NOT_YET, PASSED = "NOT ATTEMPTED", "NOT YET", "PASSED"
@@ -145,12 +145,14 @@ class Exercise:
             return self._result(NOT_ATTEMPTED, "replace TODO, then run the cell again.")
         except NotYet as reason:
             return self._result(NOT_YET, str(reason))
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # the interrupt key
+            raise
+        except BaseException as error:
             return self._result(NOT_YET, f"your answer cannot be used: {in_words(error)}")
         return self._result(PASSED, self.praise)
 
     def _result(self, outcome: str, message: str) -> Result:
-        return Result(self.id, outcome, message)
+        return Result(self.id, outcome, printable(message))
 
 
 def strict() -> bool:
@@ -232,7 +234,7 @@ class Record:
 _MOST_BYTES = 4_000_000  # a day of forty exercises takes about 0.05
 _MOST_LINES = 40_000
 _MOST_HINTS = 99
-_ID = re.compile(r"\d\d\.\d\d?")
+_ID = re.compile(r"\d\d\.\d\d?", re.ASCII)
 
 
 def recall(file: str | Path | None = None) -> tuple[dict[str, Record], int]:

@@ -157,7 +157,8 @@ class Campaign:
         code = run.wait()
         if code is None:
             run.process.kill()
-        told = TERMINATE if code == 128 + signal.SIGTERM else how
+        # the end that was asked for above, by our own handler or, on the way out, by the system's
+        told = TERMINATE if code in (128 + signal.SIGTERM, -signal.SIGTERM) else how
         found = self._judged(told, victim, code, run.said, known)
         return Struck(command, stage, how, at, code, *found) if landed else None
 

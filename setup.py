@@ -16,6 +16,7 @@ SHIPPED = (
     "requirements.txt",
     "benchmarks/ten_families.txt",
     "benchmarks/results/*.csv",
+    "benchmarks/results/*.jsonl",
     "benchmarks/results/*.txt",
     "data/*.yaml",
     "data/checkpoints/mobilenet_v3_large.*",

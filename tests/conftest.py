@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import html
 import os
+import re
 from pathlib import Path
 
 # beside another test process, each keeps to one core
@@ -172,6 +174,16 @@ def inputs():
 @pytest.fixture
 def checkpoints():
     return paths.CHECKPOINTS
+
+
+@pytest.fixture
+def read():
+    """A function: what a reader sees of markup or text, with single spaces."""
+
+    def text(markup):
+        return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
+
+    return text
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_one_changed_weight_in_the_file_is_noticed(made, source, tmp_path):
 def test_foreign_files_are_refused(tmp_path, content):
     path = tmp_path / "x.dlc"
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match="no DLC, or it is truncated"):
+    with pytest.raises(ModelFileError, match="not a DLC, or it is truncated"):
         dlc.info(path)
     with pytest.raises(ModelFileError):
         runtime.connect(path)
@@ -290,7 +290,7 @@ def test_a_c_interface_that_we_do_not_know_is_not_called(made):
     code = textwrap.dedent("""
         import sys
         from labutils import paths
-        from labutils.runtime.runners.qnn import dlc_executor, options, worker
+        from labutils.runtime.qnn import dlc_executor, options, worker
         dlc_executor.KNOWN_INTERFACE = (9, 9)
         message = {
             "call": "build",

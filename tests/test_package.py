@@ -56,7 +56,7 @@ def seen(name, path=None, target=None):
 PathFinder.find_spec = staticmethod(seen)
 from labutils import __main__, pipeline
 from labutils.pipeline import journey
-journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+journey.CPU_IMAGES, pipeline.conversion.GATE_IMAGES, pipeline.CALIBRATION_IMAGES = 4, 2, 16
 print(json.dumps([__main__.main(words) for words in json.loads(sys.argv[1])]))
 """
 # Leaves something everywhere that the lab keeps something.

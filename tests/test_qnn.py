@@ -384,7 +384,7 @@ def test_workers_die_with_a_parent_that_is_killed(relu, tmp_path, stopped):
         textwrap.dedent(f"""
         import numpy as np
         from labutils.runtime import qnn
-        from labutils.runtime.runners.qnn import options
+        from labutils.runtime.qnn import options
         pool = qnn.Pool(workers=2)
         asked = qnn.Graph.of({str(relu)!r}, options.htp())
         items = [{{"input": np.ones((1, 4, 8, 8), np.float32)}}] * 4

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from labutils import __main__, quantize
 from labutils.errors import UnknownNameError, UsageError
-from labutils.quantize import imported, recipe
+from labutils.quantize import importing, recipe
 from labutils.quantize.recipe import Activations, Calibration, Override, Recipe, Weights
 
 NAMES = st.text("abcdef./*[]_-' :#", min_size=1, max_size=12)
@@ -135,7 +135,7 @@ def test_the_last_exception_that_speaks_wins():
 
 
 def test_every_preset_of_ti_is_taken_and_what_it_loses_is_said():
-    for name in imported.TI_PRESETS:
+    for name in importing.TI_PRESETS:
         found = quantize.imported(name)
         assert recipe.parse(found.recipe.to_yaml()) == found.recipe
         assert found.recipe.weights.per_channel == ("WT" not in name)

@@ -18,7 +18,7 @@ PROGRAM = """
 import json, sys
 from labutils import __main__, pipeline
 from labutils.pipeline import journey
-journey.CPU_IMAGES, repair.conversion.GATE_IMAGES, repair.CALIBRATION_IMAGES = 4, 2, 16
+journey.CPU_IMAGES, pipeline.conversion.GATE_IMAGES, pipeline.CALIBRATION_IMAGES = 4, 2, 16
 codes = {words[0]: __main__.main(words) for words in json.loads(sys.argv[1])}
 print(json.dumps(codes))
 """

@@ -143,9 +143,9 @@ def fresh(request, tmp_path_factory):
     lab = tmp_path_factory.mktemp("set-up") / "my lab"  # a folder's name may have a space
     lab.mkdir()
     shutil.copy(paths.ROOT / "Makefile", lab)
-    (lab / "labutils").mkdir()
-    for name in ("__init__.py", "torch_index.py"):
-        shutil.copy(paths.ROOT / "labutils" / name, lab / "labutils")
+    (lab / "labutils" / "machine").mkdir(parents=True)
+    for name in ("__init__.py", "machine/__init__.py", "machine/torch_index.py"):
+        shutil.copy(paths.ROOT / "labutils" / name, lab / "labutils" / name)
     lines = "".join(f"{name}=={version}\n" for name, version in PINS.items())
     for name in ("requirements.txt", "constraints.txt"):
         (lab / name).write_text(lines)

@@ -21,7 +21,7 @@ from labutils.errors import LabError, LimitError, ModelFileError, UsageError
 from labutils.models import checkpoint, zoo
 from labutils.onnxfile import graph
 from labutils.pipeline import batch
-from labutils.quantize import imported
+from labutils.quantize import importing
 from labutils.runtime.qnn import dlc_file
 from labutils.targets import schema
 from labutils.train.recipe import read_recipe
@@ -69,7 +69,7 @@ def test_settings_of_other_tools_have_the_same_limits(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(BOMB + "model_parameters: *j\n")
     with pytest.raises(UsageError, match="aliases stand for"):
-        imported.imported(file)
+        importing.imported(file)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Fewer bits: recipes, static quantization of ONNX files for the HTP, mixed precision."""
 
-from .imported import Imported, imported
+from .importing import Imported, imported
 from .ptq import BITS, QuantizeReport, static
 from .ranges import Ranges, measure_ranges
 from .recipe import PRESETS, Recipe

@@ -42,7 +42,7 @@ ifdef PACK
 else
 	@index=$$($(BIN)/python -m labutils.machine.torch_index); test -z "$$index" || \
 	  $(INSTALL) $(ONLY_INDEX) "$$index" --no-deps -c constraints.txt torch torchvision || \
-	  echo "Note: $$index answers, but torch could not be installed from it; it comes from where all other packages do."
+	  echo "Note: the index of torch answers, but torch could not be installed from it; it comes from where all other packages do."
 endif
 	$(INSTALL) -c constraints.txt -r requirements.txt
 	@touch $@

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from . import __version__, streams
 from .commands import converting, keeping, quantizing, running
@@ -68,8 +69,15 @@ def _stopped(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        """Print a help text or a version; argparse's own says nothing where that fails."""
+        if message:
+            (file or sys.stderr).write(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="labutils", description=(__doc__ or "").splitlines()[0])
+    parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (converting, quantizing, running, keeping):

@@ -72,7 +72,17 @@ def generated() -> Path:
 def generated_place() -> Path:
     """Return where artifacts go; it may not exist yet."""
     place = os.environ.get("LABUTILS_GENERATED")
-    return Path(place or (ROOT if CHECKOUT else here()) / "generated_models").expanduser()
+    return expanded(place or (ROOT if CHECKOUT else here()) / "generated_models")
+
+
+def expanded(path: str | Path) -> Path:
+    """Return `path` with a leading ``~`` as the home folder; UsageError when there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{path}: the home folder of that user is not known. Write the path without ~."
+        ) from None
 
 
 def here() -> Path:
@@ -94,13 +104,13 @@ def cache() -> Path:
 
 def cache_place() -> Path:
     """Return where the cache is; it may not exist yet."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PROJECT
-    return Path(os.environ.get("LABUTILS_CACHE") or default).expanduser()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / PROJECT
+    return expanded(os.environ.get("LABUTILS_CACHE") or default)
 
 
 def folder(path: str | Path) -> Path:
     """Return `path` as a folder, made if needed; UsageError when that cannot be."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -115,9 +125,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only when the block succeeds.
 
     The temporary name keeps the suffix, because writers look at it. Manifest and recipes of the
-    file that is replaced go with that file.
+    file that is replaced go with that file. A link is replaced, and not followed.
+
+    Raises
+    ------
+    UsageError
+        `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        raise UsageError(f"{path} is a folder, where a file is to be written: move it away.")
     _sweep(folder(path.parent))
     mark = f"{_owner()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")

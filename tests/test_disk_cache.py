@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -156,6 +157,58 @@ def test_files_of_others_in_a_shared_cache_stay(cache, monkeypatch):
     assert len(done.left) == 2 and all("another user's" in line for line in done.left)
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_files_that_vanish_meanwhile_are_no_fault(everything, cache, monkeypatch):
+    """As when two processes clear at once: each walk finds files that the other deletes."""
+    walk = disk_cache._files
+
+    def robbed(folder):
+        found = list(walk(folder))
+        for file in found:
+            file.unlink()
+        shutil.rmtree(cache / "weights", ignore_errors=True)
+        return iter(found)
+
+    part = disk_cache.chosen(everything=everything)
+    monkeypatch.setattr(disk_cache, "_files", robbed)
+    assert disk_cache.clear(part, everything=everything).left == ()
+    assert disk_cache.survey().bytes == 0
+    shutil.rmtree(cache, ignore_errors=True)
+    assert disk_cache.clear(part, everything=everything).files == 0
+
+
+def test_a_folder_that_is_not_the_labs_is_not_walked(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path))
+    write(tmp_path / "usr" / "file")
+    monkeypatch.setattr(disk_cache, "_files", lambda folder: pytest.fail(f"{folder} is walked"))
+    assert "holds nothing of the lab" in str(disk_cache.survey())
+    with pytest.raises(UsageError, match="not made by the lab"):
+        cleared(everything=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("how", ["pipe", "device", "long"])
+def test_a_mark_that_is_no_plain_small_file_is_none(how, cache):
+    tag = cache / paths.CACHE_TAG
+    text = tag.read_text()
+    tag.unlink()
+    if how == "pipe":
+        os.mkfifo(tag)
+    elif how == "device":
+        tag.symlink_to("/dev/zero")
+    else:
+        tag.write_text(text + "#" * 5000)
+    with pytest.raises(UsageError, match="not made by the lab"):
+        cleared()
+
+
+def test_a_cache_that_is_a_file_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LABUTILS_CACHE", str(write(tmp_path / "file")))
+    for action in (["list"], ["clear", "--yes"]):
+        assert __main__.main(["cache", *action]) == 2
+        assert "is not a folder" in capsys.readouterr().err
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
@@ -175,6 +228,8 @@ def test_a_terminal_is_asked(cache, monkeypatch, capsys, answered, left):
 
 
 def test_without_a_terminal_yes_is_needed(cache, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert __main__.main(["cache", "clear"]) == 2
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert __main__.main(["cache", "clear"]) == 2
     assert "--yes" in capsys.readouterr().err

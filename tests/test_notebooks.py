@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from labutils import paths
+from labutils import __main__, paths
 from labutils.errors import LabError, UnknownNameError, UsageError
 from labutils.lab import exercises, notebooks
 
@@ -140,6 +140,52 @@ def test_what_the_learner_changed_is_never_overwritten(source, tmp_path):
     assert (mine / "03_swap.ipynb").read_bytes() == changed
     assert (mine / "02_read.ipynb").read_bytes() == (source / "02_read.ipynb").read_bytes()
     assert (mine / "glossary.md").read_text() == "more terms"
+
+
+def test_a_page_of_the_learners_own_is_left_and_named(source, tmp_path):
+    mine = paths.folder(tmp_path / "my")
+    (mine / "glossary.md").write_text("my own words")
+    done = notebooks.checkout(mine)
+    assert done.pages == ("glossary.md",) and "glossary.md is not as the lab" in str(done)
+    assert (mine / "glossary.md").read_text() == "my own words"
+    (mine / "images" / "a.png").write_bytes(b"drawn on")
+    assert notebooks.checkout(mine).pages == ("glossary.md", "images/a.png")
+    assert (mine / "images" / "a.png").read_bytes() == b"drawn on"
+
+
+def test_nothing_is_written_through_a_link(source, tmp_path):
+    mine, outside = paths.folder(tmp_path / "my"), paths.folder(tmp_path / "outside")
+    texts = {"glossary.md": b"terms", "03_swap.ipynb": b"{}", ".originals.json": b"{}"}
+    for name, text in texts.items():
+        (outside / name).write_bytes(text)
+        (mine / name).symlink_to(outside / name)
+    (mine / "02_read.ipynb").symlink_to(outside / "new.ipynb")
+    (mine / "images").symlink_to(outside)
+    notebooks.checkout(mine)
+    (source / "glossary.md").write_text("more terms")
+    assert notebooks.checkout(mine).pages == ("images/a.png",)
+    notebooks.reset("03", mine)
+    assert (mine / "glossary.md").read_text() == "more terms"
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == texts
+
+
+@pytest.mark.parametrize("name", ["02_read.ipynb", "glossary.md", ".originals.json"])
+def test_a_folder_with_the_name_of_a_copy_is_said(name, source, tmp_path):
+    (tmp_path / "my" / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match=name):
+        notebooks.checkout(tmp_path / "my")
+    if name != "glossary.md":
+        with pytest.raises(UsageError, match=name):
+            notebooks.reset("02", tmp_path / "my")
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
+def test_a_port_that_does_not_exist_is_refused_before_anything_is_copied(
+    port, source, tmp_path, capsys
+):
+    assert __main__.main(["lab", str(tmp_path / "my"), "--port", str(port)]) == 2
+    assert f"{port} is not a port" in capsys.readouterr().err
+    assert not (tmp_path / "my").exists()
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", "{"])

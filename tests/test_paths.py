@@ -80,6 +80,26 @@ def test_a_current_folder_that_is_gone_is_said(tmp_path, monkeypatch):
         paths.here()
 
 
+@pytest.mark.parametrize("name", ["LABUTILS_CACHE", "LABUTILS_GENERATED"])
+def test_the_home_of_an_unknown_user_is_said(name, monkeypatch):
+    monkeypatch.setenv(name, "~nouser/x")
+    place = paths.cache_place if name == "LABUTILS_CACHE" else paths.generated_place
+    for makes in (place, lambda: paths.folder("~nouser/x")):
+        with pytest.raises(UsageError, match="~nouser/x: the home folder"):
+            makes()
+
+
+def test_a_folder_in_the_place_of_a_file_is_said_and_a_link_is_replaced(tmp_path):
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        paths.write_text(tmp_path / "folder.txt", "new")
+    (tmp_path / "outside").write_text("theirs")
+    (tmp_path / "link").symlink_to("outside")
+    paths.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "outside").read_text() == "theirs"
+    assert names(tmp_path) == ["folder.txt", "link", "outside"]
+
+
 def test_scratch_is_hidden_and_goes(tmp_path):
     with paths.scratch(tmp_path) as folder:
         (folder / "draft.dlc").write_text("")

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -28,12 +29,12 @@ PINS = {"torch": "2.13.0", "torchvision": "0.28.0", "smallest": "1.0"}
 
 
 @contextlib.contextmanager
-def serving(handler):
+def serving(handler, kind=http.server.ThreadingHTTPServer):
     """Serve on loopback with `handler`; yields the URL."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = kind(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
@@ -144,7 +145,7 @@ def fresh(request, tmp_path_factory):
     lab.mkdir()
     shutil.copy(paths.ROOT / "Makefile", lab)
     (lab / "labutils" / "machine").mkdir(parents=True)
-    for name in ("__init__.py", "machine/__init__.py", "machine/torch_index.py"):
+    for name in ("__init__.py", "errors.py", "machine/__init__.py", "machine/torch_index.py"):
         shutil.copy(paths.ROOT / "labutils" / name, lab / "labutils" / name)
     lines = "".join(f"{name}=={version}\n" for name, version in PINS.items())
     for name in ("requirements.txt", "constraints.txt"):
@@ -356,6 +357,74 @@ def test_a_password_is_sent_and_never_shown(tmp_path):
     assert answer.seen.headers["Authorization"] == f"Basic {expected}"
     assert torch_index.usable(address, said.append) == ""
     assert len(said) == 1 and "cret" not in said[0]
+
+
+def test_a_password_is_not_sent_on_to_where_a_server_points():
+    other = page(TORCH)
+    with serving(other) as elsewhere:
+
+        class Pointing(Page):
+            def do_GET(self):
+                self.send_response(302)
+                self.send_header("Location", f"{elsewhere}/torch/")
+                self.end_headers()
+
+        with serving(Pointing) as url:
+            assert torch_index.fault(url.replace("//", "//me:secret@")) == ""
+    assert "Authorization" not in other.seen.headers
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:sE@cReT@{}/whl",
+        "http://user:sE/cReT@{}/whl",
+        "http://user:sE?cReT@{}/whl",
+        "http://user:sE#cReT@{}/whl",
+        "http://{}/whl?token=sE@cReT",
+        "http://{}/whl?token=sEcReT",
+        "http://user:sE cReT@{}/whl",
+        "http://[user:sEcReT@{}/whl",
+        "user:sEcReT@{}/whl",
+        "user1:sE@cReT@{}/whl",
+    ],
+)
+def test_no_form_of_a_secret_is_shown(address):
+    said = []
+    with serving(page([b"nothing"], 404)) as url:
+        address = address.format(url.removeprefix("http://"))
+        assert torch_index.usable(address, said.append) == ""
+    assert "cannot be used" in said[0]
+    assert not re.search("sE|cReT", said[0]), said
+
+
+def test_the_makefile_repeats_no_address_that_may_hold_a_password():
+    lines = (paths.ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if re.search(r"echo.*\$\$?[{(]?(index|TORCH_INDEX)", line)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\x1b]0;owned\x07\x1b[2J" + b"x" * 500 + b"\r\n\r\n", b"HTTP/1.1 2\x0b\x850 a\r\n\r\n"],
+)
+def test_what_a_server_says_is_one_short_printable_line(answer):
+    class Raw(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(1000)
+            self.request.sendall(answer)
+
+    with serving(Raw, socketserver.ThreadingTCPServer) as url:
+        reason = torch_index.fault(url)
+        said = []
+        assert torch_index.usable(url, said.append) == ""
+    assert 0 < len(reason) <= 100
+    assert reason.isprintable() and said[0].isprintable()
+
+
+def test_a_folder_of_nobody_s_is_a_note():
+    said = []
+    assert torch_index.usable("~nouser/x", said.append) == ""
+    assert "~nouser/x cannot be used" in said[0]
 
 
 def test_a_folder_of_wheels_is_no_index_and_the_cure_is_named(tmp_path):

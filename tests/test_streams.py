@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,45 @@ def test_another_pipe_that_breaks_is_an_error_as_ever():
 def test_what_a_command_returns_and_raises_passes_through():
     with pytest.raises(KeyError), streams.ending_quietly():
         raise KeyError("x")
+
+
+# --- streams that are not there, or full ---------------------------------------------------------
+
+
+def in_shell(words, redirected, cwd, *, buffered=True):
+    """Run `python -m labutils` with its streams as a shell redirects them."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = ["sh", "-c", f'"$0" -m labutils {words} {redirected}', sys.executable]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("words", "redirected", "code", "said"),
+    [
+        ("recipe list", ">&-", 0, ""),
+        ("recipe list", "<&- >&- 2>&-", 0, ""),
+        ("recipe show nosuch", "2>&-", 2, ""),
+        ("recipe show nosuch", "<&-", 2, "nosuch"),
+    ],
+)
+def test_a_stream_that_is_closed_from_the_beginning(words, redirected, code, said, tmp_path):
+    done = in_shell(words, redirected, tmp_path)
+    assert done.returncode == code
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == "" or "2>" not in redirected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", ["recipe list", "--version", "--help", "cache --help"])
+def test_output_that_cannot_be_written_is_one_line_and_a_failure(words, buffered, tmp_path):
+    done = in_shell(words, ">/dev/full", tmp_path, buffered=buffered)
+    assert done.returncode == 1
+    assert done.stderr == "OSError: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_errors_that_cannot_be_written_are_a_failure(tmp_path):
+    done = in_shell("recipe show nosuch", "2>/dev/full", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")

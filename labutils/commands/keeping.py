@@ -82,6 +82,8 @@ def _doctor(chosen: argparse.Namespace) -> int:
 def _lab(chosen: argparse.Namespace) -> int:
     from ..lab import lab_server, notebooks
 
+    if chosen.port is not None and not 1 <= chosen.port <= 65535:
+        raise UsageError(f"--port {chosen.port} is not a port: pass one from 1 to 65535.")
     copies = notebooks.checkout(chosen.folder)
     emit(chosen, copies)
     lab_server.serve(copies.folder, chosen.port, browser=not chosen.no_browser)
@@ -133,7 +135,7 @@ def _cache(chosen: argparse.Namespace) -> int:
 
 
 def _agreed() -> bool:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("This would delete what is listed above. Pass --yes to do it.")
     print("Delete this? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

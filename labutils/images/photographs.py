@@ -66,7 +66,7 @@ def read(
     """
     if part not in ("all", "calib", "val"):
         raise UnknownNameError("part of the photographs", part, ("all", "calib", "val"))
-    root = Path(root).expanduser()
+    root = paths.expanded(root)
     folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
     if not folders:
         raise UsageError(f"{root} holds no subfolders. Put the pictures of each class into one.")

@@ -223,12 +223,15 @@ class Checkout:
     copied, kept, outdated
         Names: new or untouched by the learner and now as the original; the learner's, left as
         they are; of these, the ones whose original has changed since.
+    pages
+        Names of the pages and pictures that are not as the lab made them, left as they are.
     """
 
     folder: Path
     copied: tuple[str, ...]
     kept: tuple[str, ...]
     outdated: tuple[str, ...]
+    pages: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain values, for ``--json``."""
@@ -244,6 +247,11 @@ class Checkout:
             f"{name} has a newer original. To take it and keep yours as a backup: "
             f"labutils reset {name[:2]}"
             for name in self.outdated
+        ]
+        lines += [
+            f"{name} is not as the lab made it, and was left as it is. To get the lab's, rename "
+            "this one and run this again."
+            for name in self.pages
         ]
         return "\n".join(lines)
 
@@ -267,20 +275,23 @@ def checkout(folder: Path | None = None) -> Checkout:
     """Give the learner a copy of every notebook; what the learner changed is never overwritten.
 
     The copies come without outputs: a stored one would answer the prediction above it.
-    The pages and pictures that notebooks link to lie beside them and are brought up to date.
+    The pages and pictures that notebooks link to lie beside them and are brought up to date, if
+    they are the lab's. What is written is written in the folder, and not through a link in it.
+
+    Raises
+    ------
+    UsageError
+        The folder cannot be made, or a folder or device has the name of a copy.
     """
     folder = paths.folder(folder or learners_folder())
-    for page in (page for pattern in PAGES for page in SOURCE.glob(pattern)):
-        copied = folder / page.relative_to(SOURCE)
-        paths.folder(copied.parent)
-        shutil.copyfile(page, copied)
     origins = _origins(folder)
+    pages = _copy_pages(folder, origins)
     done: dict[str, list[str]] = {"copied": [], "kept": [], "outdated": []}
     for original in find():
         name, copied = original.name, folder / original.name
         edition = _edition(original)
         digest = _digest(edition)
-        if not copied.exists() or paths.sha256(copied) == origins.get(name):
+        if (found := _found(copied)) is None or found == origins.get(name):
             paths.write_text(copied, edition)
             origins[name] = digest
             done["copied"].append(name)
@@ -289,7 +300,25 @@ def checkout(folder: Path | None = None) -> Checkout:
         if origins.get(name, digest) != digest:
             done["outdated"].append(name)
     paths.write_text(folder / _ORIGINALS, json.dumps(origins, indent=1) + "\n")
-    return Checkout(folder, **{key: tuple(names) for key, names in done.items()})
+    return Checkout(folder, **{key: tuple(names) for key, names in done.items()}, pages=pages)
+
+
+def _copy_pages(folder: Path, origins: dict[str, Any]) -> tuple[str, ...]:
+    """Copy what `PAGES` names, note its digests in `origins`; return what is not the lab's."""
+    left = []
+    for page in sorted(page for pattern in PAGES for page in SOURCE.glob(pattern)):
+        copied, digest = folder / page.relative_to(SOURCE), paths.sha256(page)
+        name = copied.relative_to(folder).as_posix()
+        found = _found(copied)
+        elsewhere = copied.parent != folder and copied.parent.is_symlink()
+        if elsewhere or found not in (None, digest, origins.get(name)):
+            left.append(name)
+            continue
+        if found != digest:
+            with paths.atomic(copied) as temporary:
+                shutil.copyfile(page, temporary)
+        origins[name] = digest
+    return tuple(left)
 
 
 def reset(number: str, folder: Path | None = None) -> Path | None:
@@ -309,7 +338,7 @@ def reset(number: str, folder: Path | None = None) -> Path | None:
     folder = paths.folder(folder or learners_folder())
     mine = folder / original.name
     backup, edition = None, _edition(original)
-    if mine.exists() and paths.sha256(mine) != _digest(edition):
+    if _found(mine) not in (None, _digest(edition)):
         backup = _free(mine)
         mine.replace(backup)
     paths.write_text(mine, edition)
@@ -322,7 +351,7 @@ def untouched(number: str, folder: Path | None = None) -> bool:
     """Whether the learner's copy of a notebook is there, and as `reset` would make it."""
     original = named(number)
     mine = paths.folder(folder or learners_folder()) / original.name
-    return mine.exists() and paths.sha256(mine) == _digest(_edition(original))
+    return _found(mine) == _digest(_edition(original))
 
 
 def _edition(original: Path) -> str:
@@ -334,6 +363,21 @@ def _edition(original: Path) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _found(copied: Path) -> str | None:
+    """Return the digest of what lies under a copy's name; None where nothing does.
+
+    Raises
+    ------
+    UsageError
+        It is a folder, a pipe or a device.
+    """
+    if not copied.exists():
+        return None
+    if not copied.is_file():
+        raise UsageError(f"{copied} is not a file. Rename it, or name another folder.")
+    return paths.sha256(copied)
 
 
 def _free(mine: Path) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import paths
+from .. import paths, untrusted
 from ..errors import UnknownNameError, UsageError, counted
 
 ABOUT = {
@@ -29,6 +29,8 @@ ABOUT = {
     "progress": "which exercises were passed",
 }
 """Folder of the cache -> what lies there."""
+
+_MAX_TAG_BYTES = 4096
 
 KEPT = ("training", "progress")
 """Folders whose content nothing can make again."""
@@ -79,7 +81,7 @@ class Cache:
 
     def __str__(self) -> str:
         if not self.entries:
-            return f"{self.folder} holds nothing."
+            return f"{self.folder} holds nothing of the lab."
         width = max(len(entry.name) for entry in self.entries)
         rows = [
             f"  {e.name:<{width}}  {e.files:>6} files  {e.bytes / 1e6:>9.1f} MB  last used "
@@ -116,10 +118,29 @@ class Cleared:
 
 
 def survey() -> Cache:
-    """Return what lies in the cache; a folder that is not there holds nothing."""
+    """Return what lies in the cache; a folder that is not there holds nothing.
+
+    In a folder that the lab did not make, only what has the name of a folder of the cache is
+    looked at: it may be a whole disk.
+
+    Raises
+    ------
+    UsageError
+        It is not a folder.
+    """
     place = paths.cache_place()
-    found = sorted(p for p in place.iterdir() if _is_entry(p)) if place.is_dir() else []
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"{place} is not a folder: set LABUTILS_CACHE to one, or unset it.")
+    ours = _ours(place)
+    found = [path for path in _listed(place) if _is_entry(path) and (ours or path.name in ABOUT)]
     return Cache(place, tuple(map(_entry, found)))
+
+
+def _listed(place: Path) -> list[Path]:
+    """Return what lies in a folder, sorted: nothing, where it is not there (any more)."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(place.iterdir())
+    return []
 
 
 def _is_entry(path: Path) -> bool:
@@ -128,8 +149,9 @@ def _is_entry(path: Path) -> bool:
 
 def _entry(folder: Path) -> Entry:
     about = ABOUT.get(folder.name, "unknown to this version of the lab")
-    states = [file.lstat() for file in _files(folder)]
-    used = max((max(s.st_atime, s.st_mtime) for s in states), default=folder.lstat().st_mtime)
+    states = [state for _, state in _states(_files(folder))]
+    times = [max(s.st_atime, s.st_mtime) for s in states]
+    used = max(times or [state.st_mtime for _, state in _states([folder])], default=time.time())
     return Entry(folder.name, about, len(states), sum(s.st_size for s in states), used)
 
 
@@ -138,6 +160,13 @@ def _files(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder, followlinks=False):
         links = [name for name in folders if Path(place, name).is_symlink()]
         yield from (Path(place, name) for name in (*files, *links))
+
+
+def _states(files: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each file that is still there, and its state: others may clear the cache as well."""
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            yield file, file.lstat()
 
 
 def chosen(names: Iterable[str] = (), *, everything: bool = False) -> Cache:
@@ -181,7 +210,7 @@ def clear(part: Cache, *, everything: bool = False) -> Cleared:
         lab's.
     """
     place = part.folder
-    if part.entries and not _ours(place):
+    if (part.entries or everything) and _listed(place) and not _ours(place):
         raise UsageError(
             f"{place} was not made by the lab (it has no {paths.CACHE_TAG}), and may hold files of "
             "yours under the same names. Nothing was deleted; delete by hand what you do not need."
@@ -201,31 +230,34 @@ def clear(part: Cache, *, everything: bool = False) -> Cleared:
 def _ours(place: Path) -> bool:
     """Whether the lab made this folder: it has the mark, or is of a time before the mark."""
     try:
-        return paths.PROJECT in (place / paths.CACHE_TAG).read_text(encoding="utf-8")
+        tag = untrusted.content(place / paths.CACHE_TAG, _MAX_TAG_BYTES, plain=True)
     except (OSError, ValueError):
         default = not os.environ.get("LABUTILS_CACHE") and place.is_dir()
-        return default and {path.name for path in place.iterdir()} <= {*ABOUT, paths.LOCKS}
+        return default and {path.name for path in _listed(place)} <= {*ABOUT, paths.LOCKS}
+    return paths.PROJECT.encode() in tag
 
 
 def _remove(place: Path) -> list[str]:
     """Delete the cache folder if nothing but its mark is in it; return what else is."""
-    others = [path for path in place.iterdir() if path.name != paths.CACHE_TAG]
+    others = [path for path in _listed(place) if path.name != paths.CACHE_TAG]
     if not others:
         (place / paths.CACHE_TAG).unlink(missing_ok=True)
-        place.resolve().rmdir()
+        with contextlib.suppress(OSError):  # gone, or in use again
+            place.resolve().rmdir()
     return [f"{path} (not a folder that the lab made)" for path in others if not _is_entry(path)]
 
 
 def _delete(folder: Path) -> Cleared:
     """Delete a folder and what is in it: a link, but not what it points to."""
     files, size, left = 0, 0, []
-    for file in list(_files(folder)):
-        state = file.lstat()
+    for file, state in _states(list(_files(folder))):
         if hasattr(os, "getuid") and os.getuid() not in (0, state.st_uid):
             left.append(f"{file} (another user's)")
             continue
         try:
             file.unlink()
+        except FileNotFoundError:  # another process was faster
+            continue
         except OSError as error:
             left.append(f"{file} ({error.strerror or error})")
         else:
@@ -242,7 +274,7 @@ def _unlock(place: Path) -> None:
 
     if not place.is_dir() or place.is_symlink():
         return
-    for file in place.glob("*.lock"):
+    for file in (path for path in _listed(place) if path.suffix == ".lock"):
         lock = filelock.FileLock(file)
         try:
             lock.acquire(blocking=False)

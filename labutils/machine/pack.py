@@ -113,7 +113,7 @@ def _download_torch(wheels: Path, index: str, echo: Callable[[str], object]) -> 
     index = torch_index.usable(index, echo)
     if not index:
         return
-    echo(f"Downloading torch and torchvision from {index} to {wheels} ...")
+    echo(f"Downloading torch and torchvision from {torch_index.shown(index)} to {wheels} ...")
     try:
         _download(wheels, ["--no-deps", "--index-url", index, *torch_index.PACKAGES])
     except FetchError as error:

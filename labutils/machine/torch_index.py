@@ -24,10 +24,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import printable
+
 PACKAGES = ("torch", "torchvision")
 # PyPI's torch is the CPU build on Windows and macOS.
 DEFAULT = "https://download.pytorch.org/whl/cpu" if sys.platform == "linux" else ""
 SECONDS = 10.0
+_LINE = 100  # characters of what a server says that a message repeats
 _HEAD = 65536  # bytes of the page: a wheel's name comes early, and the whole page may be megabytes
 
 
@@ -46,15 +49,33 @@ def usable(index: str, echo: Callable[[str], object]) -> str:
     echo
         Called with one line that says why the index is not used.
     """
-    index = _as_url(index.strip())
-    reason = fault(index) if index else ""
+    try:
+        url = _as_url(index.strip())
+        reason = fault(url) if url else ""
+    except RuntimeError:  # another user's home (~nobody), or links that lead in a circle
+        reason = "there is no such folder"
     if not reason:
-        return index
-    echo(
-        f"Note: {_without_password(index)} cannot be used ({reason}): torch and torchvision come "
+        return url
+    note = (
+        f"Note: {shown(index)} cannot be used ({reason}): torch and torchvision come "
         "from where all other packages do (PyPI's build for Linux has CUDA: about 2.7 GB)."
     )
+    echo(printable(note))
     return ""
+
+
+def shown(index: str) -> str:
+    """Return the address of an index without what may be secret: user, password and query.
+
+    A password may hold any character, even where a URL should have it encoded, and the scheme may
+    have been forgotten. So all up to the last @ is left out.
+    """
+    scheme, address, query = re.fullmatch(
+        r"([a-z][a-z0-9+.-]*://)?([^?#]*)(.*)", index.strip(), re.IGNORECASE | re.DOTALL
+    ).groups("")
+    if "@" in query:  # a question mark in a password, or an @ in a token
+        return f"{scheme}..."
+    return scheme + address.rpartition("@")[2]
 
 
 def fault(index: str, seconds: float = SECONDS) -> str:
@@ -87,9 +108,19 @@ def _ask(index: str, seconds: float) -> str:
     except urllib.error.HTTPError as error:
         # pip and uv know passwords that this does not (netrc, keyring): they may try.
         return "" if error.code == 401 else f"HTTP status {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except http.client.InvalidURL:  # its text may repeat a password
+        return "it is not a valid URL"
+    except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
-        return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        return _line(getattr(cause, "strerror", None) or str(cause)) or type(cause).__name__
+    except ValueError:
+        return "it is not a valid URL"
+
+
+def _line(text: str) -> str:
+    """Return what a server may have written as one short line that commands no terminal."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= _LINE else f"{line[: _LINE - 3]}..."
 
 
 def _fault_of_folder(folder: Path) -> str:
@@ -105,7 +136,8 @@ def _request(index: str) -> urllib.request.Request:
     request = urllib.request.Request(url._replace(netloc=url.netloc.rpartition("@")[2]).geturl())
     if url.username is not None:
         pair = f"{urllib.parse.unquote(url.username)}:{urllib.parse.unquote(url.password or '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+        basic = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        request.add_unredirected_header("Authorization", basic)  # a redirection's host gets none
     return request
 
 
@@ -117,10 +149,6 @@ def _as_url(index: str) -> str:
     if not index or re.match(r"[a-z+]{2,}:", index, re.IGNORECASE):
         return index
     return Path(index).expanduser().resolve().as_uri()
-
-
-def _without_password(index: str) -> str:
-    return re.sub(r"(?<=//)[^/@]*@", "", index)
 
 
 def main() -> int:

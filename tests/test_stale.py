@@ -287,11 +287,31 @@ def test_a_dlc_of_other_bytes_does_not_borrow_its_manifest_s_claim(converted, la
         {k: v for k, v in FACTS.items() if k != "claim"},
         FACTS | {"classes": "ab"},
         FACTS | {"classes": [1, 2]},
+        FACTS | {"classes": ["x" * 10_000]},
+        *(FACTS | {"claim": claim} for claim in (None, 3, ["x"], "x" * 10_000)),
         FACTS | {"preprocessing": None},
+        *(
+            FACTS | {"preprocessing": {**FACTS["preprocessing"], name: value}}
+            for name in ("mean", "std")
+            for value in (
+                "123", [True] * 3, {"0": 1, "1": 1, "2": 1}, ["1", "1", "1"], [1e308] * 3,
+                [10**400] * 3, [float("nan")] * 3, [1, 1], 1, None,
+            )
+        ),
+        *(
+            FACTS | {"preprocessing": {**FACTS["preprocessing"], "std": std}}
+            for std in ([0, 1, 1], [-1, 1, 1], [1e-300] * 3)
+        ),
+        *(
+            FACTS | {"preprocessing": {**FACTS["preprocessing"], "size": size}}
+            for size in (-64, 0, 4097, True, 32.0, 10**20)
+        ),
+        FACTS | {"preprocessing": {**FACTS["preprocessing"], "source": None}},
+        FACTS | {"padding": "x" * paths.MAX_MANIFEST_BYTES},
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "size": "32"}},
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "mean": [0]}},
     ],
-)
+)  # fmt: skip
 def test_a_manifest_that_lacks_something_is_an_error_with_a_name(converted, facts):
     paths.record(converted, facts)
     with pytest.raises(DamagedManifestError, match="damaged"):

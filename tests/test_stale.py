@@ -4,13 +4,14 @@ import json
 import shutil
 import zipfile
 
+import mutations
 import numpy as np
 import onnx
 import pytest
 import safetensors.torch
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import paths
+from labutils import paths, provenance
 from labutils.errors import (
     DamagedManifestError,
     LabError,
@@ -340,6 +341,16 @@ def test_a_damaged_model_card_is_an_error_with_a_name(trained_again, text, words
     trained_again.with_suffix(".json").write_text(text)
     with pytest.raises(ModelFileError, match=rf"model card .*{NAME}\.json is damaged.*{words}"):
         zoo.load(NAME, "things16", size=64)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a"] * 9])
+def test_classes_of_another_network_are_not_given_to_the_outputs(names, tmp_path, lab):
+    made = mutations.good_model()
+    stated = next(p for p in made.metadata_props if p.key == provenance.MODEL_KEY)
+    stated.value = json.dumps({"classes": names})
+    onnx.save(made, tmp_path / "x.onnx")
+    code, _, err = lab("run", tmp_path / "x.onnx", "--images", 1)
+    assert code == 2 and f"{len(names)} classes and gives 4 outputs" in err
 
 
 # --- batches -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import signal
 import sys
@@ -15,9 +16,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from . import __version__, streams
+from . import __version__, streams, untrusted
 from .commands import converting, keeping, quantizing, running
-from .errors import LabError, printable
+from .errors import LabError, UsageError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     chosen = _parser().parse_args(arguments)
     try:
-        with _stoppable():
+        with _stoppable(), _names_that_fit():
             return chosen.command(chosen)
     except LabError as error:
         if getattr(chosen, "json", False):
@@ -43,6 +44,17 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _names_that_fit() -> Iterator[None]:
+    """Tell of a name that is too long for any file as of a mistake, wherever it is looked up."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UsageError(f"No file can have the name {untrusted.shown(error.filename)}.") from None
 
 
 @contextlib.contextmanager

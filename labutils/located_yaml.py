@@ -15,7 +15,7 @@ Fail = Callable[[Path, str], LabError]
 """Called with where and what is wrong; returns the error to raise."""
 
 
-_MAX_NODES = 50_000  # aliases counted as what they stand for; the largest table has 2,000
+_MAX_NODES = 10_000  # aliases counted as what they stand for; the largest table has 1,437
 _TOO_MANY = "it holds too many values, or its aliases stand for them"
 
 
@@ -54,6 +54,17 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) >= 2**63:  # beyond 4,300 digits Python cannot even print it
+            raise yaml.constructor.ConstructorError(
+                None, None, "an integer of more than 64 bits", node.start_mark
+            )
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, Fail]:

@@ -40,6 +40,8 @@ PACKAGE = Path(__file__).resolve().parent
 CACHE_TAG = "CACHEDIR.TAG"
 """Marks a folder as a cache (https://bford.info/cachedir/); programs that make backups omit it."""
 
+MAX_MANIFEST_BYTES = 1_000_000  # those of the lab's networks have 0.1 MB at most
+
 LOCKS = ".locks"
 """The folder of locks in the cache."""
 
@@ -280,10 +282,14 @@ def _not_private(path: Path) -> str:
 
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # Windows refuses them; a slash is a folder
 _MODEL_FILES = (".onnx", ".pt2", ".dlc")
+_MAX_STEM_BYTES = 100
 
 
 def stem_of(model: str) -> str:
     """Return a model's name as the stem of a file name, for every system and with its tag.
+
+    A name of more than 100 bytes is cut, and a hash keeps it apart from others that begin alike:
+    file systems take 255 bytes, with what is added to a stem.
 
     Examples
     --------
@@ -292,7 +298,12 @@ def stem_of(model: str) -> str:
     """
     for suffix in _MODEL_FILES:
         model = model.removesuffix(suffix)
-    return _NOT_IN_NAMES.sub("_", model).strip(". ") or "model"
+    stem = _NOT_IN_NAMES.sub("_", model).strip(". ") or "model"
+    written = stem.encode("utf-8", "surrogatepass")
+    if len(written) <= _MAX_STEM_BYTES:
+        return stem
+    mark = f"-{hashlib.sha256(written).hexdigest()[:8]}"
+    return written[: _MAX_STEM_BYTES - len(mark)].decode("utf-8", "ignore") + mark
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -366,13 +377,13 @@ def read_manifest(artifact: str | Path) -> dict[str, Any]:
     NoManifestError
         There is none.
     DamagedManifestError
-        It is not JSON, or has no SHA-256.
+        It is not a plain file, not JSON, of more than `MAX_MANIFEST_BYTES`, or has no SHA-256.
     OtherFileError
         It describes another file: nothing in it is about this one.
     """
     artifact = Path(artifact)
     try:
-        entry = untrusted.json_file(manifest(artifact))
+        entry = untrusted.json_file(manifest(artifact), MAX_MANIFEST_BYTES)
         stated = entry["sha256"]
     except FileNotFoundError:
         raise NoManifestError(f"{artifact.name} has no manifest.") from None

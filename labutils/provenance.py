@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import paths, untrusted
-from .errors import ModelFileError, NoManifestError, OtherFileError
+from .errors import ModelFileError, NoManifestError, OtherFileError, UsageError
 from .images import data
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # What `export.to_onnx` writes into a file's metadata_props, as JSON, and `load` reads back.
 PREPROCESSING_KEY = "labutils.preprocessing"
 MODEL_KEY = "labutils.model"
+
+MAX_SIZE = 4096  # pixels; more is a typing error, and 200 MB an image
+_MAX_NAME = 300  # characters of a class's name; ImageNet's longest has 121
+_MAX_TEXT = 2000  # of a claim or a source
 
 
 def card_classes(path: Path, outputs: int) -> tuple[str, ...]:
@@ -42,7 +46,16 @@ def card_classes(path: Path, outputs: int) -> tuple[str, ...]:
 
 
 def _are_names(classes: Any) -> bool:
-    return isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    return isinstance(classes, list) and all(_is_text(name, _MAX_NAME) for name in classes)
+
+
+def _is_text(value: Any, most: int) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _are_figures(values: Any) -> bool:
+    """Whether these are one number per channel; their values are checked by `Preprocessing`."""
+    return isinstance(values, list) and [type(v) in (int, float) for v in values] == [True] * 3
 
 
 def origin_note(path: Path, origin: dict[str, Any]) -> str:
@@ -60,17 +73,22 @@ def origin_note(path: Path, origin: dict[str, Any]) -> str:
 
 def of_manifest(manifest: dict[str, Any]) -> tuple[data.Preprocessing, tuple[str, ...], str]:
     """Return preprocessing, classes and claim; ValueError, KeyError, TypeError where damaged."""
-    stored, classes = manifest["preprocessing"], manifest["classes"]
-    if not _are_names(classes):
-        raise TypeError(classes)
-    return _preprocessing(stored), tuple(classes), str(manifest["claim"])
+    stored, classes, claim = (manifest[key] for key in ("preprocessing", "classes", "claim"))
+    if not _are_names(classes) or not _is_text(claim, _MAX_TEXT):
+        raise TypeError("classes or claim")
+    return _preprocessing(stored), tuple(classes), claim
 
 
 def _preprocessing(stored: Any) -> data.Preprocessing:
-    mean, std = (tuple(map(float, stored[key])) for key in ("mean", "std"))
-    if not len(mean) == len(std) == 3 or type(stored["size"]) is not int:
-        raise ValueError(stored)
-    return data.Preprocessing(stored["size"], mean, std, str(stored["source"]))
+    mean, std, size, source = (stored[key] for key in ("mean", "std", "size", "source"))
+    if not (_are_figures(mean) and _are_figures(std) and _is_text(source, _MAX_TEXT)):
+        raise TypeError("mean, std or source")
+    if type(size) is not int or not 1 <= size <= MAX_SIZE:
+        raise ValueError("size")
+    try:
+        return data.Preprocessing(size, tuple(map(float, mean)), tuple(map(float, std)), source)
+    except (UsageError, OverflowError):
+        raise ValueError("mean or std") from None
 
 
 def stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Preprocessing | None]:

@@ -36,39 +36,49 @@ def shown(value: object) -> str:
         return f"a very large {type(value).__name__}"
 
 
-def content(path: str | Path, most: int, *, plain: bool = False) -> bytes:
+def content(path: str | Path, most: int, *, plain: bool = False, piped: bool = False) -> bytes:
     """Return the bytes of a file.
 
     Parameters
     ----------
     path
-        Whatever can be read to an end.
+        A file, or a link to one.
     most
         Bytes that it may have.
     plain
-        Whether it must be a file that lies there itself: no link, pipe, socket or device.
+        Whether it must be a file that lies there itself: no link.
+    piped
+        Whether it may be a pipe or device as well, which is waited for: where a user named it, as
+        ``<(...)`` of a shell does. What only lies there must never stop us.
 
     Raises
     ------
     LimitError
-        It has more bytes, or is not plain.
+        It has more bytes, or is not such a file.
     OSError
         As for any file.
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-    if plain:  # neither followed nor waited for
-        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        if not stat.S_ISREG(Path(path).lstat().st_mode):  # a socket or device is not even opened
-            raise LimitError(f"{path} is not a plain file.")
+    if not piped:
+        flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe may be put there after the look at it
+        flags |= getattr(os, "O_NOFOLLOW", 0) if plain else 0
+        # a socket or device is not even opened
+        _refuse_special(path, Path(path).stat(follow_symlinks=not plain), plain)
     with os.fdopen(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
         regular = stat.S_ISREG(status.st_mode)
-        if plain and not regular:
-            raise LimitError(f"{path} is not a plain file.")
+        if not piped:
+            _refuse_special(path, status, plain)
         found = b"" if regular and status.st_size > most else file.read(most + 1)
     if len(found) > most or (regular and status.st_size > most):
         raise LimitError(f"{path} has more than {most:,} bytes, which nothing of its kind needs.")
     return found
+
+
+def _refuse_special(path: str | Path, status: os.stat_result, plain: bool) -> None:
+    told = not plain and stat.S_ISDIR(status.st_mode)  # by the system, when it is read
+    if not stat.S_ISREG(status.st_mode) and not told:
+        raise LimitError(f"{path} is not a plain file.")
 
 
 def refuse_size(path: str | Path, most: int = MAX_MODEL_BYTES) -> None:
@@ -78,7 +88,7 @@ def refuse_size(path: str | Path, most: int = MAX_MODEL_BYTES) -> None:
 
 
 def text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
-    """Return a file's UTF-8 text, its line ends as Python reads them.
+    """Return the UTF-8 text of a file that a user named, its line ends as Python reads them.
 
     Raises
     ------
@@ -87,7 +97,7 @@ def text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
     UnicodeDecodeError
         It is not UTF-8.
     """
-    decoded = content(path, most).decode("utf-8")
+    decoded = content(path, most, piped=True).decode("utf-8")
     return decoded.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -116,9 +126,9 @@ def json_value(written: str | bytes, most: int = MAX_JSON_BYTES) -> Any:
     raise LimitError(f"JSON that is nested more than {MAX_DEPTH} deep is not read.")
 
 
-def json_file(path: str | Path, most: int = MAX_JSON_BYTES) -> Any:
+def json_file(path: str | Path, most: int = MAX_JSON_BYTES, *, piped: bool = False) -> Any:
     """Return what a JSON file says; raises as `content` and `json_value` do."""
-    return json_value(content(path, most), most)
+    return json_value(content(path, most, piped=piped), most)
 
 
 def _children(item: object) -> Any:

@@ -1,10 +1,13 @@
 """Batches: one row per model whatever happens to it, and nothing is done twice."""
 
 import csv
+import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import onnx
 import psutil
@@ -144,15 +147,83 @@ def test_a_state_file_that_a_kill_cut_short_costs_its_last_line_only(fake, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("lines", "says"), [(["# nothing"], "names no model"), (['timm:"x'], "line 1")]
+    ("lines", "says"),
+    [
+        (["# nothing"], "names no model"),
+        (['timm:"x'], "line 1"),
+        (["tv:resnet18", '""'], "line 2: the model's name is empty"),
+        (["tv:resnet18", '" "'], "line 2: the model's name is empty"),
+        (["tv:resnet18", "x --mean \0"], "line 2: it holds a NUL"),
+        (["tv:resnet18", "--help"], "line 2: it begins with the option --help"),
+        (["tv:resnet18 " + "x" * 200_000], "line 1: it has more than 4,096 characters"),
+    ],
 )
 def test_lists_that_cannot_be_used(tmp_path, lines, says):
     with pytest.raises(UsageError, match=says):
         batch.run(listed(tmp_path, *lines), "qnn", tmp_path / "out")
 
 
+def test_a_name_that_no_file_can_have_is_a_row(fake, monkeypatch):
+    name = "é" * 300
+    monkeypatch.setattr(batch, "_listed", lambda file: [[name]])
+    (row,) = fake('print(\'{"error": "UsageError", "message": "no"}\'); raise SystemExit(2)').rows
+    assert (row.model, row.outcome, row.reason) == (name, "failed", "no")
+
+
+def test_a_log_that_cannot_be_written_is_a_row(fake, tmp_path):
+    key = batch._key(["tv:resnet18", "qnn"])
+    (tmp_path / "out" / f"tv_resnet18-{key[:6]}.log").mkdir(parents=True)
+    (row,) = fake("").rows
+    assert row.outcome == "crashed" and "could not begin" in row.reason
+
+
+def test_a_line_that_only_asks_for_help_has_failed(fake):
+    (row,) = fake("print('usage: ...')").rows
+    assert row.outcome == "failed" and "exit code 0" in row.reason
+
+
+ROW = asdict(batch.Row("m", "converted", "", {"r": 1}, 0.9, 1.0, 3, "m.dlc", 1.5, "key"))
+DAMAGE = [
+    *({"model": m} for m in (3, "", " ", None)), {"outcome": [1]}, {"outcome": "done"},
+    *({"repaired": r} for r in ([1], "x", {"r": "x"}, {"r": None})), {"reason": None},
+    *({n: v} for n in ("cosine", "agreement", "bytes", "seconds")
+      for v in ("x", [1], True, 10**400, float("nan"), float("inf"))),
+    {"seconds": None}, {"key": [1]}, {"outcome": "failed"},
+    *({"file": f} for f in (3, "", "..", "/tmp/x.dlc", "../../x.dlc", "a/x.dlc")),
+]  # fmt: skip
+
+
+def test_a_damaged_row_of_the_state_is_left_out_and_counted(tmp_path):
+    lines = [json.dumps(ROW), *(json.dumps(ROW | {"key": "k"} | change) for change in DAMAGE)]
+    (tmp_path / batch.STATE).write_text("\n".join([*lines, "[]", "3", "{"]))
+    said = []
+    assert batch._done(tmp_path, said.append) == {"key": batch.Row(**ROW)}
+    assert len(said) == 1 and f"{len(DAMAGE) + 3} lines of" in said[0]
+
+
+SPECIAL = {
+    "a folder": lambda path: path.mkdir(),
+    "a loop": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo if hasattr(os, "mkfifo") else None,
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_state_or_table_that_is_no_file_is_refused_before_the_work(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(batch, "_converted", None)  # would be a TypeError
+    (tmp_path / "out").mkdir()
+    names = {batch.STATE, "batch.csv"} if kind == "a folder" else {batch.STATE}
+    for name in names:
+        SPECIAL[kind](tmp_path / "out" / name)
+        with pytest.raises(UsageError, match=name):
+            batch.run(listed(tmp_path, "tv:resnet18"), "qnn", tmp_path / "out")
+        if kind == "a folder":
+            (tmp_path / "out" / name).rmdir()
+
+
 def test_other_calls_that_cannot_work(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="Cannot read the list"):
         batch.run(tmp_path / "none.txt", "qnn", tmp_path / "out")
     with pytest.raises(UsageError, match="tidl-11"):
         batch.run(listed(tmp_path, "tv:resnet18"), "tidl-11", tmp_path / "out")

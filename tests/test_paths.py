@@ -257,6 +257,19 @@ def test_a_model_s_tag_is_in_its_files_names(name, stem):
     assert paths.stem_of(name) == stem
 
 
+@given(st.text("aé漢😀.", min_size=60, max_size=300))
+def test_a_long_name_is_cut_and_stays_another_than_its_neighbour(name):
+    stem = paths.stem_of(name)
+    assert len(stem.encode()) <= 100
+    assert len({stem, paths.stem_of(name + "b"), paths.stem_of("x" + name)}) == 3
+
+
+@pytest.mark.parametrize("suffix", ["", ".onnx", ".dlc", "/x.onnx"])
+def test_a_name_that_no_file_can_have_is_told(suffix, lab):
+    code, _, err = lab("run", "x" * 300 + suffix)
+    assert code == 2 and "Error: " in err
+
+
 def test_every_place_that_names_a_file_after_a_model_asks_one_function():
     """No f-string of the package puts a model's own name into a file's."""
     named = re.compile(r"\{(self\.|lesson\.)?_?model\.name\}[^\"']*\.(onnx|dlc|bin|csv|html|json)")

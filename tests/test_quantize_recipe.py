@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from labutils import __main__, quantize
 from labutils.errors import UnknownNameError, UsageError
-from labutils.quantize import importing, recipe
-from labutils.quantize.recipe import Activations, Calibration, Override, Recipe, Weights
+from labutils.quantize import recipe
+from labutils.quantize.importing import TI_PRESETS
+from labutils.quantize.recipe import Activations, Calibration, Override, Qat, Recipe, Weights
 
 NAMES = st.text("abcdef./*[]_-' :#", min_size=1, max_size=12)
 
@@ -109,6 +110,23 @@ def test_mistakes_name_the_line(text, words, tmp_path):
     assert not str(caught.value).endswith(("?.", ".."))
 
 
+NUMBERS = [
+    (part, field.name)
+    for part, kind in (("calibration", Calibration), ("qat", Qat))
+    for field in dataclasses.fields(kind)
+    if isinstance(field.default, int | float) and not isinstance(field.default, bool)
+]
+BEYOND = (".inf", "-.inf", ".nan", "9" * 20, "1.0e+300", "0x" + "f" * 6000, "-0x" + "f" * 6000)
+
+
+@pytest.mark.parametrize(("part", "name"), NUMBERS)
+def test_every_number_of_a_recipe_is_limited_and_finite(part, name):
+    for value in BEYOND:
+        with pytest.raises(UsageError, match="line 2") as caught:
+            recipe.parse(f"{part}:\n  {name}: {value}\n")
+        assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"overrides": Override("a")}, {"overrides": ("a",)}, {"exclude": "/conv1/*"}],
@@ -135,7 +153,7 @@ def test_the_last_exception_that_speaks_wins():
 
 
 def test_every_preset_of_ti_is_taken_and_what_it_loses_is_said():
-    for name in importing.TI_PRESETS:
+    for name in TI_PRESETS:
         found = quantize.imported(name)
         assert recipe.parse(found.recipe.to_yaml()) == found.recipe
         assert found.recipe.weights.per_channel == ("WT" not in name)

@@ -4,13 +4,14 @@ import json
 import shutil
 import zipfile
 
+import mutations
 import numpy as np
 import onnx
 import pytest
 import safetensors.torch
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import paths
+from labutils import paths, provenance
 from labutils.errors import (
     DamagedManifestError,
     LabError,
@@ -287,11 +288,31 @@ def test_a_dlc_of_other_bytes_does_not_borrow_its_manifest_s_claim(converted, la
         {k: v for k, v in FACTS.items() if k != "claim"},
         FACTS | {"classes": "ab"},
         FACTS | {"classes": [1, 2]},
+        FACTS | {"classes": ["x" * 10_000]},
+        *(FACTS | {"claim": claim} for claim in (None, 3, ["x"], "x" * 10_000)),
         FACTS | {"preprocessing": None},
+        *(
+            FACTS | {"preprocessing": {**FACTS["preprocessing"], name: value}}
+            for name in ("mean", "std")
+            for value in (
+                "123", [True] * 3, {"0": 1, "1": 1, "2": 1}, ["1", "1", "1"], [1e308] * 3,
+                [10**400] * 3, [float("nan")] * 3, [1, 1], 1, None,
+            )
+        ),
+        *(
+            FACTS | {"preprocessing": {**FACTS["preprocessing"], "std": std}}
+            for std in ([0, 1, 1], [-1, 1, 1], [1e-300] * 3)
+        ),
+        *(
+            FACTS | {"preprocessing": {**FACTS["preprocessing"], "size": size}}
+            for size in (-64, 0, 4097, True, 32.0, 10**20)
+        ),
+        FACTS | {"preprocessing": {**FACTS["preprocessing"], "source": None}},
+        FACTS | {"padding": "x" * paths.MAX_MANIFEST_BYTES},
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "size": "32"}},
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "mean": [0]}},
     ],
-)
+)  # fmt: skip
 def test_a_manifest_that_lacks_something_is_an_error_with_a_name(converted, facts):
     paths.record(converted, facts)
     with pytest.raises(DamagedManifestError, match="damaged"):
@@ -320,6 +341,16 @@ def test_a_damaged_model_card_is_an_error_with_a_name(trained_again, text, words
     trained_again.with_suffix(".json").write_text(text)
     with pytest.raises(ModelFileError, match=rf"model card .*{NAME}\.json is damaged.*{words}"):
         zoo.load(NAME, "things16", size=64)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a"] * 9])
+def test_classes_of_another_network_are_not_given_to_the_outputs(names, tmp_path, lab):
+    made = mutations.good_model()
+    stated = next(p for p in made.metadata_props if p.key == provenance.MODEL_KEY)
+    stated.value = json.dumps({"classes": names})
+    onnx.save(made, tmp_path / "x.onnx")
+    code, _, err = lab("run", tmp_path / "x.onnx", "--images", 1)
+    assert code == 2 and f"{len(names)} classes and gives 4 outputs" in err
 
 
 # --- batches -------------------------------------------------------------------------------------

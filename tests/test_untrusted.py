@@ -3,7 +3,9 @@
 import ast
 import io
 import json
+import os
 import struct
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,13 +17,14 @@ from bad_files import classifier, external
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import paths, quantize, surgery, untrusted
+from labutils import paths, provenance, quantize, surgery, untrusted
 from labutils.commands import options
+from labutils.dlc import writing
 from labutils.errors import LabError, LimitError, ModelFileError, UsageError
+from labutils.lab import notebooks
 from labutils.models import checkpoint, zoo
 from labutils.onnxfile import graph
 from labutils.pipeline import batch
-from labutils.quantize import importing
 from labutils.runtime.qnn import dlc_file
 from labutils.targets import schema
 from labutils.train.recipe import read_recipe
@@ -69,7 +72,7 @@ def test_settings_of_other_tools_have_the_same_limits(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(BOMB + "model_parameters: *j\n")
     with pytest.raises(UsageError, match="aliases stand for"):
-        importing.imported(file)
+        quantize.imported(file)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,44 @@ def test_json_files_that_cannot_be_read_end_in_one_error(kind, tmp_path):
     JSON_FILES[kind](tmp_path / "m.dlc.manifest.json")
     with pytest.raises(ModelFileError, match="manifest"):
         zoo.load(tmp_path / "m.dlc")
+
+
+PIPED = {
+    "manifest": ("m.dlc.manifest.json", lambda path: paths.read_manifest(path.with_name("m.dlc"))),
+    "model card": ("m.json", lambda path: provenance.card_classes(path.with_name("m.pth"), 3)),
+    "summary": ("m.dlc.json", lambda path: writing._notes(path.with_name("m.dlc"))),
+    "ONNX": ("m.onnx", graph.read),
+    "external data": ("weights.bin", lambda path: graph.read_whole(path.with_name("m.onnx"))),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", PIPED)
+def test_a_pipe_that_lies_where_a_file_is_read_stops_nobody(kind, linked, tmp_path):
+    name, read = PIPED[kind]
+    (tmp_path / "m.dlc").write_bytes(b"made")
+    onnx.save(external("weights.bin"), tmp_path / "m.onnx")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / ("pipe" if linked else name))
+    if linked:
+        (tmp_path / name).symlink_to("pipe")
+    with pytest.raises(ModelFileError):
+        read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_the_list_of_originals_as_a_pipe_is_none(tmp_path):
+    os.mkfifo(tmp_path / ".originals.json")
+    assert notebooks._origins(tmp_path) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_a_pipe_that_a_user_names_is_read(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    with subprocess.Popen([sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write('é')",
+                           tmp_path / "p"]):  # fmt: skip
+        assert untrusted.text(tmp_path / "p") == "é"
 
 
 def bomb(path, *names, size=300_000_000):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import ModelFileError, UsageError
 from .options import (
     MODEL_HELP,
     NAME_HELP,
@@ -106,6 +106,11 @@ def _answers(
     shares = metrics.softmax(np.concatenate(logits))
     best = metrics.topk(shares, min(3, shares.shape[1]))
     classes = model.classes or tuple(f"class {i}" for i in range(shares.shape[1]))
+    if len(classes) != shares.shape[1]:
+        raise ModelFileError(
+            f"{model.name} states {len(classes)} classes and gives {shares.shape[1]} outputs: what "
+            "lies in or beside the file is about another network. Make the file again."
+        )
     rows = [
         {"image": name, "top": [(classes[k], round(float(row[k]), 4)) for k in order]}
         for name, row, order in zip(names, shares, best, strict=True)

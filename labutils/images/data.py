@@ -43,7 +43,9 @@ class Preprocessing:
     source: str = "torchvision's ImageNet convention"
 
     def __post_init__(self) -> None:
-        figures = np.array([*self.mean, *self.std], np.float64)
+        with np.errstate(all="ignore"):  # what overflows float32 is found by its infinity
+            mean, std = np.float32(self.mean), np.float32(self.std)
+            figures = np.concatenate([mean, std, mean / std, 1 / (255 * std)])
         if not np.isfinite(figures).all() or min(self.std) <= 0:
             raise UsageError(
                 f"mean {self.mean} and std {self.std}: finite numbers are needed, and std above 0."

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("auto", "imagenet", "things16", "random")
 
-MIN_SIZE, MAX_SIZE = things.MIN_SIZE, 4096  # pixels; more is a typing error, and 200 MB an image
+MIN_SIZE, MAX_SIZE = things.MIN_SIZE, provenance.MAX_SIZE
 _THINGS16_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
 _SEED = 0
 _CALIBRATION_IMAGES = 32

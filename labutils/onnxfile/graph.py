@@ -6,6 +6,7 @@ import ast
 import contextlib
 import hashlib
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def read(path: str | Path) -> onnx.ModelProto:
 
 
 def _refuse_too_much(graph: onnx.GraphProto, path: Path) -> None:
-    """Refuse weights in other files that claim more bytes than any model here has."""
+    """Refuse weights in other files that claim more bytes than any model here has, or in pipes."""
     total = 0
     for tensor in _tensors(graph):
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -77,8 +78,11 @@ def _refuse_too_much(graph: onnx.GraphProto, path: Path) -> None:
             continue
         file = path.parent / entries.get("location", "")
         with contextlib.suppress(ValueError, OSError):  # faults that are told where it is loaded
+            status = file.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise ModelFileError(f"{path} is refused: its weights' {file} is not a plain file.")
             offset = int(entries.get("offset", 0))
-            rest = file.stat().st_size - offset if "length" not in entries else 0
+            rest = status.st_size - offset if "length" not in entries else 0
             total += max(int(entries.get("length", 0)), rest)
         if total > untrusted.MAX_MODEL_BYTES:
             raise ModelFileError(

@@ -33,6 +33,8 @@ OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
 _OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
 _AGAIN = ("crashed", "timed out")  # another run may end otherwise
 STATE = "batch.jsonl"
+_TABLE = "batch.csv"
+_MAX_LINE = 4096  # characters; systems limit what a process is given
 _PR_SET_PDEATHSIG = 1  # prctl(2): a killed batch takes its conversion along
 
 
@@ -151,12 +153,15 @@ def run(
     Raises
     ------
     UsageError
-        No such list, nothing in it, or a target that the lab cannot convert for.
+        No such list, nothing in it, a line that names no model, a target that the lab cannot
+        convert for, or no plain file where the state or the table is to be.
     """
     listed = _listed(Path(names))
     folder = paths.folder(folder)
     dlc.refuse_impossible(target, folder / "x.dlc")
-    done = _done(folder)
+    if (folder / _TABLE).is_dir():
+        raise UsageError(f"{folder / _TABLE} is a folder; the table is to be there. Rename it.")
+    done = _done(folder, echo)
     rows = []
     for number, words in enumerate(listed, start=1):
         key = _key([*words, *options, target])
@@ -170,7 +175,7 @@ def run(
                 state.write(json.dumps(asdict(row)) + "\n")
             echo(f"    {row.outcome}{': ' + row.reason if row.reason else ''}")
         rows.append(row)
-    _write_csv(rows, folder / "batch.csv")
+    _write_csv(rows, folder / _TABLE)
     return Batch(tuple(rows), target, folder)
 
 
@@ -186,6 +191,8 @@ def _listed(file: Path) -> list[list[str]]:
             words = shlex.split(line, comments=True, posix=os.name == "posix")
         except ValueError as error:
             raise UsageError(f"{file}, line {number}: {error}.") from None
+        if problem := _problem(line, words):
+            raise UsageError(f"{file}, line {number}: {problem}.")
         if words:
             listed.append(words)
     if not listed:
@@ -193,14 +200,34 @@ def _listed(file: Path) -> list[list[str]]:
     return listed
 
 
+def _problem(line: str, words: Sequence[str]) -> str:
+    """Say why a line of the list cannot be asked of ``labutils convert``; "" when it can."""
+    if "\0" in line:
+        return "it holds a NUL character"
+    if len(line) > _MAX_LINE:
+        return f"it has more than {_MAX_LINE:,} characters"
+    if words and not words[0].strip():
+        return "the model's name is empty"
+    if words and words[0].startswith("-"):
+        return f"it begins with the option {words[0][:40]}; the model comes first"
+    return ""
+
+
 def _key(words: Sequence[str]) -> str:
     """Return what was asked for, as a hash: a file that was changed is another model or recipe."""
     begun = [__version__, random_weights.NOTE, *words]
     digest = hashlib.sha256(json.dumps(begun).encode())
     shipped = (paths.CHECKPOINTS / f"{words[0]}.safetensors",)
-    for file in filter(Path.is_file, (*map(Path, words), *shipped)):
+    for file in filter(_is_file, (*map(Path, words), *shipped)):
         digest.update(_digest(file).encode())
     return digest.hexdigest()[:16]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a word names a file; no name of one is one that the system refuses, as too long."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
 
 
 def _digest(file: Path) -> str:
@@ -212,6 +239,8 @@ def _digest(file: Path) -> str:
 
 def _still_there(row: Row, folder: Path) -> bool:
     """Whether the file of a converted row is the one that was converted."""
+    if not _is_file(folder / row.file):
+        return False
     try:
         paths.read_manifest(folder / row.file)
     except (ModelFileError, OSError):
@@ -219,23 +248,49 @@ def _still_there(row: Row, folder: Path) -> bool:
     return True
 
 
-def _done(folder: Path) -> dict[str, Row]:
+def _done(folder: Path, echo: Callable[[str], object] = lambda line: None) -> dict[str, Row]:
     """Return the rows of earlier runs that need not be made again, by key."""
+    state = folder / STATE
     try:
-        lines = (folder / STATE).read_text(encoding="utf-8", errors="replace").splitlines()
+        content = untrusted.content(state, untrusted.MAX_TEXT_BYTES, plain=True)
     except FileNotFoundError:
         return {}
-    done = {}
-    known = {field.name for field in fields(Row)}
-    for line in lines:
-        try:
-            entry = untrusted.json_value(line)
-            row = Row(**{name: entry[name] for name in known})
-        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-            continue
-        if row.outcome not in _AGAIN:
-            done[row.key] = row
-    return done
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"Cannot read the state of the batch, {state}: {reason.rstrip('.')}. Delete it to "
+            "begin anew, or name another folder."
+        ) from None
+    lines = content.decode("utf-8", errors="replace").split("\n")
+    rows = [_stated(line) for line in lines if line.strip()]
+    if damaged := rows.count(None):  # one of them is what a kill cut short
+        echo(f"{counted(damaged, 'line')} of {state} cannot be used; such models are done again.")
+    return {row.key: row for row in rows if row and row.outcome not in _AGAIN}
+
+
+def _stated(line: str) -> Row | None:
+    """Return the row that a line of the state says; None where a batch would not write it."""
+    try:
+        entry = untrusted.json_value(line)
+        row = Row(**{field.name: entry[field.name] for field in fields(Row)})
+    except (ValueError, KeyError, TypeError):
+        return None
+    texts = (row.model, row.outcome, row.reason, row.file, row.key)
+    if not all(isinstance(text, str) for text in texts) or not row.model.split():
+        return None
+    if row.outcome not in OUTCOMES or Path(row.file).name != row.file:
+        return None
+    if (row.outcome == "converted") != row.file.endswith(".dlc"):
+        return None
+    figures = [row.seconds, *(n for n in (row.cosine, row.agreement, row.bytes) if n is not None)]
+    rules = {} if row.repaired is None else row.repaired
+    if not isinstance(rules, dict) or not all(map(_is_figure, (*figures, *rules.values()))):
+        return None
+    return row
+
+
+def _is_figure(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e15  # neither NaN nor infinite
 
 
 def _converted(
@@ -245,8 +300,12 @@ def _converted(
     command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
     command += ["--target", target, "-o", str(output)]
     began = time.monotonic()
-    code, printed = _run(command, output.with_suffix(".log"), timeout_s)
-    row = {"model": " ".join(words), "seconds": time.monotonic() - began, "key": key}
+    row = {"model": " ".join(words), "key": key}
+    try:
+        code, printed = _run(command, output.with_suffix(".log"), timeout_s)
+    except OSError as error:  # a folder where its log is to be, no process to be had
+        return Row(outcome="crashed", reason=_one_line(f"It could not begin: {error}"), **row)
+    row["seconds"] = time.monotonic() - began
     answer = _answer(printed)
     if code == 0 and answer:
         try:
@@ -261,7 +320,7 @@ def _converted(
         return Row(outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}", **row)
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     last = _last_line(output.with_suffix(".log"))
-    outcome = "failed" if code == 2 else "crashed"  # 2: argparse refused the line
+    outcome = "failed" if code in (0, 2) else "crashed"  # argparse printed its help, or refused
     return Row(outcome=outcome, reason=f"{ended}: {last}; {log}", **row)
 
 
@@ -285,6 +344,7 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
 
 def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, str]:
     """Run one conversion; return its exit code (None: it took too long) and what it printed."""
+    log.unlink(missing_ok=True)  # what lies there may be a link or a pipe
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",

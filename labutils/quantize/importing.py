@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import located_yaml, typesetting, untrusted
 from ..errors import UnknownNameError, UsageError
-from .recipe import Activations, Calibration, Override, Recipe, Weights
+from .recipe import MAX_IMAGES, Activations, Calibration, Override, Recipe, Weights
 
 TI_PRESETS = (
     "DEFAULT", "WC8_AT8", "MSA_WC8_AT8", "WT8SYMP2_AT8SYMP2", "WC8SYMP2_AT8SYMP2",
@@ -274,7 +274,7 @@ def _of_tidl(options: dict[str, Any], file: Path, fail: located_yaml.Fail) -> Im
             weights = Weights(weights.bits, True, value == 4, power)
             became = f"power_of_two {str(power).lower()}, per_channel {str(value == 4).lower()}"
         elif name == "calibration_frames":
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or not 1 <= value <= MAX_IMAGES:
                 raise fail((key,), f"expected a number of images, found {untrusted.shown(value)}")
             calibration = Calibration(calibration.method, value)
             became = f"calibration.images {value}"

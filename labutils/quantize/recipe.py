@@ -25,6 +25,7 @@ from ..errors import UnknownNameError, UsageError
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 IoType = Literal["float32", "quantized"]
+MAX_IMAGES = 100_000  # of calibration; more is a typing error
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Calibration:
     """
 
     method: Method = "minmax"
-    images: int = field(default=256, metadata={"least": 1})
+    images: int = field(default=256, metadata={"least": 1, "most": MAX_IMAGES})
     outliers: float = field(default=0.0, metadata={"least": 0.0, "below": 0.5})
     percentile: float = field(default=99.99, metadata={"least": 50.0, "most": 100.0})
     room: float = field(default=1.0, metadata={"least": 1.0, "most": 4.0})
@@ -121,12 +122,12 @@ class Qat:
 
     scales: Literal["learned", "observed"] = "learned"
     freeze_at: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
-    steps: int = field(default=300, metadata={"least": 1})
-    batch_size: int = field(default=48, metadata={"least": 1})
-    size: int = field(default=0, metadata={"least": 0})
-    learning_rate: float = field(default=2e-4, metadata={"least": 0.0})
+    steps: int = field(default=300, metadata={"least": 1, "most": 100_000})
+    batch_size: int = field(default=48, metadata={"least": 1, "most": 4096})
+    size: int = field(default=0, metadata={"least": 0, "most": 4096})
+    learning_rate: float = field(default=2e-4, metadata={"least": 0.0, "most": 10.0})
     distillation: float = field(default=0.9, metadata={"least": 0.0, "most": 1.0})
-    temperature: float = field(default=2.0, metadata={"least": 0.1})
+    temperature: float = field(default=2.0, metadata={"least": 0.1, "most": 1000.0})
 
 
 @dataclass(frozen=True)
@@ -379,7 +380,7 @@ def _value(hint: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> Any:
             )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(min(value, 10**300))  # a float of that many digits does not exist
+        return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         found = f"{type(value).__name__} {untrusted.shown(value)}"
         raise fail(path, f"expected {hint.__name__}, found {found}")

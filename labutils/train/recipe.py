@@ -80,7 +80,7 @@ def read_recipe(path: str | Path) -> Recipe:
         No such file, a field that `Recipe` does not have, or a value that is not of its type.
     """
     try:
-        content = untrusted.json_file(path)
+        content = untrusted.json_file(path, piped=True)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a recipe in JSON: {error}") from None
     fields = content.get("recipe", content) if isinstance(content, dict) else content

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mutations
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -261,3 +263,12 @@ def test_reset_and_room(lab, tmp_path, monkeypatch):
     code, _, err = lab("room", tmp_path / "empty")
     assert code == 2
     assert "No progress files" in err
+
+
+@pytest.mark.parametrize("shape", [[1], [1, 32], [1, 3, 32]])
+def test_an_input_that_is_no_image_is_told_by_its_shape(shape, tmp_path, lab):
+    made = mutations.good_model()
+    made.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("input", 1, shape))
+    onnx.save(made, tmp_path / "x.onnx")
+    code, _, err = lab("run", tmp_path / "x.onnx", "--images", 1)
+    assert code == 2 and "(n, 3, height, width)" in err

@@ -70,6 +70,11 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
         raise UsageError(
             f"{_known_as(model)} leaves its input size open: give --size, such as 224."
         )
+    if model.input_shape and len(model.input_shape) != 4:
+        raise UsageError(
+            f"{model.name} takes an input of shape {model.input_shape}, not images "
+            "(n, 3, height, width). Export it with such an input."
+        )
     height, width = model.input_shape[-2:] if model.input_shape else (0, 0)
     if height != width:
         raise UsageError(

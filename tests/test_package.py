@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -270,6 +271,16 @@ def test_an_installed_package_works_in_an_empty_folder(hidden, installed):
     assert installed.opened() == []
 
 
+def listening(runtime):
+    """What Jupyter says about its server, once that answers; it says so a moment before."""
+    for found in runtime.glob("jpserver-*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads(found.read_text())
+            socket.create_connection(("127.0.0.1", facts["port"]), timeout=5).close()
+            return facts
+    return None
+
+
 @contextlib.contextmanager
 def serving(installed, folder):
     """Run `labutils lab FOLDER` and yield (process, what Jupyter says about the server)."""
@@ -282,11 +293,11 @@ def serving(installed, folder):
         )
     try:
         end = time.monotonic() + 300
-        while not (found := list(runtime.glob("jpserver-*.json"))):
+        while (facts := listening(runtime)) is None:
             said = (installed.scratch / "lab.log").read_text(errors="replace")
             assert process.poll() is None and time.monotonic() < end, said[-3000:]
             time.sleep(0.1)
-        yield process, json.loads(found[0].read_text())
+        yield process, facts
     finally:
         process.terminate()
         process.wait(60)

@@ -7,7 +7,9 @@ picture of the place where the tool stops, and the versions that were used.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,12 @@ from ..errors import LabError, counted
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+_MEANINGS = {
+    "supported": "the table lists it, and its limits hold",
+    "constrained": "listed with a limit that is missed or left to you: read the evidence",
+    "unsupported": "the tool refuses it",
+    "unknown": "the table does not list it, which never counts as supported",
+}
 _DEPTH = 2  # parts of a module path by which nodes are grouped: features.4
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -36,15 +44,19 @@ th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: left;
 .name { min-width: 10rem }
 .wide, figure { margin: 1rem 0; overflow-x: auto }
 .unsupported { border-left: .4rem solid #d55e00 } .unknown { border-left: .4rem double #6b6b6b }
+.legend span { display: block; padding-left: .6rem; margin: .2rem 0 }
+.verdict { font-weight: 600; padding-left: .8rem }
 .constrained { border-left: .4rem dashed #e69f00 } .supported { border-left: .4rem dotted #009e73 }
 </style>
 <h1>{{ check.file | words }} for {{ check.target | words }}</h1>
+<p class="verdict {{ worst }}">{{ check.conclusion | words }}</p>
 <p>{{ model | words }}</p>
-{% for line in check.summary() %}<p>{{ line | words }}</p>
-{% endfor %}
+{% for line in check.summary() if line != check.conclusion %}<p>{{ line | words }}</p>
+{% endfor %}<p>Written {{ date }} by labutils {{ versions.labutils }}.</p>
 <h2>What to do</h2>
 {% if not plan.needed %}<p>Nothing blocks this model on {{ check.target }}: no repair is needed.
-What the table does not know may still fail: convert, and let the parity gate judge.</p>
+{% if check.unknown %}What the table does not know may still fail: convert{% else %}Convert{% endif %},
+and let the parity gate compare the result with this model.</p>
 {% elif rules %}<p>{{ blocking }}.
 {% if plan.complete %}These rules remove all of them:
 {% else %}These rules remove some of them, not all:{% endif %}</p>
@@ -65,6 +77,8 @@ What the table does not know may still fail: convert, and let the parity gate ju
 <code>labutils convert MODEL --target {{ check.target }} --repair -o FILE.dlc</code></p>{% endif %}
 {% if picture %}<h2>Where the tool stops</h2><figure>{{ picture }}</figure>{% endif %}
 <h2>Operators</h2>
+<p class="legend">{% for word, count in check.counts.items() %}<span class="{{ word }}">{{ word }}:
+{{ meanings[word] }}</span> {% endfor %}</p>
 <div class="wide" tabindex="0"><table>
 <thead><tr><th>operator</th><th>verdict</th><th class="n">nodes</th>
 <th>first in</th><th>evidence</th></tr></thead>
@@ -133,6 +147,9 @@ def write(
         picture=_picture(check, onnx_path),
         words=tuple(check.counts),
         parts=parts(check),
+        meanings=_MEANINGS,
+        worst=_worst(check.counts),
+        date=date.today().isoformat(),
         versions={"labutils": __version__}
         | paths.versions("torch", "onnx", "onnxruntime", "onnxruntime-qnn"),
     )
@@ -152,13 +169,13 @@ def parts(check: targets.CheckReport) -> list[Part]:
 def _part(name: str, nodes: list[targets.NodeVerdict], words: tuple[str, ...]) -> Part:
     counts = Counter(node.verdict for node in nodes)
     blocking = Counter(node.op_type for node in nodes if node.verdict == "unsupported")
-    worst = next(
-        word
-        for word in ("unsupported", "unknown", "constrained", "supported")
-        if counts[word] or word == "supported"
-    )
     listed = ", ".join(f"{n} x {op}" for op, n in blocking.items())
-    return Part(name, {word: counts[word] for word in words}, listed, worst)
+    return Part(name, {word: counts[word] for word in words}, listed, _worst(counts))
+
+
+def _worst(counts: Mapping[str, int]) -> str:
+    found = (word for word in ("unsupported", "unknown", "constrained") if counts[word])
+    return next(found, "supported")
 
 
 def _left(plan: pipeline.Plan) -> list[tuple[str, int, targets.NodeVerdict]]:

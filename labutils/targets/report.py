@@ -111,14 +111,16 @@ class CheckReport:
         lines = [
             f"{self.file} (opset {self.opset}) against the operator table of {self.target}",
             f"Table: {table.vendor}, {table.toolchain}, {table.version}; "
-            f"documents read {table.retrieved}; the tool itself was not run.",
+            f"documents read {table.retrieved}; this check does not run the tool.",
             f"{counted(len(self.nodes), 'node')}: {listed}"
             + (f"; {self.constants} Constant nodes not counted" if self.constants else ""),
-            self._conclusion(),
+            self.conclusion,
         ]
         return lines + [f"Warning: {warning}" for warning in self.warnings]
 
-    def _conclusion(self) -> str:
+    @property
+    def conclusion(self) -> str:
+        """What the target would do with the file, in one sentence."""
         first = self.first_blocker
         if self.subgraphs is not None:
             on_cpu = sum(node.action == "CPU" for node in self.nodes)

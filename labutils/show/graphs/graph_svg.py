@@ -287,7 +287,7 @@ def _legend(*reports: CheckReport | None) -> list[str]:
     given = [report for report in reports if report is not None]
     if not given:
         return []
-    lines = [f"Operator table of {given[0].target}", "(documents; the tool itself was not run):"]
+    lines = [f"Operator table of {given[0].target}", "(documents; the tool is not run here):"]
     refused = dict.fromkeys(
         f"It refuses opset {r.opset} as such." for r in given if r.opset_blocker
     )

@@ -205,7 +205,7 @@ def _verdict(check: targets.CheckReport) -> str:
     read = check.table.retrieved
     if any(not node.node for node in check.blockers):
         counted = "The file as a whole is refused, whatever its operators."
-    source = f"By the documented operator table (read {read}); the tool itself was not run."
+    source = f"By the documented operator table (read {read}); this check does not run the tool."
     return banner("\n".join([head, counted, *warnings, source]), kind)
 
 

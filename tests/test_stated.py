@@ -190,11 +190,8 @@ def test_what_conditioning_is_good_for():
 
 def test_ten_families():
     outcomes = [row["outcome"] for row in records("ten_families")]
-    told = stated(
-        r"(ten) timm networks of ten families.{0,60}?(\d+) passed the gate and (\d+) fail"
-    )
-    assert len(outcomes) == 10
-    assert told[1:] == (str(outcomes.count("converted")), str(outcomes.count("wrong")))
+    told = stated(r"ten timm networks of ten families.{0,60}?All (\d+) passed the gate")
+    assert outcomes == ["converted"] * int(told[0])
 
 
 def test_places_of_deit():

@@ -6,7 +6,8 @@ from torch import nn
 
 from labutils.errors import UnknownNameError, UsageError
 from labutils.measure import anatomy, complexity
-from labutils.models import architectures
+from labutils.models import architectures, zoo
+from labutils.show import figures
 from labutils.show.figures import anatomy as anatomy_figures
 
 
@@ -83,10 +84,17 @@ def test_refusals():
         anatomy.walk(nn.Sequential(nn.Conv2d(3, 4, 1)), "1", 16)
 
 
+def test_a_network_is_drawn_at_its_own_size():
+    model = zoo.load("mobilenet_v3_small")
+    side = model.preprocessing.size
+    assert side != 224 and f"at {side} px" in figures.architecture(model).alt
+    assert f"at {side // 4} px" in figures.inverted_residual(model, "features.2").alt
+
+
 def test_figures_say_what_to_see(large):
     network = complexity.count(large, (1, 3, 64, 64))
     picture = anatomy_figures.weight_work_time(network, anatomy.times(large, 64, repeats=1))
-    assert "parameters most are in classifier" in picture.alt
+    assert "the largest share of the parameters is in classifier" in picture.alt
     assert "0.14 from swish" in anatomy_figures.hard_and_smooth().alt
     other = complexity.count(nn.Sequential(nn.Conv2d(3, 4, 1)), (1, 3, 8, 8))
     with pytest.raises(UsageError):

@@ -37,10 +37,9 @@ def taken(
         if model.module is None:
             raise UsageError(f"{model.name} is a file; only a PyTorch module can be taken apart.")
         model, shape = model.module, model.input_shape
-    if size is None and shape:
-        return model, (1, *shape[1:])
-    size = size or 224
-    return model, (1, 3, size, size)
+    if size is not None:
+        return model, (1, 3, size, size)
+    return model, (1, *shape[1:]) if shape else (1, 3, 224, 224)
 
 
 def noise(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:

@@ -203,7 +203,7 @@ def stage_costs(*networks: Complexity, titles: Sequence[str] = ()) -> Picture:
     titles = titles or [network.source for network in networks]
     grouped = [_stages(network) for network in networks]
     sentences = [
-        f"{title}: of {network.parameters / 1e6:.2f} M parameters most are in "
+        f"{title}: of {network.parameters / 1e6:.2f} M parameters the largest share is in "
         f"{_largest(stages, 0, network.parameters)}, of {network.macs / 1e6:.1f} M MACs in "
         f"{_largest(stages, 1, network.macs)}"
         for title, network, stages in zip(titles, networks, grouped, strict=True)

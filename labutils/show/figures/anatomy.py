@@ -70,7 +70,8 @@ def weight_work_time(network: Complexity, times: Times) -> Picture:
         ("time (this computer)", GREEN, "...", [times.share(n) for n in names]),
     ]
     said = "; ".join(
-        f"of the {what} most are in {_leaders(names, values)}" for what, _, _, values in shares
+        f"the largest share of the {what} is in {_leaders(names, values)}"
+        for what, _, _, values in shares
     )
     picture = blank(0.9 + 0.21 * len(names), f"Three different profiles: {said}.")
     for number, (axes, (what, color, hatch, values)) in enumerate(

@@ -48,7 +48,7 @@ _KINDS = {  # activation: (short name, colour, hatch)
 
 
 @styled
-def architecture(model: zoo.Model | nn.Module, size: int = 0) -> Picture:
+def architecture(model: zoo.Model | nn.Module, size: int | None = None) -> Picture:
     """Draw every stage: its resolution, its channels, and a row of marks as in the paper's table.
 
     Parameters
@@ -199,7 +199,9 @@ _HEIGHT, _TALL, _MIDDLE, _LINE = 3.5, 1.9, 1.72, 0.165
 
 
 @styled
-def inverted_residual(model: zoo.Model | nn.Module, name: str = "", size: int = 0) -> Picture:
+def inverted_residual(
+    model: zoo.Model | nn.Module, name: str = "", size: int | None = None
+) -> Picture:
     """Draw one block from left to right: bars are its tensors, boxes what happens between them.
 
     Parameters

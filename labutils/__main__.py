@@ -39,10 +39,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         if getattr(chosen, "json", False):
             print(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=2))
         else:
-            print(printable(f"{type(error).__name__}: {error}"), file=sys.stderr)
+            streams.say(printable(f"{type(error).__name__}: {error}"))
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        streams.say("Stopped.")
         return 130
 
 
@@ -84,8 +84,10 @@ def _stopped(number: int, frame: object) -> None:
 class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: TextIO | None = None) -> None:
         """Print a help text or a version; argparse's own says nothing where that fails."""
-        if message:
-            (file or sys.stderr).write(message)
+        if message and file not in (None, sys.stderr):
+            file.write(message)
+        elif message:
+            streams.say(message.removesuffix("\n"))
 
 
 def _parser() -> argparse.ArgumentParser:

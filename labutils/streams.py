@@ -22,16 +22,19 @@ def ending_quietly() -> Iterator[None]:
     Raises
     ------
     SystemExit
-        With code 1, when stdout or stderr is a pipe that its reader has closed; after one line on
-        stderr, when the system refuses something else, as a full disk does.
+        With code 1, when stdout is a pipe that its reader has closed; after one line on stderr,
+        when the system refuses something else, as a full disk does. Messages on stderr that
+        cannot be written are lost, and the exit code stays that of the command.
     """
     _open_missing()
     try:
         try:
             yield
         finally:  # what is in the buffer fails here, and not at the interpreter's end
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            with contextlib.suppress(OSError):  # messages that are lost do not change the outcome
+                sys.stderr.flush()
+            _silenced(sys.stderr)
+            sys.stdout.flush()
     except OSError as error:
         silenced = [_silenced(stream) for stream in (sys.stdout, sys.stderr)]
         if not isinstance(error, BrokenPipeError):
@@ -40,6 +43,12 @@ def ending_quietly() -> Iterator[None]:
         elif not any(silenced):
             raise  # another pipe than ours
         sys.exit(1)
+
+
+def say(message: str) -> None:
+    """Print a line on stderr; where stderr is closed or full the line is lost, and nothing else."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def _open_missing() -> None:

@@ -105,7 +105,7 @@ def _known_as(model: zoo.Model) -> str:
 def titled(model: zoo.Model) -> str:
     """Return the line that says which model this is."""
     classes = f"{len(model.classes)} classes" if model.classes else "classes unknown"
-    return f"{model.name}: {model.note}; {classes}"
+    return f"{model.name}: {model.note.rstrip('.')}; {classes}"
 
 
 def stored_inputs(path: Path) -> Any:

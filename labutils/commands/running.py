@@ -69,7 +69,7 @@ def _run(chosen: argparse.Namespace) -> int:
     names, pixels, labels = _pixels(chosen, model, preprocessing.size)
     with runtime.connect(artifact, chosen.backend, **settings) as runner:
         name = getattr(runner, "input", "input")
-        say(chosen, f"{runner.name} on {runner.runtime}\ninput {name!r}: {preprocessing}")
+        say(chosen, f"{runner.name}, run by: {runner.runtime}\ninput {name!r}: {preprocessing}")
         inputs = preprocessing(pixels)
         starts = tracked(range(0, len(inputs), 8), "images")
         logits = [runner.run(inputs[start : start + 8]) for start in starts]

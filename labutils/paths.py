@@ -136,7 +136,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
-        raise UsageError(f"{path} is a folder, where a file is to be written: move it away.")
+        raise UsageError(f"{path} is a folder, and a file is to be written there: move it away.")
     _sweep(folder(path.parent))
     mark = f"{_owner()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
@@ -179,7 +179,7 @@ def _owner() -> str:
 
 @functools.lru_cache(64)  # once in the life of a process is enough for a folder
 def _sweep(place: Path) -> None:
-    """Delete the unfinished files and folders of this machine's processes that are no more."""
+    """Delete the unfinished files and folders of this machine's processes that no longer exist."""
     with os.scandir(place) as entries:
         for entry in entries:
             found = _UNFINISHED.fullmatch(entry.name)
@@ -258,7 +258,7 @@ def _locks() -> Path:
         refused.append(reason)
     raise UsageError(
         f"There is no folder for locks that only you can write: {'; '.join(refused)}. Set "
-        "LABUTILS_CACHE to a folder of your own."
+        "LABUTILS_CACHE to a folder that belongs to you."
     )
 
 

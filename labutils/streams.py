@@ -13,7 +13,7 @@ from typing import TextIO
 
 @contextlib.contextmanager
 def ending_quietly() -> Iterator[None]:
-    """End the process where its output cannot be written: without a word if its reader has left.
+    """End the process where its output cannot be written: silently if its reader has left.
 
     Source: "Note on SIGPIPE" in the documentation of Python's ``signal``. What is still buffered is
     given to the null device, or the interpreter would complain at its end. A stream that the

@@ -1,7 +1,7 @@
 """Reading what others wrote within limits: of bytes, of depth, and of what an archive unpacks to.
 
 A file of a few bytes can stand for any amount of memory: brackets within brackets, a zip member of
-zeros, a device that never ends. Whoever reads text, JSON or a zip here is told so by an error that
+zeros, a device that never ends. Whoever reads text, JSON or a zip here gets an error that
 is a `ValueError` as well, and can say what the file was to be.
 """
 
@@ -76,8 +76,8 @@ def content(path: str | Path, most: int, *, plain: bool = False, piped: bool = F
 
 
 def _refuse_special(path: str | Path, status: os.stat_result, plain: bool) -> None:
-    told = not plain and stat.S_ISDIR(status.st_mode)  # by the system, when it is read
-    if not stat.S_ISREG(status.st_mode) and not told:
+    is_folder = not plain and stat.S_ISDIR(status.st_mode)  # by the system, when it is read
+    if not stat.S_ISREG(status.st_mode) and not is_folder:
         raise LimitError(f"{path} is not a plain file.")
 
 

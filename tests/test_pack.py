@@ -88,7 +88,7 @@ def test_an_interrupted_pack_is_no_pack(packed, monkeypatch):
     monkeypatch.setattr(pack, "_download", broken)
     with pytest.raises(FetchError):
         pack.collect(packed.folder, index="")
-    with pytest.raises(UsageError, match="is no pack"):
+    with pytest.raises(UsageError, match="is not a pack"):
         pack.unpack(packed.folder)
 
 

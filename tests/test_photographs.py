@@ -84,7 +84,7 @@ def test_the_centre_is_cut_as_torchvision_cuts_it(tmp_path):
 
 def test_what_is_no_class_is_refused(folder):
     picture(folder / "zebra" / "a.png")
-    with pytest.raises(UsageError, match=r"subfolder zebra .* no class .*'tench'.* 0 to 2"):
+    with pytest.raises(UsageError, match=r"subfolder zebra .* not a class .*'tench'.* 0 to 2"):
         photographs.read(folder, CLASSES, 32)
     (folder / "zebra").rename(folder / "1")
     assert 1 in photographs.read(folder, CLASSES, 32).labels

@@ -249,8 +249,8 @@ def test_a_dropped_file_is_classified_named_and_stored(editor):
     ("name", "content", "said"),
     [
         ("empty.png", b"", "is empty"),
-        ("text.jpg", b"hello", "no picture in one of the formats"),
-        ("gif.png", encoded(photo(), "GIF"), "PNG, JPEG and WebP"),
+        ("text.jpg", b"hello", "is not a PNG, JPEG or WebP picture"),
+        ("gif.png", encoded(photo(), "GIF"), "PNG, JPEG or WebP"),
         ("cut.png", encoded(photo(), "PNG")[:2000], "damaged or cut short"),
         ("cut.jpg", encoded(photo(), "JPEG")[:1500], "damaged or cut short"),
         ("dot.png", encoded(photo(size=(1, 1)), "PNG"), "too few"),
@@ -303,7 +303,7 @@ def test_a_turned_photograph_is_set_upright_and_a_large_one_reduced():
 def test_a_class_that_the_model_lacks_is_said(small):
     names = tuple(f"class {i}" for i in range(16))
     editor = ImageEditor(model_of(small, classes=names, trained=False))
-    assert "mug is no class of this model" in words(editor.status)
+    assert "mug is not a class of this model" in words(editor.status)
     assert "random" in words(editor.status)
 
 

@@ -85,7 +85,7 @@ class ImageSet:
     classes
         Names, by label.
     source
-        What these images are, in words.
+        What these images are, as a phrase.
     skipped
         Files that could not be read, each with the reason.
     """

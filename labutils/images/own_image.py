@@ -47,7 +47,7 @@ def keep(pixels: np.ndarray, class_name: str | None = None) -> Path:
     Raises
     ------
     UsageError
-        This is no picture.
+        This is not a picture.
     """
     from PIL import Image
 

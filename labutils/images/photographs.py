@@ -55,12 +55,12 @@ def read(
     Returns
     -------
     data.ImageSet
-        Files that are no pictures are left out, and named in `skipped`.
+        Files that are not pictures are left out, and named in `skipped`.
 
     Raises
     ------
     UsageError
-        No such folder, a subfolder that is no class of the model, or no picture in it.
+        No such folder, a subfolder that is not a class of the model, or no picture in it.
     UnknownNameError
         There is no such part.
     """
@@ -115,7 +115,7 @@ def _number(name: str, classes: Sequence[str], root: Path) -> int:
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
     raise UsageError(
-        f"The subfolder {name} of {root} is no class of this model: give it the name of one "
+        f"The subfolder {name} of {root} is not a class of this model: give it the name of one "
         f"(such as {classes[0]!r}) or its number, 0 to {len(classes) - 1}."
     )
 

@@ -1,7 +1,7 @@
 """Things-16: an endless, offline image-classification set that is drawn, not downloaded.
 
 Sixteen objects on cluttered, textured backgrounds. Image `index` of a split is a pure function of
-(split, index, size): every image has a generator of its own, and all its parameters are drawn
+(split, index, size): every image has its own generator, and all its parameters are drawn
 before any pixel, in units of the frame, so that one index shows one picture at every size. (The
 sensor noise is per pixel, so it alone differs between sizes.) Splits never overlap, because the
 split is part of the seed. The images are synthetic: no photograph is in them.

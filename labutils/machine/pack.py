@@ -90,7 +90,7 @@ def collect(
     """
     folder = paths.folder(folder)
     wheels = paths.folder(folder / "wheels")
-    (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, it is no pack
+    (folder / MANIFEST).unlink(missing_ok=True)  # until all is there, it is not a pack
     _download_torch(wheels, torch_index.chosen() if index is None else index, echo)
     echo(f"Downloading the wheels of requirements.txt to {wheels} ...")
     requirements = ["-r", str(paths.ROOT / "requirements.txt"), "setuptools"]
@@ -165,7 +165,7 @@ def verify(folder: str | Path) -> Pack:
         files, kind = dict(entry["files"]), str(entry["machine"])
     except FileNotFoundError:
         raise UsageError(
-            f"{folder} is no pack (it has no {MANIFEST}). Make one: labutils pack {folder}"
+            f"{folder} is not a pack (it has no {MANIFEST}). Make one: labutils pack {folder}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{folder / MANIFEST} is damaged. Copy the pack again.") from None

@@ -89,7 +89,7 @@ def fault(index: str, seconds: float = SECONDS) -> str:
         The longest wait in all: for the name, the connection and the answer.
     """
     answer: queue.SimpleQueue[str] = queue.SimpleQueue()
-    # Looking up a name has no time limit of its own, so a thread does it that nobody waits for.
+    # Looking up a name has no time limit, so a thread does it that nobody waits for.
     threading.Thread(target=lambda: answer.put(_ask(index, seconds)), daemon=True).start()
     try:
         return answer.get(timeout=seconds)

@@ -1,7 +1,7 @@
 """Latencies of MobileNetV3 on real chips, published by others: quoted with their source.
 
 Nothing here was measured by the lab. The HTP simulator takes this computer's time, which says
-nothing about a chip's: not in milliseconds, and not even which of two models is faster.
+nothing about a chip's: neither milliseconds nor which of two models is faster.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def estimate(file: str | Path) -> Traffic:
     stored = {tensor.name: tensor for tensor in graph.initializer}
     constant = {n.output[0] for n in graph.node if n.op_type == "Constant"} | set(stored)
     maker = {out: node for node in graph.node for out in node.output}
-    for node in graph.node:  # a weight's DequantizeLinear is no activation
+    for node in graph.node:  # a weight's DequantizeLinear is not an activation
         if node.op_type in (_DQ, *_FREE) and node.input and node.input[0] in constant:
             constant |= set(node.output)
     bits = {n.output[0]: _bits(stored, n.input[2]) for n in graph.node if n.op_type == _Q}
@@ -131,7 +131,7 @@ def estimate(file: str | Path) -> Traffic:
 
 
 def _conversion(node: onnx.NodeProto, graph: onnx.GraphProto, maker: dict, bits: dict) -> list[int]:
-    """Return the widths that a Q or DQ reads and writes as a node of its own; [] where it is none.
+    """Return the widths that a Q or DQ reads and writes as a separate node; [] for another node.
 
     A Q right behind a computing node, and the DQ before one, only say how a tensor is stored.
     """

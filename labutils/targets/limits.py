@@ -296,7 +296,7 @@ def _batch_not_broadcast(node: Node, _: bool) -> bool | None:
     if len(known) < len(shapes):
         return None
     if len(known) < 2 or len(known[0]) != len(known[1]) or not known[0]:
-        return True  # a constant, or a lower rank, which has no batch of its own
+        return True  # a constant, or a lower rank, which has no batch axis
     return known[0][0] == known[1][0]
 
 

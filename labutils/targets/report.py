@@ -96,7 +96,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing blocks; unknown nodes do not block, and are no promise either."""
+        """Whether nothing blocks; unknown nodes do not block, and promise nothing."""
         return not self.blockers
 
     @property

@@ -92,7 +92,7 @@ class OpsetRange:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A limit in words, and the name and argument of its check where a machine can check it."""
+    """A limit as text, and the name and argument of its check where a machine can check it."""
 
     text: str
     check: tuple[str, Any] | None = None
@@ -127,7 +127,7 @@ class Op:
     constraints
         The limits of a constrained operator.
     since, detail, workaround, placement, maps_to, note
-        First release, the refusal in words, a replacement, the processor it runs on, the
+        First release, the text of the refusal, a replacement, the processor it runs on, the
         target's own operator, anything else. Empty where not stated.
     """
 

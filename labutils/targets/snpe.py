@@ -93,7 +93,7 @@ def translate(
     ConvertError
         The real tool failed in another way.
     ModelFileError
-        The file is no ONNX model.
+        The file is not an ONNX model.
     """
     graph = read(onnx_path)
     lines: list[str] = []

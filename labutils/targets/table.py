@@ -27,7 +27,7 @@ class Target:
     name, table
         The name that users type, and the file in ``data/targets`` without its suffix.
     check, convert, run
-        How each is done, in words; empty where the lab cannot do it.
+        How each is done, as a phrase; empty where the lab cannot do it.
     """
 
     name: str

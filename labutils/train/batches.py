@@ -76,7 +76,7 @@ class Batches:
             batch = F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True)
         if r.random() < 0.5:
             batch = batch.flip(3)
-        n = self.batch_size  # a tint for every image of the step, whoever has the others
+        n = self.batch_size  # a tint for every image of the step, whichever rank has it
         gain = r.uniform(0.8, 1.2, (n, 3, 1, 1)).astype(np.float32)[part]
         offset = r.uniform(-20, 20, (n, 1, 1, 1)).astype(np.float32)[part]
         return _normalized(batch * torch.from_numpy(gain) + torch.from_numpy(offset))

@@ -210,7 +210,7 @@ def fine_tune(
 
 
 class _Clock:
-    """The steps of a run that ends after so many steps, or so many seconds.
+    """The steps of a run that ends after a number of steps or of seconds.
 
     Time counts from the first step on.
     """

@@ -63,7 +63,7 @@ def squeezes(module: nn.Module) -> bool:
 
 
 def depthwise(module: nn.Module) -> bool:
-    """Tell whether this is a convolution that sees every channel by itself."""
+    """Tell whether this is a convolution that sees every channel separately."""
     return getattr(module, "groups", 1) > 1 and module.groups == module.in_channels
 
 

@@ -170,10 +170,10 @@ def _marks(axes: Axes, stages: Sequence[Stage]) -> None:
             strong = "bold" if row in (4, 6) or word == "HS" else "normal"
             axes.text(place, row, word, ha="center", va="center", size=9, weight=strong)
     used = dict.fromkeys(_called(stage.activation) for stage in stages)
-    told = [f"{_KINDS[k][0]} {k}" for k in used if k and k in _KINDS]
-    told += ["SE squeeze-excitation"] if any(s.gated for s in stages) else []
-    told += ["+ the input is added again"] if any(s.shortcut for s in stages) else []
-    axes.set_xlabel(", ".join(told))
+    listed = [f"{_KINDS[k][0]} {k}" for k in used if k and k in _KINDS]
+    listed += ["SE squeeze-excitation"] if any(s.gated for s in stages) else []
+    listed += ["+ the input is added again"] if any(s.shortcut for s in stages) else []
+    axes.set_xlabel(", ".join(listed))
 
 
 def _short(name: str) -> str:
@@ -182,7 +182,7 @@ def _short(name: str) -> str:
 
 
 def _listed(names: Sequence[str], order: Sequence[str]) -> str:
-    """Return names in words, neighbours as "a to b"."""
+    """Return names as text, neighbours as "a to b"."""
     runs: list[list[str]] = []
     for place, name in enumerate(order):
         if name in names:
@@ -190,8 +190,8 @@ def _listed(names: Sequence[str], order: Sequence[str]) -> str:
                 runs[-1].append(name)
             else:
                 runs.append([name])
-    told = [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    return " and ".join(told) or "no stage"
+    listed = [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return " and ".join(listed) or "no stage"
 
 
 _BAR, _BOX, _GAP = 0.24, 1.16, 0.1  # inches
@@ -218,12 +218,12 @@ def inverted_residual(
     UnknownNameError
         No stage has this name.
     UsageError
-        The stage has no depthwise convolution: it is no such block.
+        The stage has no depthwise convolution: so it is not such a block.
     """
     stage = _block(anatomy.stages(model, size).stages, name)
     if not stage.part("depthwise"):
         raise UsageError(f"{stage.name} has no depthwise convolution; try another stage.")
-    picture = blank(_HEIGHT, _told(stage))
+    picture = blank(_HEIGHT, _described(stage))
     picture.set_layout_engine("none")  # one drawing in inches
     axes = picture.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, _HEIGHT))
@@ -260,7 +260,7 @@ def _block(stages: Iterable[Stage], name: str) -> Stage:
     )
 
 
-def _told(stage: Stage) -> str:
+def _described(stage: Stage) -> str:
     wide, deep, project = (stage.part(role) for role in ("expand", "depthwise", "project"))
     squeeze = stage.part("squeeze-excitation")
     steps = [f"{stage.entered[0]} channels at {_side(stage.entered)} px are"]

@@ -148,7 +148,7 @@ def ladder_chart(ladder: Ladder) -> Picture:
     """
     rows, judged = ladder.rows, _judged(ladder.rows)
     apart = judged and len({row.top1.value for row in rows}) > 1
-    picture = blank(1.7 + 0.36 * len(rows), _ladder_told(rows, judged))
+    picture = blank(1.7 + 0.36 * len(rows), _ladder_described(rows, judged))
     panels = picture.subplots(1, 3 if apart else 2, sharey=True)
     for place, (row, (color, marker)) in enumerate(zip(rows, _looks(rows).values(), strict=True)):
         style = {"color": color, "fmt": marker, "capsize": 4, "markersize": 6}
@@ -213,7 +213,7 @@ def _share_word(rows: Sequence[Rung], judged: bool) -> str:
     return "top-1" if judged else f"agreement with {rows[0].name}"
 
 
-def _ladder_told(rows: Sequence[Rung], judged: bool) -> str:
+def _ladder_described(rows: Sequence[Rung], judged: bool) -> str:
     first, last = rows[0], rows[-1]
     noise = ""
     if len(rows) > 1:
@@ -227,11 +227,11 @@ def _ladder_told(rows: Sequence[Rung], judged: bool) -> str:
             f"{lowest.name} agrees least with {first.name}: on {share} of the images.{noise}"
         )
     lows = [row.name for row in rows[1:] if row.difference.interval[1] < 0]
-    told = f"clearly below the first stage: {', '.join(lows)}"
+    listed = f"clearly below the first stage: {', '.join(lows)}"
     return (
         f"Top-1 of {len(rows)} stages, from {first.name} ({percent(first.top1.value)}) to "
         f"{last.name} ({percent(last.top1.value)}); "
-        f"{told if lows else 'no stage is clearly below the first'}, by 95 % intervals.{noise}"
+        f"{listed if lows else 'no stage is clearly below the first'}, by 95 % intervals.{noise}"
     )
 
 
@@ -271,8 +271,8 @@ def answers_apart(imageset: ImageSet, answers: dict[str, ArrayLike]) -> Picture:
         axes.imshow(imageset.images[i], interpolation="nearest")
         axes.set_title("\n".join(lines), size=9, pad=3, loc="left")
         axes.set_xlabel(clipped(f"is: {imageset.classes[truth]}", 25), size=9, labelpad=2)
-        told = ", ".join(f"{stage} says {imageset.classes[k]}" for stage, k in named.items())
-        said.append(f"{imageset.classes[truth]}: {told}")
+        listed = ", ".join(f"{stage} says {imageset.classes[k]}" for stage, k in named.items())
+        said.append(f"{imageset.classes[truth]}: {listed}")
     more = f"; and {n - 3} more" if n > 3 else ""
     picture.alt = f"{n} images with the answers above each. {'; '.join(said[:3])}{more}."
     return picture

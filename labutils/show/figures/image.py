@@ -89,14 +89,14 @@ def _sheet(imageset: ImageSet, best: np.ndarray | None, shown: int) -> str:
     known = imageset.labels[:shown] >= 0
     wrong = [
         f"{_name(k, imageset.classes)} taken for {imageset.classes[b]}"
-        for k, b, told in zip(imageset.labels[:shown], best, known, strict=True)
-        if told and k != b
+        for k, b, is_known in zip(imageset.labels[:shown], best, known, strict=True)
+        if is_known and k != b
     ]
     if not known.any():
         answers = [imageset.classes[b] for b in dict.fromkeys(best)]
         more = " and others" if len(answers) > 4 else ""
-        told = f"answered: {', '.join(answers[:4])}{more}"
-        return f"{start}: no class is known, so no answer is right or wrong; {told}."
+        answers_given = f"answered: {', '.join(answers[:4])}{more}"
+        return f"{start}: no class is known, so no answer is right or wrong; {answers_given}."
     right = int(known.sum()) - len(wrong)
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     missed = f"; wrong: {', '.join(wrong[:3])}{more}" if wrong else ""

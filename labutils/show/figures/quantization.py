@@ -149,7 +149,7 @@ def quantization_grid(values: ArrayLike, scale: float, zero_point: int, bits: in
     Raises
     ------
     UsageError
-        A scale that is not positive, a zero point that is no code, no or too many values.
+        A scale that is not positive, a zero point that is not a code, no values, or too many.
     """
     values = np.asarray(values, np.float64).ravel()
     last = 2**bits - 1
@@ -290,6 +290,6 @@ def ranges(measured: Ranges, outliers: float = 0.01, worst: int = 4) -> Picture:
 
 
 def _where(tensor: str) -> str:
-    """Return a tensor's module and operator in words, its name when that does not say."""
+    """Return a tensor's module and operator, or its name when they are not known."""
     module = module_of_name(tensor)
     return f"{module} {tensor.rsplit('/', 1)[-1].removesuffix('_output_0')}" if module else tensor

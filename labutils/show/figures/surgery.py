@@ -73,8 +73,8 @@ def training_losses(curves: Mapping[str, Sequence[float]], chance: float | None 
     if not curves or any(len(losses) == 0 for losses in curves.values()):
         raise UsageError("training_losses draws losses by name, and there were none.")
     smooth = {name: _smoothed(losses) for name, losses in curves.items()}
-    told = ", ".join(f"{name} from {s[0]:.2f} to {s[-1]:.2f}" for name, s in smooth.items())
-    picture = blank(3.1, f"Loss over the steps of training, smoothed: {told}.")
+    listed = ", ".join(f"{name} from {s[0]:.2f} to {s[-1]:.2f}" for name, s in smooth.items())
+    picture = blank(3.1, f"Loss over the steps of training, smoothed: {listed}.")
     axes = picture.subplots()
     for number, (name, losses) in enumerate(smooth.items()):
         steps = np.arange(len(losses)) + len(curves[name]) - len(losses) + 1
@@ -102,8 +102,8 @@ def cuts(ladder: Ladder, classes: int) -> Picture:
     rows = [row for row in ladder.rows if row.top1]
     if not rows or classes < 1:
         raise UsageError("cuts draws stages with a top-1, and there were none: no label counts.")
-    told = ", ".join(f"{row.name} {percent(row.top1.value)}" for row in rows)
-    picture = blank(1.5 + 0.36 * len(rows), f"Top-1 on {rows[0].n} images: {told}.")
+    listed = ", ".join(f"{row.name} {percent(row.top1.value)}" for row in rows)
+    picture = blank(1.5 + 0.36 * len(rows), f"Top-1 on {rows[0].n} images: {listed}.")
     axes = picture.subplots()
     axes.axvline(100 / classes, color=INK, linewidth=1, linestyle=(0, (1, 3)), label="guessing")
     for place, row in enumerate(rows):

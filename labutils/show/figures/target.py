@@ -47,9 +47,9 @@ def verdict_bars(reports: CheckReport | Sequence[CheckReport]) -> Picture:
     files = list(dict.fromkeys(report.file for report in reports))
     names = [r.target + (f", {r.file}" if len(files) > 1 else "") for r in reports]
     ends = [_end(report) for report in reports]
-    told = "; ".join(f"{name}: {end}" for name, end in zip(names, ends, strict=True))
+    listed = "; ".join(f"{name}: {end}" for name, end in zip(names, ends, strict=True))
     picture = blank(
-        1.25 + 0.62 * len(reports), f"{' and '.join(files)} by operator tables: {told}."
+        1.25 + 0.62 * len(reports), f"{' and '.join(files)} by operator tables: {listed}."
     )
     axes = picture.subplots()
     left = np.zeros(len(reports))
@@ -132,11 +132,11 @@ def operator_counts(
             f"{len(order)} operators do not fit a picture (at most {_MOST_OPERATORS})."
         )
     changed = [op for op in order if first[op] != second[op]]
-    told = ", ".join(f"{op} {first[op]} → {second[op]}" for op in changed)
+    listed = ", ".join(f"{op} {first[op]} → {second[op]}" for op in changed)
     picture = blank(
         1.2 + 0.36 * len(order),
         f"{titles[0]} has {first.total()} nodes, {titles[1]} has {second.total()}; "
-        + (f"different: {told}." if changed else "every operator occurs equally often."),
+        + (f"different: {listed}." if changed else "every operator occurs equally often."),
     )
     axes = picture.subplots()
     places = np.arange(len(order))

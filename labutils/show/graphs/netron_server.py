@@ -158,7 +158,7 @@ class Panes:
 
 
 def serve(model: str | Path) -> Server:
-    """Start a Netron server of its own for one model file.
+    """Start a separate Netron server for one model file.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def serve(model: str | Path) -> Server:
 
 
 def panes(*models: str | Path, titles: tuple[str, ...] = (), height: int = 480) -> Panes:
-    """Show model files side by side, each on a server of its own: ``panes(before, after)``.
+    """Show model files side by side, each on its own server: ``panes(before, after)``.
 
     Raises
     ------
@@ -297,7 +297,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Listener(http.server.ThreadingHTTPServer):
-    """One thread per request; a browser that closes a tab in the middle is no error."""
+    """One thread per request; a browser that closes a tab midway is not an error."""
 
     daemon_threads = True
 
@@ -351,7 +351,7 @@ def _pane(server: Server, title: str, height: int) -> str:
     return (
         '<figure style="flex:1 1 320px;min-width:0;margin:0">'
         f"<figcaption><b>{name}</b> in Netron "
-        f'(<a href="{url}" target="_blank" rel="noopener noreferrer">in a tab of its own</a>; '
+        f'(<a href="{url}" target="_blank" rel="noopener noreferrer">in a new tab</a>; '
         "empty? Its kernel has ended: run the cell again)</figcaption>"
         f'<iframe class="lab-netron" src="{url}" title="Netron: {name}" loading="lazy" '
         'sandbox="allow-scripts allow-same-origin allow-downloads" referrerpolicy="no-referrer" '

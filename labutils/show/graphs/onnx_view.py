@@ -134,7 +134,7 @@ class View:
         return read_ - made, leaving
 
     def shape(self, tensor: str) -> str:
-        """Return the shape in words, ``"1×16×64×64"``; "" where it is unknown."""
+        """Return the shape as text, ``"1×16×64×64"``; "" where it is unknown."""
         return self._types.get(tensor, "")
 
     def words(self, node: onnx.NodeProto) -> list[str]:

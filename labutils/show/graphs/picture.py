@@ -147,7 +147,7 @@ def percent(value: float) -> str:
 
 
 def decibels(value: float) -> str:
-    """Return an SQNR in words: ``"31.2 dB"``, ``"no noise"`` (equal tensors), ``"not finite"``."""
+    """Return an SQNR as text: ``"31.2 dB"``, ``"no noise"`` (equal tensors), ``"not finite"``."""
     return f"{value:.1f} dB" if math.isfinite(value) else "no noise" if value > 0 else "not finite"
 
 

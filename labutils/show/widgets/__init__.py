@@ -1,6 +1,6 @@
 """The widgets of the notebooks: each comes after a plain call that shows the same.
 
-They call the functions that the cells call, compute for real, and say in words what goes on and
+They call the functions that the cells call, compute for real, and say what goes on and
 what went wrong. Plain Python can move their controls: ``slider.bits.value = 4``.
 """
 

@@ -126,7 +126,7 @@ class ImageEditor(Panel):
         self.picture.value = pictured(figure)
         words = f"{figure.alt} Not stored yet."
         if truth and truth not in classes:
-            words += f" ({truth} is no class of this model, so no answer can be right.)"
+            words += f" ({truth} is not a class of this model, so no answer can be right.)"
         if not self.model.trained:
             words += " The weights are random, so the answer means nothing."
         if len(set(self.pixels.shape[:2])) > 1:

@@ -1,4 +1,4 @@
-"""Two stages of the fidelity ladder: their rows, the difference in words, where they disagree."""
+"""Two stages of the fidelity ladder: their rows, their difference, and where they disagree."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class LadderPicker(Panel):
         return np.asarray(self.answers.images.labels)
 
     def _difference(self, first: str, second: str, a: np.ndarray, b: np.ndarray) -> tuple[str, str]:
-        """Return the comparison in words, and whether it needs a look."""
+        """Return the comparison as a sentence, and whether it needs a look."""
         same = metrics.agreement(a, b)
         words = f"They name the same class on {same.hits} of {same.n} images."
         kind = "good" if same.hits == same.n else "warn"
@@ -140,7 +140,8 @@ class LadderPicker(Panel):
         only = [int(np.sum(x & ~y)) for x, y in (right, right[::-1])]
         apart = f"Only {second} is right on {only[0]}, only {first} on {only[1]}."
         if self.why:
-            return f"{words} {apart} The images are no sample ({self.why}): no accuracy here.", kind
+            sample = f"The images are not a sample ({self.why}), so there is no accuracy."
+            return f"{words} {apart} {sample}", kind
         found = metrics.paired_difference(*right)
         low, high = found.interval
         verdict = (

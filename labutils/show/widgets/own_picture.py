@@ -1,4 +1,4 @@
-"""A picture of the learner's own: whatever was opened becomes plain RGB, or is refused in words."""
+"""The learner's own picture: whatever was opened becomes plain RGB, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decode(content: bytes, name: str = "the file") -> tuple[np.ndarray, str]:
     Returns
     -------
     tuple
-        (height, width, 3) uint8 RGB, at most 1024 pixels long, and what was done to it, in words.
+        (height, width, 3) uint8 RGB, at most 1024 pixels long, and what was done to it.
 
     Raises
     ------
@@ -56,8 +56,7 @@ def decode(content: bytes, name: str = "the file") -> tuple[np.ndarray, str]:
         raise UsageError(f"{name} is too large a picture: {error}") from None
     except UnidentifiedImageError:
         raise UsageError(
-            f"{name} is no picture in one of the formats PNG, JPEG and WebP. Open it in a viewer "
-            "and save it as PNG."
+            f"{name} is not a PNG, JPEG or WebP picture. Open it in a viewer and save it as PNG."
         ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UsageError(f"{name} is damaged or cut short: {error}.") from None

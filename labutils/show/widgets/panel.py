@@ -1,4 +1,4 @@
-"""What the widgets of the lab share: a status line, work that fails in words, a static stand-in.
+"""What the widgets of the lab share: a status line, explained failures, a static stand-in.
 
 A callback's exception would end in the server's log, so `Panel.working` turns it into words where
 the learner looks. All results are HTML: joined, they are what a viewer without a kernel shows.
@@ -77,7 +77,7 @@ class Panel(widgets.VBox):
 
     @contextlib.contextmanager
     def working(self, words: str, keep: bool = False) -> Iterator[None]:
-        """Say `words`, switch the buttons off, and show an exception of the block in words.
+        """Say `words`, switch the buttons off, and show an exception of the block as a sentence.
 
         The results are emptied then, because they are of something else, unless they are to `keep`.
         """

@@ -87,7 +87,7 @@ class ReplacementBoard(Panel):
         return tuple(name for name, box in self.boxes.items() if box.value)
 
     def diagnose(self) -> None:
-        """Check the file against the target, and offer the rules that would mend it."""
+        """Check the file against the target, and offer the rules that would repair it."""
         self._clear()
         with self.working(f"Checking {self.source.name} against {self.target.value} ..."):
             plan = pipeline.suggest(self.source, self.target.value)

@@ -35,7 +35,7 @@ class StageAnswers:
     ) -> None:
         self.stages = {stage.name: stage for stage in stages}
         if not self.stages or len(self.stages) < len(stages):
-            raise UsageError("Stages are needed, each with a name of its own.")
+            raise UsageError("Pass at least one stage, each with a different name.")
         self.images, self.preprocessing = images, preprocessing
         self.classes = tuple(images.classes if classes is None else classes)
         self._kept: dict[tuple[str, int], np.ndarray] = {}
@@ -65,7 +65,7 @@ class StageAnswers:
         return self.images.classes[label] if label >= 0 else ""
 
     def runtime(self, name: str) -> str:
-        """Return what runs a stage, in words."""
+        """Return the name of what runs a stage."""
         runner = self.stages[name].runner
         return "not run here" if runner is None else runner.runtime
 

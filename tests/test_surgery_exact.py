@@ -281,7 +281,7 @@ def test_resizing(size, out, mode, seed):
 
 
 def _fits(size, out):
-    from labutils.surgery.layers.resize_layers import scales
+    from labutils.surgery.layers.resizing import scales
 
     return scales(torch.empty(1, 1, *size), out) is not None
 

@@ -10,10 +10,9 @@ from ..onnx_level import passes
 from ..rule import Rule, full_name
 from ..user_rules import from_mapping
 from . import (
-    activations,
-    attention_gates,
     convnext,
     convolution,
+    hard_activations,
     idle_nodes,
     in_place,
     normalization,
@@ -24,13 +23,14 @@ from . import (
     products,
     resizing,
     smooth_activations,
+    squeeze_excitation,
     to_relu,
 )
 
 RULES: dict[str, Rule] = {
     rule.name: rule
     for family in (
-        activations,
+        hard_activations,
         smooth_activations,
         normalization,
         pooling,
@@ -39,7 +39,7 @@ RULES: dict[str, Rule] = {
         products,
         in_place,
         idle_nodes,
-        attention_gates,
+        squeeze_excitation,
         convnext,
         to_relu,
     )

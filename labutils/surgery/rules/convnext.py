@@ -13,10 +13,10 @@ _TORCHVISION, _TIMM = "torchvision.models.convnext.CNBlock", "timm.models.convne
 
 
 def _lite(old: nn.Module) -> nn.Module:
-    from ..layers import lite_blocks
+    from ..layers import convnext
 
     timm = type(old).__module__.startswith("timm")
-    return (lite_blocks.from_timm if timm else lite_blocks.from_torchvision)(old)
+    return (convnext.from_timm if timm else convnext.from_torchvision)(old)
 
 
 def _objection(site: Site) -> str:

@@ -26,9 +26,9 @@ _KEEPS = "bias, stride, dilation, groups, names, hooks, train/eval state, requir
 
 def _layer(name: str) -> Any:
     def made(old: nn.Module) -> nn.Module:
-        from ..layers import conv_layers
+        from ..layers import convolution
 
-        return getattr(conv_layers, name)(old)
+        return getattr(convolution, name)(old)
 
     return made
 
@@ -100,7 +100,7 @@ def _focus_pattern(order: tuple[int, ...]) -> Any:
 
 
 def _focus(x: torch.Tensor) -> torch.Tensor:
-    from ..layers.conv_layers import space_to_depth
+    from ..layers.convolution import space_to_depth
 
     return space_to_depth(x)
 

@@ -33,27 +33,27 @@ _RETRAIN = (
 
 def _in_steps(name: str) -> Any:
     def layer(old: nn.Module) -> nn.Module:
-        from ..layers import norm_layers
+        from ..layers import normalization
 
-        return getattr(norm_layers, name)(old)
+        return getattr(normalization, name)(old)
 
     return layer
 
 
 def _layer_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.norm_layers import layer_norm_in_steps
+    from ..layers.normalization import layer_norm_in_steps
 
     return layer_norm_in_steps(*args[:5], **{k: v for k, v in kwargs.items() if "cudnn" not in k})
 
 
 def _group_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.norm_layers import group_norm_in_steps
+    from ..layers.normalization import group_norm_in_steps
 
     return group_norm_in_steps(*args[:5], **{k: v for k, v in kwargs.items() if "cudnn" not in k})
 
 
 def _instance_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.norm_layers import instance_norm_in_steps
+    from ..layers.normalization import instance_norm_in_steps
 
     return instance_norm_in_steps(*args[:8], **{k: v for k, v in kwargs.items() if "cud" not in k})
 
@@ -142,7 +142,7 @@ def _group_objection(node: ir.Node, _: frozenset[str]) -> str:
 
 
 def _to_batch_norm_last(old: nn.Module) -> nn.Module:
-    from ..layers.norm_layers import BatchNormLast, batch_norm_like
+    from ..layers.normalization import BatchNormLast, batch_norm_like
 
     return batch_norm_like(old, BatchNormLast, old.normalized_shape[0], old.weight, old.bias)
 
@@ -150,7 +150,7 @@ def _to_batch_norm_last(old: nn.Module) -> nn.Module:
 def _to_batch_norm_2d(old: nn.Module) -> nn.Module:
     from torch import nn
 
-    from ..layers.norm_layers import batch_norm_like
+    from ..layers.normalization import batch_norm_like
 
     features = next(getattr(old, name) for name in ("num_features", "num_channels",
                     "normalized_shape") if hasattr(old, name))  # fmt: skip

@@ -64,33 +64,33 @@ def _module_objection(check: Any, *names: str) -> Any:
 def _max_layer(old: nn.Module) -> nn.Module:
     from torch import nn
 
-    from ..layers.pool_layers import chain
+    from ..layers.pooling import chain
 
     stages = chain(old.kernel_size, old.stride, old.padding)
     return nn.Sequential(*(nn.MaxPool2d(s.kernel, s.stride, s.padding) for s in stages))
 
 
 def _avg_layer(old: nn.Module) -> nn.Module:
-    from ..layers.pool_layers import AvgPoolByConv, pair
+    from ..layers.pooling import AvgPoolByConv, pair
 
     kernel, stride = pair(old.kernel_size), pair(old.stride or old.kernel_size)
     return AvgPoolByConv(kernel, stride, pair(old.padding), old.divisor_override)
 
 
 def _max_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.pool_layers import max_pool_chain
+    from ..layers.pooling import max_pool_chain
 
     return max_pool_chain(*args, **kwargs)
 
 
 def _avg_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.pool_layers import avg_pool_by_conv
+    from ..layers.pooling import avg_pool_by_conv
 
     return avg_pool_by_conv(*args, **kwargs)
 
 
 def _global_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.pool_layers import global_pool
+    from ..layers.pooling import global_pool
 
     return global_pool(*args, **kwargs)
 
@@ -142,7 +142,7 @@ def _channels(node: ir.Node) -> int:
 
 
 def _build_max(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    from ..layers.pool_layers import chain
+    from ..layers.pooling import chain
 
     top, left, bottom, right = _onnx_pads(node)
     strides = node.attributes.get_ints("strides", [1, 1])

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def _einsum(*args: Any) -> torch.Tensor:
-    from ..layers.product_functions import einsum_by_matmul
+    from ..layers.products import einsum_by_matmul
 
     return einsum_by_matmul(*args)
 
 
 def _einsum_check(*args: Any) -> str:
-    from ..layers.product_functions import einsum_objection
+    from ..layers.products import einsum_objection
 
     return einsum_objection(*args)
 
 
 def _attention(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.product_functions import attention_by_matmul
+    from ..layers.products import attention_by_matmul
 
     return attention_by_matmul(*args, **kwargs)
 
 
 def _attention_check(*args: Any, **kwargs: Any) -> str:
-    from ..layers.product_functions import attention_objection
+    from ..layers.products import attention_objection
 
     return attention_objection(*args, **kwargs)
 

@@ -21,7 +21,7 @@ def _objection(
     input: torch.Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
     align_corners: bool | None = None, *_: Any, **__: Any,
 ) -> str:  # fmt: skip
-    from ..layers.resize_layers import scales
+    from ..layers.resizing import scales
 
     if size is None:
         return NOT_MINE
@@ -31,13 +31,13 @@ def _objection(
 
 
 def _resize(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.resize_layers import interpolate_by_scale
+    from ..layers.resizing import interpolate_by_scale
 
     return interpolate_by_scale(*args, **kwargs)
 
 
 def _layer(old: nn.Module) -> nn.Module:
-    from ..layers.resize_layers import ResizeByScale
+    from ..layers.resizing import ResizeByScale
 
     return ResizeByScale(old.size, old.mode, old.align_corners)
 

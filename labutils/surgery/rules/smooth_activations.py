@@ -36,38 +36,38 @@ _KEEPS = (
 
 
 def _silu_layer(_: nn.Module) -> nn.Module:
-    from ..layers.elementwise import SiluBySigmoid
+    from ..layers.activations import SiluBySigmoid
 
     return SiluBySigmoid()
 
 
 def _gelu_layer(old: nn.Module) -> nn.Module:
-    from ..layers.elementwise import GeluByErf
+    from ..layers.activations import GeluByErf
 
     tanh = type(old).__name__ == "GELUTanh"
     return GeluByErf("tanh" if tanh else getattr(old, "approximate", "none"))
 
 
 def _mish_layer(_: nn.Module) -> nn.Module:
-    from ..layers.elementwise import MishBySigmoid
+    from ..layers.activations import MishBySigmoid
 
     return MishBySigmoid()
 
 
 def _silu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ..layers.elementwise import silu_by_sigmoid
+    from ..layers.activations import silu_by_sigmoid
 
     return silu_by_sigmoid(input)
 
 
 def _gelu(input: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
-    from ..layers.elementwise import gelu_by_erf
+    from ..layers.activations import gelu_by_erf
 
     return gelu_by_erf(input, approximate)
 
 
 def _mish(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ..layers.elementwise import mish_by_sigmoid
+    from ..layers.activations import mish_by_sigmoid
 
     return mish_by_sigmoid(input)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..rule import GraphForm, OnnxForm, Rule, activation_names
-from .activations import HARDSIGMOID_CLASSES, HARDSWISH_CLASSES
+from .hard_activations import HARDSIGMOID_CLASSES, HARDSWISH_CLASSES
 from .smooth_activations import GELU_CLASSES, MISH_CLASSES, SILU_CLASSES, one_node
 
 if TYPE_CHECKING:

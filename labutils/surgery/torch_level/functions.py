@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..report import Left, Match
 from ..rule import NOT_MINE, Rule, full_name, resolve
-from ..rules.attention_gates import GATE, Watch
+from ..rules.squeeze_excitation import GATE, Watch
 from . import modules
 from .forwards import Traced
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from ..report import Left, Match
 from ..rule import NOT_MINE, GraphForm, Rule, resolve
-from ..rules.attention_gates import GATE
+from ..rules.squeeze_excitation import GATE
 from . import graph_match
 from .graph_match import Found, name_of, operation
 

@@ -15,7 +15,7 @@ from ...errors import SurgeryError, UsageError
 from ...models.modes import evaluating
 from ..report import Left, Match
 from ..rule import NOT_MINE, Rule, Site, full_name
-from ..rules.attention_gates import GATE, looks_like_a_gate
+from ..rules.squeeze_excitation import GATE, looks_like_a_gate
 
 Swap = tuple[str, nn.Module]
 SUBCLASS = "a subclass of"

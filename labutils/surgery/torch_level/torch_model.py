@@ -11,7 +11,7 @@ from torch import fx
 
 from ...errors import SurgeryError, UsageError
 from ..report import Check, Left, Match, Report, measure, nothing_matched
-from ..rules.attention_gates import watching
+from ..rules.squeeze_excitation import watching
 from . import forwards, functions, graph_edit, modules
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .pool_layers import pair
+from .pooling import pair
 
 Pads = tuple[int, int, int, int]  # left, right, top, bottom, as torch.nn.functional.pad takes them
 

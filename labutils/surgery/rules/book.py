@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import SurgeryError, UnknownNameError, UsageError
+from ..naming import full_name
 from ..onnx_level import passes
-from ..rule import Rule, full_name
+from ..rule import Rule
 from ..user_rules import from_mapping
 from . import (
     convnext,
@@ -141,9 +142,11 @@ def _refuse_conflicts(rules: Iterable[Rule]) -> None:
     """Raise when two rules would take the same layer: a check or a place may tell them apart."""
     claimed: dict[str, str] = {}
     for rule in rules:
-        modules = () if rule.module_check else rule.modules
-        functions = () if rule.function_check else rule.functions
-        for thing in () if rule.include else (*modules, *functions):
+        if rule.include:
+            continue
+        classes = [cls for form in rule.modules if form.check is None for cls in form.classes]
+        calls = [call for form in rule.functions if form.check is None for call in form.functions]
+        for thing in (*classes, *calls):
             other = claimed.setdefault(full_name(thing), rule.name)
             if other != rule.name:
                 raise SurgeryError(

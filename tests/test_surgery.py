@@ -316,7 +316,9 @@ def test_a_graph_of_torch_export_is_reached_through_its_aten_operators(small):
 def test_tensor_methods_by_a_users_rule():
     rule = surgery.Rule(
         name="sigmoid-by-tanh", exact=True, error="2e-7", source="0.5 * tanh(x / 2) + 0.5",
-        functions=(torch.Tensor.sigmoid, torch.sigmoid), function=sigmoid_by_tanh,
+        functions=(
+            surgery.FunctionForm((torch.Tensor.sigmoid, torch.sigmoid), sigmoid_by_tanh),
+        ),
     )  # fmt: skip
 
     class Net(nn.Module):
@@ -641,7 +643,7 @@ def _wrong(module):
 
 
 def test_a_wrong_rule_shows_in_the_numeric_check(small):
-    wrong = dataclasses.replace(surgery.RULES["hardsigmoid"], name="wrong", module=_wrong)
+    wrong = surgery.RULES["hardsigmoid"].with_layer(_wrong)
     report = surgery.replace_(small, wrong, example_inputs=seeded(*IMAGE))
     assert not report.check.rounding and report.check.sqnr_db < 40
     assert "DIFFERENT" in str(report) and "WARNING" in str(report)
@@ -658,9 +660,7 @@ def test_a_wrong_onnx_rule_shows_in_the_numeric_check(graphs):
 
 
 def test_a_changed_shape_raises_and_leaves_the_model():
-    rule = dataclasses.replace(
-        surgery.RULES["hardswish"], name="flat", module=lambda _: nn.Flatten(0)
-    )
+    rule = surgery.RULES["hardswish"].with_layer(lambda _: nn.Flatten(0))
     model = nn.Sequential(nn.Hardswish())
     with pytest.raises(SurgeryError, match="shapes"):
         surgery.replace_(model, rule, example_inputs=seeded(2, 3))

@@ -281,7 +281,7 @@ def test_resizing(size, out, mode, seed):
 
 
 def _fits(size, out):
-    from labutils.surgery.layers.resize_layers import scales
+    from labutils.surgery.layers.resizing import scales
 
     return scales(torch.empty(1, 1, *size), out) is not None
 
@@ -527,7 +527,7 @@ def test_onnx_idle_nodes(op):
     rewritten(model, "idle-nodes", op)
     last = copy.deepcopy(model)
     last.graph.node[-1].CopyFrom(helper.make_node(op, [last.graph.node[0].output[0]], ["y"]))
-    with pytest.raises(SurgeryError, match="gives an output of the graph its name"):
+    with pytest.raises(SurgeryError, match="names an output of the graph"):
         surgery.replace_(last, "idle-nodes")
 
 

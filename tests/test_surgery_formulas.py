@@ -14,8 +14,8 @@ from torch import nn
 
 from labutils import surgery
 from labutils.errors import SurgeryError
-from labutils.surgery.layers import conv_layers, norm_layers
-from labutils.surgery.rules import attention_gates
+from labutils.surgery.layers import convolution, normalization
+from labutils.surgery.torch_level import gates
 
 
 def graph(nodes, constants=None, shape=(1, 4, 5, 6), opset=17, kind=TensorProto.FLOAT):
@@ -61,7 +61,7 @@ class Scaling(nn.Module):
     ([0.5, 0.5, 0.5, 0.5], False),  # one factor for all: no gate of channels
 ])  # fmt: skip
 def test_a_gate_has_a_factor_between_0_and_1_for_each_channel(factors, gate):
-    assert attention_gates._scales_channels(Scaling(factors), 4) == gate
+    assert gates._scales_channels(Scaling(factors), 4) == gate
 
 
 class Heads(nn.Module):
@@ -294,7 +294,7 @@ def test_what_a_convolution_pads_in_numbers(padding, kernel, dilation):
     plain = nn.Conv2d(2, 3, kernel, dilation=dilation)
     plain.load_state_dict(conv.state_dict())
     x = noise(1, 2, 12, 13)
-    found = plain(F.pad(x, conv_layers.pads_of(conv)))
+    found = plain(F.pad(x, convolution.pads_of(conv)))
     assert torch.allclose(found, conv(x), atol=1e-6)
 
 
@@ -304,7 +304,7 @@ def test_a_kernel_that_is_a_product_becomes_two_convolutions_exactly():
     with torch.no_grad():
         conv.weight.copy_(column[:, :, None, None] * kernel)
     x = noise(2, 5, 9, 8)
-    assert torch.allclose(conv_layers.separable(conv)(x), conv(x), atol=1e-5)
+    assert torch.allclose(convolution.make_separable(conv)(x), conv(x), atol=1e-5)
 
 
 def test_a_stack_of_small_kernels_holds_the_middle_of_the_large_one():
@@ -312,7 +312,7 @@ def test_a_stack_of_small_kernels_holds_the_middle_of_the_large_one():
     with torch.no_grad():
         conv.weight.copy_(F.pad(noise(6, 4, 7, 7), (2, 2, 2, 2)))
     x = noise(1, 4, 20, 20).abs()  # ReLUs between identities change nothing
-    stack = conv_layers.small_kernels(conv).eval()
+    stack = convolution.make_small_kernels(conv).eval()
     assert [m.kernel_size for m in stack if isinstance(m, nn.Conv2d)] == [(3, 3), (3, 3), (7, 7)]
     assert torch.allclose(stack(x), conv(x), atol=1e-3)
 
@@ -329,7 +329,7 @@ def test_only_a_dense_convolution_of_many_channels_is_split(settings, made):
 
 
 def test_a_batch_norm_over_the_last_dimension_normalizes_each_of_its_entries():
-    norm = norm_layers.BatchNormLast(5).train()
+    norm = normalization.BatchNormLast(5).train()
     x = 3 * noise(4, 6, 7, 5) + 2
     y = norm(x)
     assert y.shape == x.shape

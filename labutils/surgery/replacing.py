@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,13 @@ def replace_(
     """
     if level not in LEVELS:
         raise UnknownNameError("surgery level", level, LEVELS)
-    chosen = select(rules)
+    report = _replace_(target, select(rules), level, example_inputs)
+    for reports in _COLLECTING:
+        reports.append(report)
+    return report
+
+
+def _replace_(target: Any, rules: tuple[Rule, ...], level: str, example_inputs: Any) -> Report:
     onnx, torch = sys.modules.get("onnx"), sys.modules.get("torch")
     if onnx is not None and isinstance(target, onnx.ModelProto):
         from .onnx_level import graph as onnx_graph
@@ -76,7 +83,7 @@ def replace_(
         if level not in ("auto", "onnx"):
             raise UsageError(f"Level {level!r} is for PyTorch models; an ONNX graph has 'onnx'.")
         before = outline(target)
-        report = onnx_graph.replace_nodes_(target, chosen, example_inputs)
+        report = onnx_graph.replace_nodes_(target, rules, example_inputs)
         return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.nn.Module):
         from .torch_level import torch_model
@@ -84,19 +91,43 @@ def replace_(
         if level == "onnx":
             raise UsageError("Level 'onnx' is for ONNX models: export the PyTorch model first.")
         before = outline(target)
-        report = torch_model.replace_in_module_(target, chosen, level, example_inputs)
+        report = torch_model.replace_in_module_(target, rules, level, example_inputs)
         return replace(report, outline=before)
     if torch is not None and isinstance(target, torch.export.ExportedProgram):
         from .torch_level import torch_model
 
         if level not in ("auto", "graph"):
             raise UsageError(f"An exported program is a graph: level {level!r} is for modules.")
-        return torch_model.replace_in_program_(target, chosen, example_inputs)
+        return torch_model.replace_in_program_(target, rules, example_inputs)
     raise UsageError(
         f"replace_ takes a torch.nn.Module, an ExportedProgram or an onnx.ModelProto, not "
-        f"{type(target).__name__}. "
-        "For a file there is replace_file(source, destination)."
+        f"{type(target).__name__}. For a file, call replace_file(source, destination)."
     )
+
+
+_COLLECTING: list[list[Report]] = []  # one list per open `collect_reports`
+
+
+@contextlib.contextmanager
+def collect_reports() -> Iterator[list[Report]]:
+    """Collect the report of every replacement made inside the ``with`` block, in any thread.
+
+    Replacements that raise have no report. `replace_file`, `replay_` and `preview` count too.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> with collect_reports() as reports:
+    ...     _ = replace_(nn.Sequential(nn.Hardswish()), level="module")
+    >>> [report.counts["hardswish"] for report in reports]
+    [1]
+    """
+    reports: list[Report] = []
+    _COLLECTING.append(reports)
+    try:
+        yield reports
+    finally:
+        _COLLECTING[:] = [other for other in _COLLECTING if other is not reports]
 
 
 def replace_file(
@@ -112,7 +143,7 @@ def replace_file(
     Raises
     ------
     ModelFileError
-        The source is missing or no ONNX model.
+        The source is missing or is not an ONNX model.
     SurgeryError
         As in `replace_`.
     """

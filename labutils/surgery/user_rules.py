@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .rule import GraphForm, Rule, Site, full_name
+from .forms import FunctionForm, GraphForm, ModuleForm, Site
+from .naming import full_name
+from .rule import Rule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,19 +79,20 @@ def pattern_rule(
 
 def _from_pair(what: Any, by: Any) -> Rule:
     if isinstance(what, type) or (isinstance(what, str) and _is_class_name(what)):
-        return _rule(full_name(what), by, modules=(what,), module=_module_maker(by))
+        return _rule(full_name(what), by, modules=(ModuleForm((what,), build=_module_maker(by)),))
     if _is_of_pytorch(what):
         if not callable(by) or isinstance(by, type):
             raise UsageError(
                 f"{full_name(what)} is a function: a function takes its place, not {by!r}."
             )
-        return _rule(full_name(what), by, functions=(what,), function=by)
+        return _rule(full_name(what), by, functions=(FunctionForm((what,), by),))
     if callable(what):
 
         def recognizes(site: Site) -> bool:
             return bool(what(site.module))
 
-        return _rule(full_name(what), by, recognizes=recognizes, module=_module_maker(by))
+        form = ModuleForm(recognizes=recognizes, build=_module_maker(by))
+        return _rule(full_name(what), by, modules=(form,))
     raise UsageError(
         f"A rule starts from a class, a function of PyTorch or a predicate, not from {what!r}. "
         "For a rule of the book give its name instead of a dict; for several operations at once "

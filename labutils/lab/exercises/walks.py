@@ -115,16 +115,11 @@ def _pytorch_kept() -> Iterator[None]:
 @contextlib.contextmanager
 def _own_walk() -> Iterator[None]:
     """Refuse an answer that leaves the walk to the lab's surgery."""
-    from ...surgery.torch_level import modules
+    from ... import surgery
 
-    taken: list[bool] = []
-    replace_modules = modules.replace_modules_
-    modules.replace_modules_ = lambda *given: taken.append(True) or replace_modules(*given)
-    try:
+    with surgery.collect_reports() as reports:
         yield
-    finally:
-        modules.replace_modules_ = replace_modules
-    if taken:
+    if reports:
         raise NotYet(
             "that is the lab's own way, and it works. Here, write the walk yourself, once."
         )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
-if TYPE_CHECKING:
-    from .rewriting import Rewriting
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -20,23 +18,51 @@ def _unique(name: str, taken: set[str]) -> str:
     return free
 
 
+@dataclass
+class Names:
+    """The names that a graph's nodes and values have."""
+
+    nodes: set[str]
+    values: set[str]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Names:
+        """Return the names in use, those of subgraphs included."""
+        nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+        values = {v.name for n in nodes for v in (*n.inputs, *n.outputs) if v is not None}
+        values |= set(model.graph.initializers)
+        return cls({n.name for n in nodes if n.name}, {name for name in values if name})
+
+
 class Builder:
     """Writes the replacement of one match, under the name of the node that it replaces.
 
     ``/features/features.0/features.0.2/HardSwish`` becomes ``.../Add``, ``.../Clip`` and so on.
     Constants become initializers, one per use: a quantizer that gives a shared one a scale would
     change every user of it.
+
+    Parameters
+    ----------
+    op
+        What the rewriter writes nodes with.
+    x
+        The input of the match, in whose type and shape the nodes compute.
+    scope
+        What the new names begin with.
+    names
+        Those in use, to which the new ones are added.
+    dtype
+        The element type of `x`.
+    opset
+        The opset of the model.
     """
 
-    def __init__(self, op: Any, x: ir.Value, scope: str, names: Rewriting) -> None:
-        self._op, self._x, self._scope, self._names = op, x, scope, names
-        self._dtype = names.dtype(x)
+    def __init__(
+        self, op: Any, x: ir.Value, scope: str, names: Names, dtype: ir.DataType, opset: int
+    ) -> None:
+        self._op, self._x, self._scope, self._names, self._dtype = op, x, scope, names, dtype
+        self.opset = opset
         self.written: list[str] = []
-
-    @property
-    def opset(self) -> int:
-        """The opset of the model."""
-        return self._names.opset
 
     def add(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
         """Write ``a + b``."""
@@ -77,10 +103,10 @@ class Builder:
         elementwise
             Whether the output has the shape of the match's input; else shape inference finds it.
         """
-        name = _unique(self._scope + op_type, self._names.node_names)
+        name = _unique(self._scope + op_type, self._names.nodes)
         values = [self._constant(v, f"{name}.{i}") if isinstance(v, float | np.ndarray) else v
                   for i, v in enumerate(inputs)]  # fmt: skip
-        output = _unique(f"{name}_output_0", self._names.value_names)
+        output = _unique(f"{name}_output_0", self._names.values)
         result = self._op.op(op_type, *values, _outputs=[output], _name=name, **attributes)
         result.type = self._x.type
         if elementwise:
@@ -94,7 +120,7 @@ class Builder:
         return self.op(node.op_type, *inputs, elementwise=False, **attributes)
 
     def _constant(self, value: float | np.ndarray, name: str) -> ir.Value:
-        name = _unique(name, self._names.value_names)
+        name = _unique(name, self._names.values)
         array = np.asarray(value)
         if array.dtype.kind != "f":
             return self._op.initializer(ir.tensor(array, name=name), name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ..forms import OnnxPass
 from ..report import Left, Match
 from ..rule import Rule
 
@@ -70,7 +71,7 @@ FOLD_CONSTANTS = Rule(
     error="none: the same numbers, computed once by ONNX's reference implementation",
     source="constant folding of onnxscript's optimizer, repeated while shapes become known",
     keeps="names of the nodes that stay; nodes that depend on an input are not touched",
-    onnx_pass=_fold_constants,
+    onnx_passes=(OnnxPass(_fold_constants),),
 )
 
 RULES = (FOLD_CONSTANTS,)

@@ -13,12 +13,13 @@ from onnxscript.optimizer import basic_constant_propagation
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 
 from ...onnxfile.graph import with_shapes
+from ..forms import Leave, ask
 from ..report import Left, Match
-from ..rule import NOT_MINE
-from .builder import Builder
+from .builder import Builder, Names
 
 if TYPE_CHECKING:
-    from ..rule import OnnxForm, Rule
+    from ..forms import OnnxForm
+    from ..rule import Rule
 
 
 def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[Left]]:
@@ -27,13 +28,15 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
     Forms of more operators go first: ``x * HardSigmoid(x)`` is one Hardswish, and not a
     Hardsigmoid and a product.
     """
-    matches, left = [], []
-    if any(rule.onnx_pass for rule in rules):
+    matches: list[Match] = []
+    left: list[Left] = []
+    passes = [(rule, step) for rule in rules for step in rule.onnx_passes]
+    if passes:
         _infer_shapes_(model)
-    for rule in rules:
-        if rule.onnx_pass:
-            done, not_done = rule.onnx_pass(model, rule)
-            matches, left = [*matches, *done], [*left, *not_done]
+    for rule, step in passes:
+        done, not_done = step.run(model, rule)
+        matches += done
+        left += not_done
     basic_constant_propagation(model.graph)  # lets patterns see the values of Constant nodes
     used = {name for name, value in model.graph.initializers.items() if value.uses()}
     plain = _plain(model, rules)
@@ -93,10 +96,8 @@ class Rewriting:
         self.model, self.active = model, active
         self.opset = model.opset_imports.get("", 1)
         self.matches: list[Match] = []
-        self.reasons: dict[ir.Node, str] = {}
-        self.node_names = {node.name for node in _nodes(model)}
-        self.value_names = {v.name for n in _nodes(model) for v in (*n.inputs, *n.outputs) if v}
-        self.value_names |= set(model.graph.initializers)
+        self.kept: dict[ir.Node, Leave] = {}
+        self.names = Names.of(model)
         self._types: dict[str, int] | None = None
 
     def rewrite_rule(self, rule: Rule, form: OnnxForm) -> RewriteRule:
@@ -104,17 +105,17 @@ class Rewriting:
         accepted: list[ir.Node] = []  # the nodes of the match under way, the root first
 
         def check(context: Any, x: ir.Value, y: ir.Value, **_: Any) -> bool:
-            reason = self._objection(context.graph_or_function, form, x, y.producer())
-            if reason:
-                self.reasons[y.producer()] = reason
+            leave = self._check(context.graph_or_function, form, x, y.producer())
+            if leave is not None:
+                self.kept[y.producer()] = leave
             accepted[:] = [context.root, *context.nodes]
-            return not reason
+            return leave is None
 
         def build(op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
             root, node = accepted[0], y.producer()
-            self.node_names -= {n.name for n in accepted}
+            self.names.nodes -= {n.name for n in accepted if n.name}
             scope = _scope(node.name or root.name or root.outputs[0].name, node.op_type)
-            builder = Builder(op, x, scope, self)
+            builder = Builder(op, x, scope, self.names, self.dtype(x), self.opset)
             result = form.build(builder, x, node)
             became = ", ".join(builder.written)
             self.matches.append(Match(rule.name, "onnx", _label(root), form.label, became))
@@ -122,14 +123,18 @@ class Rewriting:
 
         return RewriteRule(form.pattern, build, check, name=f"labutils: {rule.name}")
 
-    def _objection(
+    def _check(
         self, owner: ir.Graph | ir.Function, form: OnnxForm, x: ir.Value, node: ir.Node
-    ) -> str:
+    ) -> Leave | None:
         if isinstance(owner, ir.Function):
-            return f"inside the model's own function {owner.name!r}: inline it first (onnx.inliner)"
+            return Leave(
+                f"inside the model's own function {owner.name!r}: inline it first (onnx.inliner)"
+            )
         if self.dtype(x) is None:
-            return f"the type of its input {x.name!r} is unknown: run onnx.shape_inference first"
-        return form.check(node, self.active) if form.check else ""
+            return Leave(
+                f"the type of its input {x.name!r} is unknown: run onnx.shape_inference first"
+            )
+        return ask(form.check, node, self.active)
 
     def dtype(self, x: ir.Value) -> ir.DataType | None:
         """Return the element type of a value; inferred once where the file does not say."""
@@ -142,13 +147,16 @@ class Rewriting:
 
     def left(self, rules: Sequence[Rule]) -> list[Left]:
         """Return the nodes that still have an operator of the rules, and why."""
-        ops = frozenset().union(*(rule.ops - rule.onnx_ops for rule in rules))
-        default = "none of the forms that the given rules know"
-        return [
-            Left(_label(node), node.op_type, self.reasons.get(node, default))
+        ops = frozenset[str]().union(*(rule.pattern_ops for rule in rules))
+        default = Leave("not in a form that the given rules know")
+        answers = (
+            (node, self.kept.get(node, default))
             for owner in (self.model.graph, *self.model.functions.values())
             for node in ir.traversal.RecursiveGraphIterator(owner)
-            if node.op_type in ops and self.reasons.get(node) != NOT_MINE
+            if node.op_type in ops
+        )
+        return [
+            Left(_label(node), node.op_type, leave.why) for node, leave in answers if leave.reported
         ]
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import SurgeryError, UnknownNameError, UsageError
+from ..naming import full_name
 from ..onnx_level import passes
-from ..rule import Rule, full_name
+from ..rule import Rule
 from ..user_rules import from_mapping
 from . import (
-    activations,
-    attention_gates,
     convnext,
     convolution,
+    hard_activations,
     idle_nodes,
     in_place,
     normalization,
@@ -24,13 +24,14 @@ from . import (
     products,
     resizing,
     smooth_activations,
+    squeeze_excitation,
     to_relu,
 )
 
 RULES: dict[str, Rule] = {
     rule.name: rule
     for family in (
-        activations,
+        hard_activations,
         smooth_activations,
         normalization,
         pooling,
@@ -39,7 +40,7 @@ RULES: dict[str, Rule] = {
         products,
         in_place,
         idle_nodes,
-        attention_gates,
+        squeeze_excitation,
         convnext,
         to_relu,
     )
@@ -141,9 +142,11 @@ def _refuse_conflicts(rules: Iterable[Rule]) -> None:
     """Raise when two rules would take the same layer: a check or a place may tell them apart."""
     claimed: dict[str, str] = {}
     for rule in rules:
-        modules = () if rule.module_check else rule.modules
-        functions = () if rule.function_check else rule.functions
-        for thing in () if rule.include else (*modules, *functions):
+        if rule.include:
+            continue
+        classes = [cls for form in rule.modules if form.check is None for cls in form.classes]
+        calls = [call for form in rule.functions if form.check is None for call in form.functions]
+        for thing in (*classes, *calls):
             other = claimed.setdefault(full_name(thing), rule.name)
             if other != rule.name:
                 raise SurgeryError(

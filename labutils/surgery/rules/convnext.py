@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..rule import Rule, Site
-
-if TYPE_CHECKING:
-    from torch import nn
-
-_TORCHVISION, _TIMM = "torchvision.models.convnext.CNBlock", "timm.models.convnext.ConvNeXtBlock"
+from ..forms import Leave, ModuleForm, Site
+from ..rule import Rule
 
 
-def _lite(old: nn.Module) -> nn.Module:
-    from ..layers import lite_blocks
-
-    timm = type(old).__module__.startswith("timm")
-    return (lite_blocks.from_timm if timm else lite_blocks.from_torchvision)(old)
-
-
-def _objection(site: Site) -> str:
+def _check_kernel(site: Site) -> Leave | None:
     depthwise = getattr(site.module, "conv_dw", None) or site.module.block[0]
     if depthwise.kernel_size != (7, 7) or depthwise.dilation != (1, 1):
-        return f"its depthwise kernel is {depthwise.kernel_size}, dilation {depthwise.dilation}"
-    return ""
+        return Leave(
+            f"its depthwise kernel is {depthwise.kernel_size}, dilation {depthwise.dilation}"
+        )
+    return None
 
 
 CONVNEXT = Rule(
@@ -34,9 +23,18 @@ CONVNEXT = Rule(
     source="TI's lite models (edgeai-modeloptimization)",
     keeps="the middle of the 7x7 kernels, the pointwise weights, the layer scale, stochastic "
     "depth, stride and shortcut, names, hooks, train/eval state",
-    modules=(_TORCHVISION, _TIMM),
-    module=_lite,
-    module_check=_objection,
+    modules=(
+        ModuleForm(
+            ("torchvision.models.convnext.CNBlock",),
+            build="labutils.surgery.layers.convnext.from_torchvision",
+            check=_check_kernel,
+        ),
+        ModuleForm(
+            ("timm.models.convnext.ConvNeXtBlock",),
+            build="labutils.surgery.layers.convnext.from_timm",
+            check=_check_kernel,
+        ),
+    ),
 )
 
 RULES = (CONVNEXT,)

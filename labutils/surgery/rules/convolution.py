@@ -5,75 +5,68 @@ Only an even kernel with a row of zeros, and Focus as a convolution, compute the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..rule import NOT_MINE, GraphForm, OnnxForm, Rule, Site
-from .smooth_activations import one_node
+from ..forms import NOT_MINE, GraphForm, Leave, ModuleForm, OnnxForm, Site
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
     from torch import nn
 
     from ..onnx_level.builder import Builder
 
+_LAYERS = "labutils.surgery.layers.convolution"
 _CONV = ("torch.nn.modules.conv.Conv2d",)
 _TI = "TI's toolkit, optional (edgeai-modeloptimization)"
 _KEEPS = "bias, stride, dilation, groups, names, hooks, train/eval state, requires_grad"
 
 
-def _layer(name: str) -> Any:
-    def made(old: nn.Module) -> nn.Module:
-        from ..layers import conv_layers
-
-        return getattr(conv_layers, name)(old)
-
-    return made
+def _check_padding(conv: nn.Conv2d) -> Leave | None:
+    if conv.padding_mode == "zeros":
+        return None
+    return Leave(f"it pads by {conv.padding_mode!r}, not by zeros")
 
 
-def _zeros_only(conv: nn.Module) -> str:
-    return "" if conv.padding_mode == "zeros" else f"it pads by {conv.padding_mode!r}, not by zeros"
-
-
-def _even(site: Site) -> str:
+def _check_even(site: Site) -> Leave | None:
     conv = site.module
-    return NOT_MINE if all(k % 2 for k in conv.kernel_size) else _zeros_only(conv)
+    return NOT_MINE if all(k % 2 for k in conv.kernel_size) else _check_padding(conv)
 
 
-def _six(site: Site) -> str:
-    return _zeros_only(site.module) if site.module.kernel_size == (6, 6) else NOT_MINE
+def _check_six(site: Site) -> Leave | None:
+    return _check_padding(site.module) if site.module.kernel_size == (6, 6) else NOT_MINE
 
 
-def _large(site: Site) -> str:
+def _check_large(site: Site) -> Leave | None:
     conv = site.module
     high, wide = conv.kernel_size
     if max(high, wide) <= 7:
         return NOT_MINE
     if high != wide or high % 2 == 0:
-        return f"a kernel of {high}x{wide}: the rule is for odd squares"
+        return Leave(f"a kernel of {high}x{wide}: the rule is for odd squares")
     if conv.dilation != (1, 1) or isinstance(conv.padding, str) or len(set(conv.padding)) > 1:
-        return "dilated, or padded differently along the two axes"
-    return _zeros_only(conv)
+        return Leave("dilated, or padded differently along the two axes")
+    return _check_padding(conv)
 
 
-def _dense(site: Site) -> str:
+def _check_dense(site: Site) -> Leave | None:
     conv = site.module
     few = conv.groups > 1 or conv.in_channels < 16 or max(conv.kernel_size) == 1
-    return NOT_MINE if few else ""
+    return NOT_MINE if few else None
 
 
-def _onnx_even(node: ir.Node, _: frozenset[str]) -> str:
+def _check_even_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
     weight = node.inputs[1].const_value
     kernel = list(node.inputs[1].shape or [])[2:]
     if len(kernel) != 2 or all(isinstance(k, int) and k % 2 for k in kernel):
         return NOT_MINE
     if weight is None:
-        return "its weights are computed in the graph"
+        return Leave("its weights are computed in the graph")
     if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
-        return "auto_pad: the padding depends on the input's size"
-    return ""
+        return Leave("auto_pad: the padding depends on the input's size")
+    return None
 
 
 def _build_odd(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -89,32 +82,14 @@ def _build_odd(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
                 group=node.attributes.get_int("group", 1))  # fmt: skip
 
 
-def _focus_pattern(order: tuple[int, ...]) -> Any:
-    def focus(x: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        parts = (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])
-        return torch.cat([parts[n] for n in order], 1)
-
-    return focus
-
-
-def _focus(x: torch.Tensor) -> torch.Tensor:
-    from ..layers.conv_layers import space_to_depth
-
-    return space_to_depth(x)
-
-
 EVEN_KERNEL = Rule(
     name="even-kernel",
     exact=True,
     error="float32: within 1e-5 of the largest output (the order of the sums); float16: 1e-2",
     source="a kernel with a row and a column of zeros before it, and one position more of padding",
     keeps=f"{_KEEPS}; the weights grow by zeros",
-    modules=_CONV,
-    module=_layer("odd_kernel"),
-    module_check=_even,
-    onnx=(OnnxForm("Conv", ("Conv",), one_node("Conv"), _build_odd, _onnx_even),),
+    modules=(ModuleForm(_CONV, build=f"{_LAYERS}.make_odd_kernel", check=_check_even),),
+    onnx=(OnnxForm.of_node("Conv", _build_odd, _check_even_node),),
 )
 
 CONV6 = Rule(
@@ -124,9 +99,7 @@ CONV6 = Rule(
     needs_training=True,
     source="TI's lite models (edgeai-modeloptimization)",
     keeps=f"{_KEEPS}; 25 of the 36 weights",
-    modules=_CONV,
-    module=_layer("five_by_five"),
-    module_check=_six,
+    modules=(ModuleForm(_CONV, build=f"{_LAYERS}.make_five_by_five", check=_check_six),),
 )
 
 LARGE_KERNEL = Rule(
@@ -136,9 +109,13 @@ LARGE_KERNEL = Rule(
     needs_training=True,
     source=_TI,
     keeps=f"{_KEEPS}; the middle of the kernel; the 3x3 layers start as the identity",
-    modules=_CONV,
-    module=_layer("small_kernels"),
-    module_check=_large,
+    modules=(
+        ModuleForm(
+            _CONV,
+            build=f"{_LAYERS}.make_small_kernels",
+            check=_check_large,
+        ),
+    ),
 )
 
 SEPARABLE = Rule(
@@ -148,9 +125,7 @@ SEPARABLE = Rule(
     needs_training=True,
     source=f"{_TI}; Eckart and Young 1936",
     keeps=f"{_KEEPS}; of each input channel's kernels the best rank 1",
-    modules=_CONV,
-    module=_layer("separable"),
-    module_check=_dense,
+    modules=(ModuleForm(_CONV, build=f"{_LAYERS}.make_separable", check=_check_dense),),
 )
 
 FOCUS = Rule(
@@ -159,7 +134,13 @@ FOCUS = Rule(
     error="bit-equal",
     source="each output of a one-hot 2x2 convolution with stride 2 is one input",
     keeps="there are no weights",
-    graph=(GraphForm("Focus (slices and cat)", _focus_pattern((0, 1, 2, 3)), _focus),),
+    graph=(
+        GraphForm(
+            "Focus (slices and cat)",
+            "labutils.surgery.torch_level.patterns.focus",
+            f"{_LAYERS}.space_to_depth",
+        ),
+    ),
 )
 
 RULES = (EVEN_KERNEL, CONV6, LARGE_KERNEL, SEPARABLE, FOCUS)

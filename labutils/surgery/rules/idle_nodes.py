@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..rule import OnnxForm, Rule
-from .smooth_activations import one_node
+from ..forms import Leave, OnnxForm
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from ..onnx_level.builder import Builder
 
 
-def _input(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
+def _take_input(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     return x
 
 
-def _objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_idle(node: ir.Node, _: frozenset[str]) -> Leave | None:
     if node.outputs[0].is_graph_output():
-        return "it gives an output of the graph its name"
+        return Leave("it names an output of the graph")
     if any(value.uses() for value in node.outputs[1:]):
-        return "its mask is used"
-    mode = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
-    return "" if mode is None else "it may drop values: it has an input for training mode"
+        return Leave("its mask is used")
+    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        return Leave("it may drop values: it has an input for training mode")
+    return None
 
 
 IDLE = Rule(
@@ -32,9 +33,7 @@ IDLE = Rule(
     error="bit-equal",
     source="ONNX operators Identity and Dropout: outside of training the output is the input",
     keeps="there are no weights",
-    onnx=tuple(
-        OnnxForm(op, (op,), one_node(op), _input, _objection) for op in ("Identity", "Dropout")
-    ),
+    onnx=tuple(OnnxForm.of_node(op, _take_input, _check_idle) for op in ("Identity", "Dropout")),
 )
 
 RULES = (IDLE,)

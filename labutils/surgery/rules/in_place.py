@@ -4,54 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..rule import Rule, Site
+from ..forms import ModuleForm, Site
+from ..naming import full_name
+from ..rule import Rule
 
 if TYPE_CHECKING:
     from torch import nn
 
-_DROPOUTS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout")
+_DROPOUTS = tuple(
+    f"torch.nn.modules.dropout.{name}"
+    for name in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout")
+)
 
 
-def _relu(_: nn.Module) -> nn.Module:
-    from torch import nn
-
-    return nn.ReLU()
-
-
-def _dropout(old: nn.Module) -> nn.Module:
+def _make_dropout(old: nn.Dropout) -> nn.Module:
     return type(old)(p=old.p)
 
 
 def _is_relu(site: Site) -> bool:
-    from torch import nn
-
-    return type(site.module) is nn.ReLU and site.module.inplace
+    is_relu = full_name(type(site.module)) == "torch.nn.modules.activation.ReLU"
+    return is_relu and bool(site.module.inplace)
 
 
 def _is_dropout(site: Site) -> bool:
-    name = type(site.module).__name__
-    is_torchs = type(site.module).__module__ == "torch.nn.modules.dropout"
-    return is_torchs and name in _DROPOUTS and site.module.inplace
+    return full_name(type(site.module)) in _DROPOUTS and bool(site.module.inplace)
 
 
 RELU = Rule(
     name="relu-out-of-place",
     exact=True,
     error="bit-equal",
-    source="TI's lite models (edgeai-modeloptimization); in place is a matter of memory alone",
+    source="TI's lite models (edgeai-modeloptimization); in place only saves memory",
     keeps="names, aliases, hooks, train/eval state",
-    module=_relu,
-    recognizes=_is_relu,
+    modules=(ModuleForm(replacement="torch.nn.ReLU", recognizes=_is_relu),),
 )
 
 DROPOUT = Rule(
     name="dropout-out-of-place",
     exact=True,
     error="bit-equal",
-    source="TI's lite models (edgeai-modeloptimization); in place is a matter of memory alone",
+    source="TI's lite models (edgeai-modeloptimization); in place only saves memory",
     keeps="the probability, names, aliases, hooks, train/eval state",
-    module=_dropout,
-    recognizes=_is_dropout,
+    modules=(ModuleForm(build=_make_dropout, recognizes=_is_dropout),),
 )
 
 RULES = (RELU, DROPOUT)

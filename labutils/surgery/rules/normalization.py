@@ -10,64 +10,69 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..rule import OnnxForm, Rule, Site
-from .smooth_activations import one_node
+from ..forms import FunctionForm, Leave, ModuleForm, OnnxForm, Site
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
-    from torch import nn
 
     from ..onnx_level.builder import Builder
 
 _LAYER_NORM = "torch.nn.modules.normalization.LayerNorm"
 _LAYER_NORM_2D = ("torchvision.models.convnext.LayerNorm2d", "timm.layers.norm.LayerNorm2d")
-_GROUP_NORM = "torch.nn.modules.normalization.GroupNorm"
+_GROUP_NORMS = (
+    "torch.nn.modules.normalization.GroupNorm",
+    "timm.layers.norm.GroupNorm",
+    "timm.layers.norm.GroupNorm1",
+)
 _INSTANCE_NORMS = tuple(f"torch.nn.modules.instancenorm.InstanceNorm{n}d" for n in (1, 2, 3))
 _KEEPS = "weights under their names, eps, hooks, train/eval state"
 _STEPS = "definition: (x - mean) / sqrt(variance + eps) * weight + bias"
+_LAYERS = "labutils.surgery.layers.normalization"
 _RETRAIN = (
     "a BatchNorm's statistics are of a set, not of one input: the network must be trained again"
 )
 
 
-def _in_steps(name: str) -> Any:
-    def layer(old: nn.Module) -> nn.Module:
-        from ..layers import norm_layers
-
-        return getattr(norm_layers, name)(old)
-
-    return layer
+def _aten_names(name: str) -> tuple[str, ...]:
+    return f"torch.{name}", f"torch.ops.aten.{name}", f"torch.ops.aten.{name}.default"
 
 
-def _layer_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.norm_layers import layer_norm_in_steps
-
-    return layer_norm_in_steps(*args[:5], **{k: v for k, v in kwargs.items() if "cudnn" not in k})
-
-
-def _group_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.norm_layers import group_norm_in_steps
-
-    return group_norm_in_steps(*args[:5], **{k: v for k, v in kwargs.items() if "cudnn" not in k})
-
-
-def _instance_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.norm_layers import instance_norm_in_steps
-
-    return instance_norm_in_steps(*args[:8], **{k: v for k, v in kwargs.items() if "cud" not in k})
-
-
-def _tracking(site: Site) -> str:
+def _check_tracking(site: Site) -> Leave | None:
     tracks = site.module.track_running_stats
-    return "it keeps running statistics, as a BatchNorm does" if tracks else ""
+    return Leave("it keeps running statistics, as a BatchNorm does") if tracks else None
 
 
-def _tracking_call(
-    input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
-    bias: Any = None, use_input_stats: bool = True, *_: Any, **__: Any,
-) -> str:  # fmt: skip
-    return "" if use_input_stats and running_mean is None else "it uses running statistics"
+def _check_statistics(running_mean: Any, use_input_stats: bool) -> Leave | None:
+    if use_input_stats and running_mean is None:
+        return None
+    return Leave("it uses running statistics")
+
+
+def _check_call(
+    input: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    *_: Any,
+    **__: Any,
+) -> Leave | None:
+    return _check_statistics(running_mean, use_input_stats)
+
+
+def _check_aten_call(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: bool,
+    *_: Any,
+    **__: Any,
+) -> Leave | None:
+    return _check_statistics(running_mean, use_input_stats)
 
 
 def _reduce(g: Builder, x: ir.Value, axes: list[int]) -> ir.Value:
@@ -92,11 +97,11 @@ def _build_layer_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     return g.add(y, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else y
 
 
-def _layer_norm_objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_layer_norm(node: ir.Node, _: frozenset[str]) -> Leave | None:
     if any(value.uses() for value in node.outputs[1:]):
-        return "its mean or deviation is used besides"
+        return Leave("its mean or deviation is used as well")
     axis, shape = node.attributes.get_int("axis", -1), node.inputs[0].shape
-    return "the rank of its input is unknown" if axis >= 0 and shape is None else ""
+    return Leave("the rank of its input is unknown") if axis >= 0 and shape is None else None
 
 
 def _by_channel(g: Builder, value: ir.Value, rank: int) -> ir.Value:
@@ -107,11 +112,11 @@ def _by_channel(g: Builder, value: ir.Value, rank: int) -> ir.Value:
     return g.op("Unsqueeze", value, np.arange(1, rank - 1), elementwise=False)
 
 
-def _rank_objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_rank(node: ir.Node, _: frozenset[str]) -> Leave | None:
     if node.inputs[0].shape is None:
-        return "the rank of its input is unknown"
+        return Leave("the rank of its input is unknown")
     weights = [v for v in node.inputs[1:3] if v is not None and v.const_value is None]
-    return "its weights are computed in the graph" if weights else ""
+    return Leave("its weights are computed in the graph") if weights else None
 
 
 def _build_instance_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -135,32 +140,18 @@ def _build_group_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     return g.add(y, _by_channel(g, node.inputs[2], rank))
 
 
-def _group_objection(node: ir.Node, _: frozenset[str]) -> str:
-    per_group = node.inputs[1].shape is not None and node.inputs[0].shape is not None and (
-        node.inputs[1].shape[0] != node.inputs[0].shape[1])  # fmt: skip
-    return "a weight per group (opset 18)" if per_group else _rank_objection(node, _)
+def _check_group_norm(node: ir.Node, active: frozenset[str]) -> Leave | None:
+    weight, x = node.inputs[1].shape, node.inputs[0].shape
+    if weight is not None and x is not None and weight[0] != x[1]:
+        return Leave("a weight per group (opset 18)")
+    return _check_rank(node, active)
 
 
-def _to_batch_norm_last(old: nn.Module) -> nn.Module:
-    from ..layers.norm_layers import BatchNormLast, batch_norm_like
-
-    return batch_norm_like(old, BatchNormLast, old.normalized_shape[0], old.weight, old.bias)
-
-
-def _to_batch_norm_2d(old: nn.Module) -> nn.Module:
-    from torch import nn
-
-    from ..layers.norm_layers import batch_norm_like
-
-    features = next(getattr(old, name) for name in ("num_features", "num_channels",
-                    "normalized_shape") if hasattr(old, name))  # fmt: skip
-    features = features if isinstance(features, int) else features[0]
-    return batch_norm_like(old, nn.BatchNorm2d, features, old.weight, old.bias)
-
-
-def _one_axis(site: Site) -> str:
+def _check_axes(site: Site) -> Leave | None:
     shape = site.module.normalized_shape
-    return "" if len(shape) == 1 else f"it normalizes over {len(shape)} axes, a BatchNorm over one"
+    if len(shape) == 1:
+        return None
+    return Leave(f"it normalizes over {len(shape)} axes, a BatchNorm over one")
 
 
 LAYER_NORM = Rule(
@@ -169,16 +160,15 @@ LAYER_NORM = Rule(
     error="float32: within 1e-5 of the largest output; float16: 1e-2",
     source=f"{_STEPS} (Ba et al. 2016)",
     keeps=_KEEPS,
-    modules=(_LAYER_NORM,),
-    module=_in_steps("LayerNormInSteps"),
-    functions=("torch.nn.functional.layer_norm", "torch.layer_norm", "torch.ops.aten.layer_norm",
-               "torch.ops.aten.layer_norm.default"),
-    function=_layer_norm,
-    onnx=(
-        OnnxForm("LayerNormalization", ("LayerNormalization",), one_node("LayerNormalization"),
-                 _build_layer_norm, _layer_norm_objection),
+    modules=(ModuleForm((_LAYER_NORM,), build=f"{_LAYERS}.LayerNormInSteps"),),
+    functions=(
+        FunctionForm(
+            ("torch.nn.functional.layer_norm", *_aten_names("layer_norm")),
+            f"{_LAYERS}.layer_norm_in_steps",
+        ),
     ),
-)  # fmt: skip
+    onnx=(OnnxForm.of_node("LayerNormalization", _build_layer_norm, _check_layer_norm),),
+)
 
 GROUP_NORM = Rule(
     name="group-norm",
@@ -186,16 +176,15 @@ GROUP_NORM = Rule(
     error="float32: within 1e-5 of the largest output; float16: 1e-2",
     source=f"{_STEPS}, by groups of channels (Wu and He 2018)",
     keeps=_KEEPS,
-    modules=(_GROUP_NORM, "timm.layers.norm.GroupNorm", "timm.layers.norm.GroupNorm1"),
-    module=_in_steps("GroupNormInSteps"),
-    functions=("torch.nn.functional.group_norm", "torch.group_norm", "torch.ops.aten.group_norm",
-               "torch.ops.aten.group_norm.default"),
-    function=_group_norm,
-    onnx=(
-        OnnxForm("GroupNormalization", ("GroupNormalization",), one_node("GroupNormalization"),
-                 _build_group_norm, _group_objection),
+    modules=(ModuleForm(_GROUP_NORMS, build=f"{_LAYERS}.GroupNormInSteps"),),
+    functions=(
+        FunctionForm(
+            ("torch.nn.functional.group_norm", *_aten_names("group_norm")),
+            f"{_LAYERS}.group_norm_in_steps",
+        ),
     ),
-)  # fmt: skip
+    onnx=(OnnxForm.of_node("GroupNormalization", _build_group_norm, _check_group_norm),),
+)
 
 INSTANCE_NORM = Rule(
     name="instance-norm",
@@ -203,45 +192,62 @@ INSTANCE_NORM = Rule(
     error="float32: within 1e-5 of the largest output; float16: 1e-2",
     source=f"{_STEPS}, by channel (Ulyanov et al. 2016)",
     keeps=_KEEPS,
-    modules=_INSTANCE_NORMS,
-    module=_in_steps("InstanceNormInSteps"),
-    module_check=_tracking,
-    functions=("torch.nn.functional.instance_norm", "torch.instance_norm",
-               "torch.ops.aten.instance_norm", "torch.ops.aten.instance_norm.default"),
-    function=_instance_norm,
-    function_check=_tracking_call,
-    onnx=(
-        OnnxForm("InstanceNormalization", ("InstanceNormalization",),
-                 one_node("InstanceNormalization"), _build_instance_norm, _rank_objection),
+    modules=(
+        ModuleForm(_INSTANCE_NORMS, build=f"{_LAYERS}.InstanceNormInSteps", check=_check_tracking),
     ),
-)  # fmt: skip
+    functions=(
+        FunctionForm(
+            ("torch.nn.functional.instance_norm",),
+            f"{_LAYERS}.instance_norm_in_steps",
+            _check_call,
+        ),
+        FunctionForm(
+            _aten_names("instance_norm"),
+            f"{_LAYERS}.aten_instance_norm_in_steps",
+            _check_aten_call,
+        ),
+    ),
+    onnx=(OnnxForm.of_node("InstanceNormalization", _build_instance_norm, _check_rank),),
+)
 
 
-def _approximate(name: str, classes: tuple[str, ...], layer: Any, check: Any = None) -> Rule:
+def _make_approximate(name: str, form: ModuleForm) -> Rule:
     return Rule(
-        name=name, exact=False, error=_RETRAIN, needs_training=True,
+        name=name,
+        exact=False,
+        error=_RETRAIN,
+        needs_training=True,
         source="TI's toolkit, optional (edgeai-modeloptimization)",
         keeps="weight, bias, eps, hooks, train/eval state; the statistics start at 0 and 1",
-        modules=classes, module=layer, module_check=check,
-    )  # fmt: skip
+        modules=(form,),
+    )
 
 
-LAYER_NORM_TO_BATCH_NORM = _approximate(
-    "layernorm-to-batchnorm", (_LAYER_NORM, "timm.layers.norm.LayerNorm"), _to_batch_norm_last,
-    _one_axis,
-)  # fmt: skip
-LAYER_NORM_2D_TO_BATCH_NORM = _approximate(
-    "layernorm2d-to-batchnorm", _LAYER_NORM_2D, _to_batch_norm_2d
+LAYER_NORM_TO_BATCH_NORM = _make_approximate(
+    "layernorm-to-batchnorm",
+    ModuleForm(
+        (_LAYER_NORM, "timm.layers.norm.LayerNorm"),
+        build=f"{_LAYERS}.make_batch_norm_last",
+        check=_check_axes,
+    ),
 )
-GROUP_NORM_TO_BATCH_NORM = _approximate(
-    "groupnorm-to-batchnorm", (_GROUP_NORM, "timm.layers.norm.GroupNorm",
-                               "timm.layers.norm.GroupNorm1"), _to_batch_norm_2d,
-)  # fmt: skip
-INSTANCE_NORM_TO_BATCH_NORM = _approximate(
-    "instancenorm-to-batchnorm", _INSTANCE_NORMS[1:2], _to_batch_norm_2d
+LAYER_NORM_2D_TO_BATCH_NORM = _make_approximate(
+    "layernorm2d-to-batchnorm", ModuleForm(_LAYER_NORM_2D, build=f"{_LAYERS}.make_batch_norm_2d")
+)
+GROUP_NORM_TO_BATCH_NORM = _make_approximate(
+    "groupnorm-to-batchnorm", ModuleForm(_GROUP_NORMS, build=f"{_LAYERS}.make_batch_norm_2d")
+)
+INSTANCE_NORM_TO_BATCH_NORM = _make_approximate(
+    "instancenorm-to-batchnorm",
+    ModuleForm(_INSTANCE_NORMS[1:2], build=f"{_LAYERS}.make_batch_norm_2d"),
 )
 
 RULES = (
-    LAYER_NORM, GROUP_NORM, INSTANCE_NORM, LAYER_NORM_TO_BATCH_NORM, LAYER_NORM_2D_TO_BATCH_NORM,
-    GROUP_NORM_TO_BATCH_NORM, INSTANCE_NORM_TO_BATCH_NORM,
-)  # fmt: skip
+    LAYER_NORM,
+    GROUP_NORM,
+    INSTANCE_NORM,
+    LAYER_NORM_TO_BATCH_NORM,
+    LAYER_NORM_2D_TO_BATCH_NORM,
+    GROUP_NORM_TO_BATCH_NORM,
+    INSTANCE_NORM_TO_BATCH_NORM,
+)

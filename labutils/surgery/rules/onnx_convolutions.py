@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..forms import OnnxPass
 from ..report import Left, Match
 from ..rule import Rule
 
@@ -36,7 +37,7 @@ def _merge_branches(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
 
     writer, matches = Writer(model), []
     for root in [node for node in model.graph if node.op_type in ("Add", "Sum")]:
-        if root.graph is None or _is_inner(root) or rule_excludes(rule, root):
+        if root.graph is None or _is_inner(root) or rule.excludes(root.name):
             continue
         leaves = list(_leaves(root))
         branches = [b for value in leaves if (b := _branch(value)) is not None]
@@ -65,12 +66,6 @@ def _number(value: ir.Value) -> float | None:
 
     array = array_of(value)
     return float(array.ravel()[0]) if array is not None and array.size == 1 else None
-
-
-def rule_excludes(rule: Rule, node: ir.Node) -> str:
-    """Return why the rule's globs keep it from a node, "" if they do not."""
-    excludes = getattr(rule, "excludes", None)
-    return excludes(node.name or "") if excludes else ""
 
 
 def _is_inner(node: ir.Node) -> bool:
@@ -221,8 +216,7 @@ MERGE_BRANCHES = Rule(
     error="rounding: sums of kernels are rounded once, in float32 within 1e-5 of the largest value",
     source="re-parameterization: Ding et al. 2021, RepVGG, 3.3; Vasu et al. 2023, MobileOne",
     keeps="stride, padding, groups, bias; kernels that are smaller are padded with zeros",
-    onnx_pass=_merge_branches,
-    onnx_ops=frozenset({"BatchNormalization"}),
+    onnx_passes=(OnnxPass(_merge_branches, frozenset({"BatchNormalization"})),),
 )
 
 
@@ -232,7 +226,7 @@ def _widen_kernel(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]
 
     writer, matches, left = Writer(model), [], []
     for node in [node for node in model.graph if node.op_type == "Conv"]:
-        branch = None if rule_excludes(rule, node) else _convolution(node)
+        branch = None if rule.excludes(node.name) else _convolution(node)
         if branch is None:
             continue
         height, width = branch.kernel.shape[2:]
@@ -274,8 +268,7 @@ WIDEN_KERNEL = Rule(
     error="none: zeros are added; a stride-4 convolution of 4x4 computes 121/16 as many products",
     source="definition of a convolution; the sizes are those that TIDL 11 lists",
     keeps="stride, groups, bias, the size of the output",
-    onnx_pass=_widen_kernel,
-    onnx_ops=frozenset({"Conv"}),
+    onnx_passes=(OnnxPass(_widen_kernel, frozenset({"Conv"})),),
 )
 
 RULES = (MERGE_BRANCHES, WIDEN_KERNEL)

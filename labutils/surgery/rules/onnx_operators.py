@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..forms import NOT_MINE, Leave, OnnxPass
 from ..report import Left, Match
 from ..rule import Rule
 
@@ -18,22 +19,22 @@ if TYPE_CHECKING:
 
 MOST_DIMENSIONS = 5
 
-# node, writer -> the nodes that take its place, or the reason why it is left
-Rewrite = Callable[["ir.Node", "Writer"], "list[ir.Node] | str"]
+Rewrite = Callable[["ir.Node", "Writer"], "list[ir.Node] | Leave"]
+"""node, writer -> the nodes that take its place, or why it is left."""
 
 
 def _rewrite_each(
     model: ir.Model, rule: Rule, op_type: str, rewrite: Rewrite
 ) -> tuple[list[Match], list[Left]]:
     from ..onnx_level.writing import Writer, label
-    from .onnx_convolutions import rule_excludes
 
-    writer, matches, left = Writer(model), [], []
+    writer = Writer(model)
+    matches: list[Match] = []
+    left: list[Left] = []
     for node in [node for node in model.graph.all_nodes() if node.op_type == op_type]:
-        why = rule_excludes(rule, node)
-        new = why or rewrite(node, writer)
-        if isinstance(new, str):
-            left.append(Left(label(node), op_type, new))
+        new = rule.excludes(node.name) or rewrite(node, writer)
+        if isinstance(new, Leave):
+            left += [Left(label(node), op_type, new.why)] if new.reported else []
             continue
         writer.replace(node, new)
         became = ", ".join(n.op_type for n in new)
@@ -41,39 +42,39 @@ def _rewrite_each(
     return matches, left
 
 
-def _pass(op_type: str, rewrite: Rewrite) -> dict:
-    """Return the fields of a rule that rewrites every node of one operator."""
+def _make_pass(op_type: str, rewrite: Rewrite) -> OnnxPass:
+    """Return the pass that rewrites every node of one operator."""
     run = functools.partial(_rewrite_each, op_type=op_type, rewrite=rewrite)
-    return {"onnx_pass": run, "onnx_ops": frozenset({op_type})}
+    return OnnxPass(run, frozenset({op_type}))
 
 
-def _sub(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
+def _sub(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     from ..onnx_level.writing import array_of
 
     if any(array_of(value) is not None for value in node.inputs):
-        return "one operand is a constant"
+        return Leave("one operand is a constant")
     dtype = node.inputs[1].dtype or node.inputs[0].dtype or node.outputs[0].dtype
     if dtype is None:
-        return "the type of its input is unknown: run onnx.shape_inference first"
+        return Leave("the type of its input is unknown: run onnx.shape_inference first")
     minus = writer.constant(np.asarray(-1, dtype.numpy()), f"{node.outputs[0].name}.minus_one")
     negative = writer.node("Mul", [node.inputs[1], minus], node)
     return [negative, writer.node("Add", [node.inputs[0], negative.outputs[0]], node)]
 
 
-def _clip(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
+def _clip(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     from ..onnx_level.writing import array_of
 
     low = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
     high = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     open_above = len(node.inputs) < 3 or node.inputs[2] is None
     if low is None or not (open_above or (high is not None and high >= np.finfo(high.dtype).max)):
-        return "it has an upper bound, or no lower one"
+        return Leave("it has an upper bound, or no lower one")
     if float(low) <= 0:
-        return "a lower bound that targets take"
+        return Leave("a lower bound that targets take")
     return [writer.node("Max", [node.inputs[0], node.inputs[1]], node)]
 
 
-def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
+def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     """Drop axes of size 1, and join axes that stay neighbours, between two Reshapes."""
     import onnx_ir as ir
 
@@ -81,16 +82,16 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | str:
 
     shape = _static(node.inputs[0])
     if shape is None or len(shape) <= MOST_DIMENSIONS:
-        return f"it has at most {MOST_DIMENSIONS} dimensions, or its shape is not known"
+        return NOT_MINE
     uses = [use.node for use in node.outputs[0].uses()]
     if [u.op_type for u in uses] != ["Reshape"] or node.outputs[0].is_graph_output():
-        return "its output does not go into one Reshape"
+        return Leave("its output does not go into one Reshape")
     if array_of(uses[0].inputs[1]) is None or 0 in array_of(uses[0].inputs[1]):
-        return "the Reshape after it takes over dimensions of its input"
+        return Leave("the Reshape after it takes over dimensions of its input")
     order = numbers(node, "perm", tuple(reversed(range(len(shape)))))
     groups = _groups(shape, order)
     if len(groups) > MOST_DIMENSIONS:
-        return f"{len(groups)} dimensions move independently"
+        return Leave(f"{len(groups)} dimensions move independently")
     ordered = sorted(groups)
     sizes = np.array([int(np.prod([shape[a] for a in group])) for group in ordered], np.int64)
     name = node.outputs[0].name
@@ -147,7 +148,7 @@ def _few_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     matches, left = _rewrite_each(model, rule, "Transpose", _transpose)
     if matches:
         _merge_reshapes(model)
-    return matches, [item for item in left if "at most" not in item.why]
+    return matches, left
 
 
 SUB_TO_ADD = Rule(
@@ -156,7 +157,7 @@ SUB_TO_ADD = Rule(
     error="none: a - b and a + (-1) * b are bit-equal in IEEE 754",
     source="definition; for TIDL 11, which subtracts constants only",
     keeps="everything",
-    **_pass("Sub", _sub),
+    onnx_passes=(_make_pass("Sub", _sub),),
 )
 CLIP_TO_MAX = Rule(
     name="clip-to-max",
@@ -164,7 +165,7 @@ CLIP_TO_MAX = Rule(
     error="none: max(x, low) is the definition of a Clip without an upper bound",
     source="ONNX operator Clip; for targets whose Clip must hold zero",
     keeps="everything",
-    **_pass("Clip", _clip),
+    onnx_passes=(_make_pass("Clip", _clip),),
 )
 FIVE_DIMENSIONS = Rule(
     name="five-dimensions",
@@ -172,8 +173,7 @@ FIVE_DIMENSIONS = Rule(
     error="none: the same elements in the same order",
     source="axes that stay neighbours are one axis; QNN 2.51's HTP takes five at most (measured)",
     keeps="everything",
-    onnx_pass=_few_dimensions,
-    onnx_ops=frozenset({"Transpose", "Reshape"}),
+    onnx_passes=(OnnxPass(_few_dimensions, frozenset({"Transpose", "Reshape"})),),
 )
 
 RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..forms import OnnxPass
 from ..report import Left, Match
 from ..rule import Rule
 
@@ -178,8 +179,7 @@ LOWER_OPSET = Rule(
     error="none: the same operators under an older spelling",
     source="ONNX's changelog of operators, opsets 12 to 17",
     keeps="everything; nothing is done where one node has no older form",
-    onnx_pass=_lower,
-    onnx_ops=frozenset({f"opset {n}" for n in range(OLDEST + 1, 18)}),
+    onnx_passes=(OnnxPass(_lower, frozenset({f"opset {n}" for n in range(OLDEST + 1, 18)})),),
 )
 
 RULES = (LOWER_OPSET,)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..rule import NOT_MINE, OnnxForm, Rule, Site
-from .smooth_activations import one_node
+from ..forms import NOT_MINE, FunctionForm, Leave, ModuleForm, OnnxForm, Site
+from ..layers.pool_chain import chain
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
-    from torch import nn
 
     from ..onnx_level.builder import Builder
 
+_LAYERS = "labutils.surgery.layers.pooling"
 _SMALL = 3  # kernels up to this size are left as they are
 _WIDEST_PLANE = 1024  # of a global pool on TIDL 11 (height * width)
 
@@ -28,82 +28,63 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def _max_objection(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> str:  # fmt: skip
+def _check_max(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Leave | None:
     if max(_sizes(kernel_size)) <= _SMALL:
         return NOT_MINE
     if max(_sizes(dilation)) > 1:
-        return "dilated: a chain of small pools sees every position"
+        return Leave("dilated: a chain of small pools sees every position")
     if return_indices:
-        return "it returns the indices of the maxima"
-    return "ceil_mode: the last window depends on the input's size" if ceil_mode else ""
+        return Leave("it returns the indices of the maxima")
+    return Leave("ceil_mode: the last window depends on the input's size") if ceil_mode else None
 
 
-def _avg_objection(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> str:  # fmt: skip
+def _check_max_layer(site: Site) -> Leave | None:
+    old = site.module
+    settings = (old.kernel_size, old.stride, old.padding, old.dilation)
+    return _check_max(None, *settings, old.ceil_mode, old.return_indices)
+
+
+def _check_avg(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Leave | None:
     if max(_sizes(kernel_size)) <= _SMALL:
         return NOT_MINE
     if ceil_mode:
-        return "ceil_mode: the windows at the edge have other divisors"
+        return Leave("ceil_mode: the windows at the edge have other divisors")
     if max(_sizes(padding)) and not count_include_pad and not divisor_override:
-        return "count_include_pad=False: the windows at the edge have other divisors"
-    return ""
+        return Leave("count_include_pad=False: the windows at the edge have other divisors")
+    return None
 
 
-def _module_objection(check: Any, *names: str) -> Any:
-    def objection(site: Site) -> str:
-        return check(None, **{name: getattr(site.module, name) for name in names})
-
-    return objection
-
-
-def _max_layer(old: nn.Module) -> nn.Module:
-    from torch import nn
-
-    from ..layers.pool_layers import chain
-
-    stages = chain(old.kernel_size, old.stride, old.padding)
-    return nn.Sequential(*(nn.MaxPool2d(s.kernel, s.stride, s.padding) for s in stages))
+def _check_avg_layer(site: Site) -> Leave | None:
+    old = site.module
+    settings = (old.kernel_size, old.stride, old.padding, old.ceil_mode, old.count_include_pad)
+    return _check_avg(None, *settings, old.divisor_override)
 
 
-def _avg_layer(old: nn.Module) -> nn.Module:
-    from ..layers.pool_layers import AvgPoolByConv, pair
-
-    kernel, stride = pair(old.kernel_size), pair(old.stride or old.kernel_size)
-    return AvgPoolByConv(kernel, stride, pair(old.padding), old.divisor_override)
-
-
-def _max_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.pool_layers import max_pool_chain
-
-    return max_pool_chain(*args, **kwargs)
-
-
-def _avg_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.pool_layers import avg_pool_by_conv
-
-    return avg_pool_by_conv(*args, **kwargs)
-
-
-def _global_pool(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.pool_layers import global_pool
-
-    return global_pool(*args, **kwargs)
-
-
-def _mean_objection(
-    input: torch.Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> str:
+def _check_mean(
+    input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Leave | None:
     dims = _sizes(dim) if dim is not None else ()
     rank = getattr(input, "ndim", 4)
     rank = rank if isinstance(rank, int) else 4
     if rank != 4 or sorted(d % 4 for d in dims) != [2, 3]:
         return NOT_MINE
-    return "" if dtype is None else "it computes in another dtype"
+    return None if dtype is None else Leave("it computes in another dtype")
 
 
 def _onnx_pads(node: ir.Node) -> list[int]:
@@ -114,26 +95,26 @@ def _kernel(node: ir.Node) -> list[int]:
     return list(node.attributes.get_ints("kernel_shape", []))
 
 
-def _onnx_objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
     kernel, pads = _kernel(node), _onnx_pads(node)
     if len(kernel) != 2:
-        return f"a pool over {len(kernel)} axes: the rule is for images"
+        return Leave(f"a pool over {len(kernel)} axes: the rule is for images")
     if max(kernel) <= _SMALL:
         return NOT_MINE
     if set(node.attributes.get_ints("dilations", [1])) != {1}:
-        return "dilated: a chain of small pools sees every position"
+        return Leave("dilated: a chain of small pools sees every position")
     if node.attributes.get_int("ceil_mode", 0):
-        return "ceil_mode: the windows at the edge depend on the input's size"
+        return Leave("ceil_mode: the windows at the edge depend on the input's size")
     if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
-        return "auto_pad: the padding depends on the input's size"
+        return Leave("auto_pad: the padding depends on the input's size")
     if node.op_type == "MaxPool":
         if len(node.outputs) > 1 and node.outputs[1].uses():
-            return "it returns the indices of the maxima"
+            return Leave("it returns the indices of the maxima")
         even = [p > k // 2 for p, k in zip(pads, kernel * 2, strict=True)]
-        return "it pads by more than half of its kernel" if any(even) else ""
+        return Leave("it pads by more than half of its kernel") if any(even) else None
     if any(pads) and not node.attributes.get_int("count_include_pad", 0):
-        return "count_include_pad=0: the windows at the edge have other divisors"
-    return "" if _channels(node) else "the number of its channels is unknown"
+        return Leave("count_include_pad=0: the windows at the edge have other divisors")
+    return None if _channels(node) else Leave("the number of its channels is unknown")
 
 
 def _channels(node: ir.Node) -> int:
@@ -142,8 +123,6 @@ def _channels(node: ir.Node) -> int:
 
 
 def _build_max(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    from ..layers.pool_layers import chain
-
     top, left, bottom, right = _onnx_pads(node)
     strides = node.attributes.get_ints("strides", [1, 1])
     before = chain(_kernel(node), strides, (top, left))
@@ -171,11 +150,11 @@ def axes_of(node: ir.Node) -> list[int] | None:
     return None if axes is None else list(axes)
 
 
-def _reduce_objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_reduction(node: ir.Node, _: frozenset[str]) -> Leave | None:
     axes, shape = axes_of(node), node.inputs[0].shape
     if axes is None or shape is None or len(shape) != 4:
-        return "no mean over known axes of an image"
-    return "" if sorted(a % 4 for a in axes) == [2, 3] else NOT_MINE
+        return Leave("not a mean over known axes of an image")
+    return None if sorted(a % 4 for a in axes) == [2, 3] else NOT_MINE
 
 
 def _build_global(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -192,10 +171,8 @@ def _plane(node: ir.Node) -> int:
     return sizes[1] * sizes[2] if len(sizes) == 3 else 0
 
 
-def _plane_objection(node: ir.Node, _: frozenset[str]) -> str:
-    if _plane(node) <= _WIDEST_PLANE:
-        return NOT_MINE
-    return ""
+def _check_plane(node: ir.Node, _: frozenset[str]) -> Leave | None:
+    return NOT_MINE if _plane(node) <= _WIDEST_PLANE else None
 
 
 def _build_matmul_pool(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -211,18 +188,27 @@ MAX_POOL = Rule(
     error="bit-equal",
     source="the maximum of maxima is the maximum: 3x3 pools at stride 1, the last with the stride",
     keeps="names, hooks, train/eval state; there are no weights",
-    modules=("torch.nn.modules.pooling.MaxPool2d",),
-    module=_max_layer,
-    module_check=_module_objection(
-        _max_objection, "kernel_size", "stride", "padding", "dilation", "ceil_mode",
-        "return_indices",
+    modules=(
+        ModuleForm(
+            ("torch.nn.modules.pooling.MaxPool2d",),
+            build=f"{_LAYERS}.make_max_pool_chain",
+            check=_check_max_layer,
+        ),
     ),
-    functions=("torch.nn.functional.max_pool2d", "torch.max_pool2d", "torch.ops.aten.max_pool2d",
-               "torch.ops.aten.max_pool2d.default"),
-    function=_max_pool,
-    function_check=_max_objection,
-    onnx=(OnnxForm("MaxPool", ("MaxPool",), one_node("MaxPool"), _build_max, _onnx_objection),),
-)  # fmt: skip
+    functions=(
+        FunctionForm(
+            (
+                "torch.nn.functional.max_pool2d",
+                "torch.max_pool2d",
+                "torch.ops.aten.max_pool2d",
+                "torch.ops.aten.max_pool2d.default",
+            ),
+            f"{_LAYERS}.max_pool_chain",
+            _check_max,
+        ),
+    ),
+    onnx=(OnnxForm.of_node("MaxPool", _build_max, _check_node),),
+)
 
 AVG_POOL = Rule(
     name="large-avgpool",
@@ -230,21 +216,26 @@ AVG_POOL = Rule(
     error="float32: within 1e-6 of the largest input; float16: 2e-3",
     source="a mean is a depthwise convolution with the weight 1 / (k * k)",
     keeps="names, hooks, train/eval state; there are no weights",
-    modules=("torch.nn.modules.pooling.AvgPool2d",),
-    module=_avg_layer,
-    module_check=_module_objection(
-        _avg_objection, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad",
-        "divisor_override",
+    modules=(
+        ModuleForm(
+            ("torch.nn.modules.pooling.AvgPool2d",),
+            build=f"{_LAYERS}.make_avg_pool_by_conv",
+            check=_check_avg_layer,
+        ),
     ),
-    functions=("torch.nn.functional.avg_pool2d", "torch.ops.aten.avg_pool2d",
-               "torch.ops.aten.avg_pool2d.default"),
-    function=_avg_pool,
-    function_check=_avg_objection,
-    onnx=(
-        OnnxForm("AveragePool", ("AveragePool",), one_node("AveragePool"), _build_avg,
-                 _onnx_objection),
+    functions=(
+        FunctionForm(
+            (
+                "torch.nn.functional.avg_pool2d",
+                "torch.ops.aten.avg_pool2d",
+                "torch.ops.aten.avg_pool2d.default",
+            ),
+            f"{_LAYERS}.avg_pool_by_conv",
+            _check_avg,
+        ),
     ),
-)  # fmt: skip
+    onnx=(OnnxForm.of_node("AveragePool", _build_avg, _check_node),),
+)
 
 MEAN = Rule(
     name="mean-to-global-pool",
@@ -252,14 +243,15 @@ MEAN = Rule(
     error="float32: within 1e-6 of the largest input; float16: 2e-3",
     source="the mean over height and width is what GlobalAveragePool computes",
     keeps="there are no weights",
-    functions=("torch.mean", "torch.Tensor.mean", "torch.ops.aten.mean.dim"),
-    function=_global_pool,
-    function_check=_mean_objection,
-    onnx=(
-        OnnxForm("ReduceMean", ("ReduceMean",), one_node("ReduceMean"), _build_global,
-                 _reduce_objection),
+    functions=(
+        FunctionForm(
+            ("torch.mean", "torch.Tensor.mean", "torch.ops.aten.mean.dim"),
+            f"{_LAYERS}.global_pool",
+            _check_mean,
+        ),
     ),
-)  # fmt: skip
+    onnx=(OnnxForm.of_node("ReduceMean", _build_global, _check_reduction),),
+)
 
 WIDE_GLOBAL_POOL = Rule(
     name="wide-global-pool",
@@ -267,10 +259,7 @@ WIDE_GLOBAL_POOL = Rule(
     error="float32: within 2e-6 of the largest input; float16: 5e-3",
     source="a mean is a product with the vector 1 / n; TIDL 11 asks for it above 1,024 values",
     keeps="there are no weights",
-    onnx=(
-        OnnxForm("GlobalAveragePool", ("GlobalAveragePool",), one_node("GlobalAveragePool"),
-                 _build_matmul_pool, _plane_objection),
-    ),
-)  # fmt: skip
+    onnx=(OnnxForm.of_node("GlobalAveragePool", _build_matmul_pool, _check_plane),),
+)
 
 RULES = (MAX_POOL, AVG_POOL, MEAN, WIDE_GLOBAL_POOL)

@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..rule import NOT_MINE, OnnxForm, Rule
-from .smooth_activations import one_node
+from ..forms import NOT_MINE, FunctionForm, Leave, OnnxForm
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
 
     from ..onnx_level.builder import Builder
 
-
-def _einsum(*args: Any) -> torch.Tensor:
-    from ..layers.product_functions import einsum_by_matmul
-
-    return einsum_by_matmul(*args)
+_LAYERS = "labutils.surgery.layers.products"
 
 
-def _einsum_check(*args: Any) -> str:
-    from ..layers.product_functions import einsum_objection
-
-    return einsum_objection(*args)
-
-
-def _attention(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.product_functions import attention_by_matmul
-
-    return attention_by_matmul(*args, **kwargs)
-
-
-def _attention_check(*args: Any, **kwargs: Any) -> str:
-    from ..layers.product_functions import attention_objection
-
-    return attention_objection(*args, **kwargs)
-
-
-def _gemm_objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_gemm(node: ir.Node, _: frozenset[str]) -> Leave | None:
     given = node.attributes
     transposes = given.get_int("transA", 0), given.get_int("transB", 0)
     factors = given.get_float("alpha", 1.0), given.get_float("beta", 1.0)
     if (transposes, factors) == ((0, 1), (1.0, 1.0)):
         return NOT_MINE
     if transposes[0]:
-        return "transA = 1: its input would have to be transposed"
+        return Leave("transA = 1: its input would have to be transposed")
     constants = [v for v in node.inputs[1:] if v is not None]
-    return "" if all(v.const_value is not None for v in constants) else "its weights are computed"
+    if all(v.const_value is not None for v in constants):
+        return None
+    return Leave("its weights are computed")
 
 
 def _build_gemm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -67,9 +46,13 @@ EINSUM = Rule(
     error="float32: within 1e-5 of the largest output (the order of the sums); float16: 1e-2",
     source="a batched matrix product of permuted operands",
     keeps="there are no weights",
-    functions=("torch.functional.einsum",),
-    function=_einsum,
-    function_check=_einsum_check,
+    functions=(
+        FunctionForm(
+            ("torch.functional.einsum",),
+            f"{_LAYERS}.einsum_by_matmul",
+            f"{_LAYERS}.check_einsum",
+        ),
+    ),
 )
 
 ATTENTION = Rule(
@@ -78,9 +61,13 @@ ATTENTION = Rule(
     error="float32: within 1e-5 of the largest output; float16: 1e-2",
     source="softmax(q k^T / sqrt(d) + mask) v (Vaswani et al. 2017)",
     keeps="mask, causality, scale, the dropout's probability",
-    functions=("torch.nn.functional.scaled_dot_product_attention",),
-    function=_attention,
-    function_check=_attention_check,
+    functions=(
+        FunctionForm(
+            ("torch.nn.functional.scaled_dot_product_attention",),
+            f"{_LAYERS}.attention_by_matmul",
+            f"{_LAYERS}.check_attention",
+        ),
+    ),
 )
 
 GEMM = Rule(
@@ -89,7 +76,7 @@ GEMM = Rule(
     error="float32: within 1e-5 of the largest output; float16: 1e-2",
     source="y = alpha x W + beta b with alpha, beta and the transpose in W and b",
     keeps="the weights' values, up to the factors",
-    onnx=(OnnxForm("Gemm", ("Gemm",), one_node("Gemm"), _build_gemm, _gemm_objection),),
+    onnx=(OnnxForm.of_node("Gemm", _build_gemm, _check_gemm),),
 )
 
 RULES = (EINSUM, ATTENTION, GEMM)

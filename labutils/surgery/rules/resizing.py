@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..rule import NOT_MINE, OnnxForm, Rule, Site
-from .smooth_activations import one_node
+from ..forms import NOT_MINE, FunctionForm, Leave, ModuleForm, OnnxForm, Site
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
-    from torch import nn
 
     from ..onnx_level.builder import Builder
 
 
-def _objection(
-    input: torch.Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-    align_corners: bool | None = None, *_: Any, **__: Any,
-) -> str:  # fmt: skip
-    from ..layers.resize_layers import scales
-
-    if size is None:
-        return NOT_MINE
-    if scales(input, size) is None:
-        return f"no scale gives {size} from {tuple(input.shape[2:])}: it would be rounded off"
-    return ""
-
-
-def _resize(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from ..layers.resize_layers import interpolate_by_scale
-
-    return interpolate_by_scale(*args, **kwargs)
-
-
-def _layer(old: nn.Module) -> nn.Module:
-    from ..layers.resize_layers import ResizeByScale
-
-    return ResizeByScale(old.size, old.mode, old.align_corners)
-
-
-def _with_size(site: Site) -> str:
-    return NOT_MINE if site.module.size is None else ""
+def _check_layer(site: Site) -> Leave | None:
+    return NOT_MINE if site.module.size is None else None
 
 
 def _onnx_factors(node: ir.Node) -> list[float] | None:
@@ -58,12 +31,14 @@ def _onnx_factors(node: ir.Node) -> list[float] | None:
     return factors if fits and len(wanted) == len(shape) else None
 
 
-def _onnx_objection(node: ir.Node, _: frozenset[str]) -> str:
+def _check_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
     if len(node.inputs) < 4 or node.inputs[3] is None:
         return NOT_MINE
     if any(name in node.attributes for name in ("axes", "keep_aspect_ratio_policy")):
-        return "it resizes some axes only (opset 18)"
-    return "" if _onnx_factors(node) is not None else "the sizes are not known, or rounded off"
+        return Leave("it resizes some axes only (opset 18)")
+    if _onnx_factors(node) is None:
+        return Leave("the sizes are not known, or would be rounded")
+    return None
 
 
 def _build_resize(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -77,16 +52,23 @@ RESIZE = Rule(
     source="output size / input size; the same positions are read where the product is the size",
     keeps="mode, align_corners, names, hooks, train/eval state",
     modules=(
-        "torch.nn.modules.upsampling.Upsample",
-        "torch.nn.modules.upsampling.UpsamplingNearest2d",
-        "torch.nn.modules.upsampling.UpsamplingBilinear2d",
+        ModuleForm(
+            tuple(
+                f"torch.nn.modules.upsampling.{name}"
+                for name in ("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d")
+            ),
+            build="labutils.surgery.layers.resizing.make_resize_by_scale",
+            check=_check_layer,
+        ),
     ),
-    module=_layer,
-    module_check=_with_size,
-    functions=("torch.nn.functional.interpolate",),
-    function=_resize,
-    function_check=_objection,
-    onnx=(OnnxForm("Resize", ("Resize",), one_node("Resize"), _build_resize, _onnx_objection),),
+    functions=(
+        FunctionForm(
+            ("torch.nn.functional.interpolate",),
+            "labutils.surgery.layers.resizing.interpolate_by_scale",
+            "labutils.surgery.layers.resizing.check_size",
+        ),
+    ),
+    onnx=(OnnxForm.of_node("Resize", _build_resize, _check_node),),
 )
 
 RULES = (RESIZE,)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..rule import OnnxForm, Rule, activation_names
+from ..forms import FunctionForm, ModuleForm, OnnxForm
+from ..naming import activation_names
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
-    from torch import nn
 
     from ..onnx_level.builder import Builder
 
@@ -29,47 +29,11 @@ MISH_CLASSES = (
     "timm.layers.activations.Mish",
     "timm.layers.activations_me.MishMe",
 )
+_LAYERS = "labutils.surgery.layers.activations"
 _KEEPS = (
     "names, aliases, hooks, train/eval state; the new layer works out of place; there are no "
     "weights"
 )
-
-
-def _silu_layer(_: nn.Module) -> nn.Module:
-    from ..layers.elementwise import SiluBySigmoid
-
-    return SiluBySigmoid()
-
-
-def _gelu_layer(old: nn.Module) -> nn.Module:
-    from ..layers.elementwise import GeluByErf
-
-    tanh = type(old).__name__ == "GELUTanh"
-    return GeluByErf("tanh" if tanh else getattr(old, "approximate", "none"))
-
-
-def _mish_layer(_: nn.Module) -> nn.Module:
-    from ..layers.elementwise import MishBySigmoid
-
-    return MishBySigmoid()
-
-
-def _silu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ..layers.elementwise import silu_by_sigmoid
-
-    return silu_by_sigmoid(input)
-
-
-def _gelu(input: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
-    from ..layers.elementwise import gelu_by_erf
-
-    return gelu_by_erf(input, approximate)
-
-
-def _mish(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ..layers.elementwise import mish_by_sigmoid
-
-    return mish_by_sigmoid(input)
 
 
 def _build_gelu(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -85,15 +49,9 @@ def _build_mish(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     return g.div(g.mul(g.mul(x, s), g.add(q, 1.0)), g.add(g.mul(q, q), 1.0))
 
 
-def one_node(op_type: str) -> Any:
-    """Return the pattern of a single node, whatever its attributes and further inputs."""
-
-    def pattern(op: Any, x: Any) -> Any:
-        return getattr(op, op_type)(
-            x, _allow_other_attributes=True, _allow_other_inputs=True, _outputs=["y"]
-        )
-
-    return pattern
+def _build_silu(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
+    alpha = node.attributes.get_float("alpha", 1.0)
+    return g.mul(x, g.op("Sigmoid", x if alpha == 1.0 else g.mul(x, alpha)))
 
 
 SILU = Rule(
@@ -102,21 +60,10 @@ SILU = Rule(
     error="float32: within 5e-7 of max(1, |x|); float16: 2e-3",
     source="definition: x * sigmoid(x) (Elfwing et al. 2018)",
     keeps=_KEEPS,
-    modules=SILU_CLASSES,
-    module=_silu_layer,
-    functions=activation_names("silu"),
-    function=_silu,
-    onnx=(
-        OnnxForm("Swish", ("Swish",), one_node("Swish"),
-                 lambda g, x, node: g.mul(x, g.op("Sigmoid", _scaled(g, x, node)))),
-    ),
-)  # fmt: skip
-
-
-def _scaled(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    alpha = node.attributes.get_float("alpha", 1.0)
-    return x if alpha == 1.0 else g.mul(x, alpha)
-
+    modules=(ModuleForm(SILU_CLASSES, f"{_LAYERS}.SiluBySigmoid"),),
+    functions=(FunctionForm(activation_names("silu"), f"{_LAYERS}.silu_by_sigmoid"),),
+    onnx=(OnnxForm.of_node("Swish", _build_silu),),
+)
 
 GELU = Rule(
     name="gelu",
@@ -124,11 +71,13 @@ GELU = Rule(
     error="float32: within 1e-6 of max(1, |x|); float16: 5e-3",
     source="definition: x * (1 + erf(x / sqrt(2))) / 2 (Hendrycks and Gimpel 2016)",
     keeps=_KEEPS,
-    modules=GELU_CLASSES,
-    module=_gelu_layer,
-    functions=activation_names("gelu")[1:],  # F.gelu is torch._C._nn.gelu itself
-    function=_gelu,
-    onnx=(OnnxForm("Gelu", ("Gelu",), one_node("Gelu"), _build_gelu),),
+    modules=(ModuleForm(GELU_CLASSES, build=f"{_LAYERS}.make_gelu_by_erf"),),
+    functions=(
+        FunctionForm(  # F.gelu is torch._C._nn.gelu itself
+            activation_names("gelu")[1:], f"{_LAYERS}.gelu_by_erf"
+        ),
+    ),
+    onnx=(OnnxForm.of_node("Gelu", _build_gelu),),
 )
 
 MISH = Rule(
@@ -138,11 +87,9 @@ MISH = Rule(
     source="x * tanh(softplus(x)) (Misra 2019) = x * s * (1 + q) / (1 + q * q), s = sigmoid(x), "
     "q = sigmoid(-x)",
     keeps=_KEEPS,
-    modules=MISH_CLASSES,
-    module=_mish_layer,
-    functions=activation_names("mish"),
-    function=_mish,
-    onnx=(OnnxForm("Mish", ("Mish",), one_node("Mish"), _build_mish),),
+    modules=(ModuleForm(MISH_CLASSES, f"{_LAYERS}.MishBySigmoid"),),
+    functions=(FunctionForm(activation_names("mish"), f"{_LAYERS}.mish_by_sigmoid"),),
+    onnx=(OnnxForm.of_node("Mish", _build_mish),),
 )
 
 RULES = (SILU, GELU, MISH)

@@ -23,19 +23,23 @@ from torch import nn
 from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
 
+from ..forms import FunctionForm, ask
+from ..naming import full_name, resolve
 from ..report import Left, Match
-from ..rule import NOT_MINE, Rule, full_name, resolve
-from ..rules.attention_gates import GATE, Watch
-from . import modules
+from ..rule import Rule
+from . import gates, modules
 from .forwards import Traced
 
 _TORCH, _HERE = (str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
 
 
-class _Functions(TorchFunctionMode):
-    """Calls what a table holds in place of functions; a shielded function is left to itself."""
+_Table = dict[Callable[..., Any], tuple[Callable[..., Any], Callable[..., Any] | None] | None]
 
-    def __init__(self, table: dict[Callable, tuple]) -> None:
+
+class _Functions(TorchFunctionMode):
+    """Calls what a table holds in place of functions; None shields a function from other modes."""
+
+    def __init__(self, table: _Table) -> None:
         super().__init__()
         self.table = table
 
@@ -43,14 +47,14 @@ class _Functions(TorchFunctionMode):
         self, func: Callable, kinds: object, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        entry = self.table.get(func)
-        if entry is None:
+        if func not in self.table:
             return func(*args, **kwargs)
-        function, check = entry
-        if function is None:  # the modes around this one must not see it either
+        entry = self.table[func]
+        if entry is None:  # the modes around this one must not see it either
             with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
-        if check is not None and check(*args, **kwargs):
+        function, check = entry
+        if check is not None and check(*args, **kwargs) is not None:
             return func(*args, **kwargs)
         return function(*args, **kwargs)
 
@@ -83,9 +87,10 @@ class _Baked:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.table = {f: (None, None) for r in self.shielded for f in _functions_of(r)}
-        self.table |= {f: (r.function, r.function_check) for r in self.rules
-                       for f in _functions_of(r)}  # fmt: skip
+        self.table: _Table = dict.fromkeys(_forms_by_function(self.shielded))
+        for function, (_, form) in _forms_by_function(self.rules).items():
+            check = None if form.check is None else resolve(form.check)
+            self.table[function] = resolve(form.replacement), check
         _let_dynamo_see(self.table)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,8 +112,15 @@ def _let_dynamo_see(functions: Iterable[Callable]) -> None:
         copied.add(function)
 
 
-def _functions_of(rule: Rule) -> list[Callable]:
-    return [resolve(f) for f in rule.functions] if rule.function else []
+def _forms_by_function(
+    rules: Iterable[Rule],
+) -> dict[Callable[..., Any], tuple[Rule, FunctionForm]]:
+    return {
+        function: (rule, form)
+        for rule in rules
+        for form in rule.functions
+        for function in form.resolved()
+    }
 
 
 def bake_(model: nn.Module, calls: Sequence[Call]) -> Callable[[], None]:
@@ -156,9 +168,7 @@ def _bake_one_(
 
 def _functions_only(rule: Rule) -> Rule:
     """Return the rule without its other levels: it pickles, as graph patterns hold lambdas."""
-    return replace(
-        rule, modules=(), module=None, recognizes=None, module_check=None, graph=(), onnx=()
-    )
+    return replace(rule, modules=(), graph=(), onnx=(), onnx_passes=())
 
 
 def restore_(model: nn.Module) -> bool:
@@ -234,7 +244,7 @@ class Call:
         return Left(self.where, self.was, self.why)
 
 
-def find(
+def find_calls(
     model: nn.Module, rules: Sequence[Rule], inputs: tuple, left: Sequence[Left] = ()
 ) -> tuple[list[Call], list[np.ndarray]]:
     """Run the model, in eval mode, and find the calls that the rules know.
@@ -249,45 +259,55 @@ def find(
     tuple
         The calls, with their sites, and the outputs.
     """
-    table = {f: rule for rule in rules for f in _functions_of(rule)}
-    found: list[Call] = []
-    watch = Watch()
-    kept = {item.where: item.why for item in left if not item.why.startswith(modules.SUBCLASS)}
-    with _module_stack(model) as stack:
-
-        def heard(func: Callable, args: tuple, kwargs: dict, result: Any) -> None:
-            watch.call(getattr(func, "__name__", ""), args, result)
-            rule = table.get(func)
-            if rule is None:
-                return
-            if rule.function_check and rule.function_check(*args, **kwargs) == NOT_MINE:
-                return
-            owner = stack[-1] if stack else ""
-            why = kept.get(owner, "") if owner else ""
-            why = why or rule.excludes(owner)
-            checked = not why and rule.function_check is not None
-            if checked:
-                why = rule.function_check(*args, **kwargs)
-            if rule.leaves_gates and not why:
-                watch.mark(result, len(found))
-            where = " ".join(filter(None, (owner or "(the model)", _source_line())))
-            became = getattr(rule.function, "__name__", type(rule.function).__name__).strip("_")
-            in_place = bool(
-                kwargs.get("inplace")
-                or any(a is True for a in args[1:2])
-                or _name(func).endswith("_")
-            )
-            checked = checked and bool(why)
-            found.append(Call(rule, owner, where, _name(func), became, in_place, why, checked))
-
-        with _Listener(heard):
-            outputs = modules.outputs(model, inputs)
-    calls = [replace(c, why=f"{GATE} (seen in the run)") if n in watch.gates else c
-             for n, c in enumerate(found)]  # fmt: skip
-    return _settled(calls), outputs
+    hearing = _Hearing(rules, left)
+    with _module_stack(model) as hearing.stack, _Listener(hearing.hear):
+        outputs = modules.run(model, inputs)
+    calls = [
+        replace(call, why=f"{gates.GATE} (seen in the run)") if n in hearing.watch.gates else call
+        for n, call in enumerate(hearing.calls)
+    ]
+    return _leave_together(calls), outputs
 
 
-def _settled(calls: Sequence[Call]) -> list[Call]:
+class _Hearing:
+    """Collects the calls that rules know while a model runs, and why some are left."""
+
+    def __init__(self, rules: Sequence[Rule], left: Sequence[Left]) -> None:
+        self.table = _forms_by_function(rules)
+        self.calls: list[Call] = []
+        self.watch = gates.Watch()
+        self.stack: list[str] = []
+        self.kept = {x.where: x.why for x in left if not x.why.startswith(modules.SUBCLASS)}
+
+    def hear(self, func: Callable[..., Any], args: tuple, kwargs: dict, result: Any) -> None:
+        """Note a call, unless no rule is meant for it."""
+        self.watch.call(getattr(func, "__name__", ""), args, result)
+        rule, form = self.table.get(func, (None, None))
+        if rule is None or form is None:
+            return
+        answer = ask(form.check, *args, **kwargs)
+        if answer is not None and not answer.reported:
+            return
+        owner = self.stack[-1] if self.stack else ""
+        outside = rule.excludes(owner)
+        why = (owner and self.kept.get(owner, "")) or (outside.why if outside else "")
+        checked = not why and answer is not None
+        if checked and answer is not None:
+            why = answer.why
+        if rule.leaves_gates and not why:
+            self.watch.mark(result, len(self.calls))
+        where = " ".join(filter(None, (owner or "(the model)", _source_line())))
+        became = _short_name(form.replacement)
+        in_place = _is_in_place(func, args, kwargs)
+        self.calls.append(Call(rule, owner, where, _name(func), became, in_place, why, checked))
+
+
+def _is_in_place(func: Callable[..., Any], args: tuple, kwargs: dict) -> bool:
+    flag = any(argument is True for argument in args[1:2])
+    return bool(kwargs.get("inplace")) or flag or _name(func).endswith("_")
+
+
+def _leave_together(calls: Sequence[Call]) -> list[Call]:
     """Leave all calls of a rule in a forward where it leaves one: they cannot be told apart."""
     shielded = {(c.owner, c.rule.name) for c in calls if c.why and not c.checked}
     also = "another call of it in the same forward is left"
@@ -299,6 +319,12 @@ def _name(func: Callable) -> str:
     if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return str(func).removesuffix(".default")
     return full_name(func).replace("torch.nn.functional", "F").replace("torch._C.", "torch.")
+
+
+def _short_name(function: Callable[..., Any] | str) -> str:
+    if isinstance(function, str):
+        return function.rpartition(".")[2]
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _source_line() -> str:

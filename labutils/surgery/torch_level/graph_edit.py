@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ...errors import UsageError
+from ..forms import FunctionForm, GraphForm, Leave, ask
+from ..naming import resolve
 from ..report import Left, Match
-from ..rule import NOT_MINE, GraphForm, Rule, resolve
-from ..rules.attention_gates import GATE
+from ..rule import Rule
 from . import graph_match
+from .gates import GATE
 from .graph_match import Found, name_of, operation
 
 Change = tuple[list[Match], list[Left], Callable[[], None]]
@@ -42,13 +45,13 @@ def edit_(
     spelling = graph_match.spell(root, graph)
     for rule, form in sorted(forms, key=lambda pair: -_size(pair[1])):
         done, moved = len(matches), {}  # one occurrence may read what another one computed
-        for n, found in enumerate(graph_match.find(spelling, form)):
+        for n, found in enumerate(graph_match.find_occurrences(spelling, form)):
             where = _where(found.last, path)
-            why = _objection(rule, form, found, where)
-            if why:
-                left += [Left(where, form.label, why)] if why != NOT_MINE else []
+            leave = _check_occurrence(rule, form, found, where)
+            if leave is not None:
+                left += [Left(where, form.label, leave.why)] if leave.reported else []
                 continue
-            made = form.build(found) if form.build else form.replacement
+            made: Any = form.make(found)
             if isinstance(made, nn.Module):
                 made = layers.get((form.label, n)) or _add_(root, made)
                 layers[form.label, n] = made
@@ -70,58 +73,68 @@ def _edit_calls_(
     root: nn.Module, graph: fx.Graph, rules: Sequence[Rule], path: str
 ) -> list[Match | Left]:
     """Replace single calls: functions, methods, aten operators, in place or not."""
-    words = {name_of(resolve(f)): rule for rule in rules if rule.function for f in rule.functions}
+    words = {
+        name_of(function): (rule, form)
+        for rule in rules
+        for form in rule.functions
+        for function in form.resolved()
+    }
     parts: list[Match | Left] = []
     for node in list(graph.nodes):
-        rule = words.get(operation(node)) if node.op in ("call_function", "call_method") else None
-        if rule is None:
+        if node.op not in ("call_function", "call_method") or operation(node) not in words:
             continue
+        rule, form = words[operation(node)]
         where, was = _where(node, path), _label(node)
-        why = _call_objection(rule, node, where)
-        if why:
-            parts += [Left(where, was, why)] if why != NOT_MINE else []
+        leave = _check_call(rule, form, node, where)
+        if leave is not None:
+            parts += [Left(where, was, leave.why)] if leave.reported else []
             continue
-        _, became = _put_(root, graph, node, rule.function, node.args, node.kwargs)
+        made = resolve(form.replacement)
+        _, became = _put_(root, graph, node, made, node.args, node.kwargs)
         _erase_(graph, (node,))
         parts.append(Match(rule.name, "graph", where, was, became))
     return parts
 
 
-def _objection(rule: Rule, form: GraphForm, found: Found, where: str) -> str:
+def _check_occurrence(rule: Rule, form: GraphForm, found: Found, where: str) -> Leave | None:
     return (
         rule.excludes(where, found.last.name)
-        or next(filter(None, map(_in_place_objection, found.nodes)), "")
-        or (form.check(found) if form.check else "")
+        or next(filter(None, map(_check_effect, found.nodes)), None)
+        or ask(form.check, found)
     )
 
 
-def _call_objection(rule: Rule, node: fx.Node, where: str) -> str:
-    why = rule.excludes(where, node.name) or _in_place_objection(node)
-    if not why and rule.leaves_gates and _is_gate(node):
-        why = f"{GATE} (seen in the graph)"
-    if not why and rule.function_check:
+def _check_call(rule: Rule, form: FunctionForm, node: fx.Node, where: str) -> Leave | None:
+    leave = rule.excludes(where, node.name) or _check_effect(node)
+    if leave is None and rule.leaves_gates and _is_gate(node):
+        leave = Leave(f"{GATE} (seen in the graph)")
+    if leave is None and form.check is not None:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), _value)
         try:
-            why = rule.function_check(*args, **kwargs)
+            leave = ask(form.check, *args, **kwargs)
+        except UsageError:  # what the check answers is not an answer
+            raise
         except Exception as error:  # a check of shapes, and the graph does not know them
-            why = f"its arguments are not known in the graph ({type(error).__name__})"
-    return why
+            leave = Leave(f"its arguments are not known in the graph ({type(error).__name__})")
+    return leave
 
 
 def _value(node: fx.Node) -> Any:
     return node.meta.get("val", node)
 
 
-def _in_place_objection(node: fx.Node) -> str:
+def _check_effect(node: fx.Node) -> Leave | None:
     """Leave a call in place whose argument is read later: out of place it would read the old."""
     name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace")
     source = node.args[0] if node.args else None
     if not in_place or not isinstance(source, fx.Node):
-        return ""
+        return None
     places = {n: i for i, n in enumerate(node.graph.nodes)}
     later = [user for user in source.users if places[user] > places[node]]
-    return f"it works in place, and {later[0].name} reads its argument later" if later else ""
+    if not later:
+        return None
+    return Leave(f"it works in place, and {later[0].name} reads its argument later")
 
 
 def _is_gate(node: fx.Node) -> bool:
@@ -249,7 +262,7 @@ def _free_name(root: nn.Module, name: str) -> str:
 
 
 def _size(form: GraphForm) -> int:
-    return sum(n.op == "call_function" for n in graph_match._patterns(form)[0].nodes)
+    return sum(n.op == "call_function" for n in graph_match.patterns_of(form)[0].nodes)
 
 
 def _label(node: fx.Node) -> str:

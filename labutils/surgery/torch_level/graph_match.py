@@ -21,7 +21,8 @@ from torch.fx.passes.utils.matcher_utils import SubgraphMatcher
 from torch.utils import _pytree as pytree
 
 from ...errors import UsageError
-from ..rule import GraphForm
+from ..forms import GraphForm
+from ..naming import resolve
 
 _SAME = {
     "iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div",
@@ -106,13 +107,13 @@ def spell(root: nn.Module, graph: fx.Graph) -> Spelling:
     return Spelling(root, graph, spelled, origin, frozenset(n.target for n in spelled.nodes))
 
 
-def find(spelling: Spelling, form: GraphForm) -> list[Found]:
+def find_occurrences(spelling: Spelling, form: GraphForm) -> list[Found]:
     """Return the occurrences of a form in a graph; they do not overlap."""
     root, graph, spelled = spelling.root, spelling.graph, spelling.spelled
     origin, present = spelling.origin, spelling.present
     found: list[Found] = []
     taken: set[fx.Node] = set()
-    for pattern in _patterns(form):
+    for pattern in patterns_of(form):
         if not {n.target for n in pattern.nodes if n.op == "call_function"} <= present:
             return []
         matcher = _Matcher(pattern)
@@ -141,9 +142,11 @@ def _occurrence(
 
 
 @functools.lru_cache(maxsize=256)
-def _patterns(form: GraphForm) -> tuple[fx.Graph, ...]:
+def patterns_of(form: GraphForm) -> tuple[fx.Graph, ...]:
     """Return the pattern, and it with the operands of its sums and products exchanged."""
-    pattern = form.pattern.make() if hasattr(form.pattern, "make") else form.pattern
+    pattern = resolve(form.pattern)
+    if isinstance(pattern, type):
+        pattern = pattern()
     if inspect.isbuiltin(pattern):  # F.gelu: the tracer reads signatures
         builtin = pattern
 

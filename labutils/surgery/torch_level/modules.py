@@ -13,9 +13,11 @@ from torch.utils import _pytree as pytree
 
 from ...errors import SurgeryError, UsageError
 from ...models.modes import evaluating
+from ..forms import Leave, ModuleForm, Site, ask
+from ..naming import full_name
 from ..report import Left, Match
-from ..rule import NOT_MINE, Rule, Site, full_name
-from ..rules.attention_gates import GATE, looks_like_a_gate
+from ..rule import Rule
+from . import gates as gating
 
 Swap = tuple[str, nn.Module]
 SUBCLASS = "a subclass of"
@@ -45,73 +47,71 @@ def replace_modules_(
         The model itself is what a rule replaces, or it is compiled.
     """
     _refuse_what_cannot_change(model, rules)
-    known = {rule.name: {full_name(cls) for cls in rule.modules} for rule in rules}
-    classes = {name: rule for rule in rules for name in known[rule.name]}
-    matches, left, new, old = [], [], [], []
+    classes = {name: form for rule in rules for form in rule.modules for name in form.class_names}
+    matches: list[Match] = []
+    left: list[Left] = []
+    new: list[Swap] = []
+    old: list[Swap] = []
     made: dict[tuple[int, str], nn.Module] = {}
     gone: list[str] = []
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if any(path.startswith(prefix) for prefix in gone):
             continue
         site = Site(model, path, module)
-        rule, reasons = _first_willing(site, rules, known, gates)
-        left += reasons if rule is None else []
-        if rule is None:
-            left += [] if reasons else _lookalike(site, classes)
+        chosen, reasons = _choose(site, rules, gates)
+        if chosen is None:
+            left += reasons or _report_subclass(site, classes)
             continue
+        rule, form = chosen
         if (id(module), rule.name) not in made:
-            made[id(module), rule.name] = _made_from(module, rule, model)
+            made[id(module), rule.name] = _make_layer(module, rule, form, model)
         replacement = made[id(module), rule.name]
         old.append((path, module))
         new.append((path, replacement))
         gone.append(path + ".")
-        matches.append(
-            Match(rule.name, "module", path, type(module).__name__, _became(replacement))
-        )
+        was, became = type(module).__name__, _describe(replacement)
+        matches.append(Match(rule.name, "module", path, was, became))
     put_(model, new)
     return matches, left, old
 
 
-def _first_willing(
-    site: Site,
-    rules: Sequence[Rule],
-    known: dict[str, set[str]],
-    gates: Collection[nn.Module] | None,
-) -> tuple[Rule | None, list[Left]]:
+def _choose(
+    site: Site, rules: Sequence[Rule], gates: Collection[nn.Module] | None
+) -> tuple[tuple[Rule, ModuleForm] | None, list[Left]]:
     """Return the first rule that takes a module; or None, and why those that know it do not."""
     reasons: list[Left] = []
-    name = full_name(type(site.module))
+    if not site.path:
+        return None, []
     for rule in rules:
-        if rule.module is None or not site.path:
+        form = next((form for form in rule.modules if form.claims(site)), None)
+        if form is None:
             continue
-        if name not in known[rule.name] and not (rule.recognizes and rule.recognizes(site)):
-            continue
-        why = (
+        leave = (
             rule.excludes(site.path)
-            or (rule.leaves_gates and _gate(site, gates))
-            or (rule.module_check and rule.module_check(site))
+            or (_check_gate(site, gates) if rule.leaves_gates else None)
+            or ask(form.check, site)
         )
-        if not why:
-            return rule, []
-        if why == NOT_MINE:
-            continue
-        reasons.append(Left(site.path, type(site.module).__name__, why))
+        if leave is None:
+            return (rule, form), []
+        if leave.reported:
+            reasons.append(Left(site.path, type(site.module).__name__, leave.why))
     return None, reasons
 
 
-def _gate(site: Site, gates: Collection[nn.Module] | None) -> str:
+def _check_gate(site: Site, gates: Collection[nn.Module] | None) -> Leave | None:
     if gates is not None and any(site.module is gate for gate in gates):
-        return f"{GATE} (seen in the run)"
-    return looks_like_a_gate(site, ran=gates is not None)
+        return Leave(f"{gating.GATE} (seen in the run)")
+    return gating.check_by_name(site, ran=gates is not None)
 
 
-def bounded(model: nn.Module, rules: Sequence[Rule]) -> list[nn.Module]:
+def possible_gates(model: nn.Module, rules: Sequence[Rule]) -> list[nn.Module]:
     """Return the modules that may be gates, of the rules that leave gates."""
-    classes = {full_name(cls) for rule in rules if rule.leaves_gates for cls in rule.modules}
+    forms = [form for rule in rules if rule.leaves_gates for form in rule.modules]
+    classes = frozenset().union(*(form.class_names for form in forms))
     return [m for m in model.modules() if full_name(type(m)) in classes]
 
 
-def _became(module: nn.Module) -> str:
+def _describe(module: nn.Module) -> str:
     """Return a class name, and for a chain what it is made of."""
     if type(module) is nn.Sequential:
         return " + ".join(type(child).__name__ for child in module)
@@ -130,38 +130,38 @@ def _refuse_what_cannot_change(model: nn.Module, rules: Sequence[Rule]) -> None:
             "The model is compiled TorchScript, whose code cannot be replaced. "
             "Replace layers first, then trace or script; or export it and work on the ONNX file."
         )
-    for rule in rules:
-        if full_name(type(model)) in {full_name(cls) for cls in rule.modules}:
-            raise SurgeryError(
-                f"The model itself is a {type(model).__name__}: there is no parent to put another "
-                f"layer in. Wrap it, e.g. nn.Sequential(model), or use the rule's own layer."
-            )
+    name = full_name(type(model))
+    if any(name in form.class_names for rule in rules for form in rule.modules):
+        raise SurgeryError(
+            f"The model itself is a {type(model).__name__}: there is no parent to put another "
+            f"layer in. Wrap it, e.g. nn.Sequential(model), or use the rule's own layer."
+        )
 
 
-def _lookalike(site: Site, known: dict[str, Rule]) -> list[Left]:
+def _report_subclass(site: Site, classes: dict[str, ModuleForm]) -> list[Left]:
     """Report an instance of a subclass: its forward may differ, so it is not replaced."""
     for base in type(site.module).__mro__[1:]:
-        rule = known.get(full_name(base))
-        if rule is None:
+        form = classes.get(full_name(base))
+        if form is None:
             continue
-        if rule.module_check and rule.module_check(site) == NOT_MINE:
+        leave = ask(form.check, site)
+        if leave is not None and not leave.reported:
             return []
         why = f"{SUBCLASS} {base.__name__}, whose forward may differ"
         return [Left(site.path or "(the model)", full_name(type(site.module)), why)]
     return []
 
 
-def _made_from(module: nn.Module, rule: Rule, model: nn.Module) -> nn.Module:
+def _make_layer(module: nn.Module, rule: Rule, form: ModuleForm, model: nn.Module) -> nn.Module:
     """Return the rule's layer in the state of `module`: device, dtype, train/eval, hooks."""
-    assert rule.module is not None, f"rule {rule.name} names modules, but has no replacement"
-    replacement = rule.module(module)
+    replacement = form.make(module)
     if not isinstance(replacement, nn.Module) or replacement is module:
         raise SurgeryError(
             f"The rule {rule.name!r} made {type(replacement).__name__} of a "
             f"{type(module).__name__}: it must return another nn.Module. The model was left as "
             "it was."
         )
-    _move_like(replacement, module, model)
+    _move_like_(replacement, module, model)
     replacement.train(module.training)
     # The dictionaries themselves move, so that the handles a user holds still remove their hooks.
     hooks = {
@@ -171,7 +171,7 @@ def _made_from(module: nn.Module, rule: Rule, model: nn.Module) -> nn.Module:
     return replacement
 
 
-def _move_like(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
+def _move_like_(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
     """Give new weights the device, the dtype and the frozen state of those that they replace."""
     if not (any(True for _ in new.parameters()) or any(True for _ in new.buffers())):
         return
@@ -187,18 +187,18 @@ def _move_like(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
                 parameter.requires_grad_(False)
 
 
-def has(model: nn.Module) -> Counter[str]:
+def count_kinds(model: nn.Module) -> Counter[str]:
     """Count the classes of the modules without children: what a model has."""
     leaves = (m for m in model.modules() if not next(m.children(), None))
     return Counter(type(m).__name__ for m in leaves)
 
 
-def has_calls(graph: fx.Graph) -> Counter[str]:
+def count_calls(graph: fx.Graph) -> Counter[str]:
     """Count the operators of a traced graph."""
     return Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
 
 
-def parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters; a shared one counts once."""
     return sum(p.numel() for p in model.parameters())
 
@@ -214,7 +214,7 @@ def as_arguments(example_inputs: object) -> tuple:
     )
 
 
-def outputs(model: nn.Module, example_inputs: tuple) -> list[np.ndarray]:
+def run(model: nn.Module, example_inputs: tuple) -> list[np.ndarray]:
     """Return the model's outputs in eval mode, as a flat list of arrays.
 
     The inputs are cloned, because a layer in place may write into them.
@@ -228,12 +228,12 @@ def outputs(model: nn.Module, example_inputs: tuple) -> list[np.ndarray]:
     return [_array(t) for t in tensors]
 
 
-def outputs_and_macs(model: nn.Module, example_inputs: tuple) -> tuple[list[np.ndarray], int]:
-    """Return the outputs, as `outputs` does, and the multiply-accumulates of the run."""
+def run_and_count(model: nn.Module, example_inputs: tuple) -> tuple[list[np.ndarray], int]:
+    """Return the outputs, as `run` does, and the multiply-accumulates of the run."""
     from ...measure.complexity import counting
 
     with counting() as macs:
-        result = outputs(model, example_inputs)
+        result = run(model, example_inputs)
     return result, macs()
 
 

@@ -11,8 +11,8 @@ from torch import fx
 
 from ...errors import SurgeryError, UsageError
 from ..report import Check, Left, Match, Report, measure, nothing_matched
-from ..rules.attention_gates import watching
 from . import forwards, functions, graph_edit, modules
+from .gates import watching
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -31,60 +31,105 @@ def replace_in_module_(
             "Level 'function' needs example_inputs: only a run can prove that a call was replaced."
         )
     inputs = None if example_inputs is None else modules.as_arguments(example_inputs)
-    weights, has = modules.parameters(model), modules.has(model)
-    before = after = gates = None
-    macs = [None, None]
-    if inputs is not None:
-        with watching(modules.bounded(model, rules)) as watch:
-            before, macs[0] = modules.outputs_and_macs(model, inputs)
-        gates = watch.gates
-    matches: list[Match] = []
-    left: list[Left] = []
-    calls: list[functions.Call] = []
-    with ExitStack() as undo:  # an error leaves the model as it was
+    attempt = _Attempt(model, rules, level, inputs)
+    with attempt.undo:  # an error leaves the model as it was
         if level in ("auto", "module"):
-            matches, left, swaps = modules.replace_modules_(model, rules, gates)
-            undo.callback(modules.put_, model, swaps)
-        in_graph = (
-            [] if level in ("module", "function") else _edit_graph_(model, rules, level, undo)
-        )
-        for part in in_graph:
-            (matches if isinstance(part, Match) else left).append(part)
+            attempt.replace_modules_()
+        if level in ("auto", "graph"):
+            attempt.edit_graph_()
         if inputs is not None and level != "graph" and not isinstance(model, fx.GraphModule):
-            calls, after = functions.find(model, rules, inputs, left)
-            found = [call.match for call in calls if not call.why]
-            places = {item.where for item in left}
-            left += [c.left for c in calls if c.why and c.owner not in places]
-            if found and level == "module":
-                left += [
-                    Left(c.where, c.was, "a function; level 'module' leaves it") for c in found
-                ]
-            elif found:
-                undo.callback(functions.bake_(model, calls))
-                matches += found
-                reached = {call.owner for call in calls if not call.why}
-                left = [item for item in left if not _by_its_function(item, reached)]
-        if inputs is not None:
-            after, macs[1] = modules.outputs_and_macs(model, inputs)
-        if not matches:
-            raise nothing_matched(
-                type(model).__name__, level, rules, has, left, _hint(model, level, inputs)
-            )
-        check = None if inputs is None else measure(before, after, "the example inputs")
-        report = Report(
-            target=type(model).__name__,
-            level="+".join(dict.fromkeys(match.level for match in matches)),
-            rules=tuple(rules),
-            matches=tuple(matches),
-            left=tuple(left),
-            parameters=(weights, modules.parameters(model)),
-            check=check,
-            macs=None if inputs is None else tuple(macs),
-            notes=_notes(level, matches, inputs, before, check),
-        )
-        _refuse_lost_effects(report, [c.where for c in calls if c.in_place and not c.why])
-        undo.pop_all()
+            attempt.replace_functions_(inputs)
+        report = attempt.make_report()
+        _refuse_lost_effects(report, attempt.in_place)
+        attempt.undo.pop_all()
     return report
+
+
+class _Attempt:
+    """One replacement in a model: its state before, what was done so far, and how to undo it."""
+
+    def __init__(
+        self, model: nn.Module, rules: Sequence[Rule], level: str, inputs: tuple | None
+    ) -> None:
+        self.model, self.rules, self.level, self.inputs = model, rules, level, inputs
+        self.weights, self.kinds = modules.count_parameters(model), modules.count_kinds(model)
+        self.undo = ExitStack()
+        self.matches: list[Match] = []
+        self.left: list[Left] = []
+        self.in_place: list[str] = []
+        self.before: list[ndarray] = []
+        self.macs = 0
+        self.gates: set[nn.Module] | None = None
+        if inputs is not None:
+            with watching(modules.possible_gates(model, rules)) as watch:
+                self.before, self.macs = modules.run_and_count(model, inputs)
+            self.gates = watch.gates
+
+    def replace_modules_(self) -> None:
+        """Replace submodules."""
+        matches, left, swaps = modules.replace_modules_(self.model, self.rules, self.gates)
+        self.undo.callback(modules.put_, self.model, swaps)
+        self.matches += matches
+        self.left += left
+
+    def edit_graph_(self) -> None:
+        """Edit a graph module, or the forwards of a model that hold a rule's pattern."""
+        if isinstance(self.model, fx.GraphModule):
+            change = graph_edit.edit_graph_module_(self.model, self.rules)
+        elif self.level == "graph" or any(rule.graph for rule in self.rules):
+            change = forwards.edit_forwards_(self.model, self.rules, deep=self.level == "graph")
+        else:
+            return
+        matches, left, put_back = change
+        self.undo.callback(put_back)
+        self.matches += matches
+        self.left += left
+
+    def replace_functions_(self, inputs: tuple) -> None:
+        """Replace the functions that are still called; level 'module' only lists them."""
+        calls, _ = functions.find_calls(self.model, self.rules, inputs, self.left)
+        places = {item.where for item in self.left}
+        self.left += [c.left for c in calls if c.why and c.owner not in places]
+        found = [call for call in calls if not call.why]
+        if self.level == "module":
+            why = "a function; level 'module' leaves it"
+            self.left += [Left(call.where, call.was, why) for call in found]
+        elif found:
+            self.undo.callback(functions.bake_(self.model, calls))
+            self.matches += [call.match for call in found]
+            self.in_place += [call.where for call in found if call.in_place]
+            reached = {call.owner for call in found}
+            self.left = [item for item in self.left if not _by_its_function(item, reached)]
+
+    def make_report(self) -> Report:
+        """Compare the outputs before and after, and return the account of what was done.
+
+        Raises
+        ------
+        SurgeryError
+            Nothing matched, or the outputs' shapes changed.
+        """
+        name = type(self.model).__name__
+        after, macs, check = None, None, None
+        if self.inputs is not None:
+            after, now = modules.run_and_count(self.model, self.inputs)
+            macs = (self.macs, now)
+        if not self.matches:
+            hint = _hint(self.model, self.level, self.inputs)
+            raise nothing_matched(name, self.level, self.rules, self.kinds, self.left, hint)
+        if after is not None:
+            check = measure(self.before, after, "the example inputs")
+        return Report(
+            target=name,
+            level="+".join(dict.fromkeys(match.level for match in self.matches)),
+            rules=tuple(self.rules),
+            matches=tuple(self.matches),
+            left=tuple(self.left),
+            parameters=(self.weights, modules.count_parameters(self.model)),
+            check=check,
+            macs=macs,
+            notes=_notes(self.level, self.matches, self.inputs, check),
+        )
 
 
 def _by_its_function(item: Left, reached: set[str]) -> bool:
@@ -98,8 +143,8 @@ def replace_in_program_(
     """Replace in an exported program; `labutils.surgery.replace_` says what, and calls this."""
     inputs = None if example_inputs is None else modules.as_arguments(example_inputs)
     graph_module = program.graph_module
-    has = modules.has_calls(graph_module.graph)
-    weights, original = modules.parameters(program), copy.deepcopy(graph_module.graph)
+    has = modules.count_calls(graph_module.graph)
+    weights, original = modules.count_parameters(program), copy.deepcopy(graph_module.graph)
     signature = copy.deepcopy(program.graph_signature)
     before, macs = (None, 0) if inputs is None else _run_program(program, inputs)
     try:
@@ -121,7 +166,7 @@ def replace_in_program_(
         rules=tuple(rules),
         matches=tuple(matches),
         left=tuple(left),
-        parameters=(weights, modules.parameters(program)),
+        parameters=(weights, modules.count_parameters(program)),
         check=check,
         macs=None if inputs is None else (macs, fewer),
         notes=() if inputs else ("without example_inputs nothing was run or compared",),
@@ -129,22 +174,7 @@ def replace_in_program_(
 
 
 def _run_program(program: ExportedProgram, inputs: tuple) -> tuple[list[ndarray], int]:
-    return modules.outputs_and_macs(program.module(check_guards=False), inputs)
-
-
-def _edit_graph_(
-    model: nn.Module, rules: Sequence[Rule], level: str, undo: ExitStack
-) -> list[Match | Left]:
-    """Edit a graph module, or the forwards of a model that hold a rule's pattern."""
-    deep = level == "graph"
-    if not deep and not isinstance(model, fx.GraphModule) and not any(r.graph for r in rules):
-        return []
-    if isinstance(model, fx.GraphModule):
-        matches, left, back = graph_edit.edit_graph_module_(model, rules)
-    else:
-        matches, left, back = forwards.edit_forwards_(model, rules, deep)
-    undo.callback(back)
-    return [*matches, *left]
+    return modules.run_and_count(program.module(check_guards=False), inputs)
 
 
 def _refuse_lost_effects(report: Report, in_place: Sequence[str]) -> None:
@@ -171,7 +201,6 @@ def _notes(
     level: str,
     matches: Sequence[Match],
     inputs: tuple | None,
-    before: list[ndarray] | None,
     check: Check | None,
 ) -> tuple[str, ...]:
     notes = []

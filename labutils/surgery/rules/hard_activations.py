@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..rule import OnnxForm, Rule, activation_names
+from ..forms import FunctionForm, Leave, ModuleForm, OnnxForm
+from ..naming import activation_names
+from ..rule import Rule
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    import torch
-    from torch import nn
 
     from ..onnx_level.builder import Builder
 
+_VENDOR_SLOPE = 0.167  # of labutils.layers, which imports torch
 HARDSIGMOID_CLASSES = (
     "torch.nn.modules.activation.Hardsigmoid",
     "timm.layers.activations.HardSigmoid",
@@ -26,42 +27,6 @@ HARDSWISH_CLASSES = (
 )
 
 
-def _hardsigmoid_layer(_: nn.Module) -> nn.Module:
-    from ...layers import CustomHardsigmoid
-
-    return CustomHardsigmoid()
-
-
-def _vendor_hardsigmoid_layer(_: nn.Module) -> nn.Module:
-    from ...layers import VENDOR_SLOPE, CustomHardsigmoid
-
-    return CustomHardsigmoid(VENDOR_SLOPE)
-
-
-def _hardswish_layer(_: nn.Module) -> nn.Module:
-    from ...layers import CustomHardswish
-
-    return CustomHardswish()
-
-
-def _custom_hardsigmoid(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ...layers import custom_hardsigmoid
-
-    return custom_hardsigmoid(input)
-
-
-def _vendor_hardsigmoid(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ...layers import VENDOR_SLOPE, custom_hardsigmoid
-
-    return custom_hardsigmoid(input, VENDOR_SLOPE)
-
-
-def _custom_hardswish(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-    from ...layers import custom_hardswish
-
-    return custom_hardswish(input)
-
-
 def _attributes(node: ir.Node) -> tuple[float, float]:
     """Return alpha and beta of a HardSigmoid node; ONNX's default alpha is 0.2, not 1/6."""
     return node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
@@ -72,29 +37,29 @@ def _is_torch_hardsigmoid(node: ir.Node) -> bool:
     return abs(alpha - 1 / 6) < 1e-6 and abs(beta - 0.5) < 1e-6
 
 
-def _gate_of_hardswish(node: ir.Node, active: frozenset[str]) -> str:
+def _check_gate(node: ir.Node, active: frozenset[str]) -> Leave | None:
     """Leave ``x * HardSigmoid(x)`` alone: it is a Hardswish, and another rule's."""
     if "hardswish" in active or not _is_torch_hardsigmoid(node):
-        return ""
+        return None
     x = node.inputs[0]
     products = [use.node for use in node.outputs[0].uses() if use.node.op_type == "Mul"]
     if any(x in product.inputs for product in products):
-        return "part of x * HardSigmoid(x), which is a Hardswish: add the rule 'hardswish'"
-    return ""
+        return Leave("part of x * HardSigmoid(x), which is a Hardswish: add the rule 'hardswish'")
+    return None
 
 
-def _only_torch_slope(node: ir.Node, active: frozenset[str]) -> str:
+def _check_slope_and_gate(node: ir.Node, active: frozenset[str]) -> Leave | None:
     if not _is_torch_hardsigmoid(node):
         alpha, beta = _attributes(node)
-        return f"alpha {alpha:.6g} and beta {beta:.6g} are not 1/6 and 0.5"
-    return _gate_of_hardswish(node, active)
+        return Leave(f"alpha {alpha:.6g} and beta {beta:.6g} are not 1/6 and 0.5")
+    return _check_gate(node, active)
 
 
-def _only_hardswish_gate(node: ir.Node, _: frozenset[str]) -> str:
-    alpha, beta = _attributes(node)
+def _check_hardswish(node: ir.Node, _: frozenset[str]) -> Leave | None:
     if _is_torch_hardsigmoid(node):
-        return ""
-    return f"no Hardswish: alpha {alpha:.6g} and beta {beta:.6g} are not 1/6 and 0.5"
+        return None
+    alpha, beta = _attributes(node)
+    return Leave(f"not a Hardswish: alpha {alpha:.6g} and beta {beta:.6g} are not 1/6 and 0.5")
 
 
 def _build_hardsigmoid(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -103,9 +68,7 @@ def _build_hardsigmoid(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
 
 
 def _build_vendor_hardsigmoid(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    from ...layers import VENDOR_SLOPE
-
-    return g.clip(g.add(g.mul(x, VENDOR_SLOPE), 0.5), 0.0, 1.0)
+    return g.clip(g.add(g.mul(x, _VENDOR_SLOPE), 0.5), 0.0, 1.0)
 
 
 def _build_hardswish(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -133,7 +96,7 @@ def _plain(label: str, ops: tuple[str, ...], form: Callable[..., Any]) -> tuple[
 
 
 _HARDSIGMOID_NODE = OnnxForm(
-    "HardSigmoid", ("HardSigmoid",), _hardsigmoid_node, _build_hardsigmoid, _gate_of_hardswish
+    "HardSigmoid", ("HardSigmoid",), _hardsigmoid_node, _build_hardsigmoid, _check_gate
 )
 _PLAIN_HARDSIGMOID = (
     *_plain("relu6(x + 3) / 6", ("Add", "Clip", "Div"), lambda op, x, gate: op.Div(gate, 6.0)),
@@ -144,7 +107,7 @@ _HARDSWISH_FORMS = (
              _build_hardswish),
     OnnxForm("x * HardSigmoid(x)", ("HardSigmoid", "Mul"),
              lambda op, x: op.Mul(x, _hardsigmoid_node(op, x)), _build_hardswish,
-             _only_hardswish_gate),
+             _check_hardswish),
     *_plain("x * relu6(x + 3) / 6", ("Add", "Clip", "Mul", "Div"),
             lambda op, x, gate: op.Div(op.Mul(x, gate), 6.0)),
     *_plain("x * (relu6(x + 3) / 6)", ("Add", "Clip", "Div", "Mul"),
@@ -155,6 +118,7 @@ _HARDSWISH_FORMS = (
             lambda op, x, gate: op.Mul(x, op.Mul(gate, 1 / 6))),
 )  # fmt: skip
 
+_LAYERS = "labutils.surgery.layers.activations"
 _KEEPS = (
     "names, aliases, hooks, train/eval state; the new layer works out of place, whatever "
     "`inplace` was; there are no weights"
@@ -167,10 +131,13 @@ HARDSIGMOID = Rule(
     source="definition: relu6(x + 3) / 6 (Howard et al. 2019, Searching for MobileNetV3, "
     "section 5.2); ONNX operator HardSigmoid: clip(alpha * x + beta, 0, 1)",
     keeps=_KEEPS,
-    modules=HARDSIGMOID_CLASSES,
-    module=_hardsigmoid_layer,
-    functions=activation_names("hardsigmoid"),
-    function=_custom_hardsigmoid,
+    modules=(ModuleForm(HARDSIGMOID_CLASSES, "labutils.layers.CustomHardsigmoid"),),
+    functions=(
+        FunctionForm(
+            activation_names("hardsigmoid"),
+            f"{_LAYERS}.hardsigmoid_by_clamp",
+        ),
+    ),
     onnx=(_HARDSIGMOID_NODE, *_PLAIN_HARDSIGMOID),
 )
 
@@ -180,10 +147,13 @@ HARDSWISH = Rule(
     error="float32: bit-equal, in ONNX within 5e-7 of |x|; float16: 2e-3 of max(1, |x|)",
     source="definition: x * relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)",
     keeps=_KEEPS,
-    modules=HARDSWISH_CLASSES,
-    module=_hardswish_layer,
-    functions=activation_names("hardswish"),
-    function=_custom_hardswish,
+    modules=(ModuleForm(HARDSWISH_CLASSES, "labutils.layers.CustomHardswish"),),
+    functions=(
+        FunctionForm(
+            activation_names("hardswish"),
+            f"{_LAYERS}.hardswish_by_clamp",
+        ),
+    ),
     onnx=_HARDSWISH_FORMS,
 )
 
@@ -193,17 +163,25 @@ VENDOR_HARDSIGMOID = Rule(
     error="maximum error 9.98e-4, at x = ±2.994",
     source="Qualcomm's MobileNetV3 example for SNPE 2.7: clamp(0.167 * x + 0.5, 0, 1)",
     keeps=_KEEPS,
-    modules=HARDSIGMOID_CLASSES,
-    module=_vendor_hardsigmoid_layer,
-    functions=activation_names("hardsigmoid"),
-    function=_vendor_hardsigmoid,
+    modules=(
+        ModuleForm(
+            HARDSIGMOID_CLASSES,
+            build=f"{_LAYERS}.make_vendor_hardsigmoid",
+        ),
+    ),
+    functions=(
+        FunctionForm(
+            activation_names("hardsigmoid"),
+            f"{_LAYERS}.vendor_hardsigmoid",
+        ),
+    ),
     onnx=(
         OnnxForm(
             "HardSigmoid",
             ("HardSigmoid",),
             _hardsigmoid_node,
             _build_vendor_hardsigmoid,
-            _only_torch_slope,
+            _check_slope_and_gate,
         ),
     ),
 )

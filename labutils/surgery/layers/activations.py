@@ -1,6 +1,7 @@
-"""Layers and functions made of the operators that every converter knows; exact replacements.
+"""Activations made of the operators that every converter knows.
 
-Nothing happens in place; gradients are those of the originals.
+All but ReLU compute the same as what they replace. Nothing happens in place; gradients are those
+of the originals.
 """
 
 from __future__ import annotations
@@ -9,6 +10,33 @@ import math
 
 import torch
 from torch import nn
+
+from ...layers import VENDOR_SLOPE, CustomHardsigmoid, custom_hardsigmoid, custom_hardswish
+
+
+def hardsigmoid_by_clamp(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    """Return ``clamp(x + 3, 0, 6) / 6`` with the signature of `torch.nn.functional.hardsigmoid`."""
+    return custom_hardsigmoid(input)
+
+
+def vendor_hardsigmoid(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    """Return ``clamp(0.167 * x + 0.5, 0, 1)``, Qualcomm's approximation of hard-sigmoid."""
+    return custom_hardsigmoid(input, VENDOR_SLOPE)
+
+
+def make_vendor_hardsigmoid(_: nn.Module) -> CustomHardsigmoid:
+    """Return `vendor_hardsigmoid` as a layer."""
+    return CustomHardsigmoid(VENDOR_SLOPE)
+
+
+def hardswish_by_clamp(input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    """Return ``x * clamp(x + 3, 0, 6) / 6``: `torch.nn.functional.hardswish`."""
+    return custom_hardswish(input)
+
+
+def relu(input: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    """Return ReLU in the place of any activation; its further arguments do not count."""
+    return torch.relu(input)
 
 
 def silu_by_sigmoid(x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
@@ -60,6 +88,12 @@ class GeluByErf(nn.Module):
     def extra_repr(self) -> str:
         """Show the form in ``print(model)``."""
         return f"approximate={self.approximate!r}"
+
+
+def make_gelu_by_erf(old: nn.Module) -> GeluByErf:
+    """Return the layer for ``nn.GELU``, or for timm's ``GELU`` and ``GELUTanh``."""
+    tanh = type(old).__name__ == "GELUTanh"
+    return GeluByErf("tanh" if tanh else getattr(old, "approximate", "none"))
 
 
 class MishBySigmoid(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .pool_layers import pair
+from .pool_chain import pair
 
 Pads = tuple[int, int, int, int]  # left, right, top, bottom, as torch.nn.functional.pad takes them
 
@@ -54,7 +54,7 @@ def like(conv: nn.Conv2d, kernel: tuple[int, int], pads: Pads, weight: torch.Ten
     return new
 
 
-def odd_kernel(conv: nn.Conv2d) -> nn.Conv2d:
+def make_odd_kernel(conv: nn.Conv2d) -> nn.Conv2d:
     """Return the convolution with a row or column of zeros before each even side: the same sums."""
     more = tuple(1 - k % 2 for k in conv.kernel_size)
     kernel = (conv.kernel_size[0] + more[0], conv.kernel_size[1] + more[1])
@@ -63,10 +63,10 @@ def odd_kernel(conv: nn.Conv2d) -> nn.Conv2d:
     return like(conv, kernel, pads, F.pad(conv.weight, (more[1], 0, more[0], 0)))
 
 
-def five_by_five(conv: nn.Conv2d) -> nn.Conv2d:
+def make_five_by_five(conv: nn.Conv2d) -> nn.Conv2d:
     """Return a 6x6 convolution without its last row and column, of the same output size.
 
-    A stride of 2 on an even image with symmetric padding needs no padding of its own per side;
+    A stride of 2 on an even image with symmetric padding needs no separate padding per side;
     otherwise less is padded on the right and below: one position, times the dilation.
     """
     left, right, top, bottom = pads_of(conv)
@@ -79,7 +79,7 @@ class SmallKernels(nn.Sequential):
     """3x3 convolutions with BatchNorm and ReLU, and then a convolution of at most 7x7."""
 
 
-def small_kernels(conv: nn.Conv2d, largest: int = 7) -> SmallKernels:
+def make_small_kernels(conv: nn.Conv2d, largest: int = 7) -> SmallKernels:
     """Return a stack that sees what a convolution of a large kernel sees.
 
     Each 3x3 convolution keeps the channels (it is depthwise where the large one is) and starts
@@ -104,7 +104,7 @@ class Separable(nn.Sequential):
     """A depthwise and a pointwise convolution."""
 
 
-def separable(conv: nn.Conv2d) -> Separable:
+def make_separable(conv: nn.Conv2d) -> Separable:
     """Return the nearest depthwise and pointwise convolution, in least squares.
 
     For each input channel the kernels to all outputs are a matrix (outputs x positions); its best

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+_Norm = TypeVar("_Norm", bound=nn.Module)
 
 
 def _standardized(x: torch.Tensor, dims: Sequence[int], eps: float) -> torch.Tensor:
@@ -21,6 +24,7 @@ def layer_norm_in_steps(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enable: bool = True,
 ) -> torch.Tensor:
     """Return `torch.nn.functional.layer_norm`: mean, difference, mean square, root, quotient."""
     x = _standardized(input, tuple(range(-len(normalized_shape), 0)), eps)
@@ -34,6 +38,7 @@ def group_norm_in_steps(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enabled: bool = True,
 ) -> torch.Tensor:
     """Return `torch.nn.functional.group_norm`, over a reshaped tensor of three dimensions."""
     x = input.reshape(input.shape[0], num_groups, -1)
@@ -58,6 +63,21 @@ def instance_norm_in_steps(
     shape = (1, -1, *[1] * (input.ndim - 2))
     x = x if weight is None else x * weight.reshape(shape)
     return x if bias is None else x + bias.reshape(shape)
+
+
+def aten_instance_norm_in_steps(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> torch.Tensor:
+    """Return `torch.instance_norm`, which takes its arguments in another order."""
+    return instance_norm_in_steps(input, weight=weight, bias=bias, eps=eps)
 
 
 class LayerNormInSteps(nn.Module):
@@ -119,14 +139,24 @@ class BatchNormLast(nn.BatchNorm1d):
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
-def batch_norm_like(
-    old: nn.Module, cls: type[nn.Module], features: int, weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-) -> nn.Module:  # fmt: skip
-    """Return a BatchNorm with the eps, the weight and the bias of another normalization."""
-    new = cls(features, eps=old.eps, affine=weight is not None)
-    if weight is not None:
+def make_batch_norm_last(old: nn.LayerNorm) -> BatchNormLast:
+    """Return a BatchNorm in the place of a LayerNorm over the last dimension."""
+    affine = old.weight is not None
+    return _copy_affine_(BatchNormLast(old.normalized_shape[0], old.eps, affine=affine), old)
+
+
+def make_batch_norm_2d(old: nn.Module) -> nn.BatchNorm2d:
+    """Return a BatchNorm in the place of another normalization of an image's channels."""
+    names = ("num_features", "num_channels", "normalized_shape")
+    given = next(getattr(old, name) for name in names if hasattr(old, name))
+    features = given if isinstance(given, int) else given[0]
+    return _copy_affine_(nn.BatchNorm2d(features, old.eps, affine=old.weight is not None), old)
+
+
+def _copy_affine_(new: _Norm, old: nn.Module) -> _Norm:
+    """Copy the weight and the bias of another normalization."""
+    if old.weight is not None:
         with torch.no_grad():
-            new.weight.copy_(weight)
-            new.bias.copy_(torch.zeros_like(weight) if bias is None else bias)
+            new.weight.copy_(old.weight)
+            new.bias.copy_(torch.zeros_like(old.weight) if old.bias is None else old.bias)
     return new

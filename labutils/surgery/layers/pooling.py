@@ -3,52 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One pool of a chain; height and width."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of a setting that may be one number."""
-    if isinstance(value, int):
-        return value, value
-    return (int(value[0]), int(value[-1]))
-
-
-def chain(
-    kernel: int | Sequence[int], stride: int | Sequence[int] | None, padding: int | Sequence[int]
-) -> list[Stage]:
-    """Return max pools of at most 3x3 that together cover a larger kernel.
-
-    n pools of 3 see 2 n + 1 positions, one of 2 adds one: an odd kernel is (k - 1) / 2 pools of
-    3, an even one (k - 2) / 2 and one of 2. All but the last have stride 1. Padding is -inf, so
-    it does not matter which of the pools pads: one position each, on as many as are needed.
-    """
-    kernel, stride = pair(kernel), pair(kernel if stride in (None, ()) else stride)
-    ways = [_one_way(k, p) for k, p in zip(kernel, pair(padding), strict=True)]
-    length = max(map(len, ways))
-    high, wide = ([(1, 0)] * (length - len(way)) + way for way in ways)
-    return [
-        Stage((h[0], w[0]), stride if last else (1, 1), (h[1], w[1]))
-        for last, h, w in zip([False] * (length - 1) + [True], high, wide, strict=True)
-    ]
-
-
-def _one_way(kernel: int, padding: int) -> list[tuple[int, int]]:
-    """Return (kernel, padding) of the pools along one axis."""
-    sizes = [3] * ((kernel - 1) // 2) + [2] * (1 - kernel % 2) if kernel > 1 else [1]
-    return [(size, int(n < padding)) for n, size in enumerate(sizes)]
+from .pool_chain import chain, pair
 
 
 def max_pool_chain(
@@ -61,8 +21,8 @@ def max_pool_chain(
     return_indices: bool = False,
 ) -> torch.Tensor:
     """Return ``F.max_pool2d`` from pools of at most 3x3: bit-equal."""
-    for stage in chain(kernel_size, stride, padding):
-        input = F.max_pool2d(input, stage.kernel, stage.stride, stage.padding)
+    for pool in chain(kernel_size, stride, padding):
+        input = F.max_pool2d(input, pool.kernel, pool.stride, pool.padding)
     return input
 
 
@@ -112,3 +72,15 @@ class AvgPoolByConv(nn.Module):
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+def make_max_pool_chain(old: nn.MaxPool2d) -> nn.Sequential:
+    """Return a large max pool as a chain of layers of at most 3x3."""
+    pools = chain(old.kernel_size, old.stride, old.padding)
+    return nn.Sequential(*(nn.MaxPool2d(p.kernel, p.stride, p.padding) for p in pools))
+
+
+def make_avg_pool_by_conv(old: nn.AvgPool2d) -> AvgPoolByConv:
+    """Return an average pool as a convolution with its settings."""
+    kernel, stride = pair(old.kernel_size), pair(old.stride or old.kernel_size)
+    return AvgPoolByConv(kernel, stride, pair(old.padding), old.divisor_override)

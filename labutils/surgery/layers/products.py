@@ -6,20 +6,22 @@ import math
 
 import torch
 
+from ..forms import Leave
 
-def einsum_objection(equation: str, *operands: object) -> str:
-    """Return why `einsum_by_matmul` does not take an equation, ``""`` if it does."""
+
+def check_einsum(equation: str, *operands: object) -> Leave | None:
+    """Leave a sum that `einsum_by_matmul` does not take."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     text = equation.replace(" ", "")
     if "->" not in text or "." in text or len(operands) != 2 or text.count(",") != 1:
-        return "not two operands with all their indices written out"
+        return Leave("not two operands with all their indices written out")
     inputs, output = text.split("->")
     first, second = inputs.split(",")
     if any(len(set(part)) != len(part) for part in (first, second, output)):
-        return "an index twice in one operand"
+        return Leave("an index twice in one operand")
     alone = (set(first) ^ set(second)) - set(output)
-    return f"the index {min(alone)!r} is summed in one operand alone" if alone else ""
+    return Leave(f"the index {min(alone)!r} is summed in one operand alone") if alone else None
 
 
 def einsum_by_matmul(equation: str, *operands: torch.Tensor) -> torch.Tensor:
@@ -53,12 +55,9 @@ def einsum_by_matmul(equation: str, *operands: torch.Tensor) -> torch.Tensor:
     return product.permute([order.index(i) for i in output])
 
 
-def attention_objection(
-    query: object, key: object, value: object, attn_mask: object = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> str:  # fmt: skip
-    """Return why `attention_by_matmul` does not take a call, ``""`` if it does."""
-    return "grouped queries (enable_gqa)" if enable_gqa else ""
+def check_attention(*_: object, enable_gqa: bool = False, **__: object) -> Leave | None:
+    """Leave a call that `attention_by_matmul` does not take."""
+    return Leave("grouped queries (enable_gqa)") if enable_gqa else None
 
 
 def attention_by_matmul(

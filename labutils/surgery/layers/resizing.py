@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..forms import NOT_MINE, Leave
+
 
 def scales(input: torch.Tensor, size: int | Sequence[int]) -> tuple[float, ...] | None:
     """Return the factor of each axis; None where ``floor(input * factor)`` is another size."""
@@ -41,6 +43,20 @@ def interpolate_by_scale(
     return F.interpolate(input, None, factors, mode, align_corners, False, antialias)
 
 
+def check_size(
+    input: torch.Tensor,
+    size: int | Sequence[int] | None = None,
+    *_: object,
+    **__: object,
+) -> Leave | None:
+    """Leave a call of `torch.nn.functional.interpolate` whose size no factor gives."""
+    if size is None:
+        return NOT_MINE
+    if scales(input, size) is None:
+        return Leave(f"no scale gives {size} from {tuple(input.shape[2:])}: it would be rounded")
+    return None
+
+
 class ResizeByScale(nn.Module):
     """`interpolate_by_scale` as a layer; the settings are those of `torch.nn.Upsample`."""
 
@@ -57,3 +73,8 @@ class ResizeByScale(nn.Module):
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""
         return f"size={self.size}, mode={self.mode!r}"
+
+
+def make_resize_by_scale(old: nn.Upsample) -> ResizeByScale:
+    """Return an upsampling to a fixed size as one by a factor."""
+    return ResizeByScale(old.size, old.mode, old.align_corners)

@@ -1,10 +1,10 @@
 """The exercise engine: what an exercise is, how an answer is judged, what is remembered.
 
 An exercise judges values: it calls the learner's function, looks at the learner's number. It never
-reads source text, never raises on a bad answer, and never says the answer. Stub, reference and
-catalogued answers are cells of text, so that the notebooks, the tests and the solved edition share
-them. Progress is a local file, one JSON object per line: lines are only ever appended, so two
-notebooks at once cannot lose each other's, and a damaged line costs itself alone.
+reads source text, never raises on a bad answer, and never says the answer. Stub and reference are
+cells of text, so that the notebooks, the tests and the solved edition share them. Progress is a
+local file, one JSON object per line: lines are only ever appended, so two notebooks at once cannot
+lose each other's, and a damaged line costs itself alone.
 """
 
 from __future__ import annotations
@@ -72,14 +72,6 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """A wrong answer that learners give: the cell, and the whole message that it gets."""
-
-    cell: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Exercise:
     """One exercise.
 
@@ -97,8 +89,6 @@ class Exercise:
         The learner's cell, which holds TODO, and the cell that solves it.
     hints
         Three, from a nudge to nearly there.
-    right, wrong
-        Other right answers, written differently; wrong answers with their messages.
     judge
         Takes the answer; raises `NotYet` where it is wrong. It sees no TODO and no ``...``.
     praise
@@ -116,8 +106,6 @@ class Exercise:
     stub: str
     reference: str
     hints: tuple[str, str, str]
-    right: tuple[str, ...]
-    wrong: tuple[Wrong, ...]
     judge: Callable[[Any], None] = field(repr=False)
     praise: str
     given: Callable[[], Any] | None = field(default=None, repr=False)

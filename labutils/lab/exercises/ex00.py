@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..answer import NotYet, call, number
-from ..exercise import Exercise, Wrong
+from ..exercise import Exercise
 
 _CASES = ((3, 4), (0, 7), (95, 96), (32, 32), (1, 3), (1577, 1600))
 _CLOSE = 2e-6  # in proportion: what float32 rounds away is no mistake
@@ -44,35 +44,6 @@ SHARE = Exercise(
         "Three right answers of four are a share of 0.75.",
         "A share is a part of the whole: one number divided by another.",
         "The right answers go above the line, all answers below it.",
-    ),
-    right=(
-        "def share(right, n):\n    wrong = n - right\n    return 1 - wrong / n",
-        "import numpy as np\n\n"
-        "def share(right, n):\n    return np.mean([1] * right + [0] * (n - right))",
-        "import torch\n\ndef share(right, n):\n    return torch.tensor(right) / n",
-    ),
-    wrong=(
-        Wrong(
-            "def share(right, n):\n    return 100 * right / n",
-            "share(3, 4) gives 75: that is per cent. A share lies between 0 and 1.",
-        ),
-        Wrong(
-            "def share(right, n):\n    return right // n",
-            "share(3, 4) gives 0: the digits after the point are lost. // rounds down.",
-        ),
-        Wrong(
-            "def share(right, n):\n    return (n - right) / n",
-            "share(3, 4) gives 0.25: that is the share of wrong answers.",
-        ),
-        Wrong(
-            "def share(right, n):\n    return round(right / n, 2)",
-            "share(95, 96) gives 0.99, which is near. Is something rounded, or counted that was "
-            "not asked? Leave rounding to whoever prints the number.",
-        ),
-        Wrong(
-            "def share(right, n):\n    right / n",
-            "a number is asked for, and this is None (a forgotten return?).",
-        ),
     ),
     judge=_judge_share,
     praise="that is how it works. In this lab a share always comes with its n.",

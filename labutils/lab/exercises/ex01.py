@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..answer import NotYet, call, whole
-from ..exercise import Exercise, Wrong
+from ..exercise import Exercise
 
 # height and width of the output, channels in and out, kernel side, groups; maps need not be square
 _CASES = (
@@ -103,50 +103,6 @@ MACS = Exercise(
         "First one number of the output: how many products does it add up?",
         "One output number reads a kernel-sized window from each input channel of its group.",
         "Then count the output numbers: one per place of the map and per output channel.",
-    ),
-    right=(
-        _STUB + "    weights = outputs * inputs / groups * kernel**2\n"
-        "    return weights * height * width",
-        _STUB + "    per_number = kernel ** 2 * inputs // groups\n"
-        "    numbers = height * width * outputs\n"
-        "    return numbers * per_number",
-    ),
-    wrong=(
-        Wrong(
-            _STUB + "    return height * width * outputs * inputs * kernel * kernel",
-            "right for groups=1. With 72 channels in and groups=72, an output channel reads 1 of "
-            "them, not all.",
-        ),
-        Wrong(
-            _STUB + "    return 2 * height * width * outputs * (inputs // groups) * kernel**2",
-            "twice too many: that counts multiplications and additions apart. One of each together "
-            "is one MAC.",
-        ),
-        Wrong(
-            _STUB + "    return outputs * (inputs // groups) * kernel**2",
-            "that is the number of weights. Each is used at every place of the map.",
-        ),
-        Wrong(
-            _STUB + "    return height * width * outputs * (inputs // groups) * kernel",
-            "a kernel is a square: count both of its sides.",
-        ),
-        Wrong(
-            _STUB + "    return height * width * (inputs // groups) * kernel**2",
-            "that is for one output channel, and there are 16 of them.",
-        ),
-        Wrong(
-            _STUB
-            + "    return height * width * (outputs // groups) * (inputs // groups) * kernel**2",
-            "groups count twice in your answer: they thin out one side only.",
-        ),
-        Wrong(
-            _STUB + "    return height**2 * outputs * (inputs // groups) * kernel**2",
-            "right where the map is square. Its width is another number than its height.",
-        ),
-        Wrong(
-            _STUB + "    return height + width + outputs + inputs + kernel",
-            "3x3 from 3 to 16 channels on a 64x64 map: 150 is too few.",
-        ),
     ),
     judge=_judge_macs,
     praise="now you can see why a depthwise convolution is cheap: its groups divide the cost.",

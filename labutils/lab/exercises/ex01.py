@@ -69,24 +69,29 @@ _MISTAKES: tuple[tuple[Callable[..., int], str], ...] = (  # as they are made in
 )
 
 
-def _judge_macs(answer: Any) -> None:
-    found = {case: whole(call(answer, *case)) for case in _CASES}
-    wrong = next((case for case in _CASES if found[case] != _true(*case)), None)
-    if wrong is None:
-        return
+def judge_macs(conv_macs: Any) -> None:
+    """Judge counts for convolutions of several shapes, with and without groups."""
+    found = {case: whole(call(conv_macs, *case)) for case in _CASES}
+    for case in _CASES:
+        height, width, inputs, outputs, kernel, groups = case
+        if found[case] != height * width * outputs * (inputs // groups) * kernel**2:
+            raise NotYet(_explain_macs(found, case))
+
+
+def _explain_macs(found: dict[tuple[int, ...], int], wrong: tuple[int, ...]) -> str:
     height, width, inputs, outputs, kernel, groups = wrong
     for mistake, words in _MISTAKES:
         if all(found[case] == mistake(*case) for case in _CASES):
-            raise NotYet(words.replace("{outputs}", str(outputs)))
+            return words.replace("{outputs}", str(outputs))
     if groups > 1 and all(found[case] == _true(*case) * case[-1] for case in _CASES):
-        raise NotYet(
+        return (
             f"right for groups=1. With {inputs} channels in and groups={groups}, an output "
             f"channel reads {inputs // groups} of them, not all."
         )
     told = f"{kernel}x{kernel} from {inputs} to {outputs} channels on a {height}x{width} map"
     many = "many" if found[wrong] > _true(*wrong) else "few"
     split = f" in {groups} groups" if groups > 1 else ""
-    raise NotYet(f"{told}{split}: {found[wrong]:,} is too {many}.")
+    return f"{told}{split}: {found[wrong]:,} is too {many}."
 
 
 _STUB = "def conv_macs(height, width, inputs, outputs, kernel, groups):\n"
@@ -104,7 +109,7 @@ MACS = Exercise(
         "One output number reads a kernel-sized window from each input channel of its group.",
         "Then count the output numbers: one per place of the map and per output channel.",
     ),
-    judge=_judge_macs,
+    judge=judge_macs,
     praise="now you can see why a depthwise convolution is cheap: its groups divide the cost.",
 )
 

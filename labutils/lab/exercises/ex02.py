@@ -15,31 +15,34 @@ _ARRIVALS = (  # the first is the one of the story
 )  # fmt: skip
 
 
-def _judge_arrived(answer: Any) -> None:
+def judge_arrived(arrived: Any) -> None:
+    """Judge the first opset that has each operator; the answer is in the onnx package."""
     import onnx
 
     found, true = {}, {}
     for name in _ARRIVALS:
-        found[name] = whole(call(answer, name), "an opset, a whole number,")
+        found[name] = whole(call(arrived, name), "an opset, a whole number,")
         true[name] = next(v for v in range(1, 100) if onnx.defs.has(name, v))
-    if found == true:
-        return
+    if found != true:
+        raise NotYet(_explain_arrival(found, true))
+
+
+def _explain_arrival(found: dict[str, int], true: dict[str, int]) -> str:
+    import onnx
+
     if len(set(found.values())) == 1:
-        raise NotYet(
+        return (
             f"your function gives {found['HardSwish']} for every operator; they arrived at "
             "different times. Look each one up."
         )
     if all(found[name] == true[name] - 1 for name in _ARRIVALS):
-        raise NotYet("one too early: that is the last edition without the operator.")
-    latest = {name: onnx.defs.get_schema(name).since_version for name in _ARRIVALS}
-    if found == latest:
-        raise NotYet(
-            "that is the edition that changed the operator's definition last; it arrived before."
-        )
+        return "one too early: that is the last edition without the operator."
+    if found == {name: onnx.defs.get_schema(name).since_version for name in _ARRIVALS}:
+        return "that is the edition that changed the operator's definition last; it arrived before."
     if all(onnx.defs.has(name, found[name]) for name in _ARRIVALS if 0 < found[name] < 100):
-        raise NotYet("these editions have the operators, but older ones had some of them already.")
+        return "these editions have the operators, but older ones had some of them already."
     wrong = next(name for name in _ARRIVALS if found[name] != true[name])
-    raise NotYet(f"{wrong} is not yet in the edition that you give for it, {found[wrong]}.")
+    return f"{wrong} is not yet in the edition that you give for it, {found[wrong]}."
 
 
 LINE = Exercise(
@@ -81,7 +84,7 @@ ARRIVED = Exercise(
         "Editions are counted from 1. The first for which the answer is True is the one.",
         "Put import onnx above the function; in it, a for loop over range(1, 100), and an if.",
     ),
-    judge=_judge_arrived,
+    judge=judge_arrived,
     praise="an operator's name and an edition: with both, an error tells where its file came from.",
 )
 

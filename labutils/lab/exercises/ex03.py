@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..answer import NotYet, call, number, shown
@@ -13,50 +14,55 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _judge_hardsigmoid(answer: Any) -> None:
+def judge_hardsigmoid(my_hardsigmoid: Any) -> None:
+    """Judge the values, then the operators that it exports to, then the gradient."""
     import torch
 
-    if isinstance(answer, type):
+    if isinstance(my_hardsigmoid, type):
         raise NotYet("a function is asked for here, and this is a class.")
-    judge_curve(answer, torch.nn.functional.hardsigmoid, "your function")
-    judge_export(answer, "your function")
-    judge_gradient(answer, torch.nn.functional.hardsigmoid, "your function")
+    judge_curve(my_hardsigmoid, torch.nn.functional.hardsigmoid, "your function")
+    judge_export(my_hardsigmoid, "your function")
+    judge_gradient(my_hardsigmoid, torch.nn.functional.hardsigmoid, "your function")
 
 
-def _judge_error(answer: Any) -> None:
-    found = number(answer)
-    slope = 0.167
-    x = 0.5 / slope  # where the steeper curve reaches 1, and the true one does not yet
+def judge_error(largest_error: Any) -> None:
+    """Judge the largest distance of the two curves: where the steeper one reaches 1."""
+    found = number(largest_error)
+    x = 0.5 / 0.167  # there 0.167 * x + 0.5 is 1, and the true gate is not yet
     true = 1 - (x / 6 + 0.5)
-    near = lambda value, other: abs(value - other) <= 0.02 * abs(other)  # noqa: E731
-    if near(found, true):
-        return
+    if not math.isclose(found, true, rel_tol=0.02):
+        raise NotYet(_explain_error(found, true, x))
+
+
+def _explain_error(found: float, true: float, x: float) -> str:
+    near = lambda other: math.isclose(found, other, rel_tol=0.02)  # noqa: E731
     if found < 0:
-        raise NotYet("an error is a distance: it is not negative.")
+        return "an error is a distance: it is not negative."
     if found == 0:
-        raise NotYet("zero: at x = 3, and beyond, both are cut off. Look just inside.")
-    if near(found, slope - 1 / 6):
-        raise NotYet("that is the difference of the two slopes, which is the error at x = 1 only.")
-    if near(found, x * true):
-        raise NotYet("that is what hard-swish, x times the gate, would be off by.")
-    if near(found, 100 * true):
-        raise NotYet("that looks like per cent: give the difference of the two values itself.")
+        return "zero: at x = 3, and beyond, both are cut off. Look just inside."
+    if near(0.167 - 1 / 6):
+        return "that is the difference of the two slopes, which is the error at x = 1 only."
+    if near(x * true):
+        return "that is what hard-swish, x times the gate, would be off by."
+    if near(100 * true):
+        return "that looks like per cent: give the difference of the two values itself."
     if 0.6 * true < found < true:  # what steps of 1, or of 0.1, give
-        raise NotYet(
+        return (
             f"{found:.2g} is too small: the worst x lies between two points of your grid. Take a "
             "finer one."
         )
-    raise NotYet(f"{found:.3g} is {'too large' if found > true else 'too small'}.")
+    return f"{found:.3g} is {'too large' if found > true else 'too small'}."
 
 
-def _judge_layer(answer: Any) -> None:
+def judge_layer(MyHardswish: Any) -> None:  # noqa: N803 - as the learner calls it
+    """Judge a layer made of the class: its values, its export, its gradient; training or not."""
     import torch
 
-    if isinstance(answer, torch.nn.Module):
+    if isinstance(MyHardswish, torch.nn.Module):
         raise NotYet("this is one layer; give the class, from which each place gets its own.")
-    if not isinstance(answer, type) or not issubclass(answer, torch.nn.Module):
-        raise NotYet(f"a subclass of nn.Module is asked for, and this is {shown(answer)}.")
-    layer = _made(answer)
+    if not isinstance(MyHardswish, type) or not issubclass(MyHardswish, torch.nn.Module):
+        raise NotYet(f"a subclass of nn.Module is asked for, and this is {shown(MyHardswish)}.")
+    layer = _made(MyHardswish)
     if _hidden_weights(layer):
         raise NotYet("your layer has parameters or buffers; the original has none to load.")
     judge_curve(layer.eval(), torch.nn.functional.hardswish, "your layer")
@@ -99,7 +105,7 @@ HARDSIGMOID = Exercise(
         "A line that is cut off below and above needs no if: one method of tensors does both.",
         "Two ways: the line first, then cut at 0 and 1; or add 3, cut at 0 and 6, and divide last.",
     ),
-    judge=_judge_hardsigmoid,
+    judge=judge_hardsigmoid,
     praise="the same curve, in the kinks too, from operators that the table knows.",
 )
 
@@ -122,7 +128,7 @@ ERROR = Exercise(
         "The grid must be fine near -3 and 3; steps of 1 miss the place.",
         "By hand: it is where the steeper line reaches 1 and the other one does not yet.",
     ),
-    judge=_judge_error,
+    judge=judge_error,
     praise="small in one layer; what eight of them do to the logits, section 6 measures.",
 )
 
@@ -141,7 +147,7 @@ LAYER = Exercise(
         "The layer has no parameters and needs no __init__; if you write one, super().__init__().",
         "One line is enough: what goes in, times what my_hardsigmoid makes of it.",
     ),
-    judge=_judge_layer,
+    judge=judge_layer,
     praise="exact, without weights, without the refused operator.",
 )
 

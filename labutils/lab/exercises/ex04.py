@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ...compare import THRESHOLDS
 from ..answer import NotYet, call, names, shown, whole
 from ..exercise import Exercise
 from .departures import judge_departure
 
+_FLOAT_KINDS = ("ort_fp32", "htp_fp16")
 _Imports = tuple[tuple[str, int], ...]
 
 
@@ -40,45 +42,45 @@ _MIXED: tuple[tuple[int, _Imports, _Imports], ...] = (  # opset, other sets befo
 )
 
 
-def _judge_opset(answer: Any) -> None:
-    what = "a whole number"
+def judge_opset(opset_of: Any) -> None:
+    """Judge what is read from files of several opsets, some with other operator sets beside."""
+    cases = [*((opset, (), ()) for opset in _ALONE), *_MIXED]
     with tempfile.TemporaryDirectory(prefix="labutils-") as name:
-        folder = Path(name)
-        found = {n: whole(call(answer, _file(folder, n)), what) for n in _ALONE}
-        mixed = [whole(call(answer, _file(folder, *case)), what) for case in _MIXED]
-    if set(found.values()) == {8}:
-        raise NotYet("8 is the version of the file format (IR), not that of the operators.")
-    if len(set(found.values())) == 1:
-        raise NotYet(
-            f"three files of three opsets, and you say {found[11]} to each: read the file."
-        )
-    wrong = [n for n in found if found[n] != n]
+        files = [_file(Path(name), *case) for case in cases]
+        found = [whole(call(opset_of, file), "a whole number") for file in files]
+    true = [opset for opset, _, _ in cases]
+    if found != true:
+        raise NotYet(_explain_opset(found[: len(_ALONE)], found[len(_ALONE) :]))
+
+
+def _explain_opset(alone: list[int], mixed: list[int]) -> str:
+    if set(alone) == {8}:
+        return "8 is the version of the file format (IR), not that of the operators."
+    if len(set(alone)) == 1:
+        return f"three files of three opsets, and you say {alone[0]} to each: read the file."
+    wrong = [said for said, true in zip(alone, _ALONE, strict=True) if said != true]
     if wrong:
-        raise NotYet(f"you say {found[wrong[0]]} to a file that was exported at another opset.")
-    _judge_mixed(mixed)
+        return f"you say {wrong[0]} to a file that was exported at another opset."
+    return _explain_mixed(mixed)
 
 
-def _judge_mixed(found: list[int]) -> None:
-    """Judge what was said of files that import several operator sets; `_MIXED` has them."""
-    if all(n == case[0] for n, case in zip(found, _MIXED, strict=True)):
-        return
+def _explain_mixed(found: list[int]) -> str:
+    """Say what was read from the files that import several operator sets; `_MIXED` has them."""
     versions = [
         [version for _, version in (*before, ("", opset), *behind)]
         for opset, before, behind in _MIXED
     ]
     if found == [max(v) for v in versions]:
-        raise NotYet(
-            "you took the highest version. Another domain counts for itself, and may be ahead."
-        )
+        return "you took the highest version. Another domain counts for itself, and may be ahead."
     if found == [v[-1] for v in versions]:
-        raise NotYet("you took the last operator set; their order in the file means nothing.")
+        return "you took the last operator set; their order in the file means nothing."
     if found == [v[0] for v in versions]:
-        raise NotYet("you took the first operator set; their order in the file means nothing.")
+        return "you took the first operator set; their order in the file means nothing."
     wrong = next(i for i, case in enumerate(_MIXED) if found[i] != case[0])
     before, behind = _MIXED[wrong][1:]
     others = dict((*before, *behind))
     of = [domain for domain, version in others.items() if version == found[wrong]]
-    raise NotYet(
+    return (
         f"a file imports the standard operators and {', '.join(others)}, and you say {found[wrong]}"
         f"{f': the version of {of[0]}' if of else ''}. Whose version do you return, and why that?"
     )
@@ -102,55 +104,62 @@ def four_artifacts() -> dict[str, tuple[str, np.ndarray]]:
     }
 
 
-def _judge_threshold(answer: Any) -> None:
-    from ...compare import THRESHOLDS
-
+def judge_threshold(passing: Any) -> None:
+    """Judge who passes: float kinds by their worst image, quantized ones by the mean."""
     artifacts = four_artifacts()
-    found = names(answer)
+    found = names(passing)
     unknown = found - set(artifacts)
     if unknown:
         raise NotYet(f"there is no artifact called {shown(min(unknown))}.")
+    right = set()
+    for name, (kind, cosines) in artifacts.items():
+        cosine = cosines.min() if kind in _FLOAT_KINDS else cosines.mean()
+        if cosine >= THRESHOLDS[kind]:
+            right.add(name)
+    if found != right:
+        raise NotYet(_explain_threshold(found, right, artifacts))
+
+
+def _explain_threshold(
+    found: set[str], right: set[str], artifacts: dict[str, tuple[str, np.ndarray]]
+) -> str:
     limits = {name: THRESHOLDS[kind] for name, (kind, _) in artifacts.items()}
-    worst = {n for n, (_, cosines) in artifacts.items() if cosines.min() >= limits[n]}
-    mean = {n for n, (_, cosines) in artifacts.items() if cosines.mean() >= limits[n]}
-    floats = {n for n, (kind, _) in artifacts.items() if kind in ("ort_fp32", "htp_fp16")}
-    right = (worst & floats) | (mean - floats)
-    if found == right:
-        return
     if not found:
-        raise NotYet("none at all? At least one is above its threshold on every image.")
+        return "none at all? At least one is above its threshold on every image."
     if found == set(artifacts) - right:
-        raise NotYet("those are the ones that fail; name those that pass.")
+        return "those are the ones that fail; name those that pass."
     if found == set(artifacts):
-        raise NotYet("not all of them pass.")
-    if found == mean:
-        raise NotYet(
+        return "not all of them pass."
+    if found == {n for n, (_, cosines) in artifacts.items() if cosines.mean() >= limits[n]}:
+        return (
             "those are the ones whose mean is good enough. Where the arithmetic is meant to be the "
             "same, one bad image is a fault."
         )
-    if found == worst:
-        raise NotYet(
+    if found == {n for n, (_, cosines) in artifacts.items() if cosines.min() >= limits[n]}:
+        return (
             "those are the ones that are good enough on every image. A quantized network has one "
             "that is far off, and the more images you look at, the worse it gets."
         )
-    _say_which(found, right, floats)
+    return _explain_choice(
+        found, right, {name for name, (kind, _) in artifacts.items() if kind in _FLOAT_KINDS}
+    )
 
 
-def _say_which(found: set[str], right: set[str], floats: set[str]) -> None:
+def _explain_choice(found: set[str], right: set[str], floats: set[str]) -> str:
     """Name the first thing that is wrong with a choice that follows no rule."""
     if (found - right) & floats:
-        raise NotYet(
+        return (
             "a float artifact that is far off on one image may not go: where the arithmetic is "
             "meant to be the same, one bad image is a fault."
         )
     if found - right:
-        raise NotYet("one that you let go is below the threshold of its kind, in the mean as well.")
+        return "one that you let go is below the threshold of its kind, in the mean as well."
     if (right - found) & floats:
-        raise NotYet(
+        return (
             "what you name may go, and you hold back a float artifact that is above its threshold "
             "on every image."
         )
-    raise NotYet(
+    return (
         "what you name may go, and more may: a kind that rounds to codes is not held back for its "
         "worst image. Has each been held against its own threshold?"
     )
@@ -175,7 +184,7 @@ OPSET = Exercise(
         "opset_import is a list: a domain and a version in each entry.",
         "The standard operators have the empty domain; others may stand before or behind it.",
     ),
-    judge=_judge_opset,
+    judge=judge_opset,
     praise="the file's own word, whatever was asked of the exporter.",
 )
 
@@ -200,7 +209,7 @@ THRESHOLD = Exercise(
         "Floats must be right on every image; what of a kind that rounds to codes?",
         "Float kinds are judged by their worst image, quantized ones by the mean.",
     ),
-    judge=_judge_threshold,
+    judge=judge_threshold,
     praise="a threshold belongs to a precision, and so does the question mean or worst.",
     given=four_artifacts,
 )

@@ -10,30 +10,34 @@ from ..exercise import Exercise
 from .sure import judge_decision, judge_interval
 
 
-def _judge_chips(answer: Any) -> None:
-    found = names(answer, "a set of part numbers")
+def judge_chips(float_chips: Any) -> None:
+    """Judge which chips run a float graph: those whose HTP computes in 16-bit floats."""
+    found = names(float_chips, "a set of part numbers")
+    right = {name for name, chip in qnn.SOCS.items() if chip.fp16}
+    if found != right:
+        raise NotYet(_explain_chips(found, right))
+
+
+def _explain_chips(found: set[str], right: set[str]) -> str:
     unknown = found - set(qnn.SOCS)
     if unknown:
-        raise NotYet(f"there is no part {shown(min(unknown))} in the table of chips (qnn.SOCS).")
-    right = {name for name, chip in qnn.SOCS.items() if chip.fp16}
-    if found == right:
-        return
+        return f"there is no part {shown(min(unknown))} in the table of chips (qnn.SOCS)."
     if not found:
-        raise NotYet("none at all? Some HTPs compute in floats; ask each entry of qnn.SOCS.")
+        return "none at all? Some HTPs compute in floats; ask each entry of qnn.SOCS."
     if found == set(qnn.SOCS):
-        raise NotYet("not every chip computes in floats; the oldest HTPs know integers only.")
+        return "not every chip computes in floats; the oldest HTPs know integers only."
     if found == set(qnn.SOCS) - right:
-        raise NotYet("those are the chips that refuse a float graph.")
+        return "those are the chips that refuse a float graph."
     if found == {name for name, chip in qnn.SOCS.items() if chip.htp_arch >= 69}:
-        raise NotYet(
+        return (
             "nearly: one chip with an older HTP computes in floats all the same. The version alone "
             "does not decide."
         )
     if found - right:
-        raise NotYet(f"the HTP of {min(found - right)} refuses a float graph.")
+        return f"the HTP of {min(found - right)} refuses a float graph."
     if len(found) == 1:
-        raise NotYet("one that works; all of them are asked for.")
-    raise NotYet("every chip that you name would do, and you leave out others that would too.")
+        return "one that works; all of them are asked for."
+    return "every chip that you name would do, and you leave out others that would too."
 
 
 CHIPS = Exercise(
@@ -53,7 +57,7 @@ CHIPS = Exercise(
         "The version of the HTP tells nearly all of it, the year on the phone nothing.",
         "Each entry says fp16, and which htp_arch it has.",
     ),
-    judge=_judge_chips,
+    judge=judge_chips,
     praise="on the other chips the model must be quantized before it runs at all.",
 )
 

@@ -19,46 +19,47 @@ _COUNTS = ((32, 32), (27, 32), (1560, 1600), (0, 32), (50, 100), (5, 32), (500, 
 _Ends = tuple[float, float]
 
 
-def judge_interval(answer: Any) -> None:
-    """Judge intervals at several counts against the textbook's, at both ends."""
+def judge_interval(interval: Any) -> None:
+    """Judge the ends at several counts: they must lie among those of the textbook's intervals."""
     for hits, n in _COUNTS:
-        found = pair(call(answer, hits, n), "(low, high)")
+        found = pair(call(interval, hits, n), "(low, high)")
         low, high = (number(part, "a number at each end") for part in found)
-        _judge_ends(hits, n, low, high)
+        lows, highs = np.transpose(textbook(hits, n))
+        widths = highs - lows
+        slack = 0.05 * np.ptp(metrics.Proportion(hits, n).interval)
+        if not (
+            min(lows) - slack <= low <= max(lows) + slack
+            and min(highs) - slack <= high <= max(highs) + slack
+            and 0.95 * min(widths) <= high - low <= 1.05 * max(widths)
+            and -1e-6 <= low <= hits / n + 0.4 * slack
+            and hits / n - 0.4 * slack <= high <= 1 + 1e-6
+        ):
+            raise NotYet(_explain_interval(hits, n, low, high))
 
 
-def _judge_ends(hits: int, n: int, low: float, high: float) -> None:
+def _explain_interval(hits: int, n: int, low: float, high: float) -> str:
     p, where = hits / n, f"{hits} of {n}"
     usual = np.ptp(metrics.Proportion(hits, n).interval)
     if max(low, high) > 1.5:
-        raise NotYet("shares between 0 and 1 are asked for, not per cent.")
+        return "shares between 0 and 1 are asked for, not per cent."
     if low > high:
-        raise NotYet(f"for {where} your low end lies above the high one.")
+        return f"for {where} your low end lies above the high one."
     if hits in (0, n) and high - low < 1e-6:
-        raise NotYet(
-            f"for {where} your interval has no width, as if {n} images could prove perfection."
-            if hits
-            else f"for {where} your interval has no width, as if {n} images could prove failure."
-        )
+        proven = "perfection" if hits else "failure"
+        return f"for {where} your interval has no width, as if {n} images could prove {proven}."
     if low < -1e-6 or high > 1 + 1e-6:
-        raise NotYet(f"for {where} your interval leaves the range from 0 to 1.")
+        return f"for {where} your interval leaves the range from 0 to 1."
     if not low - 0.02 * usual <= p <= high + 0.02 * usual:  # equal tails end just inside 0 and 1
-        raise NotYet(f"for {where} the rate itself lies outside your interval.")
-    lows, highs = zip(*textbook(hits, n), strict=True)
-    widths = [b - a for a, b in zip(lows, highs, strict=True)]
+        return f"for {where} the rate itself lies outside your interval."
+    widths = [end - start for start, end in textbook(hits, n)]
     if high - low < 0.95 * min(widths):
-        raise NotYet(f"for {where} your interval is too narrow for 95 %.")
+        return f"for {where} your interval is too narrow for 95 %."
     if high - low > 1.05 * max(widths):
-        raise NotYet(f"for {where} your interval is wider than 95 % needs.")
-    slack = 0.05 * usual
-    if not (
-        min(lows) - slack <= low <= max(lows) + slack
-        and min(highs) - slack <= high <= max(highs) + slack
-    ):
-        raise NotYet(
-            f"for {where} your interval has the right width in the wrong place: near 0 and 1 it is "
-            "not symmetric around the rate."
-        )
+        return f"for {where} your interval is wider than 95 % needs."
+    return (
+        f"for {where} your interval has the right width in the wrong place: near 0 and 1 it is "
+        "not symmetric around the rate."
+    )
 
 
 def textbook(hits: int, n: int) -> list[_Ends]:

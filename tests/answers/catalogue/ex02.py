@@ -245,7 +245,7 @@ def culprit(log):
 
 @wrong(
     "02.4",
-    "'KeyError' is no node of the model; nodes are named like paths.",
+    "'KeyError' is not a node of the model; nodes are named like paths.",
 )
 def culprit(log):
     lines = [line for line in log if line.startswith("KeyError")]

@@ -59,16 +59,20 @@ class Result:
 
     def say(self) -> None:
         """Show the outcome at once, wherever in a cell the check stands."""
-        ipython = sys.modules.get("IPython")
-        if ipython is None or ipython.get_ipython() is None:  # no notebook
-            print(self)
-            return
-        ipython.display.display(
-            {"text/plain": str(self), "text/html": self._repr_html_()}, raw=True
-        )
+        display(str(self), text_html=self._repr_html_())
 
     def _ipython_display_(self) -> None:
         """Show nothing as a cell's last value: `say` has shown it already."""
+
+
+def display(text: str, **forms: str) -> None:
+    """Show something at once: rich in a notebook (``text_html=...``), printed elsewhere."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:  # not a notebook
+        print(text)
+        return
+    rich = {form.replace("_", "/"): shown for form, shown in forms.items()}
+    ipython.display.display({"text/plain": text, **rich}, raw=True)
 
 
 @dataclass(frozen=True)

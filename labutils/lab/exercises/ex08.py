@@ -11,6 +11,7 @@ from .rounded import judge_errors, judge_factors, judge_fake_quant
 
 if TYPE_CHECKING:
     from ...quantize import Recipe
+    from .small_network import Judged
 
 # --- 08.1: clipping and rounding ------------------------------------------------------------------
 
@@ -85,10 +86,27 @@ def _read(answer: Any) -> Recipe:
         raise NotYet(f"the recipe cannot be read: {in_words(error)}") from None
 
 
-def _judge_recipe(answer: Any) -> None:
+def judge_recipe(my_recipe: Any) -> None:
+    """Judge a recipe by what it makes of the small network: loss, and what 16 bits cost."""
     from .small_network import GOAL_DB, MOST_WIDE, judged
 
-    recipe = _read(answer)
+    recipe = _read(my_recipe)
+    _refuse_other_means(recipe)
+    try:
+        found = judged(recipe)
+    except LabError as error:
+        raise NotYet(f"the network cannot be quantized so: {in_words(error)}") from None
+    if found.wide_share > MOST_WIDE:
+        raise NotYet(
+            f"{100 * found.wide_share:.0f} % of the multiply-accumulates would compute on 16-bit "
+            f"activations; {100 * MOST_WIDE:.0f} % are allowed."
+        )
+    if found.sqnr_db < GOAL_DB:
+        raise NotYet(_explain_loss(found, GOAL_DB))
+
+
+def _refuse_other_means(recipe: Recipe) -> None:
+    """Refuse whatever else than ranges and activation bits a recipe may change."""
     if recipe.exclude:
         raise NotYet(
             "your recipe leaves nodes in float, and the HTP computes int8 networks in integers: it "
@@ -104,25 +122,17 @@ def _judge_recipe(answer: Any) -> None:
             "here ranges and activation bits are asked for; training and repairs of the weights "
             "come in other sections."
         )
-    try:
-        found = judged(recipe)
-    except LabError as error:
-        raise NotYet(f"the network cannot be quantized so: {in_words(error)}") from None
-    if found.wide_share > MOST_WIDE:
-        raise NotYet(
-            f"{100 * found.wide_share:.0f} % of the multiply-accumulates would compute on 16-bit "
-            f"activations; {100 * MOST_WIDE:.0f} % are allowed."
-        )
-    if found.sqnr_db >= GOAL_DB:
-        return
+
+
+def _explain_loss(found: Judged, goal: float) -> str:
     if found.wide and not found.kept:
-        raise NotYet(
+        return (
             "your 16-bit nodes stand alone: each tensor they read comes from 8 bits, and each they "
             f"write is converted back at once. About {found.sqnr_db:.0f} dB, as without them. A "
             "tensor keeps 16 bits between two nodes that both have them."
         )
-    raise NotYet(
-        f"about {found.sqnr_db:.0f} dB with {len(found.wide)} nodes at 16 bits; {GOAL_DB:g} dB are "
+    return (
+        f"about {found.sqnr_db:.0f} dB with {len(found.wide)} nodes at 16 bits; {goal:g} dB are "
         "the goal. Read the reasons in the table: some want another range, others more codes."
     )
 
@@ -157,7 +167,7 @@ RECIPE = Exercise(
         "quantize.PRESETS. It costs nothing.",
         "For an outlier channel: 16 bits for the layer and for the one that reads it.",
     ),
-    judge=_judge_recipe,
+    judge=judge_recipe,
     praise="another range for the loud images, more codes for the loud channel.",
 )
 

@@ -224,7 +224,7 @@ def gates(graph):
 
 @wrong(
     "07.3",
-    "on a hard-swish in two nodes you return 'act', which is no gate.",
+    "on a hard-swish in two nodes you return 'act', which is not a gate.",
 )
 def gates(graph):
     return {n.name for n in graph.node if n.op_type == "HardSigmoid"}
@@ -240,7 +240,7 @@ def gates(graph):
 
 @wrong(
     "07.3",
-    "'s' is no node's name; a node has one, and its output another.",
+    "'s' is not a node's name; a node has one, and its output another.",
 )
 def gates(graph):
     return {n.output[0] for n in graph.node if n.op_type == "HardSigmoid"}
@@ -270,7 +270,7 @@ def gates(graph):
 
 @wrong(
     "07.3",
-    "on a HardSigmoid that is added to something you return 'plain', which is no gate.",
+    "on a HardSigmoid that is added to something you return 'plain', which is not a gate.",
 )
 def gates(graph):
     found = set()

@@ -106,6 +106,10 @@ class Lesson:
             exercise.remember("settle", id)
         return found.reference
 
+    def show_check(self, id: str, *, whole: bool = False) -> None:
+        """Show the code that judges an exercise; as `show_check` of the module."""
+        show_check(id, whole=whole)
+
     def own_image(self) -> data.ImageSet:
         """Return the learner's own image, at this model's size; see `own_image.load`."""
         model = self._model()

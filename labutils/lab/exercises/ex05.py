@@ -15,7 +15,8 @@ AFFINE = Exercise(
     stub="def affine(low, high):\n    return TODO, TODO  # scale, zero point (a code, 0 to 255)",
     reference=(
         "def affine(low, high):\n"
-        "    low, high = min(low, 0.0), max(high, 0.0)\n"
+        "    low = min(low, 0.0)\n"
+        "    high = max(high, 0.0)\n"
         "    scale = (high - low) / 255\n"
         "    return scale, round(-low / scale)"
     ),

@@ -43,7 +43,7 @@ ERRORS = Exercise(
 
 
 _FACTORS = "import numpy as np\n\n\ndef factors(first, second):  # (channels, m), (n, channels)\n"
-_REACH = "    own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)\n"
+_REACH = "    own = np.abs(first).max(axis=1)\n    theirs = np.abs(second).max(axis=0)\n"
 FACTORS = Exercise(
     id="08.2",
     title="Find the factors that equalize two layers",
@@ -137,7 +137,7 @@ def _explain_loss(found: Judged, goal: float) -> str:
     )
 
 
-_RECIPE = "from labutils import quantize\nfrom labutils.quantize.recipe import Override\n\n"
+_RECIPE = "from labutils import quantize\nfrom labutils.quantize import Override\n\n"
 
 
 def _recipe_cell(base: str, *globs: str) -> str:

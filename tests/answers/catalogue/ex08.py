@@ -5,7 +5,7 @@ import torch
 
 from answers.catalogue import right, right_value, wrong, wrong_value
 from labutils import quantize
-from labutils.quantize.recipe import Override
+from labutils.quantize import Override
 
 # --- 08.1 ----------------------------------------------------------------------------------------
 

@@ -163,7 +163,10 @@ def agreement(a: ArrayLike, b: ArrayLike) -> Proportion:
     """Return how often two models name the same class first; both (n, classes)."""
     a, b = _logits(a), _logits(b)
     if a.shape != b.shape:
-        raise UsageError(f"Agreement needs equal shapes, not {a.shape} and {b.shape}.")
+        raise UsageError(
+            f"Agreement needs equal shapes, not {a.shape} and {b.shape}. Compare networks with the "
+            "same classes, on the same images."
+        )
     return Proportion(int((a.argmax(axis=1) == b.argmax(axis=1)).sum()), len(a))
 
 

@@ -15,7 +15,6 @@ TAGS = {
     "setup", "exercise", "check", "settle", "widget", "demo",
     "nbval-check-output", "nbval-ignore-output", "nbval-skip",
 }  # fmt: skip
-MAX_LINES = 15  # of a code cell
 MAX_NOTEBOOK, MAX_OUTPUT = 200_000, 50_000  # bytes
 MIN_CODE_CELLS = 8  # fewer, and a notebook shows nothing
 MIN_CODE_CELLS_00 = 2
@@ -36,13 +35,6 @@ _PLACEHOLDER_ALT = re.compile(r"(image|figure|picture|screenshot|plot)?[\s\d.-]*
 
 
 # --- code ---------------------------------------------------------------------------------------
-
-
-def short_cells(notebook):
-    """No code cell over 15 lines."""
-    for cell in notebook.code:
-        if (lines := len(cell.source.splitlines())) > MAX_LINES:
-            yield f"cell {cell.id} has {lines} lines of code; {MAX_LINES} are the most"
 
 
 def plain_python(notebook):

@@ -21,7 +21,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def make(judge):
     return Exercise(
-        "09.1", "t", "v", 1, "easy", "x", "x = TODO", "x = 1", ("a", "b", "c"), (), (), judge, "ok"
+        "09.1", "t", "v", 1, "easy", "x", "x = TODO", "x = 1", ("a", "b", "c"), judge, "ok"
     )
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from answers import leaks
+from answers import catalogue, leaks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +16,7 @@ from labutils.lab.exercise import NOT_ATTEMPTED, NOT_YET, PASSED, TODO
 
 ALL = exercises.everything()
 each = pytest.mark.parametrize("chosen", ALL, ids=[e.id for e in ALL])
-RIGHT = [(e, cell) for e in ALL for cell in e.right]
-WRONG = [(e, wrong) for e in ALL for wrong in e.wrong]
+RIGHT, WRONG = catalogue.right_cases(), catalogue.wrong_cases()
 
 
 def test_every_notebook_has_its_exercises_of_rising_difficulty():
@@ -58,24 +57,24 @@ def test_stub_and_reference_take_the_same_arguments(chosen):
         assert inspect.signature(stub) == inspect.signature(reference)
 
 
-@pytest.mark.parametrize(("chosen", "cell"), RIGHT, ids=[e.id for e, _ in RIGHT])
-def test_other_right_answers_pass(chosen, cell):
-    result = chosen.grade(chosen.value(cell))
+@pytest.mark.parametrize("case", RIGHT, ids=[case.id for case in RIGHT])
+def test_other_right_answers_pass(case):
+    result = exercises.find(case.id).grade(case.answer())
     assert result.passed, result.message
 
 
-@pytest.mark.parametrize(("chosen", "wrong"), WRONG, ids=[e.id for e, _ in WRONG])
-def test_a_wrong_answer_gets_its_message(chosen, wrong):
-    result = chosen.grade(chosen.value(wrong.cell))
-    assert (result.outcome, result.message) == (NOT_YET, wrong.message)
+@pytest.mark.parametrize("case", WRONG, ids=[case.id for case in WRONG])
+def test_a_wrong_answer_gets_its_sentence(case):
+    result = exercises.find(case.id).grade(case.answer())
+    assert (result.outcome, result.message) == (NOT_YET, case.sentence)
 
 
 @each
 def test_the_catalogue_is_complete(chosen):
-    assert len(chosen.right) >= 2
-    messages = [wrong.message for wrong in chosen.wrong]
-    assert len(messages) == len(set(messages)) >= 3
-    assert len({chosen.reference, *chosen.right}) == 1 + len(chosen.right)
+    right = [case.source for case in catalogue.right_cases(chosen.id)]
+    assert len(set(right)) == len(right) >= 2
+    sentences = [case.sentence for case in catalogue.wrong_cases(chosen.id)]
+    assert len(sentences) == len(set(sentences)) >= 3
     assert len(set(chosen.hints)) == 3
     assert "TODO" in chosen.stub
     assert "TODO" not in chosen.reference
@@ -83,8 +82,8 @@ def test_the_catalogue_is_complete(chosen):
 
 @each
 def test_no_message_gives_the_answer_away(chosen):
-    for wrong in chosen.wrong:
-        assert leaks(chosen, wrong.message, wrong.cell) == []
+    for case in catalogue.wrong_cases(chosen.id):
+        assert leaks(chosen, case.sentence, case.source) == []
     assert leaks(chosen, str(chosen.grade("something else"))) == []
     assert leaks(chosen, str(chosen.grade(-1))) == []
 
@@ -102,7 +101,7 @@ def test_the_instructors_page_quotes_what_the_checks_say():
     for id, minutes, quoted in rows:
         chosen = exercises.find(id)
         assert int(minutes) == chosen.minutes
-        assert any(quoted in wrong.message for wrong in chosen.wrong), (id, quoted)
+        assert any(quoted in case.sentence for case in catalogue.wrong_cases(id)), (id, quoted)
 
 
 @pytest.mark.parametrize("off", [1e-5, -1e-5])
@@ -116,8 +115,9 @@ def test_a_learner_who_changes_pytorch_does_not_harm_the_others():
     import torch
 
     before = torch.nn.Hardswish.forward, torch.nn.functional.hardswish
-    cell = next(w.cell for w in exercises.find("03.4").wrong if "nn.Hardswish.forward" in w.cell)
-    assert exercises.find("03.4").grade(exercises.find("03.4").value(cell)).outcome == NOT_YET
+    cases = catalogue.wrong_cases("03.4")
+    harmful = next(case for case in cases if "nn.Hardswish.forward" in case.source)
+    assert exercises.find("03.4").grade(harmful.answer()).outcome == NOT_YET
     assert (torch.nn.Hardswish.forward, torch.nn.functional.hardswish) == before
 
 

@@ -18,6 +18,8 @@ NAME = "backbone.MobileInvertedBottleneckConvolutionWithSqueezeAndExcitation.att
 NAMELESS = {  # figure -> why it holds no name that could be long
     "Picture": "the class",
     "activation_curves": "functions of the lab",
+    "hard_and_smooth": "functions of the lab",
+    "weight_work_time": "stages are features.N",
     "quantization_grid": "figures only",
     "architecture": "stages are features.N",
     "inverted_residual": "modules of torchvision",

@@ -4,6 +4,7 @@ import copy
 import json
 
 import nbformat
+import notebook_code
 import notebook_rules
 import notebook_style
 import pytest
@@ -22,7 +23,7 @@ RULES = [
     notebook_rules.quiz,
     notebook_rules.exercise_parts,
     notebook_rules.enough_exercises,
-    notebook_style.short_cells,
+    *notebook_code.RULES,
     notebook_style.plain_python,
     notebook_style.no_personal_paths,
     notebook_style.allowed_tags,
@@ -302,7 +303,27 @@ BROKEN = [
     ("exercise_parts", swap('settle("03.1"', 'settle("03.2"'), "the settle cell is"),
     ("exercise_parts", swap("The line goes", "The curve goes"), "the hints"),
     ("exercise_parts", drop('settle("03.3")'), "exercise, check, settle"),
-    ("short_cells", add(code("x = 1\n" * 16)), "16 lines"),
+    ("short_cells", add(code("x = 1\n" * 26)), "26 lines"),
+    ("short_cells", add(code(f"x = '{'y' * 96}'")), "too wide"),
+    ("public_names", add(code("import labutils.metrics")), "from labutils import"),
+    ("public_names", add(code("from labutils.compare.layerwise import opened")), "not a public"),
+    ("public_names", add(code("from labutils.quantize.recipe import Recipe")), "not a public"),
+    ("public_names", add(code("from labutils.lab.lesson import _seed")), "not a public"),
+    (
+        "public_names",
+        add(code("from labutils import compare\ncompare.layerwise.cut")),
+        "compare.lay",
+    ),
+    ("public_names", add(code("from labutils import metrics\nmetrics._logits(x)")), "underscore"),
+    ("verbs", add(code("def told(x):\n    return x")), "name it by a verb"),
+    ("verbs", add(code("def figures_of(x):\n    return x")), "name it by a verb"),
+    ("one_thought_a_line", add(code("a, b = 1, 2")), "packs several"),
+    ("one_thought_a_line", add(code("a, b = (f(x) for x in y)")), "packs several"),
+    ("one_thought_a_line", add(code("a = 1; b = 2")), "two statements"),
+    ("one_thought_a_line", add(code("if a: b = 2")), "behind the colon"),
+    ("one_thought_a_line", add(code("a(b(c(d(1))))")), "4 calls"),
+    ("no_nested_comprehensions", add(code("[[y for y in x] for x in z]")), "within one"),
+    ("no_nested_comprehensions", add(code("{y: x for x in z for y in x}")), "within one"),
     ("plain_python", add(code("!ls")), "the shell"),
     ("plain_python", add(code("%matplotlib inline")), "a magic"),
     ("plain_python", add(code("if x:\n    !ls")), "the shell"),

@@ -3,6 +3,7 @@
 from .divergence import Departure, first_departure
 from .fidelity import AccuracyTable, Ladder, Rung, Stage, accuracy_table, ladder
 from .gating import AGREEMENT, THRESHOLDS, GateReport, Parity, gate, parity
+from .inner_tensors import activations, paired_activations
 from .layerwise import Layer, LayerReport, per_layer
 from .sensitivity import Cost, SensitivityReport, sensitivity
 
@@ -21,9 +22,11 @@ __all__ = [
     "SensitivityReport",
     "Stage",
     "accuracy_table",
+    "activations",
     "first_departure",
     "gate",
     "ladder",
+    "paired_activations",
     "parity",
     "per_layer",
     "sensitivity",

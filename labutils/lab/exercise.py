@@ -1,10 +1,10 @@
 """The exercise engine: what an exercise is, how an answer is judged, what is remembered.
 
 An exercise judges values: it calls the learner's function, looks at the learner's number. It never
-reads source text, never raises on a bad answer, and never says the answer. Stub, reference and
-catalogued answers are cells of text, so that the notebooks, the tests and the solved edition share
-them. Progress is a local file, one JSON object per line: lines are only ever appended, so two
-notebooks at once cannot lose each other's, and a damaged line costs itself alone.
+reads source text, never raises on a bad answer, and never says the answer. Stub and reference are
+cells of text, so that the notebooks, the tests and the solved edition share them. Progress is a
+local file, one JSON object per line: lines are only ever appended, so two notebooks at once cannot
+lose each other's, and a damaged line costs itself alone.
 """
 
 from __future__ import annotations
@@ -59,24 +59,20 @@ class Result:
 
     def say(self) -> None:
         """Show the outcome at once, wherever in a cell the check stands."""
-        ipython = sys.modules.get("IPython")
-        if ipython is None or ipython.get_ipython() is None:  # no notebook
-            print(self)
-            return
-        ipython.display.display(
-            {"text/plain": str(self), "text/html": self._repr_html_()}, raw=True
-        )
+        display(str(self), text_html=self._repr_html_())
 
     def _ipython_display_(self) -> None:
         """Show nothing as a cell's last value: `say` has shown it already."""
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A wrong answer that learners give: the cell, and the whole message that it gets."""
-
-    cell: str
-    message: str
+def display(text: str, **forms: str) -> None:
+    """Show something at once: rich in a notebook (``text_html=...``), printed elsewhere."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:  # not a notebook
+        print(text)
+        return
+    rich = {form.replace("_", "/"): shown for form, shown in forms.items()}
+    ipython.display.display({"text/plain": text, **rich}, raw=True)
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,6 @@ class Exercise:
         The learner's cell, which holds TODO, and the cell that solves it.
     hints
         Three, from a nudge to nearly there.
-    right, wrong
-        Other right answers, written differently; wrong answers with their messages.
     judge
         Takes the answer; raises `NotYet` where it is wrong. It sees no TODO and no ``...``.
     praise
@@ -116,8 +110,6 @@ class Exercise:
     stub: str
     reference: str
     hints: tuple[str, str, str]
-    right: tuple[str, ...]
-    wrong: tuple[Wrong, ...]
     judge: Callable[[Any], None] = field(repr=False)
     praise: str
     given: Callable[[], Any] | None = field(default=None, repr=False)

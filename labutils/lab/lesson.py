@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import paths, typesetting
 from ..errors import LabError, UnknownNameError, UsageError
 from ..images import own_image
-from . import artifacts, exercise, exercises, recorded
+from . import artifacts, check_code, exercise, exercises, recorded
 from .artifacts import FILES
 from .exercise import TODO, Result, UnsolvedError
 from .measured import Measurements, measurements
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILES", "TODO", "ExpectationError", "Hint", "Lesson", "Measurements", "Progress", "Shown",
     "check", "expect_failure", "given", "hint", "measurements", "on_htp", "settle",
-    "show_progress", "start",
+    "show_check", "show_progress", "start",
 ]  # fmt: skip
 
 SEED = 0
@@ -105,6 +105,10 @@ class Lesson:
         if id not in _passed:
             exercise.remember("settle", id)
         return found.reference
+
+    def show_check(self, id: str, *, whole: bool = False) -> None:
+        """Show the code that judges an exercise; as `show_check` of the module."""
+        show_check(id, whole=whole)
 
     def own_image(self) -> data.ImageSet:
         """Return the learner's own image, at this model's size; see `own_image.load`."""
@@ -265,6 +269,27 @@ def hint(id: str, n: int = 1) -> Hint:
         raise UsageError(f"Exercise {id} has the hints 1 to {len(hints)}, not {n}.")
     exercise.remember("hint", id, number=n)
     return Hint(id, n, len(hints), hints[n - 1])
+
+
+def show_check(id: str, *, whole: bool = False) -> None:
+    """Show the code that judges an exercise: ``show_check("03.1")``.
+
+    It says what is asked for, exactly, and may give the answer away.
+
+    Parameters
+    ----------
+    id
+        Such as ``"03.1"``.
+    whole
+        Also what makes the inputs, and what puts mistakes into words.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such exercise; the message suggests the nearest.
+    """
+    code = check_code.of(exercises.find(id), whole=whole)
+    exercise.display(str(code), text_markdown=code._repr_markdown_())
 
 
 def settle(id: str, *, echo: Callable[[str], object] = print) -> Any:

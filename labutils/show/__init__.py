@@ -4,6 +4,7 @@
 """
 
 from .graphs.graph_svg import Svg, before_after, subgraph
+from .graphs.lab_map import lab_map
 from .graphs.netron_server import Panes, Server, panes, serve
 
-__all__ = ["Panes", "Server", "Svg", "before_after", "panes", "serve", "subgraph"]
+__all__ = ["Panes", "Server", "Svg", "before_after", "lab_map", "panes", "serve", "subgraph"]

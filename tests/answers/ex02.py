@@ -243,7 +243,7 @@ def misreaders(random):
     yield "any line that names a node", of_a_warning, ""
     yield "the operator out of the node", named, "may be anything"
     yield "every ERROR", any_error, "no refusal"
-    yield "turned round", lambda log: first(log) and first(log).groups()[::-1], "no node"
+    yield "turned round", lambda log: first(log) and first(log).groups()[::-1], "not a node"
     yield (
         "with the prefix",
         lambda log: first(log) and (first(log)[1], "onnx_" + first(log)[2]),

@@ -157,11 +157,11 @@ def no_gate_finders(random):
 
     read = lambda n, u: n.output[0] in u.input  # noqa: E731
     other = lambda n, u: n.input[0] not in u.input  # noqa: E731
-    yield "any reader", by(lambda n, u: read(n, u) and other(n, u)), "no gate"
-    yield "any product", by(lambda n, u: read(n, u) and u.op_type == "Mul"), "no gate"
+    yield "any reader", by(lambda n, u: read(n, u) and other(n, u)), "not a gate"
+    yield "any product", by(lambda n, u: read(n, u) and u.op_type == "Mul"), "not a gate"
     yield "the next node", adjacent, "miss a gate"
     yield "by name", lambda graph: {n.name for n in hard(graph) if "gate" in n.name}, ""
-    yield "all", lambda graph: {n.name for n in hard(graph)}, "no gate"
+    yield "all", lambda graph: {n.name for n in hard(graph)}, "not a gate"
     yield (
         "first factor only",
         by(

@@ -7,7 +7,7 @@ import torch
 
 from answers import right, wrong
 from labutils import quantize
-from labutils.quantize.recipe import Override, Weights
+from labutils.quantize import Override, Weights
 
 
 @right("08.1")

@@ -15,125 +15,139 @@ _RANGES = (
 )  # fmt: skip
 
 
-def judge_affine(answer: Any) -> None:
+def judge_affine(affine: Any) -> None:
     """Judge scale and zero point of ranges on both sides of zero, on one, and at it."""
     for low, high in _RANGES:
-        found = pair(call(answer, low, high), "(scale, zero point)")
+        found = pair(call(affine, low, high), "(scale, zero point)")
         scale = number(found[0], "a number as the scale")
         zero = number(found[1], "a number as the zero point")
-        _judge_pair(low, high, scale, zero)
+        step = (max(high, 0.0) - min(low, 0.0)) / 255  # zero itself must have a code
+        point = -min(low, 0.0) / step
+        is_code = zero == round(zero) and 0 <= zero <= 255
+        # either neighbour of a half will do
+        if not (np.isclose(scale, step, rtol=1e-4) and is_code and abs(zero - point) <= 0.51):
+            where = f"for the range {low:g} to {high:g}"
+            raise NotYet(
+                _explain_scale(low, high, scale, zero) or _explain_zero(where, zero, point)
+            )
 
 
-def _judge_pair(low: float, high: float, scale: float, zero: float) -> None:
+def _explain_scale(low: float, high: float, scale: float, zero: float) -> str:
+    """Say what is wrong with the scale; "" where it is right."""
     where = f"for the range {low:g} to {high:g}"
     all_low, all_high = min(low, 0.0), max(high, 0.0)
     step = (all_high - all_low) / 255
-    point = -all_low / step
-    if np.isclose(zero, step, rtol=1e-4) and abs(scale - point) <= 1:
-        raise NotYet(f"{where} scale and zero point come in the other order: the scale is first.")
+    if np.isclose(zero, step, rtol=1e-4) and abs(scale + all_low / step) <= 1:
+        return f"{where} scale and zero point come in the other order: the scale is first."
     if scale <= 0:
-        raise NotYet(f"{where} your scale is {scale:.4g}; a step is a positive length.")
+        return f"{where} your scale is {scale:.4g}; a step is a positive length."
     if np.isclose(scale, (all_high - all_low) / 256, rtol=1e-4):
-        raise NotYet("count the steps: 256 values have fewer gaps between them.")
+        return "count the steps: 256 values have fewer gaps between them."
     if np.isclose(scale, (all_high - all_low) / 254, rtol=1e-4):
-        raise NotYet("count the steps: all 256 codes are in use here, and you leave one out.")
-    if np.isclose(scale, 2 * max(abs(low), abs(high)) / 255, rtol=1e-2) and zero in (127, 128):
-        if low * high < 0 and not np.isclose(-low, high):
-            raise NotYet(f"{where} you centre on zero: symmetric, which wastes codes.")
-    elif not np.isclose(scale, step, rtol=1e-4) and low * high > 0:
-        raise NotYet(
+        return "count the steps: all 256 codes are in use here, and you leave one out."
+    symmetric = np.isclose(scale, 2 * max(abs(low), abs(high)) / 255, rtol=1e-2)
+    if symmetric and zero in (127, 128) and low * high < 0 and not np.isclose(-low, high):
+        return f"{where} you centre on zero: symmetric, which wastes codes."
+    if np.isclose(scale, step, rtol=1e-4):
+        return ""
+    if low * high > 0 and not (symmetric and zero in (127, 128)):
+        return (
             f"{where} zero itself has no code. Padding and ReLU make zeros, so every range is "
             "widened until it holds zero."
         )
-    if not np.isclose(scale, step, rtol=1e-4):
-        raise NotYet(f"{where} the scale {scale:.4g} does not let 8 bits just cover the range.")
+    return f"{where} the scale {scale:.4g} does not let 8 bits just cover the range."
+
+
+def _explain_zero(where: str, zero: float, point: float) -> str:
     if zero < 0:
-        raise NotYet(f"{where} the zero point is {zero:g}; as an uint8 code it cannot be negative.")
+        return f"{where} the zero point is {zero:g}; as an uint8 code it cannot be negative."
     if zero != round(zero):
-        raise NotYet(f"{where} the zero point is {zero:.4g}; a code is a whole number.")
-    if abs(zero - point) > 0.51:  # either neighbour of a half will do
-        if abs(zero - point) < 1.01:
-            raise NotYet(
-                f"{where} 0.0 lies between two codes, and {zero:g} is not the nearer one: which "
-                "way do you round?"
-            )
-        raise NotYet(f"{where} the zero point {zero:g} is not the code of 0.0.")
+        return f"{where} the zero point is {zero:.4g}; a code is a whole number."
+    if abs(zero - point) < 1.01:
+        return (
+            f"{where} 0.0 lies between two codes, and {zero:g} is not the nearer one: which "
+            "way do you round?"
+        )
+    return f"{where} the zero point {zero:g} is not the code of 0.0."
 
 
 _GRIDS = ((0.05, 100), (0.013, 0), (2.5, 255), (0.3, 17))
 _PARTS = (-0.45, -0.3, -0.1, 0.1, 0.3, 0.45)  # of a step; halves may go either way
 
 
-def judge_fake(answer: Any) -> None:
+def judge_fake(quantize_dequantize: Any) -> None:
     """Judge the way to codes and back: on the grid, between two codes, and beyond the ends."""
     for scale, zero in _GRIDS:
-        codes = np.array([0, 3, 99, 100, 101, 180, 255])
-        on_grid = (codes - zero) * scale
-        grid = _asked(answer, on_grid, scale, zero)
-        _judge_grid(grid, codes, on_grid, scale, zero)
-        near = (np.array([7, 40, 99, 130, 244])[:, None] - zero) * scale
-        between = (near + np.array(_PARTS) * scale).ravel()
-        found = _asked(answer, between, scale, zero)
-        nearest = np.repeat(near, len(_PARTS))
-        _judge_rounding(found, between, nearest, scale)
-        outside = (np.array([-300.0, -6.0, 258.0, 700.0]) - zero) * scale
-        if (scale, zero) == _GRIDS[0]:
-            outside = np.array([-20.0, -5.3, 7.9, 30.0])
-        _judge_outside(_asked(answer, outside, scale, zero), outside, scale, zero)
-        if not np.allclose(found, nearest, atol=1e-5 * scale):
-            raise NotYet("values between two codes must go to the nearer one.")
-        if not np.allclose(grid, on_grid, atol=1e-5 * scale):
-            raise NotYet("values that have a code of their own must come back unchanged.")
+        places = {
+            "grid": np.array([0, 3, 99, 100, 101, 180, 255]),
+            "between": (np.array([7, 40, 99, 130, 244])[:, None] + _PARTS).ravel(),
+            "outside": np.array([-300.0, -6.0, 258.0, 700.0]),
+        }
+        wrong = {}
+        for place, exact in places.items():
+            x = (exact - zero) * scale
+            found = array(call(quantize_dequantize, x.copy(), scale, zero), x.shape)
+            true = (np.clip(np.round(exact), 0, 255) - zero) * scale
+            if not np.allclose(found, true, atol=1e-5 * scale):
+                wrong[place] = found, x
+        if wrong:
+            raise NotYet(_explain_fake(wrong, scale, zero))
 
 
-def _asked(answer: Any, x: np.ndarray, scale: float, zero: int) -> np.ndarray:
-    return array(call(answer, x.copy(), scale, zero), x.shape)
+def _explain_fake(wrong: dict[str, tuple[np.ndarray, np.ndarray]], scale: float, zero: int) -> str:
+    explain = {"grid": _explain_grid, "between": _explain_between, "outside": _explain_outside}
+    for place, (found, x) in wrong.items():
+        if sentence := explain[place](found, x, scale, zero):
+            return sentence
+    if "outside" in wrong:
+        return "at the ends of the range you cut off at other codes than the last ones."
+    if "between" in wrong:
+        return "values between two codes must go to the nearer one."
+    return "values that have a code of their own must come back unchanged."
 
 
-def _judge_grid(
-    grid: np.ndarray, codes: np.ndarray, on_grid: np.ndarray, scale: float, zero: int
-) -> None:
-    if np.allclose(grid, codes, atol=1e-6) and not np.allclose(grid, on_grid):
-        raise NotYet("those are the codes. Turn them back into values: that is the other half.")
-    if zero and np.allclose(grid, on_grid + zero * scale, atol=1e-6):
-        raise NotYet("the zero point goes in, and does not come out again on the way back.")
-    if zero and np.allclose(grid, on_grid + np.where(codes < zero, 256 * scale, 0.0), atol=1e-4):
-        raise NotYet(
+def _explain_grid(grid: np.ndarray, on_grid: np.ndarray, scale: float, zero: int) -> str:
+    codes = np.round(on_grid / scale + zero)
+    if np.allclose(grid, codes, atol=1e-6):
+        return "those are the codes. Turn them back into values: that is the other half."
+    if np.allclose(grid, on_grid + zero * scale, atol=1e-6):
+        return "the zero point goes in, and does not come out again on the way back."
+    if np.allclose(grid, on_grid + np.where(codes < zero, 256 * scale, 0.0), atol=1e-4):
+        return (
             "the codes are right, but those below the zero point come back 256 steps too high: "
             "uint8 has no negative numbers, so mind the type in which you subtract."
         )
+    return ""
 
 
-def _judge_rounding(
-    found: np.ndarray, between: np.ndarray, nearest: np.ndarray, scale: float
-) -> None:
-    """Name the way in which values between two codes were rounded, where it is not the nearest."""
+def _explain_between(found: np.ndarray, between: np.ndarray, scale: float, zero: int) -> str:
+    nearest = (np.round(between / scale + zero) - zero) * scale
     if np.allclose(found, between, atol=1e-6 * scale):
-        raise NotYet("nothing is rounded: what comes out has more values than 8 bits have codes.")
+        return "nothing is rounded: what comes out has more values than 8 bits have codes."
     above = between > nearest
     low, high = np.where(above, nearest, nearest - scale), np.where(above, nearest + scale, nearest)
     same = lambda other: bool(np.allclose(found, other, atol=1e-5 * scale))  # noqa: E731
     if same(low) or same(np.where(between > 0, low, high)):
-        raise NotYet("you cut off the fraction: 0.7 of a step goes down, and the error doubles.")
+        return "you cut off the fraction: 0.7 of a step goes down, and the error doubles."
     if same(high):
-        raise NotYet("you round up, always: 0.3 of a step becomes a whole one, and errs by 0.7.")
+        return "you round up, always: 0.3 of a step becomes a whole one, and errs by 0.7."
+    return ""
 
 
-def _judge_outside(found: np.ndarray, outside: np.ndarray, scale: float, zero: int) -> None:
+def _explain_outside(found: np.ndarray, outside: np.ndarray, scale: float, zero: int) -> str:
     low, high = -zero * scale, (255 - zero) * scale
     if np.allclose(found, outside, atol=scale):
-        raise NotYet("values beyond the range come back as they were; 8 bits have no codes there.")
+        return "values beyond the range come back as they were; 8 bits have no codes there."
     if np.allclose(found, np.clip(outside, (-128 - zero) * scale, (127 - zero) * scale), atol=1e-4):
-        raise NotYet("you cut off at -128 and 127, the ends of signed bytes; these are unsigned.")
+        return "you cut off at -128 and 127, the ends of signed bytes; these are unsigned."
     if zero and np.allclose(found, np.clip(outside, 0, 255 * scale), atol=1e-4):
-        raise NotYet("you cut off before the zero point is added; it is the code that has ends.")
+        return "you cut off before the zero point is added; it is the code that has ends."
     if found[0] > low + 1.5 * scale or found[3] < high - 1.5 * scale:
-        raise NotYet(
+        return (
             f"{outside[0]:g} became {found[0]:.4g}: the code ran over the end of the 8 bits and "
             "came back at the other. Cut off first, then convert."
         )
-    if not np.allclose(found, np.clip(outside, low, high), atol=1e-5 * scale):
-        raise NotYet("at the ends of the range you cut off at other codes than the last ones.")
+    return ""
 
 
 _WRONG_SCALE = {"features.10": 0.75}
@@ -190,12 +204,18 @@ def _unseen_layers() -> list[tuple[str, np.ndarray, np.ndarray]]:
     return made
 
 
-def judge_worst(answer: Any) -> None:
-    """Judge a ranking on the layers that were handed out, and on others."""
+def judge_worst(worst_layers: Any) -> None:
+    """Judge a ranking by signal to noise ratio, on the given layers and on others."""
     for layers in (seven_layers(), _unseen_layers()):
+        order = _ranked(metrics.sqnr_db, layers)
         for k in (2, 4):
             copies = [(name, values.copy(), rounded.copy()) for name, values, rounded in layers]
-            _judge_ranking(several(call(answer, copies, k), "a list of names"), layers, k)
+            found = several(call(worst_layers, copies, k), "a list of names")
+            if not all(isinstance(name, str) for name in found):
+                raise NotYet("names are asked for, without the figures: " + shown(found[:1]))
+            found = [words(name) for name in found]
+            if found != order[:k]:
+                raise NotYet(_explain_ranking(found, order, layers, k))
 
 
 def _ranked(
@@ -204,39 +224,46 @@ def _ranked(
     return [row[0] for row in sorted(layers, key=lambda row: sign * measure(row[1], row[2]))]
 
 
-def _judge_ranking(found: list, layers: list[tuple[str, np.ndarray, np.ndarray]], k: int) -> None:
-    if not all(isinstance(name, str) for name in found):
-        raise NotYet("names are asked for, without the figures: " + shown(found[:1]))
-    found = [words(name) for name in found]
-    order = _ranked(metrics.sqnr_db, layers)
+def _explain_ranking(
+    found: list[str], order: list[str], layers: list[tuple[str, np.ndarray, np.ndarray]], k: int
+) -> str:
     if len(found) != k:
-        raise NotYet(f"asked for {k} layers, you name {len(found)}.")
-    if found == order[:k]:
-        return
+        return f"asked for {k} layers, you name {len(found)}."
     if unknown := set(found) - set(order):
-        raise NotYet(f"{shown(min(unknown))} is none of the layers that your function was given.")
+        return f"{shown(min(unknown))} is not one of the layers that your function was given."
     if found == order[: -k - 1 : -1]:
-        raise NotYet("those are the layers that suffer least.")
-    if found == _ranked(lambda x, q: np.abs(x - q).max(), layers, -1)[:k]:
-        raise NotYet(
-            "those have the largest errors, and the largest values too. Noise hurts in relation to "
-            "the signal."
-        )
-    if found == _ranked(metrics.cosine, layers)[:k]:
-        raise NotYet(
-            "a cosine does not see a factor: one layer comes back at another size, and all its "
-            "values are wrong."
-        )
-    if found == _ranked(lambda x, q: np.abs(x - q).mean() / np.abs(x).mean(), layers, -1)[:k]:
-        raise NotYet(
-            "those are the largest in the mean of distances. Power goes with the square: a few "
-            "large errors weigh more than many small ones."
-        )
-    if found == _ranked(lambda x, q: np.var(x - q) / np.var(x), layers, -1)[:k]:
-        raise NotYet(
-            "a variance does not see what is the same everywhere: an error that shifts all values "
-            "has power as well."
-        )
+        return "those are the layers that suffer least."
+    for measure, sign, sentence in _OTHER_MEASURES:
+        if found == _ranked(measure, layers, sign)[:k]:
+            return sentence
     if set(found) == set(order[:k]):
-        raise NotYet("the right layers, in another order than worst first.")
-    raise NotYet("not these: some other layer has a lower signal to noise ratio.")
+        return "the right layers, in another order than worst first."
+    return "not these: some other layer has a lower signal to noise ratio."
+
+
+_OTHER_MEASURES = (  # of values and what 8 bits make of them, sign, what is wrong with it
+    (
+        lambda x, q: np.abs(x - q).max(),
+        -1,
+        "those have the largest errors, and the largest values too. Noise hurts in relation to "
+        "the signal.",
+    ),
+    (
+        metrics.cosine,
+        1,
+        "a cosine does not see a factor: one layer comes back at another size, and all its "
+        "values are wrong.",
+    ),
+    (
+        lambda x, q: np.abs(x - q).mean() / np.abs(x).mean(),
+        -1,
+        "those are the largest in the mean of distances. Power goes with the square: a few "
+        "large errors weigh more than many small ones.",
+    ),
+    (
+        lambda x, q: np.var(x - q) / np.var(x),
+        -1,
+        "a variance does not see what is the same everywhere: an error that shifts all values "
+        "has power as well.",
+    ),
+)

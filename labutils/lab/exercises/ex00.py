@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..answer import NotYet, call, number
-from ..exercise import Exercise, Wrong
+from ..exercise import Exercise
 
 _CASES = ((3, 4), (0, 7), (95, 96), (32, 32), (1, 3), (1577, 1600))
-_CLOSE = 2e-6  # in proportion: what float32 rounds away is no mistake
+_CLOSE = 2e-6  # relative: what float32 rounds away is not a mistake
 
 
-def _judge_share(answer: Any) -> None:
+def judge_share(share: Any) -> None:
+    """Judge shares of several counts; float32 is exact enough."""
     for right, n in _CASES:
-        found, true = number(call(answer, right, n)), right / n
-        if abs(found - true) <= _CLOSE * true:
-            continue
-        given = f"share({right}, {n}) gives {found:.4g}"
-        if abs(found - 100 * true) <= _CLOSE * 100 * true:
-            raise NotYet(f"{given}: that is per cent. A share lies between 0 and 1.")
-        if found == right // n:
-            raise NotYet(f"{given}: the digits after the point are lost. // rounds down.")
-        if abs(found - (n - right) / n) <= 2e-6:
-            raise NotYet(f"{given}: that is the share of wrong answers.")
-        if abs(found - true) < 0.006:
-            raise NotYet(
-                f"share({right}, {n}) gives {found:.8g}, which is near. Is something rounded, or "
-                "counted that was not asked? Leave rounding to whoever prints the number."
-            )
-        raise NotYet(f"{given}. Of {n} answers {right} are right.")
+        found = number(call(share, right, n))
+        if not math.isclose(found, right / n, rel_tol=_CLOSE):
+            raise NotYet(_explain_share(found, right, n))
+
+
+def _explain_share(found: float, right: int, n: int) -> str:
+    given = f"share({right}, {n}) gives {found:.4g}"
+    if math.isclose(found, 100 * right / n, rel_tol=_CLOSE):
+        return f"{given}: that is per cent. A share lies between 0 and 1."
+    if found == right // n:
+        return f"{given}: the digits after the point are lost. // rounds down."
+    if abs(found - (n - right) / n) <= _CLOSE:
+        return f"{given}: that is the share of wrong answers."
+    if abs(found - right / n) < 0.006:
+        return (
+            f"share({right}, {n}) gives {found:.8g}, which is near. Is something rounded, or "
+            "counted that was not asked? Leave rounding to whoever prints the number."
+        )
+    return f"{given}. Of {n} answers {right} are right."
 
 
 SHARE = Exercise(
@@ -45,36 +50,7 @@ SHARE = Exercise(
         "A share is a part of the whole: one number divided by another.",
         "The right answers go above the line, all answers below it.",
     ),
-    right=(
-        "def share(right, n):\n    wrong = n - right\n    return 1 - wrong / n",
-        "import numpy as np\n\n"
-        "def share(right, n):\n    return np.mean([1] * right + [0] * (n - right))",
-        "import torch\n\ndef share(right, n):\n    return torch.tensor(right) / n",
-    ),
-    wrong=(
-        Wrong(
-            "def share(right, n):\n    return 100 * right / n",
-            "share(3, 4) gives 75: that is per cent. A share lies between 0 and 1.",
-        ),
-        Wrong(
-            "def share(right, n):\n    return right // n",
-            "share(3, 4) gives 0: the digits after the point are lost. // rounds down.",
-        ),
-        Wrong(
-            "def share(right, n):\n    return (n - right) / n",
-            "share(3, 4) gives 0.25: that is the share of wrong answers.",
-        ),
-        Wrong(
-            "def share(right, n):\n    return round(right / n, 2)",
-            "share(95, 96) gives 0.99, which is near. Is something rounded, or counted that was "
-            "not asked? Leave rounding to whoever prints the number.",
-        ),
-        Wrong(
-            "def share(right, n):\n    right / n",
-            "a number is asked for, and this is None (a forgotten return?).",
-        ),
-    ),
-    judge=_judge_share,
+    judge=judge_share,
     praise="that is how it works. In this lab a share always comes with its n.",
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..answer import NotYet, call, whole
-from ..exercise import Exercise, Wrong
+from ..exercise import Exercise
 
 # height and width of the output, channels in and out, kernel side, groups; maps need not be square
 _CASES = (
@@ -69,24 +69,29 @@ _MISTAKES: tuple[tuple[Callable[..., int], str], ...] = (  # as they are made in
 )
 
 
-def _judge_macs(answer: Any) -> None:
-    found = {case: whole(call(answer, *case)) for case in _CASES}
-    wrong = next((case for case in _CASES if found[case] != _true(*case)), None)
-    if wrong is None:
-        return
+def judge_macs(conv_macs: Any) -> None:
+    """Judge counts for convolutions of several shapes, with and without groups."""
+    found = {case: whole(call(conv_macs, *case)) for case in _CASES}
+    for case in _CASES:
+        height, width, inputs, outputs, kernel, groups = case
+        if found[case] != height * width * outputs * (inputs // groups) * kernel**2:
+            raise NotYet(_explain_macs(found, case))
+
+
+def _explain_macs(found: dict[tuple[int, ...], int], wrong: tuple[int, ...]) -> str:
     height, width, inputs, outputs, kernel, groups = wrong
     for mistake, words in _MISTAKES:
         if all(found[case] == mistake(*case) for case in _CASES):
-            raise NotYet(words.replace("{outputs}", str(outputs)))
+            return words.replace("{outputs}", str(outputs))
     if groups > 1 and all(found[case] == _true(*case) * case[-1] for case in _CASES):
-        raise NotYet(
+        return (
             f"right for groups=1. With {inputs} channels in and groups={groups}, an output "
             f"channel reads {inputs // groups} of them, not all."
         )
     told = f"{kernel}x{kernel} from {inputs} to {outputs} channels on a {height}x{width} map"
     many = "many" if found[wrong] > _true(*wrong) else "few"
     split = f" in {groups} groups" if groups > 1 else ""
-    raise NotYet(f"{told}{split}: {found[wrong]:,} is too {many}.")
+    return f"{told}{split}: {found[wrong]:,} is too {many}."
 
 
 _STUB = "def conv_macs(height, width, inputs, outputs, kernel, groups):\n"
@@ -104,51 +109,7 @@ MACS = Exercise(
         "One output number reads a kernel-sized window from each input channel of its group.",
         "Then count the output numbers: one per place of the map and per output channel.",
     ),
-    right=(
-        _STUB + "    weights = outputs * inputs / groups * kernel**2\n"
-        "    return weights * height * width",
-        _STUB + "    per_number = kernel ** 2 * inputs // groups\n"
-        "    numbers = height * width * outputs\n"
-        "    return numbers * per_number",
-    ),
-    wrong=(
-        Wrong(
-            _STUB + "    return height * width * outputs * inputs * kernel * kernel",
-            "right for groups=1. With 72 channels in and groups=72, an output channel reads 1 of "
-            "them, not all.",
-        ),
-        Wrong(
-            _STUB + "    return 2 * height * width * outputs * (inputs // groups) * kernel**2",
-            "twice too many: that counts multiplications and additions apart. One of each together "
-            "is one MAC.",
-        ),
-        Wrong(
-            _STUB + "    return outputs * (inputs // groups) * kernel**2",
-            "that is the number of weights. Each is used at every place of the map.",
-        ),
-        Wrong(
-            _STUB + "    return height * width * outputs * (inputs // groups) * kernel",
-            "a kernel is a square: count both of its sides.",
-        ),
-        Wrong(
-            _STUB + "    return height * width * (inputs // groups) * kernel**2",
-            "that is for one output channel, and there are 16 of them.",
-        ),
-        Wrong(
-            _STUB
-            + "    return height * width * (outputs // groups) * (inputs // groups) * kernel**2",
-            "groups count twice in your answer: they thin out one side only.",
-        ),
-        Wrong(
-            _STUB + "    return height**2 * outputs * (inputs // groups) * kernel**2",
-            "right where the map is square. Its width is another number than its height.",
-        ),
-        Wrong(
-            _STUB + "    return height + width + outputs + inputs + kernel",
-            "3x3 from 3 to 16 channels on a 64x64 map: 150 is too few.",
-        ),
-    ),
-    judge=_judge_macs,
+    judge=judge_macs,
     praise="now you can see why a depthwise convolution is cheap: its groups divide the cost.",
 )
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ...compare import THRESHOLDS
 from ..answer import NotYet, call, names, shown, whole
-from ..exercise import Exercise, Wrong
+from ..exercise import Exercise
 from .departures import judge_departure
 
+_FLOAT_KINDS = ("ort_fp32", "htp_fp16")
 _Imports = tuple[tuple[str, int], ...]
 
 
@@ -40,45 +42,45 @@ _MIXED: tuple[tuple[int, _Imports, _Imports], ...] = (  # opset, other sets befo
 )
 
 
-def _judge_opset(answer: Any) -> None:
-    what = "a whole number"
+def judge_opset(opset_of: Any) -> None:
+    """Judge what is read from files of several opsets, some with other operator sets beside."""
+    cases = [*((opset, (), ()) for opset in _ALONE), *_MIXED]
     with tempfile.TemporaryDirectory(prefix="labutils-") as name:
-        folder = Path(name)
-        found = {n: whole(call(answer, _file(folder, n)), what) for n in _ALONE}
-        mixed = [whole(call(answer, _file(folder, *case)), what) for case in _MIXED]
-    if set(found.values()) == {8}:
-        raise NotYet("8 is the version of the file format (IR), not that of the operators.")
-    if len(set(found.values())) == 1:
-        raise NotYet(
-            f"three files of three opsets, and you say {found[11]} to each: read the file."
-        )
-    wrong = [n for n in found if found[n] != n]
+        files = [_file(Path(name), *case) for case in cases]
+        found = [whole(call(opset_of, file), "a whole number") for file in files]
+    true = [opset for opset, _, _ in cases]
+    if found != true:
+        raise NotYet(_explain_opset(found[: len(_ALONE)], found[len(_ALONE) :]))
+
+
+def _explain_opset(alone: list[int], mixed: list[int]) -> str:
+    if set(alone) == {8}:
+        return "8 is the version of the file format (IR), not that of the operators."
+    if len(set(alone)) == 1:
+        return f"three files of three opsets, and you say {alone[0]} to each: read the file."
+    wrong = [said for said, true in zip(alone, _ALONE, strict=True) if said != true]
     if wrong:
-        raise NotYet(f"you say {found[wrong[0]]} to a file that was exported at another opset.")
-    _judge_mixed(mixed)
+        return f"you say {wrong[0]} to a file that was exported at another opset."
+    return _explain_mixed(mixed)
 
 
-def _judge_mixed(found: list[int]) -> None:
-    """Judge what was said of files that import several operator sets; `_MIXED` has them."""
-    if all(n == case[0] for n, case in zip(found, _MIXED, strict=True)):
-        return
+def _explain_mixed(found: list[int]) -> str:
+    """Say what was read from the files that import several operator sets; `_MIXED` has them."""
     versions = [
         [version for _, version in (*before, ("", opset), *behind)]
         for opset, before, behind in _MIXED
     ]
     if found == [max(v) for v in versions]:
-        raise NotYet(
-            "you took the highest version. Another domain counts for itself, and may be ahead."
-        )
+        return "you took the highest version. Another domain counts for itself, and may be ahead."
     if found == [v[-1] for v in versions]:
-        raise NotYet("you took the last operator set; their order in the file means nothing.")
+        return "you took the last operator set; their order in the file means nothing."
     if found == [v[0] for v in versions]:
-        raise NotYet("you took the first operator set; their order in the file means nothing.")
+        return "you took the first operator set; their order in the file means nothing."
     wrong = next(i for i, case in enumerate(_MIXED) if found[i] != case[0])
     before, behind = _MIXED[wrong][1:]
     others = dict((*before, *behind))
     of = [domain for domain, version in others.items() if version == found[wrong]]
-    raise NotYet(
+    return (
         f"a file imports the standard operators and {', '.join(others)}, and you say {found[wrong]}"
         f"{f': the version of {of[0]}' if of else ''}. Whose version do you return, and why that?"
     )
@@ -102,55 +104,62 @@ def four_artifacts() -> dict[str, tuple[str, np.ndarray]]:
     }
 
 
-def _judge_threshold(answer: Any) -> None:
-    from ...compare import THRESHOLDS
-
+def judge_threshold(passing: Any) -> None:
+    """Judge who passes: float kinds by their worst image, quantized ones by the mean."""
     artifacts = four_artifacts()
-    found = names(answer)
+    found = names(passing)
     unknown = found - set(artifacts)
     if unknown:
         raise NotYet(f"there is no artifact called {shown(min(unknown))}.")
+    right = set()
+    for name, (kind, cosines) in artifacts.items():
+        cosine = cosines.min() if kind in _FLOAT_KINDS else cosines.mean()
+        if cosine >= THRESHOLDS[kind]:
+            right.add(name)
+    if found != right:
+        raise NotYet(_explain_threshold(found, right, artifacts))
+
+
+def _explain_threshold(
+    found: set[str], right: set[str], artifacts: dict[str, tuple[str, np.ndarray]]
+) -> str:
     limits = {name: THRESHOLDS[kind] for name, (kind, _) in artifacts.items()}
-    worst = {n for n, (_, cosines) in artifacts.items() if cosines.min() >= limits[n]}
-    mean = {n for n, (_, cosines) in artifacts.items() if cosines.mean() >= limits[n]}
-    floats = {n for n, (kind, _) in artifacts.items() if kind in ("ort_fp32", "htp_fp16")}
-    right = (worst & floats) | (mean - floats)
-    if found == right:
-        return
     if not found:
-        raise NotYet("none at all? At least one is above its threshold on every image.")
+        return "none at all? At least one is above its threshold on every image."
     if found == set(artifacts) - right:
-        raise NotYet("those are the ones that fail; name those that pass.")
+        return "those are the ones that fail; name those that pass."
     if found == set(artifacts):
-        raise NotYet("not all of them pass.")
-    if found == mean:
-        raise NotYet(
+        return "not all of them pass."
+    if found == {n for n, (_, cosines) in artifacts.items() if cosines.mean() >= limits[n]}:
+        return (
             "those are the ones whose mean is good enough. Where the arithmetic is meant to be the "
             "same, one bad image is a fault."
         )
-    if found == worst:
-        raise NotYet(
+    if found == {n for n, (_, cosines) in artifacts.items() if cosines.min() >= limits[n]}:
+        return (
             "those are the ones that are good enough on every image. A quantized network has one "
             "that is far off, and the more images you look at, the worse it gets."
         )
-    _say_which(found, right, floats)
+    return _explain_choice(
+        found, right, {name for name, (kind, _) in artifacts.items() if kind in _FLOAT_KINDS}
+    )
 
 
-def _say_which(found: set[str], right: set[str], floats: set[str]) -> None:
+def _explain_choice(found: set[str], right: set[str], floats: set[str]) -> str:
     """Name the first thing that is wrong with a choice that follows no rule."""
     if (found - right) & floats:
-        raise NotYet(
+        return (
             "a float artifact that is far off on one image may not go: where the arithmetic is "
             "meant to be the same, one bad image is a fault."
         )
     if found - right:
-        raise NotYet("one that you let go is below the threshold of its kind, in the mean as well.")
+        return "one that you let go is below the threshold of its kind, in the mean as well."
     if (right - found) & floats:
-        raise NotYet(
+        return (
             "what you name may go, and you hold back a float artifact that is above its threshold "
             "on every image."
         )
-    raise NotYet(
+    return (
         "what you name may go, and more may: a kind that rounds to codes is not held back for its "
         "worst image. Has each been held against its own threshold?"
     )
@@ -175,57 +184,7 @@ OPSET = Exercise(
         "opset_import is a list: a domain and a version in each entry.",
         "The standard operators have the empty domain; others may stand before or behind it.",
     ),
-    right=(
-        "from labutils import targets\n\n"
-        "def opset_of(path):\n"
-        "    return targets.check(path, 'snpe-2.7').opset",
-        "import onnx\n\n"
-        "def opset_of(path):\n"
-        "    return {o.domain: o.version for o in onnx.load(path).opset_import}['']",
-    ),
-    wrong=(
-        Wrong(
-            "import onnx\n\n"
-            "def opset_of(path):\n"
-            "    return onnx.load(path).opset_import[0].version",
-            "you took the first operator set; their order in the file means nothing.",
-        ),
-        Wrong(
-            "import onnx\n\n"
-            "def opset_of(path):\n"
-            "    return max(o.version for o in onnx.load(path).opset_import)",
-            "you took the highest version. Another domain counts for itself, and may be ahead.",
-        ),
-        Wrong(
-            "import onnx\n\n"
-            "def opset_of(path):\n"
-            "    return onnx.load(path).opset_import[-1].version",
-            "you took the last operator set; their order in the file means nothing.",
-        ),
-        Wrong(
-            "import onnx\n\n"
-            "def opset_of(path):\n"
-            "    imports = onnx.load(path).opset_import\n"
-            "    return next(o.version for o in imports if o.domain != 'com.microsoft')",
-            "a file imports the standard operators and ai.onnx.ml, and you say 3: the version of "
-            "ai.onnx.ml. Whose version do you return, and why that?",
-        ),
-        Wrong(
-            "import onnx\n\ndef opset_of(path):\n    return onnx.load(path).ir_version",
-            "8 is the version of the file format (IR), not that of the operators.",
-        ),
-        Wrong(
-            "def opset_of(path):\n    return 17",
-            "three files of three opsets, and you say 17 to each: read the file.",
-        ),
-        Wrong(
-            "import onnx\n\n"
-            "def opset_of(path):\n"
-            "    return max(o.version for o in onnx.load(path).opset_import) + 1",
-            "you say 12 to a file that was exported at another opset.",
-        ),
-    ),
-    judge=_judge_opset,
+    judge=judge_opset,
     praise="the file's own word, whatever was asked of the exporter.",
 )
 
@@ -250,47 +209,7 @@ THRESHOLD = Exercise(
         "Floats must be right on every image; what of a kind that rounds to codes?",
         "Float kinds are judged by their worst image, quantized ones by the mean.",
     ),
-    right=(
-        "passing = ['tiger.onnx', 'otter.dlc', 'bison.dlc']",
-        "from labutils.compare import THRESHOLDS\n"
-        "import numpy as np\n"
-        "judge = {'ort_fp32': np.min, 'htp_fp16': np.min, 'htp_a16w8': np.mean, 'htp_int8': "
-        "np.mean}\n"
-        "passing = tuple(n for n, (k, c) in given('04.2').items() if judge[k](c) >= THRESHOLDS[k])",
-    ),
-    wrong=(
-        Wrong(
-            "from labutils.compare import THRESHOLDS\n"
-            "passing = {n for n, (k, c) in given('04.2').items() if c.mean() >= THRESHOLDS[k]}",
-            "those are the ones whose mean is good enough. Where the arithmetic is meant to be the "
-            "same, one bad image is a fault.",
-        ),
-        Wrong(
-            "from labutils.compare import THRESHOLDS\n"
-            "passing = {n for n, (k, c) in given('04.2').items() if c.min() >= THRESHOLDS[k]}",
-            "those are the ones that are good enough on every image. A quantized network has one "
-            "that is far off, and the more images you look at, the worse it gets.",
-        ),
-        Wrong(
-            "from labutils.compare import THRESHOLDS\n"
-            "passing = {n for n, (k, c) in given('04.2').items()\n"
-            "           if (c.mean() if k == 'htp_int8' else c.min()) >= THRESHOLDS[k]}",
-            "what you name may go, and more may: a kind that rounds to codes is not held back for "
-            "its worst image. Has each been held against its own threshold?",
-        ),
-        Wrong("passing = given('04.2').keys()", "not all of them pass."),
-        Wrong(
-            "passing = {n for n, (k, c) in given('04.2').items() if c.mean() >= 0.99}",
-            "a float artifact that is far off on one image may not go: where the arithmetic is "
-            "meant to be the same, one bad image is a fault.",
-        ),
-        Wrong(
-            "passing = {'heron.dlc', 'lemur.dlc'}",
-            "those are the ones that fail; name those that pass.",
-        ),
-        Wrong("passing = {'tiger'}", "there is no artifact called 'tiger'."),
-    ),
-    judge=_judge_threshold,
+    judge=judge_threshold,
     praise="a threshold belongs to a precision, and so does the question mean or worst.",
     given=four_artifacts,
 )
@@ -323,80 +242,6 @@ DEPARTURE = Exercise(
         "The cosine of two arrays: their product over the product of their lengths.",
         "Everything behind a fault is wrong as well; which of the wrong ones is the cause?",
         "Go through in order and stop at the first. Then think of NaN.",
-    ),
-    right=(
-        "from labutils import metrics\n"
-        "import numpy as np\n\n"
-        "def departing(ours, theirs, limit):\n"
-        "    def bad(name):\n"
-        "        t = theirs[name]\n"
-        "        return not np.isfinite(t).all() or metrics.cosine(ours[name], t) < limit\n\n"
-        "    return next(filter(bad, ours), None)",
-        _COSINE + "    names = [n for n in ours if not cosine(ours[n], theirs[n]) >= limit]\n"
-        "    return names[0] if names else None",
-    ),
-    wrong=(
-        Wrong(
-            _COSINE + "    return min(ours, key=lambda name: cosine(ours[name], theirs[name]))",
-            "that is the tensor that is furthest off. It inherited that: find the cause.",
-        ),
-        Wrong(
-            _COSINE + "    for name in ours:\n"
-            "        if cosine(ours[name], theirs[name]) < limit:\n"
-            "            return name",
-            "a tensor full of NaN passes with you: every comparison with NaN is false, so ask "
-            "whether it stays within the limit, not whether it leaves it.",
-        ),
-        Wrong(
-            "from labutils import metrics\n\n"
-            "def departing(ours, theirs, limit):\n"
-            "    for name in ours:\n"
-            "        if not metrics.cosine(ours[name], theirs[name]) >= limit:\n"
-            "            return name",
-            "NaN counts as departed, and your function stops there with an error: ask for NaN "
-            "before you compare.",
-        ),
-        Wrong(
-            _COSINE + "    for name in reversed(ours):\n"
-            "        if not cosine(ours[name], theirs[name]) >= limit:\n"
-            "            return name",
-            "the logits are where a fault is noticed, not where it began.",
-        ),
-        Wrong(
-            _COSINE + "    for i, name in enumerate(ours):\n"
-            "        if not cosine(ours[name], theirs[name]) >= limit:\n"
-            "            return i",
-            "that is a position; the name of the tensor tells where to look.",
-        ),
-        Wrong(
-            "import numpy as np\n\n"
-            "def departing(ours, theirs, limit):\n"
-            "    for name in ours:\n"
-            "        if not np.corrcoef(ours[name], theirs[name])[0, 1] >= limit:\n"
-            "            return name",
-            "a tensor to which a constant was added has another direction, and passes with you. "
-            "What do you subtract before you compare?",
-        ),
-        Wrong(
-            _COSINE + "    for name in ours:\n"
-            "        off = np.linalg.norm(ours[name] - theirs[name])\n"
-            "        if not off <= (1 - limit) * np.linalg.norm(ours[name]):\n"
-            "            return name",
-            "with a limit of 0.9 you name a tensor whose cosine is 0.97, or miss one below. The "
-            "limit is a cosine; what do you hold against it?",
-        ),
-        Wrong(
-            _COSINE + "    for name in ours:\n"
-            "        if not np.array_equal(ours[name], theirs[name]):\n"
-            "            return name",
-            "your limit is fixed: with another one, another tensor is the first.",
-        ),
-        Wrong(
-            _COSINE + "    for name in ours:\n"
-            "        if not cosine(ours[name], theirs[name]) >= limit * 1.01:\n"
-            "            return name",
-            "you call a departure what lies within the limit: rounding is allowed.",
-        ),
     ),
     judge=judge_departure,
     praise="the cause and not its echo, NaN and turned signs included.",

@@ -68,30 +68,28 @@ def _cases() -> list[tuple[str, onnx.ModelProto, set[str]]]:
     ]
 
 
-def judge_gates(answer: Any) -> None:
-    """Judge an answer on every graph; say in which of them it errs."""
-    answers = [
-        (what, model, true, _names_of(_asked(answer, model.graph)))
-        for what, model, true in _cases()
-    ]
-    if not any(found for *_, found in answers):
+def judge_gates(gates: Any) -> None:
+    """Judge the names that are found in every graph; the first wrong graph is told."""
+    found = [_names_of(_asked(gates, model.graph)) for _, model, _ in _cases()]
+    if not any(found):
         raise NotYet(
             "you find no gate in any graph. What a node gives is called node.output[0]; "
             "node.output is the whole list, and is in no list of names."
         )
-    for what, model, true, found in answers:
-        foreign = found - {node.name for node in model.graph.node}
-        if foreign:
-            raise NotYet(
-                f"'{min(foreign)}' is no node's name; a node has one, and its output another."
-            )
-        kinds = {node.name: node.op_type for node in model.graph.node}
-        if odd := [name for name in sorted(found) if kinds[name] != "HardSigmoid"]:
-            raise NotYet(f"'{odd[0]}' is a {kinds[odd[0]]}; the gate is what it multiplies by.")
-        if found - true:
-            raise NotYet(f"on {what} you return {min(found - true)!r}, which is no gate.")
-        if true - found:
-            raise NotYet(f"on {what} you miss a gate.")
+    for (what, model, true), names_ in zip(_cases(), found, strict=True):
+        if names_ != true:
+            raise NotYet(_explain_gates(what, model.graph, names_, true))
+
+
+def _explain_gates(what: str, graph: onnx.GraphProto, found: set[str], true: set[str]) -> str:
+    kinds = {node.name: node.op_type for node in graph.node}
+    if foreign := found - set(kinds):
+        return f"'{min(foreign)}' is not a node's name; a node has one, and its output another."
+    if odd := [name for name in sorted(found) if kinds[name] != "HardSigmoid"]:
+        return f"'{odd[0]}' is a {kinds[odd[0]]}; the gate is what it multiplies by."
+    if found - true:
+        return f"on {what} you return {min(found - true)!r}, which is not a gate."
+    return f"on {what} you miss a gate."
 
 
 def _asked(answer: Any, graph: onnx.GraphProto) -> Any:

@@ -63,43 +63,49 @@ def _start_up_noise() -> list[str]:
     ]
 
 
-def judge_line(answer: Any) -> None:
-    """Judge the number of a line, or the line itself; say what the named line is instead."""
+def judge_line(error_line: Any) -> None:
+    """Judge the number of a line, or the line itself: it must name the node that is refused."""
+    line = _line_of(error_line)
+    if "ERROR - Node" not in line:
+        raise NotYet(_explain_line(line))
+
+
+def _line_of(answer: Any) -> str:
     log = first_log()
     if isinstance(answer, str):
-        found = [i for i, line in enumerate(log) if line.strip() == answer.strip()]
-        if not found:
+        if answer.strip() not in map(str.strip, log):
             raise NotYet("no line of the log reads like that; give its number, or the whole line.")
-        index = found[0]
-    else:
-        index = whole(answer, "the number of a line, or the line itself,")
+        return answer.strip()
+    index = whole(answer, "the number of a line, or the line itself,")
     if not 0 <= index < len(log):
         raise NotYet(f"the log has no line {index}; they are counted from 0.")
-    line = log[index]
+    return log[index].strip()
+
+
+def _explain_line(line: str) -> str:
     if line.startswith("#"):
-        raise NotYet("a line that begins with # is the replica's own; the real tool has no such.")
+        return "a line that begins with # is the replica's own; the real tool has no such."
     if "simplification failed" in line:
-        raise NotYet(
+        return (
             "it says 'failed', but what failed is a clean-up of the graph, and the tool went on "
             "without it. Look further down."
         )
     if "WARNING" in line:
-        raise NotYet("that line is a warning: the tool went on after it. Look further down.")
+        return "that line is a warning: the tool went on after it. Look further down."
     if line.startswith("KeyError"):
-        raise NotYet(
+        return (
             "that line has the cause, and the operator, but in a network with twenty such nodes "
             "you would not know which one to look at. Another line says more."
         )
     if line in _script_noise():
-        raise NotYet(
+        return (
             "that line comes from whatever called the converter. It passes on that something "
             "failed, and does not know what."
         )
-    if "ERROR - Node" not in line:
-        raise NotYet(
-            "that line belongs to the traceback: it shows where in the converter's own code it "
-            "happened, not where in your model."
-        )
+    return (
+        "that line belongs to the traceback: it shows where in the converter's own code it "
+        "happened, not where in your model."
+    )
 
 
 def _clean_log() -> list[str]:
@@ -137,18 +143,18 @@ def _logs() -> list[tuple[str, list[str], str, str]]:
     ]
 
 
-def judge_culprit(answer: Any) -> None:
-    """Judge a reader of logs on failed and on clean ones, some made harder by hand."""
+def judge_culprit(culprit: Any) -> None:
+    """Judge a reader of logs on failed conversions and on clean ones."""
     for special, log, node, operator in _logs():
         try:
-            _judge_pair(call(answer, log), node, operator)
+            _judge_refusal(call(culprit, log), node, operator)
         except NotYet as reason:
             raise NotYet(f"{special}{reason}") from None
-    clean = call(answer, _clean_log())
+    clean = call(culprit, _clean_log())
     if clean is not None:
         raise NotYet(f"on the log of a conversion that succeeded you return {shown(clean)}.")
     try:
-        warned = call(answer, [_WARNING, _ERROR, *_clean_log()])
+        warned = call(culprit, [_WARNING, _ERROR, *_clean_log()])
     except NotYet as reason:
         raise NotYet(f"on a log with an ERROR and no refusal, {reason}") from None
     if warned is not None:
@@ -157,18 +163,22 @@ def judge_culprit(answer: Any) -> None:
         )
 
 
-def _judge_pair(found: Any, true_node: str, true_operator: str) -> None:
+def _judge_refusal(found: Any, true_node: str, true_operator: str) -> None:
     if found is None:
         raise NotYet("your function finds nothing, though the conversion failed.")
     found = pair(found, "(node, operator)")
     node, operator = (words(part, "text in both places") for part in found)
+    if node != true_node or operator.lower() != true_operator.lower():
+        raise NotYet(_explain_refusal(node, operator, true_node, true_operator))
+
+
+def _explain_refusal(node: str, operator: str, true_node: str, true_operator: str) -> str:
     if not node.startswith("/"):
-        raise NotYet(f"{shown(node)} is no node of the model; nodes are named like paths.")
+        return f"{shown(node)} is not a node of the model; nodes are named like paths."
     if node != true_node:
-        raise NotYet(f"the node {shown(node)} is not the one that the log refuses.")
+        return f"the node {shown(node)} is not the one that the log refuses."
     if "onnx_" in operator.lower():
-        raise NotYet("the prefix of the converter's own names is still on the operator.")
+        return "the prefix of the converter's own names is still on the operator."
     if operator.lower() == true_node.rsplit("/", 1)[1].lower() != true_operator.lower():
-        raise NotYet("your operator is taken from the node's name, which may be anything.")
-    if operator.lower() != true_operator.lower():
-        raise NotYet(f"{shown(operator)} is not the operator that the log names.")
+        return "your operator is taken from the node's name, which may be anything."
+    return f"{shown(operator)} is not the operator that the log names."

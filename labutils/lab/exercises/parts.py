@@ -67,79 +67,97 @@ def _count(nodes: list[tuple[str, str]], function: Callable, part: str = "featur
         return whole(call(function, path, part), "a whole number")
 
 
-def judge_count(answer: Any) -> None:
-    """Judge a count on files whose nodes, names and parts differ in one respect each."""
-    relu, swish, gate = ("Relu", _STEM), ("HardSwish", _STEM), ("HardSigmoid", _STEM)
-    one, none = _count([relu, swish], answer), _count([relu, relu], answer)
-    if none == one:
-        _refuse_same(one, _count([swish, relu], answer, "features.1.2"))
-    if none != 0:
-        raise NotYet(f"in a file where the table takes every node, you count {none}.")
-    if _count([gate, relu], answer) == 0:
-        raise NotYet("a part whose HardSigmoid the tool refuses counts as clean with you.")
-    twice = _count([swish, swish, gate], answer)
-    if twice == 1:
-        raise NotYet("you stop at the first refused node: the tool does too, but count them all.")
-    if twice == 2:
-        raise NotYet("you count kinds of operators; two nodes of one kind are two repairs.")
-    if _count([relu, ("Softplus", _STEM)], answer):
-        raise NotYet("you count a node of which the table says nothing; unknown is not refused.")
-    if (one, twice) != (1, 3):
-        raise NotYet(f"in a part with one refused node you count {one}.")
-    _judge_verdicts(answer)
-    _judge_places(answer)
+def judge_count(count_refused: Any) -> None:
+    """Judge a count on small files, each of which differs from the others in one respect."""
+    _refuse_constant(count_refused)
+    for nodes, part, true, sentence in _CASES:
+        found = _count(nodes, count_refused, part)
+        if found != true:
+            raise NotYet(sentence.get(found, sentence[None]).format(found=found))
 
 
-def _refuse_same(found: int, exactly: int) -> None:
-    words = f"your function gives {found} for a file with a HardSwish, and for one without: "
-    if exactly == 1:
+def _refuse_constant(count_refused: Callable) -> None:
+    """Say what may be wrong where a file with a refused node and one without count the same."""
+    one, none = (_count([_RELU, last], count_refused) for last in (_SWISH, _RELU))
+    if one != none:
+        return
+    words = f"your function gives {one} for a file with a HardSwish, and for one without: "
+    if _count([_SWISH, _RELU], count_refused, "features.1.2") == 1:
         raise NotYet(words + "a part holds what lies deeper in it, too.")
-    if found:
+    if one:
         raise NotYet(words + "how many of its nodes does the check refuse?")
     raise NotYet(words + "print what you compare the part with; it may be written in another way.")
 
 
-def _judge_verdicts(answer: Any) -> None:
-    """Refuse who knows refused nodes by the names of two operators."""
-    relu = ("Relu", _STEM)
-    if _count([relu, (f"{_FOREIGN}.HardSwish", _STEM)], answer):
-        raise NotYet(
-            "you count a HardSwish of another domain than ONNX's own, of which the table says "
-            "nothing. A name alone does not decide; the check's verdict does."
-        )
-    if not _count([relu, ("Gemm", _STEM)], answer):
-        raise NotYet(
-            "a part with a Gemm counts as clean with you. This one is refused for how it is set, "
-            "and not for its kind: the check's verdict says so."
-        )
-
-
-def _judge_places(answer: Any) -> None:
-    relu = ("Relu", _STEM)
-    swish = lambda scope: ("HardSwish", scope)  # noqa: E731
-    if _count([swish("/classifier/classifier.1"), relu], answer):
-        raise NotYet("you count refused nodes that lie outside of the part as well.")
-    if _count([swish(_GATE), relu], answer):
-        raise NotYet(
-            "you count nodes of features.12 as part of features.1: the names begin alike, and the "
-            "modules are two."
-        )
-    if _count([swish(_OTHER), relu], answer):
-        raise NotYet(
-            "you count nodes of aux.features.1 as part of features.1: another module, whose name "
-            "ends in the same way. A part's name is written from the top."
-        )
-    if _count([swish(_DEEP), relu], answer) != 1:
-        raise NotYet("a node in features.1.block.0 lies inside features.1, only deeper.")
-    if _count([swish(_STEM), relu], answer, "features.1.2") != 1:
-        raise NotYet(
-            "asked for features.1.2, the refused layer itself, you do not count 1: a part holds "
-            "the node of its own name, too."
-        )
-    for part, true in (("features.1.block", 1), ("features", 2)):
-        found = _count([swish(_DEEP), swish(_GATE)], answer, part)
-        if found != true:
-            raise NotYet(
-                f"asked for {part}, which holds {true} refused, you count {found}: a part may lie "
-                "at any depth, and its name is a module's, with dots."
-            )
+_RELU, _SWISH, _HARDSIGMOID = ("Relu", _STEM), ("HardSwish", _STEM), ("HardSigmoid", _STEM)
+_ANY_DEPTH = (
+    "asked for {part}, which holds {true} refused, you count {{found}}: a part may lie at any "
+    "depth, and its name is a module's, with dots."
+)
+_CASES: tuple[tuple[list[tuple[str, str]], str, int, dict[int | None, str]], ...] = (
+    # nodes, part, how many of them are refused there, what is said of another count
+    (
+        [_RELU, _RELU], "features.1", 0,
+        {None: "in a file where the table takes every node, you count {found}."},
+    ),
+    (
+        [_HARDSIGMOID, _RELU], "features.1", 1,
+        {None: "in a part with one refused node you count {found}.",
+         0: "a part whose HardSigmoid the tool refuses counts as clean with you."},
+    ),
+    (
+        [_SWISH, _SWISH, _HARDSIGMOID], "features.1", 3,
+        {None: "in a part with three refused nodes you count {found}.",
+         1: "you stop at the first refused node: the tool does too, but count them all.",
+         2: "you count kinds of operators; two nodes of one kind are two repairs."},
+    ),
+    (
+        [_RELU, ("Softplus", _STEM)], "features.1", 0,
+        {None: "you count a node of which the table says nothing; unknown is not refused."},
+    ),
+    (
+        [_RELU, _SWISH], "features.1", 1,
+        {None: "in a part with one refused node you count {found}."},
+    ),
+    (
+        [_RELU, (f"{_FOREIGN}.HardSwish", _STEM)], "features.1", 0,
+        {None: "you count a HardSwish of another domain than ONNX's own, of which the table says "
+               "nothing. A name alone does not decide; the check's verdict does."},
+    ),
+    (
+        [_RELU, ("Gemm", _STEM)], "features.1", 1,
+        {None: "a part with a Gemm counts as clean with you. This one is refused for how it is "
+               "set, and not for its kind: the check's verdict says so."},
+    ),
+    (
+        [("HardSwish", "/classifier/classifier.1"), _RELU], "features.1", 0,
+        {None: "you count refused nodes that lie outside of the part as well."},
+    ),
+    (
+        [("HardSwish", _GATE), _RELU], "features.1", 0,
+        {None: "you count nodes of features.12 as part of features.1: the names begin alike, and "
+               "the modules are two."},
+    ),
+    (
+        [("HardSwish", _OTHER), _RELU], "features.1", 0,
+        {None: "you count nodes of aux.features.1 as part of features.1: another module, whose "
+               "name ends in the same way. A part's name is written from the top."},
+    ),
+    (
+        [("HardSwish", _DEEP), _RELU], "features.1", 1,
+        {None: "a node in features.1.block.0 lies inside features.1, only deeper."},
+    ),
+    (
+        [_SWISH, _RELU], "features.1.2", 1,
+        {None: "asked for features.1.2, the refused layer itself, you do not count 1: a part "
+               "holds the node of its own name, too."},
+    ),
+    (
+        [("HardSwish", _DEEP), ("HardSwish", _GATE)], "features.1.block", 1,
+        {None: _ANY_DEPTH.format(part="features.1.block", true=1)},
+    ),
+    (
+        [("HardSwish", _DEEP), ("HardSwish", _GATE)], "features", 2,
+        {None: _ANY_DEPTH.format(part="features", true=2)},
+    ),
+)  # fmt: skip

@@ -59,10 +59,28 @@ _OTHERS = {
 }
 
 
-def judge_pattern(answer: Any) -> None:
-    """Judge a rule on networks that write the operations in several ways."""
+def judge_pattern(my_pattern: Any) -> None:
+    """Judge a rule on networks that write the operations in several ways, and on others."""
     import torch
 
+    _refuse_other_kinds(my_pattern)
+    x = torch.linspace(-40, 40, 12).reshape(3, 4)
+    for kind, written in _WAYS.items():
+        model, report = _operated(my_pattern, kind, x)
+        if report is None:
+            raise NotYet(f"your pattern does not match {written}.")
+        _judge_became(model, x)
+    _judge_residual(my_pattern, x)
+    for kind, sentence in _OTHERS.items():
+        _, report = _operated(my_pattern, kind, x)
+        if report is not None:
+            raise NotYet(sentence)
+    if my_pattern.exact:
+        raise NotYet("your rule promises to be exact, and a ReLU is another function.")
+
+
+def _refuse_other_kinds(answer: Any) -> None:
+    """Refuse what is not a rule with a pattern of one tensor."""
     from ... import surgery
 
     if isinstance(answer, Mapping | type) or callable(answer):
@@ -71,22 +89,10 @@ def judge_pattern(answer: Any) -> None:
         raise NotYet(f"a rule is asked for, and this is {shown(answer)}.")
     if not answer.graph:
         raise NotYet("this rule has no pattern of several operations: use surgery.pattern_rule.")
-    _judge_arguments(answer)
-    x = torch.linspace(-40, 40, 12).reshape(3, 4)
-    for kind in _WAYS:
-        model, report = _operated(answer, kind, x)
-        if report is None:
-            raise NotYet(f"your pattern does not match {_WAYS[kind]}.")
-        _judge_became(model, x)
-    _judge_residual(answer, x)
-    for kind, words in _OTHERS.items():
-        if _operated(answer, kind, x)[1] is not None:
-            raise NotYet(words)
-    if answer.exact:
-        raise NotYet("your rule promises to be exact, and a ReLU is another function.")
+    _refuse_two_arguments(answer)
 
 
-def _judge_arguments(rule: Any) -> None:
+def _refuse_two_arguments(rule: Any) -> None:
     try:
         taken = len(inspect.signature(rule.graph[0].pattern).parameters)
     except (TypeError, ValueError):  # a module, or a function without a signature
@@ -131,7 +137,7 @@ def _judge_became(model: nn.Module, x: Any) -> None:
     h = model.one(x)
     found, true = model(x), model.two(torch.relu(h))
     if not torch.allclose(found, true, atol=1e-5):
-        _say_what(model, h, found)
+        raise NotYet(_explain_became(model, h, found))
     wanted = torch.autograd.grad(true.sum(), model.one.weight)[0]
     got = torch.autograd.grad(found.sum(), model.one.weight, allow_unused=True)[0]
     if got is None or not torch.allclose(got, wanted, atol=1e-4):
@@ -157,7 +163,7 @@ def _judge_residual(rule: Any, x: Any) -> None:
             )
 
 
-def _say_what(model: nn.Module, h: torch.Tensor, found: torch.Tensor) -> None:
+def _explain_became(model: nn.Module, h: torch.Tensor, found: torch.Tensor) -> str:
     import torch
 
     for other, words in (
@@ -166,5 +172,5 @@ def _say_what(model: nn.Module, h: torch.Tensor, found: torch.Tensor) -> None:
         (h.clamp(0, 6), "cuts off at 6: that is another function, ReLU6."),
     ):
         if torch.allclose(found, model.two(other), atol=1e-5):
-            raise NotYet(f"it matches, and the replacement {words}")
-    raise NotYet("it matches, and what the network computes then is not the ReLU of the same x.")
+            return f"it matches, and the replacement {words}"
+    return "it matches, and what the network computes then is not the ReLU of the same x."

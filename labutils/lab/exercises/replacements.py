@@ -33,66 +33,83 @@ def _family() -> nn.Module:
         ).eval()
 
 
-def judge_dict(answer: Any) -> None:
+def judge_dict(my_rule: Any) -> None:
     """Judge a rule by what the surgery makes of it in a network with other activations beside."""
     import torch
     from torch import nn
 
     from ... import surgery
 
-    if isinstance(answer, set | frozenset):
-        raise NotYet("that is a set: it does not say which of the two is replaced by which.")
-    if not isinstance(answer, Mapping):
-        raise NotYet(f"a dict is asked for, and this is {shown(answer)}.")
-    if any(isinstance(key, nn.Module) for key in answer):
-        raise NotYet("the left side is one layer; a rule is for a class of layers.")
+    _refuse_other_kinds(my_rule)
     model = _family()
     try:
-        report = surgery.replace_(model, answer, example_inputs=torch.zeros(1, 3, 8, 8))
+        report = surgery.replace_(model, my_rule, example_inputs=torch.zeros(1, 3, 8, 8))
     except Exception as error:
-        if "must be Tensor" in str(error):
-            raise NotYet(
-                "a function of numbers stands right of the colon. A layer is replaced by a layer: "
-                "give its class."
-            ) from None
-        if "matched nothing" in str(error):
-            raise NotYet("your rule finds nothing in a network that has two SiLU layers.") from None
-        raise NotYet(f"the surgery refuses your rule: {in_words(error)}") from None
-    kinds = [type(m) for m in model.modules()]
-    if nn.SiLU in kinds:
-        left = [name for name, m in model.named_modules() if type(m) is nn.SiLU]
+        raise NotYet(_explain_refused(error)) from None
+    layers = {name: type(module) for name, module in model.named_modules()}
+    left = [name for name, kind in layers.items() if kind is nn.SiLU]
+    if left:
         few = f"a SiLU is left, at {left[0]}." if len(left) == 1 else "both SiLU layers are left."
         raise NotYet(f"{few} What stands left of the colon does not mean them all.")
-    if nn.Sigmoid not in kinds:
-        raise NotYet(
-            "the Sigmoid was replaced too. It is a gate here: 1.gate scales what comes from 0."
-        )
-    for other in (nn.GELU, nn.ReLU, nn.Mish, nn.ELU, nn.Hardtanh, nn.Tanh):
-        if other not in kinds:
-            raise NotYet(f"the {other.__name__} was replaced too, and nobody had asked for that.")
-    if kinds.count(nn.Hardswish) == 2 and len(report.matches) == 2:
-        return
+    for other in (nn.Sigmoid, nn.GELU, nn.ReLU, nn.Mish, nn.ELU, nn.Hardtanh, nn.Tanh):
+        if other not in layers.values():
+            raise NotYet(_explain_other(other))
     became = ", ".join(dict.fromkeys(match.became for match in report.matches))
-    raise NotYet(f"each SiLU became {became}; a Hardswish is asked for.")
+    if list(layers.values()).count(nn.Hardswish) != 2 or len(report.matches) != 2:
+        raise NotYet(f"each SiLU became {became}; a Hardswish is asked for.")
 
 
-def judge_dropout(answer: Any) -> None:
+def _refuse_other_kinds(rule: Any) -> None:
+    """Refuse what is not a rule in the form of a dict."""
+    from torch import nn
+
+    if isinstance(rule, set | frozenset):
+        raise NotYet("that is a set: it does not say which of the two is replaced by which.")
+    if not isinstance(rule, Mapping):
+        raise NotYet(f"a dict is asked for, and this is {shown(rule)}.")
+    if any(isinstance(key, nn.Module) for key in rule):
+        raise NotYet("the left side is one layer; a rule is for a class of layers.")
+
+
+def _explain_refused(error: Exception) -> str:
+    if "must be Tensor" in str(error):
+        return (
+            "a function of numbers stands right of the colon. A layer is replaced by a layer: "
+            "give its class."
+        )
+    if "matched nothing" in str(error):
+        return "your rule finds nothing in a network that has two SiLU layers."
+    return f"the surgery refuses your rule: {in_words(error)}"
+
+
+def _explain_other(kind: type[nn.Module]) -> str:
+    if kind.__name__ == "Sigmoid":
+        return "the Sigmoid was replaced too. It is a gate here: 1.gate scales what comes from 0."
+    return f"the {kind.__name__} was replaced too, and nobody had asked for that."
+
+
+def judge_dropout(out_of_place: Any) -> None:
     """Judge a maker of dropouts on old layers of several settings, training and not."""
     from torch import nn
 
-    if isinstance(answer, type) or not callable(answer):
-        raise NotYet(f"a function of the old layer is asked for, and this is {shown(answer)}.")
-    made = [
-        (old, _new_of(answer, old))
-        for old in (
-            nn.Dropout(0.2, inplace=True), nn.Dropout(0.35, inplace=True), nn.Dropout(0.0),
-            nn.Dropout(1.0), nn.Dropout(0.125, inplace=True).eval(),
+    if isinstance(out_of_place, type) or not callable(out_of_place):
+        raise NotYet(
+            f"a function of the old layer is asked for, and this is {shown(out_of_place)}."
         )
-    ]  # fmt: skip
-    _judge_probability(made)
-    if any(new.inplace for _, new in made):
+    old_layers = [
+        nn.Dropout(0.2, inplace=True),
+        nn.Dropout(0.35, inplace=True),
+        nn.Dropout(0.0),
+        nn.Dropout(1.0),
+        nn.Dropout(0.125, inplace=True).eval(),
+    ]
+    new_layers = [_new_of(out_of_place, old) for old in old_layers]
+    told = [(old.p, new.p) for old, new in zip(old_layers, new_layers, strict=True)]
+    if any(old != new for old, new in told):
+        raise NotYet(_explain_probability(told))
+    if any(new.inplace for new in new_layers):
         raise NotYet("the new layer still works in place.")
-    if any(old.training and not new.training for old, new in made):
+    if [new.training for new in new_layers[:4]] != [True] * 4:
         raise NotYet(
             "the old layer was training, and the new one is in eval mode: it drops nothing until "
             "somebody calls train()."
@@ -118,18 +135,16 @@ def _new_of(answer: Any, old: nn.Dropout) -> nn.Dropout:
     return new
 
 
-def _judge_probability(made: list[tuple[nn.Dropout, nn.Dropout]]) -> None:
-    wrong = [(old.p, new.p) for old, new in made if old.p != new.p]
-    if not wrong:
-        return
-    if all(new.p == 0.5 for _, new in made):
-        raise NotYet(
+def _explain_probability(told: list[tuple[float, float]]) -> str:
+    wrong = [(old, new) for old, new in told if old != new]
+    if all(new == 0.5 for _, new in told):
+        return (
             "every new layer drops half of its inputs, whatever the old one dropped: that is what "
             "the class does when it is told nothing."
         )
-    if len({new.p for _, new in made}) == 1:
-        raise NotYet(
+    if len({new for _, new in told}) == 1:
+        return (
             f"right for one network. A layer that was told {wrong[0][0]:g} drops {wrong[0][1]:g} "
             "now: ask the old layer."
         )
-    raise NotYet(f"a layer that was told {wrong[0][0]:g} drops {wrong[0][1]:g} now.")
+    return f"a layer that was told {wrong[0][0]:g} drops {wrong[0][1]:g} now."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def judge_errors(answer: Any) -> None:
+def judge_errors(two_errors: Any) -> None:
     """Judge the two errors of a range on values of which some lie just inside its ends."""
     random = np.random.default_rng(8)
     for scale, low_code in ((0.05, -40), (0.2, 0), (0.01, -128)):
@@ -20,86 +20,88 @@ def judge_errors(answer: Any) -> None:
         x = random.normal(scale=0.6 * high, size=600)
         x[:6] = low + 0.3 * scale, high - 0.3 * scale, low - 0.3 * scale, high + 0.3 * scale, 0, low
         back = np.clip(np.round(x / scale), low_code, low_code + 255) * scale
-        found = pair(call(answer, x.copy(), back.copy(), low, high), "(clipping, rounding)")
+        found = pair(call(two_errors, x.copy(), back.copy(), low, high), "(clipping, rounding)")
         clipping = number(found[0], "a number as the error of clipping")
         rounding = number(found[1], "a number as the error of rounding")
-        _judge_two(x, back, (low, high), clipping, rounding)
+        squared = (x - back) ** 2
+        outside = (x < low) | (x > high)
+        true = squared[outside].sum() / x.size, squared[~outside].sum() / x.size
+        if not np.allclose((clipping, rounding), true, rtol=1e-4, atol=1e-12):  # float32 will do
+            raise NotYet(_explain_errors(x, back, (low, high), (clipping, rounding)))
 
 
-def _judge_two(
-    x: np.ndarray, back: np.ndarray, ends: tuple[float, float], clipping: float, rounding: float
-) -> None:
-    squared, gone = (x - back) ** 2, (x < ends[0]) | (x > ends[1])
-    above, below, distance = x > ends[1], x < ends[0], np.abs(x - back)
-    sums = float(squared[gone].sum()), float(squared[~gone].sum())
-    true = sums[0] / x.size, sums[1] / x.size
+def _explain_errors(
+    x: np.ndarray, back: np.ndarray, ends: tuple[float, float], found: tuple[float, float]
+) -> str:
+    squared, distance, gone = (x - back) ** 2, np.abs(x - back), (x < ends[0]) | (x > ends[1])
+    sums = np.array([squared[gone].sum(), squared[~gone].sum()])
+    true = sums / x.size
     same = lambda a, b: bool(np.allclose(a, b, rtol=1e-4, atol=1e-12))  # noqa: E731
-    if same((clipping, rounding), true):  # in float32 as well
-        return
-    if same((clipping, rounding), true[::-1]):
-        raise NotYet("right values, in the other order: clipping comes first.")
-    if same((clipping, rounding), (squared[gone].mean(), squared[~gone].mean())):
-        raise NotYet(
+    if same(found, true[::-1]):
+        return "right values, in the other order: clipping comes first."
+    if same(found, (squared[gone].mean(), squared[~gone].mean())):
+        return (
             "each of your means is over its own values, so their sum is not the error of the "
             "tensor. Few are clipped: they must not count as if they were all."
         )
-    if same(clipping, squared[above].sum() / x.size):
-        raise NotYet("a range has two ends, and values lie beyond the lower one as well.")
-    if same(clipping, squared[below].sum() / x.size):
-        raise NotYet("a range has two ends, and values lie beyond the upper one as well.")
-    if same((clipping, rounding), (distance[gone].sum() / x.size, distance[~gone].sum() / x.size)):
-        raise NotYet("those are distances. Squared error counts a far one more than many near.")
-    if same((clipping, rounding), sums):
-        raise NotYet("those are sums: with twice the values they double. Means are asked for.")
-    if same((clipping, rounding), np.array(sums) / (x.size - 1)):
-        raise NotYet("divided by one less than there are values; a mean has all of them.")
-    if same((clipping, rounding), np.sqrt(true)):
-        raise NotYet("those are roots. Roots do not add up to the whole; the squares do.")
-    if same(clipping + rounding, sum(true)):
-        raise NotYet(
+    if same(found[0], squared[x > ends[1]].sum() / x.size):
+        return "a range has two ends, and values lie beyond the lower one as well."
+    if same(found[0], squared[x < ends[0]].sum() / x.size):
+        return "a range has two ends, and values lie beyond the upper one as well."
+    if same(found, (distance[gone].sum() / x.size, distance[~gone].sum() / x.size)):
+        return "those are distances. Squared error counts a far one more than many near."
+    if same(found, sums):
+        return "those are sums: with twice the values they double. Means are asked for."
+    if same(found, sums / (x.size - 1)):
+        return "divided by one less than there are values; a mean has all of them."
+    if same(found, np.sqrt(true)):
+        return "those are roots. Roots do not add up to the whole; the squares do."
+    if same(sum(found), sum(true)):
+        return (
             "the sum is right, and it is divided between the two at another place: a value that "
             "lies inside the range is rounded, however near to the end."
         )
-    raise NotYet(f"together they make {clipping + rounding:.4g}, the tensor's {sum(true):.4g}.")
+    return f"together they make {sum(found):.4g}, the tensor's {sum(true):.4g}."
 
 
-def judge_factors(answer: Any) -> None:
+def judge_factors(factors: Any) -> None:
     """Judge factors on two layers with uneven channels, then with dead ones."""
     random = np.random.default_rng(82)
     first = random.normal(size=(5, 7)) * np.array([[0.02], [0.3], [1.0], [4.0], [0.5]])
     second = random.normal(size=(3, 5)) * np.array([2.0, 0.1, 1.0, 0.7, 3.0])
     second[2] = np.abs(second[2])
     first[3, 2], second[1, 0] = -9.0, -8.0  # the largest of a channel is negative here
-    s = _factors(answer, first, second)
+    s = _factors(factors, first, second)
+    own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)
+    if (s <= 0).any() or not np.allclose(own / s, theirs * s, rtol=1e-5):
+        raise NotYet(_explain_factors(s, first, second))
+    _judge_dead(factors, first, second)
+
+
+def _explain_factors(s: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:
     own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)
     close = lambda other: bool(np.allclose(s, other, rtol=1e-5))  # noqa: E731
     if (s <= 0).any():
-        raise NotYet(
+        return (
             "a factor is not positive; a ReLU between the layers would see other signs, and the "
             "network would compute something else."
         )
     if close(own / theirs):
-        raise NotYet("with these factors the two layers change places: what was uneven still is.")
+        return "with these factors the two layers change places: what was uneven still is."
     if close(np.sqrt(theirs / own)):
-        raise NotYet("upside down: the channels that were large get larger.")
+        return "upside down: the channels that were large get larger."
     if close(own):
-        raise NotYet(
-            "the first layer is even now, and all that was uneven has moved into the second."
-        )
+        return "the first layer is even now, and all that was uneven has moved into the second."
     if close(1 / theirs):
-        raise NotYet(
-            "the second layer is even now, and all that was uneven has moved into the first."
-        )
+        return "the second layer is even now, and all that was uneven has moved into the first."
     if np.ptp(s) < 1e-9:
-        raise NotYet("one number for all channels changes nothing between them.")
+        return "one number for all channels changes nothing between them."
     if close(np.sqrt(first.max(axis=1) / second.max(axis=0))):
-        raise NotYet("the largest weight of a channel may be a negative one.")
-    if not np.allclose(own / s, theirs * s, rtol=1e-5):
-        raise NotYet(
-            f"channel 0 reaches {own[0] / s[0]:.3g} in the first layer then, and "
-            f"{theirs[0] * s[0]:.3g} in the second: not equal."
-        )
-    _judge_dead(answer, first, second)
+        return "the largest weight of a channel may be a negative one."
+    return (
+        f"channel 0 reaches {own[0] / s[0]:.3g} in the first layer then, and "
+        f"{theirs[0] * s[0]:.3g} in the second: not equal."
+    )
 
 
 def _judge_dead(answer: Any, first: np.ndarray, second: np.ndarray) -> None:
@@ -141,48 +143,50 @@ _VALUES = (-5.0, -2.3, -1.9, -0.7, -0.1, 0.1, 0.6, 0.9, 1.4, 4.0)
 _GRIDS = ((-4, 3, 0.5), (0, 15, 0.125), (-128, 127, 0.031))  # first and last code, step
 
 
-def judge_fake_quant(answer: Any) -> None:
+def judge_fake_quant(fake_quant: Any) -> None:
     """Judge fake quantization: its values, then the gradients of x and of the scale."""
     import torch
 
     for low, high, step in _GRIDS:
-        values = torch.tensor(_VALUES)
-        if step != 0.5:  # beyond both ends, and at all parts of a step between
-            random = torch.Generator().manual_seed(high)
-            codes = torch.randint(low + 1, high, (40,), generator=random)
-            parts = torch.tensor([-0.4, -0.3, -0.1, 0.3]).repeat(10)
-            values = torch.cat([codes + parts, torch.tensor([low - 3.3, high + 2.6])]) * step
-        _judge_one(answer, values, low, high, step)
+        values = _values_on(low, high, step)
+        x = values.clone().requires_grad_()
+        scale = torch.tensor(step, requires_grad=True)
+        y = call(lambda x, scale: fake_quant(x, scale, low, high), x * 1, scale * 1)  # noqa: B023
+        if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+            raise NotYet(f"a tensor like x is asked for, and this is {shown(y)}.")
+        exact = (values / step).round().clamp(low, high) * step
+        if not np.allclose(y.detach(), exact, atol=1e-6):
+            raise NotYet(_explain_values(y.detach(), exact, values, step))
+        if not y.requires_grad:
+            raise NotYet(
+                "right values, and no gradient reaches anything: detach only the difference."
+            )
+        to_x, to_scale = torch.autograd.grad(y.sum(), (x, scale), allow_unused=True)
+        _judge_to_x(to_x, (values / step >= low) & (values / step <= high))
+        _judge_to_scale(to_scale, values / step, low, high)
 
 
-def _judge_one(answer: Any, values: torch.Tensor, low: int, high: int, step: float) -> None:
+def _values_on(low: int, high: int, step: float) -> torch.Tensor:
+    """Return values at all parts of a step, and beyond both ends."""
     import torch
 
-    x = values.clone().requires_grad_()
-    scale = torch.tensor(step, requires_grad=True)
-    y = call(lambda *given: answer(*given, low, high), x * 1, scale * 1)
-    if not isinstance(y, torch.Tensor) or y.shape != x.shape:
-        raise NotYet(f"a tensor like x is asked for, and this is {shown(y)}.")
-    exact = (values / step).round().clamp(low, high) * step
-    _judge_forward(y.detach(), exact, values, step)
-    if not y.requires_grad:
-        raise NotYet("right values, and no gradient reaches anything: detach only the difference.")
-    to_x, to_scale = torch.autograd.grad(y.sum(), (x, scale), allow_unused=True)
-    _judge_to_x(to_x, (values / step >= low) & (values / step <= high))
-    _judge_to_scale(to_scale, values / step, low, high)
+    if step == 0.5:
+        return torch.tensor(_VALUES)
+    random = torch.Generator().manual_seed(high)
+    codes = torch.randint(low + 1, high, (40,), generator=random)
+    parts = torch.tensor([-0.4, -0.3, -0.1, 0.3]).repeat(10)
+    return torch.cat([codes + parts, torch.tensor([low - 3.3, high + 2.6])]) * step
 
 
-def _judge_forward(y: torch.Tensor, exact: torch.Tensor, x: torch.Tensor, step: float) -> None:
+def _explain_values(y: torch.Tensor, exact: torch.Tensor, x: torch.Tensor, step: float) -> str:
     import torch
 
-    if np.allclose(y, exact, atol=1e-6):
-        return
     if np.allclose(y, exact / step, atol=1e-6):
-        raise NotYet("those are the codes; the network goes on computing with values.")
+        return "those are the codes; the network goes on computing with values."
     if np.allclose(y, (x / step).round() * step, atol=1e-6):
-        raise NotYet("nothing is cut off: there are no codes below `low` and above `high`.")
+        return "nothing is cut off: there are no codes below `low` and above `high`."
     if np.allclose(y, x, atol=1e-6) or np.allclose(y, x.clamp(exact.min(), exact.max()), atol=1e-6):
-        raise NotYet("nothing is rounded: the network would train as if there were no codes.")
+        return "nothing is rounded: the network would train as if there were no codes."
     worst = int(torch.argmax((y - exact).abs().nan_to_num(torch.inf)))
     became = f"x = {x[worst]:.4g} became {y[worst]:.3g}"
     low, high = exact.min(), exact.max()
@@ -192,8 +196,8 @@ def _judge_forward(y: torch.Tensor, exact: torch.Tensor, x: torch.Tensor, step: 
         (torch.trunc, "towards zero"),
     ):
         if np.allclose(y, (way(x / step) * step).clamp(low, high), atol=1e-6):
-            raise NotYet(f"you round {words}: {became}, and {exact[worst]:.3g} is nearer.")
-    raise NotYet(f"the values are others: {became}, not {exact[worst]:.3g}.")
+            return f"you round {words}: {became}, and {exact[worst]:.3g} is nearer."
+    return f"the values are others: {became}, not {exact[worst]:.3g}."
 
 
 def _judge_to_x(found: torch.Tensor | None, inside: torch.Tensor) -> None:

@@ -19,46 +19,47 @@ _COUNTS = ((32, 32), (27, 32), (1560, 1600), (0, 32), (50, 100), (5, 32), (500, 
 _Ends = tuple[float, float]
 
 
-def judge_interval(answer: Any) -> None:
-    """Judge intervals at several counts against the textbook's, at both ends."""
+def judge_interval(interval: Any) -> None:
+    """Judge the ends at several counts: they must lie among those of the textbook's intervals."""
     for hits, n in _COUNTS:
-        found = pair(call(answer, hits, n), "(low, high)")
+        found = pair(call(interval, hits, n), "(low, high)")
         low, high = (number(part, "a number at each end") for part in found)
-        _judge_ends(hits, n, low, high)
+        lows, highs = np.transpose(textbook(hits, n))
+        widths = highs - lows
+        slack = 0.05 * np.ptp(metrics.Proportion(hits, n).interval)
+        if not (
+            min(lows) - slack <= low <= max(lows) + slack
+            and min(highs) - slack <= high <= max(highs) + slack
+            and 0.95 * min(widths) <= high - low <= 1.05 * max(widths)
+            and -1e-6 <= low <= hits / n + 0.4 * slack
+            and hits / n - 0.4 * slack <= high <= 1 + 1e-6
+        ):
+            raise NotYet(_explain_interval(hits, n, low, high))
 
 
-def _judge_ends(hits: int, n: int, low: float, high: float) -> None:
+def _explain_interval(hits: int, n: int, low: float, high: float) -> str:
     p, where = hits / n, f"{hits} of {n}"
     usual = np.ptp(metrics.Proportion(hits, n).interval)
     if max(low, high) > 1.5:
-        raise NotYet("shares between 0 and 1 are asked for, not per cent.")
+        return "shares between 0 and 1 are asked for, not per cent."
     if low > high:
-        raise NotYet(f"for {where} your low end lies above the high one.")
+        return f"for {where} your low end lies above the high one."
     if hits in (0, n) and high - low < 1e-6:
-        raise NotYet(
-            f"for {where} your interval has no width, as if {n} images could prove perfection."
-            if hits
-            else f"for {where} your interval has no width, as if {n} images could prove failure."
-        )
+        proven = "perfection" if hits else "failure"
+        return f"for {where} your interval has no width, as if {n} images could prove {proven}."
     if low < -1e-6 or high > 1 + 1e-6:
-        raise NotYet(f"for {where} your interval leaves the range from 0 to 1.")
+        return f"for {where} your interval leaves the range from 0 to 1."
     if not low - 0.02 * usual <= p <= high + 0.02 * usual:  # equal tails end just inside 0 and 1
-        raise NotYet(f"for {where} the rate itself lies outside your interval.")
-    lows, highs = zip(*textbook(hits, n), strict=True)
-    widths = [b - a for a, b in zip(lows, highs, strict=True)]
+        return f"for {where} the rate itself lies outside your interval."
+    widths = [end - start for start, end in textbook(hits, n)]
     if high - low < 0.95 * min(widths):
-        raise NotYet(f"for {where} your interval is too narrow for 95 %.")
+        return f"for {where} your interval is too narrow for 95 %."
     if high - low > 1.05 * max(widths):
-        raise NotYet(f"for {where} your interval is wider than 95 % needs.")
-    slack = 0.05 * usual
-    if not (
-        min(lows) - slack <= low <= max(lows) + slack
-        and min(highs) - slack <= high <= max(highs) + slack
-    ):
-        raise NotYet(
-            f"for {where} your interval has the right width in the wrong place: near 0 and 1 it is "
-            "not symmetric around the rate."
-        )
+        return f"for {where} your interval is wider than 95 % needs."
+    return (
+        f"for {where} your interval has the right width in the wrong place: near 0 and 1 it is "
+        "not symmetric around the rate."
+    )
 
 
 def textbook(hits: int, n: int) -> list[_Ends]:
@@ -129,54 +130,53 @@ def flags(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray
     return np.array(a)[order], np.array(b)[order]
 
 
+_DECISIONS = (  # right in both, in a alone, in b alone, in neither; who is better; what is said
+    ((380, 0, 0, 20), None,
+     "two models that are right on the same images: you decide for {found}."),
+    ((370, 8, 6, 16), None,
+     "8 images against 6 that only one of the two gets right, and you decide: tossing a coin 14 "
+     "times does that as well."),
+    ((378, 13, 0, 9), "a",
+     "13 images against none, and you cannot tell? The two saw the same images: compare image by "
+     "image, not two rates with an interval around each."),
+    ((378, 0, 13, 9), "b",
+     "with the two models exchanged, your decision does not turn round."),
+    ((300, 57, 44, 0), None,
+     "57 images against 44 is 13 more, as 13 against none is, and you decide: a hundred coins "
+     "often split like that."),
+    ((3978, 13, 0, 9), "a",
+     "13 against none again, among ten times as many images: the images on which both agree "
+     "changed your decision."),
+    ((380, 1, 0, 19), None,
+     "one image against none, and you decide: toss a coin once."),
+)  # fmt: skip
 _CLEAR = ((9, 0), (0, 10), (60, 30), (30, 60), (200, 150), (222, 178), (16, 3))
 _OPEN = ((3, 0), (0, 2), (20, 10), (13, 24), (218, 182), (182, 218), (5, 4), (420, 400))
 
 
-def judge_decision(answer: Any) -> None:
+def judge_decision(better: Any) -> None:
     """Judge decisions that every usual paired test makes alike."""
+    for cells, right, sentence in _DECISIONS:
+        found = _decided(better, cells)
+        if found != right:
+            worse = right == "a" and found == "b"
+            known = "you call the worse of the two the better one."
+            raise NotYet(known if worse else sentence.format(found=found))
+    for only_a, only_b in (*_CLEAR, *_OPEN):
+        found = _decided(better, (1500, only_a, only_b, 100))
+        right = None if (only_a, only_b) in _OPEN else "a" if only_a > only_b else "b"
+        if found != right:
+            raise NotYet(_explain_split(only_a, only_b, found, right))
 
-    def ask(*cells: int) -> str | None:
-        told = call(answer, *flags(*cells))
-        if told is None:
-            return None
-        word = words(told, '"a", "b" or None').lower()
-        if word not in ("a", "b"):
-            raise NotYet(f'"a", "b" or None is asked for, and this is {shown(word)}.')
-        return word
 
-    same = ask(380, 0, 0, 20)
-    if same is not None:
-        raise NotYet(f"two models that are right on the same images: you decide for {same}.")
-    if ask(370, 8, 6, 16) is not None:
-        raise NotYet(
-            "8 images against 6 that only one of the two gets right, and you decide: tossing a "
-            "coin 14 times does that as well."
-        )
-    clear = ask(378, 13, 0, 9)
-    if clear == "b":
-        raise NotYet("you call the worse of the two the better one.")
-    if clear is None:
-        raise NotYet(
-            "13 images against none, and you cannot tell? The two saw the same images: compare "
-            "image by image, not two rates with an interval around each."
-        )
-    if ask(378, 0, 13, 9) != "b":
-        raise NotYet("with the two models exchanged, your decision does not turn round.")
-    if ask(300, 57, 44, 0) is not None:
-        raise NotYet(
-            "57 images against 44 is 13 more, as 13 against none is, and you decide: a hundred "
-            "coins often split like that."
-        )
-    if ask(3978, 13, 0, 9) != "a":
-        raise NotYet(
-            "13 against none again, among ten times as many images: the images on which both agree "
-            "changed your decision."
-        )
-    if ask(380, 1, 0, 19) is not None:
-        raise NotYet("one image against none, and you decide: toss a coin once.")
-    for x, y in (*_CLEAR, *_OPEN):
-        _judge_split(x, y, ask(1500, x, y, 100))
+def _decided(better: Any, cells: tuple[int, int, int, int]) -> str | None:
+    told = call(better, *flags(*cells))
+    if told is None:
+        return None
+    word = words(told, '"a", "b" or None').lower()
+    if word not in ("a", "b"):
+        raise NotYet(f'"a", "b" or None is asked for, and this is {shown(word)}.')
+    return word
 
 
 def coins(x: int, y: int) -> float:
@@ -185,20 +185,17 @@ def coins(x: int, y: int) -> float:
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(most, n + 1)) / 2**n)
 
 
-def _judge_split(x: int, y: int, found: str | None) -> None:
+def _explain_split(x: int, y: int, found: str | None, right: str | None) -> str:
     told = f"{x} images that only a gets right against {y} that only b does"
     often = f"A coin tossed {x + y} times falls so unevenly"
-    right = None if (x, y) in _OPEN else "a" if x > y else "b"
-    if found == right:
-        return
     if right is None:
-        raise NotYet(
+        return (
             f"{told}, and you decide. {often} in {100 * coins(x, y):.0f} of 100 tries, and 95 % "
             "confidence asks for less than 5."
         )
     if found is None:
-        raise NotYet(
+        return (
             f"{told}, and you cannot tell? {often} in {1000 * coins(x, y):.0f} of 1,000 tries, and "
             "less than 50 is enough for 95 % confidence."
         )
-    raise NotYet(f"{told}, and you decide for {found}.")
+    return f"{told}, and you decide for {found}."

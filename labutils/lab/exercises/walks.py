@@ -125,7 +125,7 @@ def _own_walk() -> Iterator[None]:
         )
 
 
-def judge_swap(answer: Any) -> None:
+def judge_swap(swap_layers_: Any) -> None:
     """Judge a swap of layers: what is left, what else has changed, and what the model computes."""
     import torch
 
@@ -135,11 +135,11 @@ def judge_swap(answer: Any) -> None:
         true = model(x).double().numpy()
     relu, convolution = model[1][1], model[0][0]
     with _own_walk():
-        _called(answer, model)
+        _called(swap_layers_, model)
     _judge_swapped(model, relu, convolution, x, true)
-    _judge_shared(answer)
-    _judge_build("a network whose parts are classes of their own", _built(), answer)
-    _judge_build("torchvision's mobilenet_v3_small", copy.deepcopy(_real()), answer)
+    _judge_shared(swap_layers_)
+    _judge_build("a network whose parts are classes of their own", _built(), swap_layers_)
+    _judge_build("torchvision's mobilenet_v3_small", copy.deepcopy(_real()), swap_layers_)
 
 
 def _called(function: Any, model: nn.Module) -> None:
@@ -177,16 +177,9 @@ def _judge_swapped(
     from ...layers import CustomHardsigmoid, CustomHardswish
 
     originals = nn.Hardswish, nn.Hardsigmoid
-    found = {name: type(m).__name__ for name, m in model.named_modules() if type(m) in originals}
-    left, kinds = list(found), set(found.values())
-    if len(left) == 3:
-        raise NotYet("nothing was replaced: all three layers are still there.")
-    if len(kinds) == 1:
-        raise NotYet(f"every {kinds.pop()} is left; there are two kinds of refused layers.")
-    if left and all("." in name for name in left):
-        raise NotYet(f"only the top floor was replaced; {' and '.join(left)} lie deeper.")
+    left = {name: type(m).__name__ for name, m in model.named_modules() if type(m) in originals}
     if left:
-        raise NotYet(f"not all were replaced: {', '.join(left)} left.")
+        raise NotYet(_explain_left(left))
     modules = [m for _, m in model.named_modules(remove_duplicate=False)]
     swaps = [m for m in modules if isinstance(m, CustomHardsigmoid | CustomHardswish)]
     if not any(m is convolution for m in modules):
@@ -202,6 +195,17 @@ def _judge_swapped(
         raise NotYet("the model computes something else now: on the same input, other outputs.")
     if len(swaps) < 3:
         raise NotYet("right, but the new layers are to be the two of labutils.layers.")
+
+
+def _explain_left(left: dict[str, str]) -> str:
+    kinds = set(left.values())
+    if len(left) == 3:
+        return "nothing was replaced: all three layers are still there."
+    if len(kinds) == 1:
+        return f"every {kinds.pop()} is left; there are two kinds of refused layers."
+    if all("." in name for name in left):
+        return f"only the top floor was replaced; {' and '.join(left)} lie deeper."
+    return f"not all were replaced: {', '.join(left)} left."
 
 
 def _judge_shared(answer: Any) -> None:

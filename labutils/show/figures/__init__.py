@@ -19,6 +19,7 @@ from ...measure.complexity import Complexity
 from ...onnxfile.graph import module_of_name
 from ..graphs.long_names import folded
 from ..graphs.picture import BLUE, GREEN, INK, ORANGE, VERMILION, Picture, blank, percent, styled
+from .anatomy import hard_and_smooth, weight_work_time
 from .architecture import architecture, inverted_residual
 from .comparison import accuracy_by_size, answers_apart, ladder_chart, layer_sqnr
 from .error import filter_reach, u_curve
@@ -43,6 +44,7 @@ __all__ = [
     "filter_reach",
     "front",
     "gate_inputs",
+    "hard_and_smooth",
     "images",
     "inverted_residual",
     "ladder_chart",
@@ -57,6 +59,7 @@ __all__ = [
     "training_losses",
     "u_curve",
     "verdict_bars",
+    "weight_work_time",
 ]
 
 _MAX_STAGES = 40

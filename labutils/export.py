@@ -18,7 +18,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from .errors import ExportError, UnknownNameError, UsageError, counted
 from .images import data
 from .models import modes, zoo
 from .onnxfile import tidy
+from .onnxfile.file import OnnxFile
 
 if TYPE_CHECKING:
     import onnx
@@ -62,6 +63,8 @@ class ExportReport:
         Smallest cosine similarity of the logits over the inputs compared.
     compared
         What they were compared on.
+    onnx
+        The file, opened.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class ExportReport:
     max_error: float
     cosine: float
     compared: str
+    onnx: OnnxFile | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         ops = ", ".join(f"{op} {n}" for op, n in self.nodes.most_common())
@@ -148,7 +152,8 @@ def to_onnx(
         temporary.write_bytes(written.SerializeToString(deterministic=True))
         error, cosine, compared = _compare(module, temporary, example, preprocessing)
     nodes = Counter(node.op_type for node in written.graph.node)
-    return ExportReport(path, opset, exporter, nodes, error, cosine, compared)
+    file = OnnxFile.written(path, written, checked=True)
+    return ExportReport(path, opset, exporter, nodes, error, cosine, compared, file)
 
 
 def unchecked(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import ModelFileError, UnknownNameError, UsageError
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
 from . import qnn
 from .qnn import dlc_file, options, refusal
 
@@ -127,12 +127,17 @@ class OrtRunner(_Closing):
     """
 
     def __init__(
-        self, file: str | Path, optimize: bool = True, threads: int = 0, name: str | None = None
+        self,
+        file: OnnxFile | str | Path,
+        optimize: bool = True,
+        threads: int = 0,
+        name: str | None = None,
     ) -> None:
         import onnxruntime as ort
 
-        self.file = Path(file)
-        graph.read(self.file)
+        self.onnx = OnnxFile.of(file)
+        self.file = self.onnx.path
+        _ = self.onnx.proto  # what is not an ONNX file is refused by what it is
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
         settings.intra_op_num_threads = threads
@@ -200,7 +205,7 @@ class HtpRunner(_Closing):
 
     def __init__(
         self,
-        file: str | Path,
+        file: OnnxFile | str | Path,
         soc: str = "SM8550",
         workers: int = 2,
         pool: qnn.Pool | None = None,
@@ -210,14 +215,15 @@ class HtpRunner(_Closing):
         self.file = Path(file)
         self.soc = qnn.soc(soc)
         is_dlc = self.file.suffix.lower() == ".dlc"
-        if not is_dlc:
-            refusal.precheck(self.file, self.soc)
+        self.onnx = None if is_dlc else OnnxFile.of(file)
+        if self.onnx:
+            refusal.precheck(self.onnx, self.soc)
         elif not dlc_file.read(self.file).quantized:
             refusal.refuse_float(self.file, self.soc)
         version = qnn.require().versions["QNN"]
         self.pool = pool or qnn.shared(workers)
         self.progress = progress
-        self.graph = qnn.Graph.of(self.file, options.htp(self.soc))
+        self.graph = qnn.Graph.of(self.onnx or self.file, options.htp(self.soc))
         facts = self.pool.build(self.graph, f"compiling it for {self.soc}")
         self.name = name or self.file.name
         what = "DLC on " if is_dlc else ""
@@ -242,7 +248,7 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     Parameters
     ----------
     artifact
-        A ``torch.nn.Module``, or the path of an ``.onnx`` or ``.dlc`` file.
+        A ``torch.nn.Module``, an `OnnxFile`, or the path of an ``.onnx`` or ``.dlc`` file.
     backend
         ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort
         for an ``.onnx``, htp for a ``.dlc``.
@@ -280,7 +286,7 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
         raise ModelFileError(
             f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
         )
-    return kinds[runs[0] if backend == "auto" else backend](path, **settings)
+    return kinds[runs[0] if backend == "auto" else backend](artifact, **settings)
 
 
 def seconds_in_turns(

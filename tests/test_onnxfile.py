@@ -1,17 +1,20 @@
 """An ONNX file as one object: parsed once per command, never stale, changed by nobody."""
 
+import re
 import sys
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from onnx import numpy_helper
 
 from labutils import paths, pipeline, quantize, runtime, surgery, targets
-from labutils.errors import ModelFileError
+from labutils.errors import ModelFileError, UnknownNameError
 from labutils.measure import complexity, traffic
 from labutils.models import adapt
 from labutils.onnxfile.file import OnnxFile
+from labutils.onnxfile.session import Session
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
@@ -163,3 +166,51 @@ def test_who_is_handed_a_file_leaves_it_as_it_is(four_nodes, tmp_path):
         runner.run(images)
     assert [model.SerializeToString() for model in (file.proto, file.shaped)] == before
     assert made.onnx.proto == onnx.load(made.file), "the object is the file"
+
+
+# --- one session, errors in words -----------------------------------------------------------------
+
+
+def test_what_onnx_runtime_refuses_is_said_with_the_file_and_the_reason(four_nodes, tmp_path):
+    model = onnx.load(four_nodes)
+    model.graph.node[1].op_type = "NoSuchOperator"
+    path = tmp_path / "strange.onnx"
+    onnx.save(model, path)
+    reason = "NoSuchOperator"
+    with pytest.raises(ModelFileError, match=f"does not load {path}: .*{reason}"):
+        Session(path)
+    with pytest.raises(ModelFileError, match=f"does not load the graph: .*{reason}"):
+        Session(model)
+    with pytest.raises(ModelFileError, match=f"does not load the copy: .*{reason}"):
+        Session(OnnxFile(path), name="the copy")
+
+
+def test_what_fails_while_it_runs_is_said_in_one_line(four_nodes):
+    session = Session(four_nodes, optimize="none", threads=1)
+    with pytest.raises(ModelFileError, match=r"m\.onnx fails while it runs: .*image") as caught:
+        session.run({"image": np.zeros((1, 3, 7, 7), np.float32)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_session_computes_what_onnx_says(four_nodes):
+    rng = np.random.default_rng(1)
+    image = rng.standard_normal((1, 3, 32, 32)).astype(np.float32)
+    exact = onnx.reference.ReferenceEvaluator(str(four_nodes)).run(None, {"image": image})[0]
+    for level in ("none", "basic", "all"):
+        session = Session(four_nodes, optimize=level)
+        assert session.inputs == [("image", [1, 3, 32, 32], "tensor(float)")]
+        (found,) = session.run({"image": image})
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UnknownNameError, match="optimization level"):
+        Session(four_nodes, optimize="most")
+
+
+def test_sessions_are_made_in_one_place():
+    package = paths.ROOT / "labutils"
+    makers = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if re.search(r"\bInferenceSession\(|\bSessionOptions\(", file.read_text("utf-8"))
+    }
+    # the worker's session is QNN's, and its errors are read from QNN's log
+    assert makers == {"onnxfile/session.py", "runtime/qnn/worker.py"}

@@ -13,6 +13,7 @@ import numpy as np
 from .. import paths
 from ..errors import ConvertError
 from ..onnxfile.file import OnnxFile
+from ..onnxfile.session import Session
 from ..runtime.qnn import dlc_file
 
 if TYPE_CHECKING:
@@ -151,15 +152,9 @@ def _weights_of(source: OnnxFile) -> dict[str, np.ndarray]:
 
 def _folded(source: OnnxFile) -> dict[str, np.ndarray]:
     """Return the weights after ONNX Runtime's basic folding, which QNN's provider gets."""
-    import onnxruntime as ort
-
     with paths.scratch() as folder:
-        out = Path(folder, "folded.onnx")
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        settings.optimized_model_filepath = str(out)
-        ort.InferenceSession(str(source), settings, providers=["CPUExecutionProvider"])
+        out = folder / "folded.onnx"
+        Session(source, optimize="basic", optimized=out)
         return _weights_of(OnnxFile(out))
 
 

@@ -178,6 +178,7 @@ class OnnxFile:
         ModelFileError
             As for `proto`.
         """
+        _ = self.proto  # it says which files there are
         return graph.joined_sha256(self._files())
 
     def _files(self) -> list[Path]:

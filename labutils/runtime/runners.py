@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import ModelFileError, UnknownNameError, UsageError
 from ..onnxfile.file import OnnxFile
+from ..onnxfile.session import Session
 from . import qnn
 from .qnn import dlc_file, options, refusal
 
@@ -138,22 +139,11 @@ class OrtRunner(_Closing):
         self.onnx = OnnxFile.of(file)
         self.file = self.onnx.path
         _ = self.onnx.proto  # what is not an ONNX file is refused by what it is
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = threads
-        if not optimize:
-            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self.session = ort.InferenceSession(
-                str(self.file), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            text = str(error).splitlines()[0][:400]
-            raise ModelFileError(f"ONNX Runtime does not load {self.file}: {text}") from None
+        level = "all" if optimize else "none"
+        self.session = Session(self.onnx, optimize=level, threads=threads)
         self.name = name or self.file.name
         self.runtime = f"ONNX Runtime {ort.__version__} CPU" + ("" if optimize else ", unoptimized")
-        inputs = [(i.name, i.shape, i.type) for i in self.session.get_inputs()]
-        self.input, self.shape = _image_input(inputs, self.name)
+        self.input, self.shape = _image_input(self.session.inputs, self.name)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
@@ -162,16 +152,9 @@ class OrtRunner(_Closing):
     def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return every graph output by name, images along the first axis."""
         batch = _checked(batch, self.shape, self.name)
-        names = [output.name for output in self.session.get_outputs()]
+        names = [name for name, *_ in self.session.outputs]
         step = self.shape[0] if isinstance(self.shape[0], int) else len(batch)
-        try:
-            parts = [
-                self.session.run(names, {self.input: part})
-                for part in _split(batch, step, self.name)
-            ]
-        except Exception as error:  # onnxruntime's have no common base
-            text = " ".join(str(error).split())[:400]
-            raise ModelFileError(f"{self.name} fails while it runs: {text}") from None
+        parts = [self.session.run({self.input: p}) for p in _split(batch, step, self.name)]
         joined = [
             np.concatenate([np.atleast_1d(value) for value in values])
             for values in zip(*parts, strict=True)

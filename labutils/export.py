@@ -18,17 +18,19 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import metrics, paths, provenance, typesetting
-from .errors import ExportError, UnknownNameError, UsageError, counted
+from .errors import ExportError, ModelFileError, UnknownNameError, UsageError, counted
 from .images import data
 from .models import modes, zoo
 from .onnxfile import tidy
+from .onnxfile.file import OnnxFile
+from .onnxfile.session import Session
 
 if TYPE_CHECKING:
     import onnx
@@ -62,6 +64,8 @@ class ExportReport:
         Smallest cosine similarity of the logits over the inputs compared.
     compared
         What they were compared on.
+    onnx
+        The file, opened.
     """
 
     path: Path
@@ -71,6 +75,7 @@ class ExportReport:
     max_error: float
     cosine: float
     compared: str
+    onnx: OnnxFile | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         ops = ", ".join(f"{op} {n}" for op, n in self.nodes.most_common())
@@ -148,7 +153,8 @@ def to_onnx(
         temporary.write_bytes(written.SerializeToString(deterministic=True))
         error, cosine, compared = _compare(module, temporary, example, preprocessing)
     nodes = Counter(node.op_type for node in written.graph.node)
-    return ExportReport(path, opset, exporter, nodes, error, cosine, compared)
+    file = OnnxFile.written(path, written, checked=True)
+    return ExportReport(path, opset, exporter, nodes, error, cosine, compared, file)
 
 
 def unchecked(
@@ -407,23 +413,18 @@ def _compare(
     preprocessing: data.Preprocessing | None,
 ) -> tuple[float, float, str]:
     """Return (largest absolute difference, smallest cosine, inputs) of the file and `module`."""
-    import onnxruntime
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # The file as it is written: optimizations are the runtime's business.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own kinds
-        raise ExportError(f"ONNX Runtime cannot load the export: {_first_line(error)}.") from None
+    try:  # the file as it is written: optimizations are the runtime's business
+        session = Session(path, optimize="none", name="the export")
+    except ModelFileError as error:
+        raise ExportError(str(error)) from None
     inputs, words = _inputs(example, preprocessing)
     cosines, error, peak = [], 0.0, 0.0
     for batch in inputs:
         expected = _outputs(module, torch.from_numpy(batch).to(example.device))
-        (got,) = session.run(["logits"], {"input": batch})
-        if not got.shape == expected.shape == tuple(session.get_outputs()[0].shape):
+        (got,) = session.run({"input": batch}, ["logits"])
+        if not got.shape == expected.shape == tuple(session.outputs[0][1]):
             raise ExportError(
                 f"The output's shape depends on the input's values ({expected.shape} on one of "
                 f"{words}); devices need static shapes. {_TRACING_CURE}"

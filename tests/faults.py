@@ -23,7 +23,7 @@ import psutil
 import tiny_network
 
 from labutils import __main__, paths, pipeline, surgery
-from labutils.onnxfile import graph
+from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import journey
 from labutils.runtime.qnn import dlc_file
 
@@ -273,7 +273,7 @@ def _judge(path):
     elif path.suffix == ".dlc":
         assert dlc_file.read(path).ops
     elif path.suffix == ".onnx":
-        graph.require_valid(path)
+        OnnxFile(path).require_valid()
     elif path.name.endswith(".recipe.yaml"):
         assert surgery.Recipe.read(path).steps, "nothing in it"
         assert path.with_name(path.name.removesuffix(".recipe.yaml")).is_file(), "of no file"

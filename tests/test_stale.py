@@ -21,7 +21,7 @@ from labutils.errors import (
 )
 from labutils.lab import artifacts, lesson, recorded
 from labutils.models import checkpoint, zoo
-from labutils.onnxfile import graph
+from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
 from labutils.quantize import PRESETS
 from labutils.runtime import qnn
@@ -82,13 +82,13 @@ def test_a_file_is_known_with_the_weights_that_lie_beside_it(tmp_path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     made = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight]))
     onnx.save(made, file)
-    assert graph.sha256(file) == paths.sha256(file)
+    assert OnnxFile(file).sha256 == paths.sha256(file)
     onnx.save(made, file, save_as_external_data=True, location="w.bin", size_threshold=0)
-    first = graph.sha256(file)
+    first = OnnxFile(file).sha256
     data = bytearray((tmp_path / "w.bin").read_bytes())
     data[0] ^= 1
     (tmp_path / "w.bin").write_bytes(data)
-    assert graph.sha256(file) != first
+    assert OnnxFile(file).sha256 != first
 
 
 # --- artifacts of the notebooks ------------------------------------------------------------------

@@ -24,6 +24,7 @@ from labutils.errors import LabError, LimitError, ModelFileError, UsageError
 from labutils.lab import notebooks
 from labutils.models import checkpoint, zoo
 from labutils.onnxfile import graph
+from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
 from labutils.runtime.qnn import dlc_file
 from labutils.targets import schema
@@ -138,7 +139,7 @@ PIPED = {
     "model card": ("m.json", lambda path: provenance.card_classes(path.with_name("m.pth"), 3)),
     "summary": ("m.dlc.json", lambda path: writing._notes(path.with_name("m.dlc"))),
     "ONNX": ("m.onnx", graph.read),
-    "external data": ("weights.bin", lambda path: graph.read_whole(path.with_name("m.onnx"))),
+    "external data": ("weights.bin", lambda path: OnnxFile(path.with_name("m.onnx")).whole),
 }
 
 
@@ -257,7 +258,7 @@ def test_external_data_of_terabytes_is_refused_unread(length, tmp_path):
         del model.graph.initializer[0].external_data[2]
     sparse(tmp_path / "weights.bin", 10**12)
     onnx.save(model, tmp_path / "m.onnx")
-    for read in (graph.read, graph.read_whole, zoo.load):
+    for read in (graph.read, lambda path: OnnxFile(path).whole, zoo.load):
         with pytest.raises(ModelFileError, match="weights in other"):
             read(tmp_path / "m.onnx")
 
@@ -265,7 +266,7 @@ def test_external_data_of_terabytes_is_refused_unread(length, tmp_path):
 def test_external_data_of_a_usual_size_is_read(tmp_path):
     onnx.save(external("weights.bin"), tmp_path / "m.onnx")
     (tmp_path / "weights.bin").write_bytes(np.ones((3, 4), np.float32).tobytes())
-    found = graph.read_whole(tmp_path / "m.onnx")
+    found = OnnxFile(tmp_path / "m.onnx").whole
     assert found.graph.initializer[0].raw_data == classifier().graph.initializer[0].raw_data
 
 

@@ -97,10 +97,10 @@ def _diagnose(chosen: argparse.Namespace) -> int:
     if chosen.html:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
-        path = model.file
+        path = model.onnx or model.file
         if model.module is not None:
             path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
-            export.to_onnx(model, path, opset=chosen.opset)
+            path = export.to_onnx(model, path, opset=chosen.opset).onnx
         allowed = {"allow_approximate": chosen.allow_approximate}
         plan = pipeline.suggest(path, chosen.target, **allowed)
         if chosen.html:
@@ -128,10 +128,11 @@ def _repair(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
-        path = model.file
+        path = model.onnx or model.file
         if model.module is not None:
-            path = folder / f"{chosen.output.stem}.onnx"
-            say(chosen, export.to_onnx(model, path, opset=chosen.opset))
+            made = export.to_onnx(model, folder / f"{chosen.output.stem}.onnx", opset=chosen.opset)
+            say(chosen, made)
+            path = made.onnx
         if chosen.recipe:
             done = pipeline.replay(path, chosen.recipe, chosen.output)
         else:
@@ -149,7 +150,7 @@ def _repair(chosen: argparse.Namespace) -> int:
 def _convert(chosen: argparse.Namespace) -> int:
     from .. import dlc, pipeline
     from ..models import zoo
-    from ..onnxfile import graph
+    from ..onnxfile.file import OnnxFile
     from ..runtime import qnn
 
     dlc.refuse_impossible(chosen.target, chosen.output)
@@ -157,7 +158,9 @@ def _convert(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = preprocessing_of(chosen, model)
     say(chosen, titled(model))
-    name = graph.read(model.file).graph.input[0].name if model.module is None else "input"
+    name = "input"
+    if model.module is None:
+        name = OnnxFile.of(model.onnx or model.file).inputs[0].name
     say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")

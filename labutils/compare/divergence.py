@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import LabError
-from ..onnxfile.graph import read_whole
+from ..onnxfile.file import OnnxFile
 from ..runtime import HtpRunner, Runner
 from .layerwise import Layer, Names, Twins, measure, opened, twins
 
@@ -72,7 +72,7 @@ class Departure:
 
 
 def first_departure(
-    reference_onnx: str | Path, candidate: Runner, inputs: np.ndarray, limit: float
+    reference_onnx: OnnxFile | str | Path, candidate: Runner, inputs: np.ndarray, limit: float
 ) -> Departure | None:
     """Find the first tensor, in topological order, whose cosine falls below `limit`.
 
@@ -96,8 +96,9 @@ def first_departure(
     Departure or None
         None when every shared tensor agrees, up to and including the last.
     """
-    reference_onnx = Path(reference_onnx)
-    reference, other = read_whole(reference_onnx), read_whole(candidate.file)
+    reference_onnx = OnnxFile.of(reference_onnx)
+    theirs = OnnxFile.of(getattr(candidate, "onnx", None) or candidate.file)
+    reference, other = reference_onnx.whole, theirs.whole
     pairs = twins(reference, other)
     if not pairs:
         return None
@@ -110,7 +111,7 @@ def first_departure(
     if found is None:
         return None
     pair, layer, vanishes = found
-    same = Path(candidate.file).resolve() == reference_onnx.resolve()
+    same = Path(candidate.file).resolve() == reference_onnx.path.resolve()
     against = ("its own file" if same else reference_onnx.name) + " on ONNX Runtime"
     return Departure(
         layer.tensor, layer.op, pair.candidate_op, layer.module,
@@ -143,7 +144,7 @@ def _scan(
 def _bisect(
     ours: Runner,
     model: onnx.ModelProto,
-    open_: Callable[[Path], Runner],
+    open_: Callable[[OnnxFile], Runner],
     pairs: list[Twins],
     inputs: np.ndarray,
     limit: float,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from .. import metrics, tabular
 from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
+from ..onnxfile.file import OnnxFile
 from ..runtime import HtpRunner, Runner
 from .divergence import Departure, first_departure
 
@@ -184,7 +185,7 @@ def gate(
     min_cosine: float | None = None,
     min_agreement: float | None = None,
     check_top1: bool = True,
-    reference_onnx: str | Path | None = None,
+    reference_onnx: OnnxFile | str | Path | None = None,
     locate: bool = True,
 ) -> GateReport:
     """Run both on the same images and refuse the candidate when it computes something else.
@@ -334,7 +335,7 @@ def _locate(
     candidate: Runner,
     inputs: np.ndarray,
     required: dict[str, Any],
-    reference_onnx: str | Path | None,
+    reference_onnx: OnnxFile | str | Path | None,
 ) -> tuple[Departure | None, str]:
     file = reference_onnx or _onnx(reference)
     if not _onnx(candidate):
@@ -342,7 +343,7 @@ def _locate(
     own = file is None and isinstance(candidate, HtpRunner)
     if file is None and not own:
         return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
-    file = candidate.file if own else file
+    file = _onnx(candidate) if own else file
     try:
         found = first_departure(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
     except LabError as error:
@@ -357,8 +358,8 @@ def _locate(
     return None, "No tensor that the two graphs share falls below the cosine threshold."
 
 
-def _onnx(runner: Runner) -> Path | None:
-    file = runner.file
+def _onnx(runner: Runner) -> OnnxFile | Path | None:
+    file = getattr(runner, "onnx", None) or runner.file  # runners of a learner's own have a path
     return file if file is not None and Path(file).suffix == ".onnx" else None
 
 

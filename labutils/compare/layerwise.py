@@ -19,7 +19,8 @@ import numpy as np
 
 from .. import paths, tabular
 from ..errors import UsageError, counted
-from ..onnxfile.graph import module_path, read_whole
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import module_path
 from ..runtime import OrtRunner, Runner, connect
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class LayerReport(tabular.Table):
 
 
 def per_layer(
-    float_onnx: str | Path,
-    quantized_onnx: str | Path,
+    float_onnx: OnnxFile | str | Path,
+    quantized_onnx: OnnxFile | str | Path,
     inputs: np.ndarray,
     backend: str = "ort",
     soc: str = "SM8550",
@@ -146,10 +147,10 @@ def per_layer(
     ConvertError
         The HTP refuses the graph.
     """
-    float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
+    float_onnx, quantized_onnx = OnnxFile.of(float_onnx), OnnxFile.of(quantized_onnx)
     settings = {"soc": soc} if backend == "htp" else {"optimize": False, "threads": 1}
     open_ = functools.partial(connect, backend=backend, **settings)
-    reference, candidate = read_whole(float_onnx), read_whole(quantized_onnx)
+    reference, candidate = float_onnx.whole, quantized_onnx.whole
     pairs = twins(reference, candidate)
     if not pairs:
         raise UsageError(
@@ -242,22 +243,18 @@ def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return part
 
 
-def unoptimized(file: Path) -> OrtRunner:
+def unoptimized(file: OnnxFile | Path) -> OrtRunner:
     """Return a runner that keeps every inner tensor as it is written."""
     return OrtRunner(file, optimize=False, threads=1)
 
 
 @contextlib.contextmanager
 def opened(
-    model: onnx.ModelProto, names: Iterable[str], open_: Callable[[Path], Runner] = unoptimized
+    model: onnx.ModelProto, names: Iterable[str], open_: Callable[[OnnxFile], Runner] = unoptimized
 ) -> Iterator[Runner]:
     """Yield a runner of the part of `model` that computes `names`; its file is temporary."""
-    import onnx
-
     with paths.scratch() as folder:
-        path = folder / "part.onnx"
-        onnx.save_model(cut(model, list(names)), str(path))
-        runner = open_(path)
+        runner = open_(OnnxFile.write(folder / "part.onnx", cut(model, list(names))))
         try:
             yield runner
         finally:

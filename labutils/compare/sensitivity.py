@@ -20,7 +20,8 @@ import numpy as np
 
 from .. import metrics, paths, tabular
 from ..errors import ConvertError, LabError, MissingToolError, UnknownNameError, UsageError
-from ..onnxfile.graph import read_whole, with_shapes
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import with_shapes
 from ..runtime import OrtRunner, Runner, connect
 from .qdq_edit import Unit, for_htp, in_float, units
 from .reasons import Facts, facts, sentences
@@ -166,8 +167,8 @@ def _db(value: float) -> str:
 
 
 def sensitivity(
-    float_onnx: str | Path,
-    quantized_onnx: str | Path,
+    float_onnx: OnnxFile | str | Path,
+    quantized_onnx: OnnxFile | str | Path,
     inputs: np.ndarray,
     backend: str = "ort",
     *,
@@ -206,8 +207,8 @@ def sensitivity(
     UnknownNameError
         No layer has such a name.
     """
-    float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
-    reference, quantized = read_whole(float_onnx), read_whole(quantized_onnx)
+    float_onnx, quantized_onnx = OnnxFile.of(float_onnx), OnnxFile.of(quantized_onnx)
+    reference, quantized = float_onnx.whole, quantized_onnx.whole
     known = units(quantized)
     chosen = [u for u in known if any(fnmatch.fnmatchcase(u.name, g) for g in layers)]
     if not chosen:
@@ -291,13 +292,10 @@ def _run(
     model: onnx.ModelProto, inputs: np.ndarray, open_: Callable[[Path], Runner]
 ) -> tuple[np.ndarray | None, str, str]:
     """Return logits, why there are none, and the runtime's words."""
-    import onnx
-
     with paths.scratch() as folder:
-        path = folder / "variant.onnx"
-        onnx.save_model(with_shapes(model), str(path))
+        file = OnnxFile.write(folder / "variant.onnx", with_shapes(model))
         try:
-            with open_(path) as runner:
+            with open_(file) as runner:
                 return runner.run(inputs), "", runner.runtime
         except MissingToolError:
             raise

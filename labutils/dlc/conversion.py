@@ -22,6 +22,7 @@ from ..errors import (
     UsageError,
     counted,
 )
+from ..onnxfile.file import OnnxFile
 from ..runtime import qnn
 from ..targets import snpe, table
 from . import writing
@@ -93,14 +94,14 @@ class Conversion:
 
 
 def convert(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     target: str,
     destination: str | Path,
     *,
     reference: runtime.Runner,
     inputs: np.ndarray,
-    original: str | Path | None = None,
-    quantized: str | Path | None = None,
+    original: OnnxFile | str | Path | None = None,
+    quantized: OnnxFile | str | Path | None = None,
     precision: str = "fp32",
     soc: str = "SM8550",
     min_cosine: float | None = None,
@@ -163,7 +164,8 @@ def convert(
     if (precision in ("int8", "a16w8")) != (quantized is not None):
         raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
     qnn.require()
-    source, written = Path(source), Path(quantized or source)
+    source = OnnxFile.of(source)
+    written = source if quantized is None else OnnxFile.of(quantized)
     check = table.check(source, target)
     with paths.scratch(destination.parent) as folder:
         draft = folder / destination.name
@@ -193,7 +195,7 @@ def convert(
         file=destination,
         target=target,
         precision=precision,
-        source=written,
+        source=written.path,
         check=check,
         transcript=transcript,
         info=writing.info(destination),
@@ -240,8 +242,8 @@ def refuse_impossible(target: str, destination: Path) -> None:
 
 
 def _write(
-    source: Path,
-    written: Path,
+    source: OnnxFile,
+    written: OnnxFile,
     check: table.CheckReport,
     draft: Path,
     precision: str,
@@ -277,8 +279,8 @@ def _write(
 
 def _gate(
     draft: Path,
-    written: Path,
-    original: str | Path | None,
+    written: OnnxFile,
+    original: OnnxFile | str | Path | None,
     reference: runtime.Runner,
     inputs: np.ndarray,
     precision: str,

@@ -12,7 +12,8 @@ import numpy as np
 
 from .. import paths
 from ..errors import ConvertError
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.session import Session
 from ..runtime.qnn import dlc_file
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _LIGHT = {
 }
 
 
-def verify(dlc: str | Path, source: str | Path) -> Verification:
+def verify(dlc: str | Path, source: OnnxFile | str | Path) -> Verification:
     """Compare a DLC with its ONNX file: operators, input and output shapes, every weight.
 
     Weights are compared value by value, whatever order of axes QNN chose. Element-wise operators
@@ -67,7 +68,8 @@ def verify(dlc: str | Path, source: str | Path) -> Verification:
     ConvertError
         The DLC is not the ONNX file's graph; the message lists the differences.
     """
-    made, model = dlc_file.read(dlc), graph.read(source)
+    made, source = dlc_file.read(dlc), OnnxFile.of(source)
+    model = source.proto
     nodes = list(model.graph.node)
     differences = _compare_interface(made, model)
     have, want = Counter(op.type for op in made.ops), Counter(n.op_type for n in nodes)
@@ -77,12 +79,12 @@ def verify(dlc: str | Path, source: str | Path) -> Verification:
         differences.append(
             f"{heavy} convolutions and matrix products in the ONNX, {became} in the DLC"
         )
-    weights, wrong = _compare_weights(made, Path(source), nodes)
+    weights, wrong = _compare_weights(made, source)
     differences += wrong
     if differences:
         listed = "".join(f"\n  - {line}" for line in differences[:20])
         raise ConvertError(
-            f"{Path(dlc).name} does not hold the graph of {Path(source).name}:{listed}\n"
+            f"{Path(dlc).name} does not hold the graph of {source.name}:{listed}\n"
             "What to do: convert again; if it stays so, do not use the file, report the graph."
         )
     remarks = tuple(
@@ -110,9 +112,9 @@ def _compare_interface(made: dlc_file.Contents, model: onnx.ModelProto) -> list[
 
 
 def _compare_weights(
-    made: dlc_file.Contents, source: Path, nodes: list[onnx.NodeProto]
+    made: dlc_file.Contents, source: OnnxFile
 ) -> tuple[list[np.ndarray], list[str]]:
-    wanted = _weights_of(source, nodes)
+    wanted = _weights_of(source)
     missing = [name for name in wanted if name not in made.weights]
     if missing:  # ONNX Runtime folds BatchNormalization into new weights before QNN sees them
         wanted, missing = _folded(source), []
@@ -127,13 +129,12 @@ def _compare_weights(
     return list(wanted.values()), wrong
 
 
-def _weights_of(source: Path, nodes: list[onnx.NodeProto]) -> dict[str, np.ndarray]:
+def _weights_of(source: OnnxFile) -> dict[str, np.ndarray]:
     """Return the constant weights and biases of heavy operators, by initializer name."""
-    import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(str(source))
-    constants = {i.name: i for i in model.graph.initializer}
+    nodes = source.whole.graph.node
+    constants = {i.name: i for i in source.whole.graph.initializer}
     for node in nodes:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
@@ -149,18 +150,12 @@ def _weights_of(source: Path, nodes: list[onnx.NodeProto]) -> dict[str, np.ndarr
     return found
 
 
-def _folded(source: Path) -> dict[str, np.ndarray]:
+def _folded(source: OnnxFile) -> dict[str, np.ndarray]:
     """Return the weights after ONNX Runtime's basic folding, which QNN's provider gets."""
-    import onnxruntime as ort
-
     with paths.scratch() as folder:
-        out = Path(folder, "folded.onnx")
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        settings.optimized_model_filepath = str(out)
-        ort.InferenceSession(str(source), settings, providers=["CPUExecutionProvider"])
-        return _weights_of(out, list(graph.read(out).graph.node))
+        out = folder / "folded.onnx"
+        Session(source, optimize="basic", optimized=out)
+        return _weights_of(OnnxFile(out))
 
 
 def _same(values: np.ndarray, other: np.ndarray) -> bool:

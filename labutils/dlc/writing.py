@@ -17,6 +17,7 @@ from typing import Any
 from .. import paths, typesetting, untrusted
 from ..errors import ConvertError, ModelFileError, UsageError
 from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
 from ..runtime import qnn
 from ..runtime.qnn import dlc_file, options, refusal
 from .verification import Verification, verify
@@ -177,7 +178,7 @@ def sidecar(file: Path) -> Path:
 
 
 def write(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     target: str | Path,
     precision: str = "auto",
     notes: dict[str, Any] | None = None,
@@ -206,7 +207,7 @@ def write(
     ModelFileError, WorkerError, MissingToolError
         The source cannot be read; the writer died; QNN is not here.
     """
-    source, target = Path(source), Path(target)
+    source, target = OnnxFile.of(source), Path(target)
     if precision not in PRECISIONS:
         raise UsageError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}.")
     refusal.precheck(source)
@@ -248,19 +249,14 @@ def _describe(written: DlcInfo) -> dict[str, Any]:
     }
 
 
-def to_fp16(source: str | Path, target: str | Path) -> Path:
-    """Write `source` with float16 inside and float32 inputs and outputs; return `target`."""
-    import onnx
+def to_fp16(source: OnnxFile | str | Path, target: str | Path) -> OnnxFile:
+    """Write `source` with float16 inside and float32 inputs and outputs; return the file made."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    source, target = Path(source), Path(target)
-    model = graph.read(source)
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+    source = OnnxFile.of(source)
+    if any(node.op_type == "QuantizeLinear" for node in source.proto.graph.node):
         raise UsageError(f"{source.name} is quantized: precision fp16 is for float graphs.")
-    model = onnx.load(str(source))  # with its weights, wherever they lie
-    with paths.atomic(target) as temporary:
-        onnx.save(convert_float_to_float16(model, keep_io_types=True), str(temporary))
-    return target
+    return OnnxFile.write(target, convert_float_to_float16(source.copy(), keep_io_types=True))
 
 
 @dataclass(frozen=True)
@@ -287,7 +283,10 @@ class ContextInfo:
 
 
 def context_binary(
-    source: str | Path, target: str | Path, soc: str = "SM8550", pool: qnn.Pool | None = None
+    source: OnnxFile | str | Path,
+    target: str | Path,
+    soc: str = "SM8550",
+    pool: qnn.Pool | None = None,
 ) -> ContextInfo:
     """Compile the ONNX file `source` for one chip into the context binary `target`.
 
@@ -301,9 +300,7 @@ def context_binary(
     ConvertError
         QNN refuses the graph, or the chip's HTP has no float16.
     """
-    import onnx
-
-    source, target = Path(source), Path(target)
+    source, target = OnnxFile.of(source), Path(target)
     chip = qnn.soc(soc)
     refusal.precheck(source, chip)
     version = qnn.require().versions["QNN"]
@@ -318,7 +315,7 @@ def context_binary(
         binaries = list(folder.glob("*.bin"))
         if len(binaries) != 1:
             raise ConvertError(f"QNN wrote {len(binaries)} binaries for {source.name}, not one.")
-        small = onnx.load(str(folder / "made_ctx.onnx"))
+        small = OnnxFile(folder / "made_ctx.onnx").copy()
         for attribute in small.graph.node[0].attribute:
             if attribute.name == "ep_cache_context":
                 attribute.s = target.name.encode()
@@ -326,6 +323,5 @@ def context_binary(
         with paths.atomic(target) as temporary:
             shutil.copyfile(binaries[0], temporary)
             wrapper.unlink(missing_ok=True)  # it belonged to another binary
-        with paths.atomic(wrapper) as temporary:
-            onnx.save(small, str(temporary))
+        OnnxFile.write(wrapper, small)
     return ContextInfo(target, wrapper, chip, target.stat().st_size, f"QNN {version}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import __version__, fetch, paths, typesetting
 from ..errors import UsageError
+from ..onnxfile.session import Session
 from ..runtime import qnn
 
 _CURE = "Run `make setup`." if paths.CHECKOUT else f"Install {paths.PROJECT} again."
@@ -176,11 +177,9 @@ def _onnx_runtime() -> Finding:
     model = onnx.helper.make_model(
         onnx.helper.make_graph([node], "probe", *ends), opset_imports=opset, ir_version=8
     )
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = Session(model)
     found = f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}"
-    return Finding("ONNX Runtime", bool(session.get_inputs()), found, _CURE, True)
+    return Finding("ONNX Runtime", bool(session.inputs), found, _CURE, True)
 
 
 def _qnn() -> Finding:

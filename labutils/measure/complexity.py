@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from .. import typesetting
 from ..errors import UnknownNameError, UsageError
 from ..models import modes, zoo
-from ..onnxfile.graph import read_whole, with_shapes
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import inputs, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -119,14 +120,14 @@ class Complexity:
 
 
 def count(
-    model: nn.Module | zoo.Model | str | Path, input_shape: Sequence[int] | None = None
+    model: nn.Module | zoo.Model | OnnxFile | str | Path, input_shape: Sequence[int] | None = None
 ) -> Complexity:
     """Count the parameters and MACs of a module or an ONNX file.
 
     Parameters
     ----------
     model
-        A module, a zoo model, or the path of an ``.onnx`` file.
+        A module, a zoo model, or an ``.onnx`` file.
     input_shape
         NCHW. By default a file's or a zoo model's own; `DEFAULT_SHAPE` for a bare module, and for
         the sizes that a file leaves open. A file's static sizes must agree with it.
@@ -147,9 +148,9 @@ def count(
     shape = tuple(input_shape) if input_shape is not None else None
     if isinstance(model, zoo.Model):
         shape = shape or model.input_shape
-        model = model.file if model.module is None else model.module
-    if isinstance(model, str | Path):
-        return _count_onnx(Path(model), shape)
+        model = model.module or model.onnx or model.file
+    if isinstance(model, OnnxFile | str | Path):
+        return _count_onnx(OnnxFile.of(model), shape)
     return _count_module(model, shape or DEFAULT_SHAPE)
 
 
@@ -264,11 +265,12 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "P
 _PASSING = {"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Transpose", "Reshape"}
 # Inputs that are settings, not weights: scales, zero points, bounds.
 _SETTINGS = {"DequantizeLinear", "QuantizeLinear", "Clip", "Resize", "Upsample", "Pad"}
+_CODES = ("QuantizeLinear", "DequantizeLinear")
 _FREE = {"Constant", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Shape"}
 
 
-def _count_onnx(path: Path, shape: tuple[int, ...] | None) -> Complexity:
-    model, shape = _with_shapes(path, shape)
+def _count_onnx(file: OnnxFile, shape: tuple[int, ...] | None) -> Complexity:
+    model, shape = _with_shapes(file, shape)
     constants = _constants(model.graph)
     sizes = _shapes(model.graph) | {name: dims for name, (dims, _) in constants.items()}
     parameters = _parameters(model.graph, constants)
@@ -280,46 +282,54 @@ def _count_onnx(path: Path, shape: tuple[int, ...] | None) -> Complexity:
             rows.append(row)
         if macs is None and node.op_type not in _FREE:
             others[node.op_type] += 1
-    return _complexity(path.name, shape, rows, others)
+    return _complexity(file.name, shape, rows, others)
 
 
 def graph_macs(model: onnx.ModelProto) -> int | None:
-    """Return the MACs of an ONNX model in memory; None where its shapes are open."""
-    graph = with_shapes(model).graph
-    sizes = _shapes(graph) | {name: dims for name, (dims, _) in _constants(graph).items()}
-    try:
-        return sum(_macs(node, sizes) or 0 for node in graph.node)
-    except UsageError:
-        return None
+    """Return the MACs of an ONNX model in memory; None where its shapes are open.
+
+    Shapes are inferred only where the model does not state those that are needed.
+    """
+    for stated in (lambda: model, lambda: with_shapes(model)):
+        graph = stated().graph
+        sizes = _shapes(graph) | {name: dims for name, (dims, _) in _constants(graph).items()}
+        with contextlib.suppress(UsageError):
+            return sum(_macs(node, sizes) or 0 for node in graph.node)
+    return None
 
 
 def _with_shapes(
-    path: Path, shape: tuple[int, ...] | None
+    file: OnnxFile, shape: tuple[int, ...] | None
 ) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     """Return the model with all shapes inferred, and the shape of its input."""
-    import onnx
-    import onnx.inliner
-
-    model = read_whole(path)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    first = next(value for value in model.graph.input if value.name not in weights)
-    dims = first.type.tensor_type.shape.dim
-    shape = shape or _own_shape(path, dims)
+    dims = file.inputs[0].type.tensor_type.shape.dim
+    shape = shape or _own_shape(file.path, dims)
     fits = len(dims) == len(shape) and all(
         dim.dim_value in (0, n) for dim, n in zip(dims, shape, strict=False)
     )
     if not fits:
         own = tuple(dim.dim_value or dim.dim_param for dim in dims)
-        raise UsageError(f"{path} takes an input of shape {own}, not {shape}.")
-    for dim, n in zip(dims, shape, strict=True):
+        raise UsageError(f"{file} takes an input of shape {own}, not {shape}.")
+    narrow = any(node.domain and node.op_type in _CODES for node in file.proto.graph.node)
+    if all(dim.dim_value for dim in dims) and not narrow and not file.proto.functions:
+        return file.shaped, shape
+    return _closed(file, shape), shape
+
+
+def _closed(file: OnnxFile, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """Return the model for inputs of this shape, with shapes that only its copy can have."""
+    import onnx.inliner
+
+    model = file.copy()
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    for dim, n in zip(inputs(model)[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = n
     del model.graph.value_info[:]  # stale where a size was left open
     for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in _CODES:
             node.domain = ""  # ONNX Runtime's own, for 16 bits: no shapes are inferred through it
-    return with_shapes(model, data_prop=True), shape
+    return with_shapes(model, data_prop=True)
 
 
 def _own_shape(path: Path, dims: Sequence[onnx.TensorShapeProto.Dimension]) -> tuple[int, ...]:

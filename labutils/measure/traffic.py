@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import typesetting
 from ..errors import UsageError
-from ..onnxfile.graph import read, with_shapes
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -78,7 +79,7 @@ class Traffic:
         return typesetting.paragraph(str(self))
 
 
-def estimate(file: str | Path) -> Traffic:
+def estimate(file: OnnxFile | str | Path) -> Traffic:
     """Estimate the bytes that one inference moves, from shapes and bits alone.
 
     Parameters
@@ -99,7 +100,8 @@ def estimate(file: str | Path) -> Traffic:
     UsageError
         A tensor's shape is open, or cannot be inferred.
     """
-    model = read(file)
+    file = OnnxFile.of(file)
+    model = file.proto
     graph, sizes = model.graph, _elements(model)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     constant = {n.output[0] for n in graph.node if n.op_type == "Constant"} | set(stored)
@@ -122,12 +124,12 @@ def estimate(file: str | Path) -> Traffic:
         for name, width in zip(names, moved, strict=True):
             if not sizes.get(name):
                 raise UsageError(
-                    f"The shape of tensor {name!r} in {Path(file).name} is open or cannot be "
+                    f"The shape of tensor {name!r} in {file.name} is open or cannot be "
                     "inferred, so its bytes are unknown. Export with static shapes."
                 )
             found[width] += sizes[name] * width // 8
             converts += sizes[name] * width // 8 * (node.op_type in (_Q, _DQ))
-    return Traffic(Path(file).name, Counter(dict(sorted(found.items()))), converts, _weights(graph))
+    return Traffic(file.name, Counter(dict(sorted(found.items()))), converts, _weights(graph))
 
 
 def _conversion(node: onnx.NodeProto, graph: onnx.GraphProto, maker: dict, bits: dict) -> list[int]:

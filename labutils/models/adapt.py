@@ -11,7 +11,7 @@ import atexit
 import contextlib
 import functools
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,9 @@ import numpy as np
 from .. import paths
 from ..errors import ModelFileError
 from ..images import data
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import inputs, opset
+from ..onnxfile.session import Session
 
 if TYPE_CHECKING:
     import onnx
@@ -47,19 +49,22 @@ class Adapted:
         What was changed, in words.
     preprocessing
         Known where the file takes pixels as uint8: none; None where the file does not say.
+    onnx
+        `file`, opened.
     """
 
     file: Path
     changes: tuple[str, ...] = ()
     preprocessing: data.Preprocessing | None = None
+    onnx: OnnxFile | None = field(default=None, compare=False, repr=False)
 
 
-def adapted(path: str | Path, size: int | None = None) -> Adapted:
+def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
     """Return an ONNX file, or a copy of it with one float32 NCHW image of static size as input.
 
     Parameters
     ----------
-    path
+    brought
         The file; it is not changed.
     size
         Side in pixels, where the file leaves it open.
@@ -70,32 +75,30 @@ def adapted(path: str | Path, size: int | None = None) -> Adapted:
         The file is no ONNX model, its external data is missing, or the copy would compute
         something else.
     """
-    path = Path(path)
-    model = graph.read(path)
-    image = _image(model)
+    brought = OnnxFile.of(brought)
+    path = brought.path
+    if not _Adapting(brought.proto, size).needed(_image(brought.proto)):
+        return Adapted(path, onnx=brought)
+    brought.require_valid()
+    model = brought.copy()
     work = _Adapting(model, size)
-    if not work.needed(image):
-        return Adapted(path)
-    graph.require_valid(path)
-    graph.load_weights_(model, path)
     work.constants_()
     work.raise_opset_()
     image = _image(model)
     pixels = image is not None and work.input_(image)
     place = _folder() / secrets.token_hex(4)
     place.mkdir()
-    file = place / path.name
     try:
-        file.write_bytes(model.SerializeToString())
+        copy = OnnxFile.write(place / path.name, model)
     except ValueError:
         raise ModelFileError(
             f"{path} needs to be adapted ({'; '.join(work.changes)}), but has more than 2 GB."
         ) from None
-    _compare(path, file, work)
+    _compare(path, copy.path, work)
     side = _image(model).type.tensor_type.shape.dim[-1].dim_value if pixels else 0
     unit = (1 / 255,) * 3  # pixels / 255 / (1 / 255): as they are
     own = data.Preprocessing(side, (0.0,) * 3, unit, PIXELS) if side else None
-    return Adapted(file, tuple(work.changes), own)
+    return Adapted(copy.path, tuple(work.changes), own, copy)
 
 
 @functools.cache
@@ -107,11 +110,8 @@ def _folder() -> Path:
 
 def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
     """Return the one input that is not a weight, if it has four dimensions."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) == 1 and len(inputs[0].type.tensor_type.shape.dim) == 4:
-        return inputs[0]
-    return None
+    found = inputs(model)
+    return found[0] if len(found) == 1 and len(found[0].type.tensor_type.shape.dim) == 4 else None
 
 
 class _Adapting:
@@ -126,7 +126,7 @@ class _Adapting:
         weights = {tensor.name for tensor in self.model.graph.initializer}
         if any(value.name in weights for value in self.model.graph.input):
             return True
-        if 7 <= _opset(self.model) < OLDEST:  # what is older still, ONNX Runtime does not run
+        if 7 <= opset(self.model) < OLDEST:  # what is older still, ONNX Runtime does not run
             return True
         return image is not None and bool(
             self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
@@ -150,7 +150,7 @@ class _Adapting:
         """
         from onnx import version_converter
 
-        before = _opset(self.model)
+        before = opset(self.model)
         if before >= OLDEST:
             return
         try:
@@ -291,10 +291,6 @@ def _casts_behind(owner: onnx.GraphProto, name: str) -> list[onnx.NodeProto] | N
     return casts or None
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-
-
 def _kind(value: onnx.ValueInfoProto) -> str:
     from onnx import TensorProto
 
@@ -322,24 +318,17 @@ def _compare(path: Path, file: Path, work: _Adapting) -> None:
     What ONNX Runtime cannot run, such as a device's own operator, is not compared; then the
     changes say so.
     """
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4
     try:
-        brought, copy = (
-            ort.InferenceSession(str(f), settings, providers=["CPUExecutionProvider"])
-            for f in (path, file)
-        )
-        (wanted, *_), (given, *_) = brought.get_inputs(), copy.get_inputs()
-        if not all(isinstance(dim, int) for dim in given.shape):
+        brought, copy = Session(path), Session(file)
+        (wanted, _, kind), (given, shape, _) = brought.inputs[0], copy.inputs[0]
+        if not all(isinstance(dim, int) for dim in shape):
             return  # a size is still open: no stage takes it like that
-        ours, theirs = _noise(given.shape, wanted.type, work.turned)
-        expected = brought.run(None, {wanted.name: theirs})
-    except Exception:  # onnxruntime's have no common base
+        ours, theirs = _noise(shape, kind, work.turned)
+        expected = brought.run({wanted: theirs})
+    except (ModelFileError, IndexError, ValueError, MemoryError):  # or no such input can be made
         work.changes.append("NOT compared with the original, which ONNX Runtime does not run")
         return
-    found = copy.run(None, {given.name: ours})
+    found = copy.run({given: ours})
     for a, b in zip(expected, found, strict=True):
         peak = np.abs(np.nan_to_num(a.astype(np.float64))).max(initial=0)
         if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=_MOST * peak, equal_nan=True):

@@ -23,7 +23,7 @@ from ..errors import (
     counted,
 )
 from ..images import data, things
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
 from . import adapt, architectures, checkpoint, random_weights
 from .modes import evaluating
 
@@ -64,6 +64,8 @@ class Model:
         NCHW with batch 1; None when a file leaves it open.
     file
         The model file, for ``.onnx``, ``.pt2`` and ``.dlc``.
+    onnx
+        `file`, opened, for ``.onnx``.
     brought
         The file that `file` was adapted from, where that was needed (`labutils.models.adapt`).
     sha256
@@ -83,6 +85,7 @@ class Model:
     file: Path | None = None
     brought: Path | None = None
     sha256: str = ""
+    onnx: OnnxFile | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         how = self.preprocessing if self.preprocessing else "preprocessing unknown"
@@ -281,15 +284,15 @@ def calibrate_(module: nn.Module, preprocessing: data.Preprocessing) -> None:
 
 def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
     _refuse_weights(path, weights)
-    if not graph.read(path).graph.output:
+    brought = OnnxFile(path)
+    if not brought.outputs:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
-    found = adapt.adapted(path, size)
-    model = graph.read(found.file)
-    origin, preprocessing = provenance.stored(path, model)
+    found = adapt.adapted(brought, size)
+    model = found.onnx
+    origin, preprocessing = provenance.stored(path, model.proto)
     note = provenance.origin_note(path, origin)
-    weighted = {tensor.name for tensor in model.graph.initializer}
-    inputs = [_dims(value) for value in model.graph.input if value.name not in weighted]
-    outputs = model.graph.output[0].type.tensor_type.shape.dim
+    inputs = [_dims(value) for value in model.inputs]
+    outputs = model.outputs[0].type.tensor_type.shape.dim
     outputs = outputs[-1].dim_value if outputs else 0  # a batch left open does not matter here
     return _file_model(
         path,
@@ -302,7 +305,8 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
         note="; ".join((note, *found.changes)),
         file=found.file,
         brought=path if found.changes else None,
-        sha256=graph.sha256(path),
+        sha256=brought.sha256,
+        onnx=model,
     )
 
 

@@ -101,19 +101,6 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def read_whole(path: str | Path) -> onnx.ModelProto:
-    """Return the model in an ONNX file, with the data that lies in other files.
-
-    Raises
-    ------
-    ModelFileError
-        As for `read`, or the other files are missing, too short or outside the model's folder.
-    """
-    model = read(path)
-    load_weights_(model, Path(path))
-    return model
-
-
 def load_weights_(model: onnx.ModelProto, path: Path) -> None:
     """Load the data that lies beside the model at `path`; ModelFileError where it cannot be."""
     from onnx.external_data_helper import load_external_data_for_model
@@ -125,22 +112,35 @@ def load_weights_(model: onnx.ModelProto, path: Path) -> None:
         raise ModelFileError(f"The external data of {path} cannot be read: {reason}") from None
 
 
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of an ONNX file; of several, the file and its weights beside it, of all.
+def has_external_data(graph: onnx.GraphProto) -> bool:
+    """Return whether a tensor of the graph, or of one inside a node, keeps its data elsewhere."""
+    return any(tensor.external_data for tensor in _tensors(graph))
 
-    Raises
-    ------
-    ModelFileError
-        As for `read`.
-    """
-    path = Path(path)
-    tensors = (t for t in read(path).graph.initializer if t.external_data)
+
+def files_beside(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the files in the model's folder that hold its weights, sorted."""
+    tensors = (t for t in model.graph.initializer if t.external_data)
     beside = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
     # a place outside the model's folder is refused by whoever loads it
-    files = [path.parent / name for name in sorted(beside) if Path(name).name == name]
-    digests = [paths.sha256(file) for file in (path, *files) if file.is_file()]
+    return [name for name in sorted(beside) if Path(name).name == name]
+
+
+def joined_sha256(files: list[Path]) -> str:
+    """Return the SHA-256 of one file, of several the one of all together."""
+    digests = [paths.sha256(file) for file in files if file.is_file()]
     joined = hashlib.sha256("".join(digests).encode()).hexdigest()
     return digests[0] if len(digests) == 1 else joined
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operator set that a model imports; 0 for none."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs of a model that are not weights."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
 
 
 def _is_text(data: bytes) -> bool:
@@ -150,10 +150,11 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def require_valid(path: str | Path) -> None:
+def require_valid(path: Path, model: onnx.ModelProto) -> None:
     """Refuse a file that breaks ONNX's own rules (tensors made twice, missing attributes, ...).
 
-    Operators that ONNX does not know are no fault here: a target may know them.
+    `model` is what was parsed from it. Operators that ONNX does not know are no fault here: a
+    target may know them.
 
     Raises
     ------
@@ -163,7 +164,7 @@ def require_valid(path: str | Path) -> None:
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
-    for used in read(path).opset_import:
+    for used in model.opset_import:
         if used.domain in ("", "ai.onnx") and not 1 <= used.version <= newest:
             raise ModelFileError(
                 f"{path} was written at opset {used.version}; this onnx knows 1 to {newest}. "

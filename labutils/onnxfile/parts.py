@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import paths, typesetting
 from ..errors import ModelFileError, UnknownNameError, UsageError
 from . import graph
+from .file import OnnxFile
 
 if TYPE_CHECKING:
     import onnx
@@ -83,7 +84,7 @@ def extract(
     import onnx
 
     source, destination = Path(source), Path(destination)
-    model = graph.read_whole(source)
+    model = OnnxFile(source).whole
     if (module is None) == (inputs is None) or (inputs is None) != (outputs is None):
         raise UsageError("Give module=..., or inputs=[...] and outputs=[...] together.")
     if module is not None:

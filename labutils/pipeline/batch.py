@@ -27,7 +27,7 @@ from typing import Any
 from .. import __version__, dlc, paths, tabular, untrusted
 from ..errors import ModelFileError, UsageError, counted
 from ..models import random_weights
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
 
 OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
 _OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
@@ -233,7 +233,7 @@ def _is_file(path: Path) -> bool:
 def _digest(file: Path) -> str:
     if file.suffix == ".onnx":
         with contextlib.suppress(ModelFileError):  # `convert` will say what is wrong with it
-            return graph.sha256(file)
+            return OnnxFile(file).sha256
     return paths.sha256(file)
 
 

@@ -12,6 +12,7 @@ from .. import compare, dlc, export, paths, quantize, runtime, surgery, targets
 from ..errors import UsageError
 from ..images import data
 from ..models import zoo
+from ..onnxfile.file import OnnxFile
 from . import planning
 from .planning import Repair
 
@@ -99,10 +100,10 @@ def convert_model(
     with paths.scratch() as folder:
         original = as_onnx(model, Path(folder, f"{stem}.onnx"), opset, echo)
         fixed = _repaired(original, target, Path(folder), repair, allow_approximate, recipe, echo)
-        floating = fixed.file if fixed else original
+        floating = fixed.onnx if fixed else original
         quantized = done = None
         if quantization is not None:
-            quantized = Path(folder, f"{stem}.{quantization.name}.onnx")
+            quantized = OnnxFile(folder / f"{stem}.{quantization.name}.onnx")
             precision = "a16w8" if quantization.activations.bits == 16 else "int8"
             calibration = data.calibration(quantization.calibration.images, preprocessing.size)
             settings = {"preprocessing": preprocessing, "progress": progress}
@@ -151,7 +152,7 @@ def runnable(recipe: str | Path) -> quantize.Recipe:
 
 
 def _repaired(
-    original: Path,
+    original: OnnxFile,
     target: str,
     folder: Path,
     repair: bool,
@@ -160,7 +161,7 @@ def _repaired(
     echo: Callable,
 ) -> Repair | None:
     """Return a copy that the target's table does not refuse; None where the original will do."""
-    destination = folder / f"{original.stem}.repaired.onnx"
+    destination = folder / f"{original.path.stem}.repaired.onnx"
     if not targets.TARGETS[target].convert:  # refused later, in its own words
         return None
     if recipe is not None:
@@ -186,7 +187,7 @@ def _apart(
     """Return how far an approximated model is from the one brought; None where none is."""
     if fixed is None or fixed.exact:
         return None
-    with runtime.connect(brought) as theirs, runtime.connect(fixed.file) as ours:
+    with runtime.connect(brought) as theirs, runtime.connect(fixed.onnx) as ours:
         figures = compare.parity(theirs.run(inputs), ours.run(inputs))
     rules = [name for name, n in fixed.surgery.counts.items() if n]
     names = [name for name in rules if not surgery.RULES[name].exact]
@@ -201,13 +202,13 @@ def _apart(
             "agreement": figures.agreement.value, "n": figures.n}  # fmt: skip
 
 
-def as_onnx(model: zoo.Model, path: Path, opset: int, echo: Callable) -> Path:
+def as_onnx(model: zoo.Model, path: Path, opset: int, echo: Callable) -> OnnxFile:
     """Return the model's own ONNX file, or an export of it at `path`."""
     if model.module is None:
-        return model.file
+        return OnnxFile.of(model.onnx or model.file)
     report = export.to_onnx(model, path, opset=opset)
     echo(report)
-    return report.path
+    return report.onnx
 
 
 def facts(

@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import paths, surgery, targets, typesetting
 from ..errors import SurgeryError, TranslationError, counted
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class NothingToRepairError(SurgeryError):
@@ -144,6 +147,8 @@ class Repair:
         The repaired file against the same table; None without a target.
     recipe
         How to do it again to other weights.
+    onnx
+        `file`, opened.
     """
 
     file: Path
@@ -151,6 +156,7 @@ class Repair:
     surgery: surgery.Report
     check: targets.CheckReport | None
     recipe: surgery.Recipe
+    onnx: OnnxFile | None = field(default=None, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -188,7 +194,7 @@ class Repair:
         return typesetting.paragraph(head) + self.surgery._repr_html_()
 
 
-def suggest(onnx_path: str | Path, target: str, *, allow_approximate: bool = False) -> Plan:
+def suggest(file: OnnxFile | str | Path, target: str, *, allow_approximate: bool = False) -> Plan:
     """Check a model against a target, and name the rules that remove what blocks.
 
     The rules are tried on a copy, so the plan says what they do to this model, not what they might.
@@ -196,7 +202,7 @@ def suggest(onnx_path: str | Path, target: str, *, allow_approximate: bool = Fal
 
     Parameters
     ----------
-    onnx_path
+    file
         The model.
     target
         A name in ``targets.TARGETS``.
@@ -209,11 +215,11 @@ def suggest(onnx_path: str | Path, target: str, *, allow_approximate: bool = Fal
         No such target; no such model.
     """
     with paths.scratch() as folder:
-        return _mended(onnx_path, target, Path(folder), allow_approximate).plan()
+        return _mended(OnnxFile.of(file), target, Path(folder), allow_approximate).plan()
 
 
 def apply(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     target: str,
     destination: str | Path,
     inputs: np.ndarray | None = None,
@@ -242,7 +248,7 @@ def apply(
         target that leaves what it does not take to the CPU takes a partial repair. Nothing is
         written then.
     """
-    destination = Path(destination)
+    source, destination = OnnxFile.of(source), Path(destination)
     with paths.scratch() as folder:
         mended = _mended(source, target, Path(folder), allow_approximate)
         plan = mended.plan()
@@ -250,17 +256,17 @@ def apply(
             raise NothingToRepairError(f"{plan} Use the model as it is.")
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
         if not plan.complete and not partial:
-            raise SurgeryError(f"{Path(source).name} cannot be repaired in full.\n{plan}")
+            raise SurgeryError(f"{source.name} cannot be repaired in full.\n{plan}")
         report = mended.report(inputs)
         recipe = surgery.recipe_of(
-            mended.reports, mended.outline, made_for=target, model=Path(source).stem
+            mended.reports, mended.outline, made_for=target, model=source.path.stem
         )
-        _write(mended.file, destination, recipe)
-    return Repair(destination, plan, report, targets.check(destination, target), recipe)
+        made = _write(mended.file, destination, recipe)
+    return Repair(destination, plan, report, targets.check(made, target), recipe, made)
 
 
 def replay(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     recipe: surgery.Recipe | str | Path,
     destination: str | Path,
     inputs: np.ndarray | None = None,
@@ -275,17 +281,17 @@ def replay(
         The recipe's file is faulty; the line is named.
     """
     recipe = recipe if isinstance(recipe, surgery.Recipe) else surgery.Recipe.read(recipe)
-    model, before = _shaped(source), _shaped(source)
+    source = OnnxFile.of(source)
+    model, before = source.copy(shaped=True), source.shaped
     reports = surgery.replay_(model, recipe)
     with paths.scratch() as folder:
-        file = Path(folder, Path(destination).name)
-        file.write_bytes(model.SerializeToString())
+        file = OnnxFile.write(folder / Path(destination).name, model, checked=True)
         mended = _Mended(before, file, None, None, list(reports), surgery.outline(before))
         report = mended.report(inputs)
-        _write(file, Path(destination), recipe)
+        made = _write(file, Path(destination), recipe)
     known = recipe.made_for in targets.TARGETS
-    check = targets.check(destination, recipe.made_for) if known else None
-    return Repair(Path(destination), None, report, check, recipe)
+    check = targets.check(made, recipe.made_for) if known else None
+    return Repair(Path(destination), None, report, check, recipe, made)
 
 
 def refused(plan: Plan) -> TranslationError:
@@ -302,33 +308,20 @@ def refused(plan: Plan) -> TranslationError:
     )
 
 
-def _write(file: Path, destination: Path, recipe: surgery.Recipe) -> None:
-    model = _loaded(file)
+def _write(file: OnnxFile, destination: Path, recipe: surgery.Recipe) -> OnnxFile:
+    model = file.copy()
     surgery.describe_(model, recipe)
-    with paths.atomic(destination) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    made = OnnxFile.write(destination, model)
     recipe.write(paths.recipe(destination))
-
-
-def _loaded(file: str | Path) -> Any:
-    from onnx.external_data_helper import load_external_data_for_model
-
-    model = graph.read(file)
-    load_external_data_for_model(model, str(Path(file).parent))
-    return model
-
-
-def _shaped(file: str | Path) -> Any:
-    """Return the model with the shapes that can be inferred: many a rule asks for them."""
-    return graph.with_shapes(_loaded(file), data_prop=True)
+    return made
 
 
 @dataclass
 class _Mended:
     """A repair under way: the file reached, what was done to it, and what the table says now."""
 
-    source: Any
-    file: Path
+    source: onnx.ModelProto
+    file: OnnxFile
     check: targets.CheckReport | None
     now: targets.CheckReport | None
     reports: list[surgery.Report]
@@ -337,11 +330,13 @@ class _Mended:
 
     def attempt(self, names: Sequence[str], folder: Path) -> bool:
         """Apply rules to a copy; keep it unless nothing matched or the target likes it less."""
-        copy = folder / f"{self.check.target}.{len(self.reports)}.{'+'.join(names)[:40]}.onnx"
+        name = f"{self.check.target}.{len(self.reports)}.{'+'.join(names)[:40]}.onnx"
+        model = self.file.copy(shaped=True)  # many rules need shapes
         try:
-            report = surgery.replace_file(self.file, copy, tuple(names))
+            report = surgery.replace_(model, tuple(names), "onnx")
         except SurgeryError:
             return False
+        copy = OnnxFile.write(folder / name, model, checked=True)  # replace_ has checked it
         after = targets.check(copy, self.check.target)
         if _score(after) > _score(self.now) or not report.matches:
             return False
@@ -374,7 +369,7 @@ class _Mended:
         first, last = self.reports[0], self.reports[-1]
         check, notes = last.check, last.notes
         if len(self.reports) > 1 or inputs is not None:
-            check, notes = compare_outputs(self.source, _loaded(self.file), inputs)
+            check, notes = compare_outputs(self.source, self.file.whole, inputs)
         rules = {rule.name: rule for r in self.reports for rule in r.rules if r.counts[rule.name]}
         return dataclasses.replace(
             last,
@@ -387,13 +382,11 @@ class _Mended:
         )
 
 
-def _mended(source: str | Path, target: str, folder: Path, allow_approximate: bool) -> _Mended:
+def _mended(source: OnnxFile, target: str, folder: Path, allow_approximate: bool) -> _Mended:
     """Tidy, then exact rules, then approximate ones if allowed, then the opset."""
     check = targets.check(source, target)
-    model = _shaped(source)
-    whole = folder / "source.onnx"
-    whole.write_bytes(model.SerializeToString())
-    mended = _Mended(model, whole, check, check, [], surgery.outline(model))
+    model = source.shaped
+    mended = _Mended(model, source, check, check, [], surgery.outline(model))
     for name in surgery.TIDY:
         mended.attempt([name], folder)
     opset = {

@@ -14,6 +14,7 @@ from .. import compare, paths, quantize, runtime, typesetting
 from ..errors import ParityError, UsageError
 from ..images import data
 from ..models import zoo
+from ..onnxfile.file import OnnxFile
 from ..quantize import mixed
 from ..quantize.tidl_hints import write_tidl_hints
 from . import conversion, planning
@@ -194,8 +195,8 @@ def quantize_model(
     settings = {"preprocessing": preprocessing, "progress": progress}
     with paths.scratch(Path(destination).parent if destination else None) as folder:
         original, fixed = _float_file(model, folder, opset, repair_for, echo)
-        floating = fixed.file if fixed else original
-        draft, search = paths.folder(folder / "made") / name, None
+        floating = fixed.onnx if fixed else original
+        draft, search = OnnxFile(paths.folder(folder / "made") / name), None
         if budget is not None:
             search = mixed.search(floating, known, budget, wanted, **settings)
             report = search.write(draft)
@@ -225,7 +226,8 @@ def quantize_model(
                 "gate": gate.to_dict(),
                 "ladder": ladder and ladder.to_dict(),
             }
-            written = _published(draft, Path(destination), report.recipe, story, tidl_hints, fixed)
+            places = draft.path, Path(destination)
+            written = _published(*places, report.recipe, story, tidl_hints, fixed)
     file = Path(destination) if destination is not None else None
     report = dataclasses.replace(report, source=Path(floating.name), file=file or Path(name))
     return Quantized(file, report, search, gate, ladder, costs, written)
@@ -262,7 +264,7 @@ def _first(
 
 def _float_file(
     model: zoo.Model, folder: Path, opset: int, target: str | None, echo: Callable
-) -> tuple[Path, planning.Repair | None]:
+) -> tuple[OnnxFile, planning.Repair | None]:
     """Return the model as a float ONNX file, and a repaired copy where a target is given."""
     stem = paths.stem_of(model.name)
     original = conversion.as_onnx(model, folder / f"{stem}.float.onnx", opset, echo)
@@ -295,7 +297,7 @@ def _gated(
     recipe: quantize.Recipe,
     min_cosine: float | None,
     trained: bool,
-    original: Path,
+    original: OnnxFile,
 ) -> compare.GateReport:
     """Return the gate's report, also when it says no."""
     kind = "ort_a16w8" if recipe.activations.bits == 16 else "ort_int8"

@@ -22,6 +22,7 @@ from ..compare.gating import parity
 from ..errors import UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..measure import complexity
+from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
 from . import recipe as recipes
 from .mixed_report import Budget, MixedReport, Point, mixed_recipe
@@ -45,7 +46,7 @@ _AT_ONCE = 16  # images between two moves of a progress bar
 
 
 def search(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     calibration: np.ndarray | ImageSet,
     budget: Budget,
     base: str | Path | Recipe = "int8",
@@ -76,7 +77,7 @@ def search(
     UsageError
         The base has 16-bit activations already, or the bytes cannot be reached with 4 bits.
     """
-    source, base = Path(source), recipes.load(base)
+    source, base = OnnxFile.of(source), recipes.load(base)
     if base.activations.bits != 8:
         raise UsageError(f"Recipe {base.name} has 16-bit activations; start from one with 8.")
     model = prepared(source)
@@ -103,7 +104,7 @@ def search(
     )  # fmt: skip
 
 
-def _macs(source: Path, model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, float]:
+def _macs(source: OnnxFile, model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, float]:
     """Return each node's share of all multiply-accumulates."""
     counted = complexity.count(source, shape)
     named = {row.name: row.macs for row in counted.rows}
@@ -203,7 +204,7 @@ class _Judge:
 
     def __init__(
         self,
-        source: Path,
+        source: OnnxFile,
         base: Recipe,
         ranges: Ranges,
         first: Callable[[int], np.ndarray],

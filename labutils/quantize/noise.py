@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..onnxfile.session import Session
 from .insertion import CARRIERS, limits_by_bits, scale_of, weight_scales
 from .ranges import Ranges
 from .recipe import Recipe
@@ -160,16 +161,8 @@ class Meter:
         return float((error**2).sum() / max((self.exact**2).sum(), 1e-30))
 
     def _logits(self, model: onnx.ModelProto) -> np.ndarray:
-        import onnxruntime as ort
-
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = 1
-        session = ort.InferenceSession(
-            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-        entry = model.graph.input[0].name
-        return np.concatenate([session.run(None, {entry: x[None]})[0] for x in self.images])
+        session, entry = Session(model, threads=1), model.graph.input[0].name
+        return np.concatenate([session.run({entry: x[None]})[0] for x in self.images])
 
 
 def _copied(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.GraphProto]:

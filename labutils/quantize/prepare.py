@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelFileError
-from ..onnxfile.graph import read_whole, require_valid, with_shapes
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import opset, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 _FIRST_OPSET = 10
 
 
-def prepared(source: Path) -> onnx.ModelProto:
+def prepared(source: OnnxFile | str | Path) -> onnx.ModelProto:
     """Return the model in `source`, checked, with shapes and with a name for every node."""
     from onnx import numpy_helper
 
-    require_valid(source)
-    model = read_whole(source)
+    source = OnnxFile.of(source)
+    source.require_valid()
+    model = source.copy()
     if opset(model) < _FIRST_OPSET:
         raise ModelFileError(
             f"{source.name} is of opset {opset(model)}; QuantizeLinear came with {_FIRST_OPSET}. "
@@ -76,7 +78,7 @@ def _lift_constants_(model: onnx.ModelProto) -> None:
     graph.node.extend(kept)
 
 
-def _check_input(model: onnx.ModelProto, source: Path) -> None:
+def _check_input(model: onnx.ModelProto, source: OnnxFile) -> None:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [entry for entry in model.graph.input if entry.name not in weights]
     if len(inputs) != 1:
@@ -87,8 +89,3 @@ def _check_input(model: onnx.ModelProto, source: Path) -> None:
             f"{source.name} takes the shape {shape}; calibration and the HTP need a fixed shape "
             "with batch 1. Export it again with one example image."
         )
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """Return the opset of ONNX's own operators."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

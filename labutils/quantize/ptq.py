@@ -32,10 +32,12 @@ import numpy as np
 from .. import paths, typesetting
 from ..errors import UnknownNameError, UsageError
 from ..images.data import ImageSet, Preprocessing
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import opset
 from . import equalize, rounding
 from . import recipe as recipes
 from .insertion import insert, verify, widths
-from .prepare import opset, prepared
+from .prepare import prepared
 from .ranges import Ranges, checked_inputs, measure_ranges
 from .recipe import Recipe
 
@@ -163,7 +165,7 @@ class QuantizeReport:
 
 
 def static(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     destination: str | Path,
     calibration: np.ndarray | ImageSet | Ranges,
     bits: str | Path | Recipe = "int8",
@@ -212,7 +214,7 @@ def static(
     LabError
         The result has a convolution or matrix product that is not quantized.
     """
-    source, destination = Path(source), Path(destination)
+    source, destination = OnnxFile.of(source), Path(destination)
     recipe = _adapted(recipes.load(bits), per_channel, outliers, exclude)
     if getattr(recipe, "qat", None) is not None:
         raise UsageError(
@@ -238,8 +240,8 @@ def static(
     width = widths(float_model, recipe)
     wide = [name for name, bits in width.items() if bits == 16 and recipe.activations.bits == 8]
     return QuantizeReport(
-        source, destination, recipe, len(ranges.low), touched, left, tuple(excluded),
-        source.stat().st_size, destination.stat().st_size, opset(quantized), tuple(wide),
+        source.path, destination, recipe, len(ranges.low), touched, left, tuple(excluded),
+        source.path.stat().st_size, destination.stat().st_size, opset(quantized), tuple(wide),
         tuple(repairs),
     )  # fmt: skip
 
@@ -267,7 +269,7 @@ def _literal(name: str) -> str:
 
 
 def _check_names(
-    model: onnx.ModelProto, recipe: Recipe, source: Path, exclude: Sequence[str]
+    model: onnx.ModelProto, recipe: Recipe, source: OnnxFile, exclude: Sequence[str]
 ) -> None:
     """Refuse an exception that fits nothing: it would be a silent no-op."""
     nodes = [(node.name, node.op_type) for node in model.graph.node]
@@ -291,7 +293,7 @@ def _ranges(
     recipe: Recipe,
     preprocessing: Preprocessing | None,
     progress: Progress | None,
-    source: Path,
+    source: OnnxFile,
 ) -> Ranges:
     methods = {recipe.calibration.method, *(o.method for o in recipe.overrides if o.method)}
     if not isinstance(calibration, Ranges):

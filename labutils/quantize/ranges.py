@@ -24,6 +24,7 @@ import numpy as np
 from ..compare.layerwise import opened
 from ..errors import ModelFileError, UsageError
 from ..images.data import ImageSet, Preprocessing
+from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
 from .prepare import prepared
 from .recipe import Calibration
@@ -97,7 +98,7 @@ class Ranges:
 
 
 def measure_ranges(
-    source: str | Path | onnx.ModelProto,
+    source: OnnxFile | str | Path | onnx.ModelProto,
     calibration: np.ndarray | ImageSet,
     preprocessing: Preprocessing | None = None,
     progress: Progress | None = None,
@@ -114,7 +115,7 @@ def measure_ranges(
     histograms
         Run the images a second time and count values too, which percentile, entropy and mse need.
     """
-    model = source if not isinstance(source, str | Path) else prepared(Path(source))
+    model = prepared(source) if isinstance(source, OnnxFile | str | Path) else source
     names = [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
     low, high, kept = [], [], None
     with opened(model, names) as runner:

@@ -28,6 +28,7 @@ import numpy as np
 
 from .. import metrics
 from ..compare.layerwise import cut
+from ..onnxfile.session import Session
 from .insertion import CARRIERS
 from .recipe import Recipe
 
@@ -347,15 +348,8 @@ def _weight_of(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> _Sto
 
 def _values(model: onnx.ModelProto, name: str, images: np.ndarray) -> np.ndarray:
     """Return one tensor for all images, (n, ...), run by ONNX Runtime as the graph is written."""
-    import onnxruntime as ort
-
     entry = model.graph.input[0].name
     if name == entry:
         return images
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 1
-    session = ort.InferenceSession(
-        cut(model, [name]).SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
-    return np.concatenate([session.run(None, {entry: image[None]})[0] for image in images])
+    session = Session(cut(model, [name]), threads=1)
+    return np.concatenate([session.run({entry: image[None]})[0] for image in images])

@@ -13,10 +13,10 @@ from typing import Any
 
 from .. import paths
 from ..errors import ModelFileError
-from ..onnxfile.graph import read
+from ..onnxfile.file import OnnxFile
 
 
-def tidl_hints(qdq: str | Path) -> dict[str, Any]:
+def tidl_hints(qdq: OnnxFile | str | Path) -> dict[str, Any]:
     """Return the import options for a QDQ file, and what TIDL will not like about it.
 
     Parameters
@@ -32,8 +32,8 @@ def tidl_hints(qdq: str | Path) -> dict[str, Any]:
     import numpy as np
     from onnx import numpy_helper
 
-    qdq = Path(qdq)
-    model = read(qdq)
+    qdq = OnnxFile.of(qdq)
+    model = qdq.proto
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     quantize = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     if not quantize:
@@ -75,7 +75,7 @@ def tidl_hints(qdq: str | Path) -> dict[str, Any]:
     return {"file": qdq.name, "options": options, "warnings": warnings, "run_on_tidl": False}
 
 
-def write_tidl_hints(qdq: str | Path) -> Path:
+def write_tidl_hints(qdq: OnnxFile | str | Path) -> Path:
     """Write `tidl_hints` beside a QDQ file, as ``<name>.tidl.json``; return the path."""
     path = Path(qdq).with_suffix(".tidl.json")
     paths.write_text(path, json.dumps(tidl_hints(qdq), indent=2) + "\n")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import ModelFileError, UnknownNameError, UsageError
-from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.session import Session
 from . import qnn
 from .qnn import dlc_file, options, refusal
 
@@ -127,28 +128,22 @@ class OrtRunner(_Closing):
     """
 
     def __init__(
-        self, file: str | Path, optimize: bool = True, threads: int = 0, name: str | None = None
+        self,
+        file: OnnxFile | str | Path,
+        optimize: bool = True,
+        threads: int = 0,
+        name: str | None = None,
     ) -> None:
         import onnxruntime as ort
 
-        self.file = Path(file)
-        graph.read(self.file)
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = threads
-        if not optimize:
-            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self.session = ort.InferenceSession(
-                str(self.file), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            text = str(error).splitlines()[0][:400]
-            raise ModelFileError(f"ONNX Runtime does not load {self.file}: {text}") from None
+        self.onnx = OnnxFile.of(file)
+        self.file = self.onnx.path
+        _ = self.onnx.proto  # what is not an ONNX file is refused by what it is
+        level = "all" if optimize else "none"
+        self.session = Session(self.onnx, optimize=level, threads=threads)
         self.name = name or self.file.name
         self.runtime = f"ONNX Runtime {ort.__version__} CPU" + ("" if optimize else ", unoptimized")
-        inputs = [(i.name, i.shape, i.type) for i in self.session.get_inputs()]
-        self.input, self.shape = _image_input(inputs, self.name)
+        self.input, self.shape = _image_input(self.session.inputs, self.name)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
@@ -157,16 +152,9 @@ class OrtRunner(_Closing):
     def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return every graph output by name, images along the first axis."""
         batch = _checked(batch, self.shape, self.name)
-        names = [output.name for output in self.session.get_outputs()]
+        names = [name for name, *_ in self.session.outputs]
         step = self.shape[0] if isinstance(self.shape[0], int) else len(batch)
-        try:
-            parts = [
-                self.session.run(names, {self.input: part})
-                for part in _split(batch, step, self.name)
-            ]
-        except Exception as error:  # onnxruntime's have no common base
-            text = " ".join(str(error).split())[:400]
-            raise ModelFileError(f"{self.name} fails while it runs: {text}") from None
+        parts = [self.session.run({self.input: p}) for p in _split(batch, step, self.name)]
         joined = [
             np.concatenate([np.atleast_1d(value) for value in values])
             for values in zip(*parts, strict=True)
@@ -200,7 +188,7 @@ class HtpRunner(_Closing):
 
     def __init__(
         self,
-        file: str | Path,
+        file: OnnxFile | str | Path,
         soc: str = "SM8550",
         workers: int = 2,
         pool: qnn.Pool | None = None,
@@ -210,14 +198,15 @@ class HtpRunner(_Closing):
         self.file = Path(file)
         self.soc = qnn.soc(soc)
         is_dlc = self.file.suffix.lower() == ".dlc"
-        if not is_dlc:
-            refusal.precheck(self.file, self.soc)
+        self.onnx = None if is_dlc else OnnxFile.of(file)
+        if self.onnx:
+            refusal.precheck(self.onnx, self.soc)
         elif not dlc_file.read(self.file).quantized:
             refusal.refuse_float(self.file, self.soc)
         version = qnn.require().versions["QNN"]
         self.pool = pool or qnn.shared(workers)
         self.progress = progress
-        self.graph = qnn.Graph.of(self.file, options.htp(self.soc))
+        self.graph = qnn.Graph.of(self.onnx or self.file, options.htp(self.soc))
         facts = self.pool.build(self.graph, f"compiling it for {self.soc}")
         self.name = name or self.file.name
         what = "DLC on " if is_dlc else ""
@@ -242,7 +231,7 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     Parameters
     ----------
     artifact
-        A ``torch.nn.Module``, or the path of an ``.onnx`` or ``.dlc`` file.
+        A ``torch.nn.Module``, an `OnnxFile`, or the path of an ``.onnx`` or ``.dlc`` file.
     backend
         ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort
         for an ``.onnx``, htp for a ``.dlc``.
@@ -280,7 +269,7 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
         raise ModelFileError(
             f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
         )
-    return kinds[runs[0] if backend == "auto" else backend](path, **settings)
+    return kinds[runs[0] if backend == "auto" else backend](artifact, **settings)
 
 
 def seconds_in_turns(

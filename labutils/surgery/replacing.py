@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NothingMatchedError, UnknownNameError, UsageError
+from ..onnxfile.file import OnnxFile
 from .recipe import outline
 from .report import Report
 from .rule import Rule
@@ -131,7 +132,7 @@ def collect_reports() -> Iterator[list[Report]]:
 
 
 def replace_file(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     destination: str | Path,
     rules: Rules = DEFAULT,
     example_inputs: Any = None,
@@ -147,21 +148,14 @@ def replace_file(
     SurgeryError
         As in `replace_`.
     """
-    from onnx.external_data_helper import load_external_data_for_model
-
-    from .. import paths
-    from ..onnxfile import graph
-
-    model = graph.read(source)
-    load_external_data_for_model(model, str(Path(source).parent))
+    model = OnnxFile.of(source).copy()
     report = replace_(model, rules, "onnx", example_inputs)
-    with paths.atomic(destination) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    OnnxFile.write(destination, model)
     return report
 
 
 def preview(
-    target: nn.Module | onnx.ModelProto | str | Path,
+    target: nn.Module | onnx.ModelProto | OnnxFile | str | Path,
     rules: Rules = "exact",
     level: str = "auto",
     example_inputs: Any = None,
@@ -173,7 +167,7 @@ def preview(
     Parameters
     ----------
     target
-        As in `replace_`, or the path of an ONNX file.
+        As in `replace_`, or an ONNX file.
     rules, level, example_inputs
         As in `replace_`.
 
@@ -187,10 +181,8 @@ def preview(
     import copy
 
     chosen = select(rules)
-    if isinstance(target, str | Path):
-        from ..onnxfile import graph
-
-        target = graph.read(target)
+    if isinstance(target, str | Path | OnnxFile):
+        target = OnnxFile.of(target).proto
     onnx = sys.modules.get("onnx")
     if onnx is not None and isinstance(target, onnx.ModelProto):
         from .onnx_level import graph as onnx_graph

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError
 from ..onnxfile import graph
+from ..onnxfile.file import OnnxFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ _STANDARD_DOMAINS = ("", "ai.onnx")
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file opened for inspection; weights that lie in other files are not loaded.
+    """An ONNX file opened for inspection; `model` is without weights that lie in other files.
 
     Attributes
     ----------
@@ -156,7 +157,7 @@ class Node:
         return not self.facts.boundary.isdisjoint([*self.proto.input, *self.proto.output])
 
 
-def read(path: str | Path) -> Graph:
+def read(file: OnnxFile | str | Path) -> Graph:
     """Open an ONNX file for inspection.
 
     Raises
@@ -164,8 +165,8 @@ def read(path: str | Path) -> Graph:
     ModelFileError
         The file is missing, empty, truncated, not ONNX, cyclic, or its weights are missing.
     """
-    path = Path(path)
-    model = graph.read(path)
+    file = OnnxFile.of(file)
+    model, path = file.proto, file.path
     opsets = {
         ("" if o.domain in _STANDARD_DOMAINS else o.domain): o.version for o in model.opset_import
     }
@@ -174,7 +175,7 @@ def read(path: str | Path) -> Graph:
     _check_external(model, path)
     _check_inputs(model.graph, path)
     ordered, constants = _in_order(model.graph, path), _constants(model)
-    graph.require_valid(path)
+    file.require_valid()
     derived = _derived(ordered, constants)
     producers = {name: node for node in ordered for name in node.output if name}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -182,7 +183,7 @@ def read(path: str | Path) -> Graph:
         for name in filter(None, node.input):
             users.setdefault(name, []).append(node)
     facts = _Facts(
-        opsets, constants, derived, _shapes(model), _boundary(model.graph), producers, users
+        opsets, constants, derived, _shapes(file), _boundary(model.graph), producers, users
     )
     nodes = [Node(proto, facts, index) for index, proto in enumerate(ordered)]
     return Graph(path, model, opsets[""], nodes)
@@ -265,9 +266,9 @@ def _array(value: Any) -> np.ndarray:
     return np.asarray(value, dtype=object if text else None)
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+def _shapes(file: OnnxFile) -> dict[str, tuple[int | None, ...]]:
     """Shapes by tensor name; where inference fails, only those that the file states."""
-    inferred = graph.with_shapes(model).graph
+    inferred = file.shaped.graph
     shapes: dict[str, tuple[int | None, ...]] = {}
     for info in [*inferred.input, *inferred.value_info, *inferred.output]:
         if info.type.tensor_type.HasField("shape"):
@@ -275,7 +276,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
             shapes[info.name] = tuple(
                 d.dim_value if d.HasField("dim_value") else None for d in dims
             )
-    shapes.update({name: tuple(t.dims) for name, t in _constants(model).items()})
+    shapes.update({name: tuple(t.dims) for name, t in _constants(file.proto).items()})
     return shapes
 
 

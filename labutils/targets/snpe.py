@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .. import paths
 from ..errors import ConvertError, TranslationError
+from ..onnxfile.file import OnnxFile
 from .onnx_nodes import Graph, Node, read
 from .schema import Table
 from .table import judge, load
@@ -61,7 +62,7 @@ class Transcript:
 
 
 def translate(
-    onnx_path: str | Path,
+    file: OnnxFile | str | Path,
     dlc_path: str | Path,
     *,
     clock: Callable[[], datetime] = datetime.now,
@@ -72,7 +73,7 @@ def translate(
 
     Parameters
     ----------
-    onnx_path
+    file
         The model.
     dlc_path
         Where the DLC is to lie. The real tool writes it, all of it or nothing; the replica has
@@ -95,7 +96,7 @@ def translate(
     ModelFileError
         The file is not an ONNX model.
     """
-    graph = read(onnx_path)
+    graph = read(file)
     lines: list[str] = []
 
     def log(line: str) -> None:
@@ -112,7 +113,7 @@ def translate(
     return Transcript(tuple(lines), real=False, tool=f"replica of {EXECUTABLE}, {table.version}")
 
 
-def log_of(onnx_path: str | Path) -> tuple[str, ...]:
+def log_of(file: OnnxFile | str | Path) -> tuple[str, ...]:
     """Return the lines that the tool writes about a file, refused or not; no DLC is kept.
 
     Raises
@@ -122,7 +123,7 @@ def log_of(onnx_path: str | Path) -> tuple[str, ...]:
     """
     lines: list[str] = []
     with paths.scratch() as folder, contextlib.suppress(TranslationError):  # the last lines say it
-        translate(onnx_path, folder / "model.dlc", echo=lines.append)
+        translate(file, folder / "model.dlc", echo=lines.append)
     return tuple(lines)
 
 

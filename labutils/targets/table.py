@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import paths, untrusted
 from ..errors import TableError, UnknownNameError, counted
+from ..onnxfile.file import OnnxFile
 from .limits import CHECKS
 from .onnx_nodes import Graph, Node, read
 from .partition import subgraphs
@@ -82,7 +83,7 @@ def _load(file: Path) -> Table:
     return parse(text, file.name)
 
 
-def check(onnx_path: str | Path, target: str) -> CheckReport:
+def check(file: OnnxFile | str | Path, target: str) -> CheckReport:
     """Judge every node of an ONNX file by the operator table of a target.
 
     Nothing is converted and nothing native runs: this is what the documents say. Nodes come in
@@ -91,8 +92,8 @@ def check(onnx_path: str | Path, target: str) -> CheckReport:
 
     Parameters
     ----------
-    onnx_path
-        The model; weights in other files must be there, but are not read.
+    file
+        The model; weights in other files must be there.
     target
         One of `TARGETS`.
 
@@ -104,8 +105,7 @@ def check(onnx_path: str | Path, target: str) -> CheckReport:
         The file is missing, empty, truncated, not ONNX, or its weights are missing.
     """
     table = load(target)
-    graph = read(onnx_path)
-    return judge_graph(graph, table)
+    return judge_graph(read(file), table)
 
 
 def judge_graph(graph: Graph, table: Table) -> CheckReport:

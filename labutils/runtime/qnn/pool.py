@@ -16,6 +16,7 @@ from typing import Any
 
 from ... import paths
 from ...errors import LabError, MissingToolError, UsageError, WorkerError
+from ...onnxfile.file import OnnxFile
 from . import options as qnn_options
 from . import process, refusal
 from .process import TIMEOUT, Arrays, Worker
@@ -27,21 +28,27 @@ Progress = Callable[[Iterable, str], Iterable]
 class Graph:
     """A model file as a session: the same file content and options are the same session.
 
-    `config` holds ONNX Runtime session entries (context binaries are asked for there).
+    `config` holds ONNX Runtime session entries (context binaries are asked for there); `onnx` is
+    the file opened, where it was given so.
     """
 
     file: Path
     options: dict[str, str]
     config: dict[str, str] = field(default_factory=dict)
     digest: str = ""
+    onnx: OnnxFile | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
-        cls, file: str | Path, options: dict[str, Any], config: dict[str, str] | None = None
+        cls,
+        file: OnnxFile | str | Path,
+        options: dict[str, Any],
+        config: dict[str, str] | None = None,
     ) -> Graph:
         """Return `file` with checked provider options, identified by its content."""
-        file = Path(file).resolve()
-        return cls(file, qnn_options.check(options), dict(config or {}), paths.sha256(file))
+        opened, file = file if isinstance(file, OnnxFile) else None, Path(file).resolve()
+        checked = qnn_options.check(options)
+        return cls(file, checked, dict(config or {}), paths.sha256(file), opened)
 
     def message(self, call: str, **more: object) -> dict[str, Any]:
         """Return the message that asks a worker to do `call` with this graph."""
@@ -169,7 +176,7 @@ class Pool:
         message = graph.message(call, **more)
         answer, results = worker.call(message, arrays, self.timeout)
         if "refused" in answer:
-            raise refusal.refuse(graph.file, answer["refused"], doing)
+            raise refusal.refuse(graph.onnx or graph.file, answer["refused"], doing)
         return answer, results
 
     @contextlib.contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConvertError, ModelFileError
-from ...onnxfile.graph import module_of_name, module_path, read
+from ...onnxfile.file import OnnxFile
+from ...onnxfile.graph import module_of_name, module_path
 from .options import Soc
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -72,7 +73,7 @@ def parse(error: str, log: str) -> dict[str, Any]:
 NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory", re.IGNORECASE)
 
 
-def precheck(file: Path, chip: Soc | None = None) -> None:
+def precheck(file: OnnxFile | str | Path, chip: Soc | None = None) -> None:
     """Refuse what QNN would refuse with a worse text, or only on the chip.
 
     Parameters
@@ -90,7 +91,8 @@ def precheck(file: Path, chip: Soc | None = None) -> None:
     ModelFileError
         The file cannot be read.
     """
-    model = read(file)
+    file = OnnxFile.of(file)
+    model = file.proto
     for entry in model.graph.input:
         dims = [d.dim_param or d.dim_value or "?" for d in entry.type.tensor_type.shape.dim]
         if any(isinstance(d, str) for d in dims):
@@ -107,7 +109,7 @@ def precheck(file: Path, chip: Soc | None = None) -> None:
             )
     ops = {node.op_type for node in model.graph.node}
     if chip and not ops & {"QuantizeLinear", "EPContext"}:
-        refuse_float(file, chip)
+        refuse_float(file.path, chip)
 
 
 def refuse_float(file: Path, chip: Soc) -> None:
@@ -132,7 +134,7 @@ def _tidy(reason: str, op_type: str) -> str:
     return reason.strip()
 
 
-def refuse(model: Path, facts: dict[str, Any], doing: str) -> ConvertError:
+def refuse(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> ConvertError:
     """Return the error for `facts`: what QNN refused while `doing`, per node, and what to do."""
     modules = _modules(model)
     lines = []
@@ -173,8 +175,8 @@ def _short(error: str) -> str:
     return error if len(error) <= 300 else error[:297] + "..."
 
 
-def _modules(model: Path) -> dict[str, str]:
+def _modules(model: OnnxFile | Path) -> dict[str, str]:
     try:
-        return {node.name: module_path(node) for node in read(model).graph.node}
+        return {node.name: module_path(node) for node in OnnxFile.of(model).proto.graph.node}
     except ModelFileError:  # the refusal is the news here, not the file
         return {}

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...onnxfile.session import options as session_options
 from . import channel, dlc_executor, refusal
 
 PROVIDER = "QNNExecutionProvider"
@@ -213,9 +214,7 @@ def _attempt(
 ) -> tuple[Any, Exception | None]:
     import onnxruntime
 
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = severity
-    settings.intra_op_num_threads = 1
+    settings = session_options(threads=1, severity=severity)
     settings.add_provider_for_devices(_devices(), options)
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for name, value in config.items():

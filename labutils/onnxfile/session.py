@@ -1,0 +1,121 @@
+"""ONNX Runtime on the CPU: one place that makes sessions, and turns its errors into words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ModelFileError, UnknownNameError
+from .file import OnnxFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+SILENT = 4
+"""Severity of what ONNX Runtime logs: fatal errors only. The others are raised, and worded here."""
+
+_LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
+_LONGEST = 400  # characters of a reason
+
+
+def options(
+    optimize: str = "all", threads: int = 0, severity: int = SILENT
+) -> onnxruntime.SessionOptions:
+    """Return the options of a session.
+
+    Parameters
+    ----------
+    optimize
+        ``"all"`` lets ONNX Runtime fuse and fold; ``"basic"`` folds constants only; ``"none"`` runs
+        every node as it is written.
+    threads
+        Threads inside one operator; 0 leaves it to ONNX Runtime. With one, sums keep their order.
+    severity
+        What ONNX Runtime logs itself, 0 (everything) to 4.
+    """
+    import onnxruntime
+
+    if optimize not in _LEVELS:
+        raise UnknownNameError("optimization level", optimize, _LEVELS)
+    made = onnxruntime.SessionOptions()
+    made.log_severity_level = severity
+    made.intra_op_num_threads = threads
+    made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimize])
+    return made
+
+
+class Session:
+    """An ONNX model, loaded by ONNX Runtime's CPU provider.
+
+    Parameters
+    ----------
+    model
+        A file, or a model in memory.
+    optimize, threads
+        As for `options`.
+    name
+        What an error calls the model; by default its file, or "the graph".
+    optimized
+        Where to write the model as ONNX Runtime has optimized it; None writes nothing.
+
+    Attributes
+    ----------
+    inputs, outputs
+        (name, shape, type) of each, as ONNX Runtime says them: ``tensor(float)``.
+
+    Raises
+    ------
+    ModelFileError
+        ONNX Runtime does not load it; the message says why.
+    """
+
+    def __init__(
+        self,
+        model: OnnxFile | str | os.PathLike[str] | onnx.ModelProto,
+        *,
+        optimize: str = "all",
+        threads: int = 0,
+        name: str = "",
+        optimized: Path | None = None,
+    ) -> None:
+        import onnxruntime
+
+        settings = options(optimize, threads)
+        if optimized is not None:
+            settings.optimized_model_filepath = str(optimized)
+        is_file = isinstance(model, OnnxFile | str | os.PathLike)
+        self.name = name or (str(model) if is_file else "the graph")
+        try:
+            source = os.fspath(model) if is_file else model.SerializeToString()
+            self._session = onnxruntime.InferenceSession(
+                source, settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's have no common base
+            raise ModelFileError(
+                f"ONNX Runtime does not load {self.name}: {_reason(error)}"
+            ) from None
+        ends = self._session.get_inputs(), self._session.get_outputs()
+        self.inputs, self.outputs = ([(e.name, e.shape, e.type) for e in side] for side in ends)
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """Return the outputs called `names`, all of them by default, for inputs by name.
+
+        Raises
+        ------
+        ModelFileError
+            A node fails, or the inputs do not fit; the message says why.
+        """
+        try:
+            return self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise ModelFileError(f"{self.name} fails while it runs: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:_LONGEST]

@@ -16,7 +16,9 @@ from .options import (
     input_arguments,
     model_arguments,
     preprocessing_of,
+    refuse_earlier,
     repair_arguments,
+    replay_arguments,
     say,
     stored_inputs,
     titled,
@@ -44,13 +46,13 @@ def _diagnose_parser(commands: Any) -> None:
 
 
 def _repair_parser(commands: Any) -> None:
-    text = "Write a model as ONNX with what a target refuses replaced, and the recipe beside it."
+    text = "Write a model as ONNX with what a target refuses replaced, and the edits beside it."
     parser = command(commands, "repair", _repair, text)
     model_arguments(parser)
-    parser.add_argument("--target", help="whose blockers to replace; not needed with --recipe")
+    parser.add_argument("--target", help="whose blockers to replace; not needed with --replay")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .onnx to write")
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
-    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
+    replay_arguments(parser)
 
 
 def _convert_parser(commands: Any) -> None:
@@ -61,7 +63,7 @@ def _convert_parser(commands: Any) -> None:
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
     repair_arguments(parser)
-    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
+    replay_arguments(parser)
     parser.add_argument(
         "--quantize", metavar="RECIPE", help="write an integer DLC: int8, a16w8, ... or a YAML"
     )
@@ -121,8 +123,9 @@ def _repair(chosen: argparse.Namespace) -> int:
     from .. import export, paths, pipeline, targets
     from ..models import zoo
 
-    if (chosen.target is None) == (chosen.recipe is None):
-        raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
+    refuse_earlier(chosen)
+    if (chosen.target is None) == (chosen.replay is None):
+        raise UsageError("Pass --target (rules are chosen) or --replay (they are replayed).")
     if chosen.target:
         targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
@@ -132,8 +135,8 @@ def _repair(chosen: argparse.Namespace) -> int:
         if model.module is not None:
             path = folder / f"{chosen.output.stem}.onnx"
             say(chosen, export.to_onnx(model, path, opset=chosen.opset))
-        if chosen.recipe:
-            done = pipeline.replay(path, chosen.recipe, chosen.output)
+        if chosen.replay:
+            done = pipeline.replay(path, chosen.replay, chosen.output)
         else:
             allowed = {"allow_approximate": chosen.allow_approximate}
             try:
@@ -142,7 +145,7 @@ def _repair(chosen: argparse.Namespace) -> int:
                 say(chosen, f"{nothing} No file was written.")
                 return 0
     emit(chosen, done)
-    say(chosen, f"wrote {done.file} and {paths.recipe(done.file).name}")
+    say(chosen, f"wrote {done.file} and {paths.edits_file(done.file).name}")
     return 0
 
 
@@ -152,6 +155,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     from ..onnxfile import graph
     from ..runtime import qnn
 
+    refuse_earlier(chosen)
     dlc.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
@@ -167,7 +171,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         chosen.output,
         repair=chosen.repair or chosen.allow_approximate,
         allow_approximate=chosen.allow_approximate,
-        recipe=chosen.recipe,
+        edits=chosen.replay,
         bits=chosen.quantize,
         precision=chosen.precision,
         opset=chosen.opset,

@@ -59,6 +59,21 @@ def repair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
 
 
+def replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--replay``, and what it was called before."""
+    parser.add_argument("--replay", metavar="EDITS", type=Path, help="replay these edits (YAML)")
+    parser.add_argument("--recipe", dest="earlier", metavar="EDITS", help=argparse.SUPPRESS)
+
+
+def refuse_earlier(chosen: argparse.Namespace) -> None:
+    """Refuse an option's name of before, with the one that it has now."""
+    if chosen.earlier:
+        raise UsageError(
+            f"--recipe is called --replay here: --replay {chosen.earlier}. (A recipe says how a "
+            "model is quantized: convert --quantize RECIPE.)"
+        )
+
+
 def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
     """Return the model's own preprocessing, or what the caller states; never a guess."""
     from ..images import data

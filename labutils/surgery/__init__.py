@@ -4,7 +4,7 @@ One rule book (`rules`) serves three levels: modules of a PyTorch model, functio
 forward, and nodes of an ONNX graph. Nothing is silent: rules that match nothing raise.
 """
 
-from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in
+from .edits import Edit, Edits, edits_in, edits_of, outline, record_edits_
 from .replacing import LEVELS, preview, replace_, replace_file, restore_
 from .replay import replay_
 from .report import Check, Left, Match, Report
@@ -14,7 +14,7 @@ from .user_rules import pattern_rule
 
 __all__ = [
     "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "RULES", "SETS", "TIDY", "Check",
-    "GraphForm", "Left", "Match", "OnnxForm", "Recipe", "Report", "Rule", "Step", "describe_",
-    "outline", "pattern_rule", "preview", "recipe_of", "recipes_in", "replace_", "replace_file",
-    "replay_", "restore_", "select",
+    "Edit", "Edits", "GraphForm", "Left", "Match", "OnnxForm", "Report", "Rule",
+    "edits_in", "edits_of", "outline", "pattern_rule", "preview", "record_edits_", "replace_",
+    "replace_file", "replay_", "restore_", "select",
 ]  # fmt: skip

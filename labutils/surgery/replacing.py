@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NothingMatchedError, UnknownNameError, UsageError
-from .recipe import outline
+from .edits import outline
 from .report import Report
 from .rule import Rule
 from .rules.book import DEFAULT, select

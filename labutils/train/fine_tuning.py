@@ -17,12 +17,12 @@ from .. import typesetting
 from ..errors import TrainingError, UsageError
 from ..images import data, things
 from .batches import Batches
+from .config import TrainConfig, cosine
 from .loop import parameter_groups
-from .recipe import Recipe, cosine
 
 WARMUP_SHARE = 0.05  # of the run
-SOURCE_SIZE = Recipe.source_size  # the images that training has rendered already
-MOMENTUM = Recipe.momentum  # of BatchNorm statistics; torchvision's 0.01 never catches up
+SOURCE_SIZE = TrainConfig.source_size  # the images that training has rendered already
+MOMENTUM = TrainConfig.momentum  # of BatchNorm statistics; torchvision's 0.01 never catches up
 
 OnStep = Callable[[int, int, nn.Module], None]
 Progress = Callable[[Iterable[int], str], Iterable[int]]

@@ -57,11 +57,11 @@ ROOT = PACKAGE.parent if CHECKOUT else PACKAGE / "shipped"
 
 DATA = ROOT / "data"
 CHECKPOINTS = DATA / "checkpoints"
-TARGETS = DATA / "targets"
+OPERATOR_TABLES = DATA / "targets"
 
-if not TARGETS.is_dir():
+if not OPERATOR_TABLES.is_dir():
     raise UsageError(
-        f"labutils was installed without its data folder (looked for {TARGETS}). "
+        f"labutils was installed without its data folder (looked for {OPERATOR_TABLES}). "
         "The package was copied without it. Install it with pip or uv, from its wheel or a clone."
     )
 

@@ -264,8 +264,8 @@ def test_without_the_wheel_the_simulator_is_refused_before_the_work(lab, tiny, m
 
 
 def test_long_work_says_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
-    assert list(options.tracked(range(3), "calibration")) == [0, 1, 2]
+    assert list(options.progress_bar(range(3), "calibration")) == [0, 1, 2]
     assert capsys.readouterr().err == ""  # it was quick
     monkeypatch.setattr(options, "_SILENT_S", -1.0)
-    assert list(options.tracked(range(3), "calibration")) == [0, 1, 2]
+    assert list(options.progress_bar(range(3), "calibration")) == [0, 1, 2]
     assert capsys.readouterr().err.splitlines()[-1] == "calibration: 3 of 3"

@@ -15,7 +15,7 @@ from labutils.dlc import conversion
 from labutils.errors import LabError, TableError, UnknownNameError, UsageError
 from labutils.targets import schema, table
 
-FILES = sorted(paths.TARGETS.glob("*.yaml"))
+FILES = sorted(paths.OPERATOR_TABLES.glob("*.yaml"))
 
 
 def test_every_target_has_its_table_and_every_table_its_target():

@@ -10,19 +10,19 @@ from typing import Any
 from ..errors import UsageError
 from .options import (
     APPROXIMATE,
-    TARGETS,
+    TARGET_NAMES,
     command,
     emit,
     input_arguments,
     model_arguments,
     preprocessing_of,
+    progress_bar,
     refuse_earlier,
     repair_arguments,
     replay_arguments,
     say,
     stored_inputs,
     titled,
-    tracked,
 )
 
 
@@ -38,7 +38,9 @@ def _diagnose_parser(commands: Any) -> None:
     text = "Say what a target's converter makes of a model, node by node, and what would repair it."
     parser = command(commands, "diagnose", _diagnose, text)
     model_arguments(parser)
-    parser.add_argument("--target", default="snpe-2.7", help=f"{', '.join(TARGETS)} (snpe-2.7)")
+    parser.add_argument(
+        "--target", default="snpe-2.7", help=f"{', '.join(TARGET_NAMES)} (snpe-2.7)"
+    )
     again = "also show the check after the repair that would be made"
     parser.add_argument("--repair", action="store_true", help=again)
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
@@ -180,7 +182,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         preprocessing=preprocessing,
         min_cosine=chosen.min_cosine,
         echo=lambda line: say(chosen, line),
-        progress=tracked,
+        progress=progress_bar,
     )
     emit(chosen, conversion)
     return 0

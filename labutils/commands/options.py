@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
-TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
-TARGETS += ("rknn-2.3",)
+TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
+TARGET_NAMES += ("rknn-2.3",)
 NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -162,11 +162,11 @@ def own_images(path: Path, preprocessing: data.Preprocessing) -> Any:
     if not files:
         raise UsageError(f"{path} holds no pictures ({', '.join(_PICTURES)}).")
     pixels = data.read_images(files, preprocessing.size)
-    unknown = np.full(len(files), -1)
+    unknown = np.full(len(files), data.NO_LABEL)
     return data.ImageSet(pixels, unknown, (), f"{len(files)} pictures in {path.name}")
 
 
-def tracked(items: Iterable, description: str) -> Iterable:
+def progress_bar(items: Iterable, description: str) -> Iterable:
     """Show a progress bar on stderr when that is a terminal, else a line every ten seconds."""
     from rich.console import Console
     from rich.progress import track

@@ -285,7 +285,7 @@ def _held_out(
     images = data.load("val", held_out, size) if isinstance(held_out, int) else held_out
     if tuple(images.classes) == tuple(model.classes):
         return images
-    return dataclasses.replace(images, labels=np.full(len(images), -1))
+    return dataclasses.replace(images, labels=np.full(len(images), data.NO_LABEL))
 
 
 def _gated(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import ModelFileError, UnknownNameError, UsageError
 from ..onnxfile import graph
+from ..tracking import Progress
 from . import qnn
 from .qnn import dlc_file, options, refusal
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 # The x86-64 wheel simulates; the arm64 wheels drive the NPU of the machine (not tested by us).
 _HTP = "HTP simulator" if platform.machine().lower() in ("x86_64", "amd64") else "HTP"
-Progress = Callable[[Iterable, str], Iterable]
 
 
 @runtime_checkable

@@ -70,7 +70,7 @@ def load(name: str) -> Table:
     """
     if name not in TARGETS:
         raise UnknownNameError("target", name, TARGETS)
-    return _load(paths.TARGETS / f"{TARGETS[name].table}.yaml")
+    return _load(paths.OPERATOR_TABLES / f"{TARGETS[name].table}.yaml")
 
 
 @functools.cache

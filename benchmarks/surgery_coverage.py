@@ -151,7 +151,9 @@ def main() -> None:
 
 def state_key() -> str:
     """Return what changes with anything that a row depends on: code, tables and versions."""
-    tables = {path.name: paths.sha256(path) for path in sorted(paths.TARGETS.glob("*.yaml"))}
+    tables = {
+        path.name: paths.sha256(path) for path in sorted(paths.OPERATOR_TABLES.glob("*.yaml"))
+    }
     return content_cache.key(
         code=content_cache.code(labutils, Path(__file__)),
         tables=tables,

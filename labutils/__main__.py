@@ -13,12 +13,13 @@ import json
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from . import __version__, streams, untrusted
-from .commands import converting, keeping, quantizing, running
-from .errors import LabError, UsageError, printable
+from .commands import converting, housekeeping, quantizing, running
+from .errors import EarlierFormatWarning, LabError, UsageError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     chosen = _parser().parse_args(arguments)
     try:
-        with _stoppable(), _names_that_fit():
+        with _stoppable(), _names_that_fit(), _notes_in_one_line():
             return chosen.command(chosen)
     except LabError as error:
         if getattr(chosen, "json", False):
@@ -55,6 +56,22 @@ def _names_that_fit() -> Iterator[None]:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise UsageError(f"No file can have the name {untrusted.shown(error.filename)}.") from None
+
+
+@contextlib.contextmanager
+def _notes_in_one_line() -> Iterator[None]:
+    """Print what is said of a file of an earlier format without Python's file and line."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, EarlierFormatWarning):
+                print(printable(f"Note: {message}"), file=sys.stderr)
+            else:
+                usual(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager
@@ -94,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, quantizing, running, keeping):
+    for group in (converting, quantizing, running, housekeeping):
         group.add(commands)
     return parser
 

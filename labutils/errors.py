@@ -29,6 +29,10 @@ class LimitError(UsageError, ValueError):
     """
 
 
+class EarlierFormatWarning(UserWarning):
+    """A file of an earlier format was read; the message says what that means, in one line."""
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, as a message says it: ``1 node``, ``2 nodes``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ _TOO_MANY = "it holds too many values, or its aliases stand for them"
 class _Loader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, which YAML would silently overwrite.
 
-    It also refuses what is nested too deep, and aliases that stand for too much.
+    It also refuses what is nested too deep, and aliases that stand for too much. It reads ``1e-4``
+    as a number, as JSON and YAML 1.2 do, and a tab of indented JSON as a space.
     """
 
     _depth = _nodes = 0
@@ -67,6 +69,20 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes what `_Loader` would read as a number."""
+
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+
+
+def written(data: Any) -> str:
+    """Return plain values as YAML that `read` reads back, keys in their order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+
+
 def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, Fail]:
     """Return what `text` holds, and a function that makes an error naming a key's line.
 
@@ -82,7 +98,7 @@ def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, F
     if len(text) > untrusted.MAX_TEXT_BYTES:
         raise error(f"{file} has {len(text):,} characters, too many for {what}.")
     try:
-        loader = _Loader(text)  # a SafeLoader
+        loader = _Loader(text.replace("\t", " ") if text.lstrip()[:1] in "{[" else text)
         root = loader.get_single_node()
         _refuse_bomb(root)
         data = None if root is None else loader.construct_document(root)

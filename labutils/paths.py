@@ -57,11 +57,11 @@ ROOT = PACKAGE.parent if CHECKOUT else PACKAGE / "shipped"
 
 DATA = ROOT / "data"
 CHECKPOINTS = DATA / "checkpoints"
-TARGETS = DATA / "targets"
+OPERATOR_TABLES = DATA / "targets"
 
-if not TARGETS.is_dir():
+if not OPERATOR_TABLES.is_dir():
     raise UsageError(
-        f"labutils was installed without its data folder (looked for {TARGETS}). "
+        f"labutils was installed without its data folder (looked for {OPERATOR_TABLES}). "
         "The package was copied without it. Install it with pip or uv, from its wheel or a clone."
     )
 
@@ -142,8 +142,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
     try:
         yield temporary
-        for described in (manifest(path), recipe(path), quantization(path)):
-            described.unlink(missing_ok=True)
+        for described in (manifest, edits_file, recipe_file, earlier_edits_file):
+            described(path).unlink(missing_ok=True)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -335,16 +335,26 @@ def manifest(artifact: str | Path) -> Path:
     return artifact.with_name(artifact.name + ".manifest.json")
 
 
-def recipe(artifact: str | Path) -> Path:
-    """Return the name of the recipe of the surgery that made an artifact, which lies beside it."""
+EARLIER_EDITS = ".recipe.yaml"
+"""How the name of a file of edits ended before; such files are still read."""
+
+
+def edits_file(artifact: str | Path) -> Path:
+    """Return the name of the edits of the surgery that made an artifact, which lie beside it."""
     artifact = Path(artifact)
-    return artifact.with_name(artifact.name + ".recipe.yaml")
+    return artifact.with_name(artifact.name + ".edits.yaml")
 
 
-def quantization(artifact: str | Path) -> Path:
+def recipe_file(artifact: str | Path) -> Path:
     """Return the name of the recipe that quantized an artifact, which lies beside it."""
     artifact = Path(artifact)
     return artifact.with_name(artifact.name + ".quantization.yaml")
+
+
+def earlier_edits_file(artifact: str | Path) -> Path:
+    """Return the name under which an earlier version wrote the edits of an artifact."""
+    artifact = Path(artifact)
+    return artifact.with_name(artifact.name + EARLIER_EDITS)
 
 
 def record(artifact: str | Path, facts: dict[str, Any]) -> Path:

@@ -274,9 +274,9 @@ def _judge(path):
         assert dlc_file.read(path).ops
     elif path.suffix == ".onnx":
         OnnxFile(path).require_valid()
-    elif path.name.endswith(".recipe.yaml"):
-        assert surgery.Recipe.read(path).steps, "nothing in it"
-        assert path.with_name(path.name.removesuffix(".recipe.yaml")).is_file(), "of no file"
+    elif path.name.endswith(".edits.yaml"):
+        assert surgery.Edits.read(path).steps, "nothing in it"
+        assert path.with_name(path.name.removesuffix(".edits.yaml")).is_file(), "of no file"
     elif path.suffix == ".csv":
         assert len({line.count(",") > 5 for line in path.read_text("utf-8").splitlines()}) == 1
     else:

@@ -21,9 +21,9 @@ def card(request):
 def test_the_card_is_about_this_file_and_these_pixels(card):
     assert card["sha256"] == paths.sha256(paths.CHECKPOINTS / card["file"])
     assert card["dataset_digest"] == DIGESTS
-    recipe = train.RECIPES[card["architecture"]]
-    assert card["recipe"] == json.loads(json.dumps(vars(recipe)))
-    assert card["steps"] == recipe.steps
+    config = train.CONFIGS[card["architecture"]]
+    assert card["config"] == {"format": 1} | json.loads(json.dumps(vars(config)))
+    assert card["steps"] == config.steps
 
 
 def test_the_card_reaches_the_mark_and_its_figures_fit_together(card):

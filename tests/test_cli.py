@@ -103,7 +103,7 @@ def test_a_chip_is_checked_even_where_it_is_not_simulated(lab, small_onnx):
 def test_the_help_lists_the_targets_there_are():
     from labutils import targets
 
-    assert tuple(targets.TARGETS) == options.TARGETS
+    assert tuple(targets.TARGETS) == options.TARGET_NAMES
 
 
 def test_errors_are_json_too(lab):

@@ -90,7 +90,7 @@ def test_a_recipe_makes_a_file_that_was_run_beside_the_float_one(lab, tiny, tmp_
     beside = {"q.onnx", "q.onnx.quantization.yaml", "q.onnx.manifest.json", "q.tidl.json"}
     assert {path.name for path in tmp_path.iterdir()} == beside
     assert facts["written"][0] == str(made)
-    saved = quantize.load_recipe(paths.quantization(made))
+    saved = quantize.load_recipe(paths.recipe_file(made))
     assert saved.calibration.images == 8 and saved.calibration.outliers == 0.05
     # the figures are the file's own, run here again
     images = data.load("val", 16, 32)
@@ -160,7 +160,7 @@ def test_a_budget_is_searched_and_its_recipe_makes_the_same_file(searched, lab, 
     assert all(part in shown for part in ("Mixed precision", "Fidelity ladder", "Parity gate"))
     again = searched.file.with_name("again.onnx")
     lab("quantize", tiny, *STATED, "--held-out", 16,
-        "--recipe", paths.quantization(searched.file), "-o", again)  # fmt: skip
+        "--recipe", paths.recipe_file(searched.file), "-o", again)  # fmt: skip
     assert again.read_bytes() == searched.file.read_bytes()
 
 
@@ -199,7 +199,7 @@ def test_convert_takes_the_recipe_and_gives_a_gated_dlc(lab, tmp_path):
     made, dlc = tmp_path / "m.onnx", tmp_path / "m.dlc"
     asked = ("--images", 32, "--held-out", 16, "--mac-share", 0.1, "-o", made)
     assert lab("quantize", *model, *asked)[0] == 0
-    recipe = paths.quantization(made)
+    recipe = paths.recipe_file(made)
     code, out, err = lab("convert", *model, "--target", "qnn", "--quantize", recipe, "-o", dlc)
     assert code == 0, err
     assert "Parity gate (htp_int8): passed" in out
@@ -215,7 +215,7 @@ def test_a_repaired_networks_recipe_names_the_repaired_nodes(lab, small_onnx, tm
     assert f"reference   {small_onnx(17).name}" in out  # what was brought, not what was repaired
     ops = {node.op_type for node in onnx.load(made).graph.node}
     assert "HardSwish" not in ops and "QuantizeLinear" in ops
-    assert paths.recipe(made).exists()
+    assert paths.edits_file(made).exists()
 
 
 def test_the_costliest_layers_are_explained_and_nothing_is_written(
@@ -264,8 +264,8 @@ def test_without_the_wheel_the_simulator_is_refused_before_the_work(lab, tiny, m
 
 
 def test_long_work_says_a_line_now_and_then_where_there_is_no_terminal(capsys, monkeypatch):
-    assert list(options.tracked(range(3), "calibration")) == [0, 1, 2]
+    assert list(options.progress_bar(range(3), "calibration")) == [0, 1, 2]
     assert capsys.readouterr().err == ""  # it was quick
     monkeypatch.setattr(options, "_SILENT_S", -1.0)
-    assert list(options.tracked(range(3), "calibration")) == [0, 1, 2]
+    assert list(options.progress_bar(range(3), "calibration")) == [0, 1, 2]
     assert capsys.readouterr().err.splitlines()[-1] == "calibration: 3 of 3"

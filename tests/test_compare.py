@@ -522,7 +522,7 @@ def test_ladder_reports_progress_and_names_the_stage_that_breaks():
     stages = [compare.Stage("fine", Canned(good)), compare.Stage("broken", Canned(bad))]
     with pytest.raises(ParityError, match=r"'broken'.*NaN"):
         compare.ladder(stages, images, data.Preprocessing(8), batch_size=4, progress=progress)
-    assert seen == [("fine", 2), ("broken", 2)]
+    assert seen == [("fine (batches)", 2), ("broken (batches)", 2)]
     with pytest.raises(ParityError, match=r"'thin'.*shape"):
         thin = compare.Stage("thin", Canned(good[:, :3]))
         compare.ladder([stages[0], thin], images, data.Preprocessing(8), batch_size=4)

@@ -114,9 +114,9 @@ def plan(folder):
     return dataclasses.replace(found, unrepairable=found.check.nodes)
 
 
-def surgery_recipe(folder):
-    step = surgery.Step(**fields(surgery.Step))
-    return surgery.Recipe((step,), (HOSTILE,), made_for=HOSTILE, model=HOSTILE)
+def surgery_edits(folder):
+    step = surgery.Edit(**fields(surgery.Edit))
+    return surgery.Edits((step,), (HOSTILE,), made_for=HOSTILE, model=HOSTILE)
 
 
 def mixed_report(folder):
@@ -143,7 +143,7 @@ def fine_tuning(folder):
 
 
 SPECIAL = {
-    "surgery.recipe.Recipe": surgery_recipe,
+    "surgery.edits.Edits": surgery_edits,
     "MixedReport": mixed_report,
     "Quantized": quantized,
     "FineTuning": fine_tuning,

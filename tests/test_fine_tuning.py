@@ -139,7 +139,7 @@ def test_the_report_says_the_same_everywhere(small, read):
     report = train.fine_tune(
         small, teacher=copy.deepcopy(small), steps=2, progress=progress, **SHORT
     )
-    assert shown == ["fine-tuning"]
+    assert shown == ["fine-tuning (steps)"]
     assert str(report) in read(report._repr_html_())
     assert "2 steps" in str(report)
     assert "MobileNetV3" in str(report)

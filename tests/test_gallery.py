@@ -37,7 +37,7 @@ def test_the_labs_weights_are_judged_on_things_16():
 def test_other_weights_get_pictures_whose_labels_do_not_count():
     images = gallery.load(PHOTOS, 5)
     logits = np.eye(5, 3, dtype=np.float32)
-    assert set(images.labels) == {gallery.UNKNOWN}
+    assert set(images.labels) == {data.NO_LABEL}
     assert gallery.truth(images, 0) == ""
     assert gallery.accuracy(logits, images) is None
     assert "LABUTILS_PHOTOGRAPHS" in images.source
@@ -74,12 +74,12 @@ def test_drawings_that_calibrate_other_weights_say_so():
 def test_untrained_networks_are_not_judged_on_photographs(tmp_path, monkeypatch):
     monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
     images = gallery.load(replace(PHOTOS, trained=False), 2)
-    assert set(images.labels) == {gallery.UNKNOWN}
+    assert set(images.labels) == {data.NO_LABEL}
 
 
 def test_only_known_labels_count():
     images = data.ImageSet(
-        np.zeros((3, 32, 32, 3), np.uint8), np.array([0, gallery.UNKNOWN, 1]), ("a", "b"), ""
+        np.zeros((3, 32, 32, 3), np.uint8), np.array([0, data.NO_LABEL, 1]), ("a", "b"), ""
     )
     logits = np.array([[1, 0], [1, 0], [1, 0]], np.float32)
     found = gallery.accuracy(logits, images)
@@ -89,13 +89,13 @@ def test_only_known_labels_count():
 
 
 def test_the_difference_is_paired_and_unknown_without_labels():
-    labels = np.array([0, 1, gallery.UNKNOWN, 1])
+    labels = np.array([0, 1, data.NO_LABEL, 1])
     images = data.ImageSet(np.zeros((4, 32, 32, 3), np.uint8), labels, ("a", "b"), "")
     right = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
     wrong = right[:, ::-1]
     found = gallery.difference(wrong, right, images)
     assert (found.value, found.n) == (-100, 3)
-    nobody = replace(images, labels=np.full(4, gallery.UNKNOWN))
+    nobody = replace(images, labels=np.full(4, data.NO_LABEL))
     assert gallery.difference(wrong, right, nobody) is None
     with pytest.raises(UsageError, match="4 and 3 rows"):
         gallery.difference(wrong, right[:3], images)

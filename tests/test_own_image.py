@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labutils.errors import UsageError
-from labutils.images import own_image, things
+from labutils.images import data, own_image, things
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def test_the_default_says_so_and_knows_its_class():
     assert image.images.dtype == np.uint8
     assert own_image.DEFAULT in image.source
     assert image.classes[image.labels[0]] in things.CLASSES
-    assert own_image.load(64, ("dog", "cat")).labels[0] == own_image.UNKNOWN
+    assert own_image.load(64, ("dog", "cat")).labels[0] == data.NO_LABEL
 
 
 def test_kept_and_found_at_another_size():
@@ -29,9 +29,9 @@ def test_kept_and_found_at_another_size():
     assert image.source == own_image.OWN
     assert image.labels.tolist() == [1]
     assert (image.images[0, ..., 0] == 200).all()
-    assert own_image.load(32, ("dog",)).labels[0] == own_image.UNKNOWN
+    assert own_image.load(32, ("dog",)).labels[0] == data.NO_LABEL
     own_image.keep(pixels)
-    assert own_image.load(32, ("dog", "cat")).labels[0] == own_image.UNKNOWN
+    assert own_image.load(32, ("dog", "cat")).labels[0] == data.NO_LABEL
     own_image.forget()
     assert own_image.DEFAULT in own_image.load(32, ("dog",)).source
 
@@ -39,7 +39,7 @@ def test_kept_and_found_at_another_size():
 def test_damaged_facts_leave_the_class_unknown():
     own_image.keep(np.zeros((8, 8, 3), np.uint8), "cat")
     own_image.files()[1].write_text("[")
-    assert own_image.load(8, ("cat",)).labels[0] == own_image.UNKNOWN
+    assert own_image.load(8, ("cat",)).labels[0] == data.NO_LABEL
 
 
 @pytest.mark.parametrize(

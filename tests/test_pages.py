@@ -84,7 +84,9 @@ def sources(source):
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
         if (parts := pieces(node))
     ]
-    tables = [yaml.safe_load(file.read_text("utf-8")) for file in paths.TARGETS.glob("*.yaml")]
+    tables = [
+        yaml.safe_load(file.read_text("utf-8")) for file in paths.OPERATOR_TABLES.glob("*.yaml")
+    ]
     templates = [m["template"] for table in tables for m in table.get("messages", {}).values()]
     return found + [split(line, r"\{\w+\}") for text in templates for line in text.splitlines()]
 

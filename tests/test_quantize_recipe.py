@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import typing
+import warnings
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutils import __main__, quantize
-from labutils.errors import UnknownNameError, UsageError
+from labutils.errors import EarlierFormatWarning, UnknownNameError, UsageError
 from labutils.quantize import recipe
 from labutils.quantize.importing import TI_PRESETS
 from labutils.quantize.recipe import Activations, Calibration, Override, Qat, Recipe, Weights
@@ -76,6 +78,56 @@ def test_yaml_gives_the_recipe_back(made):
     assert recipe.parse(made.to_yaml()) == made
 
 
+def every_key(data):
+    """The paths of all keys in nested mappings."""
+    return {
+        (key, *rest)
+        for key, value in data.items()
+        for rest in (every_key(value) | {()} if isinstance(value, dict) else {()})
+    }
+
+
+@pytest.mark.parametrize("name", ["int8", "int8_qat"])
+def test_a_stored_recipe_holds_its_format_and_every_value(name, tmp_path):
+    preset = quantize.PRESETS[name]
+    stored = yaml.safe_load(preset.save(tmp_path / "r.yaml").read_text())
+    assert stored == preset.to_dict()
+    assert every_key(stored) == {("format",)} | every_key(dataclasses.asdict(preset))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recipe.load(tmp_path / "r.yaml") == preset
+    assert yaml.safe_load(str(quantize.PRESETS["a16w8"])) == {
+        "format": 1,
+        "name": "a16w8",
+        "about": "16-bit activations, 8-bit weights",
+        "activations": {"bits": 16},
+    }
+
+
+def test_a_recipe_without_a_format_is_read_with_a_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    with pytest.warns(EarlierFormatWarning, match=r"mine\.yaml has no format number"):
+        assert recipe.load(tmp_path / "mine.yaml") == Recipe("mine")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [("2", "written by a newer version"), ("true", "found True"), ("0", "found 0"), ("a", "'a'")],
+)
+def test_a_format_that_this_lab_does_not_know_is_refused(number, words):
+    with pytest.raises(UsageError, match=f"line 2: format: .*{words}"):
+        recipe.parse(f"name: a\nformat: {number}\n")
+
+
+@given(st.from_regex(r"[-+]?[0-9]{1,3}(\.[0-9]{0,2})?[eE][-+]?[0-9]{1,2}", fullmatch=True))
+def test_a_name_that_looks_like_a_number_stays_a_name(name):
+    assert recipe.parse(Recipe(name).to_yaml()).name == name
+
+
+def test_a_number_with_an_exponent_is_a_number():
+    assert recipe.parse("qat: {learning_rate: 1e-4}").qat.learning_rate == 1e-4
+
+
 def test_presets_round_trip_and_have_words(tmp_path):
     for name, preset in quantize.PRESETS.items():
         assert recipe.load(preset.save(tmp_path / f"{name}.yaml")) == preset
@@ -92,11 +144,11 @@ def test_presets_round_trip_and_have_words(tmp_path):
         ("calibration:\n  images: 0", "line 2: calibration.images: 0 is below 1"),
         ("calibration:\n  outliers: 0.5", "line 2: calibration.outliers: 0.5 must be below 0.5"),
         ("overrides:\n  - node: a\n    weights: 5", "line 3: overrides.0.weights: 5 is not one of"),
-        ("equalize: 1", "line 1: equalize: expected bool, found int"),
+        ("equalize: 1", "line 1: equalize: expected true or false, found 1"),
         ("activations: {bits: true}", "True is not one of 8, 16"),
-        ("exclude: a", "line 1: exclude: expected a list"),
+        ("exclude: a", "line 1: exclude: expected a list, found 'a'"),
         ("name: a\nname: b", "line 2: not readable as a recipe: 'name' is given twice"),
-        ("- a", "expected a mapping, found list"),
+        ("- a", "expected a mapping, found a list"),
         ("a: [", "not readable"),
     ],
 )

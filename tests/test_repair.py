@@ -140,11 +140,11 @@ def test_allowed_they_are_applied_and_said_aloud(small_onnx, tmp_path, without_e
     done = pipeline.apply(small_onnx(17), "snpe-2.7", tmp_path / "r.onnx", allow_approximate=True)
     assert done.check.ok
     assert not done.exact
-    assert not done.recipe.exact
+    assert not done.edits.exact
     assert done.plan.rules == {"hardsigmoid": 9, "hardswish-to-relu": 19}
     assert "APPROXIMATED" in str(done)
     assert "DIFFERENT" in str(done.surgery)
-    assert surgery.recipes_in(onnx.load(done.file))[0]["exact"] is False
+    assert surgery.edits_in(onnx.load(done.file))[0]["exact"] is False
 
 
 @pytest.mark.htp
@@ -168,18 +168,18 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
     manifest = json.loads(made.manifest.read_text())
     assert manifest["claim"] == made.claim
     assert manifest["approximation"]["cosine_mean"] < 0.99
-    assert surgery.Recipe.read(paths.recipe(made.file)).steps
+    assert surgery.Edits.read(paths.edits_file(made.file)).steps
 
 
 @pytest.mark.htp
-def test_an_exact_repair_leaves_its_recipe_and_no_caveat(tmp_path):
+def test_an_exact_repair_leaves_its_edits_and_no_caveat(tmp_path):
     made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
     manifest = json.loads(made.manifest.read_text())
     assert manifest["approximation"] is None
-    recipe = surgery.Recipe.read(tmp_path / "x.dlc.recipe.yaml")
-    assert manifest["repair"]["recipe"] == recipe.to_dict()
-    assert recipe.exact
-    again = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", recipe=recipe)
+    edits = surgery.Edits.read(tmp_path / "x.dlc.edits.yaml")
+    assert manifest["repair"]["edits"] == edits.to_dict()
+    assert edits.exact
+    again = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", edits=edits)
     assert again.gate.passed
 
 

@@ -368,8 +368,8 @@ def test_a_resize_of_some_axes_only_is_left_with_the_reason():
         surgery.replace_(model, "resize-to-scale")
 
 
-def test_a_recipe_says_of_which_network_it_is():
+def test_edits_say_of_which_network_they_are():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish())
-    recipe = surgery.recipe_of(surgery.replace_(model, "hardswish"))
-    assert "made with a network of" in str(recipe)
-    assert "made with my net of" in str(dataclasses.replace(recipe, model="my net"))
+    edits = surgery.edits_of(surgery.replace_(model, "hardswish"))
+    assert "made with a network of" in str(edits)
+    assert "made with my net of" in str(dataclasses.replace(edits, model="my net"))

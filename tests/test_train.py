@@ -13,7 +13,7 @@ from labutils import train
 from labutils.errors import ModelFileError, UnknownNameError
 from labutils.images import data
 
-TINY = train.Recipe(
+TINY = train.TrainConfig(
     architecture="mobilenet_v3_small",
     images=256,
     source_size=48,
@@ -23,8 +23,8 @@ TINY = train.Recipe(
 )
 
 
-def run(recipe, folder, **options):
-    return list(train.fit(recipe, folder, **options))
+def run(config, folder, **options):
+    return list(train.fit(config, folder, **options))
 
 
 def weights(folder):
@@ -60,15 +60,15 @@ def test_shipping_writes_half_precision_weights_and_a_true_card(tmp_path, monkey
 
 @pytest.mark.slow
 def test_it_learns(tmp_path):
-    recipe = dataclasses.replace(TINY, images=64, phases=((32, 60),), smallest_crop=1.0)
-    lines = run(recipe, tmp_path)
+    config = dataclasses.replace(TINY, images=64, phases=((32, 60),), smallest_crop=1.0)
+    lines = run(config, tmp_path)
     assert lines[-1]["loss"] < 2.0  # chance is ln 16 = 2.77
 
 
-def test_another_recipe_is_not_resumed(tmp_path):
+def test_another_configuration_is_not_resumed(tmp_path):
     train.Trainer(TINY).save(tmp_path / "mobilenet_v3_small.resume.pt")
     other = dataclasses.replace(TINY, seed=1)
-    with pytest.raises(ModelFileError, match="another recipe"):
+    with pytest.raises(ModelFileError, match="another configuration"):
         run(other, tmp_path)
 
 
@@ -81,21 +81,21 @@ def test_every_image_is_used_once_per_epoch():
     assert (batches.indices(0) != batches.indices(per_epoch)).any()
 
 
-@given(step=st.integers(0, train.Recipe().steps - 1))
+@given(step=st.integers(0, train.TrainConfig().steps - 1))
 def test_schedule(step):
-    recipe = train.Recipe()
-    rate = recipe.learning_rate_at(step)
-    assert 0 < rate <= recipe.learning_rate
-    if step > recipe.warmup_steps:
-        assert rate <= recipe.learning_rate_at(step - 1)
-    assert recipe.size_at(step) in {64, 96, 128}
+    config = train.TrainConfig()
+    rate = config.learning_rate_at(step)
+    assert 0 < rate <= config.learning_rate
+    if step > config.warmup_steps:
+        assert rate <= config.learning_rate_at(step - 1)
+    assert config.size_at(step) in {64, 96, 128}
 
 
 def test_schedule_follows_the_work():
-    recipe = train.Recipe(phases=((64, 400), (128, 100)), warmup_steps=1)
+    config = train.TrainConfig(phases=((64, 400), (128, 100)), warmup_steps=1)
     # 400 steps at 64 px are half the work of 400 * 64^2 + 100 * 128^2
-    assert recipe.learning_rate_at(400) == pytest.approx(
-        recipe.learning_rate * (0.995 * 0.5 + 0.005), rel=1e-6
+    assert config.learning_rate_at(400) == pytest.approx(
+        config.learning_rate * (0.995 * 0.5 + 0.005), rel=1e-6
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from labutils import paths, train
-from labutils.errors import UnknownNameError, UsageError
+from labutils.errors import EarlierFormatWarning, UnknownNameError, UsageError
 from labutils.images import data
 
 TINY = {
@@ -30,12 +30,12 @@ import sys, torch
 from labutils.images import data
 from labutils import train
 
-recipe = train.read_recipe(sys.argv[1])
+config = train.read_config(sys.argv[1])
 with train.joined() as ranks:
     assert ranks.size == 2
-    trainer = train.Trainer(recipe, ranks)
+    trainer = train.Trainer(config, ranks)
     trainer.averaging.eval()
-    batches = train.Batches(data.load("train", recipe.images, recipe.source_size), 16)
+    batches = train.Batches(data.load("train", config.images, config.source_size), 16)
     loss = ranks.mean(trainer.backward(batches))
     gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
     torch.save(gradients | {"loss": torch.tensor(loss)}, f"{sys.argv[2]}/{ranks.rank}.pt")
@@ -43,8 +43,8 @@ with train.joined() as ranks:
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "tiny.json"
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
     path.write_text(json.dumps(TINY))
     data.load("train", TINY["images"], TINY["source_size"])
     return path
@@ -63,8 +63,8 @@ def torchrun(*program):
     )
 
 
-def training(recipe, work, *options):
-    arguments = ["mobilenet_v3_small", "--recipe", recipe, "--work", work, *options]
+def training(config, work, *options):
+    arguments = ["mobilenet_v3_small", "--config", config, "--work", work, *options]
     return torchrun("-m", "labutils.train", *arguments)
 
 
@@ -74,14 +74,14 @@ def finished(process):
 
 
 @pytest.mark.slow
-def test_gradients_of_two_ranks_are_those_of_one_process(recipe, tmp_path):
+def test_gradients_of_two_ranks_are_those_of_one_process(config, tmp_path):
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
-    process = torchrun(script, recipe, tmp_path)
+    process = torchrun(script, config, tmp_path)
     output = finished(process)
     assert process.returncode == 0, output
 
-    settings = train.read_recipe(recipe)
+    settings = train.read_config(config)
     alone = train.Trainer(settings)
     alone.model.eval()  # BatchNorm with running statistics, dropout off
     batches = train.Batches(data.load("train", 64, 48), 16)
@@ -115,14 +115,14 @@ def ranks_of(process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds ranks in /proc")
-def test_a_run_whose_rank_was_killed_goes_on_to_the_same_weights(recipe, tmp_path):
-    whole = training(recipe, tmp_path / "whole", "--stop-at", 20)
+def test_a_run_whose_rank_was_killed_goes_on_to_the_same_weights(config, tmp_path):
+    whole = training(config, tmp_path / "whole", "--stop-at", 20)
     printed = finished(whole)
     assert whole.returncode == 0, printed
     assert printed.count('"step": 20') == 1, "only rank 0 logs"
 
     work = tmp_path / "killed"
-    killed = training(recipe, work, "--stop-at", 20, "--save-every", 4)
+    killed = training(config, work, "--stop-at", 20, "--save-every", 4)
     deadline = time.monotonic() + 200
     while not list(work.glob("*.resume.pt")) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -134,7 +134,7 @@ def test_a_run_whose_rank_was_killed_goes_on_to_the_same_weights(recipe, tmp_pat
     assert 4 <= reached < 20
     assert [file.name for file in work.iterdir()] == ["mobilenet_v3_small.resume.pt"]
 
-    again = training(recipe, work, "--stop-at", 20)
+    again = training(config, work, "--stop-at", 20)
     assert finished(again) is not None
     assert again.returncode == 0
     one, other = weights(tmp_path / "whole"), weights(work)
@@ -160,23 +160,46 @@ def test_parts_are_the_batch_in_order():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"batch_sise": 8}', "batch_size"),
-        ('{"batch_size": "8"}', "whole number"),
-        ('{"batch_size": 0}', "1 or more"),
+        ('{"batch_sise": 8}', "did you mean batch_size?"),
+        (
+            '{"batch_size": "8"}',
+            "line 1: batch_size: expected a whole number, found '8'",
+        ),
+        ('{"batch_size": 0}', "batch_size: 0 is below 1"),
         ('{"phases": [[64]]}', "side in pixels"),
         ('{"architecture": "resnet18"}', "mobilenet_v3_large"),
-        ('{"learning_rate": -1}', "0 or more"),
-        ("[1]", "holds no recipe"),
-        ("{", "JSON"),
+        ('{"learning_rate": -1}', "learning_rate: -1 is below 0"),
+        ("[1]", "write fields and values"),
+        ("{", "not readable as a training configuration"),
+        ('{"seed": 1, "seed": 2}', "'seed' is given twice"),
+        ('{\n\t"format": 2}', "config.json, line 2: format: format 2 was written by a newer"),
+        ('{"config": {\n"seed": -1}}', "config.json, line 2: config.seed: -1 is below 0"),
     ],
 )
-def test_a_recipe_that_is_none_is_refused(tmp_path, text, reason):
-    path = tmp_path / "recipe.json"
+def test_what_is_not_a_configuration_is_refused(tmp_path, text, reason):
+    path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises((UsageError, UnknownNameError), match=re.escape(reason)):
-        train.read_recipe(path)
+        train.read_config(path)
 
 
-def test_the_recipe_on_a_card_is_the_one_that_made_it(checkpoints):
-    for name, recipe in train.RECIPES.items():
-        assert train.read_recipe(checkpoints / f"{name}.json") == recipe
+def test_the_configuration_on_a_card_is_the_one_that_made_it(checkpoints):
+    for name, config in train.CONFIGS.items():
+        assert train.read_config(checkpoints / f"{name}.json") == config
+
+
+def test_a_card_of_an_earlier_version_is_read_with_a_line(tmp_path):
+    """It called the configuration a recipe."""
+    earlier = tmp_path / "card.json"
+    earlier.write_text(json.dumps({"top1": 0.9, "recipe": {"seed": 3, "learning_rate": 5e-05}}))
+    with pytest.warns(EarlierFormatWarning, match="called the configuration a recipe"):
+        found = train.read_config(earlier)
+    assert found == train.TrainConfig(seed=3, learning_rate=5e-05)
+
+
+def test_the_option_of_before_names_the_new_one(capsys):
+    from labutils.train import __main__
+
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["mobilenet_v3_small", "--recipe", "big.json"])
+    assert "--config big.json" in capsys.readouterr().err

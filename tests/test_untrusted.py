@@ -28,7 +28,7 @@ from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
 from labutils.runtime.qnn import dlc_file
 from labutils.targets import schema
-from labutils.train.recipe import read_recipe
+from labutils.train.config import read_config
 
 # 10 to the power of 10 values in 400 bytes
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -37,7 +37,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
 )
 YAML_READERS = {
     "quantization recipe": (quantize.load_recipe, "name"),
-    "surgery recipe": (surgery.Recipe.from_yaml, "format"),
+    "surgery edits": (surgery.Edits.from_yaml, "format"),
     "operator table": (lambda text: schema.parse(text, "table"), "name"),
 }
 HOSTILE_YAML = {
@@ -127,7 +127,7 @@ JSON_FILES = {
 def test_json_files_that_cannot_be_read_end_in_one_error(kind, tmp_path):
     JSON_FILES[kind](tmp_path / "r.json")
     with pytest.raises(UsageError):
-        read_recipe(tmp_path / "r.json")
+        read_config(tmp_path / "r.json")
     zipfile.ZipFile(tmp_path / "m.dlc", "w").writestr("model", b"")
     JSON_FILES[kind](tmp_path / "m.dlc.manifest.json")
     with pytest.raises(ModelFileError, match="manifest"):
@@ -288,7 +288,7 @@ def test_text_of_a_usual_size_is_read_as_python_reads_it(tmp_path):
 
 # What reads files or wires that are ours: written by this process, or shipped with the lab.
 OURS = {"labutils/untrusted.py", "labutils/runtime/qnn/channel.py", "labutils/lab/recorded.py"}
-OURS |= {"labutils/pipeline/batch.py", "labutils/measure/latency.py", "labutils/surgery/recipe.py"}
+OURS |= {"labutils/pipeline/batch.py", "labutils/measure/latency.py", "labutils/surgery/edits.py"}
 UNLIMITED = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load")}
 
 

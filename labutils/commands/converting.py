@@ -10,17 +10,19 @@ from typing import Any
 from ..errors import UsageError
 from .options import (
     APPROXIMATE,
-    TARGETS,
+    TARGET_NAMES,
     command,
     emit,
     input_arguments,
     model_arguments,
     preprocessing_of,
+    progress_bar,
+    refuse_earlier,
     repair_arguments,
+    replay_arguments,
     say,
     stored_inputs,
     titled,
-    tracked,
 )
 
 
@@ -36,7 +38,9 @@ def _diagnose_parser(commands: Any) -> None:
     text = "Say what a target's converter makes of a model, node by node, and what would repair it."
     parser = command(commands, "diagnose", _diagnose, text)
     model_arguments(parser)
-    parser.add_argument("--target", default="snpe-2.7", help=f"{', '.join(TARGETS)} (snpe-2.7)")
+    parser.add_argument(
+        "--target", default="snpe-2.7", help=f"{', '.join(TARGET_NAMES)} (snpe-2.7)"
+    )
     again = "also show the check after the repair that would be made"
     parser.add_argument("--repair", action="store_true", help=again)
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
@@ -44,13 +48,13 @@ def _diagnose_parser(commands: Any) -> None:
 
 
 def _repair_parser(commands: Any) -> None:
-    text = "Write a model as ONNX with what a target refuses replaced, and the recipe beside it."
+    text = "Write a model as ONNX with what a target refuses replaced, and the edits beside it."
     parser = command(commands, "repair", _repair, text)
     model_arguments(parser)
-    parser.add_argument("--target", help="whose blockers to replace; not needed with --recipe")
+    parser.add_argument("--target", help="whose blockers to replace; not needed with --replay")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .onnx to write")
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
-    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
+    replay_arguments(parser)
 
 
 def _convert_parser(commands: Any) -> None:
@@ -61,7 +65,7 @@ def _convert_parser(commands: Any) -> None:
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
     repair_arguments(parser)
-    parser.add_argument("--recipe", type=Path, help="replay this surgery (YAML) instead")
+    replay_arguments(parser)
     parser.add_argument(
         "--quantize", metavar="RECIPE", help="write an integer DLC: int8, a16w8, ... or a YAML"
     )
@@ -121,8 +125,9 @@ def _repair(chosen: argparse.Namespace) -> int:
     from .. import export, paths, pipeline, targets
     from ..models import zoo
 
-    if (chosen.target is None) == (chosen.recipe is None):
-        raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
+    refuse_earlier(chosen)
+    if (chosen.target is None) == (chosen.replay is None):
+        raise UsageError("Pass --target (rules are chosen) or --replay (they are replayed).")
     if chosen.target:
         targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
@@ -133,8 +138,8 @@ def _repair(chosen: argparse.Namespace) -> int:
             made = export.to_onnx(model, folder / f"{chosen.output.stem}.onnx", opset=chosen.opset)
             say(chosen, made)
             path = made.onnx
-        if chosen.recipe:
-            done = pipeline.replay(path, chosen.recipe, chosen.output)
+        if chosen.replay:
+            done = pipeline.replay(path, chosen.replay, chosen.output)
         else:
             allowed = {"allow_approximate": chosen.allow_approximate}
             try:
@@ -143,7 +148,7 @@ def _repair(chosen: argparse.Namespace) -> int:
                 say(chosen, f"{nothing} No file was written.")
                 return 0
     emit(chosen, done)
-    say(chosen, f"wrote {done.file} and {paths.recipe(done.file).name}")
+    say(chosen, f"wrote {done.file} and {paths.edits_file(done.file).name}")
     return 0
 
 
@@ -153,6 +158,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     from ..onnxfile.file import OnnxFile
     from ..runtime import qnn
 
+    refuse_earlier(chosen)
     dlc.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
@@ -170,7 +176,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         chosen.output,
         repair=chosen.repair or chosen.allow_approximate,
         allow_approximate=chosen.allow_approximate,
-        recipe=chosen.recipe,
+        edits=chosen.replay,
         bits=chosen.quantize,
         precision=chosen.precision,
         opset=chosen.opset,
@@ -179,7 +185,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         preprocessing=preprocessing,
         min_cosine=chosen.min_cosine,
         echo=lambda line: say(chosen, line),
-        progress=tracked,
+        progress=progress_bar,
     )
     emit(chosen, conversion)
     return 0

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
-TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
-TARGETS += ("rknn-2.3",)
+TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
+TARGET_NAMES += ("rknn-2.3",)
 NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -57,6 +57,21 @@ def repair_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--repair`` and ``--allow-approximate``."""
     parser.add_argument("--repair", action="store_true", help="replace what the target refuses")
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
+
+
+def replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--replay``, and what it was called before."""
+    parser.add_argument("--replay", metavar="EDITS", type=Path, help="replay these edits (YAML)")
+    parser.add_argument("--recipe", dest="earlier", metavar="EDITS", help=argparse.SUPPRESS)
+
+
+def refuse_earlier(chosen: argparse.Namespace) -> None:
+    """Refuse an option's name of before, with the one that it has now."""
+    if chosen.earlier:
+        raise UsageError(
+            f"--recipe is called --replay here: --replay {chosen.earlier}. (A recipe says how a "
+            "model is quantized: convert --quantize RECIPE.)"
+        )
 
 
 def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
@@ -147,11 +162,11 @@ def own_images(path: Path, preprocessing: data.Preprocessing) -> Any:
     if not files:
         raise UsageError(f"{path} holds no pictures ({', '.join(_PICTURES)}).")
     pixels = data.read_images(files, preprocessing.size)
-    unknown = np.full(len(files), -1)
+    unknown = np.full(len(files), data.NO_LABEL)
     return data.ImageSet(pixels, unknown, (), f"{len(files)} pictures in {path.name}")
 
 
-def tracked(items: Iterable, description: str) -> Iterable:
+def progress_bar(items: Iterable, description: str) -> Iterable:
     """Show a progress bar on stderr when that is a terminal, else a line every ten seconds."""
     from rich.console import Console
     from rich.progress import track

@@ -15,9 +15,9 @@ from .options import (
     model_arguments,
     own_images,
     preprocessing_of,
+    progress_bar,
     say,
     titled,
-    tracked,
 )
 
 
@@ -114,7 +114,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
         soc=chosen.soc,
         tidl_hints=chosen.tidl_hints,
         echo=lambda line: say(chosen, line),
-        progress=tracked,
+        progress=progress_bar,
     )
     emit(chosen, made)
     return 0 if made.ok else 1

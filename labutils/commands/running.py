@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError, UsageError
+from ..tracking import tracked
 from .options import (
     MODEL_HELP,
     NAME_HELP,
     command,
     input_arguments,
     preprocessing_of,
+    progress_bar,
     say,
     titled,
-    tracked,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _run(chosen: argparse.Namespace) -> int:
         name = getattr(runner, "input", "input")
         say(chosen, f"{runner.name}, run by: {runner.runtime}\ninput {name!r}: {preprocessing}")
         inputs = preprocessing(pixels)
-        starts = tracked(range(0, len(inputs), 8), "images")
+        starts = tracked(range(0, len(inputs), 8), "running", "batches", progress_bar)
         logits = [runner.run(inputs[start : start + 8]) for start in starts]
     _answers(chosen, runner.runtime, model, names, logits, labels)
     return 0
@@ -139,7 +140,7 @@ def _journey(chosen: argparse.Namespace) -> int:
         soc=chosen.soc,
         folder=chosen.output,
         echo=lambda line: say(chosen, line),
-        progress=tracked,
+        progress=progress_bar,
     )
     if chosen.json:
         print(json.dumps(made.to_dict(), indent=2, default=str))

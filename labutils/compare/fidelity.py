@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ import numpy as np
 
 from .. import metrics, paths, tabular
 from ..errors import ParityError, UsageError
-from ..images.data import ImageSet, Preprocessing
+from ..images.data import NO_LABEL, ImageSet, Preprocessing
 from ..metrics import PairedDifference, Proportion
 from ..runtime import Runner
+from ..tracking import Progress, tracked
 from .gating import Parity, parity
-
-Progress = Callable[[Iterable, str], Iterable]
 
 _COLUMNS = (
     "stage", "n", "top-1 % [95 %]", "minus first, points", "agrees % [95 %]",
@@ -178,14 +177,14 @@ def ladder(
     stages
         The first is the reference, usually PyTorch; it sees at least as many images as any other.
     images, preprocessing
-        Pixels with labels, and what turns them into inputs. A label of -1 is unknown; so are all
-        of them when the stages have another number of classes than the images.
+        Pixels with labels, and what turns them into inputs. A label of `NO_LABEL` is unknown;
+        so are all of them when the stages have another number of classes than the images.
     n
         Images at most, for all stages; ``Stage.n`` lowers it for one.
     batch_size
         Images per call of a runner.
     progress
-        Called as ``progress(iterable, stage name)`` around the batches.
+        Called as ``progress(iterable, stage name and unit)`` around the batches.
 
     Raises
     ------
@@ -205,7 +204,7 @@ def ladder(
         logits = _logits(stage, part, preprocessing, batch_size, progress)
         reference = logits if reference is None else reference
         foreign = reference.shape[1] != len(images.classes)
-        labels = np.full(count, -1) if foreign else np.asarray(part.labels)
+        labels = np.full(count, NO_LABEL) if foreign else np.asarray(part.labels)
         rows.append(_rung(stage, logits, reference[:count], labels))
     return Ladder(tuple(rows), images.source, str(preprocessing))
 
@@ -288,7 +287,7 @@ def _logits(
     starts = range(0, len(images), batch_size)
     parts = [
         stage.runner.run(preprocessing(images.images[start : start + batch_size]))
-        for start in (progress(starts, stage.name) if progress else starts)
+        for start in tracked(starts, stage.name, "batches", progress)
     ]
     return np.concatenate(parts)
 
@@ -308,7 +307,7 @@ def _refuse(stage: Stage, logits: np.ndarray, shape: tuple[int, ...]) -> None:
 def _rung(stage: Stage, logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Rung:
     _refuse(stage, logits, reference.shape)
     file = stage.runner.file
-    known = labels >= 0
+    known = labels != NO_LABEL
     ours, first, labels = logits[known], reference[known], labels[known]
     judged = bool(known.any())
     return Rung(

@@ -22,12 +22,12 @@ from ..errors import UsageError, counted
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import module_path
 from ..runtime import OrtRunner, Runner, connect
+from ..tracking import Progress, tracked
 
 if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-Progress = Callable[[Iterable, str], Iterable]
 
 _CHUNK = 4  # images per call: keeps two simulator workers busy and the memory bounded
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -278,7 +278,7 @@ def measure(
     limits = [(reach or {}).get(p.candidate, (math.nan, math.nan)) for p in pairs]
     known = np.ones(len(pairs), bool)
     chunks = [inputs[i : i + _CHUNK] for i in range(0, len(inputs), _CHUNK)]
-    for chunk in progress(chunks, "layers") if progress else chunks:
+    for chunk in tracked(chunks, "layers", "batches", progress):
         left, right = ours.tensors(chunk), theirs.tensors(chunk)
         for i, pair in enumerate(pairs):
             a, b = left[pair.reference], right[pair.candidate]

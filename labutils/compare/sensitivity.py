@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import functools
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ..errors import ConvertError, LabError, MissingToolError, UnknownNameError,
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import with_shapes
 from ..runtime import OrtRunner, Runner, connect
+from ..tracking import Progress, tracked
 from .qdq_edit import Unit, for_htp, in_float, units
 from .reasons import Facts, facts, sentences
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import onnx
     import pandas as pd
 
-Progress = Callable[[Iterable, str], Iterable]
 
 _COLUMNS = 96  # of a notebook's plain text
 
@@ -231,7 +231,7 @@ def sensitivity(
     whole_db = _sqnr(exact, whole)
     measured = facts(reference, quantized, kept, inputs)
     rows = []
-    for unit in progress(kept, "sensitivity") if progress else kept:
+    for unit in tracked(kept, "sensitivity", "layers", progress):
         (alone, first), (without, second) = asked.alone(unit, open_), asked.without(unit, open_)
         rows.append((unit, alone, without, first or second))
     noise = {
@@ -271,7 +271,7 @@ class _Asked:
     def ranked(self, chosen: list[Unit], progress: Progress | None) -> dict[str, float]:
         """Return each unit's logit SQNR alone, on ONNX Runtime."""
         ort, on_ort = dataclasses.replace(self, htp=False), functools.partial(OrtRunner, threads=1)
-        tried = progress(chosen, "ranking") if progress else chosen
+        tried = tracked(chosen, "ranking", "layers", progress)
         return {unit.name: ort.alone(unit, on_ort)[0] for unit in tried}
 
     def _found(self, floats: list[Unit], open_: Callable[[Path], Runner]) -> tuple[float, str]:

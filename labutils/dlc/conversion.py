@@ -107,7 +107,7 @@ def convert(
     min_cosine: float | None = None,
     check_top1: bool = True,
     caveat: str = "",
-    recipe: str | None = None,
+    edits: str | None = None,
     facts: dict[str, Any] | None = None,
     echo: Callable[[str], object] | None = None,
 ) -> Conversion:
@@ -139,7 +139,7 @@ def convert(
         False for untrained weights.
     caveat
         What the claim must begin with, for a reference that is not the user's own model.
-    recipe
+    edits
         YAML of the surgery that made `source`, to be kept beside the DLC; None when there was none.
     facts
         More for the manifest (preprocessing, classes, repair).
@@ -188,8 +188,8 @@ def convert(
             "gate": gate.to_dict(),
         }
         paths.record(draft, story | (facts or {}))
-        if recipe is not None:
-            paths.write_text(paths.recipe(draft), recipe)
+        if edits is not None:
+            paths.write_text(paths.edits_file(draft), edits)
         _publish(folder, destination)
     return Conversion(
         file=destination,
@@ -208,7 +208,7 @@ def convert(
 def _publish(folder: Path, destination: Path) -> None:
     """Give the DLC and what describes it their names; a kill leaves no description of another."""
     with paths.locked(destination):
-        beside = (paths.manifest, paths.recipe, writing.sidecar)
+        beside = (paths.manifest, paths.edits_file, paths.earlier_edits_file, writing.sidecar)
         for described in (name(destination) for name in beside):
             described.unlink(missing_ok=True)
         for made in sorted(folder.iterdir()):  # the DLC's name is the shortest: it comes first

@@ -22,6 +22,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 VALIDATION_IMAGES = 1600
 
+NO_LABEL = -1
+"""The label of a picture of which nobody has said what it shows."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

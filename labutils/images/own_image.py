@@ -17,7 +17,6 @@ from ..errors import UsageError
 from . import data, things
 
 OWN, DEFAULT = "my own image", "the lab's default image"
-UNKNOWN = -1
 """The label of an image whose class the model does not have, or nobody said."""
 
 _DEFAULT_INDEX = 21  # of Things-16 val
@@ -78,7 +77,7 @@ def load(size: int, classes: Sequence[str]) -> data.ImageSet:
     size
         Side in pixels: the shorter side is scaled to it, then the centre is cut out.
     classes
-        The model's; the label is a number among them, or `UNKNOWN`.
+        The model's; the label is a number among them, or `data.NO_LABEL`.
 
     Returns
     -------
@@ -97,7 +96,7 @@ def load(size: int, classes: Sequence[str]) -> data.ImageSet:
         pixels = things.image(_DEFAULT_INDEX, "val", size)[None]
         name = things.CLASSES[_DEFAULT_INDEX % len(things.CLASSES)]
         source = f"{DEFAULT} (Things-16 val {_DEFAULT_INDEX}, drawn); choose yours in notebook 01"
-    label = list(classes).index(name) if name in classes else UNKNOWN
+    label = list(classes).index(name) if name in classes else data.NO_LABEL
     return data.ImageSet(pixels, np.array([label], dtype=np.int64), tuple(classes), source)
 
 

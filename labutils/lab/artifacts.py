@@ -162,10 +162,11 @@ def _quantize(
     model: zoo.Model, path: Path, bits: str, source: Path, echo: Callable[[str], object]
 ) -> None:
     from .. import quantize
+    from ..images import data
     from ..models import gallery
 
     calibration = gallery.load(model, CALIBRATION_IMAGES, "calib")
-    if calibration.labels.min() == gallery.UNKNOWN:
+    if calibration.labels.min() == data.NO_LABEL:
         echo(f"Calibrating on {calibration.source}.")
     settings = {"preprocessing": model.preprocessing}
     report = quantize.static(source, path, calibration, bits, **settings)

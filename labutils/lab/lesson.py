@@ -22,8 +22,9 @@ from ..images import own_image
 from . import artifacts, check_code, exercise, exercises, recorded
 from .artifacts import FILES
 from .exercise import TODO, Result, UnsolvedError
-from .measured import Measurements, measurements
-from .progress import NOTEBOOKS, Progress, show_progress
+from .exercises import NOTEBOOKS
+from .measurement_table import Measurements, measurements
+from .progress import LearnerProgress, show_progress
 from .recorded import Shown
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 __all__ = [
-    "FILES", "TODO", "ExpectationError", "Hint", "Lesson", "Measurements", "Progress", "Shown",
-    "check", "expect_failure", "given", "hint", "measurements", "on_htp", "settle",
+    "FILES", "TODO", "ExpectationError", "Hint", "LearnerProgress", "Lesson", "Measurements",
+    "Shown", "check", "expect_failure", "given", "hint", "measurements", "on_htp", "settle",
     "show_check", "show_progress", "start",
 ]  # fmt: skip
 

@@ -9,12 +9,11 @@ from .. import typesetting
 from ..errors import LimitError, UnknownNameError, printable
 from . import exercise, exercises
 from .exercise import PASSED
-
-NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
+from .exercises import NOTEBOOKS
 
 
 @dataclass(frozen=True)
-class Progress:
+class LearnerProgress:
     """The exercises, with what was tried and shown; stored on this machine only.
 
     Attributes
@@ -67,7 +66,7 @@ class Progress:
         return f"{typesetting.table((), rows)}{heading}{can}"
 
 
-def show_progress(notebook: str | None = None) -> Progress:
+def show_progress(notebook: str | None = None) -> LearnerProgress:
     """Return what the learner has tried and shown, in one notebook or in all."""
     if notebook is not None and notebook not in NOTEBOOKS:
         raise UnknownNameError("notebook", str(notebook), NOTEBOOKS)
@@ -77,4 +76,4 @@ def show_progress(notebook: str | None = None) -> Progress:
         (records, damaged), problem = ({}, 0), printable(str(error))
     chosen = exercises.everything() if notebook is None else exercises.of(notebook)
     rows = tuple((e.id, e.title, e.verb, records.get(e.id, exercise.Record())) for e in chosen)
-    return Progress(rows, damaged, exercise.progress_file(), problem)
+    return LearnerProgress(rows, damaged, exercise.progress_file(), problem)

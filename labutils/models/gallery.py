@@ -16,9 +16,6 @@ from ..errors import UsageError
 from ..images import data, photographs, things
 from . import zoo
 
-UNKNOWN = -1
-"""The label of a picture of which nobody has said what it shows."""
-
 _FOLDER = "let LABUTILS_PHOTOGRAPHS name a folder with one subfolder per class"
 _DRAWN = {  # by whether they calibrate
     False: f"so no label counts. To measure their accuracy, {_FOLDER}",
@@ -43,7 +40,7 @@ def load(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     -------
     data.ImageSet
         ``source`` says which pictures they are. Where there are none for this model, Things-16
-        pictures labelled `UNKNOWN`, and ``source`` says what to do.
+        pictures labelled `data.NO_LABEL`, and ``source`` says what to do.
 
     Raises
     ------
@@ -59,7 +56,7 @@ def load(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
         return photographs.read(folder, model.classes, size, n, part=part)
     drawn = data.load(split, n, size)
     source = f"{drawn.source}: not what these weights were trained on, {_DRAWN[split == 'calib']}"
-    return data.ImageSet(drawn.images, np.full(n, UNKNOWN, np.int64), model.classes, source)
+    return data.ImageSet(drawn.images, np.full(n, data.NO_LABEL, np.int64), model.classes, source)
 
 
 def accuracy(logits: np.ndarray, images: data.ImageSet, k: int = 1) -> metrics.Proportion | None:
@@ -76,14 +73,14 @@ def accuracy(logits: np.ndarray, images: data.ImageSet, k: int = 1) -> metrics.P
     """
     if len(logits) != len(images):
         raise UsageError(f"{len(logits)} rows of logits for {len(images)} pictures.")
-    known = images.labels != UNKNOWN
+    known = images.labels != data.NO_LABEL
     return metrics.accuracy(logits[known], images.labels[known], k) if known.any() else None
 
 
 def truth(images: data.ImageSet, index: int) -> str:
     """Return what picture `index` shows, "" where nobody knows."""
     label = int(images.labels[index])
-    return "" if label == UNKNOWN else images.classes[label]
+    return "" if label == data.NO_LABEL else images.classes[label]
 
 
 def difference(
@@ -102,7 +99,7 @@ def difference(
         raise UsageError(
             f"{len(logits)} and {len(reference)} rows of logits for {len(images)} pictures."
         )
-    known = images.labels != UNKNOWN
+    known = images.labels != data.NO_LABEL
     if not known.any():
         return None
     labels = images.labels[known]

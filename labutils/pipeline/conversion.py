@@ -27,7 +27,7 @@ def convert_model(
     *,
     repair: bool = False,
     allow_approximate: bool = False,
-    recipe: surgery.Recipe | str | Path | None = None,
+    edits: surgery.Edits | str | Path | None = None,
     bits: str | None = None,
     precision: str = "fp32",
     opset: int = 17,
@@ -52,8 +52,8 @@ def convert_model(
         Together with `repair`: where no exact rule helps, one that changes the function. The DLC is
         then compared with the model after the surgery; how far that is from `model` is printed and
         kept in the manifest, and the claim says so.
-    recipe
-        Replay this surgery instead of choosing rules; see `surgery.replay_`.
+    edits
+        Replay these edits of a surgery instead of choosing rules; see `surgery.replay_`.
     bits
         A quantization recipe for an integer DLC: a preset (``"int8"``, ``"a16w8"``, ...) or a
         YAML file; None keeps floats.
@@ -80,7 +80,7 @@ def convert_model(
     TranslationError
         The target refuses the model, and `repair` is off or cannot help.
     SurgeryError
-        The surgery recipe was made for another network, or a rule changed what it must not.
+        The edits were made for another network, or a rule changed what it must not.
     ConvertError
         QNN refuses a node, or the DLC is not what the ONNX file says.
     ParityError
@@ -99,7 +99,7 @@ def convert_model(
     stem = Path(destination).stem
     with paths.scratch() as folder:
         original = as_onnx(model, Path(folder, f"{stem}.onnx"), opset, echo)
-        fixed = _repaired(original, target, Path(folder), repair, allow_approximate, recipe, echo)
+        fixed = _repaired(original, target, Path(folder), repair, allow_approximate, edits, echo)
         floating = fixed.onnx if fixed else original
         quantized = done = None
         if quantization is not None:
@@ -126,7 +126,7 @@ def convert_model(
                 min_cosine=min_cosine,
                 check_top1=model.trained,
                 caveat=apart["caveat"] if apart else "",
-                recipe=fixed.recipe.to_yaml() if fixed else None,
+                edits=fixed.edits.to_yaml() if fixed else None,
                 facts={
                     **facts(model, preprocessing, fixed),
                     "approximation": apart,
@@ -136,7 +136,7 @@ def convert_model(
                 echo=echo,
             )
     if fixed:
-        echo(f"recipe: {paths.recipe(destination)}")
+        echo(f"edits: {paths.edits_file(destination)}")
     return made
 
 
@@ -157,15 +157,15 @@ def _repaired(
     folder: Path,
     repair: bool,
     allow_approximate: bool,
-    recipe: surgery.Recipe | str | Path | None,
+    edits: surgery.Edits | str | Path | None,
     echo: Callable,
 ) -> Repair | None:
     """Return a copy that the target's table does not refuse; None where the original will do."""
     destination = folder / f"{original.path.stem}.repaired.onnx"
     if not targets.TARGETS[target].convert:  # refused later, in its own words
         return None
-    if recipe is not None:
-        fixed = planning.replay(original, recipe, destination)
+    if edits is not None:
+        fixed = planning.replay(original, edits, destination)
         echo(fixed)
         return fixed
     if not repair:
@@ -232,5 +232,5 @@ def facts(
             "source": preprocessing.source,
         },
         "brought": {"file": brought.name, "sha256": paths.sha256(brought)} if brought else None,
-        "repair": fixed.surgery.to_dict() | {"recipe": fixed.recipe.to_dict()} if fixed else None,
+        "repair": fixed.surgery.to_dict() | {"edits": fixed.edits.to_dict()} if fixed else None,
     }

@@ -366,7 +366,7 @@ def _compared(
     with log.step("compare") as said:
         total = max(stage.n or 0 for stage in stages)
         images = gallery.load(model, total)
-        if images.labels.min() == gallery.UNKNOWN:
+        if images.labels.min() == data.NO_LABEL:
             journey.notes.append(
                 f"Top-1 is unknown, agreement with PyTorch is not: {images.source}."
             )

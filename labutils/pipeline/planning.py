@@ -140,12 +140,12 @@ class Repair:
     file
         The repaired ONNX file.
     plan
-        What blocked before; None when a recipe was replayed without a target.
+        What blocked before; None when edits were replayed without a target.
     surgery
         What was replaced, with the numeric check: the file before against the file after.
     check
         The repaired file against the same table; None without a target.
-    recipe
+    edits
         How to do it again to other weights.
     onnx
         `file`, opened.
@@ -155,20 +155,20 @@ class Repair:
     plan: Plan | None
     surgery: surgery.Report
     check: targets.CheckReport | None
-    recipe: surgery.Recipe
+    edits: surgery.Edits
     onnx: OnnxFile | None = field(default=None, repr=False, compare=False)
 
     @property
     def exact(self) -> bool:
         """Whether the file computes what the original computes."""
-        return self.recipe.exact
+        return self.edits.exact
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return {
             "file": str(self.file),
             "exact": self.exact,
-            "recipe": self.recipe.to_dict(),
+            "edits": self.edits.to_dict(),
             "surgery": self.surgery.to_dict(),
             "counts_after": self.check.counts if self.check else None,
         }
@@ -228,7 +228,7 @@ def apply(
 ) -> Repair:
     """Write a copy of an ONNX file in which the target's blockers are replaced, and re-check it.
 
-    The recipe goes into the file's metadata, and as ``<file>.recipe.yaml`` beside it.
+    The edits go into the file's metadata, and as ``<file>.edits.yaml`` beside it.
 
     Parameters
     ----------
@@ -258,40 +258,40 @@ def apply(
         if not plan.complete and not partial:
             raise SurgeryError(f"{source.name} cannot be repaired in full.\n{plan}")
         report = mended.report(inputs)
-        recipe = surgery.recipe_of(
+        edits = surgery.edits_of(
             mended.reports, mended.outline, made_for=target, model=source.path.stem
         )
-        made = _write(mended.file, destination, recipe)
-    return Repair(destination, plan, report, targets.check(made, target), recipe, made)
+        made = _write(mended.file, destination, edits)
+    return Repair(destination, plan, report, targets.check(made, target), edits, made)
 
 
 def replay(
     source: OnnxFile | str | Path,
-    recipe: surgery.Recipe | str | Path,
+    edits: surgery.Edits | str | Path,
     destination: str | Path,
     inputs: np.ndarray | None = None,
 ) -> Repair:
-    """Do to an ONNX file what a recipe says, and write the result to another file.
+    """Replay edits on an ONNX file, and write the result to another file.
 
     Raises
     ------
     SurgeryError
-        The file is another network than the recipe was made for; the first difference is named.
+        The file is another network than the edits were made for; the first difference is named.
     UsageError
-        The recipe's file is faulty; the line is named.
+        The file of edits is faulty; the line is named.
     """
-    recipe = recipe if isinstance(recipe, surgery.Recipe) else surgery.Recipe.read(recipe)
+    edits = edits if isinstance(edits, surgery.Edits) else surgery.Edits.read(edits)
     source = OnnxFile.of(source)
     model, before = source.copy(shaped=True), source.shaped
-    reports = surgery.replay_(model, recipe)
+    reports = surgery.replay_(model, edits)
     with paths.scratch() as folder:
         file = OnnxFile.write(folder / Path(destination).name, model, checked=True)
         mended = _Mended(before, file, None, None, list(reports), surgery.outline(before))
         report = mended.report(inputs)
-        made = _write(file, Path(destination), recipe)
-    known = recipe.made_for in targets.TARGETS
-    check = targets.check(made, recipe.made_for) if known else None
-    return Repair(Path(destination), None, report, check, recipe, made)
+        made = _write(file, Path(destination), edits)
+    known = edits.made_for in targets.TARGETS
+    check = targets.check(made, edits.made_for) if known else None
+    return Repair(Path(destination), None, report, check, edits, made)
 
 
 def refused(plan: Plan) -> TranslationError:
@@ -308,11 +308,11 @@ def refused(plan: Plan) -> TranslationError:
     )
 
 
-def _write(file: OnnxFile, destination: Path, recipe: surgery.Recipe) -> OnnxFile:
+def _write(file: OnnxFile, destination: Path, edits: surgery.Edits) -> OnnxFile:
     model = file.copy()
-    surgery.describe_(model, recipe)
+    surgery.record_edits_(model, edits)
     made = OnnxFile.write(destination, model)
-    recipe.write(paths.recipe(destination))
+    edits.write(paths.edits_file(destination))
     return made
 
 

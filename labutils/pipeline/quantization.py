@@ -287,7 +287,7 @@ def _held_out(
     images = data.load("val", held_out, size) if isinstance(held_out, int) else held_out
     if tuple(images.classes) == tuple(model.classes):
         return images
-    return dataclasses.replace(images, labels=np.full(len(images), -1))
+    return dataclasses.replace(images, labels=np.full(len(images), data.NO_LABEL))
 
 
 def _gated(
@@ -320,15 +320,16 @@ def _published(
 ) -> tuple[Path, ...]:
     """Give the file and what describes it their names; a kill leaves no description of another."""
     hints = destination.with_suffix(".tidl.json")
-    beside = [recipe.save(paths.quantization(draft)), paths.record(draft, story)]
+    beside = [recipe.save(paths.recipe_file(draft)), paths.record(draft, story)]
     if fixed:
-        paths.write_text(paths.recipe(draft), fixed.recipe.to_yaml())
-        beside.append(paths.recipe(draft))
+        beside.append(fixed.edits.write(paths.edits_file(draft)))
     if tidl_hints:
         beside.append(write_tidl_hints(draft))
     made = []
     with paths.locked(destination):
-        described = (paths.quantization, paths.manifest, paths.recipe)
+        described = (
+            paths.recipe_file, paths.manifest, paths.edits_file, paths.earlier_edits_file,
+        )  # fmt: skip
         for stale in (hints, *(name(destination) for name in described)):
             stale.unlink(missing_ok=True)
         for path in (draft, *beside):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,20 +24,20 @@ from ..images.data import ImageSet, Preprocessing
 from ..measure import complexity
 from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
+from ..tracking import Progress, tracked
 from . import recipe as recipes
 from .mixed_report import Budget, MixedReport, Point, mixed_recipe
-from .noise import END, START, Edge, Meter, edges
 from .prepare import prepared
 from .ptq import QuantizeReport, static
 from .ranges import Ranges, checked_inputs, measure_ranges
 from .recipe import Recipe
+from .rounding_noise import END, START, Edge, Meter, edges
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Budget", "MixedReport", "Point", "search"]
 
-Progress = Callable[[Iterable, str], Iterable]
 
 _FREE = 2e-4  # of all MACs: the price of widening a node that has none, so that few are
 _LEAST = 1e-3  # of the noise: what a step must save to be a point of the front
@@ -89,12 +89,12 @@ def search(
     meter = Meter(model, base, ranges, images[:: max(1, len(images) // _METERED)][:_METERED])
     macs = _macs(source, model, shape)
     places = edges(model, ranges, base)
-    tried = progress(places, "noise of activations") if progress else places
+    tried = tracked(places, "noise of activations", "tensors", progress)
     noise = {edge: meter.of_edge(edge, 8) for edge in tried}
     narrow, size, weight_noise = _narrowed(meter, budget, base, progress)
     front = _front(noise, macs, weight_noise, size)
     first = functools.partial(checked_inputs, calibration, 0, preprocessing, shape)
-    judge = _Judge(source, base, ranges, first, judged, model, narrow)
+    judge = _Measurement(source, base, ranges, first, judged, model, narrow)
     chosen, front, reached = _choose(front, budget, judge)
     recipe = mixed_recipe(base, judge.spread(front[chosen].wide), narrow, str(budget))
     front = [dataclasses.replace(p, wide=judge.spread(p.wide)) for p in front]
@@ -172,7 +172,7 @@ def _narrowed(
     others = [a for n, a in meter.weights.items() if n not in quantized and a.dtype.kind == "f"]
     rest = sum(array.nbytes for array in others)
     size = rest + sum(sizes[name] * bits[name] // 8 for name in sizes)
-    tried = progress(layers, "noise of weights") if progress else layers
+    tried = tracked(layers, "noise of weights", "layers", progress)
     if budget.megabytes is None:
         return (), size, sum(meter.of_weights(node, bits[node.name]) for node in tried)
     found = {n.name: (meter.of_weights(n, bits[n.name]), meter.of_weights(n, 4)) for n in tried}
@@ -196,7 +196,7 @@ def _narrowed(
     return tuple(narrow), size, total
 
 
-class _Judge:
+class _Measurement:
     """Quantizes a point of the front and measures it against the float model.
 
     It lives as long as the report, so it takes its images anew each time: pixels weigh little.
@@ -212,7 +212,7 @@ class _Judge:
         model: onnx.ModelProto,
         narrow: tuple[str, ...],
     ) -> None:
-        from .noise import owners
+        from .rounding_noise import owners
 
         self.source, self.base, self.ranges = source, base, ranges
         self.first, self.judged = first, judged  # first(n): the first n calibration images
@@ -237,7 +237,7 @@ class _Judge:
             with OrtRunner(file) as runner:
                 found = [
                     runner.run(images[start : start + _AT_ONCE])
-                    for start in (progress(starts, "measuring") if progress else starts)
+                    for start in tracked(starts, "measuring", "batches", progress)
                 ]
         return dataclasses.replace(point, measured=parity(self.exact, np.concatenate(found)))
 

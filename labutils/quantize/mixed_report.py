@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +15,9 @@ from .. import tabular
 from ..compare.gating import Parity
 from ..errors import UsageError
 from ..onnxfile.graph import module_of_name
+from ..tracking import Progress
 from .ptq import QuantizeReport
 from .recipe import Override, Recipe
-
-Progress = Callable[[Iterable, str], Iterable]
 
 
 class Judge(Protocol):

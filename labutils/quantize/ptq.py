@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from ..errors import UnknownNameError, UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset
+from ..tracking import Progress
 from . import equalize, rounding
 from . import recipe as recipes
 from .insertion import insert, verify, widths
@@ -44,7 +45,6 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     import onnx
 
-Progress = Callable[[Iterable, str], Iterable]
 
 BITS = {"int8": ("QUInt8", "QInt8"), "a16w8": ("QUInt16", "QInt8")}
 """Activation and weight type of the two usual presets, as ONNX Runtime calls them."""

@@ -14,7 +14,7 @@ extreme images can be left out. The other three look at a histogram of the value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,13 +26,13 @@ from ..errors import ModelFileError, UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
+from ..tracking import Progress, tracked
 from .prepare import prepared
 from .recipe import Calibration
 
 if TYPE_CHECKING:
     import onnx
 
-Progress = Callable[[Iterable, str], Iterable]
 
 BINS = 2048
 _BATCH = 32
@@ -154,7 +154,7 @@ def _seen(
     entry = model.graph.input[0]
     shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]
     starts = list(_starts(calibration))
-    for start in progress(starts, words) if progress else starts:
+    for start in tracked(starts, words, "batches", progress):
         for image in checked_inputs(calibration, start, preprocessing, shape):
             yield {entry.name: image[None], **runner.tensors(image[None])}
 

@@ -2,30 +2,31 @@
 
 A recipe names everything that a result depends on but the images: bits, symmetry, granularity,
 calibration, repairs of the weights, and exceptions by node. `load` takes a preset's name or a
-file; `Recipe.to_yaml` writes one that loads back equal.
+file; `Recipe.save` writes one, with all its values, that loads back equal.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import hashlib
 import json
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
+from annotated_types import Ge, Interval, Lt
 
-from .. import located_yaml, paths, typesetting, untrusted
+from .. import located_yaml, paths, typesetting, untrusted, validation
 from ..errors import UnknownNameError, UsageError
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 IoType = Literal["float32", "quantized"]
 MAX_IMAGES = 100_000  # of calibration; more is a typing error
+FORMAT = 1
+"""Of the YAML; a newer one is refused."""
+
+Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ class Calibration:
     """
 
     method: Method = "minmax"
-    images: int = field(default=256, metadata={"least": 1, "most": MAX_IMAGES})
-    outliers: float = field(default=0.0, metadata={"least": 0.0, "below": 0.5})
-    percentile: float = field(default=99.99, metadata={"least": 50.0, "most": 100.0})
-    room: float = field(default=1.0, metadata={"least": 1.0, "most": 4.0})
+    images: Annotated[int, Interval(ge=1, le=MAX_IMAGES)] = 256
+    outliers: Annotated[float, Ge(0.0), Lt(0.5)] = 0.0
+    percentile: Annotated[float, Interval(ge=50.0, le=100.0)] = 99.99
+    room: Annotated[float, Interval(ge=1.0, le=4.0)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,13 @@ class Qat:
     """
 
     scales: Literal["learned", "observed"] = "learned"
-    freeze_at: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
-    steps: int = field(default=300, metadata={"least": 1, "most": 100_000})
-    batch_size: int = field(default=48, metadata={"least": 1, "most": 4096})
-    size: int = field(default=0, metadata={"least": 0, "most": 4096})
-    learning_rate: float = field(default=2e-4, metadata={"least": 0.0, "most": 10.0})
-    distillation: float = field(default=0.9, metadata={"least": 0.0, "most": 1.0})
-    temperature: float = field(default=2.0, metadata={"least": 0.1, "most": 1000.0})
+    freeze_at: Share = 0.5
+    steps: Annotated[int, Interval(ge=1, le=100_000)] = 300
+    batch_size: Annotated[int, Interval(ge=1, le=4096)] = 48
+    size: Annotated[int, Interval(ge=0, le=4096)] = 0
+    learning_rate: Annotated[float, Interval(ge=0.0, le=10.0)] = 2e-4
+    distillation: Share = 0.9
+    temperature: Annotated[float, Interval(ge=0.1, le=1000.0)] = 2.0
 
 
 @dataclass(frozen=True)
@@ -240,12 +241,15 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values without what is at its default."""
-        return _sparse(self)
+        """Return the format and all values, as a manifest keeps them.
+
+        All of them, because a default that changes must not change what an old file meant.
+        """
+        return {"format": FORMAT} | _plain(dataclasses.asdict(self))
 
     def to_yaml(self) -> str:
-        """Return the recipe as YAML that `parse` reads back equal."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100, allow_unicode=True)
+        """Return the recipe with all its values as YAML that `parse` reads back equal."""
+        return located_yaml.written(self.to_dict())
 
     def save(self, file: str | Path) -> Path:
         """Write the YAML; the file appears at once."""
@@ -253,7 +257,8 @@ class Recipe:
         return Path(file)
 
     def __str__(self) -> str:
-        return self.to_yaml().rstrip()
+        """Return YAML without what is at its default: what makes this recipe this one."""
+        return located_yaml.written({"format": FORMAT} | _sparse(self)).rstrip()
 
     def _repr_html_(self) -> str:
         return typesetting.listing(str(self))
@@ -312,7 +317,7 @@ def load(recipe: str | Path | Recipe) -> Recipe:
     UnknownNameError
         Neither a preset nor a file.
     UsageError
-        The file is no recipe; the message names the line.
+        The file is not a recipe; the message names the line.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -327,75 +332,36 @@ def load(recipe: str | Path | Recipe) -> Recipe:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"Cannot read the recipe {file}: {reason}.") from None
-        return parse(written, file.name)
+        return parse(written, file.name, note=True)
     raise UnknownNameError("quantization recipe", str(recipe), PRESETS)
 
 
-def parse(text: str, file: str = "recipe") -> Recipe:
-    """Return the recipe in YAML `text`; `file` is its name for messages.
+def parse(text: str, file: str = "recipe", *, note: bool = False) -> Recipe:
+    """Return the recipe in YAML `text`.
+
+    Parameters
+    ----------
+    text
+        What it leaves out is at its default.
+    file
+        Its name, for messages.
+    note
+        Whether to say in a line that it has no format number.
 
     Raises
     ------
     UsageError
         Not YAML, or an unknown key, a wrong type or a value outside its limits: with the line.
     """
-    data, fail = located_yaml.read(text, file, "a recipe", UsageError)
-    return _built(Recipe, {} if data is None else data, (), fail)
+    return validation.read_as(
+        Recipe, text, file, "a recipe", UsageError, newest=FORMAT, note=note, empty=True
+    )[0]
 
 
-def _built(kind: type, data: Any, path: tuple, fail: located_yaml.Fail) -> Any:
-    """Return a dataclass `kind` of checked values."""
-    if not isinstance(data, dict):
-        raise fail(path, f"expected a mapping, found {type(data).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in data.items():
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
-            raise fail((*path, key), f"unknown key; {hint}")
-        values[key] = _value(hints[key], value, (*path, key), fail)
-        _limited(fields[key].metadata, values[key], (*path, key), fail)
-    return kind(**values)
-
-
-def _value(hint: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> Any:
-    """Return `value` as the type `hint` wants it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _built(hint, value, path, fail)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _value(next(a for a in arguments if a is not type(None)), value, path, fail)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise fail(path, f"expected a list, found {type(value).__name__}")
-        return tuple(_value(arguments[0], v, (*path, i), fail) for i, v in enumerate(value))
-    if origin is Literal:
-        if isinstance(value, bool) or value not in arguments:
-            raise fail(
-                path, f"{untrusted.shown(value)} is not one of {', '.join(map(str, arguments))}"
-            )
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        found = f"{type(value).__name__} {untrusted.shown(value)}"
-        raise fail(path, f"expected {hint.__name__}, found {found}")
-    return value
-
-
-def _limited(limits: Any, value: Any, path: tuple, fail: located_yaml.Fail) -> None:
-    if value is None:
-        return
-    if "least" in limits and not value >= limits["least"]:
-        raise fail(path, f"{untrusted.shown(value)} is below {limits['least']:g}")
-    if "most" in limits and not value <= limits["most"]:
-        raise fail(path, f"{untrusted.shown(value)} is above {limits['most']:g}")
-    if "below" in limits and not value < limits["below"]:
-        raise fail(path, f"{untrusted.shown(value)} must be below {limits['below']:g}")
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _sparse(item: Any) -> Any:

@@ -20,7 +20,7 @@ al. 2019, arXiv 1906.04721, section 4.2, with measured means).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,13 +29,13 @@ import numpy as np
 from .. import metrics
 from ..compare.layerwise import cut
 from ..onnxfile.session import Session
+from ..tracking import Progress, tracked
 from .insertion import CARRIERS
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     import onnx
 
-Progress = Callable[[Iterable, str], Iterable]
 
 _POSITIONS = 8192  # sampled output positions per layer
 _DAMPING = 0.01  # of the mean second moment, as in GPTQ
@@ -99,7 +99,7 @@ def reconstruct_(
     ]  # fmt: skip
     judge = _Judge(quantized, reference, images)
     changed, rounded, corrected = 0, 0, 0
-    for node in progress(layers, "rounding") if progress else layers:
+    for node in tracked(layers, "rounding", "layers", progress):
         layer = _layer(quantized, reference, node, originals[node.name], images)
         if recipe.rounding != "nearest" and (moved := layer.round_()):
             kept = judge.keeps(layer.weight)

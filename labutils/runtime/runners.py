@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import ModelFileError, UnknownNameError, UsageError
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.session import Session
+from ..tracking import Progress
 from . import qnn
 from .qnn import dlc_file, options, refusal
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 # The x86-64 wheel simulates; the arm64 wheels drive the NPU of the machine (not tested by us).
 _HTP = "HTP simulator" if platform.machine().lower() in ("x86_64", "amd64") else "HTP"
-Progress = Callable[[Iterable, str], Iterable]
 
 
 @runtime_checkable

@@ -4,8 +4,8 @@ One rule book (`rules`) serves three levels: modules of a PyTorch model, functio
 forward, and nodes of an ONNX graph. Nothing is silent: rules that match nothing raise.
 """
 
+from .edits import Edit, Edits, edits_in, edits_of, outline, record_edits_
 from .forms import NOT_MINE, FunctionForm, GraphForm, Leave, ModuleForm, OnnxForm, OnnxPass, Site
-from .recipe import Recipe, Step, describe_, outline, recipe_of, recipes_in
 from .replacing import LEVELS, collect_reports, preview, replace_, replace_file, restore_
 from .replay import replay_
 from .report import Check, Left, Match, Report
@@ -15,8 +15,8 @@ from .user_rules import pattern_rule
 
 __all__ = [
     "DEFAULT", "EXACT", "LEVELS", "LITE", "LITE_OPTIONAL", "NOT_MINE", "RULES", "SETS", "TIDY",
-    "Check", "FunctionForm", "GraphForm", "Leave", "Left", "Match", "ModuleForm", "OnnxForm",
-    "OnnxPass", "Recipe", "Report", "Rule", "Site", "Step", "collect_reports", "describe_",
-    "outline", "pattern_rule", "preview", "recipe_of", "recipes_in", "replace_", "replace_file",
+    "Check", "Edit", "Edits", "FunctionForm", "GraphForm", "Leave", "Left", "Match", "ModuleForm",
+    "OnnxForm", "OnnxPass", "Report", "Rule", "Site", "collect_reports", "edits_in", "edits_of",
+    "outline", "pattern_rule", "preview", "record_edits_", "replace_", "replace_file",
     "replay_", "restore_", "select",
 ]  # fmt: skip

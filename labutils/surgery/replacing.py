@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NothingMatchedError, UnknownNameError, UsageError
 from ..onnxfile.file import OnnxFile
-from .recipe import outline
+from .edits import outline
 from .report import Report
 from .rule import Rule
 from .rules.book import DEFAULT, select

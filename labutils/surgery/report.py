@@ -140,7 +140,7 @@ class Report:
         Multiply-accumulates before and after: of a run on the example inputs, or of an ONNX graph
         with known shapes; else None.
     outline
-        The network before, one line per layer or node: what a recipe of this surgery fits.
+        The network before, one line per layer or node: what the edits of this surgery fit.
     """
 
     target: str

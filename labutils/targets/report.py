@@ -186,5 +186,8 @@ class CheckReport:
             "first_blocker": asdict(first) if first else None,
             "blockers": [asdict(node) for node in self.blockers],
             "nodes": [asdict(node) for node in self.nodes],
-            "sources": {name: table.sources[name] for name in sorted(used)},
+            "sources": {
+                name: {key: text for key, text in asdict(table.sources[name]).items() if text}
+                for name in sorted(used)
+            },
         }

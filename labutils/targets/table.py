@@ -71,7 +71,7 @@ def load(name: str) -> Table:
     """
     if name not in TARGETS:
         raise UnknownNameError("target", name, TARGETS)
-    return _load(paths.TARGETS / f"{TARGETS[name].table}.yaml")
+    return _load(paths.OPERATOR_TABLES / f"{TARGETS[name].table}.yaml")
 
 
 @functools.cache
@@ -189,8 +189,11 @@ def _judge_limits(node: Node, op: Op, table: Table) -> tuple[str, str]:
     return "constrained" if other else "supported", _known(op, limits, version)
 
 
-def _answer(node: Node, check: tuple[str, Any] | None) -> bool | None:
-    return None if check is None else CHECKS[check[0]](node, check[1])
+def _answer(node: Node, check: dict[str, Any] | None) -> bool | None:
+    if check is None:
+        return None
+    ((name, argument),) = check.items()
+    return CHECKS[name](node, argument)
 
 
 def _judge_opset(opset: int, table: Table) -> NodeVerdict | None:

@@ -1,8 +1,9 @@
 """Train MobileNetV3 on Things-16: ``python -m labutils.train mobilenet_v3_large``.
 
-Two CPU cores are enough. The run is a pure function of its recipe: batches, crops and flips are
-derived from (seed, step), so a run that was stopped resumes where it was. Validation images are
-looked at for the log only; what is shipped is the average of the weights at the last step.
+Two CPU cores are enough. The run is a pure function of its configuration: batches, crops and
+flips are derived from (seed, step), so a run that was stopped resumes where it was. Validation
+images are looked at for the log only; what is shipped is the average of the weights at the last
+step.
 
 With ``torchrun --nproc-per-node N -m labutils.train ...`` N processes share every batch (`ranks`).
 
@@ -11,6 +12,7 @@ original as a teacher.
 """
 
 from .batches import Batches
+from .config import ARCHITECTURES, CONFIGS, TrainConfig, read_config
 from .fine_tuning import FineTuning, fine_tune
 from .loop import EVALUATION_SIZE, Trainer, fit, logits_of, network
 from .model_card import ship
@@ -22,17 +24,16 @@ from .norms import (
     unfreeze_batch_norm_,
 )
 from .ranks import Ranks, joined
-from .recipe import ARCHITECTURES, RECIPES, Recipe, read_recipe
 
 __all__ = [
     "ARCHITECTURES",
+    "CONFIGS",
     "EVALUATION_SIZE",
-    "RECIPES",
     "Batches",
     "FineTuning",
     "NormReport",
     "Ranks",
-    "Recipe",
+    "TrainConfig",
     "Trainer",
     "averaged",
     "estimate_batch_norm_",
@@ -42,7 +43,7 @@ __all__ = [
     "joined",
     "logits_of",
     "network",
-    "read_recipe",
+    "read_config",
     "ship",
     "unfreeze_batch_norm_",
 ]

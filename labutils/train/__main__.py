@@ -15,23 +15,28 @@ from pathlib import Path
 from .. import paths, streams
 from ..errors import LabError
 from ..images import data
+from .config import ARCHITECTURES, CONFIGS, read_config
 from .loop import SAVE_EVERY, fit
 from .model_card import ship
 from .ranks import joined, local_rank
-from .recipe import ARCHITECTURES, RECIPES, read_recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m labutils.train", description=__doc__)
     parser.add_argument("architecture", choices=ARCHITECTURES)
-    parser.add_argument("--recipe", type=Path, help="JSON with other settings, or a model card")
+    parser.add_argument(
+        "--config", type=Path, help="YAML or JSON with other settings, or a model card"
+    )
+    parser.add_argument("--recipe", dest="earlier", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help="folder for the resumable state")
     out = paths.CHECKPOINTS if paths.CHECKOUT else paths.generated_place()
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the result ({out})")
     parser.add_argument("--stop-at", type=int, help="stop after this step (resume later)")
     parser.add_argument("--save-every", type=int, default=SAVE_EVERY, help="steps between saves")
     chosen = parser.parse_args(arguments)
+    if chosen.earlier:
+        parser.error(f"--recipe is called --config now: --config {chosen.earlier}")
     try:
         with streams.ending_quietly():
             _train(chosen)
@@ -42,20 +47,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> None:
-    recipe = RECIPES[chosen.architecture]
-    if chosen.recipe:
-        own = read_recipe(chosen.recipe)
-        recipe = dataclasses.replace(own, architecture=chosen.architecture)
+    config = CONFIGS[chosen.architecture]
+    if chosen.config:
+        own = read_config(chosen.config)
+        config = dataclasses.replace(own, architecture=chosen.architecture)
     work = chosen.work or paths.cache() / "training"
     if local_rank() == 0:  # the others of this machine wait, and find the images rendered
-        data.load("train", recipe.images, recipe.source_size)
+        data.load("train", config.images, config.source_size)
     with joined() as ranks:
         options = {"stop_at": chosen.stop_at, "save_every": chosen.save_every, "ranks": ranks}
-        for line in fit(recipe, work, **options):
+        for line in fit(config, work, **options):
             if ranks.first:
                 print(json.dumps({k: round(v, 4) for k, v in line.items()}), flush=True)
     if chosen.stop_at is None and ranks.first:
-        card = ship(recipe, work, chosen.out, ranks.size)
+        card = ship(config, work, chosen.out, ranks.size)
         print(f"{card['file']}: top-1 {100 * card['top1']:.2f} % on {card['n']} validation images")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from .. import typesetting
 from ..errors import TrainingError, UsageError
 from ..images import data, things
+from ..tracking import Progress, tracked
 from .batches import Batches
+from .config import TrainConfig, cosine
 from .loop import parameter_groups
-from .recipe import Recipe, cosine
 
 WARMUP_SHARE = 0.05  # of the run
-SOURCE_SIZE = Recipe.source_size  # the images that training has rendered already
-MOMENTUM = Recipe.momentum  # of BatchNorm statistics; torchvision's 0.01 never catches up
+SOURCE_SIZE = TrainConfig.source_size  # the images that training has rendered already
+MOMENTUM = TrainConfig.momentum  # of BatchNorm statistics; torchvision's 0.01 never catches up
 
 OnStep = Callable[[int, int, nn.Module], None]
-Progress = Callable[[Iterable[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def fine_tune(
         optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
         loss_of = _Loss(model, teacher, label_smoothing, temperature, distillation_weight)
         clock = _Clock(steps, seconds)
-        for step in progress(clock, "fine-tuning") if progress else clock:
+        for step in tracked(clock, "fine-tuning", "steps", progress):
             share = clock.share(step)
             if freeze_batch_norm_at is not None and share >= freeze_batch_norm_at:
                 _freeze_batch_norm(model)

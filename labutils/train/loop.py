@@ -19,8 +19,8 @@ from .. import _torchvision, metrics, paths
 from ..errors import ModelFileError, TrainingError, UnknownNameError
 from ..images import data, things
 from .batches import Batches
+from .config import ARCHITECTURES, TrainConfig
 from .ranks import Ranks
-from .recipe import ARCHITECTURES, Recipe
 
 EVALUATION_SIZE = 128
 LOG_EVERY, SAVE_EVERY = 50, 200
@@ -61,24 +61,24 @@ class Trainer:
 
     Parameters
     ----------
-    recipe
+    config
         What to do.
     ranks
         The processes that share every batch; by default this one alone.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks | None = None) -> None:
-        self.recipe, self.step, self.ranks = recipe, 0, ranks or Ranks()
-        self.part = self.ranks.part(recipe.batch_size)
-        torch.manual_seed(recipe.seed)
-        model = network(recipe.architecture).to(memory_format=torch.channels_last)
+    def __init__(self, config: TrainConfig, ranks: Ranks | None = None) -> None:
+        self.config, self.step, self.ranks = config, 0, ranks or Ranks()
+        self.part = self.ranks.part(config.batch_size)
+        torch.manual_seed(config.seed)
+        model = network(config.architecture).to(memory_format=torch.channels_last)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.momentum = recipe.momentum
+                module.momentum = config.momentum
         self.model = self.ranks.placed(model)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, recipe.weight_decay),
-            lr=recipe.learning_rate,
+            parameter_groups(self.model, config.weight_decay),
+            lr=config.learning_rate,
             betas=(0.9, 0.99),
             fused=True,
         )
@@ -87,9 +87,9 @@ class Trainer:
 
     def train_step(self, batches: Batches) -> float:
         """Take one optimizer step; return the loss on this process's part of the batch."""
-        recipe = self.recipe
+        config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(self.step)
+            group["lr"] = config.learning_rate_at(self.step)
         self.model.train()
         loss = self.backward(batches)
         self.optimizer.step()
@@ -101,19 +101,19 @@ class Trainer:
     def backward(self, batches: Batches) -> float:
         """Set the gradients of the present step's batch, all ranks' parts; return the loss."""
         ranks = self.ranks
-        seed = self.recipe.seed * 1_000_003 + self.step
+        seed = self.config.seed * 1_000_003 + self.step
         torch.manual_seed(seed * ranks.size + ranks.rank)  # dropout
-        inputs, labels = batches.at(self.step, self.recipe.size_at(self.step), self.part)
+        inputs, labels = batches.at(self.step, self.config.size_at(self.step), self.part)
         logits = self.averaging(inputs.to(ranks.device))
         loss = F.cross_entropy(
-            logits, labels.to(ranks.device), label_smoothing=self.recipe.label_smoothing
+            logits, labels.to(ranks.device), label_smoothing=self.config.label_smoothing
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.item()
 
     def _average(self) -> None:
-        decay = min(self.recipe.ema_decay, (self.step + 1) / (self.step + 20))
+        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 20))
         floats = [v for v in self.model.state_dict().values() if v.is_floating_point()]
         averages = [v for v in self.ema.state_dict().values() if v.is_floating_point()]
         torch._foreach_lerp_(averages, floats, 1 - decay)
@@ -123,7 +123,7 @@ class Trainer:
         if not self.ranks.first:
             return
         state = {
-            "recipe": json.dumps(asdict(self.recipe)),
+            "config": json.dumps(asdict(self.config)),
             "step": self.step,
             "processes": self.ranks.size,
             "model": self.model.state_dict(),
@@ -134,7 +134,7 @@ class Trainer:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> None:
-        """Continue from rank 0's `path`, if there is one; that of another recipe is refused.
+        """Continue from rank 0's `path`, if there is one; that of another configuration is refused.
 
         The number of processes may be another one. Then BatchNorm sees other parts of the batches
         from here on, and the weights are no longer those of a run that was never stopped.
@@ -142,10 +142,11 @@ class Trainer:
         state = self.ranks.read(path)
         if state is None:
             return
-        if state["recipe"] != json.dumps(asdict(self.recipe)):
+        # "recipe": as an earlier version called it
+        if state.get("config", state.get("recipe")) != json.dumps(asdict(self.config)):
             raise ModelFileError(
-                f"{path} was written by another recipe. Remove it to start again, or train into "
-                "another folder with --work."
+                f"{path} was written with another configuration. Remove it to start again, "
+                "or train into another folder with --work."
             )
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
@@ -154,7 +155,7 @@ class Trainer:
 
 
 def fit(
-    recipe: Recipe,
+    config: TrainConfig,
     work: Path,
     *,
     stop_at: int | None = None,
@@ -165,7 +166,7 @@ def fit(
 
     Parameters
     ----------
-    recipe
+    config
         What to do.
     work
         Folder for the resumable state, made if needed.
@@ -187,16 +188,16 @@ def fit(
     Raises
     ------
     ModelFileError
-        The state in `work` is of another recipe.
+        The state in `work` is of another configuration.
     TrainingError
         Another process of the run was lost.
     """
-    trainer, path = Trainer(recipe, ranks), work / f"{recipe.architecture}.resume.pt"
+    trainer, path = Trainer(config, ranks), work / f"{config.architecture}.resume.pt"
     work.mkdir(parents=True, exist_ok=True)
     trainer.resume(path)
-    train = data.load("train", recipe.images, recipe.source_size)
-    batches = Batches(train, recipe.batch_size, recipe.seed, recipe.smallest_crop)
-    last = stop_at or recipe.steps
+    train = data.load("train", config.images, config.source_size)
+    batches = Batches(train, config.batch_size, config.seed, config.smallest_crop)
+    last = stop_at or config.steps
     losses, start = [], time.perf_counter()
     while trainer.step < last:
         losses.append(_together(trainer, batches))
@@ -205,9 +206,9 @@ def fit(
             trainer.save(path)
         if step % LOG_EVERY == 0 or step == last:
             loss = trainer.ranks.mean(float(np.mean(losses)))
-            line = {"step": step, "size": recipe.size_at(step - 1), "loss": loss}
-            line["images_per_s"] = len(losses) * recipe.batch_size / (time.perf_counter() - start)
-            eighth = step % max(1, recipe.steps // 8) < LOG_EVERY or step == last
+            line = {"step": step, "size": config.size_at(step - 1), "loss": loss}
+            line["images_per_s"] = len(losses) * config.batch_size / (time.perf_counter() - start)
+            eighth = step % max(1, config.steps // 8) < LOG_EVERY or step == last
             if eighth and trainer.ranks.first:
                 watched = data.load("val", 320, EVALUATION_SIZE)
                 hits = metrics.accuracy(logits_of(trainer.ema, watched), watched.labels)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from .. import metrics, paths
 from ..images import data, things
+from .config import CONFIGS, TrainConfig, stored
 from .loop import EVALUATION_SIZE, Trainer, logits_of
-from .recipe import RECIPES, Recipe
+
+_NOT_LISTED = ("format", "architecture", "phases")
 
 
-def ship(recipe: Recipe, work: Path, destination: Path, processes: int = 1) -> dict:
+def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1) -> dict:
     """Write the averaged weights as fp16 safetensors, with their model card; return the card.
 
     The figures on the card are those of the rounded weights that are shipped, on all 1,600
@@ -22,9 +23,9 @@ def ship(recipe: Recipe, work: Path, destination: Path, processes: int = 1) -> d
     """
     from safetensors.torch import load_file, save_file
 
-    trainer = Trainer(recipe)
-    trainer.resume(work / f"{recipe.architecture}.resume.pt")
-    target = destination / f"{recipe.architecture}.safetensors"
+    trainer = Trainer(config)
+    trainer.resume(work / f"{config.architecture}.resume.pt")
+    target = destination / f"{config.architecture}.safetensors"
     rounded = {
         name: (v.half() if v.is_floating_point() else v).contiguous()
         for name, v in trainer.ema.state_dict().items()
@@ -32,13 +33,13 @@ def ship(recipe: Recipe, work: Path, destination: Path, processes: int = 1) -> d
     with paths.atomic(target) as temporary:
         save_file(rounded, temporary)
     trainer.ema.load_state_dict(load_file(target))
-    card = _card(recipe, trainer, target, processes)
+    card = _card(config, trainer, target, processes)
     paths.write_text(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     paths.write_text(target.with_suffix(".md"), _card_text(card))
     return card
 
 
-def _card(recipe: Recipe, trainer: Trainer, weights: Path, processes: int) -> dict:
+def _card(config: TrainConfig, trainer: Trainer, weights: Path, processes: int) -> dict:
     validation = data.load("val", data.VALIDATION_IMAGES, EVALUATION_SIZE)
     logits = logits_of(trainer.ema, validation)
     top1 = metrics.accuracy(logits, validation.labels)
@@ -48,15 +49,15 @@ def _card(recipe: Recipe, trainer: Trainer, weights: Path, processes: int) -> di
     wrong = confusion - np.diag(np.diag(confusion))
     pairs = [tuple(divmod(int(i), len(classes))) for i in np.argsort(-wrong, axis=None)[:8]]
     return {
-        "architecture": recipe.architecture,
+        "architecture": config.architecture,
         "from": "torchvision's model definition, trained from random weights",
         "task": f"Things-16 (drawn, synthetic), {EVALUATION_SIZE} px",
         "classes": list(classes),
         "file": weights.name,
         "sha256": paths.sha256(weights),
         "dtype": "float16 (load into float32)",
-        "command": _command(recipe, processes),
-        "recipe": asdict(recipe),
+        "command": _command(config, processes),
+        "config": stored(config),
         "steps": trainer.step,
         "dataset_digest": {split: things.digest(split) for split in things.SPLITS},
         "chosen": "the averaged weights at the last step; validation images chose nothing",
@@ -75,18 +76,18 @@ def _card(recipe: Recipe, trainer: Trainer, weights: Path, processes: int) -> di
     }
 
 
-def _command(recipe: Recipe, processes: int) -> str:
+def _command(config: TrainConfig, processes: int) -> str:
     python = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
-    command = f"{python} -m labutils.train {recipe.architecture}"
-    own = RECIPES.get(recipe.architecture) != recipe
-    return f"{command} --recipe {recipe.architecture}.json" if own else command
+    command = f"{python} -m labutils.train {config.architecture}"
+    own = CONFIGS.get(config.architecture) != config
+    return f"{command} --config {config.architecture}.json" if own else command
 
 
 def _card_text(card: dict) -> str:
     """Return the model card in Markdown; the JSON beside it says the same to a machine."""
-    recipe, low_high = card["recipe"], card["top1_interval_95"]
-    phases = ", ".join(f"{steps:,} steps at {size} px" for size, steps in recipe["phases"])
-    settings = [f"{k} {v}" for k, v in recipe.items() if k not in ("architecture", "phases")]
+    config, low_high = card["config"], card["top1_interval_95"]
+    phases = ", ".join(f"{steps:,} steps at {size} px" for size, steps in config["phases"])
+    settings = [f"{k} {v}" for k, v in config.items() if k not in _NOT_LISTED]
     classes = [f"| {name} | {100 * v:.0f} % |" for name, v in card["accuracy_per_class"].items()]
     pairs = [f"| {p['true']} | {p['predicted']} | {p['images']} |" for p in card["confusion_pairs"]]
     lines = [
@@ -102,7 +103,7 @@ def _card_text(card: dict) -> str:
         f"- File: `{card['file']}`, {card['dtype']}, SHA-256 `{card['sha256']}`",
         f"- Made by: `{card['command']}`",
         f"- Schedule: {phases}",
-        f"- Recipe: {', '.join(settings)}",
+        f"- Settings: {', '.join(settings)}",
         f"- Versions: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
         *(f"- Pixels, {k}: `{v}`" for k, v in card["dataset_digest"].items()),
         "",

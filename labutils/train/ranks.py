@@ -61,8 +61,8 @@ class Ranks:
         if batch_size % self.size:
             raise UsageError(
                 f"A batch of {batch_size} images cannot be shared out evenly among {self.size} "
-                "processes. Start a number of processes that divides it, or give a recipe with "
-                "another batch_size (--recipe)."
+                "processes. Start a number of processes that divides it, or pass a configuration "
+                "with another batch_size (--config)."
             )
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)

@@ -8,6 +8,7 @@ from ...errors import UnknownNameError
 from ..exercise import Exercise
 
 NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
+"""The numbers of the notebooks; all of them have exercises."""
 
 
 def of(notebook: str) -> tuple[Exercise, ...]:

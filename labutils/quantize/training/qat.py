@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ... import train, typesetting
 from ...errors import StaleOptimizerError, UsageError
 from ...images.data import ImageSet, Preprocessing
+from ...tracking import Progress, tracked
 from .. import recipe as recipes
 from ..recipe import Qat, Recipe
 from . import corrections
@@ -37,7 +37,6 @@ from .qdq_export import to_qdq
 
 __all__ = ["QatReport", "calibrate_", "describe", "fit_", "freeze_", "prepare", "to_qdq"]
 
-Progress = Callable[[Iterable, str], Iterable]
 
 _CANDIDATES = 40  # steps tried for a weight of few bits
 _wrapped = (
@@ -200,7 +199,7 @@ def calibrate_(
     for quantizer in activations.values():
         quantizer.observe_()
     starts = range(0, len(calibration), 32)
-    for start in progress(starts, "calibration") if progress else starts:
+    for start in tracked(starts, "calibration", "batches", progress):
         part = slice(start, start + 32)
         if isinstance(calibration, ImageSet):
             batch = preprocessing(calibration.images[part])

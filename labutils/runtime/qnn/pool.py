@@ -9,7 +9,6 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from typing import Any
 from ... import paths
 from ...errors import LabError, MissingToolError, UsageError, WorkerError
 from ...onnxfile.file import OnnxFile
+from ...tracking import Progress, tracked
 from . import options as qnn_options
 from . import process, refusal
 from .process import TIMEOUT, Arrays, Worker
-
-Progress = Callable[[Iterable, str], Iterable]
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class Pool:
         try:
             for thread in threads:
                 thread.start()
-            for _ in (progress or _silent)(range(len(items)), "HTP simulator"):
+            for _ in tracked(range(len(items)), "HTP simulator", "images", progress):
                 if error := done.get():
                     raise error
         except LabError:
@@ -192,10 +190,6 @@ class Pool:
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-def _silent(items: Iterable, description: str) -> Iterable:
-    return items
 
 
 def shared(workers: int = 2) -> Pool:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from ... import metrics, typesetting
 from ...errors import UsageError
-from ...images.data import ImageSet
+from ...images.data import NO_LABEL, ImageSet
 from ...tabular import clipped
 from ..graphs.picture import BLUE, GREY, INK, ORANGE, VERMILION, WIDTH, Picture, blank, styled
 
@@ -104,17 +104,17 @@ def _sheet(imageset: ImageSet, best: np.ndarray | None, shown: int) -> str:
 
 
 def _name(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if label >= 0 else "class unknown"
+    return classes[label] if label != NO_LABEL else "class unknown"
 
 
 def _one(
     axes: Axes, pixels: np.ndarray, label: int, guess: int | None, classes: Sequence[str]
 ) -> None:
     axes.imshow(pixels, interpolation="nearest")
-    wrong = guess is not None and label >= 0 and guess != label
+    wrong = guess is not None and label != NO_LABEL and guess != label
     words = _name(label, classes)
     if guess is not None:
-        mark = "✗ " if wrong else "✓ " if label >= 0 else ""
+        mark = "✗ " if wrong else "✓ " if label != NO_LABEL else ""
         words = f"{mark}{classes[guess]}"
     axes.set_title(_wrapped(words), size=9, pad=3, weight="bold" if wrong else "normal")
     if wrong:

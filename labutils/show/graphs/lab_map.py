@@ -27,7 +27,7 @@ _STOPS = (
     _Stop("04", "Export, convert", "It succeeded. Is it right?", "a DLC that was run", "04_*.dlc"),
     _Stop("05", "Quantize", "What do 8 bits cost?", "int8 and a16w8 files", "05_*.onnx"),
     _Stop("06", "Run on device", "What arrives at the chip?", "context binary, ladder", "06_*"),
-    _Stop("07", "Operate on any", "What does a cut cost?", "a lite network, a recipe", "07_*"),
+    _Stop("07", "Operate on any", "What does a cut cost?", "a lite network, its edits", "07_*"),
     _Stop("08", "Quantize in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28

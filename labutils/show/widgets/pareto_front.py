@@ -91,7 +91,7 @@ class ParetoFront(Panel):
             self._place(picture)
             self.file.value = f"{Path(self.report.source).stem}_point{index}.yaml"
             self.facts.value = table(("block", "nodes at 16 bits", "which"), self._blocks())
-            self.recipe.value = _listing(self.report.recipe_of(index).to_yaml())
+            self.recipe.value = _listing(str(self.report.recipe_of(index)))
             good = index == self.report.chosen and self.report.reached
             self.say(self._words(), "good" if good else "note")
         self._allow()

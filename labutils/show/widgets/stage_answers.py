@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ...compare import Stage
 from ...errors import MissingToolError, ParityError, UnknownNameError, UsageError
-from ...images.data import ImageSet, Preprocessing
+from ...images.data import NO_LABEL, ImageSet, Preprocessing
+from ...tracking import Progress, tracked
 
 _BATCH = 8  # images between two movements of a progress bar
 
@@ -62,7 +63,7 @@ class StageAnswers:
     def truth(self, index: int) -> str:
         """Return what is on an image, "" when nobody knows."""
         label = int(self.images.labels[index])
-        return self.images.classes[label] if label >= 0 else ""
+        return self.images.classes[label] if label != NO_LABEL else ""
 
     def runtime(self, name: str) -> str:
         """Return the name of what runs a stage."""
@@ -73,7 +74,7 @@ class StageAnswers:
         self,
         name: str,
         indices: Sequence[int],
-        progress: Callable[[Iterable, str], Iterable] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Return the logits, float32 (images, classes), of a stage on some images.
 
@@ -94,7 +95,7 @@ class StageAnswers:
             )
         missing = [i for i in indices if (name, i) not in self._kept]
         parts = [missing[i : i + _BATCH] for i in range(0, len(missing), _BATCH)]
-        for part in progress(parts, name) if progress and len(parts) > 1 else parts:
+        for part in tracked(parts, name, "batches", progress if len(parts) > 1 else None):
             found = runner.run(self.preprocessing(np.asarray(self.images.images[part])))
             if found.shape != (len(part), len(self.classes)) or not np.isfinite(found).all():
                 raise ParityError(

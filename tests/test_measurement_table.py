@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from labutils.lab import recorded
-from labutils.lab.measured import measurements
+from labutils.lab.measurement_table import measurements
 
 ROWS = [
     ("top-1", 0.98437, "share", 32),

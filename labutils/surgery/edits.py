@@ -1,6 +1,6 @@
-"""The recipe of a surgery: what was replaced, as YAML, to do it again to other weights.
+"""The edits of a surgery: what was replaced, as YAML, to replay it on other weights.
 
-A recipe names rules, not code, and carries the outline of the network that it was made for: its
+Edits name rules, not code, and carry the outline of the network that they were made for: its
 layers (or nodes) with the shapes of their weights. `replay_` refuses another network and names the
 first difference.
 """
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .. import located_yaml, paths, typesetting, untrusted
-from ..errors import UsageError
+from annotated_types import MinLen
+
+from .. import located_yaml, paths, typesetting, untrusted, validation
+from ..errors import EarlierFormatWarning, UsageError
 from .report import Report
 
 if TYPE_CHECKING:
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
 
 
 FORMAT = 1
+"""Of the YAML; a newer one is refused."""
+
 METADATA_KEY = "labutils.surgery"
-"""In an ONNX file's metadata_props: the steps of the recipe that it went through, as JSON."""
+"""In an ONNX file's metadata_props: the edits that it went through, as JSON."""
 
 
 @dataclass(frozen=True)
-class Step:
+class Edit:
     """One call of `replace_`.
 
     Attributes
@@ -52,7 +57,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Edits:
     """What was done to a network, and which network that was.
 
     Attributes
@@ -69,55 +74,54 @@ class Recipe:
         What the network was called.
     """
 
-    steps: tuple[Step, ...]
+    steps: Annotated[tuple[Edit, ...], MinLen(1)]
     outline: tuple[str, ...] = field(repr=False)
     exact: bool = True
     made_for: str = ""
     model: str = ""
 
     def to_yaml(self) -> str:
-        """Return the recipe as YAML, which `Recipe.from_yaml` reads back."""
-        import yaml
-
-        facts = asdict(self)
-        steps = [{k: _plain(v) for k, v in step.items() if v} for step in facts["steps"]]
-        entries = {
-            "format": FORMAT,
-            "model": self.model,
-            "made_for": self.made_for,
-            "exact": self.exact,
-            "steps": steps,
-            "outline": list(self.outline),
-        }
+        """Return the edits as YAML, every value of them, which `Edits.from_yaml` reads back."""
         head = (
-            "# What surgery replaced, to do it again to other weights of the same network:\n"
-            "# labutils repair MODEL --recipe THIS.yaml -o FILE.onnx, or surgery.replay_.\n"
+            "# What surgery replaced, to replay it on other weights of the same network:\n"
+            "# labutils repair MODEL --replay THIS.yaml -o FILE.onnx, or surgery.replay_.\n"
         )
-        return head + yaml.safe_dump(entries, sort_keys=False, width=100, allow_unicode=True)
+        facts = self.to_dict()
+        order = ("model", "made_for", "exact", "steps")
+        entries = {"format": FORMAT} | {key: facts[key] for key in order}
+        return head + located_yaml.written(entries | {"outline": list(self.outline)})
 
     @classmethod
-    def from_yaml(cls, text: str, source: str = "the recipe") -> Recipe:
-        """Read a recipe.
+    def from_yaml(cls, text: str, source: str = "the edits") -> Edits:
+        """Read edits.
 
         Raises
         ------
         UsageError
-            Not a recipe; the message names the line.
+            Not the edits of a surgery; the message names the line.
         """
-        data, fail = located_yaml.read(text, source, "a recipe", UsageError)
-        return _read(data, fail)
+        what = "the edits of a surgery"
+        return validation.read_as(cls, text, source, what, UsageError, newest=FORMAT, note=True)[0]
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
-        """Read a recipe file; see `from_yaml`."""
+    def read(cls, path: str | Path) -> Edits:
+        """Read a file of edits; see `from_yaml`."""
         try:
             text = untrusted.text(path)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read as a recipe: {error}.") from None
-        return cls.from_yaml(text, str(path))
+            raise UsageError(f"{path} cannot be read as edits: {error}.") from None
+        edits = cls.from_yaml(text, str(path))
+        if str(path).endswith(paths.EARLIER_EDITS):
+            warnings.warn(
+                f"{path} has the name of an earlier version, which called edits a recipe; it was "
+                "read as edits.",
+                EarlierFormatWarning,
+                stacklevel=2,
+            )
+        return edits
 
     def write(self, path: str | Path) -> Path:
-        """Write the recipe as a YAML file."""
+        """Write the edits as a YAML file."""
         paths.write_text(path, self.to_yaml())
         return Path(path)
 
@@ -125,7 +129,7 @@ class Recipe:
         kind = "exact" if self.exact else "APPROXIMATE"
         goal = f" for {self.made_for}" if self.made_for else ""
         name = self.model or "a network"
-        lines = [f"Recipe ({kind}){goal}, made with {name} of {len(self.outline)} layers or nodes:"]
+        lines = [f"Edits ({kind}){goal}, made with {name} of {len(self.outline)} layers or nodes:"]
         for number, step in enumerate(self.steps, start=1):
             done = ", ".join(f"{n} x {rule}" for rule, n in step.replaced.items() if n)
             places = [place for listed in step.only.values() for place in listed]
@@ -149,12 +153,8 @@ class Recipe:
         return json.loads(json.dumps(facts))
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def outline(model: nn.Module | onnx.ModelProto) -> tuple[str, ...]:
-    """Return one line per layer or node, with the shapes of its weights: what a recipe fits.
+    """Return one line per layer or node, with the shapes of its weights: what edits fit.
 
     Weights' values do not count. Nor do Identity and Constant nodes, which the exporter writes or
     leaves out by the weights' values, or ONNX nodes' names, which differ between exporters.
@@ -192,14 +192,14 @@ def _shape(dims: Iterable[int]) -> str:
     return "x".join(map(str, dims))
 
 
-def recipe_of(
+def edits_of(
     reports: Report | Sequence[Report],
     outline: Sequence[str] = (),
     *,
     made_for: str = "",
     model: str = "",
-) -> Recipe:
-    """Return the recipe of one surgery or several, done one after the other.
+) -> Edits:
+    """Return the edits of one surgery or several, done one after the other.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def recipe_of(
     reports = [reports] if isinstance(reports, Report) else list(reports)
     outline = outline or reports[0].outline
     steps = tuple(
-        Step(
+        Edit(
             rules=tuple(rule.name for rule in report.rules),
             level=report.level if "+" not in report.level else "auto",
             only={rule.name: list(rule.include) for rule in report.rules if rule.include},
@@ -223,83 +223,21 @@ def recipe_of(
         for report in reports
     )
     exact = all(report.exact for report in reports)
-    return Recipe(steps, tuple(outline), exact, made_for, model)
+    return Edits(steps, tuple(outline), exact, made_for, model)
 
 
-def _read(data: Any, fail: located_yaml.Fail) -> Recipe:
-    """Check `data` against the fields, and name the line of the first fault."""
-    _mapping(data, (), fail, {
-        "format": int, "model": str, "made_for": str, "exact": bool, "steps": list, "outline": list,
-    }, ("format", "steps", "outline"))  # fmt: skip
-    if data["format"] != FORMAT:
-        raise fail(
-            ("format",), f"format {untrusted.shown(data['format'])}; this lab reads {FORMAT}"
-        )
-    _texts(data["outline"], ("outline",), fail)
-    steps = tuple(_step(step, ("steps", i), fail) for i, step in enumerate(data["steps"]))
-    if not steps:
-        raise fail(("steps",), "no step")
-    known = {"exact": True, "made_for": "", "model": ""}
-    rest = {key: data.get(key, default) for key, default in known.items()}
-    return Recipe(steps, tuple(data["outline"]), **rest)
-
-
-def _step(data: Any, path: tuple, fail: located_yaml.Fail) -> Step:
-    types = {"rules": list, "level": str, "only": dict, "without": dict, "replaced": dict}
-    _mapping(data, path, fail, types, ("rules",))
-    _texts(data["rules"], (*path, "rules"), fail)
-    for key in ("only", "without"):
-        for name, globs in data.get(key, {}).items():
-            if not isinstance(globs, list):
-                raise fail((*path, key, name), "expected a list of globs")
-            _texts(globs, (*path, key, name), fail)
-    for name, n in data.get("replaced", {}).items():
-        if not isinstance(n, int) or isinstance(n, bool):
-            raise fail((*path, "replaced", name), "expected a whole number")
-    return Step(**{f.name: _frozen(data[f.name]) for f in fields(Step) if f.name in data})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _mapping(
-    data: Any, path: tuple, fail: located_yaml.Fail, types: dict[str, type], needed: Sequence[str]
-) -> None:
-    if not isinstance(data, dict):
-        raise fail(path, f"expected a mapping, found {type(data).__name__}")
-    for key, value in data.items():
-        if key not in types:
-            raise fail(
-                (*path, key), f"unknown key {untrusted.shown(key)}; known: {', '.join(types)}"
-            )
-        wrong_bool = isinstance(value, bool) and types[key] is not bool
-        if not isinstance(value, types[key]) or wrong_bool:
-            wanted = types[key].__name__
-            raise fail((*path, key), f"expected {wanted}, found {untrusted.shown(value)}")
-    for key in needed:
-        if key not in data:
-            raise fail(path, f"the key {key!r} is missing")
-
-
-def _texts(values: list, path: tuple, fail: located_yaml.Fail) -> None:
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise fail((*path, index), f"expected text, found {untrusted.shown(value)}")
-
-
-def describe_(model: onnx.ModelProto, recipe: Recipe) -> None:
-    """Write the recipe's steps into an ONNX model's metadata, in place, after earlier ones."""
-    earlier = recipes_in(model)
+def record_edits_(model: onnx.ModelProto, edits: Edits) -> None:
+    """Write the edits into an ONNX model's metadata, in place, after earlier ones."""
+    earlier = edits_in(model)
     kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    value = json.dumps([*earlier, recipe.to_dict()])
+    value = json.dumps([*earlier, edits.to_dict()])
     model.metadata_props.add(key=METADATA_KEY, value=value)
 
 
-def recipes_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
-    """Return the recipes that an ONNX model's metadata says it went through, oldest first."""
+def edits_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """Return the edits that an ONNX model's metadata says it went through, oldest first."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             try:

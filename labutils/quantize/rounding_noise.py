@@ -7,7 +7,6 @@ as independent, and what a recipe chosen so comes to is measured afterwards, on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     import onnx
 
-Progress = Callable[[Iterable, str], Iterable]
 
 _REMOVED = ("Relu", "Clip")  # after a carrier or an Add: the lower end of the codes does it
 END = "(output)"

@@ -1,0 +1,236 @@
+"""Values that someone wrote, checked against a dataclass that declares what is allowed.
+
+Types, `Literal` words, and limits (annotated_types) stand in the annotations of a frozen dataclass.
+pydantic checks the values against them; this module turns the place and the kind of a mistake into
+a line (`located_yaml`) and a sentence. msgspec, which is smaller, was tried: its errors are
+finished sentences in which the keys of a mapping are ``[...]``, so the line would be lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import types
+import typing
+import warnings
+from typing import Any, TypeVar
+
+import annotated_types
+
+from . import located_yaml, untrusted
+from .errors import EarlierFormatWarning, LabError
+from .located_yaml import Fail, Path
+
+if typing.TYPE_CHECKING:
+    import pydantic
+
+T = TypeVar("T")
+
+
+def read_as(
+    kind: type[T],
+    text: str,
+    file: str,
+    what: str,
+    error: type[LabError],
+    *,
+    newest: int | None = None,
+    note: bool = False,
+    empty: bool = False,
+) -> tuple[T, Fail]:
+    """Return what `text` holds as an instance of the dataclass `kind`, every value checked.
+
+    Parameters
+    ----------
+    kind
+        A dataclass; its annotations say what is allowed.
+    text, file, what, error
+        As in `located_yaml.read`.
+    newest
+        The newest ``format`` number that is read, for files that carry one.
+    note
+        Whether to say in a line that a file has no format number.
+    empty
+        Whether an empty file is one without any key.
+
+    Returns
+    -------
+    The instance, and the function that makes an error for what annotations cannot say.
+    """
+    data, fail = located_yaml.read(text, file, what, error)
+    data = {} if data is None and empty else data
+    if newest is not None:
+        data = without_format(data, newest, fail, file if note else "")
+    return checked(kind, data, fail), fail
+
+
+def without_format(data: Any, newest: int, fail: Fail, file: str = "", path: Path = ()) -> Any:
+    """Return a mapping without its ``format``, after checking that this lab reads that one.
+
+    A mapping without one was written by hand or before there were format numbers: it is read, and
+    said so where a `file` is named.
+    """
+    if not isinstance(data, dict):
+        return data
+    rest = {key: value for key, value in data.items() if key != "format"}
+    number = data.get("format")
+    if number is None:
+        if file:
+            warnings.warn(
+                f"{file} has no format number: an earlier version wrote it, or you did. What it "
+                f"leaves out has today's defaults; `format: {newest}` says that this is meant.",
+                EarlierFormatWarning,
+                stacklevel=2,
+            )
+    elif type(number) is not int or number < 1:
+        raise fail((*path, "format"), f"expected a whole number from 1 on, found {_found(number)}")
+    elif number > newest:
+        raise fail(
+            (*path, "format"),
+            f"format {untrusted.shown(number)} was written by a newer version; this lab reads up "
+            f"to {newest}. Update it to read this file",
+        )
+    return rest
+
+
+def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:
+    """Return plain values as an instance of the dataclass `kind`.
+
+    Parameters
+    ----------
+    data
+        As `located_yaml.read` returns it, or the part of that at `path`.
+    """
+    import pydantic
+
+    _refuse_other_values(data, path, fail)
+    try:
+        # as JSON, because there a list is a tuple, and yet 1 is not True and "8" is not 8
+        return _adapter(kind).validate_json(json.dumps(data), strict=True, extra="forbid")
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where, words = _worded(kind, problem)
+        raise fail((*path, *where), words) from None
+
+
+@functools.cache
+def _adapter(kind: type) -> pydantic.TypeAdapter:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
+
+
+def _refuse_other_values(data: Any, path: Path, fail: Fail) -> None:
+    """Refuse what YAML has and JSON has not: dates, bytes, sets, numbers without an end."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if not isinstance(key, str | int | float | None):
+                raise fail((*path, untrusted.shown(key)), f"a key is text, not {_found(key)}")
+            _refuse_other_values(value, (*path, key), fail)
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            _refuse_other_values(value, (*path, index), fail)
+    elif isinstance(data, float) and not math.isfinite(data):
+        raise fail(path, f"{data} is not a finite number")
+    elif not isinstance(data, str | int | float | None):
+        raise fail(path, f"expected text, a number, a list or a mapping, found {_found(data)}")
+
+
+_WANTED = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "none_required": "nothing",
+}
+_LIMITS = {
+    "greater_than_equal": ("ge", "is below"),
+    "less_than_equal": ("le", "is above"),
+    "greater_than": ("gt", "must be above"),
+    "less_than": ("lt", "must be below"),
+}
+
+
+def _worded(kind: type, problem: Any) -> tuple[Path, str]:
+    """Return the path of pydantic's `problem`, and what is wrong there."""
+    path, type_, value = problem["loc"], problem["type"], problem["input"]
+    described = _description(kind, path)
+    if described:
+        where, words = described
+        return where, f"expected {words}"
+    if type_ == "missing":
+        return path[:-1], f"the key {path[-1]!r} is missing"
+    if type_ == "unexpected_keyword_argument":
+        known = [entry.name for entry in dataclasses.fields(_at(kind, path[:-1]))]
+        near = difflib.get_close_matches(str(path[-1]), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return path, f"unknown key; {hint}"
+    if type_ == "literal_error":
+        allowed = typing.get_args(_at(kind, path))
+        return path, f"{untrusted.shown(value)} is not one of {', '.join(map(str, allowed))}"
+    if type_ in _LIMITS:
+        name, words = _LIMITS[type_]
+        return path, f"{untrusted.shown(value)} {words} {problem['ctx'][name]:g}"
+    if type_ == "too_short":
+        return path, "at least one is needed"
+    if type_ in _WANTED:
+        empty = " or nothing" if _optional(kind, path) else ""
+        return path, f"expected {_WANTED[type_]}{empty}, found {_found(value)}"
+    return path, problem["msg"][:1].lower() + problem["msg"][1:]
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    names = {dict: "a mapping", list: "a list"}
+    return names.get(type(value)) or untrusted.shown(value)
+
+
+def _declared(kind: Any, path: Path) -> Any:
+    """Return the annotation of the value at `path` in `kind`, as it was written."""
+    for step in path:
+        kind = _plain(kind)
+        if dataclasses.is_dataclass(kind):
+            kind = typing.get_type_hints(kind, include_extras=True)[str(step)]
+        else:
+            arguments = typing.get_args(kind)  # of tuple[X, ...], list[X] or dict[str, X]
+            kind = arguments[0] if typing.get_origin(kind) in (tuple, list) else arguments[-1]
+    return kind
+
+
+def _plain(kind: Any) -> Any:
+    """Return an annotation without its limits, and without its None."""
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return _plain(next(a for a in typing.get_args(kind) if a is not types.NoneType))
+    return kind
+
+
+def _at(kind: Any, path: Path) -> Any:
+    return _plain(_declared(kind, path))
+
+
+def _optional(kind: Any, path: Path) -> bool:
+    return types.NoneType in typing.get_args(_declared(kind, path))
+
+
+def _description(kind: Any, path: Path) -> tuple[Path, str] | None:
+    """Return the place and the words of an annotation around `path` that describes its values."""
+    for end in range(1, len(path) + 1):
+        try:
+            found = _declared(kind, path[:end])
+        except KeyError:  # an unknown key
+            return None
+        for extra in getattr(found, "__metadata__", ()):
+            if isinstance(extra, annotated_types.DocInfo):
+                return path[:end], extra.documentation
+    return None

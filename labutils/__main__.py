@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Any
 
 from . import __version__, streams, untrusted
 from .commands import converting, keeping, quantizing, running
@@ -82,7 +82,7 @@ def _stopped(number: int, frame: object) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Print a help text or a version; argparse's own says nothing where that fails."""
         if message:
             (file or sys.stderr).write(message)

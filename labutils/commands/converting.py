@@ -98,7 +98,7 @@ def _diagnose(chosen: argparse.Namespace) -> int:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
         path = model.file
-        if model.module is not None:
+        if model.module is not None or path is None:
             path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
             export.to_onnx(model, path, opset=chosen.opset)
         allowed = {"allow_approximate": chosen.allow_approximate}
@@ -129,7 +129,7 @@ def _repair(chosen: argparse.Namespace) -> int:
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
         path = model.file
-        if model.module is not None:
+        if model.module is not None or path is None:
             path = folder / f"{chosen.output.stem}.onnx"
             say(chosen, export.to_onnx(model, path, opset=chosen.opset))
         if chosen.recipe:
@@ -157,7 +157,8 @@ def _convert(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = preprocessing_of(chosen, model)
     say(chosen, titled(model))
-    name = graph.read(model.file).graph.input[0].name if model.module is None else "input"
+    bare = model.file if model.module is None else None
+    name = graph.read(bare).graph.input[0].name if bare else "input"
     say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")

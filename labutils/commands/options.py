@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
-TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
-TARGETS += ("rknn-2.3",)
+TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert",
+           "rknn-2.3")  # fmt: skip
 NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -87,7 +87,7 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
                 f"{model.name} takes pixels and normalises them itself: leave out --mean and --std."
             )
         mean, std = tuple(chosen.mean), tuple(chosen.std)
-        return data.Preprocessing(model.input_shape[-1], mean, std, "as given on the command line")
+        return data.Preprocessing(width, mean, std, "as given on the command line")
     if model.preprocessing is None:
         raise UsageError(
             f"{_known_as(model)} does not say how its input was normalised, and it is not guessed. "
@@ -163,7 +163,7 @@ def tracked(items: Iterable, description: str) -> Iterable:
 
 
 def _told(items: Iterable, description: str) -> Iterator:
-    total = f" of {len(items)}" if hasattr(items, "__len__") else ""
+    total = f" of {len(items)}" if isinstance(items, Sized) else ""
     said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item

@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import paths, tabular
 from ..errors import UsageError, counted
 from ..onnxfile.graph import module_path, read_whole
-from ..runtime import OrtRunner, Runner, connect
+from ..runtime import OrtRunner, TensorRunner, connect
 
 if TYPE_CHECKING:
     import onnx
@@ -148,7 +148,7 @@ def per_layer(
     """
     float_onnx, quantized_onnx = Path(float_onnx), Path(quantized_onnx)
     settings = {"soc": soc} if backend == "htp" else {"optimize": False, "threads": 1}
-    open_ = functools.partial(connect, backend=backend, **settings)
+    open_: Callable[..., Any] = functools.partial(connect, backend=backend, **settings)
     reference, candidate = read_whole(float_onnx), read_whole(quantized_onnx)
     pairs = twins(reference, candidate)
     if not pairs:
@@ -242,15 +242,17 @@ def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return part
 
 
-def unoptimized(file: Path) -> OrtRunner:
+def unoptimized(file: Path) -> TensorRunner:
     """Return a runner that keeps every inner tensor as it is written."""
     return OrtRunner(file, optimize=False, threads=1)
 
 
 @contextlib.contextmanager
 def opened(
-    model: onnx.ModelProto, names: Iterable[str], open_: Callable[[Path], Runner] = unoptimized
-) -> Iterator[Runner]:
+    model: onnx.ModelProto,
+    names: Iterable[str],
+    open_: Callable[[Path], TensorRunner] = unoptimized,
+) -> Iterator[TensorRunner]:
     """Yield a runner of the part of `model` that computes `names`; its file is temporary."""
     import onnx
 
@@ -265,8 +267,8 @@ def opened(
 
 
 def measure(
-    ours: Runner,
-    theirs: Runner,
+    ours: TensorRunner,
+    theirs: TensorRunner,
     pairs: list[Twins],
     inputs: np.ndarray,
     progress: Progress | None = None,
@@ -294,7 +296,7 @@ def measure(
             least, most = min(ends[i, 0], a.min()), max(ends[i, 1], a.max())
             ends[i] = least, most, ends[i, 2] + beyond, ends[i, 3] + a.size
     return tuple(
-        _layer(pair, *total, low, high, math.nan if math.isnan(limit[0]) else beyond / size)
+        _layer(pair, total, low, high, math.nan if math.isnan(limit[0]) else beyond / size)
         for pair, total, (low, high, beyond, size), limit, ok in zip(
             pairs, sums.tolist(), ends.tolist(), limits, known, strict=True
         )
@@ -318,16 +320,8 @@ def codes_reach(model: onnx.ModelProto, name: str) -> tuple[float, float]:
     return (codes.min - origin - half) * step, (codes.max - origin + half) * step
 
 
-def _layer(
-    pair: Twins,
-    aa: float,
-    bb: float,
-    ab: float,
-    noise: float,
-    low: float,
-    high: float,
-    clipped: float,
-) -> Layer:
+def _layer(pair: Twins, sums: Sequence[float], low: float, high: float, clipped: float) -> Layer:
+    aa, bb, ab, noise = sums
     if not math.isfinite(bb + noise):
         cosine, sqnr = math.nan, -math.inf
     else:

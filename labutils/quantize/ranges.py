@@ -24,7 +24,7 @@ import numpy as np
 from ..compare.layerwise import opened
 from ..errors import ModelFileError, UsageError
 from ..images.data import ImageSet, Preprocessing
-from ..runtime import OrtRunner
+from ..runtime import TensorRunner
 from .prepare import prepared
 from .recipe import Calibration
 
@@ -116,13 +116,14 @@ def measure_ranges(
     """
     model = source if not isinstance(source, str | Path) else prepared(Path(source))
     names = [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
-    low, high, kept = [], [], None
+    kept: list[str] = []
+    lows, highs = [], []
     with opened(model, names) as runner:
         for tensors in _seen(model, runner, calibration, preprocessing, progress, "calibration"):
             kept = kept or [n for n, t in tensors.items() if t.dtype.kind == "f" and t.size]
-            low.append([tensors[name].min() for name in kept])
-            high.append([tensors[name].max() for name in kept])
-        low, high = np.array(low, np.float32), np.array(high, np.float32)
+            lows.append([tensors[name].min() for name in kept])
+            highs.append([tensors[name].max() for name in kept])
+        low, high = np.array(lows, np.float32), np.array(highs, np.float32)
         bad = ~(np.isfinite(low) & np.isfinite(high)).all(axis=0)
         if bad.any():
             raise ModelFileError(
@@ -143,7 +144,7 @@ def measure_ranges(
 
 def _seen(
     model: onnx.ModelProto,
-    runner: OrtRunner,
+    runner: TensorRunner,
     calibration: np.ndarray | ImageSet,
     preprocessing: Preprocessing | None,
     progress: Progress | None,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ class Trainer:
         self.recipe, self.step, self.ranks = recipe, 0, ranks or Ranks()
         self.part = self.ranks.part(recipe.batch_size)
         torch.manual_seed(recipe.seed)
-        model = network(recipe.architecture).to(memory_format=torch.channels_last)
+        model: Any = network(recipe.architecture)
+        model = model.to(memory_format=torch.channels_last)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = recipe.momentum

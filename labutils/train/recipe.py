@@ -113,8 +113,9 @@ def _typed(path: str | Path, name: str, value: Any, usual: Any) -> Any:
 
 
 def _is_phase(phase: Any) -> bool:
-    numbers = isinstance(phase, list) and [n for n in phase if type(n) is int and n > 0]
-    return bool(numbers) and len(numbers) == len(phase) == 2
+    return (
+        isinstance(phase, list) and len(phase) == 2 and all(type(n) is int and n > 0 for n in phase)
+    )
 
 
 RECIPES = {

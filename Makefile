@@ -104,10 +104,11 @@ mutants: test-tools
 lint: test-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 benchmarks: setup
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/simulator.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

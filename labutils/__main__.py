@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from . import __version__, streams, untrusted
 from .commands import converting, housekeeping, quantizing, running
@@ -99,7 +99,7 @@ def _stopped(number: int, frame: object) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Print a help text or a version; argparse's own says nothing where that fails."""
         if message and file not in (None, sys.stderr):
             file.write(message)

@@ -18,6 +18,8 @@ _SIGNATURES = dict.fromkeys(
     ("nms", "qnms"), "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 )
 
+_DECLARED: list[torch.library.Library] = []
+
 
 @functools.cache
 def load() -> ModuleType:
@@ -42,7 +44,7 @@ def _import_with_declared_operators() -> ModuleType:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, signature in _SIGNATURES.items():
         library.define(name + signature)
-    load.library = library  # the declarations live as long as this object
+    _DECLARED.append(library)  # the declarations live as long as this object
     import torchvision
 
     return torchvision

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -137,11 +137,23 @@ def to_onnx(
     ExportError
         An operator that cannot be exported, data-dependent control flow, another opset than the
         one asked for, more than one output, or results that differ from PyTorch's.
+
+    Examples
+    --------
+    >>> from labutils import export
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> report = export.to_onnx(net, "net.onnx", size=32)
+    >>> report.opset, dict(report.nodes)
+    (17, {'Conv': 1, 'HardSwish': 1, 'Flatten': 1})
+    >>> report.cosine > 0.9999  # against PyTorch
+    True
     """
     path = Path(path)
-    module, origin = (model.module, model) if isinstance(model, zoo.Model) else (model, None)
+    origin = model if isinstance(model, zoo.Model) else None
+    module = model.module if isinstance(model, zoo.Model) else model
     if module is None:
-        raise UsageError(f"{origin.name} is a file already; there is nothing to export.")
+        raise UsageError(f"{model.name} is a file already; there is nothing to export.")
     preprocessing = preprocessing or (origin.preprocessing if origin else None)
     exporter = _exporter(exporter, opset)  # before anything runs
     example = _example(example, size, preprocessing, origin)
@@ -215,7 +227,7 @@ def _example(
     elif preprocessing is not None and preprocessing.size != size:
         raise UsageError(f"size={size}, but the preprocessing makes {preprocessing.size} px.")
     if size is not None:
-        shape = (1, 3, size, size)
+        shape: tuple[int, ...] = (1, 3, size, size)
     elif origin is not None and origin.input_shape:
         shape = origin.input_shape
     else:
@@ -257,7 +269,7 @@ def _written(
     import onnx
     import torch
 
-    options = {
+    options: dict[str, Any] = {
         "opset_version": opset,
         "input_names": ["input"],
         "output_names": ["logits"],
@@ -266,11 +278,11 @@ def _written(
     try:
         with _quiet() as warned, _plain_attention():
             if exporter == "dynamo":
-                program = torch.onnx.export(
+                program: Any = torch.onnx.export(
                     module, (example,), dynamo=True, external_data=False, **options
                 )
                 return program.model_proto
-            buffer = io.BytesIO()
+            buffer: Any = io.BytesIO()  # which the older exporter takes, whatever its type says
             torch.onnx.export(module, (example,), buffer, dynamo=False, **options)
             if any("to a Python boolean" in str(warning.message) for warning in warned):
                 # Tracing wrote one branch of an `if`. Where it hangs on shapes that is right;
@@ -344,13 +356,14 @@ def _explained(error: Exception, module: nn.Module, opset: int, exporter: str) -
         )
     old = re.search(r"operator '([\w:]+)' to ONNX opset version", texts)
     new = re.search(r"OpOverload\(op='([\w.]+)'", texts)
-    if not old and not new:
+    named = old or new
+    if not named:
         return ExportError(f"{what}: {_first_line(chain[-1])}")
     added = re.search(r"was added in version (\d+)", texts)
     cure = f"ask for opset {added[1]} or later" if added else "replace it by ONNX's own operators"
     if old and not added:
         cure = f"try exporter='dynamo' (opset 18 or later), or {cure}"
-    return ExportError(f"{what}: the operator {(old or new)[1]} has no ONNX form there; {cure}.")
+    return ExportError(f"{what}: the operator {named[1]} has no ONNX form there; {cure}.")
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -420,7 +433,7 @@ def _compare(
     except ModelFileError as error:
         raise ExportError(str(error)) from None
     inputs, words = _inputs(example, preprocessing)
-    cosines, error, peak = [], 0.0, 0.0
+    cosines, largest, peak = [], 0.0, 0.0
     for batch in inputs:
         expected = _outputs(module, torch.from_numpy(batch).to(example.device))
         (got,) = session.run({"input": batch}, ["logits"])
@@ -430,16 +443,16 @@ def _compare(
                 f"{words}); devices need static shapes. {_TRACING_CURE}"
             )
         cosines.append(metrics.cosine(expected, got))
-        error = max(error, float(np.abs(expected - got).max()))
+        largest = max(largest, float(np.abs(expected - got).max()))
         peak = max(peak, float(np.abs(expected).max()))
-    if not (min(cosines) >= MIN_COSINE and error <= MAX_RELATIVE_ERROR * peak):
+    if not (min(cosines) >= MIN_COSINE and largest <= MAX_RELATIVE_ERROR * peak):
         raise ExportError(
             f"The export does not compute what PyTorch computes: on {words}, cosine "
-            f"{min(cosines):.6f} (at least {MIN_COSINE}), largest difference {error:.3g} among "
+            f"{min(cosines):.6f} (at least {MIN_COSINE}), largest difference {largest:.3g} among "
             f"logits up to {peak:.3g}. A value computed from the input may have been frozen by "
             "the tracer: try exporter='dynamo' with opset 18 or later."
         )
-    return error, min(cosines), words
+    return largest, min(cosines), words
 
 
 def _inputs(

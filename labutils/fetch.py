@@ -63,6 +63,13 @@ def cached(name: str) -> Path | None:
         `name` is neither in `WEIGHTS` nor a URL.
     FetchError
         The URL's file name carries no digits to check.
+
+    Examples
+    --------
+    >>> from labutils import fetch
+    >>> file = fetch.cached("mobilenet_v3_large-8738ca79.pth")
+    >>> file is None or file.is_file()  # nothing is downloaded by asking
+    True
     """
     target, _ = _locate(name)
     if not target.is_file() or not _verified(target, paths.sha256(target)):
@@ -91,6 +98,13 @@ def weights(name: str, *, progress: bool | None = None) -> Path:
         No network, no such file, a broken transfer, or a wrong checksum. What arrived is deleted.
     UnknownNameError
         `name` is neither in `WEIGHTS` nor a URL.
+
+    Examples
+    --------
+    >>> from labutils import fetch
+    >>> fetch.weights("https://example.org/weights.pth")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    labutils.errors.FetchError: https://example.org/weights.pth has no checksum in its file name ...
     """
     target, url = _locate(name)
     present = cached(name)
@@ -291,7 +305,7 @@ def _passing(error: OSError, part: Path) -> bool:
     """Whether another try may help; where nothing answers at all, it does not."""
     import requests
 
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         if error.response.status_code == _NOT_SATISFIABLE:
             part.unlink()
             return True
@@ -311,15 +325,19 @@ def _mismatch(target: Path) -> Callable[[Path], str]:
 
     def judge(file: Path) -> str:
         found = paths.sha256(file)
-        expected = _recorded(target) or _DIGITS.search(target.name).group(1) + "..."
+        expected = _recorded(target) or _digits(target) + "..."
         return "" if _verified(target, found) else f"SHA-256 {found}, expected {expected}"
 
     return judge
 
 
 def _verified(target: Path, found: str) -> bool:
-    digits = _DIGITS.search(target.name).group(1)
-    return found.startswith(digits) and found.startswith(_recorded(target))
+    return found.startswith(_digits(target)) and found.startswith(_recorded(target))
+
+
+def _digits(target: Path) -> str:
+    found = _DIGITS.search(target.name)
+    return found[1] if found else ""
 
 
 def _beside(target: Path) -> Path:
@@ -355,7 +373,7 @@ def _reason(error: Exception) -> str:
     """Return a short reason; requests' own texts run over several nested exceptions."""
     import requests
 
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
         return f"no answer within {_TIMEOUT_S} s"

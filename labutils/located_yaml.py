@@ -29,21 +29,25 @@ class _Loader(yaml.SafeLoader):
 
     _depth = _nodes = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
         self._nodes += 1
         if self._nodes > _MAX_NODES:
-            raise yaml.composer.ComposerError(None, None, _TOO_MANY, self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, _TOO_MANY, self._place())
         if self._depth > untrusted.MAX_DEPTH:
             raise yaml.composer.ComposerError(
                 None,
                 None,
                 f"nested more than {untrusted.MAX_DEPTH} deep",
-                self.peek_event().start_mark,
+                self._place(),
             )
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+    def _place(self) -> Any:
+        reader: Any = self  # PyYAML has no types for its own steps
+        return reader.peek_event().start_mark
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -55,10 +59,11 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"{untrusted.shown(key.value)} is given twice", key.start_mark
                 )
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        number = super().construct_yaml_int(node)
+        number: int = super().construct_yaml_int(node)
         if abs(number) >= 2**63:  # beyond 4,300 digits Python cannot even print it
             raise yaml.constructor.ConstructorError(
                 None, None, "an integer of more than 64 bits", node.start_mark

@@ -105,6 +105,12 @@ def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedDiffe
     intervals for comparing matched proportions", Statistics in Medicine 24, 729-740. The plain
     Wald interval has zero width when the two models never disagree, the usual case for an
     exactly repaired model; this one keeps its coverage there (the tests simulate it).
+
+    Examples
+    --------
+    >>> from labutils import metrics
+    >>> metrics.paired_difference([True, True, False, True], [True, False, False, True])
+    +25.00 points [-27.56, +60.90] (n=4)
     """
     a, b = _flags(correct_a), _flags(correct_b)
     if a.shape != b.shape:
@@ -121,8 +127,9 @@ def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedDiffe
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Return the probabilities of `logits` (n, classes), in float64; each row adds up to 1."""
     logits = _logits(logits).astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
 
 
 def topk(logits: ArrayLike, k: int = 1) -> NDArray[np.int64]:
@@ -150,11 +157,20 @@ def correct(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> NDArray[np.bool
             f"Labels run from {labels.min()} to {labels.max()}, the model has {classes} classes. "
             "Leave out images of unknown class (-1), as gallery.accuracy does."
         )
-    return (best == labels[:, None]).any(axis=1)
+    found: NDArray[np.bool_] = (best == labels[:, None]).any(axis=1)
+    return found
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> Proportion:
-    """Return the top-`k` accuracy of `logits` (n, classes) on integer `labels` (n,)."""
+    """Return the top-`k` accuracy of `logits` (n, classes) on integer `labels` (n,).
+
+    Examples
+    --------
+    >>> from labutils import metrics
+    >>> logits = [[2.0, 0.1], [0.3, 0.9], [1.5, 1.0], [0.2, 0.4]]
+    >>> metrics.accuracy(logits, [0, 1, 1, 1])
+    75.0 % [30.1, 95.4] (n=4)
+    """
     right = correct(logits, labels, k)
     return Proportion(int(right.sum()), len(right))
 
@@ -175,6 +191,12 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
 
     1.0 when both are all zero, 0.0 when only one is. Blind to a constant factor: read it
     beside the SQNR.
+
+    Examples
+    --------
+    >>> from labutils import metrics
+    >>> round(metrics.cosine([1.0, 2.0], [2.0, 4.0]), 6)  # blind to a factor
+    1.0
     """
     a, b = _pair(a, b)
     if np.array_equal(a, b):
@@ -192,6 +214,12 @@ def sqnr_db(reference: ArrayLike, test: ArrayLike) -> float:
 
     ``inf`` when the tensors are equal, ``-inf`` when the reference is all zero and the test is
     not. 6 dB is one bit.
+
+    Examples
+    --------
+    >>> from labutils import metrics
+    >>> round(metrics.sqnr_db([1.0, 2.0, 3.0], [1.01, 1.98, 3.0]), 1)
+    44.5
     """
     reference, test = _pair(reference, test)
     if np.array_equal(reference, test):

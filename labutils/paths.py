@@ -191,7 +191,7 @@ def _sweep(place: Path) -> None:
                         Path(entry.path).unlink()
 
 
-def _alive(pid: int, entry: os.DirEntry) -> bool:
+def _alive(pid: int, entry: os.DirEntry[str]) -> bool:
     """Whether the process `pid` runs that made `entry`, and not a later one of that number."""
     import psutil
 
@@ -199,7 +199,7 @@ def _alive(pid: int, entry: os.DirEntry) -> bool:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:  # dead; some containers never bury theirs
             return False
-        begun = process.create_time()
+        begun: float = process.create_time()
         return begun < entry.stat(follow_symlinks=False).st_ctime + 2  # both are rounded
     except psutil.NoSuchProcess:
         return False
@@ -393,7 +393,7 @@ def read_manifest(artifact: str | Path) -> dict[str, Any]:
     """
     artifact = Path(artifact)
     try:
-        entry = untrusted.json_file(manifest(artifact), MAX_MANIFEST_BYTES)
+        entry: dict[str, Any] = untrusted.json_file(manifest(artifact), MAX_MANIFEST_BYTES)
         stated = entry["sha256"]
     except FileNotFoundError:
         raise NoManifestError(f"{artifact.name} has no manifest.") from None

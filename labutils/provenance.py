@@ -86,9 +86,14 @@ def _preprocessing(stored: Any) -> data.Preprocessing:
     if type(size) is not int or not 1 <= size <= MAX_SIZE:
         raise ValueError("size")
     try:
-        return data.Preprocessing(size, tuple(map(float, mean)), tuple(map(float, std)), source)
+        return data.Preprocessing(size, _three(mean), _three(std), source)
     except (UsageError, OverflowError):
         raise ValueError("mean or std") from None
+
+
+def _three(figures: list[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, figures)
+    return red, green, blue
 
 
 def stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Preprocessing | None]:

@@ -191,5 +191,5 @@ def _isolated(word: str) -> str:
     """Keep a right-to-left name from turning the text around it."""
     if not any(unicodedata.bidirectional(letter) in _TURNING for letter in word):
         return _word(word)
-    before, name, after = re.fullmatch(f"({_EDGE})(.*?)({_EDGE})", word, re.DOTALL).groups()
+    before, name, after = re.findall(f"\\A({_EDGE})(.*?)({_EDGE})\\Z", word, re.DOTALL)[0]
     return f"{html.escape(before)}<bdi>{_word(name)}</bdi>{html.escape(after)}"

@@ -177,7 +177,7 @@ def member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, checked: bool = 
     """
     with archive.open(entry) as opened:
         if not checked:
-            opened._expected_crc = None
+            setattr(opened, "_expected_crc", None)  # noqa: B010 - private to zipfile
         found = opened.read(entry.file_size)  # read() without a number would unpack 2 GB at once
     if len(found) < entry.file_size:
         raise EOFError(f"{shown(entry.filename)} is cut short")

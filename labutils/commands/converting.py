@@ -102,7 +102,7 @@ def _diagnose(chosen: argparse.Namespace) -> int:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
         path = model.onnx or model.file
-        if model.module is not None:
+        if model.module is not None or path is None:
             path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
             path = export.to_onnx(model, path, opset=chosen.opset).onnx
         allowed = {"allow_approximate": chosen.allow_approximate}
@@ -134,7 +134,7 @@ def _repair(chosen: argparse.Namespace) -> int:
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
         path = model.onnx or model.file
-        if model.module is not None:
+        if model.module is not None or path is None:
             made = export.to_onnx(model, folder / f"{chosen.output.stem}.onnx", opset=chosen.opset)
             say(chosen, made)
             path = made.onnx
@@ -164,9 +164,8 @@ def _convert(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = preprocessing_of(chosen, model)
     say(chosen, titled(model))
-    name = "input"
-    if model.module is None:
-        name = OnnxFile.of(model.onnx or model.file).inputs[0].name
+    bare = (model.onnx or model.file) if model.module is None else None
+    name = OnnxFile.of(bare).inputs[0].name if bare else "input"
     say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")

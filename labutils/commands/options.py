@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
                 f"{model.name} takes pixels and normalises them itself: leave out --mean and --std."
             )
         mean, std = tuple(chosen.mean), tuple(chosen.std)
-        return data.Preprocessing(model.input_shape[-1], mean, std, "as given on the command line")
+        return data.Preprocessing(width, mean, std, "as given on the command line")
     if model.preprocessing is None:
         raise UsageError(
             f"{_known_as(model)} does not say how its input was normalised, and it is not guessed. "
@@ -178,7 +178,7 @@ def progress_bar(items: Iterable, description: str) -> Iterable:
 
 
 def _told(items: Iterable, description: str) -> Iterator:
-    total = f" of {len(items)}" if hasattr(items, "__len__") else ""
+    total = f" of {len(items)}" if isinstance(items, Sized) else ""
     said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item

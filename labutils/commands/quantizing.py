@@ -157,6 +157,7 @@ def _recipe(chosen: argparse.Namespace) -> int:
     made = (quantize.load_recipe if chosen.action == "show" else quantize.imported)(chosen.source)
     emit(chosen, made)
     if chosen.output:
-        getattr(made, "recipe", made).save(chosen.output)
+        recipe = made.recipe if isinstance(made, quantize.Imported) else made
+        recipe.save(chosen.output)
         say(chosen, f"wrote {chosen.output}")
     return 0

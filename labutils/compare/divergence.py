@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import LabError
+from ..errors import LabError, UsageError
 from ..onnxfile.file import OnnxFile
-from ..runtime import HtpRunner, Runner
+from ..runtime import HtpRunner, Runner, TensorRunner
 from .layerwise import Layer, Names, Twins, measure, opened, twins
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ def first_departure(
         None when every shared tensor agrees, up to and including the last.
     """
     reference_onnx = OnnxFile.of(reference_onnx)
-    theirs = OnnxFile.of(getattr(candidate, "onnx", None) or candidate.file)
+    file = getattr(candidate, "onnx", None) or candidate.file
+    if file is None:
+        raise UsageError(f"{candidate.name} has no ONNX file whose tensors could be compared.")
+    theirs = OnnxFile.of(file)
     reference, other = reference_onnx.whole, theirs.whole
     pairs = twins(reference, other)
     if not pairs:
@@ -111,7 +114,7 @@ def first_departure(
     if found is None:
         return None
     pair, layer, vanishes = found
-    same = Path(candidate.file).resolve() == reference_onnx.path.resolve()
+    same = theirs.path.resolve() == reference_onnx.path.resolve()
     against = ("its own file" if same else reference_onnx.name) + " on ONNX Runtime"
     return Departure(
         layer.tensor, layer.op, pair.candidate_op, layer.module,
@@ -127,7 +130,7 @@ Found = tuple[Twins, Layer, bool | None] | None
 
 
 def _scan(
-    ours: Runner,
+    ours: TensorRunner,
     model: onnx.ModelProto,
     pairs: list[Twins],
     inputs: np.ndarray,
@@ -142,9 +145,9 @@ def _scan(
 
 
 def _bisect(
-    ours: Runner,
+    ours: TensorRunner,
     model: onnx.ModelProto,
-    open_: Callable[[OnnxFile], Runner],
+    open_: Callable[[OnnxFile], TensorRunner],
     pairs: list[Twins],
     inputs: np.ndarray,
     limit: float,
@@ -154,22 +157,22 @@ def _bisect(
         with opened(model, names, open_) as theirs:
             return next(iter(measure(ours, theirs, [pair], inputs)), None)
 
-    low, high, seen = 0, len(pairs) - 1, {}
-    seen[high] = probe(pairs[high])
-    if seen[high] is None or not _departs(seen[high], limit):
+    low, high = 0, len(pairs) - 1
+    departed = probe(pairs[high])
+    if departed is None or not _departs(departed, limit):
         return None
     reach = 0  # short graphs compile fast, and many faults begin early: 1, 2, 4, 8 ... tensors
     while reach < high:
-        seen[reach] = probe(pairs[reach])
-        if seen[reach] is not None and _departs(seen[reach], limit):
-            high = reach
+        layer = probe(pairs[reach])
+        if layer is not None and _departs(layer, limit):
+            high, departed = reach, layer
         else:
             low, reach = reach + 1, 2 * reach + 1
     while low < high:
         middle = (low + high) // 2
-        seen[middle] = probe(pairs[middle])
-        if seen[middle] is not None and _departs(seen[middle], limit):
-            high = middle
+        layer = probe(pairs[middle])
+        if layer is not None and _departs(layer, limit):
+            high, departed = middle, layer
         else:
             low = middle + 1
     pair = pairs[high]
@@ -177,7 +180,7 @@ def _bisect(
     feeding = tuple(i for i in Names(model).feeding(pair.candidate) if i in shown)
     try:
         again = probe(pair, feeding) if feeding else None
-        vanishes = again and not _departs(again, limit)
+        vanishes = None if again is None else not _departs(again, limit)
     except LabError:  # the graph with more outputs may be refused; then nothing is known
         vanishes = None
-    return pair, seen[high], vanishes
+    return pair, departed, vanishes

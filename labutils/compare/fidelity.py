@@ -331,8 +331,11 @@ def _difference(ours: np.ndarray, first: np.ndarray, labels: np.ndarray) -> Pair
 def _read_rung(row: dict[str, str]) -> Rung:
     n = int(row["n"])
 
+    def counted(name: str) -> Proportion:
+        return Proportion(round(float(row[name]) * n), n)
+
     def share(name: str) -> Proportion | None:
-        return Proportion(round(float(row[name]) * n), n) if row[name] else None
+        return counted(name) if row[name] else None
 
     difference = None
     if row["difference_points"]:
@@ -352,7 +355,7 @@ def _read_rung(row: dict[str, str]) -> Rung:
             cosine_mean=float(row["cosine_mean"]),
             cosine_min=float(row["cosine_min"]),
             sqnr_db=float(row["sqnr_db"]),
-            agreement=share("agreement"),
+            agreement=counted("agreement"),
             max_error=float(row["max_error"]),
         ),
         note=row["note"],

@@ -222,6 +222,19 @@ def gate(
         The candidate fails; ``.report`` is the `GateReport` with the first departing tensor.
     UsageError
         The reference itself gives NaN, or `inputs` are empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labutils import compare, export, runtime
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> _ = export.to_onnx(net, "net.onnx", size=32)
+    >>> images = np.random.default_rng(0).standard_normal((8, 3, 32, 32), np.float32)
+    >>> ours, theirs = runtime.connect(net), runtime.connect("net.onnx")
+    >>> report = compare.gate(ours, theirs, images, kind="ort_fp32")
+    >>> report.passed, round(report.parity.cosine_min, 4)
+    (True, 1.0)
     """
     required, overridden = _required(kind, min_cosine, min_agreement, check_top1)
     if not len(inputs):
@@ -253,14 +266,14 @@ def _required(
     if kind not in THRESHOLDS:
         raise UnknownNameError("kind of parity", kind, THRESHOLDS)
     usual = {"cosine": THRESHOLDS[kind], "agreement": AGREEMENT[kind]}
-    asked = {"cosine": min_cosine, "agreement": min_agreement}
-    overridden = {}
-    for name, value in asked.items():
+    asked, overridden = dict(usual), {}
+    for name, value in (("cosine", min_cosine), ("agreement", min_agreement)):
         if value is None:
-            asked[name] = usual[name]
-        elif not 0 <= value <= 1:
+            continue
+        asked[name] = value
+        if not 0 <= value <= 1:
             raise UsageError(f"min_{name} must lie between 0 and 1, not {value}.")
-        elif value != usual[name]:
+        if value != usual[name]:
             overridden[name] = (value, usual[name])
     return {
         "cosine": asked["cosine"],
@@ -321,7 +334,7 @@ def _constant(logits: np.ndarray) -> bool:
 
 def _notes(ours: np.ndarray, check_top1: bool) -> tuple[str, ...]:
     unjudged = "Top-1 agreement was not judged (untrained weights, or too few images)."
-    notes = () if check_top1 else (unjudged,)
+    notes: tuple[str, ...] = () if check_top1 else (unjudged,)
     if _constant(ours):
         notes += (
             "The reference gives the same logits for every image, so this comparison sees little. "
@@ -341,9 +354,12 @@ def _locate(
     if not _onnx(candidate):
         return None, "No tensor is named: the candidate has no ONNX file to look into."
     own = file is None and isinstance(candidate, HtpRunner)
-    if file is None and not own:
+    if own:
+        file = candidate.file
+    if file is None:
         return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
-    file = _onnx(candidate) if own else file
+    if own:
+        file = _onnx(candidate)
     try:
         found = first_departure(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
     except LabError as error:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .. import paths, tabular
 from ..errors import UsageError, counted
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import module_path
-from ..runtime import OrtRunner, Runner, connect
+from ..runtime import OrtRunner, TensorRunner, connect
 from ..tracking import Progress, tracked
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def per_layer(
     """
     float_onnx, quantized_onnx = OnnxFile.of(float_onnx), OnnxFile.of(quantized_onnx)
     settings = {"soc": soc} if backend == "htp" else {"optimize": False, "threads": 1}
-    open_ = functools.partial(connect, backend=backend, **settings)
+    open_: Callable[..., Any] = functools.partial(connect, backend=backend, **settings)
     reference, candidate = float_onnx.whole, quantized_onnx.whole
     pairs = twins(reference, candidate)
     if not pairs:
@@ -243,15 +243,17 @@ def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return part
 
 
-def unoptimized(file: OnnxFile | Path) -> OrtRunner:
+def unoptimized(file: OnnxFile | Path) -> TensorRunner:
     """Return a runner that keeps every inner tensor as it is written."""
     return OrtRunner(file, optimize=False, threads=1)
 
 
 @contextlib.contextmanager
 def opened(
-    model: onnx.ModelProto, names: Iterable[str], open_: Callable[[OnnxFile], Runner] = unoptimized
-) -> Iterator[Runner]:
+    model: onnx.ModelProto,
+    names: Iterable[str],
+    open_: Callable[[OnnxFile], TensorRunner] = unoptimized,
+) -> Iterator[TensorRunner]:
     """Yield a runner of the part of `model` that computes `names`; its file is temporary."""
     with paths.scratch() as folder:
         runner = open_(OnnxFile.write(folder / "part.onnx", cut(model, list(names))))
@@ -262,8 +264,8 @@ def opened(
 
 
 def measure(
-    ours: Runner,
-    theirs: Runner,
+    ours: TensorRunner,
+    theirs: TensorRunner,
     pairs: list[Twins],
     inputs: np.ndarray,
     progress: Progress | None = None,
@@ -291,7 +293,7 @@ def measure(
             least, most = min(ends[i, 0], a.min()), max(ends[i, 1], a.max())
             ends[i] = least, most, ends[i, 2] + beyond, ends[i, 3] + a.size
     return tuple(
-        _layer(pair, *total, low, high, math.nan if math.isnan(limit[0]) else beyond / size)
+        _layer(pair, total, low, high, math.nan if math.isnan(limit[0]) else beyond / size)
         for pair, total, (low, high, beyond, size), limit, ok in zip(
             pairs, sums.tolist(), ends.tolist(), limits, known, strict=True
         )
@@ -315,16 +317,8 @@ def codes_reach(model: onnx.ModelProto, name: str) -> tuple[float, float]:
     return (codes.min - origin - half) * step, (codes.max - origin + half) * step
 
 
-def _layer(
-    pair: Twins,
-    aa: float,
-    bb: float,
-    ab: float,
-    noise: float,
-    low: float,
-    high: float,
-    clipped: float,
-) -> Layer:
+def _layer(pair: Twins, sums: Sequence[float], low: float, high: float, clipped: float) -> Layer:
+    aa, bb, ab, noise = sums
     if not math.isfinite(bb + noise):
         cosine, sqnr = math.nan, -math.inf
     else:

@@ -238,13 +238,14 @@ def _restore_activations_(
     present = {out: node.op_type for node in graph.node for out in node.output}
     for unit in chosen:
         original = made.get(unit.tensor)
-        removed = original is not None and original.op_type in ("Relu", "Clip")
-        if not removed or present.get(unit.tensor) == original.op_type:
+        if original is None or original.op_type not in ("Relu", "Clip"):
+            continue
+        if present.get(unit.tensor) == original.op_type:
             continue
         before = f"{unit.tensor}.before"
         position = next(i for i, n in enumerate(graph.node) if unit.tensor in n.output)
         graph.node[position].output[0] = before
-        back = type(original)()
+        back = onnx.NodeProto()
         back.CopyFrom(original)
         back.input[0] = before
         graph.node.insert(position + 1, back)

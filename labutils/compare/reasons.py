@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -125,10 +125,18 @@ def facts(
         tensor = tensor_of[unit.name]
         values = np.concatenate(sampled[tensor]) if tensor in sampled else inputs.ravel()
         wide = np.array(reach.get(tensor, [np.abs(inputs).max(axis=(0, 2, 3))]))
-        flat = np.concatenate(sampled[before[unit.name]]) if unit.name in before else None
+        entering = np.concatenate(sampled[before[unit.name]]) if unit.name in before else None
         shape = sizes.get(tensor, ())
         found[unit.name] = _facts(
-            unit, values, wide, flat, shape, scales.get(unit.tensor), quantized, stored, reference
+            unit,
+            values,
+            wide,
+            entering,
+            shape,
+            scales.get(unit.tensor),
+            quantized,
+            stored,
+            reference,
         )
     return found
 
@@ -137,7 +145,7 @@ def _scales(model: onnx.ModelProto, stored: dict) -> dict[str, tuple[float, int,
     """Return (scale, zero point, bits) of the codes of each quantized tensor."""
     from onnx import numpy_helper
 
-    found = {}
+    found: dict[str, tuple[Any, Any, int]] = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[1] in stored:
             zero = numpy_helper.to_array(stored[node.input[2]])

@@ -226,7 +226,7 @@ def sensitivity(
     ranking = asked.ranked(chosen, progress) if (worst or len(chosen)) < len(chosen) else {}
     kept = chosen
     if ranking:
-        costliest = sorted(ranking, key=ranking.get)[:worst]
+        costliest = sorted(ranking, key=lambda name: ranking[name])[:worst]
         kept = [unit for unit in chosen if unit.name in costliest]
     whole_db = _sqnr(exact, whole)
     measured = facts(reference, quantized, kept, inputs)
@@ -270,7 +270,8 @@ class _Asked:
 
     def ranked(self, chosen: list[Unit], progress: Progress | None) -> dict[str, float]:
         """Return each unit's logit SQNR alone, on ONNX Runtime."""
-        ort, on_ort = dataclasses.replace(self, htp=False), functools.partial(OrtRunner, threads=1)
+        ort = dataclasses.replace(self, htp=False)
+        on_ort: Callable[[Path], Runner] = functools.partial(OrtRunner, threads=1)
         tried = tracked(chosen, "ranking", "layers", progress)
         return {unit.name: ort.alone(unit, on_ort)[0] for unit in tried}
 

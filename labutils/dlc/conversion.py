@@ -156,6 +156,19 @@ def convert(
         QNN refuses a node, or the DLC is not what the ONNX file says.
     ParityError
         The DLC runs and computes something else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labutils import dlc, export, runtime
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> _ = export.to_onnx(net, "net.onnx", size=32)
+    >>> images = np.random.default_rng(0).standard_normal((8, 3, 32, 32), np.float32)
+    >>> ours = runtime.connect(net)
+    >>> made = dlc.convert("net.onnx", "qnn", "net.dlc", reference=ours, inputs=images)
+    >>> made.gate.passed, made.file.name
+    (True, 'net.dlc')
     """
     destination = Path(destination)
     refuse_impossible(target, destination)
@@ -290,7 +303,7 @@ def _gate(
 ) -> compare.GateReport:
     """Gate the graph on the HTP, which can name the tensor that departs, then the DLC itself."""
     kind = _KINDS[precision]
-    settings = {"kind": kind, "min_cosine": min_cosine, "check_top1": check_top1}
+    settings: dict[str, Any] = {"kind": kind, "min_cosine": min_cosine, "check_top1": check_top1}
     with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
         few = {**settings, "check_top1": False}  # a flip among so few images says nothing
         compare.gate(reference, graph_on_htp, inputs[:8], reference_onnx=original, **few)

@@ -47,7 +47,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         with np.errstate(all="ignore"):  # what overflows float32 is found by its infinity
-            mean, std = np.float32(self.mean), np.float32(self.std)
+            mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
             figures = np.concatenate([mean, std, mean / std, 1 / (255 * std)])
         if not np.isfinite(figures).all() or min(self.std) <= 0:
             raise UsageError(

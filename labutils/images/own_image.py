@@ -96,7 +96,7 @@ def load(size: int, classes: Sequence[str]) -> data.ImageSet:
         pixels = things.image(_DEFAULT_INDEX, "val", size)[None]
         name = things.CLASSES[_DEFAULT_INDEX % len(things.CLASSES)]
         source = f"{DEFAULT} (Things-16 val {_DEFAULT_INDEX}, drawn); choose yours in notebook 01"
-    label = list(classes).index(name) if name in classes else data.NO_LABEL
+    label = list(classes).index(name) if name and name in classes else data.NO_LABEL
     return data.ImageSet(pixels, np.array([label], dtype=np.int64), tuple(classes), source)
 
 

@@ -71,7 +71,9 @@ def read(
     if not folders:
         raise UsageError(f"{root} holds no subfolders. Put the pictures of each class into one.")
     numbers = {folder: _number(folder.name, classes, root) for folder in folders}
-    images, labels, skipped = [], [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    skipped: list[str] = []
     for file, label in _in_turns(numbers, part):
         if len(images) == n:
             break

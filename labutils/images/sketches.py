@@ -449,6 +449,8 @@ def house(r: Random) -> Sketch:
     return s
 
 
-_DRAWERS = (mug, teapot, fish, leaf, mushroom, umbrella, balloon, tree)
-_DRAWERS += (car, bus, clock, flower, sailboat, rocket, key, house)
+_DRAWERS: tuple[Callable[[Random], Sketch], ...] = (
+    mug, teapot, fish, leaf, mushroom, umbrella, balloon, tree,
+    car, bus, clock, flower, sailboat, rocket, key, house,
+)  # fmt: skip
 OBJECTS: dict[str, Callable[[Random], Sketch]] = {draw.__name__: draw for draw in _DRAWERS}

@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -133,7 +133,7 @@ def _junk(r: Random) -> list[Stroke]:
 
 def _background(r: Random) -> Texture:
     kind = 0 if chance(r, 0.5) else count(r, 1, 5)
-    geometry = {
+    geometry: dict[str, Any] = {
         "tile": int(r.integers(textures.TILES)),
         "crop": (r.random(), r.random(), uniform(r, 0.12, 0.9)),
         "angle": uniform(r, 0, TURN),

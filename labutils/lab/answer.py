@@ -10,6 +10,7 @@ import _thread
 import contextlib
 import decimal
 import itertools
+import math
 import numbers
 import reprlib
 import sys
@@ -201,9 +202,13 @@ def number(value: Any, what: str = "a number") -> float:
             raise NotYet(f"{what} is asked for, and this is {shown(value)}.") from None
     if isinstance(value, bool) or not isinstance(value, numbers.Real | decimal.Decimal):
         raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
-    if not abs(value) < float("1e300"):  # NaN as well
+    try:
+        figure = float(value)
+    except OverflowError:  # an integer beyond what a float can hold
+        figure = math.inf
+    if not abs(figure) < 1e300:  # NaN as well
         raise NotYet(f"{what} is asked for, and this is {shown(value)}: not finite.")
-    return float(value)
+    return figure
 
 
 def whole(value: Any, what: str = "a whole number") -> int:

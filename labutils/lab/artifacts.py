@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import paths
-from ..errors import ModelFileError, OtherFileError, UnknownNameError
+from ..errors import ModelFileError, OtherFileError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from ..models import zoo
@@ -109,7 +109,7 @@ def _other_network(manifest: dict[str, Any], model: zoo.Model) -> str:
             f"loaded now have {model.sha256[:12]}..."
         )
     size = manifest["preprocessing"]["size"]
-    wanted = model.preprocessing.size
+    wanted = model.known_preprocessing().size
     return "" if size == wanted else f"the one there is for {size} px, not {wanted}"
 
 
@@ -153,6 +153,8 @@ def _export(model: zoo.Model, path: Path, opset: int) -> None:
 def _patched(model: zoo.Model) -> zoo.Model:
     from .. import surgery
 
+    if model.module is None:
+        raise UsageError(f"{model.name} is a file: the layers of a PyTorch module are replaced.")
     module = copy.deepcopy(model.module)
     surgery.replace_(module, level="module")
     return replace(model, module=module)
@@ -168,8 +170,7 @@ def _quantize(
     calibration = gallery.load(model, CALIBRATION_IMAGES, "calib")
     if calibration.labels.min() == data.NO_LABEL:
         echo(f"Calibrating on {calibration.source}.")
-    settings = {"preprocessing": model.preprocessing}
-    report = quantize.static(source, path, calibration, bits, **settings)
+    report = quantize.static(source, path, calibration, bits, preprocessing=model.preprocessing)
     record(path, model, opset=report.opset, pictures=calibration.source, **report.facts())
 
 

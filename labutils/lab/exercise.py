@@ -124,7 +124,10 @@ class Exercise:
 
         The cell sees what a learner's cell sees: ``TODO`` and ``given``.
         """
-        names = {"__name__": f"exercise_{self.id}", "TODO": TODO, "given": lambda _: self.given()}
+        given = self.given or (lambda: None)
+        names: dict[str, Any] = {
+            "__name__": f"exercise_{self.id}", "TODO": TODO, "given": lambda _: given(),
+        }  # fmt: skip
         exec(compile(cell, f"<exercise {self.id}>", "exec"), names)
         return names[self.answer]
 

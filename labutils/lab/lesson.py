@@ -114,7 +114,7 @@ class Lesson:
     def own_image(self) -> data.ImageSet:
         """Return the learner's own image, at this model's size; see `own_image.load`."""
         model = self._model()
-        return own_image.load(model.preprocessing.size, model.classes)
+        return own_image.load(model.known_preprocessing().size, model.classes)
 
     def _model(self) -> zoo.Model:
         if self.model is None:
@@ -348,11 +348,12 @@ def _network(model: zoo.Model | str | None) -> recorded.Network | None:
     lesson = _begun.get("lesson")
     if isinstance(model, str):  # as older copies of 08 name it: the weights cannot be compared
         return recorded.Network(model)
-    if model is None and lesson is None:
-        return None
-    names = artifacts.QUANTIZED if model is None else ()
-    used = [name for name in names if name in lesson.files]
-    model = model or lesson.model
+    used: list[str] = []
+    if model is None:
+        if lesson is None:
+            return None
+        used = [name for name in artifacts.QUANTIZED if name in lesson.files]
+        model = lesson._model()
     words = f"{model.name}, weights {model.weights}"
     words += " (no checkpoint)" * (model.weights == "random")
     return recorded.Network(words, model.sha256, {n: artifacts.recipe_sha256(n) for n in used})

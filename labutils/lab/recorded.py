@@ -272,7 +272,8 @@ class Benchmark:
                 return self
             raise UsageError(f"The results of {self.name} have no table to choose lines from.")
         blank = [i for i in range(ruler) if not lines[i].strip()]
-        head, rows = lines[blank[-1] + 1 if blank else 0 : ruler + 1], []
+        rows: list[str] = []
+        head = lines[blank[-1] + 1 if blank else 0 : ruler + 1]
         for line in lines[ruler + 1 :]:
             if line.startswith("  ") and rows:  # a long line that goes on
                 rows[-1] += f"\n{line}"

@@ -215,7 +215,8 @@ def clear(part: Cache, *, everything: bool = False) -> Cleared:
             f"{place} was not made by the lab (it has no {paths.CACHE_TAG}), and may hold files of "
             "yours under the same names. Nothing was deleted; delete by hand what you do not need."
         )
-    files, size, left = 0, 0, []
+    left: list[str] = []
+    files, size = 0, 0
     for entry in part.entries:
         done = _delete(place / entry.name)
         files, size, left = files + done.files, size + done.bytes, [*left, *done.left]

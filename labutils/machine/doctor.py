@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import __version__, fetch, paths, typesetting
@@ -98,7 +99,7 @@ def as_installed(package: str, file: str) -> bool:
     if found is None or found.hash is None:
         what = "no fingerprint of" if found else "no file"
         raise UsageError(f"{package} was installed with {what} {file}.")
-    digest = hashlib.new(found.hash.mode, found.locate().read_bytes()).digest()
+    digest = hashlib.new(found.hash.mode, Path(found.locate()).read_bytes()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=") == found.hash.value
 
 

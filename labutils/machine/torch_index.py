@@ -64,15 +64,18 @@ def usable(index: str, echo: Callable[[str], object]) -> str:
     return ""
 
 
+_ADDRESS = re.compile(
+    r"\A([a-z][a-z0-9+.-]*://)?([^?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL
+)  # of anything: each part may be empty
+
+
 def shown(index: str) -> str:
     """Return the address of an index without what may be secret: user, password and query.
 
     A password may hold any character, even where a URL should have it encoded, and the scheme may
     have been forgotten. So all up to the last @ is left out.
     """
-    scheme, address, query = re.fullmatch(
-        r"([a-z][a-z0-9+.-]*://)?([^?#]*)(.*)", index.strip(), re.IGNORECASE | re.DOTALL
-    ).groups("")
+    scheme, address, query = _ADDRESS.findall(index.strip())[0]
     if "@" in query:  # a question mark in a password, or an @ in a token
         return f"{scheme}..."
     return scheme + address.rpartition("@")[2]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import typesetting
 from ..errors import UnknownNameError, UsageError
@@ -23,7 +23,6 @@ from ..onnxfile.graph import inputs, with_shapes
 
 if TYPE_CHECKING:
     import onnx
-    import torch
     from torch import nn
 
 # The paper's own networks, known here by the parameters of torchvision's module. Howard et al.,
@@ -144,14 +143,24 @@ def count(
         The file is missing or not ONNX.
     UsageError
         The shape does not fit the model.
+
+    Examples
+    --------
+    >>> from labutils.measure import complexity
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> found = complexity.count(net, (1, 3, 32, 32))
+    >>> found.parameters, found.macs
+    (224, 48600)
     """
     shape = tuple(input_shape) if input_shape is not None else None
     if isinstance(model, zoo.Model):
         shape = shape or model.input_shape
-        model = model.module or model.onnx or model.file
-    if isinstance(model, OnnxFile | str | Path):
-        return _count_onnx(OnnxFile.of(model), shape)
-    return _count_module(model, shape or DEFAULT_SHAPE)
+    network = (model.module or model.onnx or model.file) if isinstance(model, zoo.Model) else model
+    if isinstance(network, OnnxFile | str | Path):
+        return _count_onnx(OnnxFile.of(network), shape)
+    assert network is not None  # a `zoo.Model` has a module or a file
+    return _count_module(network, shape or DEFAULT_SHAPE)
 
 
 @contextlib.contextmanager
@@ -203,7 +212,8 @@ def _count_module(module: nn.Module, shape: tuple[int, ...]) -> Complexity:
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     macs = _own_macs(counter.get_flop_counts())
-    rows, seen = [], set()
+    rows: list[Row] = []
+    seen: set[int] = set()
     for name, part in module.named_modules():
         own = [p for p in part.parameters(recurse=False) if id(p) not in seen]
         seen.update(map(id, own))
@@ -227,7 +237,7 @@ def _own_macs(flops: dict[str, dict]) -> dict[str, int]:
     return own
 
 
-def _uncounted() -> torch.utils._python_dispatch.TorchDispatchMode:
+def _uncounted() -> Any:
     """Return a context that tallies the operations which the FLOP counter has no formula for."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -274,7 +284,8 @@ def _count_onnx(file: OnnxFile, shape: tuple[int, ...] | None) -> Complexity:
     constants = _constants(model.graph)
     sizes = _shapes(model.graph) | {name: dims for name, (dims, _) in constants.items()}
     parameters = _parameters(model.graph, constants)
-    rows, others = [], Counter()
+    rows: list[Row] = []
+    others: Counter[str] = Counter()
     for node in model.graph.node:
         macs = _macs(node, sizes)
         row = Row(node.name or node.op_type, node.op_type, parameters[node.output[0]], macs or 0)

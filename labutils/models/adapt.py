@@ -13,7 +13,7 @@ import functools
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,7 +95,8 @@ def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
             f"{path} needs to be adapted ({'; '.join(work.changes)}), but has more than 2 GB."
         ) from None
     _compare(path, copy.path, work)
-    side = _image(model).type.tensor_type.shape.dim[-1].dim_value if pixels else 0
+    adapted = _image(model) if pixels else None
+    side = adapted.type.tensor_type.shape.dim[-1].dim_value if adapted else 0
     unit = (1 / 255,) * 3  # pixels / 255 / (1 / 255): as they are
     own = data.Preprocessing(side, (0.0,) * 3, unit, PIXELS) if side else None
     return Adapted(copy.path, tuple(work.changes), own, copy)
@@ -211,6 +212,12 @@ class _Adapting:
         if left < computed:
             self.changes.append(f"{computed - left} sizes that it computed are constants")
 
+    def _entry(self) -> onnx.ValueInfoProto:
+        """Return the image input as it is now: whoever folds or converts makes a new one."""
+        image = _image(self.model)
+        assert image is not None  # it was one before, and no step takes it away
+        return image
+
     def _to_float_(self, image: onnx.ValueInfoProto) -> bool:
         from onnx import TensorProto, helper
 
@@ -218,7 +225,7 @@ class _Adapting:
         if kind not in ("UINT8", "FLOAT16", "DOUBLE"):
             return False
         casts = _casts_behind(self.model.graph, image.name) if kind == "UINT8" else None
-        image = _image(self.model)
+        image = self._entry()
         image.type.tensor_type.elem_type = TensorProto.FLOAT
         del self.model.graph.value_info[:]  # they had its old type
         if casts:  # it began by making float32 of its pixels: now it gets them so
@@ -236,7 +243,7 @@ class _Adapting:
     def _to_nchw_(self, image: onnx.ValueInfoProto) -> None:
         from onnx import helper
 
-        image, self.turned = _image(self.model), True
+        image, self.turned = self._entry(), True
         n, h, w, c = (dim.dim_value for dim in image.type.tensor_type.shape.dim)
         del self.model.graph.value_info[:]
         readers = [node for node in self.model.graph.node if image.name in node.input]
@@ -299,7 +306,7 @@ def _kind(value: onnx.ValueInfoProto) -> str:
     return TensorProto.DataType.Name(number) if known else f"type {number}, which ONNX has not"
 
 
-def _is_fixed(dim: object) -> bool:
+def _is_fixed(dim: Any) -> bool:
     return dim.dim_value > 0
 
 
@@ -341,7 +348,7 @@ def _compare(path: Path, file: Path, work: _Adapting) -> None:
 
 def _noise(shape: list[int], wanted: str, turned: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return one input for the copy, and the same for the file that it was made from."""
-    noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+    noise: np.ndarray = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     kinds = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": float}
     kind = kinds.get(wanted, np.float32)
     if kind != np.uint8:

@@ -99,8 +99,8 @@ def _tv_architecture(name: str) -> Architecture:
     def build(classes: int | None, **options: bool) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # googlenet, about its initial weights
-            options |= {} if classes is None else {"num_classes": classes}
-            return models.get_model(name, weights=None, **options)
+            outputs = {} if classes is None else {"num_classes": classes}
+            return models.get_model(name, weights=None, **options, **outputs)
 
     def imagenet() -> Weighted:
         path = fetch.weights(entry.url)
@@ -205,4 +205,5 @@ def head_name(module: nn.Module) -> str:
 
 def outputs_of(module: nn.Module) -> int:
     """Return the number of logits of a classifier."""
-    return len(module.get_submodule(head_name(module)).weight)
+    head: Any = module.get_submodule(head_name(module))
+    return len(head.weight)

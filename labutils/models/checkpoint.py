@@ -360,7 +360,8 @@ def _carries_code(path: Path, member: str, text: bytes) -> bool:
 
 def _items(content: object) -> list[tuple[str, Any]]:
     """Return all key-value pairs of nested JSON."""
-    pairs, todo = [], [content]
+    pairs: list[tuple[str, Any]] = []
+    todo = [content]
     while todo:
         item = todo.pop()
         if isinstance(item, dict):

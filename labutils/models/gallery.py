@@ -47,7 +47,7 @@ def load(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     UsageError
         ``LABUTILS_PHOTOGRAPHS`` names no folder of photographs of these classes.
     """
-    size = model.preprocessing.size
+    size = model.known_preprocessing().size
     if model.classes == things.CLASSES:
         return data.load(split, n, size)
     folder = os.environ.get("LABUTILS_PHOTOGRAPHS") or photographs.imagenette()

@@ -87,6 +87,15 @@ class Model:
     sha256: str = ""
     onnx: OnnxFile | None = field(default=None, repr=False)
 
+    def known_preprocessing(self) -> data.Preprocessing:
+        """Return the preprocessing; UsageError for a foreign file, which does not say it."""
+        if self.preprocessing is None:
+            raise UsageError(
+                f"{self.name} does not say how its input was normalised. Export it with the lab, "
+                "or give the preprocessing (labutils.images.data.Preprocessing)."
+            )
+        return self.preprocessing
+
     def __str__(self) -> str:
         how = self.preprocessing if self.preprocessing else "preprocessing unknown"
         return f"{self.name}: {self.note}; {len(self.classes)} classes; {how}"
@@ -128,6 +137,16 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
         the manifest beside it is damaged.
     UsageError
         A size out of range, or weights that do not go with the model.
+
+    Examples
+    --------
+    >>> from labutils.models import zoo
+    >>> model = zoo.load("mobilenet_v3_small", "things16")
+    >>> model.input_shape, model.classes[:3]
+    ((1, 3, 128, 128), ('mug', 'teapot', 'fish'))
+    >>> zoo.load("mobilenet_v3_smal")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    labutils.errors.UnknownNameError: There is no model named 'mobilenet_v3_smal'. ...
     """
     if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise UsageError(f"size={size}: images of {MIN_SIZE} to {MAX_SIZE} px are supported.")
@@ -233,7 +252,8 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
     outputs = len(state[head]) if head in state and state[head].ndim else None
     module = arch.build(outputs)
     checkpoint.load_into_(module, state, str(path))
-    classes = provenance.card_classes(path, outputs) or architectures.class_names(outputs)
+    found = architectures.outputs_of(module)
+    classes = provenance.card_classes(path, found) or architectures.class_names(found)
     preprocessing = arch.preprocessing
     if classes == things.CLASSES:
         preprocessing = replace(preprocessing, size=_THINGS16_SIZE, source="Things-16 training")
@@ -316,7 +336,7 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
     _refuse_training(path, program)
-    module = program.module().requires_grad_(False)
+    module: Any = program.module().requires_grad_(False)
     # Its mode is fixed, and its own eval() and train() refuse: here they do nothing.
     module.eval = module.train = types.MethodType(lambda self, mode=False: self, module)
     first_in, first_out = signature.user_inputs[0], signature.user_outputs[0]
@@ -365,7 +385,9 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
         raise ModelFileError(f"There is no model file {path}.")
     if not zipfile.is_zipfile(path):
         raise ModelFileError(f"{path} is no DLC (not a zip archive), or it was cut short.")
-    preprocessing, classes, note = None, (), "a DLC of yours"
+    preprocessing: data.Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+    note = "a DLC of yours"
     try:
         preprocessing, classes, claim = provenance.of_manifest(paths.read_manifest(path))
         note = f"converted by the lab: {claim}"

@@ -213,6 +213,16 @@ def suggest(file: OnnxFile | str | Path, target: str, *, allow_approximate: bool
     ------
     UnknownNameError, ModelFileError
         No such target; no such model.
+
+    Examples
+    --------
+    >>> from labutils import export, pipeline
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> _ = export.to_onnx(net, "net.onnx", size=32)
+    >>> print(pipeline.suggest("net.onnx", "snpe-2.7"))  # doctest: +ELLIPSIS
+    Repair for snpe-2.7: 1 blocking node.
+      rule 'hardswish' would repair 1 node; ...
     """
     with paths.scratch() as folder:
         return _mended(OnnxFile.of(file), target, Path(folder), allow_approximate).plan()

@@ -10,7 +10,7 @@ an Add end the walk: nothing is approximated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,8 @@ def equalize_(model: onnx.ModelProto) -> Equalized:
     for node in graph.node:
         for name in node.input:
             uses[name] = uses.get(name, 0) + 1
-    pairs, ended, total = {}, {}, {}
+    pairs, ended = {}, {}
+    total: dict[Any, Any] = {}
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm") or node.input[1] not in weights:
             continue

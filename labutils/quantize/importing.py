@@ -112,9 +112,11 @@ def imported(source: str | Path) -> Imported:
 def _of_ti(name: str) -> Imported:
     first, *others = name.split("+")
     found = _TI.fullmatch("WC8_AT8" if first == "DEFAULT" else first)
+    if found is None:
+        raise UsageError(f"{name} is not the name of a TI recipe.")
     msa, grain, weight, _, wp2, m4, activation, asym, ap2, r4 = found.groups()
     mapped, unmapped = [], []
-    bits = {}
+    bits: dict[str, Any] = {}
     for what, value, allowed in (
         ("weights", weight, (4, 8, 16)),
         ("activations", activation, (8, 16)),
@@ -173,7 +175,10 @@ _HB_ELSEWHERE = {
 
 
 def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
-    mapped, unmapped, overrides, exclude = [], [], [], []
+    mapped: list[tuple[str, str]] = []
+    unmapped: list[tuple[str, str]] = []
+    overrides: list[Override] = []
+    exclude: list[str] = []
     calibration, weights = Calibration("mse"), Weights()
     for section, entries in data.items():
         if not isinstance(entries, dict):
@@ -234,7 +239,7 @@ def _of_node_info(
         wrong = types - set(_HB_TYPES)
         if wrong:
             unmapped.append((f"{node} {', '.join(sorted(wrong))}", "no such type here"))
-        widest = max((_HB_TYPES[t] for t in types - wrong), default=None)
+        widest: Any = max((_HB_TYPES[t] for t in types - wrong), default=None)
         if widest:
             overrides.append(Override(node=str(node), activations=widest))
             mapped.append((f"{node} {'/'.join(sorted(types - wrong))}", f"activations {widest}"))
@@ -248,7 +253,7 @@ _SCALES = {0: (False, False), 1: (True, True), 4: (False, False)}  # symmetric, 
 
 def _flat(data: dict, prefix: str = "") -> dict[str, Any]:
     """Return nested options as TIDL's flat ``advanced_options:name`` keys."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in data.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
@@ -260,7 +265,10 @@ def _flat(data: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def _of_tidl(options: dict[str, Any], file: Path, fail: located_yaml.Fail) -> Imported:
-    mapped, unmapped, overrides, exclude = [], [], [], []
+    mapped: list[tuple[str, str]] = []
+    unmapped: list[tuple[str, str]] = []
+    overrides: list[Override] = []
+    exclude: list[str] = []
     activations, weights, calibration = Activations(), Weights(per_channel=False), Calibration()
     correct = False
     for key, value in options.items():
@@ -292,7 +300,8 @@ def _of_tidl(options: dict[str, Any], file: Path, fail: located_yaml.Fail) -> Im
         elif name in ("output_feature_16bit_names_list", "params_16bit_names_list"):
             what = "activations" if name.startswith("output") else "weights"
             listed = [n.strip().removesuffix("_output_0") for n in str(value).split(",")]
-            overrides += [Override(node=n, **{what: 16}) for n in listed if n]
+            wide: dict[str, Any] = {what: 16}
+            overrides += [Override(node=n, **wide) for n in listed if n]
             became = f"overrides: {what} 16 for {len(listed)} nodes"
         elif name == "deny_list:layer_name":
             exclude += [n.strip() for n in str(value).split(",") if n.strip()]

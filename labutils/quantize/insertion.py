@@ -146,8 +146,8 @@ def _activations(
             own = {bits: ranges.chosen(calibration, bits) for bits in limits}
             own[16] = _with_room(own[16], recipe, model)
         asked = [width[reader] for reader in readers.get(name, [])]
-        inside = maker is not None and maker.name not in exclude
-        bits = width[maker.name] if inside else max(asked, default=recipe.activations.bits)
+        within = maker.name if maker is not None and maker.name not in exclude else None
+        bits = width[within] if within is not None else max(asked, default=recipe.activations.bits)
         entry = _scaled(recipe, own[bits][name], bits, forced=bool(method))
         others = {r for r in readers.get(name, []) if width[r] != bits}
         if others:
@@ -311,7 +311,8 @@ def verify(
     for node in model.graph.node:
         for entry in node.input:
             readers.setdefault(entry, []).append(node.op_type)
-    touched, left = Counter(), []
+    touched: Counter[str] = Counter()
+    left = []
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
             continue

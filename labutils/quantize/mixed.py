@@ -258,6 +258,7 @@ def _choose(
         if front[index].measured is None:
             front[index] = judge(front[index])
         found = front[index].measured
+        assert found is not None  # `judge` measured it
         if budget.agreement is not None:
             return found.agreement.value >= budget.agreement
         return found.sqnr_db >= (budget.sqnr_db or -np.inf)

@@ -23,7 +23,7 @@ from .. import export, paths, train
 from ..errors import MissingToolError, UsageError
 from ..images import data
 from . import recipe as recipes
-from .recipe import Calibration, Recipe
+from .recipe import Calibration, Qat, Recipe
 from .training import graph as qat_graph
 from .training.qdq_export import QdqReport, compared
 
@@ -197,14 +197,14 @@ def _fit(
 ) -> None:
     from torchao.quantization import pt2e
 
-    chosen = recipe.qat
+    chosen = recipe.qat or Qat()
 
     def freeze(step: int, last: int, trained: nn.Module) -> None:
         if step == max(1, round(chosen.freeze_at * last)):
             trained.apply(pt2e.disable_observer)
 
     pt2e.allow_exported_model_train_eval(prepared)
-    options = {
+    options: dict[str, Any] = {
         "steps": chosen.steps, "size": chosen.size or 96, "batch_size": chosen.batch_size,
         "learning_rate": chosen.learning_rate, "temperature": chosen.temperature,
         "distillation_weight": chosen.distillation, "weight_decay": 0.0,
@@ -219,7 +219,7 @@ class Plain(nn.Module):
         super().__init__()
         self.graph_module = graph
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Any:
         """Leave the graph as it is: it knows one mode."""
         return self
 
@@ -250,10 +250,11 @@ def _spec(
 
     high = (1 << bits - 1) - 1 if signed else (1 << bits) - 1
     kind = {(4, True): torch.int8, (8, True): torch.int8, (8, False): torch.uint8}
-    observer = PerChannelMinMaxObserver if axis is not None else MinMaxObserver
+    observer: Any = PerChannelMinMaxObserver if axis is not None else MinMaxObserver
     if qat and not signed:
         observer = MovingAverageMinMaxObserver
     observer = rounded_up(observer) if pow2 else observer
+    quantizer: Any = FakeQuantize
     scheme = "channel" if axis is not None else "tensor"
     form = "symmetric" if symmetric else "affine"
     return QuantizationSpec(
@@ -261,7 +262,7 @@ def _spec(
         quant_max=high, qscheme=getattr(torch, f"per_{scheme}_{form}"), ch_axis=axis,
         is_dynamic=False,
         observer_or_fake_quant_ctr=(
-            FakeQuantize.with_args(observer=observer) if qat else observer.with_args(eps=2**-24)
+            quantizer.with_args(observer=observer) if qat else observer.with_args(eps=2**-24)
         ),
     )  # fmt: skip
 
@@ -345,7 +346,7 @@ def _finish_(model: onnx.ModelProto, network: nn.Module) -> dict[str, Any]:
     graph = model.graph
     values = {tensor.name: tensor for tensor in graph.initializer}
     maker = {out: node for node in graph.node for out in node.output}
-    counts = {"activations": Counter(), "weights": Counter(), "biases": 0}
+    counts: dict[str, Any] = {"activations": Counter(), "weights": Counter(), "biases": 0}
     added = []
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
@@ -353,7 +354,9 @@ def _finish_(model: onnx.ModelProto, network: nn.Module) -> dict[str, Any]:
         if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
             continue
         entry, weight = (maker.get(name) for name in node.input[:2])
-        if not all(n is not None and n.op_type == "DequantizeLinear" for n in (entry, weight)):
+        if entry is None or weight is None:
+            continue
+        if not entry.op_type == weight.op_type == "DequantizeLinear":
             continue
         counts["weights"][numpy_helper.to_array(values[weight.input[0]]).dtype.name] += 1
         name = node.input[2]
@@ -365,7 +368,7 @@ def _finish_(model: onnx.ModelProto, network: nn.Module) -> dict[str, Any]:
         stored = {f"{name}_quantized": integers, f"{name}_scale": step}
         graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in stored.items())
         dq = f"{name}_DequantizeLinear_{counts['biases']}"
-        extra = {"axis": 0} if step.ndim else {}
+        extra: dict[str, Any] = {"axis": 0} if step.ndim else {}
         added.append(helper.make_node("DequantizeLinear", list(stored), [dq], name=dq, **extra))
         node.input[2] = dq
         counts["biases"] += 1
@@ -387,6 +390,6 @@ class _quiet(warnings.catch_warnings):  # noqa: N801
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         logging.disable(self.level)
         super().__exit__(*exception)

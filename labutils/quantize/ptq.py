@@ -213,6 +213,18 @@ def static(
         `bits`, a node in `exclude`, or a recipe's exception that fits no node.
     LabError
         The result has a convolution or matrix product that is not quantized.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labutils import export, quantize
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> _ = export.to_onnx(net, "net.onnx", size=32)
+    >>> images = np.random.default_rng(0).standard_normal((128, 3, 32, 32), np.float32)
+    >>> report = quantize.static("net.onnx", "net.int8.onnx", images, "int8")
+    >>> dict(report.quantized), report.left
+    ({'Conv': 1, 'HardSwish': 1, 'Flatten': 1}, ())
     """
     source, destination = OnnxFile.of(source), Path(destination)
     recipe = _adapted(recipes.load(bits), per_channel, outliers, exclude)

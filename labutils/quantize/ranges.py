@@ -25,7 +25,7 @@ from ..compare.layerwise import opened
 from ..errors import ModelFileError, UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.file import OnnxFile
-from ..runtime import OrtRunner
+from ..runtime import TensorRunner
 from ..tracking import Progress, tracked
 from .prepare import prepared
 from .recipe import Calibration
@@ -117,13 +117,14 @@ def measure_ranges(
     """
     model = prepared(source) if isinstance(source, OnnxFile | str | Path) else source
     names = [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
-    low, high, kept = [], [], None
+    kept: list[str] = []
+    lows, highs = [], []
     with opened(model, names) as runner:
         for tensors in _seen(model, runner, calibration, preprocessing, progress, "calibration"):
             kept = kept or [n for n, t in tensors.items() if t.dtype.kind == "f" and t.size]
-            low.append([tensors[name].min() for name in kept])
-            high.append([tensors[name].max() for name in kept])
-        low, high = np.array(low, np.float32), np.array(high, np.float32)
+            lows.append([tensors[name].min() for name in kept])
+            highs.append([tensors[name].max() for name in kept])
+        low, high = np.array(lows, np.float32), np.array(highs, np.float32)
         bad = ~(np.isfinite(low) & np.isfinite(high)).all(axis=0)
         if bad.any():
             raise ModelFileError(
@@ -144,7 +145,7 @@ def measure_ranges(
 
 def _seen(
     model: onnx.ModelProto,
-    runner: OrtRunner,
+    runner: TensorRunner,
     calibration: np.ndarray | ImageSet,
     preprocessing: Preprocessing | None,
     progress: Progress | None,

@@ -104,7 +104,7 @@ def reconstruct_(
         if recipe.rounding != "nearest" and (moved := layer.round_()):
             kept = judge.keeps(layer.weight)
             rounded, changed = rounded + kept, changed + kept * moved
-        if recipe.correct_bias and layer.correct_():
+        if recipe.correct_bias and layer.bias and layer.correct_():
             corrected += judge.keeps(layer.bias)
     said = []
     if recipe.rounding != "nearest":
@@ -159,7 +159,8 @@ class _Judge:
         if now > self.best:
             self.best = now
             return True
-        changed.write_(changed.before)
+        if changed.before is not None:
+            changed.write_(changed.before)
         return False
 
 
@@ -178,7 +179,9 @@ class _Layer:
         inputs: np.ndarray,
         wanted: np.ndarray,
     ) -> None:
-        self.weight = _weight_of(quantized, node, 1)
+        weight = _weight_of(quantized, node, 1)
+        assert weight is not None  # `_carriers` took only nodes with stored weights
+        self.weight = weight
         self.bias = _weight_of(quantized, node, 2) if len(node.input) > 2 else None
         self.patches, self.target, self.image, self.fold = _unfolded(
             node, inputs, wanted, self.weight.codes
@@ -191,7 +194,7 @@ class _Layer:
             bias = numpy_helper.to_array(stored[original.input[2]])
             self.float_bias = bias.astype(np.float64).reshape(len(self.float), 1, -1)
         else:
-            self.float_bias = 0.0
+            self.float_bias = np.zeros((1, 1, 1))
 
     def _scale(self) -> np.ndarray:
         groups, outputs, _ = self.float.shape
@@ -286,7 +289,8 @@ def _rounded(
 def _limits(tensor: onnx.TensorProto) -> tuple[int, int]:
     from onnx import TensorProto
 
-    bits = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT16: 16}[tensor.data_type]
+    kinds: dict[int, int] = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.INT16: 16}
+    bits = kinds[tensor.data_type]
     return -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1
 
 
@@ -309,7 +313,7 @@ def _unfolded(
     groups = attributes["group"].i if "group" in attributes else 1
     shape = weights.shape
 
-    def fold(array: np.ndarray, back: bool = False) -> np.ndarray:
+    def grouped(array: np.ndarray, back: bool = False) -> np.ndarray:
         return array.reshape(shape) if back else array.reshape(groups, shape[0] // groups, -1)
 
     kernel = shape[2:]
@@ -327,7 +331,7 @@ def _unfolded(
     image, row, col = np.unravel_index(np.sort(chosen), (n, height, width))
     patches = view[image, :, row, col].reshape(len(image), groups, -1).transpose(1, 0, 2)
     target = wanted[image, :, row, col].reshape(len(image), groups, -1).transpose(1, 0, 2)
-    return patches.astype(np.float64), target.astype(np.float64), image, fold
+    return patches.astype(np.float64), target.astype(np.float64), image, grouped
 
 
 def _weight_of(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> _Stored | None:

@@ -60,11 +60,11 @@ def edges(model: onnx.ModelProto, ranges: Ranges, recipe: Recipe) -> list[Edge]:
 def owners(model: onnx.ModelProto, recipe: Recipe) -> dict[str, str]:
     """Return which node's width each node takes: a removed ReLU takes its predecessor's."""
     producer = {out: node for node in model.graph.node for out in node.output}
-    owner = {}
+    owner: dict[str, str] = {}
     for node in model.graph.node:
         before = producer.get(node.input[0]) if node.input else None
-        removed = node.op_type in _REMOVED and before is not None
-        owner[node.name] = owner[before.name] if removed else node.name
+        removed = before if node.op_type in _REMOVED else None
+        owner[node.name] = node.name if removed is None else owner[removed.name]
     return owner
 
 

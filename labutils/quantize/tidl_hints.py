@@ -45,7 +45,7 @@ def tidl_hints(qdq: OnnxFile | str | Path) -> dict[str, Any]:
         if values[n.input[2]].dtype.itemsize == 2 and n.input[0] in maker
     }
     all_wide = all(values[n.input[2]].dtype.itemsize == 2 for n in quantize)
-    options = {
+    options: dict[str, int | str] = {
         "tensor_bits": 16 if all_wide else 8,
         "accuracy_level": 0,
         "advanced_options:prequantized_model": 1,

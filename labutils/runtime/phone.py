@@ -331,6 +331,7 @@ class PhoneRunner:
 
     def __init__(self, file: Path, soc: qnn.Soc, serial: str, folder: Path | None) -> None:
         self.file: Path | None = file
+        self._model = file
         self.name = file.name
         self.soc, self.serial, self.folder = soc, serial, folder
         self.runtime = f"phone over adb (qnn-net-run on the HTP, {soc.name})"
@@ -344,7 +345,7 @@ class PhoneRunner:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
-        todo = plan(self.file, batch, self.soc, serial=self.serial, folder=self.folder)
+        todo = plan(self._model, batch, self.soc, serial=self.serial, folder=self.folder)
         first, self._last = self._last is None, todo
         if first:
             _require(todo)

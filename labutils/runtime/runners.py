@@ -40,13 +40,15 @@ class Runner(Protocol):
         What is run: a module's class, or a file name.
     runtime
         What runs it, in words for a table; a simulator says that it is one.
-    file
-        The artifact that is run, None for a module in memory.
     """
 
     name: str
     runtime: str
-    file: Path | None
+
+    @property
+    def file(self) -> Path | None:
+        """The artifact that is run, None for a module in memory."""
+        ...
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
@@ -56,9 +58,24 @@ class Runner(Protocol):
         """Free what the runner holds."""
         ...
 
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class TensorRunner(Runner, Protocol):
+    """A runner of a graph, which gives every output by name."""
+
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every graph output by name, images along the first axis."""
+        ...
+
 
 class _Closing:
     """`with connect(...) as runner:` for every runner."""
+
+    name: str
+    runtime: str
 
     def __enter__(self) -> Any:
         return self
@@ -189,7 +206,7 @@ class HtpRunner(_Closing):
     def __init__(
         self,
         file: OnnxFile | str | Path,
-        soc: str = "SM8550",
+        soc: str | qnn.Soc = "SM8550",
         workers: int = 2,
         pool: qnn.Pool | None = None,
         progress: Progress | None = None,
@@ -248,6 +265,17 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
         The HTP refuses the graph.
     MissingToolError
         The backend needs Qualcomm's wheel, which is not here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labutils import runtime
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> with runtime.connect(net) as runner:
+    ...     logits = runner.run(np.zeros((2, 3, 32, 32), np.float32))
+    >>> logits.shape, logits.dtype
+    ((2, 1800), dtype('float32'))
     """
     kinds = {"torch": TorchRunner, "ort": OrtRunner, "htp": HtpRunner}
     if backend not in (*kinds, "auto"):
@@ -316,7 +344,7 @@ def _exported_batch(module: torch.nn.Module) -> int | None:
     """Return the batch that a program of `torch.export` was traced with, if it is such a one."""
     nodes = getattr(getattr(module, "graph", None), "nodes", ())
     values = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
-    shape = getattr(values[0], "shape", ()) if values else ()
+    shape: tuple[Any, ...] = getattr(values[0], "shape", ()) if values else ()
     return shape[0] if len(shape) and isinstance(shape[0], int) else None
 
 

@@ -67,6 +67,17 @@ def replace_(
         changed, or the model cannot be changed.
     UnknownNameError
         A rule or a level that does not exist.
+
+    Examples
+    --------
+    >>> from labutils import surgery
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> report = surgery.replace_(net, "exact")
+    >>> [(match.where, match.rule) for match in report.matches]
+    [('1', 'hardswish')]
+    >>> net[1]
+    CustomHardswish()
     """
     if level not in LEVELS:
         raise UnknownNameError("surgery level", level, LEVELS)
@@ -177,6 +188,15 @@ def preview(
         As in `replace_`, except that rules that match nothing are counted as zero.
     UnknownNameError
         A rule or a level that does not exist.
+
+    Examples
+    --------
+    >>> from labutils import surgery
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> found = surgery.preview(net)
+    >>> {rule: places for rule, places in found.items() if places}
+    {'hardswish': 1}
     """
     import copy
 

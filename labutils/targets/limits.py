@@ -7,16 +7,17 @@ missed) or None (the file does not say, or the source itself is unclear).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .onnx_nodes import Node
 
 Check = Callable[["Node", Any], bool | None]
+Span = Mapping[str, float]  # {min: .., max: ..}
 
 
-def _within(value: float | None, span: dict[str, float]) -> bool | None:
+def _within(value: float | None, span: Span) -> bool | None:
     """Whether `value` lies in ``{min: .., max: ..}``, both inclusive and optional."""
     if value is None:
         return None
@@ -59,11 +60,11 @@ def _rank(node: Node) -> int | None:
     return None if shape is None else len(shape)
 
 
-def _input_rank(node: Node, span: dict[str, int]) -> bool | None:
+def _input_rank(node: Node, span: Span) -> bool | None:
     return _within(_rank(node), span)
 
 
-def _input_dims(node: Node, span: dict[str, int]) -> bool | None:
+def _input_dims(node: Node, span: Span) -> bool | None:
     """Dimensions other than 1, in every variable input."""
     shapes = [node.shape(i) for i in node.variable_inputs]
     # A dimension of unknown size counts: the limit is then an upper bound on the safe side.
@@ -77,31 +78,31 @@ def _plane_sides(node: Node) -> list[int] | None:
     return [side for side in shape[2:] if side is not None]
 
 
-def _plane(node: Node, span: dict[str, int]) -> bool | None:
+def _plane(node: Node, span: Span) -> bool | None:
     sides = _plane_sides(node)
     return None if sides is None else _within(math.prod(sides), span)
 
 
-def _plane_side(node: Node, span: dict[str, int]) -> bool | None:
+def _plane_side(node: Node, span: Span) -> bool | None:
     sides = _plane_sides(node)
     return None if sides is None else _all(_within(side, span) for side in sides)
 
 
-def _channels(node: Node, span: dict[str, int]) -> bool | None:
+def _channels(node: Node, span: Span) -> bool | None:
     shape = node.shape(0)
     return _within(shape[1], span) if shape is not None and len(shape) > 1 else None
 
 
-def _group_channels(node: Node, span: dict[str, int]) -> bool | None:
+def _group_channels(node: Node, span: Span) -> bool | None:
     weights = node.shape(1)
     return None if not weights else _within(weights[1], span)
 
 
-def _inputs(node: Node, span: dict[str, int]) -> bool | None:
+def _inputs(node: Node, span: Span) -> bool | None:
     return _within(sum(bool(name) for name in node.proto.input), span)
 
 
-def _outputs(node: Node, span: dict[str, int]) -> bool | None:
+def _outputs(node: Node, span: Span) -> bool | None:
     return _within(sum(bool(name) for name in node.proto.output), span)
 
 
@@ -109,11 +110,11 @@ def _constant_inputs(node: Node, positions: list[int]) -> bool:
     return not set(positions) & set(node.variable_inputs)
 
 
-def _variable_inputs(node: Node, span: dict[str, int]) -> bool | None:
+def _variable_inputs(node: Node, span: Span) -> bool | None:
     return _within(len(node.variable_inputs), span)
 
 
-def _constant_rank(node: Node, span: dict[str, int]) -> bool | None:
+def _constant_rank(node: Node, span: Span) -> bool | None:
     shapes = [node.shape(i) for i in range(len(node.proto.input)) if node.is_constant(i)]
     return _all(None if s is None else _within(len(s), span) for s in shapes)
 
@@ -128,12 +129,12 @@ def _kernel_sides(node: Node) -> list[int] | None:
     return [side for side in weights[2:] if side is not None]
 
 
-def _kernel(node: Node, span: dict[str, int]) -> bool | None:
+def _kernel(node: Node, span: Span) -> bool | None:
     sides = _kernel_sides(node)
     return None if sides is None else _all(_within(side, span) for side in sides)
 
 
-def _kernel_volume(node: Node, span: dict[str, int]) -> bool | None:
+def _kernel_volume(node: Node, span: Span) -> bool | None:
     weights = node.shape(1)
     if weights is None or None in weights[1:]:
         return None
@@ -159,7 +160,7 @@ def _depthwise(node: Node) -> bool | None:
     return group > 1 and weights[1] == 1
 
 
-def _depthwise_kernel(node: Node, span: dict[str, int]) -> bool | None:
+def _depthwise_kernel(node: Node, span: Span) -> bool | None:
     depthwise = _depthwise(node)
     return _kernel(node, span) if depthwise else (True if depthwise is False else None)
 
@@ -307,8 +308,9 @@ def _graph_boundary(node: Node, _: bool) -> bool:
 def _within_gelu(node: Node, wanted: bool) -> bool:
     """Whether an Erf reads ``x / sqrt(2)``, and one is added to what it gives (or a half)."""
     divided = node.producer(0)
-    scaled = divided is not None and divided.op_type in ("Div", "Mul")
-    factors = [divided.value(i) for i in (0, 1)] if scaled else []
+    factors = []
+    if divided is not None and divided.op_type in ("Div", "Mul"):
+        factors = [divided.value(i) for i in (0, 1)]
     root = any(f is not None and f.size == 1 and _is_root(float(f.ravel()[0])) for f in factors)
     return (root and "Add" in [user.op_type for user in node.users()]) == wanted
 

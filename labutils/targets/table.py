@@ -103,6 +103,16 @@ def check(file: OnnxFile | str | Path, target: str) -> CheckReport:
         No target has this name.
     ModelFileError
         The file is missing, empty, truncated, not ONNX, or its weights are missing.
+
+    Examples
+    --------
+    >>> from labutils import export, targets
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
+    >>> _ = export.to_onnx(net, "net.onnx", size=32)
+    >>> report = targets.check("net.onnx", "snpe-2.7")
+    >>> report.ok, [node.op_type for node in report.blockers]
+    (False, ['HardSwish'])
     """
     table = load(target)
     return judge_graph(read(file), table)

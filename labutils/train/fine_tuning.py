@@ -216,7 +216,8 @@ class _Clock:
     """
 
     def __init__(self, steps: int | None, seconds: float | None) -> None:
-        self.steps, self.seconds, self.start = steps, seconds, time.perf_counter()
+        self.steps, self.start = steps, time.perf_counter()
+        self.seconds = math.inf if seconds is None else seconds
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.start
@@ -237,7 +238,7 @@ class _Clock:
     def __iter__(self) -> Iterator[int]:
         self.start, step = time.perf_counter(), 0
         while (self.steps is None or step < self.steps) and (
-            self.seconds is None or step == 0 or self.elapsed() < self.seconds
+            step == 0 or self.elapsed() < self.seconds
         ):
             yield step
             step += 1
@@ -327,7 +328,8 @@ def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
     """Put a model into train mode, out of place and with quick statistics; then undo that."""
-    modules, parameters = list(model.modules()), list(model.parameters())
+    modules: list[Any] = list(model.modules())
+    parameters = list(model.parameters())
     if not parameters:
         raise UsageError(
             f"{type(model).__name__} has no parameters, so there is nothing to train. Fine-tune "
@@ -364,7 +366,7 @@ def _training(model: nn.Module) -> Iterator[None]:
 def _evaluating(teacher: nn.Module | None) -> Iterator[None]:
     modes = [(m, m.training) for m in teacher.modules()] if teacher is not None else []
     try:
-        if any(mode for _, mode in modes):
+        if teacher is not None and any(mode for _, mode in modes):
             with contextlib.suppress(NotImplementedError):
                 teacher.eval()
         yield

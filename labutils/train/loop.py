@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ class Trainer:
         self.config, self.step, self.ranks = config, 0, ranks or Ranks()
         self.part = self.ranks.part(config.batch_size)
         torch.manual_seed(config.seed)
-        model = network(config.architecture).to(memory_format=torch.channels_last)
+        model: Any = network(config.architecture)
+        model = model.to(memory_format=torch.channels_last)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = config.momentum

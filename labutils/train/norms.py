@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ..errors import UsageError, counted
 from ..images import data
 
 BATCH = 64
+BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def freeze_batch_norm_(model: nn.Module, *, weights: bool = False) -> NormReport
         The model has no BatchNorm layer.
     """
     norms = _norms(model)
+    norm: Any  # an instance gets a `train` that its class has as a method
     for norm in norms.values():
         norm.eval()
         norm.train = _Frozen(norm)  # model.train() calls it, on every layer
@@ -138,7 +141,7 @@ def estimate_batch_norm_(
         The model has no BatchNorm layer.
     """
     norms = _norms(model)
-    before = {path: norm.running_mean.clone() for path, norm in norms.items()}
+    before = {path: _mean(norm).clone() for path, norm in norms.items()}
     modes = [(part, part.training) for part in model.modules()]
     device = next(model.parameters()).device
 
@@ -158,24 +161,31 @@ def estimate_batch_norm_(
 
 
 @contextmanager
-def _only_norms_train(model: nn.Module, norms: dict[str, nn.Module]) -> Iterator[None]:
+def _only_norms_train(model: nn.Module, norms: dict[str, BatchNorm]) -> Iterator[None]:
     """Make ``model.train()``, which `update_bn` calls, reach the BatchNorm layers alone."""
+    own: Any = model  # an instance gets a `train` that its class has as a method
 
     def train(mode: bool = True) -> nn.Module:
         for norm in norms.values():
             norm.training = mode
         return model
 
-    model.train = train
+    own.train = train
     try:
         yield
     finally:
-        del model.train
+        del own.train
 
 
-def _shift(before: torch.Tensor, norm: nn.Module) -> float:
+def _mean(norm: BatchNorm) -> torch.Tensor:
+    assert norm.running_mean is not None  # `_norms` took only layers with statistics
+    return norm.running_mean
+
+
+def _shift(before: torch.Tensor, norm: BatchNorm) -> float:
+    assert norm.running_var is not None
     spread = (norm.running_var + norm.eps).sqrt()
-    return ((norm.running_mean - before).abs() / spread).max().item()
+    return ((_mean(norm) - before).abs() / spread).max().item()
 
 
 def averaged(
@@ -208,12 +218,11 @@ def averaged(
     return average, update
 
 
-def _norms(model: nn.Module) -> dict[str, nn.Module]:
-    kinds = nn.modules.batchnorm._BatchNorm
+def _norms(model: nn.Module) -> dict[str, BatchNorm]:
     norms = {
         path: part
         for path, part in model.named_modules()
-        if isinstance(part, kinds) and part.running_mean is not None
+        if isinstance(part, BatchNorm) and part.running_mean is not None
     }
     if not norms:
         raise UsageError(f"{type(model).__name__} has no BatchNorm layer with statistics.")

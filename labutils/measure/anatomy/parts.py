@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,7 +91,7 @@ def read(ran: Sequence[tuple[nn.Module, Call]]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _part(module: nn.Module, call: Call, place: int, middle: int | None) -> Part:
+def _part(module: Any, call: Call, place: int, middle: int | None) -> Part:
     from torch import nn
 
     channels, side = call.left[0], call.left[-1] if len(call.left) == 3 else 1

@@ -22,9 +22,7 @@ class Call(NamedTuple):
     left: tuple[int, ...]
 
 
-def taken(
-    model: nn.Module | zoo.Model, size: int | None
-) -> tuple[nn.Module, tuple[int, int, int, int]]:
+def taken(model: nn.Module | zoo.Model, size: int | None) -> tuple[nn.Module, tuple[int, ...]]:
     """Return the module and the shape (NCHW) of its input, the model's own by default.
 
     Raises
@@ -32,14 +30,16 @@ def taken(
     UsageError
         The model is a file.
     """
-    shape = None
+    shape: tuple[int, ...] | None = None
     if isinstance(model, zoo.Model):
         if model.module is None:
             raise UsageError(f"{model.name} is a file; only a PyTorch module can be taken apart.")
-        model, shape = model.module, model.input_shape
+        network, shape = model.module, model.input_shape
+    else:
+        network = model
     if size is not None:
-        return model, (1, 3, size, size)
-    return model, (1, *shape[1:]) if shape else (1, 3, 224, 224)
+        return network, (1, 3, size, size)
+    return network, (1, *shape[1:]) if shape else (1, 3, 224, 224)
 
 
 def noise(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:

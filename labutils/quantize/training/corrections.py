@@ -124,8 +124,8 @@ def _shift(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     return difference[cut : len(difference) - cut].mean(0)
 
 
-def _bias(module: nn.Module) -> torch.Tensor:
-    parametrized = getattr(module, "parametrizations", {})
+def _bias(module: Any) -> torch.Tensor:
+    parametrized: Any = getattr(module, "parametrizations", {})
     return parametrized["bias"].original if "bias" in parametrized else module.bias
 
 
@@ -212,6 +212,7 @@ def constrain_weights_(model: nn.Module, ratio: float = 32.0) -> ConstraintRepor
     if not ratio > 1:
         raise UsageError(f"ratio must be above 1, got {ratio}.")
     clipped, layers = [], graph.weights_of(model)
+    module: Any  # what `parametrize` adds is not in its type
     for name, (module, _) in layers.items():
         weight = module.parametrizations.weight.original
         bound = ratio * weight.abs().median().item()

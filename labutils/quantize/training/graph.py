@@ -64,7 +64,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         elif getattr(module, "inplace", False):
             module.inplace = False  # a quantizer's gradient needs what it was given
     try:
-        graph = fuse(model)
+        graph: Any = fuse(model)
     except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be traced by torch.fx, which quantization-aware "
@@ -212,7 +212,7 @@ class _Places:
             return None
         source = node.args[0]
         while isinstance(source, fx.Node) and source.op == "call_module":
-            module = self.graph.get_submodule(source.target)
+            module = self.graph.get_submodule(str(source.target))
             if not isinstance(module, (FakeQuant, *_NOTHING)):
                 break
             source = source.args[0]
@@ -260,7 +260,8 @@ def _convert_(
     """Where a reader wants other bits than the maker of a tensor, quantize it again for it."""
     for node, name in list(made.items()):
         rounded = next(iter(node.users))
-        have = graph.get_submodule(name).grid.bits
+        quantizer: Any = graph.get_submodule(name)
+        have = quantizer.grid.bits
         for reader in list(rounded.users):
             if reader not in places.names or reader.op == "output":
                 continue
@@ -277,7 +278,7 @@ def _convert_(
 
 
 def _quantize_weight_(
-    module: nn.Module, axis: int, places: _Places, node: fx.Node, learned: bool
+    module: Any, axis: int, places: _Places, node: fx.Node, learned: bool
 ) -> None:
     recipe = places.recipe
     bits = places.setting(node, "weights") or recipe.weights.bits
@@ -295,10 +296,11 @@ def _quantize_weight_(
 
 def _quantize_biases_(graph: fx.GraphModule) -> None:
     for name, entry in entries(graph).items():
-        module = graph.get_submodule(name)
+        module: Any = graph.get_submodule(name)
         if module.bias is not None and parametrize.is_parametrized(module, "weight"):
             (weight,) = module.parametrizations.weight
-            rounding = BiasQuant(graph.get_submodule(entry), weight)
+            maker: Any = graph.get_submodule(entry)
+            rounding = BiasQuant(maker, weight)
             parametrize.register_parametrization(module, "bias", rounding)
 
 

@@ -28,6 +28,7 @@ from ... import train, typesetting
 from ...errors import StaleOptimizerError, UsageError
 from ...images.data import ImageSet, Preprocessing
 from ...tracking import Progress, tracked
+from ...train.fine_tuning import OnStep
 from .. import recipe as recipes
 from ..recipe import Qat, Recipe
 from . import corrections
@@ -193,31 +194,33 @@ def calibrate_(
     if not len(calibration):
         raise UsageError("Calibration needs images; there were none.")
     recipe, activations = _recipe(model), qat_graph.activations_of(model)
-    if isinstance(calibration, ImageSet) and preprocessing is None:
-        raise UsageError("An ImageSet holds pixels: say how to prepare them (preprocessing=).")
+
+    def prepared(part: slice) -> np.ndarray:
+        if not isinstance(calibration, ImageSet):
+            return np.asarray(calibration[part], np.float32)
+        if preprocessing is None:
+            raise UsageError("An ImageSet holds pixels: pass preprocessing= as well.")
+        return preprocessing(calibration.images[part])
+
+    prepared(slice(1))  # refused before anything changes
     model.eval()
     for quantizer in activations.values():
         quantizer.observe_()
     starts = range(0, len(calibration), 32)
     for start in tracked(starts, "calibration", "batches", progress):
         part = slice(start, start + 32)
-        if isinstance(calibration, ImageSet):
-            batch = preprocessing(calibration.images[part])
-        else:
-            batch = np.asarray(calibration[part], np.float32)
+        batch = prepared(part)
         model(torch.from_numpy(batch).to(_device(model)))
     for quantizer in activations.values():
         quantizer.settle_(recipe.calibration.outliers)
+    module: Any  # what `parametrize` adds is not in its type
     for module, quantizer in qat_graph.weights_of(model).values():
         few = quantizer.grid.bits < 8 or recipe.weights.mse
         quantizer.fit_weight_(module.parametrizations.weight.original, _CANDIDATES if few else 1)
     if _settings(model).scales == "learned":
         freeze_(model)
     if recipe.correct_bias:
-        images = calibration[:128] if isinstance(calibration, np.ndarray) else None
-        if images is None:
-            images = preprocessing(calibration.images[:128])
-        corrections.calibrate_bias_(model, images)
+        corrections.calibrate_bias_(model, prepared(slice(128)))
     return describe(model)
 
 
@@ -237,7 +240,7 @@ def fit_(
     steps: int | None = None,
     seconds: float | None = None,
     size: int | None = None,
-    on_step: train.OnStep | None = None,
+    on_step: OnStep | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> train.FineTuning:

@@ -281,6 +281,7 @@ def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, Stored]]
             stored[f"{name}.weight"] = _stored(quantizer)
         for name, quantizer in activations.items():
             stored[name] = _stored(quantizer)
+    module: Any  # what `parametrize` adds is not in its type
     for name, (module, _) in biases.items():
         module.parametrizations.bias[-1] = _Marker(f"{name}.bias")
     for name, (module, _) in weights.items():

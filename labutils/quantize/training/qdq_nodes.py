@@ -55,7 +55,8 @@ def name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
     maker = {out: node for node in graph.node for out in node.output}
     outputs = {entry.name for entry in graph.output}
     left = {key: list(names) for key, names in scopes.items()}
-    taken, renamed = Counter(), {}
+    taken: Counter[str] = Counter()
+    renamed: dict[str, str] = {}
     for mark in graph.node:
         node = maker.get(mark.input[0]) if mark.domain == DOMAIN else None
         if node is None or node.domain == DOMAIN or not left.get(_key(mark)):
@@ -113,7 +114,7 @@ class _Writer:
         self.outputs = {entry.name for entry in model.graph.output}
         self.written: set[str] = set()
         self.renamed: dict[str, str] = {}
-        self.counts = {"activations": Counter(), "weights": Counter(), "biases": 0}
+        self.counts: dict[str, Any] = {"activations": Counter(), "weights": Counter(), "biases": 0}
 
     def tensor(self, name: str, values: np.ndarray) -> str:
         from onnx import numpy_helper
@@ -126,7 +127,7 @@ class _Writer:
     def node(self, op: str, inputs: list[str], output: str, axis: int | None, name: str) -> Any:
         from onnx import helper
 
-        extra = {"axis": axis} if axis is not None else {}
+        extra: dict[str, Any] = {"axis": axis} if axis is not None else {}
         return helper.make_node(op, inputs, [output], name=name, domain=self.domain, **extra)
 
     def constant(self, mark: onnx.NodeProto, tensor: onnx.TensorProto) -> onnx.NodeProto:

@@ -139,7 +139,8 @@ def _libraries() -> tuple[_Interface, _SystemInterface, c_void_p]:
 
 
 def _provider(function: Any, kind: type) -> Any:
-    providers, count = POINTER(POINTER(kind))(), c_uint32()
+    providers: Any = POINTER(POINTER(kind))()
+    count = c_uint32()
     if function(byref(providers), byref(count)) or not count.value:
         raise RuntimeError(f"QNN offers no {kind.__name__}")
     return providers[0].contents

@@ -272,7 +272,7 @@ def _op(table: _Table, tensors: dict[str, Tensor]) -> Op:
             attributes[attribute.text(0)] = _scalar(scalar)
     kind = table.text(1)
     if kind in _OPERATIONS:
-        code = attributes.get("operation", 0)
+        code = int(attributes.get("operation", 0))
         kind = _OPERATIONS[kind].get(code, f"{kind}({code})")
     inputs, outputs = table.texts(2), table.texts(3)
     return Op(
@@ -309,6 +309,8 @@ def _weights(parts: dict[str, bytes], tensors: dict[str, Tensor]) -> dict[str, n
     found = {}
     for entry in _root(parts["model.params"], b"NETP").tables(0)[0].tables(1):
         name, place = entry.text(0), entry.table(3)
+        if place is None:
+            raise KeyError(f"the place of {name}")
         tensor = tensors[name]
         start, size = place.number(0, "Q"), place.number(1, "Q")
         values = np.frombuffer(raw[start : start + size], numpy_of[tensor.dtype])

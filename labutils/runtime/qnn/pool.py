@@ -75,11 +75,14 @@ class Pool:
         if workers < 1:
             raise UsageError(f"workers={workers}: a pool needs at least one.")
         self.timeout = timeout
+        self._start(workers)
+        _pools.add(self)
+
+    def _start(self, workers: int) -> None:
         self.workers = [Worker() for _ in range(workers)]
         self._free: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last used has the sessions
         for worker in reversed(self.workers):
             self._free.put(worker)
-        _pools.add(self)
 
     def __enter__(self) -> Pool:
         return self
@@ -123,7 +126,8 @@ class Pool:
     def _spread(self, graph: Graph, items: list[Arrays], progress: Progress | None) -> list[Arrays]:
         require()  # before a worker is borrowed: the probe borrows one, too
         results: list[Arrays] = [{} for _ in items]
-        todo, done = queue.SimpleQueue(), queue.SimpleQueue()
+        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for index in range(len(items)):
             todo.put(index)
         stop, busy = threading.Event(), []
@@ -186,7 +190,7 @@ class Pool:
             self._free.put(worker)
 
     def _forget(self) -> None:
-        self.__init__(len(self.workers), self.timeout)
+        self._start(len(self.workers))
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -36,8 +36,8 @@ class Worker:
     @property
     def pid(self) -> int | None:
         """The process id, None while no process runs."""
-        running = self._process is not None and self._process.poll() is None
-        return self._process.pid if running else None
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     def call(
         self, message: dict[str, Any], arrays: Arrays | None = None, timeout: float = TIMEOUT
@@ -69,7 +69,7 @@ class Worker:
                 self._stop()
                 raise
             if isinstance(answer, Exception):
-                raise self._crash(message)
+                raise self._crash(process, message)
             if "no_memory" in answer[0]:
                 self._stop()  # a fresh one begins without what filled this one
                 raise _out_of_memory(message)
@@ -106,14 +106,15 @@ class Worker:
             process.wait()
             for stream in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
-                    stream.close()
+                    if stream is not None:
+                        stream.close()
         if log is not None:
             log.close()
 
-    def _crash(self, message: dict[str, Any]) -> WorkerError:
+    def _crash(self, process: subprocess.Popen, message: dict[str, Any]) -> WorkerError:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
-        code = self._process.returncode
+            process.wait(timeout=5)
+        code = process.returncode
         tail = self._tail()
         self._stop()
         if refusal.NO_MEMORY.search(tail):
@@ -159,9 +160,10 @@ def _spawn(log: Any) -> subprocess.Popen:
 def _exchange(
     process: subprocess.Popen, message: dict, arrays: Arrays | None, box: queue.SimpleQueue
 ) -> None:
+    pipes: Any = process  # `_spawn` makes both, and they carry bytes
     try:
-        channel.send(process.stdin, message, arrays)
-        box.put(channel.receive(process.stdout))
+        channel.send(pipes.stdin, message, arrays)
+        box.put(channel.receive(pipes.stdout))
     except (OSError, EOFError, ValueError) as error:  # ValueError: closed while we waited
         box.put(error)
 

@@ -5,8 +5,9 @@ Colour is never the only carrier: markers, hatches, line styles and words say th
 
 from __future__ import annotations
 
+import functools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,7 +85,7 @@ def activation_curves(slope: float | None = None) -> Picture:
     functions = torch.nn.functional
     sigmoid, swish = (_curve(f, x) for f in (functions.hardsigmoid, functions.hardswish))
     exact, near = (
-        _curve(lambda t, s=s: layers.custom_hardsigmoid(t, s), x) for s in (1 / 6, slope)
+        _curve(functools.partial(layers.custom_hardsigmoid, slope=s), x) for s in (1 / 6, slope)
     )
     worst = int(np.abs(near - sigmoid).argmax())
     error, at = abs(near - sigmoid)[worst], abs(x[worst])
@@ -115,7 +116,7 @@ def activation_curves(slope: float | None = None) -> Picture:
     return picture
 
 
-def _curve(function: object, x: np.ndarray) -> np.ndarray:
+def _curve(function: Callable[[torch.Tensor], torch.Tensor], x: np.ndarray) -> np.ndarray:
     import torch
 
     result: torch.Tensor = function(torch.from_numpy(x))

@@ -266,8 +266,9 @@ def _described(stage: Stage) -> str:
     steps = [f"{stage.entered[0]} channels at {_side(stage.entered)} px are"]
     if wide:
         steps.append(f"expanded to {wide.channels},")
-    stride = f" with stride {deep.stride}" if deep.stride > 1 else ""
-    steps.append(f"filtered {deep.kernel}×{deep.kernel} one by one{stride}")
+    if deep:
+        stride = f" with stride {deep.stride}" if deep.stride > 1 else ""
+        steps.append(f"filtered {deep.kernel}×{deep.kernel} one by one{stride}")
     if squeeze:
         steps.append(f"and weighted by squeeze-excitation ({squeeze.squeezed} channels inside)")
     if project:

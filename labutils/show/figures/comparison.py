@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike
 from ...compare import Ladder, Layer, LayerReport, Rung
 from ...errors import UsageError
 from ...images.data import ImageSet
+from ...metrics import Proportion
 from ...onnxfile.graph import module_of_name
 from ...tabular import clipped, shortened
 from ..graphs.picture import (
@@ -147,14 +149,14 @@ def ladder_chart(ladder: Ladder) -> Picture:
     those of `accuracy_by_size`.
     """
     rows, judged = ladder.rows, _judged(ladder.rows)
-    apart = judged and len({row.top1.value for row in rows}) > 1
+    apart = judged and len({_share(row, judged).value for row in rows}) > 1
     picture = blank(1.7 + 0.36 * len(rows), _ladder_described(rows, judged))
     panels = picture.subplots(1, 3 if apart else 2, sharey=True)
     for place, (row, (color, marker)) in enumerate(zip(rows, _looks(rows).values(), strict=True)):
-        style = {"color": color, "fmt": marker, "capsize": 4, "markersize": 6}
-        share = row.top1 if judged else row.parity.agreement
+        style: dict[str, Any] = {"color": color, "fmt": marker, "capsize": 4, "markersize": 6}
+        share = _share(row, judged)
         _interval(panels[0], 100 * share.value, [100 * v for v in share.interval], place, style)
-        if place and apart:
+        if place and apart and row.difference:
             _interval(panels[1], row.difference.value, row.difference.interval, place, style)
         if place:
             _loudness(panels[-1], row.parity.sqnr_db, place, color, marker)
@@ -209,6 +211,11 @@ def _judged(rows: Sequence[Rung]) -> bool:
     return all(row.top1 and row.difference for row in rows)
 
 
+def _share(row: Rung, judged: bool) -> Proportion:
+    """Return top-1 where it is known for all, else the agreement with the first stage."""
+    return row.top1 if judged and row.top1 else row.parity.agreement
+
+
 def _share_word(rows: Sequence[Rung], judged: bool) -> str:
     return "top-1" if judged else f"agreement with {rows[0].name}"
 
@@ -226,11 +233,12 @@ def _ladder_described(rows: Sequence[Rung], judged: bool) -> str:
             f"Top-1 of {len(rows)} stages is unknown, because no label counts for this model; "
             f"{lowest.name} agrees least with {first.name}: on {share} of the images.{noise}"
         )
-    lows = [row.name for row in rows[1:] if row.difference.interval[1] < 0]
+    lows = [row.name for row in rows[1:] if row.difference and row.difference.interval[1] < 0]
+    start, end = (percent(_share(row, judged).value) for row in (first, last))
     listed = f"clearly below the first stage: {', '.join(lows)}"
     return (
-        f"Top-1 of {len(rows)} stages, from {first.name} ({percent(first.top1.value)}) to "
-        f"{last.name} ({percent(last.top1.value)}); "
+        f"Top-1 of {len(rows)} stages, from {first.name} ({start}) to "
+        f"{last.name} ({end}); "
         f"{listed if lows else 'no stage is clearly below the first'}, by 95 % intervals.{noise}"
     )
 
@@ -293,22 +301,24 @@ def accuracy_by_size(ladder: Ladder) -> Picture:
     UsageError
         No stage of the ladder has a file.
     """
+    sizes = {row.name: row.bytes / 1e6 for row in ladder.rows if row.bytes}  # MB
     rows = [row for row in ladder.rows if row.bytes]
     if not rows:
         raise UsageError("No stage of this ladder has a file: there is no size to draw.")
-    small, large = (f(rows, key=lambda row: row.bytes) for f in (min, max))
+    small, large = (f(rows, key=lambda row: sizes[row.name]) for f in (min, max))
     left_out, judged = len(ladder.rows) - len(rows), _judged(ladder.rows)
     word = _share_word(ladder.rows, judged)
-    shares = {row.name: row.top1 if judged else row.parity.agreement for row in rows}
+    shares = {row.name: _share(row, judged) for row in rows}
     equal = len({share.value for share in shares.values()}) == 1
     stages = f"{left_out} stage{'s' * (left_out > 1)} without a file"
     picture = blank(
         3.4 + 0.1 * len(rows),
-        f"The smallest file is {_sized(small, word)}, the largest {_sized(large, word)}"
+        f"The smallest file is {_sized(small, judged, word)}, "
+        f"the largest {_sized(large, judged, word)}"
         + (f"; {stages} {'are' if left_out > 1 else 'is'} not shown." if left_out else "."),
     )
-    axes, *loudness = np.ravel(picture.subplots(1, 2 if equal else 1))
-    places = _side_by_side([row.bytes / 1e6 for row in rows], 0.03 * large.bytes / 1e6)
+    axes, *loudness = picture.subplots(1, 2 if equal else 1, squeeze=False).flat
+    places = _side_by_side(list(sizes.values()), 0.03 * sizes[large.name])
     handles, looks = {}, _looks(ladder.rows)
     for row, place in zip(rows, places, strict=True):
         share, (color, marker) = shares[row.name], looks[row.name]
@@ -319,7 +329,7 @@ def accuracy_by_size(ladder: Ladder) -> Picture:
         )  # fmt: skip
         handles[f"{row.name} ({row.runtime}, n={row.n:,})"] = [(color, marker)]
     for panel in (axes, *loudness):
-        panel.set(xlabel="file, MB (10⁶ bytes)", xlim=(0, 1.08 * large.bytes / 1e6))
+        panel.set(xlabel="file, MB (10⁶ bytes)", xlim=(0, 1.08 * sizes[large.name]))
         panel.margins(y=0.08)
         panel.grid(True)
     axes.set_ylabel(f"{word}, %")
@@ -367,13 +377,13 @@ def _loudness_by_size(
     axes.set(ylabel=f"SQNR against {clipped(ladder[0].name, 14)}, dB", ylim=(0, 1.12 * top))
 
 
-def _sized(row: Rung, word: str) -> str:
-    share = row.top1 if word == "top-1" else row.parity.agreement
-    return f"{row.name} with {row.bytes / 1e6:.2f} MB and {word} {percent(share.value)}"
+def _sized(row: Rung, judged: bool, word: str) -> str:
+    share, size = _share(row, judged), (row.bytes or 0) / 1e6
+    return f"{row.name} with {size:.2f} MB and {word} {percent(share.value)}"
 
 
 def _interval(
-    axes: Axes, value: float, interval: Sequence[float], place: int, style: dict[str, object]
+    axes: Axes, value: float, interval: Sequence[float], place: int, style: dict[str, Any]
 ) -> None:
     low, high = interval
     axes.errorbar(value, place, xerr=[[value - low], [high - value]], **style)
@@ -389,7 +399,9 @@ def _legend(picture: Picture, marks: dict[str, list[tuple[str, str]]]) -> None:
         for looks in marks.values()
     ]
     columns = 1 if any(len(name) > 42 for name in marks) else 2
+    together: dict[Any, Any] = {tuple: HandlerTuple(ndivide=None)}
+    pairs: Any = handles  # several marks in one entry, which matplotlib's types do not know
     picture.legend(
-        handles, list(marks), loc="outside lower center", ncols=columns, frameon=False,
-        handler_map={tuple: HandlerTuple(ndivide=None)},
+        pairs, list(marks), loc="outside lower center", ncols=columns, frameon=False,
+        handler_map=together,
     )  # fmt: skip

@@ -105,7 +105,7 @@ def filter_reach(layers: Mapping[str, ArrayLike], bits: int = 8) -> Picture:
         No layer, too many, one of zeros, or other bits.
     """
     reach = {
-        name: np.abs(np.asarray(w, np.float64)).reshape(len(w), -1).max(axis=1)
+        name: np.abs(np.asarray(w, np.float64)).reshape(np.shape(w)[0], -1).max(axis=1)
         for name, w in layers.items()
     }
     if not 1 <= len(reach) <= 3 or not 2 <= bits <= 16 or any(not r.any() for r in reach.values()):
@@ -114,7 +114,7 @@ def filter_reach(layers: Mapping[str, ArrayLike], bits: int = 8) -> Picture:
     codes = {name: np.sort(r / r.max() * most)[::-1][:_MOST_FILTERS] for name, r in reach.items()}
     said = [
         f"{name}: the smallest of {len(c)} filters reaches {c[-1]:.2g} of {most} codes, half of "
-        f"them at most {np.median(c):.2g}, and {percent(np.mean(c < 0.5))} round to nothing"
+        f"them at most {np.median(c):.2g}, and {percent(float(np.mean(c < 0.5)))} round to nothing"
         for name, c in codes.items()
     ]
     picture = blank(

@@ -103,12 +103,13 @@ def front(report: MixedReport, picked: int | None = None) -> Picture:
     )  # fmt: skip
     measured = [p for p in report.front if p.measured]
     axes.scatter(
-        [100 * p.mac_share for p in measured], [p.measured.sqnr_db for p in measured],
+        [100 * p.mac_share for p in measured], [p.measured.sqnr_db for p in measured if p.measured],
         marker="s", s=44, facecolor="none", edgecolor=VERMILION, linewidth=1.6, zorder=3,
         label=f"measured, and same top-1 as float, {report.n} calibration images",
     )  # fmt: skip
     for p in _spread(measured, [report.front[report.chosen if picked is None else picked], point]):
-        _label(axes, f"{100 * p.measured.agreement.value:.1f} %", p, 9, size=8.5)
+        if p.measured:
+            _label(axes, f"{100 * p.measured.agreement.value:.1f} %", p, 9, size=8.5)
     if picked != report.chosen:
         _label(axes, "chosen", point, 21, color=GREY)
     if report.budget.mac_share is not None:

@@ -70,7 +70,7 @@ def clipping_histogram(
         + (f"all lie on {used} of the {2**bits} codes; " if few or bits <= _FEW_BITS else "")
         + f"SQNR {decibels(sqnr)}.",
     )
-    axes, *close = np.ravel(picture.subplots(1, 2 if few else 1))
+    axes, *close = picture.subplots(1, 2 if few else 1, squeeze=False).flat
     if few:
         _few_steps(close[0], values, kept, step)
     ends = min(values.min(), low), max(values.max(), high)
@@ -111,7 +111,7 @@ def _few_steps(axes: Axes, values: np.ndarray, kept: np.ndarray, step: float) ->
     """Draw the same values close up, with a line where each code in use lies."""
     codes = np.unique(kept)
     ends = min(values.min(), codes[0]) - step / 2, max(values.max(), codes[-1]) + step / 2
-    axes.hist(values, bins=np.linspace(*ends, 81), color=BLUE)
+    axes.hist(values, bins=np.linspace(*ends, 81).tolist(), color=BLUE)
     axes.vlines(codes, 0, 1, color=VERMILION, linewidth=1.2, transform=axes.get_xaxis_transform(),
                 label="code in use")  # fmt: skip
     axes.set_yscale("log")
@@ -274,7 +274,7 @@ def ranges(measured: Ranges, outliers: float = 0.01, worst: int = 4) -> Picture:
     axes.axhline(0, color=INK, linewidth=0.8)
     top = max(whole[:, 1].max(), 0)
     room = top - min(whole[:, 0].min(), 0)
-    numbered(axes, order, whole[:, 1], top + 0.05 * room)
+    numbered(axes, order, whole[:, 1].tolist(), top + 0.05 * room)
     stage_ticks(axes, [module_of_name(name) for name in names])
     axes.set(ylabel="value", ylim=(min(whole[:, 0].min(), 0) - 0.04 * room, top + 0.14 * room))
     axes.grid(True, axis="y")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,9 +44,9 @@ def gate_inputs(values: Mapping[str, ArrayLike]) -> Picture:
     for place, (low, high) in enumerate(zip(lows, highs, strict=True)):
         passed = (max(low, 0), max(high, 0))
         axes.hlines(place, low, high, color=BLUE, linewidth=2,
-                    label="what goes in" if not place else None)  # fmt: skip
+                    label="what goes in" if not place else "")  # fmt: skip
         axes.hlines(place, *passed, color=VERMILION, linewidth=7, alpha=0.55,
-                    label="what a ReLU lets pass" if not place else None)  # fmt: skip
+                    label="what a ReLU lets pass" if not place else "")  # fmt: skip
         axes.annotate(f"{high:.3g}", (high, place), xytext=(6, 0), textcoords="offset points",
                       va="center")  # fmt: skip
     axes.set_xscale("symlog", linthresh=1, linscale=2)  # room for -1, 0 and 1 side by side
@@ -99,16 +99,16 @@ def cuts(ladder: Ladder, classes: int) -> Picture:
     classes
         How many there are to guess from.
     """
-    rows = [row for row in ladder.rows if row.top1]
+    rows = [(row, row.top1) for row in ladder.rows if row.top1]
     if not rows or classes < 1:
         raise UsageError("cuts draws stages with a top-1, and there were none: no label counts.")
-    listed = ", ".join(f"{row.name} {percent(row.top1.value)}" for row in rows)
-    picture = blank(1.5 + 0.36 * len(rows), f"Top-1 on {rows[0].n} images: {listed}.")
+    listed = ", ".join(f"{row.name} {percent(top1.value)}" for row, top1 in rows)
+    picture = blank(1.5 + 0.36 * len(rows), f"Top-1 on {rows[0][0].n} images: {listed}.")
     axes = picture.subplots()
     axes.axvline(100 / classes, color=INK, linewidth=1, linestyle=(0, (1, 3)), label="guessing")
-    for place, row in enumerate(rows):
-        value, (low, high) = row.top1.value, row.top1.interval
-        style = {
+    for place, (_, top1) in enumerate(rows):
+        value, (low, high) = top1.value, top1.interval
+        style: dict[str, Any] = {
             "color": COLORS[0] if value > 0.5 else VERMILION,
             "fmt": "o" if value > 0.5 else "s",
         }
@@ -116,7 +116,7 @@ def cuts(ladder: Ladder, classes: int) -> Picture:
                       capsize=4, markersize=6, **style)  # fmt: skip
         axes.annotate(percent(value), (100 * high, place), xytext=(8, 0),
                       textcoords="offset points", va="center")  # fmt: skip
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [row.name for row, _ in rows])
     axes.set(xlabel="top-1, % (with 95 % interval)", xlim=(0, 112), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks(range(0, 101, 20))
     axes.grid(True, axis="x")

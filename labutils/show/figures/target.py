@@ -159,12 +159,14 @@ def operator_counts(
 
 
 def _counted(model: str | Path | onnx.ModelProto) -> tuple[str, Counter[str]]:
-    in_memory = hasattr(model, "graph")
-    proto = model if in_memory else read(model)
+    if isinstance(model, str | Path):
+        proto, name = read(model), Path(model).name
+    else:
+        proto, name = model, "model in memory"
     counts = Counter(
         f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
         for node in proto.graph.node
         if node.op_type != "Constant"
     )
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    return f"{'model in memory' if in_memory else Path(model).name}, opset {opset}", counts
+    return f"{name}, opset {opset}", counts

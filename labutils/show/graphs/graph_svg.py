@@ -127,7 +127,7 @@ def before_after(
     radius: int = 1,
     *,
     reports: tuple[CheckReport | None, CheckReport | None] = (None, None),
-    titles: tuple[str, str] = (),
+    titles: tuple[str, str] | tuple[()] = (),
     max_nodes: int = MAX_NODES,
 ) -> Svg:
     """Draw the same part of two graphs side by side, with what went and what came marked.
@@ -223,7 +223,7 @@ def _pane(
     verdicts = _verdicts(view, chosen, report)
     entering, leaving = view.rim(chosen)
     place: dict[str, int] = {}
-    boxes = []
+    boxes: list[_Box] = []
     for tensor in sorted(entering):
         place[tensor] = len(boxes)
         maker = view.nodes[view.producer[tensor]].op_type if tensor in view.producer else ""
@@ -308,8 +308,8 @@ def _sentence(pane: _Pane, around: str, report: CheckReport | None) -> str:
         said += f"; {word}: {', '.join(marked[:3])}" if marked else ""
         said += f" and {len(marked) - 3} more" if len(marked) > 3 else ""
     for change, word in (("gone", "replaced"), ("new", "new"), ("only", "only here")):
-        marked = Counter(b.title for b in nodes if b.change == change)
-        said += f"; {word}: {', '.join(marked)}" if marked else ""
+        changed = dict.fromkeys(b.title for b in nodes if b.change == change)
+        said += f"; {word}: {', '.join(changed)}" if changed else ""
     return said
 
 

@@ -54,25 +54,25 @@ def fold_beside(figure: Figure) -> None:
     named = [axes for axes in figure.axes if _names(axes)]
     room = min(_BESIDE, _ALL_BESIDE / max(len({_column(axes) for axes in named}), 1))
     for axes in named:
-        size, names = axes.get_yticklabels()[0].get_size(), _names(axes)
+        size, names = float(axes.get_yticklabels()[0].get_fontsize()), _names(axes)
         rows = len({_row(other) for other in figure.axes}) * len(names)
         apart = 65 * figure.get_figheight() / rows  # pixels from name to name
         lines = max(1, min(_LINES, int(apart / (1.3 * _POINT * size))))
         names = [folded(name, room, size, lines) for name in names]
         axes.set_yticks(axes.get_yticks(), names)
     width = 100 * figure.get_figwidth()
-    titled = [axes for axes in figure.axes if _left(axes)]
+    titled = [axes for axes in figure.axes if _left_title(axes).get_text()]
     for axes in titled:  # the layout makes room for it, so it comes first
-        _fold(axes._left_title, 0.9 * width / len({_column(other) for other in titled}) - 60)
+        _fold(_left_title(axes), 0.9 * width / len({_column(other) for other in titled}) - 60)
     own = [axes.legend_ for axes in figure.axes if axes.legend_]
     for legend in [*figure.legends, *own]:
         for text in legend.get_texts():
-            _fold(text, width / legend._ncols - _HANDLE)
+            _fold(text, width / vars(legend)["_ncols"] - _HANDLE)
 
 
 def fold_around(figure: Figure) -> None:
     """Fold titles and labels that are wider than their axes, in place, once those have a size."""
-    for title in (figure._suptitle, figure._supxlabel):
+    for title in (vars(figure)["_suptitle"], vars(figure)["_supxlabel"]):
         if title is not None:
             _fold(title, 100 * figure.get_figwidth() - 20)
     for axes in figure.axes:
@@ -86,10 +86,10 @@ def fold_around(figure: Figure) -> None:
 
 
 def _fold(text: Text, room: float) -> None:
-    said = text.get_text()
+    said, size = text.get_text(), float(text.get_fontsize())
     longest = max(map(len, said.split("\n")))
-    if longest > _USUAL and "$" not in said and breadth(said, text.get_size() * _POINT) > room:
-        text.set_text(folded(said, room, text.get_size()))
+    if longest > _USUAL and "$" not in said and breadth(said, size * _POINT) > room:
+        text.set_text(folded(said, room, size))
 
 
 def _names(axes: Axes) -> list[str]:
@@ -100,8 +100,9 @@ def _names(axes: Axes) -> list[str]:
     return names if any(names) else []
 
 
-def _left(axes: Axes) -> str:
-    return axes._left_title.get_text()
+def _left_title(axes: Axes) -> Text:
+    title: Text = vars(axes)["_left_title"]  # matplotlib hands out its words only
+    return title
 
 
 def _place(axes: Axes, which: str) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ import threading
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...errors import MissingToolError, ModelFileError, UsageError, counted
 from ...onnxfile import graph
@@ -252,7 +253,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     timeout = _IDLE
 
-    def __init__(self, site: _Site, token: str, proxied: bool, *rest: object) -> None:
+    def __init__(self, site: _Site, token: str, proxied: bool, *rest: Any) -> None:
         self._site, self._token, self._proxied = site, token, proxied
         super().__init__(*rest)
 
@@ -282,7 +283,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         given = parts[1] if len(parts) == 3 else ""  # without the slash, relative links would break
         if not hmac.compare_digest(given.encode(), self._token.encode()):
             return False
-        port = self.server.server_port
+        server: Any = self.server  # a `_Listener`
+        port = server.server_port
         if self.headers.get_all("Host") in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
             return True
         context = self.headers.get("X-Forwarded-Context", "")
@@ -301,7 +303,7 @@ class _Listener(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def handle_error(self, request: object, address: object) -> None:
+    def handle_error(self, request: Any, address: Any) -> None:
         """Say nothing of connections that broke, and all of everything else."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, address)

@@ -34,9 +34,10 @@ class View:
     """
 
     def __init__(self, model: str | Path | onnx.ModelProto) -> None:
-        in_memory = hasattr(model, "graph")
-        self._model = model if in_memory else read(model)
-        self.name = "model in memory" if in_memory else Path(model).name
+        if isinstance(model, str | Path):
+            self._model, self.name = read(model), Path(model).name
+        else:
+            self._model, self.name = model, "model in memory"
         graph = self._model.graph
         self.opset = max(
             (o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx")), default=0

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -19,7 +19,8 @@ from ... import paths, typesetting
 from ...errors import UsageError
 from . import long_names
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 WIDTH = 7.6
 """Inches; at `DPI` as wide as the text of a notebook."""
@@ -34,7 +35,7 @@ GREY, INK = "#6b6b6b", "#1a1a1a"
 COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -130,8 +131,8 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 def blank(height: float, alt: str = "") -> Picture:
     """Return an empty picture of the usual width and `height` inches."""
-    picture = Picture(figsize=(WIDTH, height), layout="constrained", facecolor="white")
-    picture.get_layout_engine().set(w_pad=0.07, h_pad=0.07)  # inches
+    picture = Picture(figsize=(WIDTH, height), facecolor="white")
+    picture.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)  # inches
     picture.alt = alt
     return picture
 

@@ -89,7 +89,7 @@ class ImageEditor(Panel):
             listed = ", ".join(f"{name} {value}" for name, value in order.items())
             self.truth.disabled, self.notes = True, ""
             self.source = f"drawn with Things-16: {listed}"
-            self._take(things.render(scene, self.model.preprocessing.size))
+            self._take(things.render(scene, self.model.known_preprocessing().size))
 
     def read(self, name: str, content: bytes) -> None:
         """Take a picture file: PNG, JPEG or WebP, of any size and mode."""
@@ -114,13 +114,15 @@ class ImageEditor(Panel):
 
     def _take(self, pixels: np.ndarray) -> None:
         """Classify the picture; it counts only when that worked."""
-        seen = data.fitted(pixels, self.model.preprocessing.size)
-        self._logits = self.runner.run(self.model.preprocessing(seen[None]))
+        seen = data.fitted(pixels, self.model.known_preprocessing().size)
+        self._logits = self.runner.run(self.model.known_preprocessing()(seen[None]))
         self.pixels = pixels
         self._show()
 
     def _show(self) -> None:
-        seen = data.fitted(self.pixels, self.model.preprocessing.size)
+        if self.pixels is None:
+            return
+        seen = data.fitted(self.pixels, self.model.known_preprocessing().size)
         truth, classes = self._kind() or "", self.model.classes
         figure = top5(seen, self._logits, classes, truth, f"{self.model.name}, top-5")
         self.picture.value = pictured(figure)

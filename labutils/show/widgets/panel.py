@@ -71,6 +71,10 @@ class Panel(widgets.VBox):
         self.add_class("lab-panel")
         self.layout.padding = "4px 2px 8px"
 
+    def parts(self) -> tuple[widgets.Widget, ...]:
+        """Return heading, controls, bar, status and results, in this order."""
+        return tuple(self.children)
+
     def say(self, words: str, kind: str = "note") -> None:
         """Show `words` in the status line; `kind` is good, busy, note, warn or bad."""
         self.status.value = banner(words, kind)
@@ -176,10 +180,11 @@ def on_change(control: widgets.Widget, call: Callable[[], object]) -> None:
 
 def _settings(controls: Iterable[widgets.Widget]) -> Iterator[str]:
     """Yield the label and the value of every control, as HTML."""
+    control: Any
     for control in controls:
         if isinstance(control, widgets.Box):
             yield from _settings(control.children)
-        elif hasattr(control, "value") and getattr(control, "description", ""):
-            shown = getattr(control, "label", None) or control.value
+        elif hasattr(control, "value") and getattr(control, "description", None):
+            shown: Any = getattr(control, "label", None) or control.value
             if isinstance(shown, str | int | float | bool):
                 yield typesetting.words(f"{control.description}: {shown}")

@@ -71,7 +71,7 @@ class ParetoFront(Panel):
             [self.measure_button, self.save_button],
             [self.picture, self.facts, self.recipe],
         )
-        heading, picking, saving, *_ = self.children
+        heading, picking, saving, *_ = self.parts()
         plot = widgets.Box([self.plot], layout={"overflow": "auto hidden"})
         plot.add_class("lab-scrolling")
         self.children = (

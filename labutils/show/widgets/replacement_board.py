@@ -7,6 +7,7 @@ import html
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -45,6 +46,9 @@ class ReplacementBoard(Panel):
     """
 
     def __init__(self, files: Mapping[str, str | Path], target: str = "snpe-2.7") -> None:
+        self.plan: pipeline.Plan | None = None
+        self.report: Any = None
+        self.check: targets.CheckReport | None = None
         self.files = {str(name): Path(path) for name, path in files.items()}
         if not self.files:
             raise UsageError("The board needs at least one ONNX file: {name: path}.")
@@ -65,7 +69,7 @@ class ReplacementBoard(Panel):
             [self.diagnose_button, self.repair_button],
             [self.verdict, self.account, self.operators, self.graph],
         )
-        heading, choice, *_ = self.children
+        heading, choice, *_ = self.parts()
         self.children = (
             heading, choice, self.verdict, self.rules, self.bar, self.status,
             self.account, self.operators, self.graph,

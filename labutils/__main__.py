@@ -64,11 +64,11 @@ def _notes_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
             if issubclass(category, EarlierFormatWarning):
-                print(printable(f"Note: {message}"), file=sys.stderr)
+                streams.say(printable(f"Note: {message}"))
             else:
-                usual(message, category, *rest)
+                usual(message, category, *rest, **named)
 
         warnings.showwarning = show
         yield

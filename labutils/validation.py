@@ -16,7 +16,7 @@ import math
 import types
 import typing
 import warnings
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import annotated_types
 
@@ -25,6 +25,8 @@ from .errors import EarlierFormatWarning, LabError
 from .located_yaml import Fail, Path
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Hashable
+
     import pydantic
 
 T = TypeVar("T")
@@ -109,7 +111,8 @@ def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:
     _refuse_other_values(data, path, fail)
     try:
         # as JSON, because there a list is a tuple, and yet 1 is not True and "8" is not 8
-        return _adapter(kind).validate_json(json.dumps(data), strict=True, extra="forbid")
+        adapter = _adapter(cast("Hashable", kind))
+        return adapter.validate_json(json.dumps(data), strict=True, extra="forbid")
     except pydantic.ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where, words = _worded(kind, problem)
@@ -117,7 +120,7 @@ def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:
 
 
 @functools.cache
-def _adapter(kind: type) -> pydantic.TypeAdapter:
+def _adapter(kind: Any) -> pydantic.TypeAdapter:
     import pydantic
 
     return pydantic.TypeAdapter(kind)
@@ -127,7 +130,7 @@ def _refuse_other_values(data: Any, path: Path, fail: Fail) -> None:
     """Refuse what YAML has and JSON has not: dates, bytes, sets, numbers without an end."""
     if isinstance(data, dict):
         for key, value in data.items():
-            if not isinstance(key, str | int | float | None):
+            if not isinstance(key, str | int):
                 raise fail((*path, untrusted.shown(key)), f"a key is text, not {_found(key)}")
             _refuse_other_values(value, (*path, key), fail)
     elif isinstance(data, list):
@@ -190,7 +193,7 @@ def _worded(kind: type, problem: Any) -> tuple[Path, str]:
 def _found(value: Any) -> str:
     if value is None:
         return "nothing"
-    names = {dict: "a mapping", list: "a list"}
+    names: dict[type, str] = {dict: "a mapping", list: "a list"}
     return names.get(type(value)) or untrusted.shown(value)
 
 

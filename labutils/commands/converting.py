@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,16 @@ def _diagnose(chosen: argparse.Namespace) -> int:
     if chosen.html:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
-        path = model.onnx or model.file
-        if model.module is not None or path is None:
-            path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
-            path = export.to_onnx(model, path, opset=chosen.opset).onnx
+        file = model.onnx or model.file
+        if model.module is not None or file is None:
+            made = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
+            file = export.to_onnx(model, made, opset=chosen.opset).onnx or made
         allowed = {"allow_approximate": chosen.allow_approximate}
-        plan = pipeline.suggest(path, chosen.target, **allowed)
+        plan = pipeline.suggest(file, chosen.target, **allowed)
         if chosen.html:
             from ..show import diagnosis
 
-            diagnosis.write(plan, chosen.html, str(model), path)
+            diagnosis.write(plan, chosen.html, str(model), os.fspath(file))
             say(chosen, f"wrote {chosen.html}")
     if chosen.json:
         facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
@@ -133,17 +134,18 @@ def _repair(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
-        path = model.onnx or model.file
-        if model.module is not None or path is None:
-            made = export.to_onnx(model, folder / f"{chosen.output.stem}.onnx", opset=chosen.opset)
-            say(chosen, made)
-            path = made.onnx
+        file = model.onnx or model.file
+        if model.module is not None or file is None:
+            made = folder / f"{chosen.output.stem}.onnx"
+            exported = export.to_onnx(model, made, opset=chosen.opset)
+            say(chosen, exported)
+            file = exported.onnx or made
         if chosen.replay:
-            done = pipeline.replay(path, chosen.replay, chosen.output)
+            done = pipeline.replay(file, chosen.replay, chosen.output)
         else:
             allowed = {"allow_approximate": chosen.allow_approximate}
             try:
-                done = pipeline.apply(path, chosen.target, chosen.output, **allowed)
+                done = pipeline.apply(file, chosen.target, chosen.output, **allowed)
             except pipeline.NothingToRepairError as nothing:
                 say(chosen, f"{nothing} No file was written.")
                 return 0

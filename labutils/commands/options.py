@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
-TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
-TARGET_NAMES += ("rknn-2.3",)
+TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert",
+                "rknn-2.3")  # fmt: skip
 NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -355,11 +355,9 @@ def _locate(
         return None, "No tensor is named: the candidate has no ONNX file to look into."
     own = file is None and isinstance(candidate, HtpRunner)
     if own:
-        file = candidate.file
+        file = _onnx(candidate)
     if file is None:
         return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
-    if own:
-        file = _onnx(candidate)
     try:
         found = first_departure(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
     except LabError as error:

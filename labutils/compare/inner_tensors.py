@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import UnknownNameError
-from ..onnxfile.graph import module_path, read_whole
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import module_path
 from ..runtime import connect
 from .layerwise import opened, twins, unoptimized
 
 
 def activations(
-    file: str | Path, names: Iterable[str], inputs: np.ndarray, backend: str = "ort"
+    file: OnnxFile | str | Path, names: Iterable[str], inputs: np.ndarray, backend: str = "ort"
 ) -> dict[str, np.ndarray]:
     """Run an ONNX file and return tensors from inside it.
 
@@ -45,28 +47,29 @@ def activations(
     ConvertError
         The HTP refuses the graph.
     """
-    model = read_whole(Path(file))
+    model = OnnxFile.of(file).whole
     outputs = {name: name for node in model.graph.node for name in node.output}
     outputs = {module_path(node): node.output[0] for node in model.graph.node} | outputs
     names = list(names)
     for name in names:
         if name not in outputs:
             raise UnknownNameError("tensor or module", name, [known for known in outputs if known])
-    open_ = unoptimized if backend == "ort" else functools.partial(connect, backend=backend)
+    htp: Callable[..., Any] = functools.partial(connect, backend=backend)
+    open_ = unoptimized if backend == "ort" else htp
     with opened(model, [outputs[name] for name in names], open_) as runner:
         found = runner.tensors(inputs)
     return {name: found[outputs[name]] for name in names}
 
 
 def paired_activations(
-    reference: str | Path, candidate: str | Path, inputs: np.ndarray
+    reference: OnnxFile | str | Path, candidate: OnnxFile | str | Path, inputs: np.ndarray
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return every tensor that two ONNX files share: (name, in the reference, in the candidate).
 
     The tensors of a quantized candidate are dequantized. All of them are kept in memory, so a few
     images are enough; `per_layer` streams.
     """
-    ours, theirs = read_whole(Path(reference)), read_whole(Path(candidate))
+    ours, theirs = OnnxFile.of(reference).whole, OnnxFile.of(candidate).whole
     pairs = twins(ours, theirs)
     with (
         opened(ours, [pair.reference for pair in pairs]) as before,

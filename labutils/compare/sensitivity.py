@@ -260,22 +260,22 @@ class _Asked:
     exact: np.ndarray
     htp: bool
 
-    def alone(self, unit: Unit, open_: Callable[[Path], Runner]) -> tuple[float, str]:
+    def alone(self, unit: Unit, open_: Callable[[OnnxFile], Runner]) -> tuple[float, str]:
         """Return the logit SQNR with only this unit quantized, and why there is none."""
         return self._found([u for u in self.known if u.name != unit.name], open_)
 
-    def without(self, unit: Unit, open_: Callable[[Path], Runner]) -> tuple[float, str]:
+    def without(self, unit: Unit, open_: Callable[[OnnxFile], Runner]) -> tuple[float, str]:
         """Return the logit SQNR with all but this unit quantized, and why there is none."""
         return self._found([unit], open_)
 
     def ranked(self, chosen: list[Unit], progress: Progress | None) -> dict[str, float]:
         """Return each unit's logit SQNR alone, on ONNX Runtime."""
         ort = dataclasses.replace(self, htp=False)
-        on_ort: Callable[[Path], Runner] = functools.partial(OrtRunner, threads=1)
+        on_ort: Callable[[OnnxFile], Runner] = functools.partial(OrtRunner, threads=1)
         tried = tracked(chosen, "ranking", "layers", progress)
         return {unit.name: ort.alone(unit, on_ort)[0] for unit in tried}
 
-    def _found(self, floats: list[Unit], open_: Callable[[Path], Runner]) -> tuple[float, str]:
+    def _found(self, floats: list[Unit], open_: Callable[[OnnxFile], Runner]) -> tuple[float, str]:
         model = with_shapes(in_float(self.quantized, self.reference, floats))
         logits, refused, _ = _run(for_htp(model) if self.htp else model, self.inputs, open_)
         return _sqnr(self.exact, logits), refused
@@ -290,7 +290,7 @@ def _cost(row: tuple[Unit, float, float, str], whole: float, share: float, found
 
 
 def _run(
-    model: onnx.ModelProto, inputs: np.ndarray, open_: Callable[[Path], Runner]
+    model: onnx.ModelProto, inputs: np.ndarray, open_: Callable[[OnnxFile], Runner]
 ) -> tuple[np.ndarray | None, str, str]:
     """Return logits, why there are none, and the runtime's words."""
     with paths.scratch() as folder:

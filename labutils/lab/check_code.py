@@ -64,7 +64,7 @@ def of(exercise: Exercise, *, whole: bool = False) -> CheckCode:
     return CheckCode("\n\n\n".join(part for part in parts if part))
 
 
-def _reached(judge: Callable) -> Iterator[FunctionType]:
+def _reached(judge: Callable) -> Iterator[Any]:
     """Yield a judge and the functions of the exercises that it reads, in the order of reading."""
     waiting, seen = [judge], {judge}
     while waiting:

@@ -308,7 +308,7 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
     if not brought.outputs:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
     found = adapt.adapted(brought, size)
-    model = found.onnx
+    model = found.onnx or OnnxFile(found.file)
     origin, preprocessing = provenance.stored(path, model.proto)
     note = provenance.origin_note(path, origin)
     inputs = [_dims(value) for value in model.inputs]

@@ -180,7 +180,7 @@ class OrtRunner(_Closing):
 
     def close(self) -> None:
         """Drop the session."""
-        self.session = None
+        self.__dict__.pop("session", None)
 
 
 class HtpRunner(_Closing):

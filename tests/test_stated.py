@@ -80,7 +80,7 @@ def right(stage):
 
 def test_numbers_of_right_answers():
     first, cpu, htp = right("PyTorch"), right("int8 CPU"), right("HTP int8")
-    pattern = r"([\d,]+) against ([\d,]+): PyTorch wins\?.{0,150}?int8 has ([\d,]+),"
+    pattern = r"([\d,]+) against ([\d,]+): PyTorch wins\?.{0,160}?int8 gets ([\d,]+) right"
     assert stated(pattern) == (first, cpu, htp)
     assert stated(r"PyTorch has ([\d,]+) right, the int8 file ([\d,]+)\.") == (first, cpu)
     answers = records("answers_1600")
@@ -218,7 +218,7 @@ def test_room():
         r"05: (\d+) GB of memory; .* and ([\d.]+) on 16 like", text
     ).groups()
     server = re.search(r"nothing open: (\d+) MB", text)[1]
-    assert stated(r"Each JupyterLab with nothing open adds (\d+) MB") == (server,)
+    assert stated(r"Each idle JupyterLab adds (\d+) MB") == (server,)
     assert stated(r"forty learners need about (\d+) GB of memory") == (memory,)
     told = stated(r"16 cores like these would take at least ([\d.]+) minutes")
     assert told == (minutes,)

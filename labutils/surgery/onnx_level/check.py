@@ -1,4 +1,4 @@
-"""The numeric check of ONNX surgery: the graph before and after in ONNX Runtime."""
+"""The numeric check of ONNX surgery: the graph before and after, run in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import SurgeryError, UsageError
-from ..report import Check, measure
+from ..report import Check, check_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +49,7 @@ def compare_outputs(
         raise SurgeryError(
             f"The rewritten graph does not run: {error}. The model was left as it was."
         ) from None
-    check = measure(expected, got, words)
+    check = check_outputs(expected, got, words)
     return check, () if check else ("outputs not compared: they are not finite",)
 
 

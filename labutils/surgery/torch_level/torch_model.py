@@ -1,4 +1,4 @@
-"""The two levels of a PyTorch model together: modules first, then the functions still called."""
+"""The levels of a PyTorch model: modules, traced patterns, and functions that are still called."""
 
 from __future__ import annotations
 

@@ -393,7 +393,7 @@ def totals(rows: Sequence[Row]) -> list[str]:
             passed = sum(bool(row.gate) and not row.gate.startswith("FAILED") for row in own)
             line += f"; {passed} became a DLC strictly and passed the HTP fp16 gate"
         lines.append(line + ".")
-    lines.append(f"Exact rules: {', '.join((*surgery.EXACT, *surgery.rules.ONNX_ONLY))}.")
+    lines.append(f"Exact rules: {', '.join((*surgery.EXACT, *surgery.ONNX_ONLY))}.")
     return lines
 
 

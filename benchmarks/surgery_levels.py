@@ -105,7 +105,7 @@ def operated(name: str, rules_asked: str, level: str) -> surgery.Report:
     inputs = preprocessing(images)
     rules = SETS[rules_asked]
     if level != "onnx":
-        known = [rule for rule in rules if rule not in surgery.rules.ONNX_ONLY]
+        known = [rule for rule in rules if rule not in surgery.ONNX_ONLY]
         return surgery.replace_(network, known, level, torch.from_numpy(inputs))
     with paths.scratch() as folder:
         file = Path(folder, "model.onnx")

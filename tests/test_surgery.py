@@ -267,7 +267,7 @@ def test_functions_can_be_taken_back(functional):
     assert set(operators(exported(functional, 17, x))) & HARD == {"HardSigmoid"}
     surgery.replace_(functional, "hardsigmoid", example_inputs=x)  # adds to the first
     assert not HARD & set(operators(exported(functional, 17, x)))
-    with pytest.raises(SurgeryError, match="already, by: hardswish, hardsigmoid"):
+    with pytest.raises(SurgeryError, match="already replaced by: hardswish, hardsigmoid"):
         surgery.replace_(functional, example_inputs=x)
     assert surgery.restore_(functional) and not surgery.restore_(functional)
     assert set(operators(exported(functional, 17, x))) == {

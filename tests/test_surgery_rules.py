@@ -257,3 +257,15 @@ def test_large_pools_of_a_file_are_replaced_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_strict_export_follows_a_check():
+    class Pools(nn.Module):
+        def forward(self, x):
+            return F.avg_pool2d(F.avg_pool2d(x, 5, 1), 5, ceil_mode=True)
+
+    model, x = Pools(), torch.ones(1, 3, 20, 20)
+    surgery.replace_(model, "large-avgpool", example_inputs=x)
+    program = torch.export.export(model, (x,), strict=True)
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert calls == ["aten.full.default", "aten.conv2d.default", "aten.avg_pool2d.default"]

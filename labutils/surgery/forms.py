@@ -57,8 +57,7 @@ def ask(check: Callable[..., Any] | str | None, *args: Any, **kwargs: Any) -> Le
     """
     if check is None:
         return None
-    check = resolve(check)
-    answer = check(*args, **kwargs)
+    answer = resolve(check)(*args, **kwargs)
     if answer is None or isinstance(answer, Leave):
         return answer
     raise UsageError(
@@ -78,12 +77,12 @@ class Site:
     path
         As in ``model.named_modules()``.
     module
-        The module there.
+        The module there, of a class that the form names.
     """
 
     model: nn.Module
     path: str
-    module: nn.Module
+    module: Any
 
     @property
     def parents(self) -> list[nn.Module]:
@@ -121,7 +120,7 @@ class ModuleForm:
 
     classes: tuple[type | str, ...] = ()
     replacement: type[nn.Module] | str | None = None
-    build: Callable[[nn.Module], nn.Module] | str | None = None
+    build: Callable[[Any], nn.Module] | str | None = None
     recognizes: Callable[[Site], bool] | str | None = None
     check: SiteCheck | str | None = None
 

@@ -37,12 +37,12 @@ def replace_(
     ----------
     target
         A PyTorch model, a graph of `torch.fx` or `torch.export`, or an ONNX model. It is changed
-        in place, and left as it was when an error is raised. A model stays the object of its
-        class that it is: its layers are replaced, and where a forward itself must change, the
-        instance gets another ``forward`` (`restore_` takes that back).
+        in place, and left as it was when an error is raised. A model remains the same object of
+        the same class: its layers are replaced, and where a forward itself must change, the
+        instance gets a new ``forward`` (`restore_` undoes that).
     rules
-        Names in `RULES` or `SETS` (``"exact"``, ``"lite"``), `Rule` objects, or a dict of your
-        own: ``{nn.GELU: nn.ReLU}``, ``{F.gelu: F.relu}``, ``{predicate: function of the module}``.
+        Names in `RULES` or `SETS` (``"exact"``, ``"lite"``), `Rule` objects, or a dict:
+        ``{nn.GELU: nn.ReLU}``, ``{F.gelu: F.relu}``, ``{predicate: function of the module}``.
     level
         ``"module"`` replaces submodules; ``"function"`` bakes a function mode into the model's
         forward (needs `example_inputs`, to prove that it matched); ``"graph"`` traces the model
@@ -173,7 +173,8 @@ def preview(
 ) -> dict[str, int]:
     """Return how often each rule would replace something; the model itself is not changed.
 
-    A PyTorch model is tried on a copy; with `example_inputs` the copy is run and compared, too.
+    The rules are tried on a copy of a PyTorch model; with `example_inputs` the copy is also run and
+    compared.
 
     Parameters
     ----------
@@ -215,7 +216,7 @@ def preview(
 
 
 def restore_(model: nn.Module) -> bool:
-    """Take the function level back: the model gets its own forward again.
+    """Undo the function level: the model gets its original forward back.
 
     Returns False when no functions were replaced in it. Replaced modules stay replaced.
     """

@@ -32,7 +32,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Left:
-    """Something that looks like a rule's, but was left, and why."""
+    """A place where a rule could apply that was left alone, and why."""
 
     where: str
     what: str
@@ -89,7 +89,9 @@ class Check:
         return str(self)
 
 
-def measure(before: Sequence[np.ndarray], after: Sequence[np.ndarray], inputs: str) -> Check | None:
+def check_outputs(
+    before: Sequence[np.ndarray], after: Sequence[np.ndarray], inputs: str
+) -> Check | None:
     """Compare the outputs of a model before and after; None when they are not finite.
 
     Raises
@@ -118,7 +120,7 @@ def measure(before: Sequence[np.ndarray], after: Sequence[np.ndarray], inputs: s
 
 @dataclass(frozen=True)
 class Report:
-    """The account of one call of `replace_`.
+    """The report of one call of `replace_`.
 
     Attributes
     ----------
@@ -127,7 +129,7 @@ class Report:
     level
         ``"module"``, ``"function"``, ``"module+function"`` or ``"onnx"``.
     rules
-        The rules that were asked for.
+        The rules that were requested.
     matches, left
         What was replaced; what was not, and why.
     parameters
@@ -135,7 +137,7 @@ class Report:
     check
         The numeric check, None when there was none (`notes` say why).
     notes
-        What a reader should know besides.
+        Further remarks.
     macs
         Multiply-accumulates before and after: of a run on the example inputs, or of an ONNX graph
         with known shapes; else None.
@@ -177,7 +179,7 @@ class Report:
             rows.append((rule.name, f"{n or 'NOTHING'} replaced; {kind}: {rule.error}"))
             rows += _listed([m for m in self.matches if m.rule == rule.name])
         if idle:
-            rows.append(("NOTHING", f"replaced by {', '.join(idle)}: none here"))
+            rows.append(("NOTHING", f"replaced by {', '.join(idle)}"))
         for (what, why), places in _grouped(self.left):
             rows.append(("left", f"{len(places)} x {what}: {why} ({_some(places)})"))
         before, after = self.parameters
@@ -187,9 +189,14 @@ class Report:
             before, after = self.macs
             same = "unchanged" if before == after else "CHANGED"
             rows.append(("MACs", f"{before / 1e6:,.2f} M -> {after / 1e6:,.2f} M ({same})"))
-        rows.append(("check", str(self.check) if self.check else "not made"))
+        rows.append(("check", str(self.check) if self.check else "not run"))
         if self.check and self.exact and not self.check.rounding:
-            rows.append(("WARNING", "the rules promise the same result, and this is not rounding"))
+            rows.append(
+                (
+                    "WARNING",
+                    "the rules promise the same result, but this is not rounding",
+                )
+            )
         return [*rows, *(("note", note) for note in self.notes)]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A user's own rules: a plain dict, a class for a class, a function for a function, a predicate."""
+"""A user's own rules, as a dict: a class for a class, a function for a function, a predicate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .rule import Rule
 if TYPE_CHECKING:
     from torch import nn
 
-_YOURS = "your own rule; whether it computes the same is for the numeric check to say"
+_YOURS = "your own rule; the numeric check shows whether it computes the same"
 
 
 def from_mapping(rules: Mapping[Any, Any]) -> list[Rule]:
-    """Return the rules that a dict states.
+    """Return the rules that a dict describes.
 
     Parameters
     ----------
@@ -26,13 +26,13 @@ def from_mapping(rules: Mapping[Any, Any]) -> list[Rule]:
         ``{what: by_what}``. *What* is a class of modules (or its full name), a function of
         PyTorch (``F.hardswish``, ``torch.Tensor.sigmoid``, an aten operator), or a predicate
         ``module -> bool``. *By what* is a class, a function of the old module, a module that is
-        copied to every place, or, in the place of a function, a function. ``[class, {"kw": 1},
+        copied to every place, or, for a function, another function. ``[class, {"kw": 1},
         "attribute"]`` calls the class with keywords, and with attributes of the old module.
 
     Raises
     ------
     UsageError
-        A pair that is none of these.
+        A pair is none of these.
     """
     return [_from_pair(what, by) for what, by in rules.items()]
 
@@ -59,18 +59,18 @@ def pattern_rule(
     Raises
     ------
     UsageError
-        One of them is a class, or no function at all.
+        One of them is a class, or is not a function.
     """
     for role, given in (("pattern", pattern), ("replacement", replacement)):
         if isinstance(given, type):
             raise UsageError(
-                f"The {role} is a function of tensors, and {given.__name__} is a class: give a "
+                f"The {role} is a function of tensors, and {given.__name__} is a class: pass a "
                 f"function, or a layer: {given.__name__}()."
             )
         if not callable(given):
             raise UsageError(
-                f"The {role} is a function of tensors, not {type(given).__name__}. Give the "
-                "function itself: its name, without brackets behind it."
+                f"The {role} is a function of tensors, not {type(given).__name__}. Pass the "
+                "function itself: its name, without parentheses."
             )
     label = name or getattr(pattern, "__name__", type(pattern).__name__)
     form = GraphForm(label, pattern, replacement, any_numbers=any_numbers)
@@ -83,7 +83,7 @@ def _from_pair(what: Any, by: Any) -> Rule:
     if _is_of_pytorch(what):
         if not callable(by) or isinstance(by, type):
             raise UsageError(
-                f"{full_name(what)} is a function: a function takes its place, not {by!r}."
+                f"{full_name(what)} is a function: replace it by a function, not by {by!r}."
             )
         return _rule(full_name(what), by, functions=(FunctionForm((what,), by),))
     if callable(what):
@@ -95,8 +95,8 @@ def _from_pair(what: Any, by: Any) -> Rule:
         return _rule(full_name(what), by, modules=(form,))
     raise UsageError(
         f"A rule starts from a class, a function of PyTorch or a predicate, not from {what!r}. "
-        "For a rule of the book give its name instead of a dict; for several operations at once "
-        "surgery.pattern_rule(pattern, replacement)."
+        "For a rule of the book, pass its name instead of a dict; for several operations at once, "
+        "use surgery.pattern_rule(pattern, replacement)."
     )
 
 
@@ -138,12 +138,13 @@ def _module_maker(by: Any) -> Callable[[nn.Module], nn.Module]:
     if callable(by):
         return by
     raise UsageError(
-        f"A module is replaced by a class, a function of the old module, or a module, not by {by!r}"
+        "Replace a module by a class, a function of the old module, or another module, not by "
+        f"{by!r}."
     )
 
 
 def _called(by: list | tuple, old: nn.Module) -> nn.Module:
-    """Return what TI's form ``[class, {"kw": 1}, "attribute"]`` means."""
+    """Return the layer that TI's form ``[class, {"kw": 1}, "attribute"]`` describes."""
     made, *rest = by
     keywords = {k: v for part in rest if isinstance(part, Mapping) for k, v in part.items()}
     attributes = {name: getattr(old, name) for name in rest if isinstance(name, str)}

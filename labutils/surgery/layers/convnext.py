@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
 from torch import nn
+
+from .pool_chain import pair
+
+Pointwise: TypeAlias = nn.Linear | nn.Conv2d
 
 
 class LiteConvNeXtBlock(nn.Module):
@@ -25,17 +31,18 @@ class LiteConvNeXtBlock(nn.Module):
     """
 
     def __init__(
-        self, depthwise: nn.Conv2d, expand: nn.Module, project: nn.Module,
+        self, depthwise: nn.Conv2d, expand: Pointwise, project: Pointwise,
         scale: torch.Tensor | None, drop: nn.Module, shortcut: nn.Module,
     ) -> None:  # fmt: skip
         super().__init__()
         width, wide = depthwise.out_channels, expand.weight.shape[0]
-        self.deep5 = nn.Conv2d(depthwise.in_channels, width, 5, depthwise.stride, padding=2,
+        self.deep5 = nn.Conv2d(depthwise.in_channels, width, 5, pair(depthwise.stride), padding=2,
                                groups=depthwise.groups, bias=False)  # fmt: skip
         self.deep3 = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         self.expand = nn.Conv2d(width, wide, 1, bias=False)
         self.project = nn.Conv2d(wide, width, 1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in (width, width, wide, width))
+        norms = [nn.BatchNorm2d(n) for n in (width, width, wide, width)]
+        self.norms = nn.ModuleList(norms)
         self.act = nn.ReLU()
         self.drop, self.shortcut = drop, shortcut
         nn.init.dirac_(self.deep3.weight, groups=width)
@@ -44,7 +51,7 @@ class LiteConvNeXtBlock(nn.Module):
             self.expand.weight.copy_(expand.weight.reshape(self.expand.weight.shape))
             self.project.weight.copy_(project.weight.reshape(self.project.weight.shape))
             if scale is not None:
-                self.norms[3].weight.copy_(scale.flatten())
+                norms[3].weight.copy_(scale.flatten())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform a tensor of shape (n, channels, height, width)."""
@@ -54,7 +61,7 @@ class LiteConvNeXtBlock(nn.Module):
         return self.drop(self.norms[3](self.project(y))) + self.shortcut(x)
 
 
-def from_torchvision(old: nn.Module) -> LiteConvNeXtBlock:
+def from_torchvision(old: Any) -> LiteConvNeXtBlock:
     """Return the lite block of a torchvision ``CNBlock``."""
     depthwise, _, _, expand, _, project, _ = old.block
     return LiteConvNeXtBlock(
@@ -62,7 +69,7 @@ def from_torchvision(old: nn.Module) -> LiteConvNeXtBlock:
     )
 
 
-def from_timm(old: nn.Module) -> LiteConvNeXtBlock:
+def from_timm(old: Any) -> LiteConvNeXtBlock:
     """Return the lite block of a timm ``ConvNeXtBlock``."""
     return LiteConvNeXtBlock(
         old.conv_dw, old.mlp.fc1, old.mlp.fc2, old.gamma, old.drop_path, old.shortcut

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,6 +20,7 @@ def pads_of(conv: nn.Conv2d) -> Pads:
     if conv.padding == "same":
         high, wide = (d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         return wide // 2, wide - wide // 2, high // 2, high - high // 2
+    assert not isinstance(conv.padding, str)  # "valid" and "same" are all that there are
     high, wide = pair(conv.padding)
     return wide, wide, high, high
 
@@ -25,12 +28,12 @@ def pads_of(conv: nn.Conv2d) -> Pads:
 class PaddedConv2d(nn.Conv2d):
     """A Conv2d that pads each side by its own number; negative numbers crop."""
 
-    def __init__(self, *args: object, pads: Pads, **kwargs: object) -> None:
+    def __init__(self, *args: Any, pads: Pads, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.pads = pads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pad with zeros, and convolve."""
+        """Pad with zeros and convolve."""
         return super().forward(F.pad(x, self.pads) if any(self.pads) else x)
 
     def extra_repr(self) -> str:
@@ -40,8 +43,12 @@ class PaddedConv2d(nn.Conv2d):
 
 def like(conv: nn.Conv2d, kernel: tuple[int, int], pads: Pads, weight: torch.Tensor) -> nn.Conv2d:
     """Return a convolution with another kernel: stride, dilation, groups and bias are kept."""
-    settings = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups,
-                "bias": conv.bias is not None}  # fmt: skip
+    settings: dict[str, Any] = {
+        "stride": conv.stride,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "bias": conv.bias is not None,
+    }
     left, right, top, bottom = pads
     if left == right and top == bottom and left >= 0 and top >= 0:
         sizes = (conv.in_channels, conv.out_channels, kernel)
@@ -115,9 +122,10 @@ def make_separable(conv: nn.Conv2d) -> Separable:
     u, s, v = torch.linalg.svd(matrices.double(), full_matrices=False)
     root = s[:, :1].sqrt()
     column, kernel = u[:, :, 0] * root, v[:, 0] * root  # (channels, out), (channels, positions)
-    padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
-    deep = nn.Conv2d(channels, channels, conv.kernel_size, conv.stride, padding, conv.dilation,
-                     channels, bias=False, padding_mode=conv.padding_mode)  # fmt: skip
+    padding = conv.padding if isinstance(conv.padding, str) else pair(conv.padding)
+    deep = nn.Conv2d(channels, channels, pair(conv.kernel_size), pair(conv.stride), padding,
+                     pair(conv.dilation), channels, bias=False,
+                     padding_mode=conv.padding_mode)  # fmt: skip
     point = nn.Conv2d(channels, out, 1, bias=conv.bias is not None)
     with torch.no_grad():
         deep.weight.copy_(kernel.reshape(channels, 1, high, wide))

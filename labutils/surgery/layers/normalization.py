@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-_Norm = TypeVar("_Norm", bound=nn.Module)
+InstanceNorm: TypeAlias = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
+_BatchNorm = TypeVar("_BatchNorm", bound=nn.modules.batchnorm._BatchNorm)
 
 
-def _standardized(x: torch.Tensor, dims: Sequence[int], eps: float) -> torch.Tensor:
+def _standardized(x: torch.Tensor, dims: tuple[int, ...], eps: float) -> torch.Tensor:
     """Return (x - mean) / sqrt(variance + eps), over `dims`; the variance is the mean square."""
     centred = x - x.mean(dims, keepdim=True)
     variance = (centred * centred).mean(dims, keepdim=True)
@@ -117,7 +118,7 @@ class GroupNormInSteps(nn.Module):
 class InstanceNormInSteps(nn.Module):
     """`instance_norm_in_steps` with the weights of an InstanceNorm, under the same names."""
 
-    def __init__(self, old: nn.Module) -> None:
+    def __init__(self, old: InstanceNorm) -> None:
         super().__init__()
         self.num_features, self.eps = old.num_features, old.eps
         self.weight, self.bias = old.weight, old.bias
@@ -145,7 +146,7 @@ def make_batch_norm_last(old: nn.LayerNorm) -> BatchNormLast:
     return _copy_affine_(BatchNormLast(old.normalized_shape[0], old.eps, affine=affine), old)
 
 
-def make_batch_norm_2d(old: nn.Module) -> nn.BatchNorm2d:
+def make_batch_norm_2d(old: Any) -> nn.BatchNorm2d:
     """Return a BatchNorm in the place of another normalization of an image's channels."""
     names = ("num_features", "num_channels", "normalized_shape")
     given = next(getattr(old, name) for name in names if hasattr(old, name))
@@ -153,8 +154,8 @@ def make_batch_norm_2d(old: nn.Module) -> nn.BatchNorm2d:
     return _copy_affine_(nn.BatchNorm2d(features, old.eps, affine=old.weight is not None), old)
 
 
-def _copy_affine_(new: _Norm, old: nn.Module) -> _Norm:
-    """Copy the weight and the bias of another normalization."""
+def _copy_affine_(new: _BatchNorm, old: Any) -> _BatchNorm:
+    """Copy the weight and the bias of any other normalization."""
     if old.weight is not None:
         with torch.no_grad():
             new.weight.copy_(old.weight)

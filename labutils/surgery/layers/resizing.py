@@ -34,7 +34,7 @@ def interpolate_by_scale(
 ) -> torch.Tensor:
     """Return `torch.nn.functional.interpolate` to a size, by the factor that gives this size.
 
-    Where no factor gives it, for rounding, the size itself is used.
+    Where rounding leaves no factor that gives it, the size itself is used.
     """
     factors = None if size is None else scales(input, size)
     if factors is None:
@@ -77,4 +77,5 @@ class ResizeByScale(nn.Module):
 
 def make_resize_by_scale(old: nn.Upsample) -> ResizeByScale:
     """Return an upsampling to a fixed size as one by a factor."""
+    assert old.size is not None  # the rule's check leaves it
     return ResizeByScale(old.size, old.mode, old.align_corners)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,9 @@ def _unique(name: str, taken: set[str]) -> str:
     free = next(candidate for candidate in names if candidate not in taken)
     taken.add(free)
     return free
+
+
+Operand: TypeAlias = ir.Value | float | np.ndarray
 
 
 @dataclass
@@ -64,19 +67,19 @@ class Builder:
         self.opset = opset
         self.written: list[str] = []
 
-    def add(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
+    def add(self, a: ir.Value, b: Operand) -> ir.Value:
         """Write ``a + b``."""
         return self.op("Add", a, b)
 
-    def sub(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
+    def sub(self, a: ir.Value, b: Operand) -> ir.Value:
         """Write ``a - b``."""
         return self.op("Sub", a, b)
 
-    def mul(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
+    def mul(self, a: ir.Value, b: Operand) -> ir.Value:
         """Write ``a * b``."""
         return self.op("Mul", a, b)
 
-    def div(self, a: ir.Value, b: ir.Value | float) -> ir.Value:
+    def div(self, a: ir.Value, b: Operand) -> ir.Value:
         """Write ``a / b``."""
         return self.op("Div", a, b)
 
@@ -89,7 +92,7 @@ class Builder:
     def op(
         self,
         op_type: str,
-        *inputs: ir.Value | float | np.ndarray | None,
+        *inputs: Operand | None,
         elementwise: bool = True,
         **attributes: Any,
     ) -> ir.Value:
@@ -114,7 +117,7 @@ class Builder:
         self.written.append(op_type)
         return result
 
-    def again(self, node: ir.Node, *inputs: ir.Value | float | np.ndarray | None) -> ir.Value:
+    def again(self, node: ir.Node, *inputs: Operand | None) -> ir.Value:
         """Write a node of the same operator and attributes with other inputs."""
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         return self.op(node.op_type, *inputs, elementwise=False, **attributes)

@@ -1,4 +1,4 @@
-"""The numeric check of ONNX surgery: the graph before and after in ONNX Runtime."""
+"""The numeric check of ONNX surgery: the graph before and after, run in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import ModelFileError, SurgeryError, UsageError
 from ...onnxfile.session import Session
-from ..report import Check, measure
+from ..report import Check, check_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,7 @@ def compare_outputs(
         got = _run(after, feeds, "the rewritten graph")
     except ModelFileError as error:
         raise SurgeryError(f"{error}. The model was left as it was.") from None
-    check = measure(expected, got, words)
+    check = check_outputs(expected, got, words)
     return check, () if check else ("outputs not compared: they are not finite",)
 
 

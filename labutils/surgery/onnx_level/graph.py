@@ -35,7 +35,7 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
     name = model.graph.name or "the graph"
     result, matches, left = _rewritten(model, rules)
     if not matches:
-        raise nothing_matched(name, "onnx", rules, has(model), left, "")
+        raise nothing_matched(name, "onnx", rules, count_operators(model), left, "")
     _refuse_quantized(model)
     try:
         onnx.checker.check_model(result, full_check=True)
@@ -50,7 +50,7 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
         rules=tuple(rules),
         matches=tuple(matches),
         left=tuple(left),
-        parameters=(parameters(model), parameters(result)),
+        parameters=(count_parameters(model), count_parameters(result)),
         check=check,
         notes=notes,
         macs=_macs(model, result),
@@ -62,8 +62,8 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
 def _macs(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int, int] | None:
     from ...measure.complexity import graph_macs
 
-    counted = graph_macs(before), graph_macs(after)
-    return None if None in counted else counted
+    macs = graph_macs(before), graph_macs(after)
+    return None if macs[0] is None or macs[1] is None else (macs[0], macs[1])
 
 
 def count_matches(model: onnx.ModelProto, rules: Sequence[Rule]) -> dict[str, int]:
@@ -82,8 +82,8 @@ def _rewritten(
     words = (w for node in model.graph.node for w in (node.name, *node.input, *node.output))
     if any(isinstance(word, bytes) for word in words):
         raise SurgeryError(
-            f"{model.graph.name or 'The graph'!r} is damaged: a name in it is no UTF-8 text. Get "
-            "the file again, or export it once more."
+            f"{model.graph.name or 'The graph'!r} is damaged: a name in it is not UTF-8 text. "
+            "Download the file again, or export it again."
         )
     try:
         copy = ir.from_proto(model)
@@ -92,7 +92,7 @@ def _rewritten(
     except ir.serde.SerdeError as error:
         name, reason = model.graph.name or "the graph", str(error.__cause__ or error)
         raise SurgeryError(
-            f"{name} is damaged, onnx_ir cannot read it: {reason.partition(chr(10))[0]}"
+            f"{name} is damaged; onnx_ir cannot read it: {reason.partition(chr(10))[0]}"
         ) from None
 
 
@@ -106,12 +106,12 @@ def _refuse_quantized(model: onnx.ModelProto) -> None:
         )
 
 
-def has(model: onnx.ModelProto) -> Counter[str]:
+def count_operators(model: onnx.ModelProto) -> Counter[str]:
     """Count the operators of a graph."""
     return Counter(node.op_type for node in model.graph.node)
 
 
-def parameters(model: onnx.ModelProto) -> int:
+def count_parameters(model: onnx.ModelProto) -> int:
     """Return the number of weights: initializers and Constant nodes of one dimension or more.
 
     Scalars are literals of a formula, and surgery adds such.

@@ -1,7 +1,7 @@
-"""Exact rules for whole ONNX graphs: what conversion needs and no single pattern can say.
+"""Exact rules for whole ONNX graphs: what conversion needs and no single pattern can express.
 
 Each has a pass: it takes the graph, changes it in place, and returns what it replaced and what it
-left. The network computes the same; only its file is written otherwise.
+left. The network computes the same; only its file is written differently.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _foldable(model: ir.Model) -> bool:
 
 
 def _fold_constants(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
-    """Compute, once and for all, the nodes that no input of the network reaches."""
+    """Compute the nodes that no input of the network reaches, once."""
     import onnx_ir.passes.common as common
     from onnxscript import optimizer
 
@@ -58,7 +58,7 @@ def _fold_constants(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     kept = {id(node) for node in model.graph.all_nodes()}
     left_over = counts - Counter(node.op_type for node in model.graph.all_nodes())
     matches = [
-        Match(rule.name, "onnx", label(node), node.op_type, "a constant, or left out")
+        Match(rule.name, "onnx", label(node), node.op_type, "a constant, or removed")
         for key, node in before.items()
         if key not in kept and node.op_type != "Constant" and left_over[node.op_type]
     ]
@@ -70,7 +70,7 @@ FOLD_CONSTANTS = Rule(
     exact=True,
     error="none: the same numbers, computed once by ONNX's reference implementation",
     source="constant folding of onnxscript's optimizer, repeated while shapes become known",
-    keeps="names of the nodes that stay; nodes that depend on an input are not touched",
+    keeps="names of the nodes that stay; nodes that depend on an input are unchanged",
     onnx_passes=(OnnxPass(_fold_constants),),
 )
 

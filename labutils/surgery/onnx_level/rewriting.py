@@ -89,6 +89,12 @@ def _label(node: ir.Node) -> str:
     return node.name or f"the node of {node.outputs[0].name}"
 
 
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None, "a pattern matches the output of a node"
+    return node
+
+
 class Rewriting:
     """What one rewriting knows: the names in use, the matches, the reasons for what is left."""
 
@@ -103,20 +109,24 @@ class Rewriting:
     def rewrite_rule(self, rule: Rule, form: OnnxForm) -> RewriteRule:
         """Return onnxscript's rule for a form."""
         accepted: list[ir.Node] = []  # the nodes of the match under way, the root first
+        write = form.build
+        assert write is not None, "a form without build is counted by _plain"
 
         def check(context: Any, x: ir.Value, y: ir.Value, **_: Any) -> bool:
-            leave = self._check(context.graph_or_function, form, x, y.producer())
+            node = _producer(y)
+            leave = self._check(context.graph_or_function, form, x, node)
             if leave is not None:
-                self.kept[y.producer()] = leave
+                self.kept[node] = leave
             accepted[:] = [context.root, *context.nodes]
             return leave is None
 
         def build(op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
-            root, node = accepted[0], y.producer()
+            root, node, dtype = accepted[0], _producer(y), self.dtype(x)
+            assert dtype is not None, "the check leaves it"
             self.names.nodes -= {n.name for n in accepted if n.name}
-            scope = _scope(node.name or root.name or root.outputs[0].name, node.op_type)
-            builder = Builder(op, x, scope, self.names, self.dtype(x), self.opset)
-            result = form.build(builder, x, node)
+            scope = _scope(node.name or root.name or root.outputs[0].name or "", node.op_type)
+            builder = Builder(op, x, scope, self.names, dtype, self.opset)
+            result = write(builder, x, node)
             became = ", ".join(builder.written)
             self.matches.append(Match(rule.name, "onnx", _label(root), form.label, became))
             return result
@@ -149,9 +159,10 @@ class Rewriting:
         """Return the nodes that still have an operator of the rules, and why."""
         ops = frozenset[str]().union(*(rule.pattern_ops for rule in rules))
         default = Leave("not in a form that the given rules know")
+        owners: list[ir.Graph | ir.Function] = [self.model.graph, *self.model.functions.values()]
         answers = (
             (node, self.kept.get(node, default))
-            for owner in (self.model.graph, *self.model.functions.values())
+            for owner in owners
             for node in ir.traversal.RecursiveGraphIterator(owner)
             if node.op_type in ops
         )

@@ -47,8 +47,9 @@ class Writer:
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
         """Add an initializer and return it."""
         name = _free(name, self._values)
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype),
+        array = np.ascontiguousarray(array)  # of one dimension at least
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype),
                          const_value=tensor)  # fmt: skip
         self.graph.register_initializer(value)
         return value

@@ -54,11 +54,11 @@ ONNX_ONLY: dict[str, Rule] = {
     for family in (passes, onnx_convolutions, onnx_operators, onnx_opset)
     for rule in family.RULES
 }
-"""Exact as well, but for a target's sake: some make a graph larger. By name, or by `repair`."""
+"""Also exact, but for particular targets: some enlarge a graph. By name, or through `repair`."""
 RULES |= ONNX_ONLY
 
 TIDY = ("fold-constants", "merge-branches", "five-dimensions")
-"""What makes a graph simpler, and nothing else, whatever the target."""
+"""What only simplifies a graph, for every target."""
 
 DEFAULT = ("hardsigmoid", "hardswish")
 """What MobileNetV3 needs, and what `replace_` does when no rules are given."""
@@ -79,7 +79,7 @@ LITE = (
     "resize-to-scale",
     "conv6-to-conv5",
 )
-"""TI's default surgery, without its faults: for a network that will be trained further."""
+"""TI's default surgery, without its faults: for a network that will be retrained."""
 
 LITE_OPTIONAL = (
     "layernorm-to-batchnorm",
@@ -90,7 +90,7 @@ LITE_OPTIONAL = (
     "large-kernel-to-stack",
     "even-kernel",
 )
-"""What TI's toolkit offers besides; "conv-to-separable" is asked for by name and place."""
+"""What else TI's toolkit offers; request "conv-to-separable" by name and place."""
 
 SETS: dict[str, tuple[str, ...]] = {
     "exact": EXACT,

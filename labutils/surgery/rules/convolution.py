@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..forms import NOT_MINE, GraphForm, Leave, ModuleForm, OnnxForm, Site
+from ..onnx_level.nodes import constant_of, required_input, shape_of
 from ..rule import Rule
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def _check_dense(site: Site) -> Leave | None:
 
 
 def _check_even_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
-    weight = node.inputs[1].const_value
-    kernel = list(node.inputs[1].shape or [])[2:]
+    weight = required_input(node, 1).const_value
+    kernel = (shape_of(node, 1) or [])[2:]
     if len(kernel) != 2 or all(isinstance(k, int) and k % 2 for k in kernel):
         return NOT_MINE
     if weight is None:
@@ -70,7 +71,8 @@ def _check_even_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
 
 
 def _build_odd(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    weight = node.inputs[1].const_value.numpy()
+    weight = constant_of(node.inputs[1])
+    assert weight is not None  # the check leaves a node without
     more = [1 - k % 2 for k in weight.shape[2:]]
     padded = np.pad(weight, [(0, 0), (0, 0), (more[0], 0), (more[1], 0)])
     dilations = list(node.attributes.get_ints("dilations", [1, 1]))

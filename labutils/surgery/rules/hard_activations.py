@@ -38,7 +38,7 @@ def _is_torch_hardsigmoid(node: ir.Node) -> bool:
 
 
 def _check_gate(node: ir.Node, active: frozenset[str]) -> Leave | None:
-    """Leave ``x * HardSigmoid(x)`` alone: it is a Hardswish, and another rule's."""
+    """Leave ``x * HardSigmoid(x)`` alone: it is a Hardswish, which has its own rule."""
     if "hardswish" in active or not _is_torch_hardsigmoid(node):
         return None
     x = node.inputs[0]

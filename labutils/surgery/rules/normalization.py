@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..forms import FunctionForm, Leave, ModuleForm, OnnxForm, Site
+from ..onnx_level.nodes import constant_of, optional_input, required_input, shape_of
 from ..rule import Rule
 
 if TYPE_CHECKING:
@@ -91,57 +92,63 @@ def _standardized(g: Builder, x: ir.Value, axes: list[int], eps: float) -> ir.Va
 
 def _build_layer_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     axis = node.attributes.get_int("axis", -1)
-    axes = list(range(axis, 0 if axis < 0 else len(x.shape)))
+    axes = list(range(axis, 0 if axis < 0 else _rank(x)))
     y = _standardized(g, x, axes, node.attributes.get_float("epsilon", 1e-5))
-    y = g.mul(y, node.inputs[1])
-    return g.add(y, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else y
+    y = g.mul(y, required_input(node, 1))
+    bias = optional_input(node, 2)
+    return y if bias is None else g.add(y, bias)
 
 
 def _check_layer_norm(node: ir.Node, _: frozenset[str]) -> Leave | None:
     if any(value.uses() for value in node.outputs[1:]):
         return Leave("its mean or deviation is used as well")
-    axis, shape = node.attributes.get_int("axis", -1), node.inputs[0].shape
+    axis, shape = node.attributes.get_int("axis", -1), shape_of(node)
     return Leave("the rank of its input is unknown") if axis >= 0 and shape is None else None
 
 
-def _by_channel(g: Builder, value: ir.Value, rank: int) -> ir.Value:
+def _rank(x: ir.Value) -> int:
+    assert x.shape is not None  # the checks leave a node without
+    return len(x.shape)
+
+
+def _by_channel(g: Builder, value: ir.Value, rank: int) -> ir.Value | np.ndarray:
     """Write a weight of one value per channel so that it multiplies (n, c, ...)."""
-    constant = value.const_value
+    constant = constant_of(value)
     if constant is not None:
-        return constant.numpy().reshape(-1, *[1] * (rank - 2))
+        return constant.reshape(-1, *[1] * (rank - 2))
     return g.op("Unsqueeze", value, np.arange(1, rank - 1), elementwise=False)
 
 
 def _check_rank(node: ir.Node, _: frozenset[str]) -> Leave | None:
-    if node.inputs[0].shape is None:
+    if shape_of(node) is None:
         return Leave("the rank of its input is unknown")
     weights = [v for v in node.inputs[1:3] if v is not None and v.const_value is None]
     return Leave("its weights are computed in the graph") if weights else None
 
 
 def _build_instance_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    rank = len(x.shape)
+    rank = _rank(x)
     eps = node.attributes.get_float("epsilon", 1e-5)
     y = _standardized(g, x, list(range(2, rank)), eps)
-    y = g.mul(y, _by_channel(g, node.inputs[1], rank))
-    return g.add(y, _by_channel(g, node.inputs[2], rank))
+    y = g.mul(y, _by_channel(g, required_input(node, 1), rank))
+    return g.add(y, _by_channel(g, required_input(node, 2), rank))
 
 
 def _build_group_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    groups, rank = node.attributes.get_int("num_groups", 1), len(x.shape)
+    groups, rank = node.attributes.get_int("num_groups", 1), _rank(x)
     flat = g.op("Reshape", x, np.array([0, groups, -1]), elementwise=False)
     centred = g.op("Sub", flat, _reduce(g, flat, [2]), elementwise=False)
     square = g.op("Mul", centred, centred, elementwise=False)
     variance = g.op("Add", _reduce(g, square, [2]), node.attributes.get_float("epsilon", 1e-5),
                     elementwise=False)  # fmt: skip
     y = g.op("Div", centred, g.op("Sqrt", variance, elementwise=False), elementwise=False)
-    y = g.op("Reshape", y, np.array([d if isinstance(d, int) else 0 for d in x.shape]))
-    y = g.mul(y, _by_channel(g, node.inputs[1], rank))
-    return g.add(y, _by_channel(g, node.inputs[2], rank))
+    y = g.op("Reshape", y, np.array([d if isinstance(d, int) else 0 for d in x.shape or ()]))
+    y = g.mul(y, _by_channel(g, required_input(node, 1), rank))
+    return g.add(y, _by_channel(g, required_input(node, 2), rank))
 
 
 def _check_group_norm(node: ir.Node, active: frozenset[str]) -> Leave | None:
-    weight, x = node.inputs[1].shape, node.inputs[0].shape
+    weight, x = shape_of(node, 1), shape_of(node)
     if weight is not None and x is not None and weight[0] != x[1]:
         return Leave("a weight per group (opset 18)")
     return _check_rank(node, active)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ..forms import OnnxPass
+from ..onnx_level.nodes import optional_input, required_input, shape_of
 from ..report import Left, Match
 from ..rule import Rule
 
@@ -19,17 +20,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Branch:
-    """A branch as a convolution: kernel (out, in / groups, h, w), bias, where its window begins."""
+class _Convolution:
+    """A branch: kernel (out, in / groups, h, w), bias, and where its window begins."""
 
     node: ir.Node
     x: ir.Value
-    kernel: np.ndarray | None  # None: a BatchNorm on x itself, whose kernel needs the groups
+    kernel: np.ndarray
     bias: np.ndarray
-    scale: np.ndarray | None
     strides: tuple[int, ...]
     groups: int
     pads: tuple[int, ...]
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        return self.kernel.shape[2], self.kernel.shape[3]
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """A branch: a BatchNorm in inference, ``scale * x + bias`` per channel."""
+
+    node: ir.Node
+    x: ir.Value
+    scale: np.ndarray
+    bias: np.ndarray
+
+
+_Branch: TypeAlias = _Convolution | _Scaling
 
 
 def _merge_branches(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
@@ -51,7 +69,7 @@ def _merge_branches(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
             new.append(writer.node("Add", [new[-1].outputs[0], value], root))
         writer.replace(root, new)
         kinds = ", ".join(sorted(b.node.op_type for b in merged))
-        size = "x".join(map(str, new[0].inputs[1].shape[2:]))
+        size = "x".join(map(str, (shape_of(new[0], 1) or [])[2:]))
         matches.append(Match(rule.name, "onnx", label(root), f"a sum of {kinds}", f"Conv {size}"))
     if matches:
         import onnx_ir.passes.common as common
@@ -84,7 +102,9 @@ def _inner(root: ir.Node) -> Iterator[ir.Node]:
 
 def _leaves(root: ir.Node) -> Iterator[ir.Value]:
     for value in root.inputs:
-        node = value.producer() if value is not None else None
+        if value is None:
+            continue
+        node = value.producer()
         if node is not None and node.op_type in ("Add", "Sum") and _is_inner(node):
             yield from _leaves(node)
         else:
@@ -92,7 +112,7 @@ def _leaves(root: ir.Node) -> Iterator[ir.Value]:
 
 
 def _branch(value: ir.Value) -> _Branch | None:
-    """Return the convolution that makes a term, None where it is none, or is used elsewhere."""
+    """Return the convolution that makes a term; None for another node, or one with other uses."""
     node = value.producer()
     if node is None or len(list(value.uses())) != 1 or value.is_graph_output():
         return None
@@ -101,13 +121,12 @@ def _branch(value: ir.Value) -> _Branch | None:
     return _normalization(node) if node.op_type == "BatchNormalization" else None
 
 
-def _convolution(node: ir.Node) -> _Branch | None:
+def _convolution(node: ir.Node) -> _Convolution | None:
     from ..onnx_level.writing import array_of, numbers
 
-    kernel = array_of(node.inputs[1])
-    bias = array_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
-    if kernel is None or kernel.ndim != 4 or (has_bias and bias is None):
+    kernel, given = array_of(node.inputs[1]), optional_input(node, 2)
+    bias = array_of(given)
+    if kernel is None or kernel.ndim != 4 or (given is not None and bias is None):
         return None
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     if auto != "NOTSET" or set(numbers(node, "dilations", (1,))) != {1}:
@@ -116,63 +135,67 @@ def _convolution(node: ir.Node) -> _Branch | None:
     pads = tuple(numbers(node, "pads", (0, 0, 0, 0)))
     strides = tuple(numbers(node, "strides", (1, 1)))
     groups = node.attributes.get_int("group", 1)
-    return _Branch(node, node.inputs[0], kernel, bias, None, strides, groups, pads)
+    return _Convolution(node, required_input(node), kernel, bias, strides, groups, pads)
 
 
-def _normalization(node: ir.Node) -> _Branch | None:
-    """Return a BatchNorm in inference as ``scale * x + bias``."""
+def _normalization(node: ir.Node) -> _Scaling | None:
     from ..onnx_level.writing import array_of, rank_of
 
-    parts = [array_of(value) for value in node.inputs[1:5]]
-    if any(part is None for part in parts) or rank_of(node.inputs[0]) not in (None, 4):
+    parts = [part for value in node.inputs[1:5] if (part := array_of(value)) is not None]
+    if len(parts) != 4 or rank_of(node.inputs[0]) not in (None, 4):
         return None
     gamma, beta, mean, variance = (part.astype(np.float64) for part in parts)
     scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     dtype = parts[0].dtype
     bias = (beta - mean * scale).astype(dtype)
-    return _Branch(
-        node, node.inputs[0], None, bias, scale.astype(dtype), (1, 1), 0, (0, 0, 0, 0)
-    )  # fmt: skip
+    return _Scaling(node, required_input(node), scale.astype(dtype), bias)
 
 
 def _mergeable(branches: list[_Branch]) -> list[_Branch]:
     """Return the terms that are one convolution together: the same input, stride and groups."""
     best: list[_Branch] = []
-    for first in (b for b in branches if b.kernel is not None):
-        frame = max(
-            (b for b in branches if _alike(b, first)),
-            key=lambda b: b.kernel.shape[2:],
-            default=None,
-        )
+    convolutions = _convolutions(branches)
+    for first in convolutions:
+        frame = max((b for b in convolutions if _alike(b, first)), key=lambda b: b.window)
         together = [
-            b for b in branches if (_alike(b, first) and _fits(b, frame)) or _is_own(b, first)
-        ]  # fmt: skip
+            b
+            for b in branches
+            if (
+                _adds_to_middle(b, first)
+                if isinstance(b, _Scaling)
+                else _alike(b, first) and _fits(b, frame)
+            )
+        ]
         best = max(best, together, key=len)
     return best
 
 
-def _alike(branch: _Branch, first: _Branch) -> bool:
-    if branch.kernel is None or branch.x is not first.x or branch.strides != first.strides:
+def _convolutions(branches: list[_Branch]) -> list[_Convolution]:
+    return [branch for branch in branches if isinstance(branch, _Convolution)]
+
+
+def _alike(branch: _Convolution, first: _Convolution) -> bool:
+    if branch.x is not first.x or branch.strides != first.strides:
         return False
     return branch.groups == first.groups and branch.kernel.shape[:2] == first.kernel.shape[:2]
 
 
-def _fits(branch: _Branch, frame: _Branch) -> bool:
+def _fits(branch: _Convolution, frame: _Convolution) -> bool:
     """Whether the window lies within the frame's, and the outputs have the same size."""
     for axis in (0, 1):
         begin, end = (frame.pads[axis + i] - branch.pads[axis + i] for i in (0, 2))
-        wider = frame.kernel.shape[2 + axis] - branch.kernel.shape[2 + axis]
+        wider = frame.window[axis] - branch.window[axis]
         if begin < 0 or end < 0 or begin + end != wider:
             return False
     return True
 
 
-def _is_own(branch: _Branch, first: _Branch) -> bool:
-    """Whether the branch is a BatchNorm of the same input, over as many channels as come out."""
-    same = branch.kernel is None and branch.x is first.x and first.strides == (1, 1)
+def _adds_to_middle(branch: _Scaling, first: _Convolution) -> bool:
+    """Whether a BatchNorm scales the same input, over as many channels as come out."""
+    same = branch.x is first.x and first.strides == (1, 1)
     centred = all(
-        0 <= first.pads[i] < first.kernel.shape[2 + i]
-        and first.pads[i] + first.pads[i + 2] == first.kernel.shape[2 + i] - 1
+        0 <= first.pads[i] < first.window[i]
+        and first.pads[i] + first.pads[i + 2] == first.window[i] - 1
         for i in (0, 1)
     )
     inputs = first.kernel.shape[1] * first.groups
@@ -180,18 +203,18 @@ def _is_own(branch: _Branch, first: _Branch) -> bool:
 
 
 def _merged(branches: list[_Branch], number: float, writer: Writer, near: ir.Node) -> ir.Node:
-    convolutions = [b for b in branches if b.kernel is not None]
-    frame = max(convolutions, key=lambda b: b.kernel.shape[2:])
-    kernel = np.zeros(frame.kernel.shape, np.float64)
+    frame = max(_convolutions(branches), key=lambda b: b.window)
+    kernel: np.ndarray = np.zeros(frame.kernel.shape, np.float64)
+    bias = np.full(len(kernel), number, np.float64)
     for b in branches:
-        top, left = frame.pads[0] - b.pads[0], frame.pads[1] - b.pads[1]
-        if b.kernel is None:
+        bias += b.bias
+        if isinstance(b, _Scaling):
             outputs = np.arange(len(kernel))
-            kernel[outputs, outputs % kernel.shape[1], top, left] += b.scale
+            kernel[outputs, outputs % kernel.shape[1], frame.pads[0], frame.pads[1]] += b.scale
         else:
-            height, width = b.kernel.shape[2:]
+            top, left = frame.pads[0] - b.pads[0], frame.pads[1] - b.pads[1]
+            height, width = b.window
             kernel[:, :, top : top + height, left : left + width] += b.kernel
-    bias = number + sum(b.bias.astype(np.float64) for b in branches)
     dtype = frame.kernel.dtype
     name = f"{near.outputs[0].name}.merged"
     return writer.node(
@@ -229,7 +252,7 @@ def _widen_kernel(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]
         branch = None if rule.excludes(node.name) else _convolution(node)
         if branch is None:
             continue
-        height, width = branch.kernel.shape[2:]
+        height, width = branch.window
         depthwise = branch.groups > 1 and branch.kernel.shape[1] == 1
         wanted = 11 if branch.strides == (4, 4) else 3 if depthwise and height == width == 1 else 0
         if not wanted or (height, width) == (wanted, wanted):
@@ -243,13 +266,13 @@ def _widen_kernel(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]
     return matches, left
 
 
-def _widened(branch: _Branch, wanted: int, writer: Writer) -> ir.Node:
-    extra = [wanted - side for side in branch.kernel.shape[2:]]
+def _widened(branch: _Convolution, wanted: int, writer: Writer) -> ir.Node:
+    extra = [wanted - side for side in branch.window]
     begin = [n // 2 for n in extra]
     end = [n - b for n, b in zip(extra, begin, strict=True)]
     kernel = np.pad(branch.kernel, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
     pads = [p + n for p, n in zip(branch.pads, [*begin, *end], strict=True)]
-    weight = writer.constant(kernel, f"{branch.node.inputs[1].name}.widened")
+    weight = writer.constant(kernel, f"{required_input(branch.node, 1).name}.widened")
     attributes = {
         "kernel_shape": [wanted, wanted],
         "strides": list(branch.strides),

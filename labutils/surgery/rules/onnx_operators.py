@@ -1,4 +1,4 @@
-"""Exact rules that write one ONNX operator with others, for targets that lack it or limit it."""
+"""Exact rules that express one ONNX operator by others, for targets that lack it or limit it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..forms import NOT_MINE, Leave, OnnxPass
+from ..onnx_level.nodes import optional_input, required_input
 from ..report import Left, Match
 from ..rule import Rule
 
@@ -53,40 +54,42 @@ def _sub(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
 
     if any(array_of(value) is not None for value in node.inputs):
         return Leave("one operand is a constant")
-    dtype = node.inputs[1].dtype or node.inputs[0].dtype or node.outputs[0].dtype
+    one, other = required_input(node, 0), required_input(node, 1)
+    dtype = other.dtype or one.dtype or node.outputs[0].dtype
     if dtype is None:
         return Leave("the type of its input is unknown: run onnx.shape_inference first")
     minus = writer.constant(np.asarray(-1, dtype.numpy()), f"{node.outputs[0].name}.minus_one")
-    negative = writer.node("Mul", [node.inputs[1], minus], node)
-    return [negative, writer.node("Add", [node.inputs[0], negative.outputs[0]], node)]
+    negative = writer.node("Mul", [other, minus], node)
+    return [negative, writer.node("Add", [one, negative.outputs[0]], node)]
 
 
 def _clip(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     from ..onnx_level.writing import array_of
 
-    low = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    high = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-    open_above = len(node.inputs) < 3 or node.inputs[2] is None
+    low, high = (array_of(optional_input(node, n)) for n in (1, 2))
+    open_above = optional_input(node, 2) is None
     if low is None or not (open_above or (high is not None and high >= np.finfo(high.dtype).max)):
         return Leave("it has an upper bound, or no lower one")
     if float(low) <= 0:
-        return Leave("a lower bound that targets take")
+        return Leave("its lower bound is one that targets accept")
     return [writer.node("Max", [node.inputs[0], node.inputs[1]], node)]
 
 
 def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
-    """Drop axes of size 1, and join axes that stay neighbours, between two Reshapes."""
+    """Drop axes of size 1, and join axes that stay adjacent, between two Reshapes."""
     import onnx_ir as ir
 
     from ..onnx_level.writing import array_of, numbers
 
-    shape = _static(node.inputs[0])
+    x = required_input(node)
+    shape = _static(x)
     if shape is None or len(shape) <= MOST_DIMENSIONS:
         return NOT_MINE
     uses = [use.node for use in node.outputs[0].uses()]
     if [u.op_type for u in uses] != ["Reshape"] or node.outputs[0].is_graph_output():
         return Leave("its output does not go into one Reshape")
-    if array_of(uses[0].inputs[1]) is None or 0 in array_of(uses[0].inputs[1]):
+    wanted = array_of(uses[0].inputs[1])
+    if wanted is None or 0 in wanted:
         return Leave("the Reshape after it takes over dimensions of its input")
     order = numbers(node, "perm", tuple(reversed(range(len(shape)))))
     groups = _groups(shape, order)
@@ -95,10 +98,10 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     ordered = sorted(groups)
     sizes = np.array([int(np.prod([shape[a] for a in group])) for group in ordered], np.int64)
     name = node.outputs[0].name
-    first = writer.node("Reshape", [node.inputs[0], writer.constant(sizes, f"{name}.shape")], node)
+    first = writer.node("Reshape", [x, writer.constant(sizes, f"{name}.shape")], node)
     perm = [ordered.index(group) for group in groups]
     second = writer.node("Transpose", first.outputs, node, perm=perm)
-    first.outputs[0].shape, first.outputs[0].type = ir.Shape(sizes.tolist()), node.inputs[0].type
+    first.outputs[0].shape, first.outputs[0].type = ir.Shape(sizes.tolist()), x.type
     second.outputs[0].shape = ir.Shape(sizes[perm].tolist())
     return [first, second]
 
@@ -106,8 +109,8 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
 def _static(value: ir.Value | None) -> list[int] | None:
     if value is None or value.shape is None:
         return None
-    sizes = list(value.shape)
-    return sizes if all(isinstance(n, int) for n in sizes) else None
+    sizes = [n for n in value.shape if isinstance(n, int)]
+    return sizes if len(sizes) == len(value.shape) else None
 
 
 def _groups(shape: list[int], order: list[int]) -> list[list[int]]:
@@ -130,14 +133,14 @@ def _groups(shape: list[int], order: list[int]) -> list[list[int]]:
     return groups
 
 
-def _merge_reshapes(model: ir.Model) -> None:
-    """Let a Reshape of a Reshape read what the first one reads: the shape between is not needed."""
+def _merge_reshapes_(model: ir.Model) -> None:
+    """Let a Reshape of a Reshape read what the first one reads: its shape is not needed."""
     import onnx_ir.passes.common as common
 
     from ..onnx_level.writing import array_of
 
     for node in [n for n in model.graph if n.op_type == "Reshape"]:
-        before, wanted = node.inputs[0].producer(), array_of(node.inputs[1])
+        before, wanted = required_input(node).producer(), array_of(node.inputs[1])
         plain = wanted is not None and 0 not in wanted
         if plain and before is not None and before.op_type == "Reshape":
             node.replace_input_with(0, before.inputs[0])
@@ -147,7 +150,7 @@ def _merge_reshapes(model: ir.Model) -> None:
 def _few_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
     matches, left = _rewrite_each(model, rule, "Transpose", _transpose)
     if matches:
-        _merge_reshapes(model)
+        _merge_reshapes_(model)
     return matches, left
 
 
@@ -171,7 +174,7 @@ FIVE_DIMENSIONS = Rule(
     name="five-dimensions",
     exact=True,
     error="none: the same elements in the same order",
-    source="axes that stay neighbours are one axis; QNN 2.51's HTP takes five at most (measured)",
+    source="axes that stay adjacent are one axis; QNN 2.51's HTP takes five at most (measured)",
     keeps="everything",
     onnx_passes=(OnnxPass(_few_dimensions, frozenset({"Transpose", "Reshape"})),),
 )

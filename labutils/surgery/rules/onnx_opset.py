@@ -1,8 +1,8 @@
-"""An exact rule that writes an ONNX graph in an older opset, for tools that read no newer one.
+"""An exact rule that writes an ONNX graph in an older opset, for tools that cannot read newer ones.
 
-ONNX's own version converter has no way down for most of these operators, and what changed in them
-since is their spelling: where axes are written, which types they take. Whatever changed in its
-meaning is left, and then the opset is, too.
+ONNX's version converter cannot downgrade most of these operators. What changed in them is how they
+are written: where axes are given, which types they take. Where the meaning of a node changed, the
+node is left, and so is the opset.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ _SAME = frozenset(
         "Where",
     ]
 )
-_NEW_ATTRIBUTES = {  # op -> attributes that opset 11 does not know, with the value that may go
+# op -> attributes that opset 11 does not know, with the value that can be dropped
+_NEW_ATTRIBUTES: dict[str, dict[str, int | None]] = {
     "Reshape": {"allowzero": 0},
     "Shape": {"start": 0, "end": None},
     "ArgMax": {"select_last_index": 0},
@@ -119,7 +120,7 @@ def _lower(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
     if left:
         return [], left
     for node in nodes:
-        _respell(node)
+        _downgrade_(node)
     model.opset_imports[""] = OLDEST
     model.graph.opset_imports[""] = OLDEST
     model.ir_version = min(model.ir_version, 7)  # of the onnx package that brought opset 12
@@ -132,7 +133,7 @@ def _objection(node: ir.Node, opset: int) -> str:
 
     op = node.op_type
     if opset > 17:
-        return f"opset {opset}: from 18 on more than the spelling changed; export opset 17"
+        return f"opset {opset}: from 18 on, more than the notation changed; export at opset 17"
     if node.domain not in ("", "ai.onnx"):
         return f"an operator of the domain {node.domain}"
     if op in (*_AXES, "Split"):
@@ -145,14 +146,14 @@ def _objection(node: ir.Node, opset: int) -> str:
         mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
         return "it reads a region of interest" if mode == "tf_crop_and_resize" else ""
     if op not in _SAME and op != "BatchNormalization":
-        return f"opset {OLDEST} has no such operator, or another one of this name"
+        return f"opset {OLDEST} has no such operator, or a different one of this name"
     for name, harmless in _NEW_ATTRIBUTES.get(op, {}).items():
         if name in node.attributes and node.attributes[name].value != harmless:
             return f"{name} = {node.attributes[name].value}"
     return ""
 
 
-def _respell(node: ir.Node) -> None:
+def _downgrade_(node: ir.Node) -> None:
     import onnx_ir as ir
 
     from ..onnx_level.writing import array_of, rank_of
@@ -176,9 +177,9 @@ def _respell(node: ir.Node) -> None:
 LOWER_OPSET = Rule(
     name="opset-11",
     exact=True,
-    error="none: the same operators under an older spelling",
+    error="none: the same operators in an older notation",
     source="ONNX's changelog of operators, opsets 12 to 17",
-    keeps="everything; nothing is done where one node has no older form",
+    keeps="everything; nothing is changed where one node has no older form",
     onnx_passes=(OnnxPass(_lower, frozenset({f"opset {n}" for n in range(OLDEST + 1, 18)})),),
 )
 

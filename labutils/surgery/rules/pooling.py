@@ -12,6 +12,7 @@ import numpy as np
 
 from ..forms import NOT_MINE, FunctionForm, Leave, ModuleForm, OnnxForm, Site
 from ..layers.pool_chain import chain
+from ..onnx_level.nodes import constant_of, optional_input, shape_of
 from ..rule import Rule
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def _check_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
 
 
 def _channels(node: ir.Node) -> int:
-    shape = node.inputs[0].shape
-    return shape[1] if shape is not None and isinstance(shape[1], int) else 0
+    channels = (shape_of(node) or (0, 0))[1]
+    return channels if isinstance(channels, int) else 0
 
 
 def _build_max(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
@@ -141,17 +142,17 @@ def _build_avg(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
                 pads=_onnx_pads(node), group=channels)  # fmt: skip
 
 
-def axes_of(node: ir.Node) -> list[int] | None:
+def _axes(node: ir.Node) -> list[int] | None:
     """Return the axes of a reduction: an attribute, since opset 18 an input; None: unknown."""
     axes = node.attributes.get_ints("axes", None)
-    if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
-        constant = node.inputs[1].const_value
-        axes = None if constant is None else constant.numpy().tolist()
-    return None if axes is None else list(axes)
+    if axes is not None:
+        return list(axes)
+    constant = constant_of(optional_input(node, 1))
+    return None if constant is None else [int(axis) for axis in constant.ravel()]
 
 
 def _check_reduction(node: ir.Node, _: frozenset[str]) -> Leave | None:
-    axes, shape = axes_of(node), node.inputs[0].shape
+    axes, shape = _axes(node), shape_of(node)
     if axes is None or shape is None or len(shape) != 4:
         return Leave("not a mean over known axes of an image")
     return None if sorted(a % 4 for a in axes) == [2, 3] else NOT_MINE
@@ -165,10 +166,9 @@ def _build_global(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
 
 
 def _plane(node: ir.Node) -> int:
-    shape = node.inputs[0].shape
-    known = shape is not None and len(shape) == 4
-    sizes = [d for d in shape[1:] if isinstance(d, int)] if known else []
-    return sizes[1] * sizes[2] if len(sizes) == 3 else 0
+    shape = shape_of(node) or []
+    sizes = [d for d in shape[1:] if isinstance(d, int)]
+    return sizes[1] * sizes[2] if len(shape) == 4 and len(sizes) == 3 else 0
 
 
 def _check_plane(node: ir.Node, _: frozenset[str]) -> Leave | None:

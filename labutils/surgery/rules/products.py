@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..forms import NOT_MINE, FunctionForm, Leave, OnnxForm
+from ..onnx_level.nodes import constant_of, optional_input
 from ..rule import Rule
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def _check_gemm(node: ir.Node, _: frozenset[str]) -> Leave | None:
 
 def _build_gemm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     """Write the transpose and the factors into the weights."""
-    weight = node.inputs[1].const_value.numpy() * node.attributes.get_float("alpha", 1.0)
+    given, bias = constant_of(node.inputs[1]), constant_of(optional_input(node, 2))
+    assert given is not None  # the check leaves a node without
+    weight = given * node.attributes.get_float("alpha", 1.0)
     weight = weight if node.attributes.get_int("transB", 0) else weight.T
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
-        bias = bias.const_value.numpy() * node.attributes.get_float("beta", 1.0)
+        bias = bias * node.attributes.get_float("beta", 1.0)
     inputs = (x, weight.copy()) if bias is None else (x, weight.copy(), bias)
     return g.op("Gemm", *inputs, elementwise=False, transB=1)
 

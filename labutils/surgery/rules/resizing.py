@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..forms import NOT_MINE, FunctionForm, Leave, ModuleForm, OnnxForm, Site
+from ..onnx_level.nodes import constant_of, optional_input, shape_of
 from ..rule import Rule
 
 if TYPE_CHECKING:
@@ -19,20 +20,21 @@ def _check_layer(site: Site) -> Leave | None:
     return NOT_MINE if site.module.size is None else None
 
 
-def _onnx_factors(node: ir.Node) -> list[float] | None:
-    """Return output / input of each axis, None where a size is not known or is rounded off."""
-    sizes = node.inputs[3].const_value if len(node.inputs) > 3 and node.inputs[3] else None
-    shape = node.inputs[0].shape
-    if sizes is None or shape is None or not all(isinstance(d, int) for d in shape):
+def _onnx_factors(node: ir.Node) -> np.ndarray | None:
+    """Return output / input of each axis, None where a size is not known or would be rounded."""
+    sizes, shape = constant_of(optional_input(node, 3)), shape_of(node)
+    if sizes is None or shape is None or len(shape) != len(sizes):
         return None
-    wanted = sizes.numpy().tolist()
-    factors = np.array(wanted, np.float32) / np.array(list(shape), np.float32)
-    fits = all(int(f * d) == out for f, d, out in zip(factors, shape, wanted, strict=True))
-    return factors if fits and len(wanted) == len(shape) else None
+    known = [d for d in shape if isinstance(d, int)]
+    if len(known) != len(shape):
+        return None
+    factors = np.array(sizes, np.float32) / np.array(known, np.float32)
+    fits = all(int(f * d) == out for f, d, out in zip(factors, known, sizes, strict=True))
+    return factors if fits else None
 
 
 def _check_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
-    if len(node.inputs) < 4 or node.inputs[3] is None:
+    if optional_input(node, 3) is None:
         return NOT_MINE
     if any(name in node.attributes for name in ("axes", "keep_aspect_ratio_policy")):
         return Leave("it resizes some axes only (opset 18)")
@@ -42,7 +44,7 @@ def _check_node(node: ir.Node, _: frozenset[str]) -> Leave | None:
 
 
 def _build_resize(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
-    return g.again(node, x, node.inputs[1], _onnx_factors(node))
+    return g.again(node, x, optional_input(node, 1), _onnx_factors(node))
 
 
 RESIZE = Rule(

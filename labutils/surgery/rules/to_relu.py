@@ -1,4 +1,4 @@
-"""Approximate rules: an activation becomes a ReLU, and the network must be trained again.
+"""Approximate rules: an activation becomes a ReLU, and the network must be retrained.
 
 A bounded activation that scales another tensor (the gate of a squeeze-excitation, the factor of a
 decomposed Hardswish) is never replaced.

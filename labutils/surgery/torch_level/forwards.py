@@ -2,7 +2,7 @@
 
 Only those modules are traced whose own forward holds a pattern. The model keeps its classes,
 names, weights, attributes and hooks, and each such module gets a new ``forward``: the edited graph,
-running on the module itself. What asks for ``self.training`` is traced in both modes.
+running on the module itself. A forward that reads ``self.training`` is traced in both modes.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ def edit_forwards_(model: nn.Module, rules: Sequence[Rule], deep: bool) -> Chang
                for path, module in graph_match.units(model)]  # fmt: skip
     if deep and not any(change[0] for change in changes):
         changes += _edit_largest_(model, rules, "")
-    undo = [change[2] for change in reversed(changes)]
+
+    def undo() -> None:
+        for _, _, undo_one in reversed(changes):
+            undo_one()
+
     return (
         [match for change in changes for match in change[0]],
         list(dict.fromkeys(left for change in changes for left in change[1])),
-        lambda: [step() for step in undo] and None,
+        undo,
     )
 
 
@@ -68,7 +72,7 @@ def _trace(module: nn.Module, tracer: fx.Tracer) -> fx.Graph | None:
                 {"forward": holder.functions[module.training and len(holder.functions) > 1]},
             )
         return tracer.trace(module)
-    except Exception:  # control flow on values, arguments that are no tensors, ...
+    except Exception:  # control flow on values, arguments that are not tensors, ...
         return None
     finally:
         module.__class__ = cls
@@ -88,14 +92,13 @@ def _edit_forward_(
     matches, left = edits[0]
     counts = {len(edit[0]) for edit in edits}
     if len(counts) > 1:
-        why = "its forward holds another number of them in training"
+        why = "its forward holds a different number of them in training"
         left = [Left(path or "(the model)", f"{max(counts)} patterns", why)]
     if len(counts) > 1 or not matches:
         remove_new_(module, children)
         return [], left, lambda: None
     put_back = drop_unused_(module, read, *graphs.values())
-    holder = Traced(module, graphs)
-    module.forward = types.MethodType(_forward_like(module.forward), holder)
+    module.forward = bind_forward(Traced(module, graphs), module.forward)
 
     def undo() -> None:
         put_back()
@@ -109,25 +112,32 @@ def _edit_forward_(
 
 def _graphs(module: nn.Module, tracer: fx.Tracer) -> dict[bool, fx.Graph]:
     """Return the graph of a forward by `training`; a single one where training changes nothing."""
-    modes = (False, True) if graph_match.asks_for_training(type(module)) else (False,)
-    was, graphs = module.training, {}
+    modes = (False, True) if graph_match.asks_for_training(module) else (False,)
+    was = module.training
+    graphs: dict[bool, fx.Graph] = {}
     try:
         for mode in modes:
             module.training = mode
-            graphs[mode] = _trace(module, tracer)
+            graph = _trace(module, tracer)
+            if graph is None:
+                return {}
+            graphs[mode] = graph
     finally:
         module.training = was
-    return {} if None in graphs.values() else graphs
+    return graphs
 
 
-def _forward_like(original: Callable) -> Callable:
-    def forward(self: Traced, *args: Any, **kwargs: Any) -> Any:
-        return Traced.forward(self, *args, **kwargs)
+def bind_forward(state: Any, original: Callable[..., Any]) -> types.MethodType:
+    """Return ``state.forward`` as a forward with the arguments of another one."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
 
     signature = inspect.signature(original)  # exporters read the names of the arguments
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    forward.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])
-    return forward
+    parameters = [own, *signature.parameters.values()]
+    vars(forward)["__signature__"] = signature.replace(parameters=parameters)
+    return types.MethodType(forward, state)
 
 
 class Traced:
@@ -145,9 +155,9 @@ class Traced:
 
     def _compile(self) -> None:
         names = {k: v.get() if isinstance(v, _Imported) else v for k, v in self.names.items()}
-        self.functions = {}
+        self.functions: dict[bool, Callable[..., Any]] = {}
         for mode, source in self.sources.items():
-            made = dict(names)
+            made: dict[str, Any] = dict(names)
             exec(compile(source, "<the edited forward>", "exec"), made)
             self.functions[mode] = made["forward"]
 

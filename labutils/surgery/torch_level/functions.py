@@ -1,13 +1,12 @@
 """Replacing functionals, Tensor methods and aten operators inside a model's forward.
 
 Nothing is traced: PyTorch itself hands every call to a `TorchFunctionMode` while the forward
-runs, so dynamic control flow, nested functions and modules without a class of their own are
-reached. The mode is baked into the model's ``forward``.
+runs, so dynamic control flow and functions outside of any module class are reached. The mode is
+baked into the model's ``forward``.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import types
@@ -28,18 +27,17 @@ from ..naming import full_name, resolve
 from ..report import Left, Match
 from ..rule import Rule
 from . import gates, modules
-from .forwards import Traced
+from .forwards import Traced, bind_forward
 
 _TORCH, _HERE = (str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
-
-
-_Table = dict[Callable[..., Any], tuple[Callable[..., Any], Callable[..., Any] | None] | None]
+_Function = Callable[..., Any]
+_Replacements = dict[_Function, tuple[_Function, _Function | None] | None]
 
 
 class _Functions(TorchFunctionMode):
     """Calls what a table holds in place of functions; None shields a function from other modes."""
 
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: _Replacements) -> None:
         super().__init__()
         self.table = table
 
@@ -60,7 +58,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Listener(TorchFunctionMode):
-    """Hears every call while a model runs, and changes nothing."""
+    """Observes every call while a model runs, and changes nothing."""
 
     def __init__(self, heard: Callable[..., None]) -> None:
         super().__init__()
@@ -77,6 +75,11 @@ class _Listener(TorchFunctionMode):
 class _Baked:
     """The state behind a module's replaced ``forward``: the forward it had, and the rules."""
 
+    original: Callable[..., Any]
+    rules: tuple[Rule, ...]
+    shielded: tuple[Rule, ...]
+    table: _Replacements
+
     def __init__(
         self, original: Callable, rules: tuple[Rule, ...], shielded: tuple[Rule, ...] = ()
     ) -> None:
@@ -87,7 +90,7 @@ class _Baked:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.table: _Table = dict.fromkeys(_forms_by_function(self.shielded))
+        self.table = dict.fromkeys(_forms_by_function(self.shielded))
         for function, (_, form) in _forms_by_function(self.rules).items():
             check = None if form.check is None else resolve(form.check)
             self.table[function] = resolve(form.replacement), check
@@ -124,7 +127,7 @@ def _forms_by_function(
 
 
 def bake_(model: nn.Module, calls: Sequence[Call]) -> Callable[[], None]:
-    """Make the model's forward run with the rules' functions; return what takes this back.
+    """Make the model's forward run with the rules' functions; return how to undo it.
 
     A rule for some places only is baked into the modules there, and a place that is left gets a
     shield. The new forward is a bound method of the old one's holder, so a deep copy or a pickle
@@ -140,7 +143,12 @@ def bake_(model: nn.Module, calls: Sequence[Call]) -> Callable[[], None]:
             owner = call.owner if call.rule.include else ""
             places.setdefault(owner, ([], []))[0].append(call.rule)
     undo = [_bake_one_(model.get_submodule(path), *rules) for path, rules in places.items()]
-    return lambda: [step() for step in reversed(undo)] and None
+
+    def undo_all() -> None:
+        for step in reversed(undo):
+            step()
+
+    return undo_all
 
 
 def _bake_one_(
@@ -153,16 +161,7 @@ def _bake_one_(
         for before, added in zip(had, (rules, shielded), strict=True)
     )
     _restore_one_(module, ())
-    state = _Baked(module.forward, rules, shielded)
-
-    def forward(self: _Baked, *args: Any, **kwargs: Any) -> Any:
-        return _Baked.forward(self, *args, **kwargs)
-
-    # exporters read the names of the arguments
-    signature = inspect.signature(module.forward)
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    forward.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])
-    module.forward = types.MethodType(forward, state)
+    module.forward = bind_forward(_Baked(module.forward, rules, shielded), module.forward)
     return lambda: _set_forward(module, previous)
 
 
@@ -172,13 +171,14 @@ def _functions_only(rule: Rule) -> Rule:
 
 
 def restore_(model: nn.Module) -> bool:
-    """Give a model and its modules their own forward back; False when none was replaced."""
+    """Restore the original forwards of a model and its modules; False if none was replaced."""
     return sum(_restore_one_(module) for module in model.modules()) > 0  # all of them
 
 
-def _restore_one_(module: nn.Module, kinds: tuple[type, ...] = (Traced,)) -> bool:
-    holder = getattr(module.__dict__.get("forward"), "__self__", None)
-    if not isinstance(holder, (_Baked, *kinds)):
+def _restore_one_(module: nn.Module, kinds: tuple[type[Any], ...] = (Traced,)) -> bool:
+    holder: Any = getattr(module.__dict__.get("forward"), "__self__", None)
+    known: tuple[type[Any], ...] = (_Baked, *kinds)
+    if not isinstance(holder, known):
         return False
     own = getattr(holder.original, "__func__", None) is type(module).forward
     _set_forward(module, None if own else holder.original)
@@ -193,7 +193,7 @@ def baked_rules(model: nn.Module) -> tuple[Rule, ...]:
 
 
 def _set_forward(model: nn.Module, forward: Callable | None) -> None:
-    """Set the instance's forward; None: the one of its class."""
+    """Set the instance's forward; None restores that of its class."""
     model.__dict__.pop("forward", None)
     if forward is not None:
         model.forward = forward
@@ -329,7 +329,7 @@ def _short_name(function: Callable[..., Any] | str) -> str:
 
 def _source_line() -> str:
     """Return ``file.py:12`` of the innermost call outside PyTorch and this package."""
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(("<", _TORCH, _HERE)):

@@ -38,7 +38,7 @@ def is_squeeze_excitation(site: Site) -> bool:
         return False
     first, last = (_widths(layer) for layer in (layers[0], layers[-1]))
     if any(getattr(m, "num_features", 0) == first[0] for m in site.module.modules()):
-        return False  # it normalizes its input besides
+        return False  # it also normalizes its input
     pointwise = all(getattr(layer, "kernel_size", (1, 1)) == (1, 1) for layer in layers)
     if not pointwise or first[0] != last[1] or (len(layers) == 2 and first[1] != last[0]):
         return False
@@ -57,7 +57,7 @@ def _scales_channels(module: nn.Module, channels: int) -> bool:
     try:
         with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
             factor = (module(x.clone()) / x).float()
-    except Exception:  # some other module, with other inputs
+    except Exception:  # a different kind of module, with other inputs
         return False
     if factor.shape != x.shape:
         return False
@@ -82,7 +82,7 @@ def check_by_name(site: Site, ran: bool = False) -> Leave | None:
         return Leave(f"{GATE} (by its place: {name!r} in {around[0] if around else own})")
     chain = all(isinstance(parent, nn.Sequential) for parent in site.parents[:1])
     if "sigmoid" in own.lower() and not ran and not chain:
-        return Leave("it may be a gate, and only a run can show it: pass example_inputs=")
+        return Leave("it may be a gate; only a run can tell: pass example_inputs=")
     return None
 
 
@@ -94,15 +94,15 @@ class Watch:
         self.gates: set[Any] = set()
 
     def mark(self, tensor: object, site: Any) -> None:
-        """Follow a tensor; `site` is who made it."""
+        """Follow a tensor; `site` is the module or call that made it."""
         self.marks[id(tensor)] = (tensor, self.sites(tensor) | {site})
 
     def sites(self, tensor: object) -> frozenset[Any]:
-        """Return whose a tensor is."""
+        """Return the modules or calls that made a tensor."""
         return self.marks.get(id(tensor), (None, frozenset()))[1]
 
     def call(self, name: str, args: Sequence[Any], result: Any) -> None:
-        """Hear of a call: a view passes the mark on, a product shows a gate."""
+        """Observe a call: a view passes the mark on, a product shows a gate."""
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         if name in _RESHAPING:
             tensors = tensors[:1]
@@ -121,7 +121,7 @@ _PRODUCTS = {"mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__i
 
 
 class _Watching(TorchFunctionMode):
-    """The function mode through which a `Watch` hears of every call."""
+    """The function mode through which a `Watch` observes every call."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _Watching(TorchFunctionMode):
 
 @contextmanager
 def watching(modules: Sequence[nn.Module]) -> Iterator[Watch]:
-    """Watch what becomes of these modules' outputs while the model runs."""
+    """Watch where these modules' outputs go while the model runs."""
     watch = Watch()
     hooks = [
         m.register_forward_hook(lambda module, _, output: watch.mark(output, module))

@@ -42,36 +42,51 @@ def edit_(
     matches: list[Match] = []
     left: list[Left] = []
     forms = [(rule, form) for rule in rules for form in rule.graph]
-    spelling = graph_match.spell(root, graph)
+    normalized = graph_match.normalize(root, graph)
     for rule, form in sorted(forms, key=lambda pair: -_size(pair[1])):
-        done, moved = len(matches), {}  # one occurrence may read what another one computed
-        for n, found in enumerate(graph_match.find_occurrences(spelling, form)):
-            where = _where(found.last, path)
-            leave = _check_occurrence(rule, form, found, where)
-            if leave is not None:
-                left += [Left(where, form.label, leave.why)] if leave.reported else []
-                continue
-            made: Any = form.make(found)
-            if isinstance(made, nn.Module):
-                made = layers.get((form.label, n)) or _add_(root, made)
-                layers[form.label, n] = made
-            inputs = fx.node.map_arg(found.inputs, lambda node, moved=moved: moved.get(node, node))
-            new, became = _put_(root, graph, found.last, made, inputs)
-            moved[found.last] = new
-            _erase_(graph, found.nodes)
-            matches.append(Match(rule.name, "graph", where, form.label, became))
-        if len(matches) > done:
-            spelling = graph_match.spell(root, graph)
+        found = graph_match.find_occurrences(normalized, form)
+        done, not_done = _edit_occurrences_(root, graph, rule, form, found, path, layers)
+        matches += done
+        left += not_done
+        if done:
+            normalized = graph_match.normalize(root, graph)
     if functions:
-        for part in _edit_calls_(root, graph, rules, path):
-            (matches if isinstance(part, Match) else left).append(part)
+        done, not_done = _edit_calls_(root, graph, rules, path)
+        matches += done
+        left += not_done
     graph.lint()
+    return matches, left
+
+
+def _edit_occurrences_(
+    root: nn.Module, graph: fx.Graph, rule: Rule, form: GraphForm, occurrences: Sequence[Found],
+    path: str, layers: dict[tuple, str],
+) -> tuple[list[Match], list[Left]]:  # fmt: skip
+    """Replace the occurrences of one pattern."""
+    matches: list[Match] = []
+    left: list[Left] = []
+    moved: dict[fx.Node, Any] = {}  # one occurrence may read what another computed
+    for n, found in enumerate(occurrences):
+        where = _where(found.last, path)
+        leave = _check_occurrence(rule, form, found, where)
+        if leave is not None:
+            left += [Left(where, form.label, leave.why)] if leave.reported else []
+            continue
+        made: Any = form.make(found)
+        if isinstance(made, nn.Module):
+            made = layers.get((form.label, n)) or _add_(root, made)
+            layers[form.label, n] = made
+        inputs: Any = fx.node.map_arg(found.inputs, lambda node: moved.get(node, node))
+        new, became = _put_(root, graph, found.last, made, inputs)
+        moved[found.last] = new
+        _erase_(graph, found.nodes)
+        matches.append(Match(rule.name, "graph", where, form.label, became))
     return matches, left
 
 
 def _edit_calls_(
     root: nn.Module, graph: fx.Graph, rules: Sequence[Rule], path: str
-) -> list[Match | Left]:
+) -> tuple[list[Match], list[Left]]:
     """Replace single calls: functions, methods, aten operators, in place or not."""
     words = {
         name_of(function): (rule, form)
@@ -79,7 +94,8 @@ def _edit_calls_(
         for form in rule.functions
         for function in form.resolved()
     }
-    parts: list[Match | Left] = []
+    matches: list[Match] = []
+    left: list[Left] = []
     for node in list(graph.nodes):
         if node.op not in ("call_function", "call_method") or operation(node) not in words:
             continue
@@ -87,13 +103,13 @@ def _edit_calls_(
         where, was = _where(node, path), _label(node)
         leave = _check_call(rule, form, node, where)
         if leave is not None:
-            parts += [Left(where, was, leave.why)] if leave.reported else []
+            left += [Left(where, was, leave.why)] if leave.reported else []
             continue
         made = resolve(form.replacement)
         _, became = _put_(root, graph, node, made, node.args, node.kwargs)
         _erase_(graph, (node,))
-        parts.append(Match(rule.name, "graph", where, was, became))
-    return parts
+        matches.append(Match(rule.name, "graph", where, was, became))
+    return matches, left
 
 
 def _check_occurrence(rule: Rule, form: GraphForm, found: Found, where: str) -> Leave | None:
@@ -124,7 +140,7 @@ def _value(node: fx.Node) -> Any:
 
 
 def _check_effect(node: fx.Node) -> Leave | None:
-    """Leave a call in place whose argument is read later: out of place it would read the old."""
+    """Leave a call in place whose argument is read later: out of place it would read old values."""
     name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace")
     source = node.args[0] if node.args else None
@@ -175,11 +191,15 @@ def _put_(
     return new, ", ".join(words) if words else "its input"
 
 
-def _as_calls(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> fx.Node:
+def _as_calls(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> Any:
     """Write a function as the calls that it makes; one that asks for shapes as a call of itself."""
     before = set(graph.nodes)
     tracer = fx.proxy.GraphAppendingTracer(graph)
-    positional, named = fx.node.map_arg((args, kwargs), lambda n: fx.Proxy(n, tracer))
+
+    def proxy(node: fx.Node) -> Any:
+        return fx.Proxy(node, tracer)
+
+    positional, named = fx.node.map_arg((args, kwargs), proxy)
     try:
         result = made(*positional, **named)
         return result.node if isinstance(result, fx.Proxy) else result
@@ -193,7 +213,7 @@ def _is_aten(graph: fx.Graph) -> bool:
     return any(isinstance(node.target, torch._ops.OpOverload) for node in graph.nodes)
 
 
-def _as_aten(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> fx.Node:
+def _as_aten(graph: fx.Graph, made: Callable, args: tuple, kwargs: dict) -> Any:
     """Write a function into a graph of aten operators, as its aten operators."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -223,14 +243,14 @@ def _erase_(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
 
 
 def drop_unused_(root: nn.Module, before: set[str], *graphs: fx.Graph) -> Callable[[], None]:
-    """Take out the layers and weights that the graph read before and reads no more.
+    """Remove the layers and weights that the graph read before and no longer reads.
 
-    A weight that takes no part would stop DistributedDataParallel.
+    An unused weight would stop DistributedDataParallel.
     """
     unused = before - {name for graph in graphs for name in names_read(graph)}
     parents = {name.rpartition(".")[0] for name in unused}
-    tables = [t for path in parents for m in [root.get_submodule(path)]
-              for t in (m._modules, m._parameters, m._buffers)]  # fmt: skip
+    modules = [root.get_submodule(path) for path in parents]
+    tables: list[Any] = [t for m in modules for t in (m._modules, m._parameters, m._buffers)]
     saved = [(table, dict(table)) for table in tables]
     for name in unused:
         path, _, last = name.rpartition(".")
@@ -283,7 +303,7 @@ def _where(node: fx.Node, path: str) -> str:
 
 
 def edit_graph_module_(gm: fx.GraphModule, rules: Sequence[Rule]) -> Change:
-    """Edit a graph module in place; return what changed, what was left, and what takes it back."""
+    """Edit a graph module in place; return what changed, what was left, and how to undo it."""
     before, children, read = copy.deepcopy(gm.graph), set(gm._modules), names_read(gm.graph)
     matches, left = edit_(gm, gm.graph, rules)
     put_back = drop_unused_(gm, read, gm.graph)
@@ -298,6 +318,6 @@ def edit_graph_module_(gm: fx.GraphModule, rules: Sequence[Rule]) -> Change:
 
 
 def remove_new_(module: nn.Module, children: set[str]) -> None:
-    """Take out the children that were not there before."""
+    """Remove the children that were not there before."""
     for name in set(module._modules) - children:
         delattr(module, name)

@@ -1,6 +1,6 @@
 """Finding several operations in a traced graph by their edges, however each of them was called.
 
-A graph of `torch.fx` or `torch.export` and a pattern are brought to one spelling first:
+A graph of `torch.fx` or `torch.export` and a pattern are normalized first:
 ``F.hardswish(x, inplace=True)``, ``torch.ops.aten.hardswish_`` and ``nn.Hardswish`` are one
 operation, and so are ``x.clamp(min=0, max=6)`` and ``F.relu6(x)``. Then torch's own matcher,
 which follows edges and not the order of nodes, compares the two.
@@ -51,7 +51,7 @@ class Found:
     Attributes
     ----------
     inputs
-        What stands for the pattern's arguments: nodes, or literals.
+        The nodes or literals in the place of the pattern's arguments.
     nodes
         The nodes that are replaced, in the order of the graph; the last one's value is.
     modules
@@ -68,8 +68,11 @@ class Found:
     def kernel_sizes(self) -> list[tuple[int, ...]]:
         """Return the kernels of the convolutions among the nodes, modules or calls."""
         weights = [m.weight for m in self.modules if isinstance(m, nn.Conv2d)]
-        calls = (n.args[1] for n in self.nodes if n.op == "call_function"
-                 and operation(n).startswith("conv"))  # fmt: skip
+        calls: list[Any] = [
+            n.args[1]
+            for n in self.nodes
+            if n.op == "call_function" and operation(n).startswith("conv")
+        ]
         weights += [n.meta["val"] for n in calls if "val" in n.meta]
         return [tuple(weight.shape[2:]) for weight in weights]
 
@@ -80,7 +83,7 @@ class Found:
 
 
 class _Matcher(SubgraphMatcher):
-    """torch's matcher; a number of the pattern may stand for any number, and for no tensor."""
+    """torch's matcher; a number of the pattern may stand for any number, but not for a tensor."""
 
     any_numbers = False
 
@@ -91,26 +94,26 @@ class _Matcher(SubgraphMatcher):
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """A graph in one spelling, and the node of the original behind each of its nodes."""
+class NormalizedGraph:
+    """A graph in normal form, and the original node behind each of its nodes."""
 
     root: nn.Module
     graph: fx.Graph
-    spelled: fx.Graph
+    normalized: fx.Graph
     origin: dict[fx.Node, fx.Node]
     present: frozenset[Any]
 
 
-def spell(root: nn.Module, graph: fx.Graph) -> Spelling:
-    """Bring a graph to one spelling; `root` is whose submodules it calls."""
-    spelled, origin = _spelled(root, graph)
-    return Spelling(root, graph, spelled, origin, frozenset(n.target for n in spelled.nodes))
+def normalize(root: nn.Module, graph: fx.Graph) -> NormalizedGraph:
+    """Bring a graph to normal form; it calls the submodules of `root`."""
+    made, origin = _normalize(root, graph)
+    present = frozenset(n.target for n in made.nodes)
+    return NormalizedGraph(root, graph, made, origin, present)
 
 
-def find_occurrences(spelling: Spelling, form: GraphForm) -> list[Found]:
+def find_occurrences(subject: NormalizedGraph, form: GraphForm) -> list[Found]:
     """Return the occurrences of a form in a graph; they do not overlap."""
-    root, graph, spelled = spelling.root, spelling.graph, spelling.spelled
-    origin, present = spelling.origin, spelling.present
+    root, graph, origin, present = subject.root, subject.graph, subject.origin, subject.present
     found: list[Found] = []
     taken: set[fx.Node] = set()
     for pattern in patterns_of(form):
@@ -118,7 +121,7 @@ def find_occurrences(spelling: Spelling, form: GraphForm) -> list[Found]:
             return []
         matcher = _Matcher(pattern)
         matcher.any_numbers = form.any_numbers
-        for match in matcher.match(spelled):
+        for match in matcher.match(subject.normalized):
             inner = [gn for pn, gn in match.nodes_map.items() if pn.op == "call_function"]
             if inner and taken.isdisjoint(inner):
                 taken.update(inner)
@@ -154,7 +157,7 @@ def patterns_of(form: GraphForm) -> tuple[fx.Graph, ...]:
             return builtin(x)
 
     root = pattern if isinstance(pattern, nn.Module) else nn.Module()
-    base, _ = _spelled(root, _traced(pattern, form.label))
+    base, _ = _normalize(root, _traced(pattern, form.label))
     turning = [n for n in base.nodes if n.op == "call_function"
                and n.target.__name__ in _COMMUTING][:_MOST_COMMUTED]  # fmt: skip
     made = []
@@ -180,9 +183,10 @@ def _traced(pattern: Callable, label: str) -> fx.Graph:
         ) from None
 
 
-def _spelled(root: nn.Module, graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """Return the graph in one spelling, and the node of the original behind each of its nodes."""
-    result, new = fx.Graph(), {}
+def _normalize(root: nn.Module, graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """Return the graph in normal form, and the original node behind each of its nodes."""
+    result = fx.Graph()
+    new: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: new[n])
         if node.op == "output":
@@ -199,7 +203,7 @@ def _spelled(root: nn.Module, graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, 
 
 def _call(root: nn.Module, node: fx.Node, args: tuple, kwargs: dict) -> tuple[str, tuple]:
     if node.op == "call_module":
-        module = root.get_submodule(node.target)
+        module = root.get_submodule(str(node.target))
         if type(module) in _FUNCTIONS:
             return _one_of_many(_FUNCTIONS[type(module)], args[:1])
         if isinstance(module, nn.AdaptiveAvgPool2d):
@@ -267,7 +271,7 @@ def _operation(name: str) -> Callable:
     """Return one function object per name, as the target of nodes."""
 
     def operation(*_: Any) -> None:
-        raise AssertionError("a spelling is compared, never run")
+        raise AssertionError("a normal form is compared, never run")
 
     operation.__name__ = operation.__qualname__ = name
     return operation
@@ -288,7 +292,7 @@ class Tracer(fx.Tracer):
             return False
         if is_chain(m):
             return False
-        return super().is_leaf_module(m, qualified_name) or asks_for_training(type(m))
+        return super().is_leaf_module(m, qualified_name) or asks_for_training(m)
 
 
 _TRACED_INTO = ("torch.nn.modules.activation", "torch.nn.modules.pooling")
@@ -309,9 +313,14 @@ def is_chain(module: nn.Module) -> bool:
     return type(module).forward is nn.Sequential.forward
 
 
+def asks_for_training(module: nn.Module) -> bool:
+    """Tell whether a module's forward behaves differently in training, by reading its source."""
+    kind: Any = type(module)
+    return _reads_training(kind)
+
+
 @functools.cache
-def asks_for_training(cls: type[nn.Module]) -> bool:
-    """Tell whether a class's forward behaves differently in training, by reading its source."""
+def _reads_training(cls: type[Any]) -> bool:
     if issubclass(cls, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
         return True
     try:

@@ -28,8 +28,8 @@ def replace_modules_(
 ) -> tuple[list[Match], list[Left], list[Swap]]:
     """Replace every submodule that a rule knows; a shared instance stays shared.
 
-    A module inside another that is replaced goes with it: the rule for a whole block is served
-    before those for its layers, in whatever order they were given.
+    A module inside another that is replaced goes with it: the rule for a whole block
+    comes before those for its layers, in whatever order they were given.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def replace_modules_(
     Returns
     -------
     tuple
-        What was replaced, what was left, and the swaps that `put_` takes back.
+        What was replaced, what was left, and the swaps, which `put_` undoes.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def _describe(module: nn.Module) -> str:
 
 
 def put_(model: nn.Module, swaps: Sequence[Swap]) -> None:
-    """Put modules in their places; with what `replace_modules_` returned, this takes it back."""
+    """Put modules in their places; given what `replace_modules_` returned, this undoes it."""
     for path, module in swaps:
         model.set_submodule(path, module)
 
@@ -198,7 +198,7 @@ def count_calls(graph: fx.Graph) -> Counter[str]:
     return Counter(str(n.target) for n in graph.nodes if n.op == "call_function")
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module | torch.export.ExportedProgram) -> int:
     """Return the number of parameters; a shared one counts once."""
     return sum(p.numel() for p in model.parameters())
 
@@ -210,7 +210,8 @@ def as_arguments(example_inputs: object) -> tuple:
     if isinstance(example_inputs, tuple | list) and example_inputs:
         return tuple(example_inputs)
     raise UsageError(
-        f"example_inputs must be a tensor or a tuple of arguments, not {type(example_inputs)}."
+        "example_inputs must be a tensor or a tuple of arguments, not "
+        f"{type(example_inputs).__name__}."
     )
 
 
@@ -224,7 +225,9 @@ def run(model: nn.Module, example_inputs: tuple) -> list[np.ndarray]:
         result = model(*copies)
     tensors = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
     if not tensors:
-        raise SurgeryError(f"The model returned no tensor on the example inputs: {type(result)}.")
+        raise SurgeryError(
+            f"The model returned no tensor on the example inputs, but {type(result).__name__}."
+        )
     return [_array(t) for t in tensors]
 
 

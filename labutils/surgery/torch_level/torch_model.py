@@ -1,4 +1,4 @@
-"""The two levels of a PyTorch model together: modules first, then the functions still called."""
+"""The levels of a PyTorch model: modules, traced patterns, and functions that are still called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from ...errors import SurgeryError, UsageError
-from ..report import Check, Left, Match, Report, measure, nothing_matched
+from ..report import Check, Left, Match, Report, check_outputs, nothing_matched
 from . import forwards, functions, graph_edit, modules
 from .gates import watching
 
@@ -102,7 +102,7 @@ class _Attempt:
             self.left = [item for item in self.left if not _by_its_function(item, reached)]
 
     def make_report(self) -> Report:
-        """Compare the outputs before and after, and return the account of what was done.
+        """Compare the outputs before and after, and report what was done.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class _Attempt:
             hint = _hint(self.model, self.level, self.inputs)
             raise nothing_matched(name, self.level, self.rules, self.kinds, self.left, hint)
         if after is not None:
-            check = measure(self.before, after, "the example inputs")
+            check = check_outputs(self.before, after, "the example inputs")
         return Report(
             target=name,
             level="+".join(dict.fromkeys(match.level for match in self.matches)),
@@ -146,7 +146,8 @@ def replace_in_program_(
     has = modules.count_calls(graph_module.graph)
     weights, original = modules.count_parameters(program), copy.deepcopy(graph_module.graph)
     signature = copy.deepcopy(program.graph_signature)
-    before, macs = (None, 0) if inputs is None else _run_program(program, inputs)
+    before, macs = ([], 0) if inputs is None else _run_program(program, inputs)
+    check = fewer = None
     try:
         hook = program.graph_signature.get_replace_hook()
         with graph_module._set_replace_hook(hook):  # an output may get another name
@@ -154,8 +155,9 @@ def replace_in_program_(
         graph_module.recompile()
         if not matches:
             raise nothing_matched("the exported program", "graph", rules, has, left, "")
-        after, fewer = (None, 0) if inputs is None else _run_program(program, inputs)
-        check = None if inputs is None else measure(before, after, "the example inputs")
+        if inputs is not None:
+            after, fewer = _run_program(program, inputs)
+            check = check_outputs(before, after, "the example inputs")
     except Exception:
         graph_module.graph = original
         vars(program.graph_signature).update(vars(signature))
@@ -168,7 +170,7 @@ def replace_in_program_(
         left=tuple(left),
         parameters=(weights, modules.count_parameters(program)),
         check=check,
-        macs=None if inputs is None else (macs, fewer),
+        macs=None if fewer is None else (macs, fewer),
         notes=() if inputs else ("without example_inputs nothing was run or compared",),
     )
 
@@ -178,7 +180,7 @@ def _run_program(program: ExportedProgram, inputs: tuple) -> tuple[list[ndarray]
 
 
 def _refuse_lost_effects(report: Report, in_place: Sequence[str]) -> None:
-    """Raise when a call was made for its effect on its argument: the replacement has none."""
+    """Raise if a call was made for its effect on its argument: the replacement has none."""
     if report.exact and report.check and not report.check.rounding and in_place:
         raise SurgeryError(
             f"The outputs changed ({report.check}), and these calls work in place: "
@@ -191,7 +193,7 @@ def _refuse_lost_effects(report: Report, in_place: Sequence[str]) -> None:
 def _hint(model: nn.Module, level: str, inputs: tuple | None) -> str:
     if functions.baked_rules(model):
         names = ", ".join(rule.name for rule in functions.baked_rules(model))
-        return f"Functions were replaced in it already, by: {names}."
+        return f"Functions in it were already replaced by: {names}."
     if inputs is None and level == "auto":
         return "Calls of functions were not looked for: pass example_inputs= for that."
     return ""
@@ -216,11 +218,11 @@ def _notes(
     if any(m.level == "graph" for m in matches):
         notes.append(
             "patterns of several operations have no module to replace: the forwards that hold them "
-            "were traced and edited; surgery.restore_(model) takes that back"
+            "were traced and edited; surgery.restore_(model) undoes that"
         )
     if any(m.level == "function" for m in matches):
         notes.append(
             "functions are replaced while the model runs: by a function mode in its forward, which "
-            "exporters follow; surgery.restore_(model) takes it back"
+            "exporters follow; surgery.restore_(model) undoes that"
         )
     return tuple(notes)

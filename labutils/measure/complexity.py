@@ -148,7 +148,7 @@ def count(
     shape = tuple(input_shape) if input_shape is not None else None
     if isinstance(model, zoo.Model):
         shape = shape or model.input_shape
-        model = model.module or model.onnx or model.file
+        model = model.module if model.module is not None else model.onnx or model.file
     if isinstance(model, OnnxFile | str | Path):
         return _count_onnx(OnnxFile.of(model), shape)
     return _count_module(model, shape or DEFAULT_SHAPE)

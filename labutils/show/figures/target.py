@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import UsageError, counted
-from ...onnxfile.graph import read
+from ...onnxfile.file import OnnxFile
+from ...onnxfile.graph import opset
 from ...targets import CheckReport
 from ..graphs.picture import BLUE, GREEN, INK, ORANGE, SKY, VERMILION, Picture, blank, styled
 
@@ -158,13 +159,13 @@ def operator_counts(
     return picture
 
 
-def _counted(model: str | Path | onnx.ModelProto) -> tuple[str, Counter[str]]:
+def _counted(model: OnnxFile | str | Path | onnx.ModelProto) -> tuple[str, Counter[str]]:
     in_memory = hasattr(model, "graph")
-    proto = model if in_memory else read(model)
+    proto = model if in_memory else OnnxFile.of(model).proto
     counts = Counter(
         f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
         for node in proto.graph.node
         if node.op_type != "Constant"
     )
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    return f"{'model in memory' if in_memory else Path(model).name}, opset {opset}", counts
+    name = "model in memory" if in_memory else Path(model).name
+    return f"{name}, opset {opset(proto)}", counts

@@ -187,9 +187,18 @@ def test_a_part_that_cannot_be_is_refused_in_words(model, outputs, inputs):
         edit.cut(model, outputs, inputs)
 
 
+def test_a_sparse_constant_is_refused_in_words(model):
+    indices = numpy_helper.from_array(np.int64([0]), "i")
+    sparse = helper.make_sparse_tensor(numpy_helper.from_array(np.float32([1]), "v"), indices, [4])
+    lone = helper.make_node("Constant", [], ["s"], name="/sparse", sparse_value=sparse)
+    model.graph.node.append(lone)
+    with pytest.raises(ModelFileError, match=r"'g' cannot be edited.*sparse"):
+        edit.lift_constants_(model)
+
+
 def test_a_damaged_graph_is_refused_in_words(model):
     model.graph.initializer[1].data_type = 999
-    with pytest.raises(ModelFileError, match="'g' is damaged"):
+    with pytest.raises(ModelFileError, match="'g' cannot be edited"):
         edit.remove_unused_(model)
 
 

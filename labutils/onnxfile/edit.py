@@ -199,7 +199,8 @@ def _read(model: onnx.ModelProto) -> ir.Model:
     except ir.serde.SerdeError as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ModelFileError(
-            f"{_called(model)} is damaged, onnx_ir cannot read it: {reason}"
+            f"{_called(model)} cannot be edited, onnx_ir does not read it: {reason}. It is "
+            "damaged, or has what onnx_ir does not know, such as sparse constants. Export it again."
         ) from None
 
 

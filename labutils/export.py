@@ -28,7 +28,7 @@ from . import metrics, paths, provenance, typesetting
 from .errors import ExportError, ModelFileError, UnknownNameError, UsageError, counted
 from .images import data
 from .models import modes, zoo
-from .onnxfile import tidy
+from .onnxfile import export_cleanup
 from .onnxfile.file import OnnxFile
 from .onnxfile.session import Session
 
@@ -188,7 +188,7 @@ def unchecked(
     written = _written(module, example, opset, exporter)
     if simplify:
         written = _simplified(written)
-    tidy.tidy_(written, {name for name, _ in module.named_modules()})
+    export_cleanup.clean_up_(written, {name for name, _ in module.named_modules()})
     _describe(written, preprocessing, origin)
     _set_output_shape(written, shape)
     return written

@@ -227,9 +227,26 @@ def sqnr_db(reference: ArrayLike, test: ArrayLike) -> float:
     scale = max(np.abs(reference).max(), np.abs(test).max())
     signal = float(np.sum((reference / scale) ** 2))
     noise = float(np.sum(((reference - test) / scale) ** 2))
-    if signal == 0.0:
-        return -math.inf
-    return 10 * math.log10(signal / noise) if noise > 0.0 else math.inf
+    return sqnr_of_sums(signal, noise)
+
+
+def sqnr_of_sums(signal: float, noise: float) -> float:
+    """Return the SQNR in decibels from sums of squares: of the reference, and of the difference.
+
+    For tensors that are seen in parts; `sqnr_db` is for whole ones.
+    """
+    if noise == 0.0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+
+def cosine_of_sums(aa: float, bb: float, ab: float, *, equal: bool) -> float:
+    """Return the cosine from the sums of squares of two tensors and of their products.
+
+    `equal` decides where one is all zero: 1.0 when the other is, too, else 0.0. For tensors that
+    are seen in parts; `cosine` is for whole ones.
+    """
+    return min(1.0, ab / math.sqrt(aa * bb)) if aa * bb > 0.0 else float(equal)
 
 
 def _flags(values: ArrayLike) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ def good_model():
         node("Clip", ["f", "low", "high"], ["logits"], "/classifier/Clip"),
     ]
     for number, made in enumerate(nodes):
-        made.metadata_props.add(key=graph._SCOPES, value=f"['', 'features.{number}', 'x']")
+        made.metadata_props.add(key=graph.SCOPES, value=f"['', 'features.{number}', 'x']")
     constants = {"low": np.float32(-1), "high": np.float32(9), "shape": np.array([1, 4])}
     made = model(
         nodes, outputs=[value("logits", (1, 4))], weights=[("w", weights), *constants.items()]

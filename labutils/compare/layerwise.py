@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import paths, tabular
+from .. import metrics, paths, tabular
 from ..errors import UsageError, counted
+from ..onnxfile.edit import cut, producers
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import module_path
 from ..runtime import OrtRunner, TensorRunner, connect
@@ -186,7 +187,7 @@ class Names:
     """Looks up who makes a tensor, and under which name its dequantized value is found."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.producer = {name: node for node in model.graph.node for name in node.output}
+        self.producer = producers(model.graph.node)
         self.dequantized: dict[str, str] = {}
         for node in model.graph.node:
             source = self.producer.get(node.input[0]) if node.op_type == _QDQ[1] else None
@@ -210,37 +211,6 @@ class Names:
         while node.op_type in _QDQ:
             node = self.producer[node.input[0]]
         return list(node.input)
-
-
-def cut(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """Return the part of `model` that computes `names`, with `names` as its only outputs."""
-    import onnx
-
-    nodes = list(model.graph.node)
-    producer = {name: i for i, node in enumerate(nodes) for name in node.output}
-    wanted, needed, pending = set(), set(), list(names)
-    while pending:
-        name = pending.pop()
-        if name in wanted:
-            continue
-        wanted.add(name)
-        if name in producer:
-            needed.add(producer[name])
-            node = nodes[producer[name]]
-            pending.extend(node.input)
-            for attribute in node.attribute:  # branches of If and Loop read outer tensors
-                pending.extend(i for inner in attribute.g.node for i in inner.input)
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    graph = part.graph
-    graph.ClearField("node")
-    graph.node.extend(nodes[i] for i in sorted(needed))
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
-    graph.ClearField("initializer")
-    graph.initializer.extend(weights)
-    graph.ClearField("output")
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
-    return part
 
 
 def unoptimized(file: OnnxFile | Path) -> TensorRunner:
@@ -322,7 +292,6 @@ def _layer(pair: Twins, sums: Sequence[float], low: float, high: float, clipped:
     if not math.isfinite(bb + noise):
         cosine, sqnr = math.nan, -math.inf
     else:
-        equal = 1.0 if noise == 0 else 0.0  # both all zero, or only one of them
-        cosine = min(1.0, ab / math.sqrt(aa * bb)) if aa * bb > 0 else equal
-        sqnr = math.inf if noise == 0 else 10 * math.log10(aa / noise) if aa else -math.inf
+        cosine = metrics.cosine_of_sums(aa, bb, ab, equal=noise == 0)
+        sqnr = metrics.sqnr_of_sums(aa, noise)
     return Layer(pair.reference, pair.op, pair.module, cosine, sqnr, low, high, clipped)

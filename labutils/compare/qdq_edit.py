@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..onnxfile.edit import producers, readers, redirect_, remove_unused_, rename_tensors_
 from ..onnxfile.graph import module_path
 
 if TYPE_CHECKING:
@@ -39,15 +40,6 @@ class Unit:
     rounded: tuple[str, ...]
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return the nodes that read each tensor."""
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
-
-
 def units(quantized: onnx.ModelProto) -> list[Unit]:
     """Return the quantized nodes of a QDQ graph in topological order, the image first.
 
@@ -57,16 +49,15 @@ def units(quantized: onnx.ModelProto) -> list[Unit]:
         Nothing is quantized.
     """
     graph = quantized.graph
-    producer = {out: node for node in graph.node for out in node.output}
-    readers = _readers(graph)
+    producer, read_by = producers(graph.node), readers(graph.node)
 
     def rounded(tensor: str) -> list[str]:
         """Return what comes out of every Q and DQ behind `tensor`, conversions included."""
         found = []
-        for first in readers.get(tensor, []):
+        for first in read_by.get(tensor, []):
             if first.op_type != _Q:
                 continue
-            for second in readers.get(first.output[0], []):
+            for second in read_by.get(first.output[0], []):
                 found += [second.output[0], *rounded(second.output[0])]
         return found
 
@@ -125,21 +116,15 @@ def in_float(
                     copied = graph.initializer.add()
                     copied.CopyFrom(values[original])
                     copied.name = renamed[name]
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in renamed and node.op_type != _DQ:
-                node.input[index] = renamed[name]
+    redirect_((node for node in graph.node if node.op_type != _DQ), renamed)
     ends = {renamed[name]: name for name in outputs & set(renamed)}  # logits keep their name
     dead = set(renamed) & outputs
     kept = [node for node in graph.node if not dead & set(node.output)]
-    for node in kept:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name in ends:
-                    names[index] = ends[name]
     del graph.node[:]
     graph.node.extend(kept)
-    return pruned(model)
+    rename_tensors_(graph, ends)
+    remove_unused_(model)
+    return model
 
 
 def for_htp(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -157,11 +142,10 @@ def for_htp(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = type(model)()
     copied.CopyFrom(model)
     graph = copied.graph
-    maker = {out: node for node in graph.node for out in node.output}
-    readers = _readers(graph)
+    maker, read_by = producers(graph.node), readers(graph.node)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     inner = [node for node in graph.node if node.op_type not in (_Q, _DQ, "Constant")]
-    integer = {node.output[0] for node in inner if _computes_on_codes(node, maker, readers, stored)}
+    integer = {node.output[0] for node in inner if _computes_on_codes(node, maker, read_by, stored)}
     for node in inner:
         if node.output[0] not in integer:
             _bake_weights_(graph, node, maker, stored)
@@ -169,19 +153,20 @@ def for_htp(model: onnx.ModelProto) -> onnx.ModelProto:
         before = maker.get(node.input[0]) if node.op_type == _DQ else None
         if before is None or before.op_type != _Q or before.input[0] in integer:
             continue
-        after = readers.get(node.output[0], [])
+        after = read_by.get(node.output[0], [])
         if after and not any(reader.output[0] in integer for reader in after):
             _pool_codes_(graph, before, node)
-    return pruned(copied)
+    remove_unused_(copied)
+    return copied
 
 
 def _computes_on_codes(
-    node: onnx.NodeProto, maker: dict, readers: dict, stored: dict[str, onnx.TensorProto]
+    node: onnx.NodeProto, maker: dict, read_by: dict, stored: dict[str, onnx.TensorProto]
 ) -> bool:
     """Return whether a node lies between DQs and Qs on all sides."""
     inputs = [name for name in node.input if name and name not in stored]
     into = all(name in maker and maker[name].op_type == _DQ for name in inputs)
-    outof = [reader.op_type for name in node.output for reader in readers.get(name, [])]
+    outof = [reader.op_type for name in node.output for reader in read_by.get(name, [])]
     return into and bool(outof) and set(outof) == {_Q}
 
 
@@ -233,9 +218,9 @@ def _restore_activations_(
     graph: onnx.GraphProto, reference: onnx.GraphProto, chosen: list[Unit]
 ) -> None:
     """Put back the ReLU that the quantizer left to the lower end of the codes."""
-    made = {out: node for node in reference.node for out in node.output}
+    made = producers(reference.node)
     values = {tensor.name: tensor for tensor in reference.initializer}
-    present = {out: node.op_type for node in graph.node for out in node.output}
+    present = {name: node.op_type for name, node in producers(graph.node).items()}
     for unit in chosen:
         original = made.get(unit.tensor)
         if original is None or original.op_type not in ("Relu", "Clip"):
@@ -252,20 +237,3 @@ def _restore_activations_(
         for name in original.input[1:]:
             if name in values and not any(t.name == name for t in graph.initializer):
                 graph.initializer.add().CopyFrom(values[name])
-
-
-def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model` without nodes and weights that its outputs do not need."""
-    graph = model.graph
-    wanted = {entry.name for entry in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    graph.ClearField("initializer")
-    graph.initializer.extend(weights)
-    return model

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import metrics
+from ..onnxfile.edit import producers
 from .layerwise import opened
 from .qdq_edit import Unit
 
@@ -94,7 +96,7 @@ def facts(
     inputs
         (n, 3, size, size) float32. One image's tensors are in memory at a time, and a sample.
     """
-    made = {out: node for node in reference.graph.node for out in node.output}
+    made = producers(reference.graph.node)
     own = {node.name: node.output[0] for node in reference.graph.node}
     # an output of the graph is made under another name, since its Q and DQ come behind it
     tensor_of = {u.name: u.tensor if u.tensor in made else own.get(u.name, "") for u in chosen}
@@ -177,11 +179,7 @@ def _facts(
         most = 2**bits - 1
         reach = -zero * step, (most - zero) * step
         rounded = (np.clip(exact, 0, most) - zero) * step
-        noise = ((values - rounded) ** 2).sum()
-        power = (values**2).sum()
-        sqnr = float(10 * np.log10(power / noise)) if noise > 0 and power > 0 else float("inf")
-        norm = np.sqrt(power * (rounded**2).sum())
-        cosine = float((values * rounded).sum() / norm) if norm else 1.0
+        sqnr, cosine = metrics.sqnr_db(values, rounded), metrics.cosine(values, rounded)
         clipped = float(((exact < 0) | (exact > most)).mean())
         low, high = np.quantile(values, [0.0005, 0.9995])
         used = float(min(1.0, (high - low) / (step * most)))
@@ -229,8 +227,7 @@ def _weights(
     shape = [-1 if i == axis else 1 for i in range(array.ndim)]
     if scale.size > 1:
         scale, zero = scale.reshape(shape), zero.reshape(shape)
-    error = ((array - (codes - zero) * scale) ** 2).sum()
-    sqnr = float(10 * np.log10((array**2).sum() / error)) if error else float("inf")
+    sqnr = metrics.sqnr_db(array, (codes - zero) * scale)
     group = next((a.i for a in original.attribute if a.name == "group"), 1)
     filters = np.abs(array.reshape(array.shape[0], -1)).max(axis=1)
     ratio = float(filters.max() / max(np.median(filters), 1e-12)) if scale.size == 1 else nan

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import typesetting
 from ..errors import UsageError
+from ..onnxfile.edit import producers
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import with_shapes
 
@@ -105,7 +106,7 @@ def estimate(file: OnnxFile | str | Path) -> Traffic:
     graph, sizes = model.graph, _elements(model)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     constant = {n.output[0] for n in graph.node if n.op_type == "Constant"} | set(stored)
-    maker = {out: node for node in graph.node for out in node.output}
+    maker = producers(graph.node)
     for node in graph.node:  # a weight's DequantizeLinear is not an activation
         if node.op_type in (_DQ, *_FREE) and node.input and node.input[0] in constant:
             constant |= set(node.output)

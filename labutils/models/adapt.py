@@ -20,6 +20,7 @@ import numpy as np
 from .. import paths
 from ..errors import ModelFileError
 from ..images import data
+from ..onnxfile.edit import redirect_, unlist_weights_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
 from ..onnxfile.session import Session
@@ -135,13 +136,9 @@ class _Adapting:
 
     def constants_(self) -> None:
         """Take the weights off the list of inputs: every stage may then rely on them."""
-        weights = {tensor.name for tensor in self.model.graph.initializer}
-        listed = [v for v in self.model.graph.input if v.name in weights]
-        for value in listed:
-            self.model.graph.input.remove(value)
+        listed = unlist_weights_(self.model)
         if listed:
-            self.model.ir_version = max(self.model.ir_version, 4)  # 3 demands the list
-            self.changes.append(f"{len(listed)} weights that were listed as inputs are constants")
+            self.changes.append(f"{listed} weights that were listed as inputs are constants")
 
     def raise_opset_(self) -> None:
         """Bring files older than opset 11 to it, where onnx's own version converter can.
@@ -266,17 +263,11 @@ class _Adapting:
     def _renamed(self, name: str, what: str) -> str:
         """Let all readers of the input read another tensor instead; return its name."""
         inner = f"{name}_{what}"
-        for node in self.model.graph.node:
-            for i, read in enumerate(node.input):
-                if read == name:
-                    node.input[i] = inner
+        redirect_(self.model.graph.node, {name: inner})
         return inner
 
     def _bypass_(self, node: onnx.NodeProto) -> None:
-        for reader in self.model.graph.node:
-            for i, read in enumerate(reader.input):
-                if read == node.output[0]:
-                    reader.input[i] = node.input[0]
+        redirect_(self.model.graph.node, {node.output[0]: node.input[0]})
         self.model.graph.node.remove(node)
 
 

@@ -1,1 +1,1 @@
-"""ONNX files: reading, checking and tidying them."""
+"""ONNX files: read once and handed on, edited, run in ONNX Runtime, cut into parts."""

@@ -23,9 +23,11 @@ Stats = tuple[tuple[int, int, int] | None, ...]
 class OnnxFile:
     """An ONNX file, read when something is asked of it.
 
-    The protos that it hands out belong to everybody who has the object: read them, and change a
-    `copy`. It stands for the file as it was when it was read; `of` opens a file again that has been
-    rewritten since. It can be passed wherever a path can.
+    The protos that it hands out are shared by everybody who has the object, so they are read and
+    never changed: `copy` returns one that may be. Each keeps the model's weights in memory as long
+    as the object lives: once, and once more when shapes were asked for. The object stands for the
+    file as it was when it was read; `of` opens a file again that has been rewritten since. It can
+    be passed wherever a path can.
 
     Parameters
     ----------
@@ -100,12 +102,12 @@ class OnnxFile:
 
     @property
     def current(self) -> bool:
-        """Whether the file, and the weights beside it, are as they were when it was read."""
+        """Whether time, size and inode of the file, and of weights beside it, are as when read."""
         return self._stats is None or self._stats == self._now()
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
-        """The model as the file has it, without data that lies in other files. Read only.
+        """The model as the file has it, without external data. Read only.
 
         Raises
         ------
@@ -120,7 +122,7 @@ class OnnxFile:
 
     @cached_property
     def whole(self) -> onnx.ModelProto:
-        """The model with the data of other files; `proto` where there are none. Read only.
+        """The model with its external data; `proto` where it has none. Read only.
 
         Raises
         ------

@@ -27,7 +27,7 @@ _FOREIGN = (  # offset, magic bytes, what such a file is
 )
 # Of the checker: operators that a target may know, and shapes that every reader infers.
 _TOLERATED = ("No Op registered", "No opset import for domain", "Field 'shape' of 'type'")
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 _ADDED = re.compile(r"_token_\d+$")  # what the QNN provider appends when it lays out NHWC
 
 
@@ -210,7 +210,7 @@ def module_path(node: Any) -> str:
     (each part repeats its parent); the dynamo exporter writes them into the metadata.
     """
     for entry in getattr(node, "metadata_props", ()):
-        if entry.key == _SCOPES:
+        if entry.key == SCOPES:
             return _innermost(entry.value)
     return module_of_name(node.name)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import paths, typesetting
 from ..errors import ModelFileError, UnknownNameError, UsageError
-from . import graph
+from . import edit, graph
+from .edit import cut, producers
 from .file import OnnxFile
 
 if TYPE_CHECKING:
@@ -91,13 +92,13 @@ def extract(
         inputs, outputs = _boundary(model, module, source)
     inputs, outputs = list(inputs or ()), list(outputs or ())
     shaped = graph.with_shapes(model)
-    known = {name for node in model.graph.node for name in node.output if name}
+    known = set(producers(model.graph.node))
     known |= {value.name for value in model.graph.input}
     for name in (*inputs, *outputs):
         if name not in known:
             raise UnknownNameError("tensor", name, known)
     try:
-        part = onnx.utils.Extractor(shaped).extract_model(inputs, outputs)
+        part = cut(shaped, outputs, inputs)
         onnx.checker.check_model(part)
     except Exception as error:  # the extractor and the checker raise several kinds
         reason = str(error).splitlines()[0]
@@ -168,7 +169,7 @@ def rename_tensors_(model: onnx.ModelProto, renames: Mapping[str, str]) -> dict[
     twice = [name for name in set(after) if after.count(name) > 1] if changed else []
     if twice:
         raise UsageError(f"Two tensors would be called {twice[0]!r}; nothing was renamed.")
-    _rename(model.graph, changed)
+    edit.rename_tensors_(model.graph, changed)
     return changed
 
 
@@ -180,16 +181,3 @@ def _tensor_names(part: onnx.GraphProto) -> Iterable[str]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _tensor_names(attribute.g)
-
-
-def _rename(part: onnx.GraphProto, changed: Mapping[str, str]) -> None:
-    for values in (part.input, part.initializer, part.output, part.value_info):
-        for value in values:
-            value.name = changed.get(value.name, value.name)
-    for node in part.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = changed.get(name, name)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename(attribute.g, changed)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import LabError
+from ..onnxfile.edit import producers, readers
 from .ranges import Ranges, least_error
 from .recipe import Recipe
 
@@ -130,12 +131,8 @@ def _activations(
     import dataclasses
 
     width = widths(model, recipe)
-    producer = {out: node for node in model.graph.node for out in node.output}
-    readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        if node.name not in exclude:
-            for name in node.input:
-                readers.setdefault(name, []).append(node.name)
+    producer = producers(model.graph.node)
+    read_by = readers(node for node in model.graph.node if node.name not in exclude)
     found = {}
     for name in ranges.tensors:
         maker = producer.get(name)
@@ -145,11 +142,12 @@ def _activations(
             calibration = dataclasses.replace(recipe.calibration, method=method)
             own = {bits: ranges.chosen(calibration, bits) for bits in limits}
             own[16] = _with_room(own[16], recipe, model)
-        asked = [width[reader] for reader in readers.get(name, [])]
+        behind = [reader.name for reader in read_by.get(name, [])]
+        asked = [width[reader] for reader in behind]
         within = maker.name if maker is not None and maker.name not in exclude else None
         bits = width[within] if within is not None else max(asked, default=recipe.activations.bits)
         entry = _scaled(recipe, own[bits][name], bits, forced=bool(method))
-        others = {r for r in readers.get(name, []) if width[r] != bits}
+        others = {reader for reader in behind if width[reader] != bits}
         if others:
             other = next(iter(width[r] for r in others))
             entry["quant_type"] = quant_type(bits, signed=False)
@@ -303,14 +301,11 @@ def verify(
     """Return the quantized nodes by operator, and those left in float; refuse a float Conv."""
     from onnx import TensorProto
 
-    maker = {out: node.op_type for node in model.graph.node for out in node.output}
+    maker = {name: node.op_type for name, node in producers(model.graph.node).items()}
     # axes, shapes and pads are 64-bit integers and stay what they are
     whole = {t.name for t in model.graph.initializer if t.data_type == TensorProto.INT64}
     whole |= {out for out, op_type in maker.items() if op_type == "Constant"}
-    readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for entry in node.input:
-            readers.setdefault(entry, []).append(node.op_type)
+    read_by = readers(model.graph.node)
     touched: Counter[str] = Counter()
     left = []
     for node in model.graph.node:
@@ -318,7 +313,8 @@ def verify(
             continue
         inputs = [i for i in node.input if i and i not in whole]
         before = all(maker.get(i) == "DequantizeLinear" for i in inputs)
-        after = all(op == "QuantizeLinear" for out in node.output for op in readers.get(out, [""]))
+        behind = [[n.op_type for n in read_by.get(out, ())] or [""] for out in node.output]
+        after = {op for ops in behind for op in ops} <= {"QuantizeLinear"}
         if node.name in exclude:
             continue
         if before and after:

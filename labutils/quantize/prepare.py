@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelFileError
+from ..onnxfile.edit import free_name, lift_constants_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset, with_shapes
 
@@ -39,11 +40,9 @@ def prepared(source: OnnxFile | str | Path) -> onnx.ModelProto:
     taken = {node.name for node in model.graph.node}
     for index, node in enumerate(model.graph.node):
         if not node.name:  # ranges and exclusions go by name
-            node.name = f"{node.op_type}_{index}"
-            while node.name in taken:
-                node.name += "_"
-            taken.add(node.name)
-    _lift_constants_(model)
+            node.name = free_name(f"{node.op_type}_{index}", taken)
+    # the quantizer takes the output of a Constant node for an activation without a range
+    lift_constants_(model, per_use=True)
     for tensor in model.graph.initializer:
         try:
             values = numpy_helper.to_array(tensor)
@@ -55,27 +54,6 @@ def prepared(source: OnnxFile | str | Path) -> onnx.ModelProto:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ModelFileError(f"Weight {tensor.name!r} of {source.name} holds NaN or infinity.")
     return with_shapes(model)
-
-
-def _lift_constants_(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers, one per use.
-
-    The quantizer takes the output of a Constant node for an activation without a range; and a
-    shared one would get one scale for all its users.
-    """
-    graph, lifted = model.graph, {}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            lifted[node.output[0]] = node.attribute[0].t
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in lifted:
-                own = graph.initializer.add()
-                own.CopyFrom(lifted[name])
-                own.name = node.input[index] = f"{name}.{node.name}.{index}"
-    kept = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in lifted)]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _check_input(model: onnx.ModelProto, source: OnnxFile) -> None:

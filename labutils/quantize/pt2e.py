@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .. import export, paths, train
 from ..errors import MissingToolError, UsageError
 from ..images import data
+from ..onnxfile.edit import producers, remove_unused_
 from . import recipe as recipes
 from .recipe import Calibration, Qat, Recipe
 from .training import graph as qat_graph
@@ -345,7 +346,7 @@ def _finish_(model: onnx.ModelProto, network: nn.Module) -> dict[str, Any]:
 
     graph = model.graph
     values = {tensor.name: tensor for tensor in graph.initializer}
-    maker = {out: node for node in graph.node for out in node.output}
+    maker = producers(graph.node)
     counts: dict[str, Any] = {"activations": Counter(), "weights": Counter(), "biases": 0}
     added = []
     for node in graph.node:
@@ -374,10 +375,7 @@ def _finish_(model: onnx.ModelProto, network: nn.Module) -> dict[str, Any]:
         counts["biases"] += 1
     for node in added:
         graph.node.insert(0, node)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    remove_unused_(model)
     return counts
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from .. import paths, typesetting
 from ..errors import UnknownNameError, UsageError
 from ..images.data import ImageSet, Preprocessing
+from ..onnxfile.edit import producers, rename_tensors_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset
 from ..tracking import Progress
@@ -313,7 +314,7 @@ def _ranges(
         return measure_ranges(model, calibration, preprocessing, progress, counted)
     if recipe.equalize:
         raise UsageError("A recipe that equalizes weights needs calibration images, not ranges.")
-    if not {out for node in model.graph.node for out in node.output} & set(calibration.tensors):
+    if producers(model.graph.node).keys().isdisjoint(calibration.tensors):
         raise UsageError(f"These ranges were measured on another model than {source.name}.")
     return calibration
 
@@ -353,14 +354,7 @@ def _integer_ends_(model: onnx.ModelProto, recipe: Recipe) -> None:
             inner = node.output[0] if side == "input" else node.input[0]
             entry.type.tensor_type.elem_type = values[node.input[2]].data_type
             graph.node.remove(node)
-            for other in graph.node:
-                names = other.input if side == "input" else other.output
-                for index, name in enumerate(names):
-                    if name == inner:
-                        names[index] = entry.name
-                for index, name in enumerate(other.input):
-                    if name == inner:
-                        other.input[index] = entry.name
+            rename_tensors_(graph, {inner: entry.name})
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

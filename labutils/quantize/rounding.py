@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import metrics
-from ..compare.layerwise import cut
+from ..onnxfile.edit import cut, producers
 from ..onnxfile.session import Session
 from ..tracking import Progress, tracked
 from .insertion import CARRIERS
@@ -338,7 +338,7 @@ def _weight_of(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> _Sto
     """Return the stored integers behind an input of a node, None when it is not a constant's."""
     from onnx import numpy_helper
 
-    maker = next((n for n in model.graph.node if node.input[index] in n.output), None)
+    maker = producers(model.graph.node).get(node.input[index])
     stored = {t.name: t for t in model.graph.initializer}
     if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in stored:
         return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..onnxfile.edit import producers, redirect_
 from ..onnxfile.session import Session
 from .insertion import CARRIERS, limits_by_bits, scale_of, weight_scales
 from .ranges import Ranges
@@ -46,7 +47,7 @@ def edges(model: onnx.ModelProto, ranges: Ranges, recipe: Recipe) -> list[Edge]:
     known = set(ranges.tensors)
     owner = owners(model, recipe)
     producer = {model.graph.input[0].name: START}
-    producer |= {out: owner[node.name] for node in model.graph.node for out in node.output}
+    producer |= {name: owner[node.name] for name, node in producers(model.graph.node).items()}
     found = [
         Edge(name, producer[name], owner[node.name])
         for node in model.graph.node
@@ -59,7 +60,7 @@ def edges(model: onnx.ModelProto, ranges: Ranges, recipe: Recipe) -> list[Edge]:
 
 def owners(model: onnx.ModelProto, recipe: Recipe) -> dict[str, str]:
     """Return which node's width each node takes: a removed ReLU takes its predecessor's."""
-    producer = {out: node for node in model.graph.node for out in node.output}
+    producer = producers(model.graph.node)
     owner: dict[str, str] = {}
     for node in model.graph.node:
         before = producer.get(node.input[0]) if node.input else None
@@ -107,15 +108,12 @@ class Meter:
         source, result = edge.tensor, f"{edge.tensor}.rounded"
         if edge.reader == END:
             source, result = f"{edge.tensor}.exact", edge.tensor
-            for node in graph.node:
-                for names in (node.input, node.output):
-                    for index, name in enumerate(names):
-                        names[index] = source if name == edge.tensor else name
+            redirect_(graph.node, {result: source})
+            last = producers(graph.node)[result]
+            last.output[list(last.output).index(result)] = source
         else:
-            for node in graph.node:
-                if self.owner[node.name] == edge.reader:
-                    for index, name in enumerate(node.input):
-                        node.input[index] = result if name == edge.tensor else name
+            users = (node for node in graph.node if self.owner[node.name] == edge.reader)
+            redirect_(users, {source: result})
         graph.initializer.extend([
             helper.make_tensor("meter.scale", TensorProto.FLOAT, [], [scale]),
             helper.make_tensor("meter.zero", kind, [], [zero]),

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import paths
 from ..errors import ModelFileError
+from ..onnxfile.edit import producers
 from ..onnxfile.file import OnnxFile
 
 
@@ -38,7 +39,7 @@ def tidl_hints(qdq: OnnxFile | str | Path) -> dict[str, Any]:
     quantize = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     if not quantize:
         raise ModelFileError(f"{qdq.name} holds no QuantizeLinear: there is nothing to tell TIDL.")
-    maker = {out: node for node in model.graph.node for out in node.output}
+    maker = producers(model.graph.node)
     wide = {
         maker[n.input[0]].name
         for n in quantize

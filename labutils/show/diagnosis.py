@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__, paths, pipeline, surgery, targets, typesetting
 from ..errors import LabError, counted
+from ..onnxfile.file import OnnxFile
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -114,7 +115,10 @@ class Part:
 
 
 def write(
-    plan: pipeline.Plan, path: str | Path, model: str = "", onnx_path: str | Path | None = None
+    plan: pipeline.Plan,
+    path: str | Path,
+    model: str = "",
+    onnx_path: OnnxFile | str | Path | None = None,
 ) -> Path:
     """Write a diagnosis as a page, all of it or nothing, and return its path.
 
@@ -184,7 +188,7 @@ def _left(plan: pipeline.Plan) -> list[tuple[str, int, targets.NodeVerdict]]:
     return [(op, count, first[op]) for op, count in counts.items()]
 
 
-def _picture(check: targets.CheckReport, onnx_path: str | Path | None) -> Markup | None:
+def _picture(check: targets.CheckReport, onnx_path: OnnxFile | str | Path | None) -> Markup | None:
     """Draw the first blocker with its neighbours; None where that cannot be drawn."""
     from markupsafe import Markup
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError
-from ..onnxfile import graph
+from ..onnxfile import edit, graph
 from ..onnxfile.file import OnnxFile
 
 if TYPE_CHECKING:
@@ -177,14 +176,9 @@ def read(file: OnnxFile | str | Path) -> Graph:
     ordered, constants = _in_order(model.graph, path), _constants(model)
     file.require_valid()
     derived = _derived(ordered, constants)
-    producers = {name: node for node in ordered for name in node.output if name}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in ordered:
-        for name in filter(None, node.input):
-            users.setdefault(name, []).append(node)
-    facts = _Facts(
-        opsets, constants, derived, _shapes(file), _boundary(model.graph), producers, users
-    )
+    neighbours = edit.producers(ordered), edit.readers(ordered)
+    shapes, boundary = _shapes(file), _boundary(model.graph)
+    facts = _Facts(opsets, constants, derived, shapes, boundary, *neighbours)
     nodes = [Node(proto, facts, index) for index, proto in enumerate(ordered)]
     return Graph(path, model, opsets[""], nodes)
 
@@ -237,7 +231,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     import onnx
 
     found = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in _walk(model.graph):
+    for node in edit.nodes_within(model.graph):
         if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS and node.output:
             for attribute in node.attribute:
                 if attribute.name == "value":
@@ -254,7 +248,7 @@ def _derived(
     known = set(constants)
     for node in ordered:
         inputs = [name for name in node.input if name]
-        if inputs and known.issuperset(inputs) and not any(_subgraphs(node)):
+        if inputs and known.issuperset(inputs) and not any(edit.subgraphs(node)):
             known.update(node.output)
     return frozenset(known - set(constants))
 
@@ -285,23 +279,10 @@ def _boundary(graph: onnx.GraphProto) -> frozenset[str]:
     return frozenset({v.name for v in [*graph.input, *graph.output]} - weights)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for inner in _subgraphs(node):
-            yield from _walk(inner)
-
-
 def _reads(node: onnx.NodeProto) -> set[str]:
     """Tensors that a node needs, those that its subgraphs capture included."""
-    inner = {name for graph in _subgraphs(node) for n in _walk(graph) for name in n.input}
+    nodes = (n for graph in edit.subgraphs(node) for n in edit.nodes_within(graph))
+    inner = {name for n in nodes for name in n.input}
     return {name for name in {*node.input, *inner} if name}
 
 
@@ -321,7 +302,7 @@ def _in_order(graph: onnx.GraphProto, path: Path) -> list[onnx.NodeProto]:
         index = heapq.heappop(ready)
         placed += 1
         order.append(graph.node[index])
-        for inner in _subgraphs(graph.node[index]):
+        for inner in edit.subgraphs(graph.node[index]):
             order.extend(_in_order(inner, path))
         for user in users.get(index, ()):
             waiting[user] -= 1

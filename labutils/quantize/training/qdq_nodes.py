@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...onnxfile.edit import (
+    lift_constants_,
+    producers,
+    readers,
+    redirect_,
+    remove_unused_,
+    rename_tensors_,
+)
 from .graph import scope_of
 
 if TYPE_CHECKING:
@@ -52,7 +60,7 @@ def name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
     Tensors can then be compared one by one (`compare.per_layer`), and a recipe's globs mean the
     same node here and there.
     """
-    maker = {out: node for node in graph.node for out in node.output}
+    maker = producers(graph.node)
     outputs = {entry.name for entry in graph.output}
     left = {key: list(names) for key, names in scopes.items()}
     taken: Counter[str] = Counter()
@@ -74,10 +82,7 @@ def name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
             last = one is node and mark.output[0] in outputs
             name = f"{mark.output[0]}{_LAST}" if last else f"{one.name}_output_0"
             renamed[one.output[0]] = name
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = renamed.get(name, name)
+    rename_tensors_(graph, renamed)
 
 
 def replace_marks_(model: onnx.ModelProto, stored: dict[str, Stored], opset: int) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def replace_marks_(model: onnx.ModelProto, stored: dict[str, Stored], opset: int
     graph = model.graph
     narrow = any(s.zero_point.dtype.name not in ("int8", "uint8", "int32") for s in stored.values())
     write = _Writer(model, stored, "com.microsoft" if narrow and opset < 21 else "")
-    _lift_constants_(model)
+    lift_constants_(model)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     first, later = [], []
     for node in graph.node:
@@ -97,9 +102,7 @@ def replace_marks_(model: onnx.ModelProto, stored: dict[str, Stored], opset: int
             later.extend(write.pair(node))
     del graph.node[:]
     graph.node.extend([*first, *later])
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = write.renamed.get(name, name)
+    redirect_(graph.node, write.renamed)
     _absorb_rectifiers_(graph)
     _quantize_scalars_(graph, write)
     _finish_(model, write)
@@ -182,42 +185,20 @@ def _key(mark: onnx.NodeProto) -> str:
     return next(a.s.decode() for a in mark.attribute if a.name == "key")
 
 
-def _lift_constants_(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initializers, which is where weights are looked for."""
-    graph = model.graph
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            graph.initializer.add().CopyFrom(node.attribute[0].t)
-            graph.initializer[-1].name = node.output[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
-
-
 def _absorb_rectifiers_(graph: onnx.GraphProto) -> None:
     """Drop a Relu between a convolution and a Q whose integers begin at zero: the Q clips."""
     from onnx import numpy_helper
 
-    maker = {out: node for node in graph.node for out in node.output}
+    maker = producers(graph.node)
     values = {tensor.name: tensor for tensor in graph.initializer}
-    readers, dropped = _readers(graph), []
+    read_by, dropped = readers(graph.node), []
     for node in graph.node:
-        before, after = maker.get(node.input[0]), readers.get(node.output[0], [])
+        before, after = maker.get(node.input[0]), read_by.get(node.output[0], [])
         if (
             node.op_type == "Relu"
             and before is not None
             and before.op_type in ("Conv", "Gemm", "ConvTranspose", "MatMul", "Add")
-            and len(readers[node.input[0]]) == 1
+            and len(read_by[node.input[0]]) == 1
             and [n.op_type for n in after] == ["QuantizeLinear"]
             and not numpy_helper.to_array(values[after[0].input[2]]).any()
         ):
@@ -260,19 +241,17 @@ def _quantize_scalars_(graph: onnx.GraphProto, write: _Writer) -> None:
 
 
 def _finish_(model: onnx.ModelProto, write: _Writer) -> None:
-    """Drop unused tensors, and declare domains and IR version as they are used."""
+    """Remove what is unused, and declare domains and IR version as they are used."""
     import onnx
 
     graph = model.graph
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    remove_unused_(model)
     del graph.value_info[:]
     domains = [e for e in model.opset_import if e.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(domains)
     if write.domain:
         model.opset_import.append(onnx.helper.make_opsetid(write.domain, 1))
-    if any(t.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4) for t in kept):
+    narrow = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+    if any(tensor.data_type in narrow for tensor in graph.initializer):
         model.ir_version = max(model.ir_version, 10)  # the first that knows 4 bits

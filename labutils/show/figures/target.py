@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import UsageError, counted
-from ...onnxfile.graph import read
+from ...onnxfile.file import OnnxFile
+from ...onnxfile.graph import opset
 from ...targets import CheckReport
 from ..graphs.picture import BLUE, GREEN, INK, ORANGE, SKY, VERMILION, Picture, blank, styled
 
@@ -102,8 +103,8 @@ def _end(report: CheckReport) -> str:
 
 @styled
 def operator_counts(
-    before: str | Path | onnx.ModelProto,
-    after: str | Path | onnx.ModelProto,
+    before: OnnxFile | str | Path | onnx.ModelProto,
+    after: OnnxFile | str | Path | onnx.ModelProto,
     titles: Sequence[str] = (),
 ) -> Picture:
     """Draw how often each operator occurs in two ONNX files, with the differences marked.
@@ -158,9 +159,10 @@ def operator_counts(
     return picture
 
 
-def _counted(model: str | Path | onnx.ModelProto) -> tuple[str, Counter[str]]:
-    if isinstance(model, str | Path):
-        proto, name = read(model), Path(model).name
+def _counted(model: OnnxFile | str | Path | onnx.ModelProto) -> tuple[str, Counter[str]]:
+    if isinstance(model, OnnxFile | str | Path):
+        file = OnnxFile.of(model)
+        proto, name = file.proto, file.name
     else:
         proto, name = model, "model in memory"
     counts = Counter(
@@ -168,5 +170,4 @@ def _counted(model: str | Path | onnx.ModelProto) -> tuple[str, Counter[str]]:
         for node in proto.graph.node
         if node.op_type != "Constant"
     )
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    return f"{name}, opset {opset}", counts
+    return f"{name}, opset {opset(proto)}", counts

@@ -24,6 +24,8 @@ from .svg import STYLES, Svg, breadth, clean, fitted, symbol, text, wrapped
 if TYPE_CHECKING:
     import onnx
 
+    from ...onnxfile.file import OnnxFile
+
 MAX_NODES = 40
 _WIDEST = 265  # pixels of a line in a box
 _TITLE = 480  # pixels of a line above a graph, at least
@@ -74,7 +76,7 @@ class _Box:
 
 
 def subgraph(
-    model: str | Path | onnx.ModelProto,
+    model: OnnxFile | str | Path | onnx.ModelProto,
     around: str = "",
     radius: int = 1,
     *,
@@ -121,8 +123,8 @@ def subgraph(
 
 
 def before_after(
-    before: str | Path | onnx.ModelProto,
-    after: str | Path | onnx.ModelProto,
+    before: OnnxFile | str | Path | onnx.ModelProto,
+    after: OnnxFile | str | Path | onnx.ModelProto,
     around: str = "",
     radius: int = 1,
     *,

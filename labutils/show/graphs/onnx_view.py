@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UnknownNameError, UsageError
-from ...onnxfile.graph import module_path, read, with_shapes
+from ...onnxfile.file import OnnxFile
+from ...onnxfile.graph import module_path, opset, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -33,18 +34,19 @@ class View:
         All nodes that depend on an input, in the file's order.
     """
 
-    def __init__(self, model: str | Path | onnx.ModelProto) -> None:
-        if isinstance(model, str | Path):
-            self._model, self.name = read(model), Path(model).name
+    def __init__(self, model: OnnxFile | str | Path | onnx.ModelProto) -> None:
+        if isinstance(model, OnnxFile | str | Path):
+            file = OnnxFile.of(model)
+            self._model, self.name = file.proto, file.name
         else:
             self._model, self.name = model, "model in memory"
         graph = self._model.graph
-        self.opset = max(
-            (o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx")), default=0
-        )
+        self.opset = opset(self._model)
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self.nodes = [node for node in graph.node if not self._fold(node)]
-        self._types = _types(self._model)
+        self._types = _types(
+            self._model
+        )  # weights that are missing do not keep it from being drawn
         self.inputs = [v.name for v in graph.input if v.name not in self._constants]
         self.outputs = [v.name for v in graph.output]
         self.producer = {t: i for i, node in enumerate(self.nodes) for t in node.output if t}
@@ -168,8 +170,7 @@ def label(node: onnx.NodeProto) -> str:
 
 
 def _types(model: onnx.ModelProto) -> dict[str, str]:
-    graph = with_shapes(model).graph
-    found = {}
+    graph, found = with_shapes(model).graph, {}
     for info in [*graph.input, *graph.value_info, *graph.output]:
         if info.type.tensor_type.HasField("shape"):
             dims = info.type.tensor_type.shape.dim

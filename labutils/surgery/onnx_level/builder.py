@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-
-def _unique(name: str, taken: set[str]) -> str:
-    """Return `name`, with a number when it is taken, and take it."""
-    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    free = next(candidate for candidate in names if candidate not in taken)
-    taken.add(free)
-    return free
-
+from ...onnxfile.edit import free_name
 
 Operand: TypeAlias = ir.Value | float | np.ndarray
 
@@ -106,10 +98,10 @@ class Builder:
         elementwise
             Whether the output has the shape of the match's input; else shape inference finds it.
         """
-        name = _unique(self._scope + op_type, self._names.nodes)
+        name = free_name(self._scope + op_type, self._names.nodes)
         values = [self._constant(v, f"{name}.{i}") if isinstance(v, float | np.ndarray) else v
                   for i, v in enumerate(inputs)]  # fmt: skip
-        output = _unique(f"{name}_output_0", self._names.values)
+        output = free_name(f"{name}_output_0", self._names.values)
         result = self._op.op(op_type, *values, _outputs=[output], _name=name, **attributes)
         result.type = self._x.type
         if elementwise:
@@ -123,7 +115,7 @@ class Builder:
         return self.op(node.op_type, *inputs, elementwise=False, **attributes)
 
     def _constant(self, value: float | np.ndarray, name: str) -> ir.Value:
-        name = _unique(name, self._names.values)
+        name = free_name(name, self._names.values)
         array = np.asarray(value)
         if array.dtype.kind != "f":
             return self._op.initializer(ir.tensor(array, name=name), name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+from ...onnxfile.edit import free_name
 
 
 def label(node: ir.Node) -> str:
@@ -46,7 +47,7 @@ class Writer:
 
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
         """Add an initializer and return it."""
-        name = _free(name, self._values)
+        name = free_name(name, self._values)
         array = np.ascontiguousarray(array)  # of one dimension at least
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype),
@@ -58,9 +59,9 @@ class Writer:
         self, op: str, inputs: Sequence[ir.Value | None], near: ir.Node, **attributes: Any
     ) -> ir.Node:
         """Return a node with one output, named after the node that it stands in for."""
-        name = _free(f"{label(near)}/{op}", self._nodes)
+        name = free_name(f"{label(near)}/{op}", self._nodes)
         node = ir.node(op, list(inputs), attributes, name=name)
-        node.outputs[0].name = _free(f"{name}_output_0", self._values)
+        node.outputs[0].name = free_name(f"{name}_output_0", self._values)
         node.metadata_props.update(near.metadata_props)
         return node
 
@@ -72,10 +73,3 @@ class Writer:
         owner = old.graph or self.graph
         ir.convenience.replace_nodes_and_values(owner, old, [old], list(new), [was], [made])
         made.shape = shape  # that call copies the old one's
-
-
-def _free(name: str, taken: set[str | None]) -> str:
-    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    free = next(candidate for candidate in names if candidate not in taken)
-    taken.add(free)
-    return free

@@ -7,14 +7,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from . import graph
+from .edit import free_name
 
 if TYPE_CHECKING:
     import onnx
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
-
-def tidy_(model: onnx.ModelProto, modules: set[str]) -> None:
+def clean_up_(model: onnx.ModelProto, modules: set[str]) -> None:
     """Strip what describes the exporting machine; name nodes and weights by their module.
 
     Stack traces and documentation strings go, scopes stay; the dynamo exporter's numbered nodes
@@ -44,7 +43,7 @@ def tidy_(model: onnx.ModelProto, modules: set[str]) -> None:
         path = _module_of(node, modules)
         _keep_scopes(node, path)
         if not node.name.startswith("/"):  # dynamo numbers its nodes
-            node.name = _free("/".join(["", *_scopes(path), node.op_type]), taken)
+            node.name = free_name("/".join(["", *_scopes(path), node.op_type]), taken)
         taken.add(node.name)
         if node.op_type in ("Conv", "ConvTranspose", "Gemm") and path:
             for role, name in zip(("weight", "bias"), node.input[1:], strict=False):
@@ -85,20 +84,12 @@ def _scopes(path: str) -> list[str]:
 
 def _keep_scopes(node: onnx.NodeProto, path: str) -> None:
     """Keep of the metadata what `graph.module_path` reads, corrected to `path`."""
-    found = [ast.literal_eval(e.value) for e in node.metadata_props if e.key == _SCOPES]
+    found = [ast.literal_eval(e.value) for e in node.metadata_props if e.key == graph.SCOPES]
     del node.metadata_props[:]
     if found:
         parts = path.split(".") if path else []
         prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
-        node.metadata_props.add(key=_SCOPES, value=str(["", *prefixes, found[0][-1]]))
-
-
-def _free(name: str, taken: set[str]) -> str:
-    count, free = 0, name
-    while free in taken:
-        count += 1
-        free = f"{name}_{count}"
-    return free
+        node.metadata_props.add(key=graph.SCOPES, value=str(["", *prefixes, found[0][-1]]))
 
 
 def _rename(

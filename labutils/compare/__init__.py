@@ -1,6 +1,6 @@
 """Comparing models by what they compute: parity gate, layer by layer, fidelity ladder."""
 
-from .divergence import Departure, first_departure
+from .divergence import Divergence, first_divergence
 from .fidelity import AccuracyTable, Ladder, Rung, Stage, accuracy_table, ladder
 from .gating import AGREEMENT, THRESHOLDS, GateReport, Parity, gate, parity
 from .layerwise import Layer, LayerReport, per_layer
@@ -11,7 +11,7 @@ __all__ = [
     "THRESHOLDS",
     "AccuracyTable",
     "Cost",
-    "Departure",
+    "Divergence",
     "GateReport",
     "Ladder",
     "Layer",
@@ -21,7 +21,7 @@ __all__ = [
     "SensitivityReport",
     "Stage",
     "accuracy_table",
-    "first_departure",
+    "first_divergence",
     "gate",
     "ladder",
     "parity",

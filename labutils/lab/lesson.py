@@ -108,9 +108,9 @@ class Lesson:
         return found.reference
 
     def own_image(self) -> data.ImageSet:
-        """Return the learner's own image, at this model's size; see `own_image.load`."""
+        """Return the learner's own image, at this model's size; see `own_image.read`."""
         model = self._model()
-        return own_image.load(model.preprocessing.size, model.classes)
+        return own_image.read(model.preprocessing.size, model.classes)
 
     def _model(self) -> zoo.Model:
         if self.model is None:

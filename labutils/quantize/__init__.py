@@ -1,13 +1,12 @@
 """Fewer bits: recipes, static quantization of ONNX files for the HTP, mixed precision."""
 
 from .importing import Imported, imported
-from .ptq import BITS, QuantizeReport, static
+from .ptq import QuantizeReport, static
 from .ranges import Ranges, measure_ranges
 from .recipe import PRESETS, Recipe
 from .recipe import load as load_recipe
 
 __all__ = [
-    "BITS",
     "PRESETS",
     "Imported",
     "QuantizeReport",

@@ -66,9 +66,9 @@ def measure(args: argparse.Namespace, folder: Path, available: qnn.Availability)
     export.to_onnx(model.module, source, size=args.size)
     calibration = model.preprocessing(data.calibration(32, args.size).images)
     files = {"fp16": source}
-    for bits in ("int8", "a16w8"):
-        files[bits] = folder / f"{bits}.onnx"
-        quantize.static(source, files[bits], calibration, bits=bits)
+    for recipe in ("int8", "a16w8"):
+        files[recipe] = folder / f"{recipe}.onnx"
+        quantize.static(source, files[recipe], calibration, recipe)
     print(f"{args.model}, {args.size} px, {args.images} images; {available}")
     print(f"{platform.machine()}, host time, best of several; not the latency of a Snapdragon")
     print("precision  DLC written, s  1 worker, img/s  2 workers  ratio")

@@ -41,7 +41,6 @@ def read_as(
     *,
     newest: int | None = None,
     note: bool = False,
-    empty: bool = False,
 ) -> tuple[T, Fail]:
     """Return what `text` holds as an instance of the dataclass `kind`, every value checked.
 
@@ -55,15 +54,12 @@ def read_as(
         The newest ``format`` number that is read, for files that carry one.
     note
         Whether to say in a line that a file has no format number.
-    empty
-        Whether an empty file is one without any key.
 
     Returns
     -------
     The instance, and the function that makes an error for what annotations cannot say.
     """
     data, fail = located_yaml.read(text, file, what, error)
-    data = {} if data is None and empty else data
     if newest is not None:
         data = without_format(data, newest, fail, file if note else "")
     return checked(kind, data, fail), fail

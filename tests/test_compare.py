@@ -1,4 +1,4 @@
-"""Gate, layer report, departure and ladder, on real exports, ONNX Runtime and the simulator."""
+"""Gate, layer report, divergence and ladder, on real exports, ONNX Runtime and the simulator."""
 
 import csv
 import html
@@ -114,14 +114,14 @@ def test_one_damaged_convolution_is_found_by_name(small_onnx, inputs, tmp_path):
             runtime.connect(small_onnx(17)), runtime.connect(wrong), inputs(4, SIZE),
             kind="ort_fp32", check_top1=False,
         )  # fmt: skip
-    departure = caught.value.report.departure
-    assert departure.tensor == damage_at
-    assert (departure.op, departure.module) == ("Conv", "features.5.block.1.0")
+    divergence = caught.value.report.divergence
+    assert divergence.tensor == damage_at
+    assert (divergence.op, divergence.module) == ("Conv", "features.5.block.1.0")
     assert damage_at in str(caught.value)
     assert "cosine" in str(caught.value)
 
 
-def test_a_departure_is_named_for_a_torch_reference_through_its_onnx(
+def test_a_divergence_is_named_for_a_torch_reference_through_its_onnx(
     small, small_onnx, inputs, tmp_path
 ):
     wrong = tmp_path / "wrong.onnx"
@@ -132,7 +132,7 @@ def test_a_departure_is_named_for_a_torch_reference_through_its_onnx(
             runtime.connect(small), runtime.connect(wrong), inputs(4, SIZE),
             reference_onnx=small_onnx(17), **settings,
         )  # fmt: skip
-    assert caught.value.report.departure.tensor == damage_at
+    assert caught.value.report.divergence.tensor == damage_at
     with pytest.raises(ParityError, match="reference has no ONNX file"):
         compare.gate(
             runtime.connect(small), runtime.connect(wrong), inputs(4, SIZE), **settings
@@ -152,9 +152,9 @@ def test_quantized_files_pass_their_own_gate_and_not_the_float_one(
     assert compare.gate(*pair, batch, kind=f"ort_{bits}", **settings).passed
     with pytest.raises(ParityError) as caught:
         compare.gate(*pair, batch, kind="ort_fp32", check_top1=False)
-    departure = caught.value.report.departure
-    assert departure.cosine < 0.9999
-    assert departure.tensor in str(caught.value)
+    divergence = caught.value.report.divergence
+    assert divergence.cosine < 0.9999
+    assert divergence.tensor in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -564,10 +564,10 @@ def test_conversions_that_succeed_and_are_wrong_are_stopped(make, tmp_path):
         compare.gate(
             runtime.connect(file), candidate, batch, kind="htp_fp16", check_top1=False
         )  # fmt: skip
-    departure = caught.value.report.departure
-    assert departure.tensor == "pixels"
-    assert departure.against == "its own file on ONNX Runtime"
-    assert departure.vanishes == (True if make is known_wrong.hardswish_of_opset_13 else None)
+    divergence = caught.value.report.divergence
+    assert divergence.tensor == "pixels"
+    assert divergence.against == "its own file on ONNX Runtime"
+    assert divergence.vanishes == (True if make is known_wrong.hardswish_of_opset_13 else None)
 
 
 @pytest.mark.htp
@@ -579,11 +579,11 @@ def test_opset_13_hardswish_departs_on_the_htp_at_its_mul(small_onnx, inputs):
             runtime.connect(file), runtime.connect(file, "htp"), inputs(2, SIZE),
             kind="htp_fp16", check_top1=False,
         )  # fmt: skip
-    departure = caught.value.report.departure
+    divergence = caught.value.report.divergence
     first = next(n for n in onnx.load(file).graph.node if n.op_type == "Mul")
-    assert departure.tensor == first.output[0]
-    assert departure.module == "features.0.2"
-    assert departure.vanishes  # seen, the HardSigmoid is no longer fused
+    assert divergence.tensor == first.output[0]
+    assert divergence.module == "features.0.2"
+    assert divergence.vanishes  # seen, the HardSigmoid is no longer fused
     assert "fuses the nodes" in str(caught.value)
     assert "HTP simulator" in str(caught.value)
 

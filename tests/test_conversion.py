@@ -134,7 +134,7 @@ def test_a_wrong_repair_is_caught_by_the_original(small, small_onnx, inputs, tmp
             original=small_onnx(17),
             check_top1=False,
         )
-    assert caught.value.report.departure.module == "features.0.2"
+    assert caught.value.report.divergence.module == "features.0.2"
     assert not (tmp_path / "m.dlc").exists()
 
 

@@ -29,13 +29,13 @@ def no_photographs(monkeypatch):
 
 
 def test_the_labs_weights_are_judged_on_things_16():
-    images = gallery.load(DRAWN, 5)
+    images = gallery.pictures(DRAWN, 5)
     assert images.images.shape == (5, 32, 32, 3)
     assert gallery.truth(images, 3) == things.CLASSES[3]
 
 
 def test_other_weights_get_pictures_whose_labels_do_not_count():
-    images = gallery.load(PHOTOS, 5)
+    images = gallery.pictures(PHOTOS, 5)
     logits = np.eye(5, 3, dtype=np.float32)
     assert set(images.labels) == {data.NO_LABEL}
     assert gallery.truth(images, 0) == ""
@@ -48,7 +48,7 @@ def test_photographs_are_labelled_with_the_models_own_numbers(tmp_path, monkeypa
         (tmp_path / name).mkdir()
         Image.new("RGB", (40, 50), "red").save(tmp_path / name / "a.png")
     monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
-    images = gallery.load(PHOTOS, 96)
+    images = gallery.pictures(PHOTOS, 96)
     assert [gallery.truth(images, i) for i in range(len(images))] == ["lynx", "tiger cat"]
     logits = np.array([[0, 0, 1], [0, 0, 1]], np.float32)
     assert str(gallery.accuracy(logits, images)).startswith("50.0 %")
@@ -59,21 +59,23 @@ def test_photographs_calibrate_where_they_are_and_never_judge_too(tmp_path, monk
     for i in range(8):
         (tmp_path / "lynx").mkdir(exist_ok=True)
         Image.new("RGB", (40, 50), (30 * i, 0, 0)).save(tmp_path / "lynx" / f"{i}.png")
-    calib, val = (gallery.load(PHOTOS, 96, split).images[:, 0, 0, 0] for split in ("calib", "val"))
+    calib, val = (
+        gallery.pictures(PHOTOS, 96, split).images[:, 0, 0, 0] for split in ("calib", "val")
+    )
     assert calib.tolist() == [30, 150]
     assert len(val) == 6 and not set(val) & set(calib)
 
 
 def test_drawings_that_calibrate_other_weights_say_so():
-    images = gallery.load(PHOTOS, 5, "calib")
+    images = gallery.pictures(PHOTOS, 5, "calib")
     assert images.source.startswith("Things-16 calib") and "calibrate with those" in images.source
     assert np.array_equal(images.images, data.calibration(5, 32).images)
-    assert np.array_equal(gallery.load(DRAWN, 5, "calib").images, images.images)
+    assert np.array_equal(gallery.pictures(DRAWN, 5, "calib").images, images.images)
 
 
 def test_untrained_networks_are_not_judged_on_photographs(tmp_path, monkeypatch):
     monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
-    images = gallery.load(replace(PHOTOS, trained=False), 2)
+    images = gallery.pictures(replace(PHOTOS, trained=False), 2)
     assert set(images.labels) == {data.NO_LABEL}
 
 

@@ -11,7 +11,7 @@ from labutils import compare, quantize, runtime
 from labutils.compare import qdq_edit, reasons
 from labutils.errors import UnknownNameError, UsageError
 from labutils.onnxfile.graph import read, with_shapes
-from labutils.quantize import mixed, noise
+from labutils.quantize import mixed, rounding_noise
 from labutils.quantize.prepare import prepared
 from labutils.show import figures
 
@@ -258,14 +258,14 @@ def test_edges_of_a_real_export(small_onnx):
     model = prepared(small_onnx(17))
     names = tuple(o for n in model.graph.node for o in n.output)
     ranges = quantize.Ranges(("input", *names), np.zeros((1, 1)), np.zeros((1, 1)))
-    found = noise.edges(model, ranges, quantize.Recipe())
+    found = rounding_noise.edges(model, ranges, quantize.Recipe())
     # a ReLU behind a convolution rounds nothing of its own
     relu = next(n for n in model.graph.node if n.op_type == "Relu")
     assert not [e for e in found if e.tensor == relu.input[0]]
     assert [e for e in found if e.tensor == relu.output[0]]
     add = next(n for n in model.graph.node if n.op_type == "Add")
     assert len([e for e in found if e.reader == add.name]) == 2
-    assert [e for e in found if e.reader == noise.END]
+    assert [e for e in found if e.reader == rounding_noise.END]
 
 
 @pytest.mark.htp

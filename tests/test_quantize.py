@@ -157,7 +157,7 @@ def test_one_odd_calibration_image_does_not_spoil_eight_bits(tmp_path):
         return compare.parity(reference, runtime.connect(report.file).run(test)).sqnr_db
 
     assert sqnr() > sqnr(outliers=0) + 10
-    assert sqnr(bits="a16w8") > 30  # sixteen bits reach over it: the default there is min-max
+    assert sqnr(recipe="a16w8") > 30  # sixteen bits reach over it: the default there is min-max
 
 
 def test_sixteen_bits_have_room_for_images_that_calibration_has_not_seen(tmp_path):

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
-from labutils.quantize import equalize, insertion, mixed, noise
+from labutils.quantize import equalize, insertion, mixed, rounding_noise
 from labutils.quantize import ranges as quantize_ranges
 from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Weights
@@ -159,7 +159,7 @@ def test_noise_of_asymmetric_weights_is_that_of_half_the_step(tmp_path):
     found = {}
     for symmetric in (True, False):
         settings = Weights(symmetric=symmetric, per_channel=False)
-        meter = noise.Meter(model, quantize.Recipe(weights=settings), known, images)
+        meter = rounding_noise.Meter(model, quantize.Recipe(weights=settings), known, images)
         found[symmetric] = meter.of_weights(model.graph.node[0], 8)
     assert found[False] == pytest.approx(found[True] / 4, rel=0.5)
     assert found[False] < 1e-4
@@ -184,7 +184,7 @@ def test_noise_of_weights_is_that_of_the_very_codes():
     nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "y")]
     model, images = model_of(nodes, {"w": weight}), normal(4, 3, 6, 6, seed=1)
     recipe = quantize.Recipe(weights=Weights(bits=4))
-    meter = noise.Meter(model, recipe, quantize.measure_ranges(model, images), images)
+    meter = rounding_noise.Meter(model, recipe, quantize.measure_ranges(model, images), images)
     scale, _ = insertion.weight_scales(recipe, model.graph.node[0], weight, 4)
     codes = np.round(weight / scale)
     assert codes.max() > 7  # some are clipped
@@ -385,9 +385,9 @@ def test_a_budget_of_bytes_widens_nothing():
 
 @given(st.lists(st.floats(1e-7, 1), min_size=2, max_size=9))
 def test_every_point_of_the_front_saves_a_thousandth_of_the_noise_but_the_last(noises):
-    names = [noise.START, *(f"n{i}" for i in range(len(noises) - 1)), noise.END]
+    names = [rounding_noise.START, *(f"n{i}" for i in range(len(noises) - 1)), rounding_noise.END]
     edges = {
-        noise.Edge(f"t{i}", *pair): power
+        rounding_noise.Edge(f"t{i}", *pair): power
         for i, (pair, power) in enumerate(zip(itertools.pairwise(names), noises, strict=True))
     }
     front = mixed._front(edges, dict.fromkeys(names[1:-1], 0.1), 0.0, 100)
@@ -466,8 +466,10 @@ def test_a_recipe_takes_whole_numbers_for_fractions_but_no_booleans():
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_every_step_that_saves_is_a_point_of_the_front(count):
     """Nodes in a row with equal noise between them: each that is widened saves a share of it."""
-    names = [noise.START, *(f"n{i}" for i in range(count)), noise.END]
-    edges = {noise.Edge(f"t{i}", *pair): 1.0 for i, pair in enumerate(itertools.pairwise(names))}
+    names = [rounding_noise.START, *(f"n{i}" for i in range(count)), rounding_noise.END]
+    edges = {
+        rounding_noise.Edge(f"t{i}", *pair): 1.0 for i, pair in enumerate(itertools.pairwise(names))
+    }
     front = mixed._front(edges, dict.fromkeys(names[1:-1], 0.1), 0.0, 100)
     # the last two come together: before the logits, either alone would save nothing more
     assert [len(point.wide) for point in front] == [*range(count - 1), count]

@@ -102,7 +102,7 @@ def left(name, model, **facts):
     return path
 
 
-INT8 = {"bits": "int8", "calibration": artifacts.CALIBRATION_IMAGES}
+INT8 = {"recipe": "int8", "calibration": artifacts.CALIBRATION_IMAGES}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_artifacts_of_another_checkpoint_of_one_name_are_not_taken(
     ("name", "facts", "words"),
     [
         ("int8", {**INT8, "calibration": 256}, "calibrated on 256 images, not 128"),  # the journey
-        ("int8", {**INT8, "bits": PRESETS["int8_trim"]}, "another recipe"),
+        ("int8", {**INT8, "recipe": PRESETS["int8_trim"]}, "another recipe"),
         ("a16w8", INT8, "another recipe"),
         ("opset13", {"opset": 17}, "has opset 17, not 13"),
         ("patched", {"opset": 18}, "has opset 18, not 17"),

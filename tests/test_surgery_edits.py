@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from labutils import paths, pipeline, surgery, train
+from labutils import paths, pipeline, quantize, surgery, train
 from labutils.errors import EarlierFormatWarning, SurgeryError, UsageError
 
 
@@ -171,10 +171,16 @@ def test_the_command_line_repairs_and_replays(small_onnx, tmp_path, capsys):
 
 def test_edits_are_stored_with_every_value_and_their_format(repaired):
     data = yaml.safe_load(paths.edits_file(repaired.file).read_text())
+    assert repaired.edits.to_dict() == {key: data[key] for key in data if key != "outline"}
     assert data["format"] == 1
     assert set(data) == {"format"} | {entry.name for entry in dataclasses.fields(surgery.Edits)}
     for step in data["steps"]:
         assert set(step) == {entry.name for entry in dataclasses.fields(surgery.Edit)}
+
+
+def test_edits_are_not_taken_for_a_recipe(repaired):
+    with pytest.raises(UsageError, match="the edits of a surgery, not a recipe"):
+        quantize.load_recipe(paths.edits_file(repaired.file))
 
 
 def test_edits_of_an_earlier_version_are_read_with_a_line(tmp_path, repaired):

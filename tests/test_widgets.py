@@ -222,7 +222,7 @@ def test_the_picture_is_stored_and_read_back(editor):
     facts, mode, pixels = stored()
     assert (facts["class"], mode) == ("clock", "RGB")
     assert np.array_equal(pixels, editor.pixels)
-    kept = own_image.load(64, things.CLASSES)
+    kept = own_image.read(64, things.CLASSES)
     assert np.array_equal(kept.images[0], data.fitted(editor.pixels, 64))
     assert kept.labels.tolist() == [things.CLASSES.index("clock")]
 

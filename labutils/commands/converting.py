@@ -178,7 +178,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         repair=chosen.repair or chosen.allow_approximate,
         allow_approximate=chosen.allow_approximate,
         edits=chosen.replay,
-        bits=chosen.quantize,
+        recipe=chosen.quantize,
         precision=chosen.precision,
         opset=chosen.opset,
         soc=chosen.soc,

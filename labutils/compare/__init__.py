@@ -1,6 +1,6 @@
 """Comparing models by what they compute: parity gate, layer by layer, fidelity ladder."""
 
-from .divergence import Departure, first_departure
+from .divergence import Divergence, first_divergence
 from .fidelity import AccuracyTable, Ladder, Rung, Stage, accuracy_table, ladder
 from .gating import AGREEMENT, THRESHOLDS, GateReport, Parity, gate, parity
 from .inner_tensors import activations, paired_activations
@@ -12,7 +12,7 @@ __all__ = [
     "THRESHOLDS",
     "AccuracyTable",
     "Cost",
-    "Departure",
+    "Divergence",
     "GateReport",
     "Ladder",
     "Layer",
@@ -23,7 +23,7 @@ __all__ = [
     "Stage",
     "accuracy_table",
     "activations",
-    "first_departure",
+    "first_divergence",
     "gate",
     "ladder",
     "paired_activations",

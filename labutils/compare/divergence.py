@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Departure:
+class Divergence:
     """The first tensor at which a candidate leaves its reference.
 
     Attributes
@@ -71,9 +71,9 @@ class Departure:
         return str(self)
 
 
-def first_departure(
+def first_divergence(
     reference_onnx: OnnxFile | str | Path, candidate: Runner, inputs: np.ndarray, limit: float
-) -> Departure | None:
+) -> Divergence | None:
     """Find the first tensor, in topological order, whose cosine falls below `limit`.
 
     On ONNX Runtime all tensors are looked at in one run. On the HTP the graph is cut off behind a
@@ -93,7 +93,7 @@ def first_departure(
 
     Returns
     -------
-    Departure or None
+    Divergence or None
         None when every shared tensor agrees, up to and including the last.
     """
     reference_onnx = OnnxFile.of(reference_onnx)
@@ -116,7 +116,7 @@ def first_departure(
     pair, layer, vanishes = found
     same = theirs.path.resolve() == reference_onnx.path.resolve()
     against = ("its own file" if same else reference_onnx.name) + " on ONNX Runtime"
-    return Departure(
+    return Divergence(
         layer.tensor, layer.op, pair.candidate_op, layer.module,
         layer.cosine, layer.sqnr_db, limit, against, vanishes,
     )  # fmt: skip

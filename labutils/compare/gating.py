@@ -15,7 +15,7 @@ from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..onnxfile.file import OnnxFile
 from ..runtime import HtpRunner, Runner
-from .divergence import Departure, first_departure
+from .divergence import Divergence, first_divergence
 
 THRESHOLDS = {
     "ort_fp32": 0.9999,
@@ -123,7 +123,7 @@ class GateReport:
         Why it failed; empty when it passed.
     notes
         What a reader must know beside the figures.
-    departure
+    divergence
         The first tensor that departs, if it was looked for and found.
     """
 
@@ -135,7 +135,7 @@ class GateReport:
     overridden: dict[str, tuple[float, float]]
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    departure: Departure | None = None
+    divergence: Divergence | None = None
 
     @property
     def passed(self) -> bool:
@@ -160,8 +160,8 @@ class GateReport:
             for name, (now, usual) in self.overridden.items()
         ]
         rows += [("failed", reason) for reason in self.reasons]
-        if self.departure:
-            rows.append(("where", str(self.departure)))
+        if self.divergence:
+            rows.append(("where", str(self.divergence)))
         return title, rows + [("note", note) for note in self.notes]
 
     def __str__(self) -> str:
@@ -247,13 +247,13 @@ def gate(
         )
     figures, reasons = _judge(ours, theirs, required)
     notes = _notes(ours, check_top1)
-    departure = None
+    divergence = None
     if reasons and locate:
-        departure, note = _locate(reference, candidate, inputs, required, reference_onnx)
+        divergence, note = _locate(reference, candidate, inputs, required, reference_onnx)
         notes += (note,) if note else ()
     report = GateReport(
         kind, _described(reference), _described(candidate), figures,
-        required, overridden, tuple(reasons), notes, departure,
+        required, overridden, tuple(reasons), notes, divergence,
     )  # fmt: skip
     if reasons:
         raise ParityError(str(report), report)
@@ -349,7 +349,7 @@ def _locate(
     inputs: np.ndarray,
     required: dict[str, Any],
     reference_onnx: OnnxFile | str | Path | None,
-) -> tuple[Departure | None, str]:
+) -> tuple[Divergence | None, str]:
     file = reference_onnx or _onnx(reference)
     if not _onnx(candidate):
         return None, "No tensor is named: the candidate has no ONNX file to look into."
@@ -359,7 +359,7 @@ def _locate(
     if file is None:
         return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
     try:
-        found = first_departure(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
+        found = first_divergence(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
     except LabError as error:
         return None, f"The search for the first tensor that departs stopped: {error}"
     if found:

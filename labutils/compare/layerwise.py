@@ -2,7 +2,7 @@
 
 Tensors are matched by name. In a quantized graph the twin of a float tensor is its dequantized
 value, so its own rounding is included. Making inner tensors visible changes what Qualcomm's
-compiler may fuse, and can make a fault vanish: see `departure`.
+compiler may fuse, and can make a fault vanish: see `divergence`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def forget() -> None:
         file.unlink(missing_ok=True)
 
 
-def load(size: int, classes: Sequence[str]) -> data.ImageSet:
+def read(size: int, classes: Sequence[str]) -> data.ImageSet:
     """Return the learner's own image, or the lab's default one, as a set of one.
 
     Parameters

@@ -161,27 +161,27 @@ def _patched(model: zoo.Model) -> zoo.Model:
 
 
 def _quantize(
-    model: zoo.Model, path: Path, bits: str, source: Path, echo: Callable[[str], object]
+    model: zoo.Model, path: Path, recipe: str, source: Path, echo: Callable[[str], object]
 ) -> None:
     from .. import quantize
     from ..images import data
     from ..models import gallery
 
-    calibration = gallery.load(model, CALIBRATION_IMAGES, "calib")
+    calibration = gallery.pictures(model, CALIBRATION_IMAGES, "calib")
     if calibration.labels.min() == data.NO_LABEL:
         echo(f"Calibrating on {calibration.source}.")
-    report = quantize.static(source, path, calibration, bits, preprocessing=model.preprocessing)
+    report = quantize.static(source, path, calibration, recipe, preprocessing=model.preprocessing)
     record(path, model, opset=report.opset, pictures=calibration.source, **report.facts())
 
 
 def record(path: Path, model: zoo.Model, **facts: Any) -> None:
     """Write the manifest of an artifact; `problem` reads it.
 
-    `bits` names the recipe of a quantized one, or is it; what else there is goes in as it is.
+    `recipe` names that of a quantized one, or is it; what else there is goes in as it is.
     """
     from .. import pipeline, quantize
 
-    if "bits" in facts and "recipe_sha256" not in facts:
-        recipe = quantize.load_recipe(facts["bits"])
-        facts |= {"bits": recipe.name, "recipe_sha256": recipe.sha256}
+    if "recipe" in facts and "recipe_sha256" not in facts:
+        recipe = quantize.load_recipe(facts["recipe"])
+        facts |= {"recipe": recipe.name, "recipe_sha256": recipe.sha256}
     paths.record(path, {**pipeline.facts(model), **facts})

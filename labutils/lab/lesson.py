@@ -112,9 +112,9 @@ class Lesson:
         show_check(id, whole=whole)
 
     def own_image(self) -> data.ImageSet:
-        """Return the learner's own image, at this model's size; see `own_image.load`."""
+        """Return the learner's own image, at this model's size; see `own_image.read`."""
         model = self._model()
-        return own_image.load(model.known_preprocessing().size, model.classes)
+        return own_image.read(model.known_preprocessing().size, model.classes)
 
     def _model(self) -> zoo.Model:
         if self.model is None:

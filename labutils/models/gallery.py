@@ -23,7 +23,7 @@ _DRAWN = {  # by whether they calibrate
 }
 
 
-def load(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
+def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     """Return at most `n` pictures at the model's size, labelled with the model's class numbers.
 
     Parameters
@@ -67,7 +67,7 @@ def accuracy(logits: np.ndarray, images: data.ImageSet, k: int = 1) -> metrics.P
     logits
         (n, classes), of `images`.
     images
-        From `load`.
+        From `pictures`.
     k
         How many guesses count.
     """
@@ -93,7 +93,7 @@ def difference(
     logits, reference
         (n, classes), of `images`.
     images
-        From `load`.
+        From `pictures`.
     """
     if not len(logits) == len(reference) == len(images):
         raise UsageError(

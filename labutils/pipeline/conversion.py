@@ -28,7 +28,7 @@ def convert_model(
     repair: bool = False,
     allow_approximate: bool = False,
     edits: surgery.Edits | str | Path | None = None,
-    bits: str | None = None,
+    recipe: str | None = None,
     precision: str = "fp32",
     opset: int = 17,
     soc: str = "SM8550",
@@ -54,7 +54,7 @@ def convert_model(
         kept in the manifest, and the claim says so.
     edits
         Replay these edits of a surgery instead of choosing rules; see `surgery.replay_`.
-    bits
+    recipe
         A quantization recipe for an integer DLC: a preset (``"int8"``, ``"a16w8"``, ...) or a
         YAML file; None keeps floats.
     precision
@@ -92,7 +92,7 @@ def convert_model(
             f"{model.name} does not say how its input is made. Give its mean and std "
             "(--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225); they are never guessed."
         )
-    quantization = runnable(bits) if bits is not None else None
+    quantization = runnable(recipe) if recipe is not None else None
     if inputs is None:
         images = data.load("val", GATE_IMAGES, preprocessing.size)
         inputs = preprocessing(np.asarray(images.images))

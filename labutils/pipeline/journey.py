@@ -39,7 +39,7 @@ from ..targets import snpe
 
 TARGET = "snpe-2.7"
 CPU_IMAGES = 256
-BITS = ("int8", "a16w8")
+RECIPES = ("int8", "a16w8")
 
 
 @dataclass(frozen=True)
@@ -257,16 +257,16 @@ def _quantized(
 ) -> dict[str, Path]:
     made = {}
     with log.step("quantize") as said:
-        calibration = gallery.load(model, pipeline.CALIBRATION_IMAGES, "calib")
+        calibration = gallery.pictures(model, pipeline.CALIBRATION_IMAGES, "calib")
         ranges = quantize.measure_ranges(
             patched, calibration, preprocessing=model.preprocessing, progress=progress
         )
-        for bits in BITS:
-            path = folder / f"05_{paths.stem_of(model.name)}_{bits}.onnx"
-            report = quantize.static(patched, path, ranges, bits)
-            made[bits] = path
+        for recipe in RECIPES:
+            path = folder / f"05_{paths.stem_of(model.name)}_{recipe}.onnx"
+            report = quantize.static(patched, path, ranges, recipe)
+            made[recipe] = path
             _record(log, path, model, opset=report.opset, **report.facts())
-            said.append(f"{bits} {report.bytes_after / 1e6:.2f} MB")
+            said.append(f"{recipe} {report.bytes_after / 1e6:.2f} MB")
         said.append(f"from {report.bytes_before / 1e6:.2f} MB")
     return made
 
@@ -285,7 +285,7 @@ def _converted(
     images = data.load("val", pipeline.GATE_IMAGES, model.preprocessing.size)
     inputs = model.preprocessing(np.asarray(images.images))
     with runtime.connect(model.module) as reference:
-        for precision in ("fp16", *BITS):
+        for precision in ("fp16", *RECIPES):
             with log.step(f"convert to {precision} DLC") as said:
                 done = dlc.convert(
                     patched,
@@ -314,7 +314,7 @@ def _quantization(quantized: Path | None) -> dict[str, Any]:
     if quantized is None:
         return {}
     entry = paths.read_manifest(quantized)
-    return {key: entry[key] for key in ("bits", "recipe_sha256", "calibration")}
+    return {key: entry[key] for key in ("recipe", "recipe_sha256", "calibration", "quantization")}
 
 
 def _compiled(
@@ -365,7 +365,7 @@ def _compared(
     journey = log.journey
     with log.step("compare") as said:
         total = max(stage.n or 0 for stage in stages)
-        images = gallery.load(model, total)
+        images = gallery.pictures(model, total)
         if images.labels.min() == data.NO_LABEL:
             journey.notes.append(
                 f"Top-1 is unknown, agreement with PyTorch is not: {images.source}."

@@ -207,7 +207,7 @@ def quantize_model(
             shown = _held_out(model, held_out, preprocessing.size)
             ladder = None
             if isinstance(shown, data.ImageSet):
-                stages = [compare.Stage("float", theirs), compare.Stage(report.bits, ours)]
+                stages = [compare.Stage("float", theirs), compare.Stage(report.recipe.name, ours)]
                 ladder = compare.ladder(stages, shown, preprocessing, progress=progress)
                 shown = _first(shown, conversion.GATE_IMAGES, preprocessing)
             gate = _gated(theirs, ours, shown, report.recipe, min_cosine, model.trained, original)

@@ -2,13 +2,12 @@
 
 from .equalize import equalize_
 from .importing import Imported, imported
-from .ptq import BITS, QuantizeReport, static
+from .ptq import QuantizeReport, static
 from .ranges import Ranges, measure_ranges
 from .recipe import PRESETS, Calibration, Override, Recipe, Weights
 from .recipe import load as load_recipe
 
 __all__ = [
-    "BITS",
     "PRESETS",
     "Calibration",
     "Imported",

@@ -47,13 +47,23 @@ if TYPE_CHECKING:
     import onnx
 
 
-BITS = {"int8": ("QUInt8", "QInt8"), "a16w8": ("QUInt16", "QInt8")}
-"""Activation and weight type of the two usual presets, as ONNX Runtime calls them."""
-
-
 def quantization_facts(recipe: Recipe, images: int) -> dict[str, Any]:
-    """Return what tells two quantizations of one network apart, for a manifest."""
-    return {"bits": recipe.name, "recipe_sha256": recipe.sha256, "calibration": images}
+    """Return what tells two quantizations of one network apart, for a manifest.
+
+    Parameters
+    ----------
+    recipe
+        Its name, its hash, and all its values with their format: a default that changes later must
+        not change what the manifest says.
+    images
+        How many calibrated.
+    """
+    return {
+        "recipe": recipe.name,
+        "recipe_sha256": recipe.sha256,
+        "calibration": images,
+        "quantization": recipe.to_dict(),
+    }
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class QuantizeReport:
     source, file
         The float file and the QDQ file.
     recipe
-        What was asked for; the report's `bits`, `per_channel` and `outliers` are its.
+        What was asked for; the report's `per_channel` and `outliers` are its.
     images
         Number of calibration images.
     quantized
@@ -96,11 +106,6 @@ class QuantizeReport:
     opset: int
     wide: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
-
-    @property
-    def bits(self) -> str:
-        """The recipe's name."""
-        return self.recipe.name
 
     @property
     def per_channel(self) -> bool:
@@ -150,7 +155,7 @@ class QuantizeReport:
             ("excluded", _listed(self.excluded)),
             ("size", f"{sizes}, opset {self.opset}"),
         ]
-        title = f"Quantized {self.source.name} to {self.bits}: {self.file.name}"
+        title = f"Quantized {self.source.name} to {self.recipe.name}: {self.file.name}"
         return title, [(name, value) for name, value in rows if value]
 
     def __str__(self) -> str:
@@ -169,7 +174,7 @@ def static(
     source: OnnxFile | str | Path,
     destination: str | Path,
     calibration: np.ndarray | ImageSet | Ranges,
-    bits: str | Path | Recipe = "int8",
+    recipe: str | Path | Recipe = "int8",
     *,
     preprocessing: Preprocessing | None = None,
     per_channel: bool | None = None,
@@ -191,8 +196,8 @@ def static(
         `Ranges` of an earlier call of `measure_ranges` on the same file (not for recipes that
         change the weights: those need images). 128 images or more, never those that accuracy is
         measured on.
-    bits
-        A recipe: a preset's name (``"int8"``, ``"a16w8"``, ``"w4a8"``, ...), a YAML file, or a
+    recipe
+        A preset's name (``"int8"``, ``"a16w8"``, ``"w4a8"``, ...), a YAML file, or a
         `Recipe`.
     preprocessing
         What turns an `ImageSet` into inputs.
@@ -211,7 +216,7 @@ def static(
         No calibration images, NaN in them, or of a shape that the model does not take; a recipe
         that is malformed or needs images where ranges were given.
     UnknownNameError
-        `bits`, a node in `exclude`, or a recipe's exception that fits no node.
+        `recipe`, a node in `exclude`, or a recipe's exception that fits no node.
     LabError
         The result has a convolution or matrix product that is not quantized.
 
@@ -228,7 +233,7 @@ def static(
     ({'Conv': 1, 'HardSwish': 1, 'Flatten': 1}, ())
     """
     source, destination = OnnxFile.of(source), Path(destination)
-    recipe = _adapted(recipes.load(bits), per_channel, outliers, exclude)
+    recipe = _adapted(recipes.load(recipe), per_channel, outliers, exclude)
     if getattr(recipe, "qat", None) is not None:
         raise UsageError(
             f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "

@@ -353,9 +353,16 @@ def parse(text: str, file: str = "recipe", *, note: bool = False) -> Recipe:
     UsageError
         Not YAML, or an unknown key, a wrong type or a value outside its limits: with the line.
     """
-    return validation.read_as(
-        Recipe, text, file, "a recipe", UsageError, newest=FORMAT, note=note, empty=True
-    )[0]
+    data, fail = located_yaml.read(text, file, "a recipe", UsageError)
+    data = {} if data is None else data
+    if isinstance(data, dict) and "outline" in data:
+        raise fail(
+            ("outline",),
+            "these are the edits of a surgery, not a recipe: replay them with `labutils repair "
+            "--replay`",
+        )
+    data = validation.without_format(data, FORMAT, fail, file if note else "")
+    return validation.checked(Recipe, data, fail)
 
 
 def _plain(value: Any) -> Any:

@@ -87,9 +87,9 @@ class Edits:
             "# labutils repair MODEL --replay THIS.yaml -o FILE.onnx, or surgery.replay_.\n"
         )
         facts = self.to_dict()
-        order = ("model", "made_for", "exact", "steps")
-        entries = {"format": FORMAT} | {key: facts[key] for key in order}
-        return head + located_yaml.written(entries | {"outline": list(self.outline)})
+        order = ("format", "model", "made_for", "exact", "steps")
+        entries = {key: facts[key] for key in order} | {"outline": list(self.outline)}
+        return head + located_yaml.written(entries)
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "the edits") -> Edits:
@@ -147,8 +147,8 @@ class Edits:
         return typesetting.listing(str(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the outline as plain values, for JSON."""
-        facts = asdict(self)
+        """Return the format and all values but the outline, for JSON."""
+        facts = {"format": FORMAT} | asdict(self)
         facts.pop("outline")
         return json.loads(json.dumps(facts))
 

@@ -127,7 +127,7 @@ def test_a_wanted_failure_is_green_and_told(capsys):
 
 
 def test_success_is_red():
-    wanted = pytest.raises(ExpectationError, match="was to fail with 'disk full'")
+    wanted = pytest.raises(ExpectationError, match="expected to fail with 'disk full'")
     with wanted, expect_failure(contains="disk full"):
         pass
 

@@ -46,7 +46,7 @@ _begun: dict[str, Lesson] = {}  # what this process's notebook works with, under
 
 
 class ExpectationError(LabError):
-    """A cell that was to fail has succeeded."""
+    """A cell that was expected to fail has succeeded."""
 
 
 # --- start --------------------------------------------------------------------------------------
@@ -399,14 +399,16 @@ class expect_failure:  # noqa: N801 - reads as a statement: with expect_failure(
     ) -> bool:
         if error is None:
             raise ExpectationError(
-                f"This cell was to fail with {self.contains!r}, and it succeeded. Either it was "
-                "changed, or the tool has learned it: then the notebook must say so."
+                f"This cell was expected to fail with {self.contains!r}, but it succeeded. Either "
+                "it was changed, or the tool now supports it: then the notebook must say so."
             )
         if not isinstance(error, Exception):  # the interrupt key
             return False
         text = f"{type(error).__name__}: {error}"
         if self.contains not in text:
-            error.add_note(f"This cell was to fail, but with other words: {self.contains!r}.")
+            error.add_note(
+                f"This cell was expected to fail with another message: {self.contains!r}."
+            )
             return False
         self.error, self.text = error.with_traceback(None), text
         if self.echo:

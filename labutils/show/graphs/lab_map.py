@@ -22,7 +22,7 @@ class _Stop:
 _STOPS = (
     _Stop("00", "Start here", "What can this machine do?", "nothing, yet"),
     _Stop("01", "Fetch MobileNetV3", "What do I have?", "ONNX, opset 13 and 17", "01_*.onnx"),
-    _Stop("02", "Reproduce converter errors", "Why does it say no?", "a diagnosis", "02_*"),
+    _Stop("02", "Converter errors", "Why does it say no?", "a diagnosis", "02_*"),
     _Stop("03", "Replace layers", "Same answers, new parts?", "a repaired network", "03_*.onnx"),
     _Stop(
         "04", "Export and convert", "It succeeded. Is it right?", "a DLC that was run", "04_*.dlc"

@@ -118,7 +118,9 @@ def _graph():
     ],
 )
 def test_what_writes_into_its_input_is_told(given, change, word):
-    with pytest.raises(NotYet, match=f"writes into its input; whoever else reads that {word}"):
+    with pytest.raises(
+        NotYet, match=f"writes into its input; everything else that reads that {word}"
+    ):
         answer.call(lambda x: [change(x), 1][1], given)
     answer.call(lambda x: 1, given)
 

@@ -70,7 +70,7 @@ def test_without_a_record_the_notebook_goes_on_and_says_so(monkeypatch):
     shown = recorded.run("06.ladder", Table)
     assert shown.recorded
     assert str(shown) == (
-        "Not run here: onnxruntime-qnn is not installed. No recorded result of it is at hand."
+        "Not run here: onnxruntime-qnn is not installed. There is no recorded result of it."
     )
 
 

@@ -33,7 +33,7 @@ class StillTodo(Exception):  # noqa: N818 - an outcome as well; learners see the
 
 
 def _open(*_: Any, **__: Any) -> Any:
-    raise StillTodo("TODO is still here: put your own in its place, then run the cell again.")
+    raise StillTodo("TODO is still here: replace it with your own code, then run the cell again.")
 
 
 class _Todo:
@@ -101,7 +101,7 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
     protobuf messages; a module is one's own business).
     """
     if not callable(function):
-        raise NotYet(f"a function is asked for, and this is {shown(function)}.")
+        raise NotYet(f"a function is expected, but this is {shown(function)}.")
     before = [_snapshot(argument) for argument in arguments]
     try:
         with _default_dtype_kept():
@@ -111,7 +111,7 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
     except NotImplementedError:
         raise StillTodo from None
     except RecursionError:
-        raise NotYet(f"{what} calls itself again and again, without an end.") from None
+        raise NotYet(f"{what} calls itself endlessly.") from None
     except KeyboardInterrupt:  # the interrupt key
         raise
     except BaseException as error:
@@ -122,7 +122,8 @@ def call(function: Any, *arguments: Any, what: str = "your function") -> Any:
     for argument, was in zip(arguments, before, strict=True):
         if _snapshot(argument) != was:
             raise NotYet(
-                f"{what} writes into its input; whoever else reads that {_kind(argument)} is lost."
+                f"{what} writes into its input; everything else that reads that "
+                f"{_kind(argument)} gets wrong values."
             )
     return result
 
@@ -165,7 +166,7 @@ def _within_time(function: Callable, arguments: tuple[Any, ...], what: str) -> A
         if not struck.is_set():  # the learner's own interrupt key
             raise
         raise NotYet(
-            f"{what} was stopped after {LIMIT_S:g} seconds. Does it loop without an end?"
+            f"{what} was stopped after {LIMIT_S:g} seconds. Does it loop forever?"
         ) from None
 
 
@@ -199,15 +200,15 @@ def number(value: Any, what: str = "a number") -> float:
         try:
             value = value.item()
         except Exception:
-            raise NotYet(f"{what} is asked for, and this is {shown(value)}.") from None
+            raise NotYet(f"{what} is expected, but this is {shown(value)}.") from None
     if isinstance(value, bool) or not isinstance(value, numbers.Real | decimal.Decimal):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+        raise NotYet(f"{what} is expected, but this is {shown(value)}.")
     try:
         figure = float(value)
     except OverflowError:  # an integer beyond what a float can hold
         figure = math.inf
     if not abs(figure) < 1e300:  # NaN as well
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}: not finite.")
+        raise NotYet(f"{what} is expected, but this is {shown(value)}: not finite.")
     return figure
 
 
@@ -215,35 +216,35 @@ def whole(value: Any, what: str = "a whole number") -> int:
     """Read a whole number; 3.0 counts as one."""
     found = number(value, what)
     if found != int(found):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+        raise NotYet(f"{what} is expected, but this is {shown(value)}.")
     return int(found)
 
 
 def _refuse_text(value: Any, what: str) -> None:
     if value is None:
-        raise NotYet(f"{what} is asked for, and this is None (a forgotten return?).")
+        raise NotYet(f"{what} is expected, but this is None (a forgotten return?).")
     if isinstance(value, str | bytes):
-        raise NotYet(f"{what} is asked for, and this is text: {shown(value)}.")
+        raise NotYet(f"{what} is expected, but this is text: {shown(value)}.")
 
 
 def words(value: Any, what: str = "text") -> str:
     """Read a piece of text."""
     if not isinstance(value, str):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+        raise NotYet(f"{what} is expected, but this is {shown(value)}.")
     return value.strip()
 
 
 def names(value: Any, what: str = "a set of names") -> set[str]:
     """Read several names: a set, list, tuple or array of texts (or the keys of a dict)."""
     if isinstance(value, Iterator):
-        raise NotYet(f"this can be read only once, and then it is empty: {what} is asked for.")
+        raise NotYet(f"this can be read only once, and then it is empty: {what} is expected.")
     if isinstance(value, dict) and value and all(isinstance(v, bool) for v in value.values()):
-        raise NotYet(f"a yes or no for each is not asked for, but {what}: those with yes.")
+        raise NotYet(f"{what} is expected, not a yes or no for each: those with yes.")
     if isinstance(value, np.ndarray):
         value = value.ravel().tolist()
     kinds = set | frozenset | list | tuple | dict | type({}.keys()) | type({}.values())
     if not isinstance(value, kinds):
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}.")
+        raise NotYet(f"{what} is expected, but this is {shown(value)}.")
     return {words(name, "a name in it") for name in value}
 
 
@@ -252,7 +253,7 @@ def pair(value: Any, what: str) -> tuple[Any, Any]:
     if hasattr(value, "detach") or isinstance(value, np.ndarray):
         value = list(value) if getattr(value, "shape", ()) == (2,) else value
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise NotYet(f"a pair {what} is asked for, and this is {shown(value)}.")
+        raise NotYet(f"a pair {what} is expected, but this is {shown(value)}.")
     return value[0], value[1]
 
 
@@ -260,10 +261,10 @@ def several(value: Any, what: str, most: int = 1000) -> list[Any]:
     """Read what a function gives in some order: a list, tuple, array, or whatever yields them."""
     if isinstance(value, str | bytes | set | frozenset) or not hasattr(value, "__iter__"):
         order = ": a set has no order" if isinstance(value, set | frozenset) else ""
-        raise NotYet(f"{what} is asked for, and this is {shown(value)}{order}.")
+        raise NotYet(f"{what} is expected, but this is {shown(value)}{order}.")
     found = call(lambda: list(itertools.islice(value, most + 1)))
     if len(found) > most:
-        raise NotYet(f"{what} is asked for, and yours has no end.")
+        raise NotYet(f"{what} is expected, but yours never ends.")
     return found
 
 
@@ -275,7 +276,7 @@ def array(value: Any, shape: tuple[int, ...], what: str = "your function") -> np
         value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         found = np.asarray(value, dtype=np.float64)
     except Exception:
-        raise NotYet(f"{what} returned {shown(value)}, which is no array of numbers.") from None
+        raise NotYet(f"{what} returned {shown(value)}, which is not an array of numbers.") from None
     if found.shape != shape:
         raise NotYet(f"{what} turned the shape {shape} into {found.shape}.")
     return found

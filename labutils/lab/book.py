@@ -153,7 +153,9 @@ def _refuse_other_folders(destination: Path) -> None:
     """Raise UsageError for a folder that holds something else: it is going to be replaced."""
     full = destination.exists() and any(destination.iterdir())
     if full and not (destination / "searchindex.js").is_file():
-        raise UsageError(f"{destination} holds something that is no book; choose another folder.")
+        raise UsageError(
+            f"{destination} contains something that is not a book; choose another folder."
+        )
 
 
 # --- notebooks ----------------------------------------------------------------------------------

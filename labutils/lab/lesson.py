@@ -39,6 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 SEED = 0
+_COLUMNS = 80  # of an output in a narrow JupyterLab, which breaks longer lines inside words
 STATES = ("present", "recorded", "absent")
 """Of a capability: it works here, its results were recorded elsewhere, neither."""
 
@@ -47,7 +48,7 @@ _begun: dict[str, Lesson] = {}  # what this process's notebook works with, under
 
 
 class ExpectationError(LabError):
-    """A cell that was to fail has succeeded."""
+    """A cell that was expected to fail has succeeded."""
 
 
 # --- start --------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def start(
     from ..models import zoo
 
     loaded = zoo.load(model, weights, size)
-    for line in textwrap.wrap(str(loaded), 96, subsequent_indent="  "):
+    for line in textwrap.wrap(str(loaded), _COLUMNS, subsequent_indent="  "):
         echo(line)
     lesson = Lesson(notebook, loaded)
     _begun["lesson"] = lesson
@@ -188,12 +189,15 @@ def _say_capabilities(echo: Callable[[str], object], *, fully: bool) -> None:
         for state in STATES:
             names = [finding.name for finding in findings if _state(finding) == state]
             if names:
-                echo(f"  {state:<8}  {', '.join(names)}")
+                for line in textwrap.wrap(
+                    f"  {state:<8}  {', '.join(names)}", _COLUMNS, subsequent_indent=" " * 12
+                ):
+                    echo(line)
         return
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         text = finding.found if finding.present else f"{finding.found}. {finding.cure}"
-        first, *rest = textwrap.wrap(text, 72) or [""]
+        first, *rest = textwrap.wrap(text, _COLUMNS - width - 12) or [""]
         echo(f"{finding.name:<{width}}  {_state(finding):<8}  {first}".rstrip())
         for line in rest:
             echo(f"{'':<{width}}  {'':<8}  {line}")
@@ -401,17 +405,27 @@ class expect_failure:  # noqa: N801 - reads as a statement: with expect_failure(
     ) -> bool:
         if error is None:
             raise ExpectationError(
-                f"This cell was to fail with {self.contains!r}, and it succeeded. Either it was "
-                "changed, or the tool has learned it: then the notebook must say so."
+                f"This cell was expected to fail with {self.contains!r}, but it succeeded. Either "
+                "it was changed, or the tool now supports it: then the notebook must say so."
             )
         if not isinstance(error, Exception):  # the interrupt key
             return False
         text = f"{type(error).__name__}: {error}"
         if self.contains not in text:
-            error.add_note(f"This cell was to fail, but with other words: {self.contains!r}.")
+            error.add_note(
+                f"This cell was expected to fail with another message: {self.contains!r}."
+            )
             return False
         self.error, self.text = error.with_traceback(None), text
         if self.echo:
             line = next(line for line in text.splitlines() if line.strip())
-            self.echo(f"Failed, as expected: {line}")
+            self.echo(
+                textwrap.fill(
+                    f"Failed, as expected: {line}",
+                    _COLUMNS,
+                    subsequent_indent="  ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
         return True

@@ -160,7 +160,7 @@ def _replayed(key: str, reason: str, network: Network | None) -> Shown:
         told = f"ecorded on {entry['date']} with QNN {entry['qnn']} ({words})"
         other = _other(entry, network) if network else ""
     except FileNotFoundError:
-        return Shown(None, (), f"Not run here: {reason} No recorded result of it is at hand.")
+        return Shown(None, (), f"Not run here: {reason} There is no recorded result of it.")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Shown(None, (), f"Not run here: {reason} {_damaged(file)}")
     heading = f"{other}: r{told}" if other else f"R{told}"

@@ -238,7 +238,11 @@ def misreaders(random):
         )
 
     yield "two operators by name", two_operators, "another operator"
-    yield "takes the log apart", emptied, "writes into its input; whoever else reads that list"
+    yield (
+        "takes the log apart",
+        emptied,
+        "writes into its input; everything else that reads that list",
+    )
     yield "the last line alone", last_line_but(1), "goes on below"
     yield "any line that names a node", of_a_warning, ""
     yield "the operator out of the node", named, "may be anything"

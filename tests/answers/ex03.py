@@ -42,9 +42,9 @@ def no_gates(random):
     yield "a difference", lambda x: (F.relu(x + 3) - F.relu(x - 3)) / 6, "exports to Sub"
     yield "over numpy", lambda x: torch.from_numpy(np.clip(x.numpy() / 6 + 0.5, 0, 1)), "PyTorch"
     yield "over a list", lambda x: torch.tensor(gate(x).tolist()), ""
-    yield "half a gradient", lambda x: gate(x) / 2 + gate(x).detach() / 2, "another gradient"
+    yield "half a gradient", lambda x: gate(x) / 2 + gate(x).detach() / 2, "the gradient is not"
     yield "in place", lambda x: x.add_(3).clamp_(0, 6).div_(6), "writes into its input"
-    yield f"slope {slope}", lambda x: (slope * x + 0.5).clamp(0, 1), "A slope was rounded"
+    yield f"slope {slope}", lambda x: (slope * x + 0.5).clamp(0, 1), "The slope was rounded"
     yield "not cut above", lambda x: (x / 6 + 0.5).clamp(min=0), "between -3 and 3"
     yield "moved", lambda x: (x + 2.5).clamp(0, 6) / 6, "another curve"
     yield "hard-swish", lambda x: x * gate(x), "another curve"
@@ -119,8 +119,8 @@ def no_layers(random):
         def forward(self, x):
             return x * gate(x)
 
-    yield "gate detached", layer(lambda self, x: x * gate(x).detach()), "another gradient"
-    yield "input detached", layer(lambda self, x: x.detach() * gate(x)), "another gradient"
+    yield "gate detached", layer(lambda self, x: x * gate(x).detach()), "the gradient is not"
+    yield "input detached", layer(lambda self, x: x.detach() * gate(x)), "the gradient is not"
     yield "under no_grad", layer(lambda self, x: x.data * without_gradient(x)), "no gradient"
     yield "only in eval", layer(lambda self, x: x if self.training else x * gate(x)), "training"
     yield "in place", layer(lambda self, x: x.mul_(gate(x))), "writes into its input"
@@ -244,7 +244,7 @@ def no_swaps(random):
                     other = nn.Hardswish if type(child) is nn.Hardsigmoid else nn.Hardsigmoid
                     parent._modules[name] = NEW[other]()
 
-    own = "classes of their own"
+    own = "custom classes"
     yield "walks Sequential only", through(nn.Sequential), own
     yield "walks Sequential and ModuleList only", through(nn.Sequential, nn.ModuleList), own
     yield "walks all but ModuleDict", through(nn.Sequential, nn.ModuleList, nn.Conv2d), own

@@ -222,6 +222,6 @@ def no_rankings(random):
     yield "the best of the worst first", lambda la, k: by(noise)(la, k)[::-1], "another order"
     yield "one too many", lambda layers, k: by(noise)(layers, k + 1), "you name"
     yield "a set", lambda layers, k: set(by(noise)(layers, k)), "no order"
-    yield "sorts the caller's list", sorting, "whoever else reads that list"
+    yield "sorts the caller's list", sorting, "everything else that reads that list"
     yield "those that were handed out", lambda layers, k: known[:k], "not one of the layers"
     yield "with the figures", lambda la, k: [(n, 0) for n in by(noise)(la, k)], "without the"

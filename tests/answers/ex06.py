@@ -189,7 +189,7 @@ def no_decisions(random):
         lambda a, b: {"a": "b", "b": "a"}.get(by(lambda x, y: z(x, y) > 2)(a, b)),
         ("the worse"),
     )
-    yield "only in favour of a", lambda a, b: "a" if z(*split(a, b)) > 2 else None, "exchanged"
+    yield "only in favour of a", lambda a, b: "a" if z(*split(a, b)) > 2 else None, "swapped"
     yield "per cent of all images", by(lambda x, y: x - y > 12.5), "13 more"
     yield "writes into an array", changing, "writes into its input"
-    yield "a truth", lambda a, b: bool(a.sum() > b.sum()), "asked for"
+    yield "a truth", lambda a, b: bool(a.sum() > b.sum()), "is expected"

@@ -36,7 +36,7 @@ def rules(random):
 def no_rules(random):
     other = random.choice([nn.ReLU6, nn.Mish, nn.GELU])
     known = nn.ReLU | nn.SiLU | nn.ELU | nn.Mish
-    yield f"{other.__name__} instead", {nn.SiLU: other}, "a Hardswish is asked for"
+    yield f"{other.__name__} instead", {nn.SiLU: other}, "a Hardswish is expected"
     yield "turned round", {nn.Hardswish: nn.SiLU}, "finds nothing"
     yield "the sigmoid", {nn.Sigmoid: nn.Hardsigmoid}, "both SiLU layers are left"
     yield "sigmoid as well", {nn.SiLU: nn.Hardswish, nn.Sigmoid: nn.Hardswish}, "Sigmoid was"
@@ -99,7 +99,7 @@ def no_makers(random):
     yield "the old one", lambda old: old, "old layer itself"
     yield "switches the old one off", quiet, "changes the old layer"
     yield "changes the old one", halved, "changes the old layer"
-    yield "whole channels", lambda old: nn.Dropout2d(old.p), "an nn.Dropout is asked for"
+    yield "whole channels", lambda old: nn.Dropout2d(old.p), "an nn.Dropout is expected"
     yield "the class", nn.Dropout, "function of the old layer"
 
 
@@ -180,7 +180,11 @@ def no_gate_finders(random):
         n.name for n in graph.node for u in graph.node
         if "Sigmoid" in n.op_type and u.op_type == "Mul" and read(n, u) and other(n, u)
     }, "is a Sigmoid"  # fmt: skip
-    yield "empties the graph", changing, "writes into its input; whoever else reads that graph"
+    yield (
+        "empties the graph",
+        changing,
+        "writes into its input; everything else that reads that graph",
+    )
     yield "the products", lambda graph: [n.name for n in graph.node if n.op_type == "Mul"], "is a"
     yield "joined", lambda graph: ", ".join(n.name for n in hard(graph)), "this is text"
 
@@ -228,4 +232,4 @@ def no_patterns(random):
     )
     yield "promised exact", rule(torch.relu, exact=True), "promises to be exact"
     yield "a dictionary", {quick_gelu: torch.relu}, "surgery.pattern_rule"
-    yield "the functions", (quick_gelu, torch.relu), "a rule is asked for"
+    yield "the functions", (quick_gelu, torch.relu), "a rule is expected"

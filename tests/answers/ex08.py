@@ -153,9 +153,9 @@ def no_factors(random):
 
         return by
 
-    yield f"dead ones floored at {tiny}", floored, "stays as it is"
-    yield "dead ones get 1e6", dead_is(1e6), "stays as it is"
-    yield "dead ones get 1e-6", dead_is(1e-6), "stays as it is"
+    yield f"dead ones floored at {tiny}", floored, "leave it as it is"
+    yield "dead ones get 1e6", dead_is(1e6), "leave it as it is"
+    yield "dead ones get 1e-6", dead_is(1e-6), "leave it as it is"
     yield "dead ones get 0", dead_is(0), "no usable factor"
     yield "dead ones get nothing", dead_is(np.nan), "no usable factor"
     yield "all or none", all_or_none, "the others"
@@ -303,7 +303,7 @@ def no_fake_quants(random):
     yield (
         "half of the gradient of x",
         lambda x, s, lo, hi: quant()(x / 2 + x.detach() / 2, s, lo, hi),
-        "to be 1",
+        "should be 1",
     )
     yield f"gradient of the scale times {k:g}", scaled_gradient, "the scale gets"
     yield "the scale once", lambda x, s, lo, hi: s.detach() * codes(x, s, lo, hi), "acts twice"

@@ -53,7 +53,7 @@ def _explain_scale(low: float, high: float, scale: float, zero: float) -> str:
     if low * high > 0 and not (symmetric and zero in (127, 128)):
         return (
             f"{where} zero itself has no code. Padding and ReLU make zeros, so every range is "
-            "widened until it holds zero."
+            "widened until it contains zero."
         )
     return f"{where} the scale {scale:.4g} does not let 8 bits just cover the range."
 
@@ -130,7 +130,7 @@ def _explain_between(found: np.ndarray, between: np.ndarray, scale: float, zero:
     if same(low) or same(np.where(between > 0, low, high)):
         return "you cut off the fraction: 0.7 of a step goes down, and the error doubles."
     if same(high):
-        return "you round up, always: 0.3 of a step becomes a whole one, and errs by 0.7."
+        return "you round up, always: 0.3 of a step becomes a whole one, an error of 0.7."
     return ""
 
 
@@ -212,7 +212,7 @@ def judge_worst(worst_layers: Any) -> None:
             copies = [(name, values.copy(), rounded.copy()) for name, values, rounded in layers]
             found = several(call(worst_layers, copies, k), "a list of names")
             if not all(isinstance(name, str) for name in found):
-                raise NotYet("names are asked for, without the figures: " + shown(found[:1]))
+                raise NotYet("only names are expected, without the figures: " + shown(found[:1]))
             found = [words(name) for name in found]
             if found != order[:k]:
                 raise NotYet(_explain_ranking(found, order, layers, k))
@@ -228,7 +228,7 @@ def _explain_ranking(
     found: list[str], order: list[str], layers: list[tuple[str, np.ndarray, np.ndarray]], k: int
 ) -> str:
     if len(found) != k:
-        return f"asked for {k} layers, you name {len(found)}."
+        return f"{k} layers are expected, but you name {len(found)}."
     if unknown := set(found) - set(order):
         return f"{shown(min(unknown))} is not one of the layers that your function was given."
     if found == order[: -k - 1 : -1]:

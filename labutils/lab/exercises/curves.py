@@ -77,8 +77,8 @@ def judge_gradient(function: Any, exact: Any, what: str) -> None:
     y = call(function, x, what=what)
     if not y.requires_grad:
         raise NotYet(
-            f"right values, and no gradient comes back through {what}: a network that holds it "
-            "cannot be trained on, which notebook 07 does. Something on the way cuts it off."
+            f"right values, but no gradient comes back through {what}: a network that contains it "
+            "cannot be trained further, as notebook 07 does. Something cuts the gradient off."
         )
     (found,) = torch.autograd.grad(y.sum(), x)
     (true,) = torch.autograd.grad(exact(x).sum(), x)
@@ -86,8 +86,8 @@ def judge_gradient(function: Any, exact: Any, what: str) -> None:
     if wrong:
         at = 5 if 5 in wrong else wrong[0]
         raise NotYet(
-            f"right values, and another gradient than the original's: at x = {x[at].item():g} it "
-            f"is {found[at].item():.4g}. A part of the way is cut off."
+            f"right values, but the gradient is not the original's: at x = {x[at].item():g} it "
+            f"is {found[at].item():.4g}. Part of it is cut off."
         )
 
 
@@ -120,8 +120,8 @@ def judge_export(function: Any, what: str) -> None:
     foreign = sorted({n.op_type for n in nodes if n.verdict in ("unknown", "unsupported")})
     if foreign:
         raise NotYet(
-            f"right values, but {what} exports to {', '.join(foreign)}, of which the table of SNPE "
-            "2.7 says nothing: unknown is not supported. Add, Mul, Div and Clip it takes."
+            f"right values, but {what} exports to {', '.join(foreign)}, which the table of SNPE "
+            "2.7 does not list: unknown is not supported. It accepts Add, Mul, Div and Clip."
         )
 
 
@@ -132,8 +132,8 @@ def _explain_curve(found: np.ndarray, true: np.ndarray, x: np.ndarray, what: str
     inner = np.abs(x) < 2.9
     if worst < 5e-3 and 2.9 < abs(at) < 3.1:
         return (
-            f"nearly: {what} is off by {worst:.1e} at |x| = {abs(at):.3f}. A slope was rounded; "
-            "exact is asked, and a float has more digits than three."
+            f"nearly: {what} is off by {worst:.1e} at |x| = {abs(at):.3f}. The slope was rounded; "
+            "an exact function is expected, and a float has more than three digits."
         )
     if np.allclose(found[inner], true[inner], atol=_EXACT):
         return f"right between -3 and 3, but at x = {at:g} {what} gives {_at(found, x, at)}."

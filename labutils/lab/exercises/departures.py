@@ -52,7 +52,7 @@ def judge_departure(departing: Any) -> None:
         raise NotYet(f"when all tensors are equal you return {shown(ask(ours))}.")
     _judge_nan(ask, ours)
     if ask(ours | {"add": -ours["add"]}) != "add":
-        raise NotYet("a tensor with its sign turned round is called equal by your function.")
+        raise NotYet("a tensor with its sign reversed is called equal by your function.")
     _judge_measure(ask, ours)
     along = {"act": np.eye(64)[0] * 2.0**20}
     if _asked(departing, along, along, 1.0) is not None:
@@ -122,6 +122,6 @@ def _explain_within(found: Any, ours: _Tensors) -> str:
     if found not in list(ours):
         return (
             f"where nothing departs you return {shown(found)}, which is not the name of a tensor; "
-            "None itself is asked for."
+            "None itself is expected."
         )
     return "you call a departure what lies within the limit: rounding is allowed."

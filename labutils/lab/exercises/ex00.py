@@ -31,7 +31,7 @@ def _explain_share(found: float, right: int, n: int) -> str:
     if abs(found - right / n) < 0.006:
         return (
             f"share({right}, {n}) gives {found:.8g}, which is near. Is something rounded, or "
-            "counted that was not asked? Leave rounding to whoever prints the number."
+            "counted that should not be? Leave the rounding to the code that prints the number."
         )
     return f"{given}. Of {n} answers {right} are right."
 

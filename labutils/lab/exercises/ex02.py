@@ -58,7 +58,7 @@ LINE = Exercise(
         "error_line = next(i for i, line in enumerate(log) if ' - ERROR - ' in line)"
     ),
     hints=(
-        "Upwards from the end: which lines are the converter's, and which of whatever called it?",
+        "Upwards from the end: which lines are the converter's, and which of the script around it?",
         "Two of the converter's lines give the reason. Only one of them also says where.",
         "The word ERROR is in more than one line; take the one that begins with date and time.",
     ),
@@ -102,7 +102,7 @@ COUNT = Exercise(
     reference=_BLOCKERS + f"    return sum({_INSIDE} for node in found)",
     hints=(
         "Print one of report.blockers: what does it know about its place in the network?",
-        "A part holds a node of its own name, and nodes whose names go on with a dot.",
+        "A part holds the node with its own name, and nodes whose names continue with a dot.",
         "module == part, or module.startswith(part + '.'): count the refused nodes where it holds.",
     ),
     judge=judge_count,

@@ -19,7 +19,7 @@ def judge_hardsigmoid(my_hardsigmoid: Any) -> None:
     import torch
 
     if isinstance(my_hardsigmoid, type):
-        raise NotYet("a function is asked for here, and this is a class.")
+        raise NotYet("a function is expected here, but this is a class.")
     judge_curve(my_hardsigmoid, torch.nn.functional.hardsigmoid, "your function")
     judge_export(my_hardsigmoid, "your function")
     judge_gradient(my_hardsigmoid, torch.nn.functional.hardsigmoid, "your function")
@@ -61,7 +61,7 @@ def judge_layer(MyHardswish: Any) -> None:  # noqa: N803 - as the learner calls 
     if isinstance(MyHardswish, torch.nn.Module):
         raise NotYet("this is one layer; give the class, from which each place gets its own.")
     if not isinstance(MyHardswish, type) or not issubclass(MyHardswish, torch.nn.Module):
-        raise NotYet(f"a subclass of nn.Module is asked for, and this is {shown(MyHardswish)}.")
+        raise NotYet(f"a subclass of nn.Module is expected, but this is {shown(MyHardswish)}.")
     layer = _made(MyHardswish)
     if _hidden_weights(layer):
         raise NotYet("your layer has parameters or buffers; the original has none to load.")
@@ -145,7 +145,7 @@ LAYER = Exercise(
     hints=(
         "forward may call other functions, and one of them you have written already: 03.1.",
         "The layer has no parameters and needs no __init__; if you write one, super().__init__().",
-        "One line is enough: what goes in, times what my_hardsigmoid makes of it.",
+        "One line is enough: the input, times my_hardsigmoid of the input.",
     ),
     judge=judge_layer,
     praise="exact, without weights, without the refused operator.",

@@ -180,12 +180,12 @@ OPSET = Exercise(
         "    return next(entry.version for entry in imports if entry.domain in ('', 'ai.onnx'))"
     ),
     hints=(
-        "onnx.load(path) gives the file; look at its fields, not at what was asked for.",
+        "onnx.load(path) gives the file; look at its fields, not at what was requested.",
         "opset_import is a list: a domain and a version in each entry.",
         "The standard operators have the empty domain; others may stand before or behind it.",
     ),
     judge=judge_opset,
-    praise="the file's own word, whatever was asked of the exporter.",
+    praise="what the file says, whatever was requested from the exporter.",
 )
 
 _GIVEN = 'artifacts = given("04.2")  # name -> (kind, cosine per image)\n'

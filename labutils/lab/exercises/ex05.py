@@ -23,10 +23,10 @@ AFFINE = Exercise(
     hints=(
         "value = scale * (code - zero_point): low has the first code, and high the last.",
         "How many steps lie between the first code and the last?",
-        "0.0 must have a code of its own, also when the range lies on one side of it.",
+        "0.0 needs its own code, even when the whole range lies on one side of it.",
     ),
     judge=judge_affine,
-    praise="zero has a code of its own, and 255 steps cover the range.",
+    praise="zero has its own code, and 255 steps cover the range.",
 )
 
 FAKE = Exercise(

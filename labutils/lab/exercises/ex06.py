@@ -36,7 +36,7 @@ def _explain_chips(found: set[str], right: set[str]) -> str:
     if found - right:
         return f"the HTP of {min(found - right)} refuses a float graph."
     if len(found) == 1:
-        return "one that works; all of them are asked for."
+        return "that one works; all of them are expected."
     return "every chip that you name would do, and you leave out others that would too."
 
 

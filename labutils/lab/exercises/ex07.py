@@ -44,7 +44,7 @@ DROPOUT = Exercise(
     reference=_DROP + "    return nn.Dropout(old.p, inplace=False)",
     hints=(
         "Your function gets the old layer. What does it know that a fresh one does not?",
-        "print(old) shows two settings: one is to stay, one is to go.",
+        "print(old) shows two settings: one has to stay, one has to go.",
         "nn.Dropout takes the probability first; out of place is what it does by default.",
     ),
     judge=judge_dropout,

@@ -58,7 +58,7 @@ FACTORS = Exercise(
     ),
     hints=(
         "A channel is a row of the first array and a column of the second.",
-        "own / s is to be as large as theirs * s. Solve it for s.",
+        "own / s should be as large as theirs * s. Solve that for s.",
         "Where own or theirs is 0, there is nothing to equalize: 1 changes nothing.",
     ),
     judge=judge_factors,
@@ -77,7 +77,7 @@ def _read(answer: Any) -> Recipe:
     if isinstance(answer, quantize.Recipe):
         return answer
     if not isinstance(answer, str):
-        raise NotYet(f"a Recipe or its YAML is asked for, and this is {shown(answer)}.")
+        raise NotYet(f"a Recipe or its YAML is expected, but this is {shown(answer)}.")
     try:
         if answer in quantize.PRESETS:
             return quantize.PRESETS[answer]
@@ -114,13 +114,13 @@ def _refuse_other_means(recipe: Recipe) -> None:
         )
     if recipe.weights.bits > 8 or any((o.weights or 8) > 8 for o in recipe.overrides):
         raise NotYet(
-            "your recipe stores weights in more than 8 bits, which doubles the file. Here ranges "
-            "and activation bits are asked for."
+            "your recipe stores weights in more than 8 bits, which doubles the file. This exercise "
+            "is about ranges and activation bits."
         )
     if recipe.qat or recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest":
         raise NotYet(
-            "here ranges and activation bits are asked for; training and repairs of the weights "
-            "come in other sections."
+            "this exercise is about ranges and activation bits; training and corrections of the "
+            "weights come in other sections."
         )
 
 

@@ -105,7 +105,7 @@ def _names_of(value: Any) -> set[str]:
     if value is None:
         raise NotYet("your function returned None (a forgotten return?).")
     if isinstance(value, str):
-        raise NotYet(f"names are asked for, several, and this is text: {shown(value)}.")
+        raise NotYet(f"several names are expected, but this is text: {shown(value)}.")
     if isinstance(value, list | tuple | set) and any(hasattr(v, "op_type") for v in value):
-        raise NotYet("these are nodes; their names are asked for.")
+        raise NotYet("these are nodes; their names are expected.")
     return names(value, "a set of node names")

@@ -84,7 +84,10 @@ def _line_of(answer: Any) -> str:
 
 def _explain_line(line: str) -> str:
     if line.startswith("#"):
-        return "a line that begins with # is the replica's own; the real tool has no such."
+        return (
+            "a line that begins with # is the replica's own; the real tool does not print such "
+            "lines."
+        )
     if "simplification failed" in line:
         return (
             "it says 'failed', but what failed is a clean-up of the graph, and the tool went on "
@@ -137,7 +140,7 @@ def _logs() -> list[tuple[str, list[str], str, str]]:
             "HardSwish",
         ),
         ("on a log with another ERROR above the refusal, ", [_ERROR, *swish], node, "HardSwish"),
-        ("on a log whose node has a name of its own, ", renamed, "/head/act_7", "HardSwish"),
+        ("on a log whose node has an unusual name, ", renamed, "/head/act_7", "HardSwish"),
         ("on a log that refuses another operator, ", einsum, node, "Einsum"),
         ("on a log with a warning about another node, ", [_WARNING, *swish], node, "HardSwish"),
     ]

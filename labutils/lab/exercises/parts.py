@@ -113,7 +113,7 @@ _CASES: tuple[tuple[list[tuple[str, str]], str, int, dict[int | None, str]], ...
     ),
     (
         [_RELU, ("Softplus", _STEM)], "features.1", 0,
-        {None: "you count a node of which the table says nothing; unknown is not refused."},
+        {None: "you count a node that the table does not list; unknown is not refused."},
     ),
     (
         [_RELU, _SWISH], "features.1", 1,
@@ -121,8 +121,8 @@ _CASES: tuple[tuple[list[tuple[str, str]], str, int, dict[int | None, str]], ...
     ),
     (
         [_RELU, (f"{_FOREIGN}.HardSwish", _STEM)], "features.1", 0,
-        {None: "you count a HardSwish of another domain than ONNX's own, of which the table says "
-               "nothing. A name alone does not decide; the check's verdict does."},
+        {None: "you count a HardSwish from a domain other than ONNX's own, which the table does "
+               "not list. The name alone does not decide; the verdict of the check does."},
     ),
     (
         [_RELU, ("Gemm", _STEM)], "features.1", 1,

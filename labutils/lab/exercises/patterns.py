@@ -54,7 +54,7 @@ _OTHERS = {
     "silu": "x * sigmoid(x), which is SiLU, was replaced too: there is no 1.702 in it.",
     "steeper": "x * sigmoid(2.5 * x) was replaced too: another number is another function.",
     "squashed": "x * tanh(1.702 * x) was replaced too, which has no sigmoid.",
-    "added": "x + sigmoid(1.702 * x) was replaced too, which is no product.",
+    "added": "x + sigmoid(1.702 * x) was replaced too, which is not a product.",
     "gate": "x * sigmoid(1.702 * y) was replaced too: a gate, which scales another tensor.",
 }
 
@@ -86,7 +86,7 @@ def _refuse_other_kinds(answer: Any) -> None:
     if isinstance(answer, Mapping | type) or callable(answer):
         raise NotYet("a pattern is several operations: make the rule with surgery.pattern_rule.")
     if not isinstance(answer, surgery.Rule):
-        raise NotYet(f"a rule is asked for, and this is {shown(answer)}.")
+        raise NotYet(f"a rule is expected, but this is {shown(answer)}.")
     if not answer.graph:
         raise NotYet("this rule has no pattern of several operations: use surgery.pattern_rule.")
     _refuse_two_arguments(answer)

@@ -56,7 +56,7 @@ def judge_dict(my_rule: Any) -> None:
             raise NotYet(_explain_other(other))
     became = ", ".join(dict.fromkeys(match.became for match in report.matches))
     if list(layers.values()).count(nn.Hardswish) != 2 or len(report.matches) != 2:
-        raise NotYet(f"each SiLU became {became}; a Hardswish is asked for.")
+        raise NotYet(f"each SiLU became {became}; a Hardswish is expected.")
 
 
 def _refuse_other_kinds(rule: Any) -> None:
@@ -66,7 +66,7 @@ def _refuse_other_kinds(rule: Any) -> None:
     if isinstance(rule, set | frozenset):
         raise NotYet("that is a set: it does not say which of the two is replaced by which.")
     if not isinstance(rule, Mapping):
-        raise NotYet(f"a dict is asked for, and this is {shown(rule)}.")
+        raise NotYet(f"a dict is expected, but this is {shown(rule)}.")
     if any(isinstance(key, nn.Module) for key in rule):
         raise NotYet("the left side is one layer; a rule is for a class of layers.")
 
@@ -85,7 +85,7 @@ def _explain_refused(error: Exception) -> str:
 def _explain_other(kind: type[nn.Module]) -> str:
     if kind.__name__ == "Sigmoid":
         return "the Sigmoid was replaced too. It is a gate here: 1.gate scales what comes from 0."
-    return f"the {kind.__name__} was replaced too, and nobody had asked for that."
+    return f"the {kind.__name__} was replaced too, although nothing asks for that."
 
 
 def judge_dropout(out_of_place: Any) -> None:
@@ -93,9 +93,7 @@ def judge_dropout(out_of_place: Any) -> None:
     from torch import nn
 
     if isinstance(out_of_place, type) or not callable(out_of_place):
-        raise NotYet(
-            f"a function of the old layer is asked for, and this is {shown(out_of_place)}."
-        )
+        raise NotYet(f"a function of the old layer is expected, but this is {shown(out_of_place)}.")
     old_layers = [
         nn.Dropout(0.2, inplace=True),
         nn.Dropout(0.35, inplace=True),
@@ -125,13 +123,13 @@ def _new_of(answer: Any, old: nn.Dropout) -> nn.Dropout:
         raise NotYet("your function returned None (a forgotten return?).")
     if new is old:
         raise NotYet(
-            "your function returns the old layer itself. Whoever keeps the original network, to "
-            "compare with, shares that layer: make a new one."
+            "your function returns the old layer itself. The original network, kept for "
+            "comparison, would share that layer: make a new one."
         )
     if (old.p, old.inplace, old.training) != before:
         raise NotYet("your function changes the old layer; the original network has it still.")
     if not isinstance(new, nn.Dropout):
-        raise NotYet(f"an nn.Dropout is asked for, and this is {shown(new)}.")
+        raise NotYet(f"an nn.Dropout is expected, but this is {shown(new)}.")
     return new
 
 

@@ -51,7 +51,7 @@ def _explain_errors(
     if same(found, (distance[gone].sum() / x.size, distance[~gone].sum() / x.size)):
         return "those are distances. Squared error counts a far one more than many near."
     if same(found, sums):
-        return "those are sums: with twice the values they double. Means are asked for."
+        return "those are sums: with twice the values they double. The means are expected."
     if same(found, sums / (x.size - 1)):
         return "divided by one less than there are values; a mean has all of them."
     if same(found, np.sqrt(true)):
@@ -121,11 +121,11 @@ def _judge_dead(answer: Any, first: np.ndarray, second: np.ndarray) -> None:
     if odd.size:
         raise NotYet(
             "a channel whose weights are all 0 in one of the layers gets the factor "
-            f"{odd[0]:.3g}. Nothing is to be equalized there: it stays as it is."
+            f"{odd[0]:.3g}. There is nothing to equalize there: leave it as it is."
         )
     own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)
     if not np.allclose((own / s)[~dead], (theirs * s)[~dead], rtol=1e-5):
-        raise NotYet("where one channel is dead, the others are to be equalized all the same.")
+        raise NotYet("where one channel is dead, the others still have to be equalized.")
 
 
 def _factors(answer: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -133,7 +133,7 @@ def _factors(answer: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shape = np.shape(found) if isinstance(found, np.ndarray) else getattr(found, "shape", None)
     if shape is not None and tuple(shape) != (len(first),):
         raise NotYet(
-            "one factor per channel is asked for, an array of the shape "
+            "one factor per channel is expected, an array of the shape "
             f"{(len(first),)}, and yours has {tuple(shape)}."
         )
     return array(found, (len(first),))
@@ -153,7 +153,7 @@ def judge_fake_quant(fake_quant: Any) -> None:
         scale = torch.tensor(step, requires_grad=True)
         y = call(lambda x, scale: fake_quant(x, scale, low, high), x * 1, scale * 1)  # noqa: B023
         if not isinstance(y, torch.Tensor) or y.shape != x.shape:
-            raise NotYet(f"a tensor like x is asked for, and this is {shown(y)}.")
+            raise NotYet(f"a tensor like x is expected, but this is {shown(y)}.")
         exact = (values / step).round().clamp(low, high) * step
         if not np.allclose(y.detach(), exact, atol=1e-6):
             raise NotYet(_explain_values(y.detach(), exact, values, step))
@@ -184,7 +184,7 @@ def _explain_values(y: torch.Tensor, exact: torch.Tensor, x: torch.Tensor, step:
     if np.allclose(y, exact / step, atol=1e-6):
         return "those are the codes; the network goes on computing with values."
     if np.allclose(y, (x / step).round() * step, atol=1e-6):
-        return "nothing is cut off: there are no codes below `low` and above `high`."
+        return "nothing is cut off: there are no codes below `low` or above `high`."
     if np.allclose(y, x, atol=1e-6) or np.allclose(y, x.clamp(exact.min(), exact.max()), atol=1e-6):
         return "nothing is rounded: the network would train as if there were no codes."
     worst = int(torch.argmax((y - exact).abs().nan_to_num(torch.inf)))
@@ -212,7 +212,7 @@ def _judge_to_x(found: torch.Tensor | None, inside: torch.Tensor) -> None:
             "the optimizer would push values on that are cut off already."
         )
     if not np.allclose(found, inside.float(), atol=1e-6):
-        raise NotYet("inside the range the gradient of x is to be 1, as if nothing were rounded.")
+        raise NotYet("inside the range the gradient of x should be 1, as if nothing were rounded.")
 
 
 def _judge_to_scale(found: torch.Tensor | None, codes: torch.Tensor, low: int, high: int) -> None:

@@ -41,7 +41,7 @@ def _explain_interval(hits: int, n: int, low: float, high: float) -> str:
     p, where = hits / n, f"{hits} of {n}"
     usual = np.ptp(metrics.Proportion(hits, n).interval)
     if max(low, high) > 1.5:
-        return "shares between 0 and 1 are asked for, not per cent."
+        return "shares between 0 and 1 are expected, not per cent."
     if low > high:
         return f"for {where} your low end lies above the high one."
     if hits in (0, n) and high - low < 1e-6:
@@ -140,7 +140,7 @@ _DECISIONS = (  # right in both, in a alone, in b alone, in neither; who is bett
      "13 images against none, and you cannot tell? The two saw the same images: compare image by "
      "image, not two rates with an interval around each."),
     ((378, 0, 13, 9), "b",
-     "with the two models exchanged, your decision does not turn round."),
+     "when the two models are swapped, your decision does not follow."),
     ((300, 57, 44, 0), None,
      "57 images against 44 is 13 more, as 13 against none is, and you decide: a hundred coins "
      "often split like that."),
@@ -175,7 +175,7 @@ def _decided(better: Any, cells: tuple[int, int, int, int]) -> str | None:
         return None
     word = words(told, '"a", "b" or None').lower()
     if word not in ("a", "b"):
-        raise NotYet(f'"a", "b" or None is asked for, and this is {shown(word)}.')
+        raise NotYet(f'"a", "b" or None is expected, but this is {shown(word)}.')
     return word
 
 

@@ -38,7 +38,7 @@ def _network() -> nn.Module:
 
 
 def _built() -> nn.Module:
-    """Return a network whose parts are classes of their own, lists and dictionaries."""
+    """Return a network whose parts are custom classes, lists and dictionaries."""
     from torch import nn
 
     class Gate(nn.Module):
@@ -138,7 +138,7 @@ def judge_swap(swap_layers_: Any) -> None:
         _called(swap_layers_, model)
     _judge_swapped(model, relu, convolution, x, true)
     _judge_shared(swap_layers_)
-    _judge_build("a network whose parts are classes of their own", _built(), swap_layers_)
+    _judge_build("a network whose parts are custom classes", _built(), swap_layers_)
     _judge_build("torchvision's mobilenet_v3_small", copy.deepcopy(_real()), swap_layers_)
 
 
@@ -194,7 +194,7 @@ def _judge_swapped(
     if not error <= 1e-5:
         raise NotYet("the model computes something else now: on the same input, other outputs.")
     if len(swaps) < 3:
-        raise NotYet("right, but the new layers are to be the two of labutils.layers.")
+        raise NotYet("right, but the new layers should be the two from labutils.layers.")
 
 
 def _explain_left(left: dict[str, str]) -> str:

@@ -21,14 +21,16 @@ class _Stop:
 
 _STOPS = (
     _Stop("00", "Start here", "What can this machine do?", "nothing, yet"),
-    _Stop("01", "Fetch a network", "What do I have?", "ONNX, opset 13 and 17", "01_*.onnx"),
-    _Stop("02", "Read the errors", "Why does it say no?", "a diagnosis", "02_*"),
+    _Stop("01", "Fetch MobileNetV3", "What do I have?", "ONNX, opset 13 and 17", "01_*.onnx"),
+    _Stop("02", "Converter errors", "Why does it say no?", "a diagnosis", "02_*"),
     _Stop("03", "Replace layers", "Same answers, new parts?", "a repaired network", "03_*.onnx"),
-    _Stop("04", "Export, convert", "It succeeded. Is it right?", "a DLC that was run", "04_*.dlc"),
+    _Stop(
+        "04", "Export and convert", "It succeeded. Is it right?", "a DLC that was run", "04_*.dlc"
+    ),
     _Stop("05", "Quantize", "What do 8 bits cost?", "int8 and a16w8 files", "05_*.onnx"),
     _Stop("06", "Run on device", "What arrives at the chip?", "context binary, ladder", "06_*"),
-    _Stop("07", "Operate on any", "What does a cut cost?", "a lite network, its edits", "07_*"),
-    _Stop("08", "Quantize in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
+    _Stop("07", "Model surgery", "What does a cut cost?", "a lite network, its edits", "07_*"),
+    _Stop("08", "Quantization in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28
 _COLUMNS = 3

@@ -50,8 +50,8 @@ def share(right, n):
 
 @wrong(
     "00.1",
-    "share(95, 96) gives 0.99, which is near. Is something rounded, or counted that was not "
-    "asked? Leave rounding to whoever prints the number.",
+    "share(95, 96) gives 0.99, which is near. Is something rounded, or counted that should not "
+    "be? Leave the rounding to the code that prints the number.",
 )
 def share(right, n):
     return round(right / n, 2)
@@ -59,7 +59,7 @@ def share(right, n):
 
 @wrong(
     "00.1",
-    "a number is asked for, and this is None (a forgotten return?).",
+    "a number is expected, but this is None (a forgotten return?).",
 )
 def share(right, n):
     right / n

@@ -73,7 +73,7 @@ def _():
 
 @wrong_value(
     "02.1",
-    "a line that begins with # is the replica's own; the real tool has no such.",
+    "a line that begins with # is the replica's own; the real tool does not print such lines.",
 )
 def _():
     return 0
@@ -122,7 +122,7 @@ def arrived(operator):
 
 @wrong(
     "02.2",
-    "an opset, a whole number, is asked for, and this is True.",
+    "an opset, a whole number, is expected, but this is True.",
 )
 def arrived(operator):
     return onnx.defs.has(operator, 17)
@@ -208,7 +208,7 @@ def count_refused(onnx_path, part):
 
 @wrong(
     "02.3",
-    "you count a node of which the table says nothing; unknown is not refused.",
+    "you count a node that the table does not list; unknown is not refused.",
 )
 def count_refused(onnx_path, part):
     nodes = targets.check(onnx_path, "snpe-2.7").nodes
@@ -285,7 +285,7 @@ def culprit(log):
 
 @wrong(
     "02.4",
-    "on a log whose node has a name of its own, your operator is taken from the node's name, "
+    "on a log whose node has an unusual name, your operator is taken from the node's name, "
     "which may be anything.",
 )
 def culprit(log):
@@ -305,7 +305,7 @@ def culprit(log):
 
 @wrong(
     "02.4",
-    'a pair (node, operator) is asked for, and this is "2023-04-16 1...x_hardswish.\'".',
+    'a pair (node, operator) is expected, but this is "2023-04-16 1...x_hardswish.\'".',
 )
 def culprit(log):
     return log[-1]

@@ -31,8 +31,8 @@ def my_hardsigmoid(x):
 
 @wrong(
     "03.1",
-    "nearly: your function is off by 1.0e-03 at |x| = 2.994. A slope was rounded; exact is "
-    "asked, and a float has more digits than three.",
+    "nearly: your function is off by 1.0e-03 at |x| = 2.994. The slope was rounded; an exact "
+    "function is expected, and a float has more than three digits.",
 )
 def my_hardsigmoid(x):
     return (0.167 * x + 0.5).clamp(0, 1)
@@ -65,8 +65,8 @@ def my_hardsigmoid(x):
 
 @wrong(
     "03.1",
-    "right values, but your function exports to Greater, Less, Where, of which the table of "
-    "SNPE 2.7 says nothing: unknown is not supported. Add, Mul, Div and Clip it takes.",
+    "right values, but your function exports to Greater, Less, Where, which the table of SNPE "
+    "2.7 does not list: unknown is not supported. It accepts Add, Mul, Div and Clip.",
 )
 def my_hardsigmoid(x):
     return torch.where(x < -3, 0.0, torch.where(x > 3, 1.0, x / 6 + 0.5))
@@ -83,8 +83,8 @@ def my_hardsigmoid(x):
 
 @wrong(
     "03.1",
-    "right values, and no gradient comes back through your function: a network that holds it "
-    "cannot be trained on, which notebook 07 does. Something on the way cuts it off.",
+    "right values, but no gradient comes back through your function: a network that contains it"
+    " cannot be trained further, as notebook 07 does. Something cuts the gradient off.",
 )
 def my_hardsigmoid(x):
     return ((x + 3).clamp(0, 6) / 6).detach()
@@ -92,7 +92,8 @@ def my_hardsigmoid(x):
 
 @wrong(
     "03.1",
-    "your function writes into its input; whoever else reads that tensor is lost.",
+    "your function writes into its input; everything else that reads that tensor gets wrong "
+    "values.",
 )
 def my_hardsigmoid(x):
     return x.add_(3).clamp_(0, 6).div_(6)
@@ -215,8 +216,8 @@ class MyHardswish(nn.Module):
 
 @wrong(
     "03.3",
-    "nearly: your layer is off by 3.0e-03 at |x| = 2.994. A slope was rounded; exact is asked, "
-    "and a float has more digits than three.",
+    "nearly: your layer is off by 3.0e-03 at |x| = 2.994. The slope was rounded; an exact "
+    "function is expected, and a float has more than three digits.",
 )
 class MyHardswish(nn.Module):
     def forward(self, x):
@@ -261,8 +262,8 @@ class MyHardswish(nn.Module):
 
 @wrong(
     "03.3",
-    "right values, but your layer exports to Cast, Greater, of which the table of SNPE 2.7 says"
-    " nothing: unknown is not supported. Add, Mul, Div and Clip it takes.",
+    "right values, but your layer exports to Cast, Greater, which the table of SNPE 2.7 does "
+    "not list: unknown is not supported. It accepts Add, Mul, Div and Clip.",
 )
 class MyHardswish(nn.Module):
     def forward(self, x):
@@ -271,8 +272,8 @@ class MyHardswish(nn.Module):
 
 @wrong(
     "03.3",
-    "right values, and another gradient than the original's: at x = 1 it is 0.1667. A part of "
-    "the way is cut off.",
+    "right values, but the gradient is not the original's: at x = 1 it is 0.1667. Part of it is"
+    " cut off.",
 )
 class MyHardswish(nn.Module):
     def forward(self, x):
@@ -352,7 +353,7 @@ def swap_layers_(model):
 
 @wrong_value(
     "03.4",
-    "in a network whose parts are classes of their own, 9 of 10 layers are left, such as "
+    "in a network whose parts are custom classes, 9 of 10 layers are left, such as "
     "blocks.0.norm.2, whose parent is of the class Norm. A walk goes into every module, "
     "whatever its class and its name.",
 )

@@ -37,7 +37,7 @@ def affine(low, high):
 @wrong(
     "05.1",
     "for the range 1.5 to 5.1 zero itself has no code. Padding and ReLU make zeros, so every "
-    "range is widened until it holds zero.",
+    "range is widened until it contains zero.",
 )
 def affine(low, high):
     scale = (high - low) / 255
@@ -72,7 +72,7 @@ def affine(low, high):
 
 @wrong(
     "05.1",
-    "a pair (scale, zero point) is asked for, and this is 0.01568627450980392.",
+    "a pair (scale, zero point) is expected, but this is 0.01568627450980392.",
 )
 def affine(low, high):
     return (high - low) / 255
@@ -112,7 +112,7 @@ def quantize_dequantize(x, scale, zero_point):
 
 @wrong(
     "05.2",
-    "you round up, always: 0.3 of a step becomes a whole one, and errs by 0.7.",
+    "you round up, always: 0.3 of a step becomes a whole one, an error of 0.7.",
 )
 def quantize_dequantize(x, scale, zero_point):
     codes = np.clip(np.ceil(x / scale - 1e-9) + zero_point, 0, 255)
@@ -121,7 +121,7 @@ def quantize_dequantize(x, scale, zero_point):
 
 @wrong(
     "05.2",
-    "your function writes into its input; whoever else reads that array is lost.",
+    "your function writes into its input; everything else that reads that array gets wrong values.",
 )
 def quantize_dequantize(x, scale, zero_point):
     x /= scale
@@ -239,7 +239,7 @@ def worst_layers(layers, k):
 
 @wrong(
     "05.3",
-    "asked for 2 layers, you name 7.",
+    "2 layers are expected, but you name 7.",
 )
 def worst_layers(layers, k):
     sqnr = {name: metrics.sqnr_db(x, q) for name, x, q in layers}

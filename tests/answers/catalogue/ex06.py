@@ -65,7 +65,7 @@ def _():
 
 @wrong_value(
     "06.1",
-    "one that works; all of them are asked for.",
+    "that one works; all of them are expected.",
 )
 def _():
     return ["SM8550"]
@@ -73,7 +73,7 @@ def _():
 
 @wrong_value(
     "06.1",
-    "a set of part numbers is asked for, and this is 'SM8550'.",
+    "a set of part numbers is expected, but this is 'SM8550'.",
 )
 def _():
     return "SM8550"
@@ -150,7 +150,7 @@ def interval(hits, n, z=1):
 
 @wrong(
     "06.2",
-    "shares between 0 and 1 are asked for, not per cent.",
+    "shares between 0 and 1 are expected, not per cent.",
 )
 def interval(hits, n):
     return [100 * end for end in metrics.Proportion(hits, n).interval]
@@ -279,7 +279,7 @@ def better(correct_a, correct_b):
 
 @wrong(
     "06.3",
-    '"a", "b" or None is asked for, and this is \'cannot tell\'.',
+    '"a", "b" or None is expected, but this is \'cannot tell\'.',
 )
 def better(correct_a, correct_b):
     return "cannot tell"

@@ -57,7 +57,7 @@ def _():
 
 @wrong_value(
     "07.1",
-    "each SiLU became ReLU; a Hardswish is asked for.",
+    "each SiLU became ReLU; a Hardswish is expected.",
 )
 def _():
     return {nn.SiLU: nn.ReLU}
@@ -73,7 +73,7 @@ def _():
 
 @wrong_value(
     "07.1",
-    "the GELU was replaced too, and nobody had asked for that.",
+    "the GELU was replaced too, although nothing asks for that.",
 )
 def _():
     return {lambda m: isinstance(m, nn.SiLU | nn.GELU): nn.Hardswish}
@@ -145,8 +145,8 @@ def out_of_place(old):
 
 @wrong(
     "07.2",
-    "your function returns the old layer itself. Whoever keeps the original network, to compare"
-    " with, shares that layer: make a new one.",
+    "your function returns the old layer itself. The original network, kept for comparison, "
+    "would share that layer: make a new one.",
 )
 def out_of_place(old):
     old.inplace = False
@@ -189,7 +189,7 @@ def out_of_place(old):
 
 @wrong(
     "07.2",
-    "an nn.Dropout is asked for, and this is Identity().",
+    "an nn.Dropout is expected, but this is Identity().",
 )
 def out_of_place(old):
     return nn.Identity()
@@ -248,7 +248,7 @@ def gates(graph):
 
 @wrong(
     "07.3",
-    "these are nodes; their names are asked for.",
+    "these are nodes; their names are expected.",
 )
 def gates(graph):
     return [n for n in graph.node if n.op_type == "HardSigmoid"]

@@ -71,7 +71,7 @@ def two_errors(x, back, low, high):  # x before, back after quantization: arrays
 
 @wrong(
     "08.1",
-    "those are sums: with twice the values they double. Means are asked for.",
+    "those are sums: with twice the values they double. The means are expected.",
 )
 def two_errors(x, back, low, high):  # x before, back after quantization: arrays
     gone = (x < low) | (x > high)
@@ -92,7 +92,7 @@ def two_errors(x, back, low, high):  # x before, back after quantization: arrays
 
 @wrong(
     "08.1",
-    "a pair (clipping, rounding) is asked for, and this is 12.4.",
+    "a pair (clipping, rounding) is expected, but this is 12.4.",
 )
 def two_errors(x, back, low, high):  # x before, back after quantization: arrays
     return round(float(((x - back) ** 2).mean()), 1)
@@ -165,7 +165,7 @@ def factors(first, second):  # (channels, m), (n, channels)
 
 @wrong(
     "08.2",
-    "one factor per channel is asked for, an array of the shape (5,), and yours has (7,).",
+    "one factor per channel is expected, an array of the shape (5,), and yours has (7,).",
 )
 def factors(first, second):  # (channels, m), (n, channels)
     return np.sqrt(abs(first).max(axis=0) / abs(second).max(axis=1)[0])
@@ -183,8 +183,8 @@ def factors(first, second):  # (channels, m), (n, channels)
 
 @wrong(
     "08.2",
-    "a channel whose weights are all 0 in one of the layers gets the factor 3.63e-06. Nothing "
-    "is to be equalized there: it stays as it is.",
+    "a channel whose weights are all 0 in one of the layers gets the factor 3.63e-06. There is "
+    "nothing to equalize there: leave it as it is.",
 )
 def factors(first, second):  # (channels, m), (n, channels)
     own, theirs = np.abs(first).max(axis=1), np.abs(second).max(axis=0)
@@ -292,8 +292,8 @@ def _():
 
 @wrong_value(
     "08.3",
-    "here ranges and activation bits are asked for; training and repairs of the weights come in"
-    " other sections.",
+    "this exercise is about ranges and activation bits; training and corrections of the weights"
+    " come in other sections.",
 )
 def _():
     return quantize.load_recipe("int8").replaced(equalize=True)
@@ -314,7 +314,7 @@ calibration:
 
 @wrong_value(
     "08.3",
-    "a Recipe or its YAML is asked for, and this is {'activations': 16, 'node': "
+    "a Recipe or its YAML is expected, but this is {'activations': 16, 'node': "
     "'/features/features.0/*'}.",
 )
 def _():
@@ -408,7 +408,7 @@ def fake_quant(x, scale, low, high):  # low, high: the first and the last code
 
 @wrong(
     "08.4",
-    "nothing is cut off: there are no codes below `low` and above `high`.",
+    "nothing is cut off: there are no codes below `low` or above `high`.",
 )
 def fake_quant(x, scale, low, high):  # low, high: the first and the last code
     codes = x / scale

@@ -17,7 +17,7 @@ from bad_files import classifier, external
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import paths, provenance, quantize, surgery, untrusted
+from labutils import manifests, paths, provenance, quantize, surgery, untrusted
 from labutils.commands import options
 from labutils.dlc import writing
 from labutils.errors import LabError, LimitError, ModelFileError, UsageError
@@ -134,7 +134,7 @@ def test_json_files_that_cannot_be_read_end_in_one_error(kind, tmp_path):
 
 
 PIPED = {
-    "manifest": ("m.dlc.manifest.json", lambda path: paths.read_manifest(path.with_name("m.dlc"))),
+    "manifest": ("m.dlc.manifest.json", lambda path: manifests.read(path.with_name("m.dlc"))),
     "model card": ("m.json", lambda path: provenance.card_classes(path.with_name("m.pth"), 3)),
     "summary": ("m.dlc.json", lambda path: writing._notes(path.with_name("m.dlc"))),
     "ONNX": ("m.onnx", graph.read),

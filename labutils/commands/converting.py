@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from .options import (
     command,
     emit,
     input_arguments,
+    listener,
     model_arguments,
     preprocessing_of,
     repair_arguments,
     say,
     stored_inputs,
     titled,
-    tracked,
 )
 
 
@@ -89,18 +90,17 @@ def _batch_parser(commands: Any) -> None:
 
 
 def _diagnose(chosen: argparse.Namespace) -> int:
-    from .. import export, paths, pipeline, targets
+    from .. import manifests, paths, pipeline, targets
     from ..models import zoo
+    from ..pipeline import steps
 
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     if chosen.html:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
-        path = model.file
-        if model.module is not None:
-            path = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
-            export.to_onnx(model, path, opset=chosen.opset)
+        place = folder / f"{manifests.stem_of(model.name)}.onnx"
+        path = steps.as_onnx(model, place, chosen.opset)
         allowed = {"allow_approximate": chosen.allow_approximate}
         plan = pipeline.suggest(path, chosen.target, **allowed)
         if chosen.html:
@@ -118,8 +118,9 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 
 
 def _repair(chosen: argparse.Namespace) -> int:
-    from .. import export, paths, pipeline, targets
+    from .. import paths, pipeline, targets
     from ..models import zoo
+    from ..pipeline import steps
 
     if (chosen.target is None) == (chosen.recipe is None):
         raise UsageError("Give --target (rules are chosen) or --recipe (they are replayed).")
@@ -128,10 +129,8 @@ def _repair(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
-        path = model.file
-        if model.module is not None:
-            path = folder / f"{chosen.output.stem}.onnx"
-            say(chosen, export.to_onnx(model, path, opset=chosen.opset))
+        place = folder / f"{chosen.output.stem}.onnx"
+        path = steps.as_onnx(model, place, chosen.opset, lambda line: say(chosen, line))
         if chosen.recipe:
             done = pipeline.replay(path, chosen.recipe, chosen.output)
         else:
@@ -161,22 +160,20 @@ def _convert(chosen: argparse.Namespace) -> int:
     say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")
+    repair = chosen.repair or chosen.allow_approximate
+    preparation = pipeline.Preparation(
+        chosen.opset, chosen.target if repair else None, chosen.allow_approximate, chosen.recipe
+    )
+    inputs = stored_inputs(chosen.inputs) if chosen.inputs else None
     conversion = pipeline.convert_model(
-        model,
+        dataclasses.replace(model, preprocessing=preprocessing),
         chosen.target,
         chosen.output,
-        repair=chosen.repair or chosen.allow_approximate,
-        allow_approximate=chosen.allow_approximate,
-        recipe=chosen.recipe,
+        preparation,
+        dlc.Device(chosen.soc, chosen.precision),
         bits=chosen.quantize,
-        precision=chosen.precision,
-        opset=chosen.opset,
-        soc=chosen.soc,
-        inputs=stored_inputs(chosen.inputs) if chosen.inputs else None,
-        preprocessing=preprocessing,
-        min_cosine=chosen.min_cosine,
-        echo=lambda line: say(chosen, line),
-        progress=tracked,
+        comparison=pipeline.Comparison(inputs, chosen.min_cosine),
+        listener=listener(chosen),
     )
     emit(chosen, conversion)
     return 0

@@ -15,6 +15,7 @@ from ..errors import LimitError, UsageError, printable
 if TYPE_CHECKING:
     from ..images import data
     from ..models import zoo
+    from ..pipeline import settings
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
 TARGETS = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert")
@@ -170,6 +171,13 @@ def _told(items: Iterable, description: str) -> Iterator:
         if time.monotonic() - said > _SILENT_S:
             print(f"{description}: {done}{total}", file=sys.stderr, flush=True)
             said = time.monotonic()
+
+
+def listener(chosen: argparse.Namespace) -> settings.Listener:
+    """Return what prints the story of a long run, and draws its progress bars."""
+    from ..pipeline import settings
+
+    return settings.Listener(lambda line: say(chosen, line), tracked)
 
 
 def say(chosen: argparse.Namespace, line: object) -> None:

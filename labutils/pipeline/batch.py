@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, dlc, paths, tabular, untrusted
+from .. import __version__, dlc, manifests, paths, tabular, untrusted
 from ..errors import ModelFileError, UsageError, counted
 from ..models import random_weights
 from ..onnxfile import graph
@@ -242,7 +242,7 @@ def _still_there(row: Row, folder: Path) -> bool:
     if not _is_file(folder / row.file):
         return False
     try:
-        paths.read_manifest(folder / row.file)
+        manifests.read(folder / row.file)
     except (ModelFileError, OSError):
         return False
     return True
@@ -296,7 +296,7 @@ def _is_figure(value: object) -> bool:
 def _converted(
     words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
 ) -> Row:
-    output = folder / f"{paths.stem_of(words[0])}-{key[:6]}.dlc"
+    output = folder / manifests.file_name(words[0], "batch", key[:6])
     command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
     command += ["--target", target, "-o", str(output)]
     began = time.monotonic()
@@ -328,7 +328,7 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
     gate = answer["gate"]
     parity = gate["parity"]
     floating = answer["precision"] in ("fp32", "fp16")
-    manifest = paths.read_manifest(output)
+    manifest = manifests.read(output)
     repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
     return Row(
         outcome="converted",

@@ -49,8 +49,11 @@ BITS = {"int8": ("QUInt8", "QInt8"), "a16w8": ("QUInt16", "QInt8")}
 
 
 def quantization_facts(recipe: Recipe, images: int) -> dict[str, Any]:
-    """Return what tells two quantizations of one network apart, for a manifest."""
-    return {"bits": recipe.name, "recipe_sha256": recipe.sha256, "calibration": images}
+    """Return what tells two quantizations of one network apart, for a manifest: all values."""
+    return {
+        "bits": recipe.name, "recipe_sha256": recipe.sha256, "calibration": images,
+        "quantization": dataclasses.asdict(recipe),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class QuantizeReport:
         return self.recipe.calibration.outliers
 
     def facts(self) -> dict[str, Any]:
-        """Return what a manifest says of the quantization: recipe, its hash, how many images."""
-        return quantization_facts(self.recipe, self.images)
+        """Return what a manifest says of the quantization: recipe, how many images, opset."""
+        return quantization_facts(self.recipe, self.images) | {"opset": self.opset}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -169,7 +172,6 @@ def static(
     bits: str | Path | Recipe = "int8",
     *,
     preprocessing: Preprocessing | None = None,
-    per_channel: bool | None = None,
     outliers: float | None = None,
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
@@ -193,8 +195,8 @@ def static(
         `Recipe`.
     preprocessing
         What turns an `ImageSet` into inputs.
-    per_channel, outliers
-        Instead of what the recipe says; see `Weights` and `Calibration`.
+    outliers
+        Instead of what the recipe says; see `Calibration`.
     exclude
         Names of nodes that stay in float, besides the recipe's.
     progress
@@ -213,7 +215,7 @@ def static(
         The result has a convolution or matrix product that is not quantized.
     """
     source, destination = Path(source), Path(destination)
-    recipe = _adapted(recipes.load(bits), per_channel, outliers, exclude)
+    recipe = _adapted(recipes.load(bits), outliers, exclude)
     if getattr(recipe, "qat", None) is not None:
         raise UsageError(
             f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "
@@ -244,18 +246,13 @@ def static(
     )  # fmt: skip
 
 
-def _adapted(
-    recipe: Recipe, per_channel: bool | None, outliers: float | None, exclude: Sequence[str]
-) -> Recipe:
+def _adapted(recipe: Recipe, outliers: float | None, exclude: Sequence[str]) -> Recipe:
     """Return the recipe with what the caller says instead."""
     if outliers is not None:
         if not 0 <= outliers < 0.5:
             raise UsageError(f"outliers is a share of images, 0 to below 0.5, not {outliers}.")
         calibration = dataclasses.replace(recipe.calibration, method="minmax", outliers=outliers)
         recipe = recipe.replaced(calibration=calibration)
-    if per_channel is not None:
-        weights = dataclasses.replace(recipe.weights, per_channel=per_channel)
-        recipe = recipe.replaced(weights=weights)
     return recipe.replaced(exclude=(*recipe.exclude, *map(_literal, exclude)))
 
 

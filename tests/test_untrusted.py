@@ -245,7 +245,7 @@ def test_tables_of_a_dlc_that_share_their_contents_are_refused():
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".pth", ".yaml", ".txt"])
 def test_a_file_of_terabytes_is_refused_unread(suffix, tmp_path):
     path = sparse(tmp_path / f"m{suffix}", 10**12)
-    readers = {".onnx": graph.read, ".yaml": quantize.load_recipe, ".txt": batch._listed}
+    readers = {".onnx": graph.read, ".yaml": quantize.load_recipe, ".txt": batch._read_list}
     with pytest.raises(UsageError, match="more than"):
         readers.get(suffix, checkpoint.state_dict)(path)
 

@@ -160,10 +160,10 @@ def tracked(items: Iterable, description: str) -> Iterable:
     console = Console(stderr=True)
     if console.is_terminal:
         return track(items, description, console=console, transient=True)
-    return _told(items, description)
+    return _print_now_and_then(items, description)
 
 
-def _told(items: Iterable, description: str) -> Iterator:
+def _print_now_and_then(items: Iterable, description: str) -> Iterator:
     total = f" of {len(items)}" if hasattr(items, "__len__") else ""
     said = time.monotonic()
     for done, item in enumerate(items, start=1):

@@ -156,7 +156,7 @@ def run(
         No such list, nothing in it, a line that names no model, a target that the lab cannot
         convert for, or no plain file where the state or the table is to be.
     """
-    listed = _listed(Path(names))
+    listed = _read_list(Path(names))
     folder = paths.folder(folder)
     dlc.refuse_impossible(target, folder / "x.dlc")
     if (folder / _TABLE).is_dir():
@@ -170,7 +170,7 @@ def run(
             echo(f"[{number}/{len(listed)}] {row.model}: {row.outcome} (done before)")
         else:
             echo(f"[{number}/{len(listed)}] {' '.join(words)} ...")
-            row = _converted(words, target, folder, options, timeout_s, key)
+            row = _convert(words, target, folder, options, timeout_s, key)
             with (folder / STATE).open("a", encoding="utf-8") as state:
                 state.write(json.dumps(asdict(row)) + "\n")
             echo(f"    {row.outcome}{': ' + row.reason if row.reason else ''}")
@@ -179,7 +179,7 @@ def run(
     return Batch(tuple(rows), target, folder)
 
 
-def _listed(file: Path) -> list[list[str]]:
+def _read_list(file: Path) -> list[list[str]]:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
@@ -293,7 +293,7 @@ def _is_figure(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < 1e15  # neither NaN nor infinite
 
 
-def _converted(
+def _convert(
     words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
 ) -> Row:
     output = folder / manifests.file_name(words[0], "batch", key[:6])

@@ -1,4 +1,4 @@
-"""Which rules mend a model for a target: tried on a copy, step by step, and re-checked."""
+"""Which rules repair a model for a target: tried on a copy, step by step, and re-checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NothingToRepairError(SurgeryError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What blocks a model on a target, and what would mend it.
+    """What blocks a model on a target, and what would repair it.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ def suggest(onnx_path: str | Path, target: str, *, allow_approximate: bool = Fal
         No such target; no such model.
     """
     with paths.scratch() as folder:
-        return _mended(onnx_path, target, Path(folder), allow_approximate).plan()
+        return _try_rules(onnx_path, target, Path(folder), allow_approximate).plan()
 
 
 def apply(
@@ -244,18 +244,18 @@ def apply(
     """
     destination = Path(destination)
     with paths.scratch() as folder:
-        mended = _mended(source, target, Path(folder), allow_approximate)
-        plan = mended.plan()
+        trial = _try_rules(source, target, Path(folder), allow_approximate)
+        plan = trial.plan()
         if not plan.rules and not plan.needed:
             raise NothingToRepairError(f"{plan} Use the model as it is.")
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
         if not plan.complete and not partial:
             raise SurgeryError(f"{Path(source).name} cannot be repaired in full.\n{plan}")
-        report = mended.report(inputs)
+        report = trial.report(inputs)
         recipe = surgery.recipe_of(
-            mended.reports, mended.outline, made_for=target, model=Path(source).stem
+            trial.reports, trial.outline, made_for=target, model=Path(source).stem
         )
-        _write(mended.file, destination, recipe)
+        _write(trial.file, destination, recipe)
     return Repair(destination, plan, report, targets.check(destination, target), recipe)
 
 
@@ -280,8 +280,8 @@ def replay(
     with paths.scratch() as folder:
         file = Path(folder, Path(destination).name)
         file.write_bytes(model.SerializeToString())
-        mended = _Mended(before, file, None, None, list(reports), surgery.outline(before))
-        report = mended.report(inputs)
+        trial = _Trial(before, file, None, None, list(reports), surgery.outline(before))
+        report = trial.report(inputs)
         _write(file, Path(destination), recipe)
     known = recipe.made_for in targets.TARGETS
     check = targets.check(destination, recipe.made_for) if known else None
@@ -324,7 +324,7 @@ def _shaped(file: str | Path) -> Any:
 
 
 @dataclass
-class _Mended:
+class _Trial:
     """A repair under way: the file reached, what was done to it, and what the table says now."""
 
     source: Any
@@ -349,7 +349,7 @@ class _Mended:
         self.reports.append(report)
         return True
 
-    def mend(self, names: Iterable[str], folder: Path, together: bool = True) -> None:
+    def try_each(self, names: Iterable[str], folder: Path, together: bool = True) -> None:
         """Apply the rules that are for what blocks, until none of them helps."""
         left = list(names)
         while fitting := [n for n in left if surgery.RULES[n].ops & _ops(self.now)]:
@@ -387,29 +387,29 @@ class _Mended:
         )
 
 
-def _mended(source: str | Path, target: str, folder: Path, allow_approximate: bool) -> _Mended:
+def _try_rules(source: str | Path, target: str, folder: Path, allow_approximate: bool) -> _Trial:
     """Tidy, then exact rules, then approximate ones if allowed, then the opset."""
     check = targets.check(source, target)
     model = _shaped(source)
     whole = folder / "source.onnx"
     whole.write_bytes(model.SerializeToString())
-    mended = _Mended(model, whole, check, check, [], surgery.outline(model))
+    trial = _Trial(model, whole, check, check, [], surgery.outline(model))
     for name in surgery.TIDY:
-        mended.attempt([name], folder)
+        trial.attempt([name], folder)
     opset = {
         n for n, rule in surgery.RULES.items() if any(op.startswith("opset") for op in rule.ops)
     }
     book = {n: rule for n, rule in surgery.RULES.items() if n not in (*surgery.TIDY, *opset)}
-    mended.mend([n for n, rule in book.items() if rule.exact], folder)
+    trial.try_each([n for n, rule in book.items() if rule.exact], folder)
     approximate = [n for n, rule in book.items() if not rule.exact and rule.onnx]
     if allow_approximate:
-        mended.mend(approximate, folder, together=False)
-    mended.mend(opset, folder)
-    blocking = Counter(node.op_type for node in mended.now.blockers)
+        trial.try_each(approximate, folder, together=False)
+    trial.try_each(opset, folder)
+    blocking = Counter(node.op_type for node in trial.now.blockers)
     if not allow_approximate:
         offers = {n: sum(blocking[op] for op in book[n].ops) for n in approximate}
-        mended.offered = {n: count for n, count in offers.items() if count}
-    return mended
+        trial.offered = {n: count for n, count in offers.items() if count}
+    return trial
 
 
 def _ops(check: targets.CheckReport) -> set[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from labutils import compare, manifests, paths, runtime
@@ -139,9 +140,14 @@ def test_the_notebooks_make_the_same_files_by_the_same_steps(tmp_path, monkeypat
 @pytest.mark.htp
 @pytest.mark.slow
 def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab):
-    """Random weights of a timm network: eight bits do not do, and sixteen are still shown."""
-    asked = ("journey", "timm:mobilenetv3_small_050", "--weights", "random", "--size", 64)
-    code, out, err = lab(*asked, "--images", 4, "--json", "-o", tmp_path)
+    """Random weights of a timm network, one channel of them wide: eight bits cannot hold it."""
+    name = "timm:mobilenetv3_small_050"
+    state = zoo.load(name, "random", 64).module.state_dict()
+    state["bn1.weight"][0] *= 300
+    state["blocks.0.0.conv_dw.weight"][0] /= 300
+    safetensors.torch.save_file(state, tmp_path / "wide.safetensors")
+    asked = ("journey", name, "--weights", tmp_path / "wide.safetensors", "--size", 64)
+    code, out, err = lab(*asked, "--images", 4, "--json", "-o", tmp_path / "out")
     made = json.loads(out)
     assert code == 1 and made["ok"] is False, err
     assert [row["stage"] for row in made["ladder"]["rows"]][-1].startswith("HTP a16w8")

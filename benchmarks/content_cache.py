@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from labutils import paths
-from labutils.images import data, sketches, textures, things
+from labutils.images import data, sketches, strokes, textures, things
 from labutils.runtime import Runner
 
 
@@ -69,7 +69,7 @@ def statements(source: str) -> str:
 
 def drawn() -> str:
     """Return the digest of what draws Things-16: an image is a function of its number."""
-    return code(things, sketches, textures, data)
+    return code(things, sketches, strokes, textures, data)
 
 
 def checkpoint(architecture: str) -> str:

@@ -22,10 +22,11 @@ import numpy as np
 import results
 from quantization_inputs import BATCH, PREPROCESSING, SIZE, float_file, tool
 
-from labutils import compare, paths, pipeline, quantize, runtime, tabular
+from labutils import compare, paths, quantize, runtime, tabular
 from labutils.compare import gating
 from labutils.images import data
 from labutils.models import zoo
+from labutils.pipeline import steps
 from labutils.runtime import qnn
 
 PROGRAM = "gate"
@@ -47,13 +48,13 @@ def file_of(architecture: str, recipe: str) -> Path:
     if recipe.startswith("fp"):
         return source
     key = content_cache.key(
-        checkpoint=content_cache.checkpoint(architecture), calib=pipeline.CALIBRATION_IMAGES,
+        checkpoint=content_cache.checkpoint(architecture), calib=steps.CALIBRATION_IMAGES,
         recipe=quantize.load_recipe(recipe).to_yaml(), size=SIZE, images=content_cache.drawn(),
         tool=tool(),
     )  # fmt: skip
     file = content_cache.folder(PROGRAM) / f"{architecture}_{recipe}_{key}.onnx"
     if not file.exists():
-        images = data.calibration(pipeline.CALIBRATION_IMAGES, SIZE)
+        images = data.calibration(steps.CALIBRATION_IMAGES, SIZE)
         quantize.static(source, file, images, recipe, preprocessing=PREPROCESSING)
     return file
 

@@ -24,15 +24,19 @@ import numpy as np
 import results
 
 import labutils
-from labutils import compare, metrics, paths, runtime, surgery
+from labutils import compare, manifests, metrics, paths, runtime, surgery
 from labutils.images import data
 from labutils.models import zoo
 from labutils.pipeline import journey
 from labutils.runtime import qnn
 
 PROGRAM, MODEL = "ladder", "mobilenet_v3_large"
-HTP = {f"HTP {name}": f"04_{MODEL}_{name}.dlc" for name in ("fp16", "int8", "a16w8")}
-CPU = {"ONNX": f"03_{MODEL}_patched.onnx", "int8 CPU": f"05_{MODEL}_int8.onnx"}
+PRECISIONS = ("fp16", "int8", "a16w8")
+HTP = {f"HTP {name}": manifests.file_name(MODEL, "convert", name) for name in PRECISIONS}
+CPU = {
+    "ONNX": manifests.file_name(MODEL, "patch", "patched"),
+    "int8 CPU": manifests.file_name(MODEL, "quantize", "int8"),
+}
 STAGES = ("PyTorch", "patched", *CPU, *HTP)
 
 

@@ -335,10 +335,8 @@ def converted(row: Row, network: Any, file: Path, mended: Path, inputs: np.ndarr
     output = file.with_name(f"{row.target}.dlc")
     try:
         with runtime.connect(network) as reference:
-            made = dlc.convert(
-                mended, row.target, output, reference=reference, inputs=inputs, original=file,
-                check_top1=False,
-            )  # fmt: skip
+            gate = dlc.Gate(reference, inputs, file, check_top1=False)
+            made = dlc.convert(mended, row.target, output, gate)
     except ParityError as error:
         figures = getattr(error.report, "parity", None)
         gate = f"{figures.cosine_min:.5f}" if figures else ""

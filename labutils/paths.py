@@ -1,4 +1,4 @@
-"""Where things live, how files are written, and the manifest of what was made.
+"""Where things live, and how files are written.
 
 A file gets its name when it is whole. What is unfinished lies under a hidden name that says which
 process is at work on it, so that a later one can take away what a killed one has left.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import platform
 import re
@@ -24,23 +23,18 @@ import secrets
 import shutil
 import stat
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from . import untrusted
-from .errors import DamagedManifestError, NoManifestError, OtherFileError, UsageError
+from .errors import UsageError
 
 PROJECT = "mobilenetv3-edge-lab"
 PACKAGE = Path(__file__).resolve().parent
 
 CACHE_TAG = "CACHEDIR.TAG"
 """Marks a folder as a cache (https://bford.info/cachedir/); programs that make backups omit it."""
-
-MAX_MANIFEST_BYTES = 1_000_000  # those of the lab's networks have 0.1 MB at most
 
 LOCKS = ".locks"
 """The folder of locks in the cache."""
@@ -280,32 +274,6 @@ def _not_private(path: Path) -> str:
     return ""
 
 
-_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # Windows refuses them; a slash is a folder
-_MODEL_FILES = (".onnx", ".pt2", ".dlc")
-_MAX_STEM_BYTES = 100
-
-
-def stem_of(model: str) -> str:
-    """Return a model's name as the stem of a file name, for every system and with its tag.
-
-    A name of more than 100 bytes is cut, and a hash keeps it apart from others that begin alike:
-    file systems take 255 bytes, with what is added to a stem.
-
-    Examples
-    --------
-    >>> stem_of("timm:mobilenetv3_small_100.lamb_in1k"), stem_of("my net.onnx")
-    ('timm_mobilenetv3_small_100.lamb_in1k', 'my net')
-    """
-    for suffix in _MODEL_FILES:
-        model = model.removesuffix(suffix)
-    stem = _NOT_IN_NAMES.sub("_", model).strip(". ") or "model"
-    written = stem.encode("utf-8", "surrogatepass")
-    if len(written) <= _MAX_STEM_BYTES:
-        return stem
-    mark = f"-{hashlib.sha256(written).hexdigest()[:8]}"
-    return written[: _MAX_STEM_BYTES - len(mark)].decode("utf-8", "ignore") + mark
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path`, all of it or nothing."""
     with atomic(path) as temporary:
@@ -355,56 +323,3 @@ def earlier_edits_file(artifact: str | Path) -> Path:
     """Return the name under which an earlier version wrote the edits of an artifact."""
     artifact = Path(artifact)
     return artifact.with_name(artifact.name + EARLIER_EDITS)
-
-
-def record(artifact: str | Path, facts: dict[str, Any]) -> Path:
-    """Write the manifest of an artifact beside it, as ``<name>.manifest.json``.
-
-    The SHA-256 identifies the file; it says nothing about equality, because DLC and context
-    binaries carry time stamps.
-    """
-    artifact = Path(artifact)
-    entry = {
-        "file": artifact.name,
-        "bytes": artifact.stat().st_size,
-        "sha256": sha256(artifact),
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(
-            "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "onnxruntime-qnn"
-        ),
-        **facts,
-    }
-    written = manifest(artifact)
-    write_text(written, json.dumps(entry, indent=2, default=str) + "\n")
-    return written
-
-
-def read_manifest(artifact: str | Path) -> dict[str, Any]:
-    """Return what the manifest beside an artifact says of it, after comparing the SHA-256.
-
-    Raises
-    ------
-    NoManifestError
-        There is none.
-    DamagedManifestError
-        It is not a plain file, not JSON, of more than `MAX_MANIFEST_BYTES`, or has no SHA-256.
-    OtherFileError
-        It describes another file: nothing in it is about this one.
-    """
-    artifact = Path(artifact)
-    try:
-        entry: dict[str, Any] = untrusted.json_file(manifest(artifact), MAX_MANIFEST_BYTES)
-        stated = entry["sha256"]
-    except FileNotFoundError:
-        raise NoManifestError(f"{artifact.name} has no manifest.") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedManifestError(
-            f"The manifest beside {artifact} is damaged. Delete it, or make {artifact.name} again."
-        ) from None
-    found = sha256(artifact)
-    if stated != found:
-        raise OtherFileError(
-            f"The manifest beside {artifact.name} describes another file (SHA-256 "
-            f"{str(stated)[:12]}..., this one is {found[:12]}...): it was changed or replaced."
-        )
-    return entry

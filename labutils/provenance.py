@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import paths, untrusted
+from . import manifests, untrusted
 from .errors import ModelFileError, NoManifestError, OtherFileError, UsageError
 from .images import data
 
@@ -63,7 +63,7 @@ def origin_note(path: Path, origin: dict[str, Any]) -> str:
     if "note" not in origin:
         return "a file of yours"
     try:
-        paths.read_manifest(path)
+        manifests.read(path)
     except OtherFileError as error:
         return f"a file that the lab knows nothing about. {error}"
     except NoManifestError:

@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 import tiny_network
 
-from labutils import __main__, paths, pipeline, surgery
+from labutils import __main__, paths, surgery
 from labutils.onnxfile.file import OnnxFile
-from labutils.pipeline import journey
+from labutils.pipeline import journey, steps
 from labutils.runtime.qnn import dlc_file
 
 # Runs are forked from a process that has these and did nothing with them: seconds saved on each.
@@ -113,8 +113,7 @@ def _called(arguments, output, environment):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
-    journey.CPU_IMAGES, pipeline.CALIBRATION_IMAGES = 4, 16
-    pipeline.GATE_IMAGES = pipeline.conversion.GATE_IMAGES = 2
+    journey.CPU_IMAGES, steps.CALIBRATION_IMAGES, steps.GATE_IMAGES = 4, 16, 2
     try:
         sys.exit(__main__.main(arguments))
     finally:

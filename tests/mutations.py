@@ -150,7 +150,7 @@ def readers():
     listed = b"# families\ntimm:resnet18 --weights random\n\"my model.onnx\" --mean 0 0 0 'x'\n"
     return {
         ".yaml": ((paths.OPERATOR_TABLES / "litert_tflite.yaml").read_bytes(), table._load),
-        ".txt": (listed, batch._listed),
+        ".txt": (listed, batch._read_list),
         ".safetensors": (_tensors(), checkpoint.state_dict),
         ".pth": (_pickled(), checkpoint.state_dict),
         ".pt2": (_program(), checkpoint.exported_program),

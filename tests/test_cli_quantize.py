@@ -146,8 +146,9 @@ def searched(tiny, tmp_path_factory):
     """A mixed recipe for at most half of the MACs, made through the command's own function."""
     made = tmp_path_factory.mktemp("mixed") / "m.onnx"
     budget = mixed.Budget(mac_share=0.5)
-    how = {"preprocessing": data.Preprocessing(32), "images": 8, "held_out": 16}
-    return pipeline.quantize_model(zoo.load(tiny), made, "int8", budget, **how)
+    model = dataclasses.replace(zoo.load(tiny), preprocessing=data.Preprocessing(32))
+    search, few = pipeline.Search(budget), pipeline.Comparison(16)
+    return pipeline.quantize_model(model, made, search, 8, comparison=few)
 
 
 def test_a_budget_is_searched_and_its_recipe_makes_the_same_file(searched, lab, tiny):

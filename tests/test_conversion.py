@@ -6,7 +6,7 @@ import known_wrong
 import numpy as np
 import pytest
 
-from labutils import dlc, quantize, runtime, surgery
+from labutils import dlc, manifests, quantize, runtime, surgery
 from labutils.errors import (
     ConvertError,
     ParityError,
@@ -37,10 +37,8 @@ def test_a_float_dlc_is_run_and_recorded(precision, small, patched_onnx, inputs,
             patched_onnx,
             "snpe-2.7",
             tmp_path / "m.dlc",
-            reference=reference,
-            inputs=inputs(4, 64),
-            precision=precision,
-            check_top1=False,
+            dlc.Gate(reference, inputs(4, 64), check_top1=False),
+            dlc.Device(precision=precision),
             echo=lines.append,
         )
     assert names(tmp_path) == ["m.dlc", "m.dlc.json", "m.dlc.manifest.json"]
@@ -63,12 +61,9 @@ def test_an_integer_dlc(small, patched_onnx, inputs, tmp_path):
             patched_onnx,
             "qnn",
             tmp_path / "q.dlc",
-            reference=reference,
-            inputs=inputs(4, 64),
+            dlc.Gate(reference, inputs(4, 64), min_cosine=0.9, check_top1=False),  # random weights
+            dlc.Device(precision="a16w8"),
             quantized=quantized,
-            precision="a16w8",
-            min_cosine=0.9,  # random weights
-            check_top1=False,
         )
     assert made.gate.overridden == {"cosine": (0.9, 0.99)}
     assert "OVERRIDDEN" in str(made)
@@ -81,8 +76,7 @@ def test_the_table_stops_what_snpe_cannot_translate(small, small_onnx, inputs, t
             small_onnx(17),
             "snpe-2.7",
             tmp_path / "m.dlc",
-            reference=reference,
-            inputs=inputs(2, 64),
+            dlc.Gate(reference, inputs(2, 64)),
         )
     assert names(tmp_path) == []
 
@@ -92,11 +86,36 @@ def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
     source, batch = build(tmp_path)
     out = tmp_path / "out"
     with runtime.connect(source) as reference, pytest.raises(ParityError) as caught:
-        dlc.convert(
-            source, "qnn", out / "m.dlc", reference=reference, inputs=batch, check_top1=False
-        )
+        gate = dlc.Gate(reference, batch, check_top1=False)
+        dlc.convert(source, "qnn", out / "m.dlc", gate)
     assert caught.value.report.parity.cosine_min < 0.9
     assert names(out) == []
+
+
+def test_what_fails_is_kept_under_another_name_where_it_is_to_be_looked_into(tmp_path):
+    source, batch = known_wrong.average_pool_with_ceil_mode(tmp_path)
+    out = tmp_path / "out"
+    with runtime.connect(source) as reference:
+        gate = dlc.Gate(reference, batch, check_top1=False, keep_failed=True)
+        made = dlc.convert(source, "qnn", out / "m.dlc", gate)
+    assert names(out) == ["m.failed.dlc", "m.failed.dlc.json", "m.failed.dlc.manifest.json"]
+    assert made.file == out / "m.failed.dlc" and not made.gate.passed
+    entry = manifests.read(made.file)
+    assert entry["gate"]["passed"] is False and entry["file"] == "m.failed.dlc"
+    assert entry["claim"].startswith("FAILED the parity gate (")
+    with runtime.connect(made.file) as runner:  # it can be run, to see what it computes
+        assert len(runner.run(batch)) == len(batch)
+
+
+def test_a_conversion_that_passes_takes_an_earlier_failure_away(
+    small, patched_onnx, inputs, tmp_path
+):
+    for place in ("m.failed.dlc", "m.failed.dlc.manifest.json"):
+        (tmp_path / place).write_text("{}")
+    with runtime.connect(small) as reference:
+        gate = dlc.Gate(reference, inputs(2, 64), check_top1=False)
+        dlc.convert(patched_onnx, "snpe-2.7", tmp_path / "m.dlc", gate)
+    assert names(tmp_path) == ["m.dlc", "m.dlc.json", "m.dlc.manifest.json"]
 
 
 def test_opset_13_hardswish_of_a_whole_network_is_caught(small, small_onnx, inputs, tmp_path):
@@ -105,10 +124,7 @@ def test_opset_13_hardswish_of_a_whole_network_is_caught(small, small_onnx, inpu
             small_onnx(13),
             "qnn",
             tmp_path / "m.dlc",
-            reference=reference,
-            inputs=inputs(2, 64),
-            original=small_onnx(17),
-            check_top1=False,
+            dlc.Gate(reference, inputs(2, 64), small_onnx(17), check_top1=False),
         )
     assert names(tmp_path) == []
 
@@ -129,10 +145,7 @@ def test_a_wrong_repair_is_caught_by_the_original(small, small_onnx, inputs, tmp
             tmp_path / "repaired.onnx",
             "snpe-2.7",
             tmp_path / "m.dlc",
-            reference=reference,
-            inputs=inputs(2, 64),
-            original=small_onnx(17),
-            check_top1=False,
+            dlc.Gate(reference, inputs(2, 64), small_onnx(17), check_top1=False),
         )
     assert caught.value.report.divergence.module == "features.0.2"
     assert not (tmp_path / "m.dlc").exists()
@@ -151,7 +164,7 @@ def test_what_qnn_refuses_is_an_error_with_its_reason(tmp_path):
     )
     source, batch = known_wrong.build(tmp_path / "pool.onnx", [pool], size=9, opset=17)
     with runtime.connect(source) as reference, pytest.raises(ConvertError, match="dilations"):
-        dlc.convert(source, "qnn", tmp_path / "m.dlc", reference=reference, inputs=batch)
+        dlc.convert(source, "qnn", tmp_path / "m.dlc", dlc.Gate(reference, batch))
     assert names(tmp_path) == ["pool.onnx"]
 
 
@@ -171,8 +184,7 @@ def test_impossible_calls(target, output, settings, error, words, small_onnx, tm
             small_onnx(17),
             target,
             tmp_path / output,
-            reference=None,
-            inputs=np.zeros((1, 3, 64, 64), np.float32),
-            **settings,
+            dlc.Gate(None, np.zeros((1, 3, 64, 64), np.float32)),
+            dlc.Device(**settings),
         )
     assert names(tmp_path) == []

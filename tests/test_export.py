@@ -15,6 +15,7 @@ from torch import nn
 
 from labutils import export, paths
 from labutils.errors import ExportError, UnknownNameError, UsageError
+from labutils.export import exporters
 from labutils.images import data
 from labutils.models import zoo
 from labutils.onnxfile import graph
@@ -233,14 +234,14 @@ def test_an_opset_other_than_asked_is_refused(exported):
 
 
 def test_a_file_that_computes_something_else_is_refused(small, tmp_path, monkeypatch):
-    def poisoned(module, example, opset, exporter, written=export._written):
+    def poisoned(module, example, opset, exporter, written=exporters.write):
         model = written(module, example, opset, exporter)
         for node in model.graph.node:
             if node.op_type == "HardSigmoid":
                 next(a for a in node.attribute if a.name == "alpha").f = 0.2
         return model
 
-    monkeypatch.setattr(export, "_written", poisoned)
+    monkeypatch.setattr(exporters, "write", poisoned)
     with pytest.raises(ExportError, match="does not compute what PyTorch computes"):
         export.to_onnx(small, tmp_path / "x.onnx", size=64)
     assert list(tmp_path.iterdir()) == []

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
-from labutils import compare, paths, runtime
+from labutils import compare, manifests, paths, runtime
 from labutils.errors import SurgeryError, UsageError
 from labutils.images import data
+from labutils.lab import artifacts
 from labutils.models import gallery, zoo
-from labutils.pipeline import journey
+from labutils.pipeline import Listener, journey, steps
 from labutils.runtime import qnn
 
 STAGES = ["PyTorch", "patched", "ONNX", "int8 CPU", "HTP fp16", "HTP int8", "HTP a16w8"]
@@ -108,10 +110,53 @@ def test_without_qualcomms_wheel_it_ends_after_the_quantized_files(tmp_path, mon
     absent = qnn.Availability(False, "There is no wheel for this machine.", {})
     monkeypatch.setattr(qnn, "probe", lambda: absent)
     monkeypatch.setattr(journey, "CPU_IMAGES", 16)
-    made = journey.run("mobilenet_v3_small", images=8, folder=tmp_path, echo=lambda line: None)
+    made = journey.run("mobilenet_v3_small", images=8, folder=tmp_path, listener=Listener())
     assert [row.name for row in made.ladder.rows] == STAGES[:4]
     assert any("There is no wheel" in note for note in made.notes)
     assert not list(tmp_path.glob("*.dlc"))
+
+
+def test_the_notebooks_make_the_same_files_by_the_same_steps(tmp_path, monkeypatch):
+    """And take the journey's only where it was calibrated on as many images."""
+    absent = qnn.Availability(False, "There is no wheel for this machine.", {})
+    monkeypatch.setattr(qnn, "probe", lambda: absent)
+    monkeypatch.setattr(journey, "CPU_IMAGES", 2)
+    monkeypatch.setattr(steps, "CALIBRATION_IMAGES", 16)
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    name = "mobilenet_v3_small"
+    journey.run(name, size=64, images=2, folder=tmp_path, listener=Listener())
+    model = zoo.load(name, size=64)
+    made = {name: artifacts.path_of(name, model) for name in artifacts.FILES}
+    assert "calibrated on 16 images, not 128" in artifacts.problem(made["int8"], model)
+    monkeypatch.setattr(artifacts, "CALIBRATION_IMAGES", 16)
+    assert {artifacts.problem(path, model) for path in made.values()} == {""}
+    for name, path in made.items():
+        before = path.read_bytes()
+        path.unlink()
+        artifacts.load_or_make(name, model, lambda line: None)
+        assert path.read_bytes() == before, name
+
+
+@pytest.mark.htp
+@pytest.mark.slow
+def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab):
+    """Random weights of a timm network, one channel of them wide: eight bits cannot hold it."""
+    name = "timm:mobilenetv3_small_050"
+    state = zoo.load(name, "random", 64).module.state_dict()
+    state["bn1.weight"][0] *= 300
+    state["blocks.0.0.conv_dw.weight"][0] /= 300
+    safetensors.torch.save_file(state, tmp_path / "wide.safetensors")
+    asked = ("journey", name, "--weights", tmp_path / "wide.safetensors", "--size", 64)
+    code, out, err = lab(*asked, "--images", 4, "--json", "-o", tmp_path / "out")
+    made = json.loads(out)
+    assert code == 1 and made["ok"] is False, err
+    assert [row["stage"] for row in made["ladder"]["rows"]][-1].startswith("HTP a16w8")
+    failed = [Path(made["artifacts"][name]) for name in made["failed"]]
+    assert "HTP int8 FAILED" in [row["stage"] for row in made["ladder"]["rows"]]
+    assert any(file.name.endswith("_int8.failed.dlc") for file in failed)
+    for file in failed:
+        assert manifests.read(file)["gate"]["passed"] is False
+    assert any("FAILED the parity gate" in note for note in made["notes"])
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "x.dlc"])
@@ -120,12 +165,12 @@ def test_a_file_is_refused_as_the_help_says(tmp_path, name, small_onnx):
     with zipfile.ZipFile(tmp_path / "x.dlc", "w") as archive:
         archive.writestr("model", b"")
     with pytest.raises(UsageError, match="is a file; the journey begins with a network"):
-        journey.run(str(tmp_path / name), folder=tmp_path / "out", echo=lambda line: None)
+        journey.run(str(tmp_path / name), folder=tmp_path / "out", listener=Listener())
 
 
 def test_a_model_without_these_activations_is_told(tmp_path):
     with pytest.raises(SurgeryError, match="hard-swish and hard-sigmoid"):
-        journey.run("tv:resnet18", "random", folder=tmp_path, images=2, echo=lambda line: None)
+        journey.run("tv:resnet18", "random", folder=tmp_path, images=2, listener=Listener())
 
 
 def test_without_labels_that_count_accuracy_is_unknown(tmp_path, monkeypatch):
@@ -136,7 +181,7 @@ def test_without_labels_that_count_accuracy_is_unknown(tmp_path, monkeypatch):
     made = journey.Journey()
     stages = [compare.Stage(name, runtime.connect(module), n=4) for name in ("a", "b")]
     log = journey._Log(made, lambda line: None)
-    journey._compared(model, stages, tmp_path, log, None)
+    journey._run_ladder(model, stages, tmp_path, log, Listener())
     assert [row.top1 for row in made.ladder.rows] == [None, None]
     assert made.ladder["b"].parity.agreement.value == 1
     assert "LABUTILS_PHOTOGRAPHS" in made.notes[0]

@@ -55,9 +55,9 @@ found = PathFinder.find_spec
 def seen(name, path=None, target=None):
     return None if name.partition(".")[0] == sys.argv[2] else found(name, path, target)
 PathFinder.find_spec = staticmethod(seen)
-from labutils import __main__, pipeline
-from labutils.pipeline import journey
-journey.CPU_IMAGES, pipeline.conversion.GATE_IMAGES, pipeline.CALIBRATION_IMAGES = 4, 2, 16
+from labutils import __main__
+from labutils.pipeline import journey, steps
+journey.CPU_IMAGES, steps.GATE_IMAGES, steps.CALIBRATION_IMAGES = 4, 2, 16
 print(json.dumps([__main__.main(words) for words in json.loads(sys.argv[1])]))
 """
 # Leaves something everywhere that the lab keeps something.

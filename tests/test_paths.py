@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -12,10 +11,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from labutils import paths
+from labutils import manifests, paths
 from labutils.errors import UsageError
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -33,7 +30,7 @@ def names(folder):
 
 def test_a_new_file_takes_the_manifest_of_the_old_one_away(tmp_path):
     paths.write_text(tmp_path / "m.onnx", "old")
-    paths.record(tmp_path / "m.onnx", {})
+    manifests.write(tmp_path / "m.onnx", {})
     with pytest.raises(ZeroDivisionError), paths.atomic(tmp_path / "m.onnx") as temporary:
         temporary.write_text("new")
         raise ZeroDivisionError
@@ -235,44 +232,7 @@ def _alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
 
 
-@given(st.text(max_size=60))
-def test_any_model_s_name_becomes_a_file_name_on_every_system(name):
-    stem = paths.stem_of(name)
-    assert stem and not re.search(r'[<>:"/\\|?*\x00-\x1f]', stem)
-    assert stem not in (".", "..") and stem == stem.strip(". ")
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("mobilenet_v3_small", "mobilenet_v3_small"),
-        ("timm:mobilenetv3_small_100.lamb_in1k", "timm_mobilenetv3_small_100.lamb_in1k"),
-        ("timm:mobilenetv3_small_100", "timm_mobilenetv3_small_100"),
-        ("my net.v2.onnx", "my net.v2"),
-        ("models/mine.pt2", "models_mine"),
-        ("..", "model"),
-    ],
-)
-def test_a_model_s_tag_is_in_its_files_names(name, stem):
-    assert paths.stem_of(name) == stem
-
-
-@given(st.text("aé漢😀.", min_size=60, max_size=300))
-def test_a_long_name_is_cut_and_stays_another_than_its_neighbour(name):
-    stem = paths.stem_of(name)
-    assert len(stem.encode()) <= 100
-    assert len({stem, paths.stem_of(name + "b"), paths.stem_of("x" + name)}) == 3
-
-
 @pytest.mark.parametrize("suffix", ["", ".onnx", ".dlc", "/x.onnx"])
 def test_a_name_that_no_file_can_have_is_told(suffix, lab):
     code, _, err = lab("run", "x" * 300 + suffix)
     assert code == 2 and "Error: " in err
-
-
-def test_every_place_that_names_a_file_after_a_model_asks_one_function():
-    """No f-string of the package puts a model's own name into a file's."""
-    named = re.compile(r"\{(self\.|lesson\.)?_?model\.name\}[^\"']*\.(onnx|dlc|bin|csv|html|json)")
-    places = [*sorted((paths.ROOT / "labutils").rglob("*.py"))]
-    places += sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
-    assert not [file.name for file in places if named.search(file.read_text("utf-8"))]

@@ -16,7 +16,7 @@ import pytest
 
 from labutils import compare, runtime
 from labutils.errors import MissingToolError, ModelFileError, UsageError
-from labutils.runtime import phone
+from labutils.runtime import adb, phone
 
 SERIAL = "R5CT 1"  # adb's serials have no blanks; ours has one, so that a split word shows
 
@@ -301,6 +301,6 @@ def test_missing_and_short_outputs_are_never_filled_up(attached, binary, inputs)
 
 def test_a_phone_that_does_not_answer_is_given_up(attached, binary, inputs, monkeypatch, tmp_path):
     program(tmp_path / "tools" / "adb", "import time\ntime.sleep(60)")
-    monkeypatch.setattr(phone, "TIMEOUT", 1.0)
+    monkeypatch.setattr(adb, "TIMEOUT", 1.0)
     with pytest.raises(phone.PhoneRunError, match="no answer within 1 s from: adb devices"):
         phone.connect(binary)

@@ -113,7 +113,7 @@ def test_types_scales_and_zero_points_are_those_of_the_name(small_onnx, ranges, 
 
 
 def test_per_tensor_weights_have_one_scale(small_onnx, ranges, tmp_path):
-    report = quantize.static(small_onnx(17), tmp_path / "t.onnx", ranges, per_channel=False)
+    report = quantize.static(small_onnx(17), tmp_path / "t.onnx", ranges, "int8_tensor")
     model = onnx.load(report.file)
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     scales = [n.input[1] for n in model.graph.node if n.op_type == "DequantizeLinear"]

@@ -1,5 +1,6 @@
 """Repair: the plan is what the rules do to this model, the result is compared with the original."""
 
+import dataclasses
 import json
 
 import known_wrong
@@ -11,6 +12,9 @@ from onnx import helper
 from labutils import paths, pipeline, surgery, targets
 from labutils.errors import ParityError, SurgeryError, TranslationError, UsageError
 from labutils.models import zoo
+from labutils.pipeline import steps
+
+REPAIR = pipeline.Preparation(repair_for="snpe-2.7")
 
 
 def test_plan_at_opset_17(small_onnx):
@@ -81,9 +85,9 @@ def test_without_repair_nothing_is_written_and_the_rules_are_named(tmp_path):
 
 @pytest.mark.htp
 def test_a_named_model_becomes_a_verified_dlc(tmp_path):
-    made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", REPAIR)
     assert made.gate.passed
-    assert made.gate.parity.n == pipeline.GATE_IMAGES
+    assert made.gate.parity.n == steps.GATE_IMAGES
     assert "MobileNetV3" in made.gate.reference  # the module that was brought, not the repaired one
     assert zoo.load(tmp_path / "x.dlc").preprocessing.size == 64
 
@@ -102,7 +106,7 @@ def test_a_wrong_rule_does_not_pass_the_gate(tmp_path, monkeypatch):
     forms = tuple(dataclasses.replace(f, build=build) if f.build else f for f in good.onnx)
     monkeypatch.setitem(book.RULES, "hardsigmoid", dataclasses.replace(good, onnx=forms))
     with pytest.raises(ParityError):
-        pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+        pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", REPAIR)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,7 +116,7 @@ def test_a_foreign_file_is_asked_for_its_preprocessing(tmp_path, small_onnx):
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(UsageError, match="never guessed"):
         pipeline.convert_model(
-            zoo.load(tmp_path / "foreign.onnx"), "snpe-2.7", tmp_path / "x.dlc", repair=True
+            zoo.load(tmp_path / "foreign.onnx"), "snpe-2.7", tmp_path / "x.dlc", REPAIR
         )
 
 
@@ -157,9 +161,8 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
         random_small(),
         "snpe-2.7",
         tmp_path / "x.dlc",
-        repair=True,
-        allow_approximate=True,
-        echo=lambda line: said.append(str(line)),
+        dataclasses.replace(REPAIR, allow_approximate=True),
+        listener=pipeline.Listener(lambda line: said.append(str(line))),
     )
     assert made.gate.passed
     assert "MobileNetV3" not in made.gate.reference  # the repaired file, not the module brought
@@ -173,13 +176,14 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
 
 @pytest.mark.htp
 def test_an_exact_repair_leaves_its_edits_and_no_caveat(tmp_path):
-    made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", repair=True)
+    made = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "x.dlc", REPAIR)
     manifest = json.loads(made.manifest.read_text())
     assert manifest["approximation"] is None
     edits = surgery.Edits.read(tmp_path / "x.dlc.edits.yaml")
     assert manifest["repair"]["edits"] == edits.to_dict()
     assert edits.exact
-    again = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", edits=edits)
+    replayed = pipeline.Preparation(edits=edits)
+    again = pipeline.convert_model(random_small(), "snpe-2.7", tmp_path / "y.dlc", replayed)
     assert again.gate.passed
 
 

@@ -16,9 +16,9 @@ STARTUP = Path(__file__).parent / "notebooks" / "startup"
 # The command line, call by call in one process; what it starts is guarded as well.
 PROGRAM = """
 import json, sys
-from labutils import __main__, pipeline
-from labutils.pipeline import journey
-journey.CPU_IMAGES, pipeline.conversion.GATE_IMAGES, pipeline.CALIBRATION_IMAGES = 4, 2, 16
+from labutils import __main__
+from labutils.pipeline import journey, steps
+journey.CPU_IMAGES, steps.GATE_IMAGES, steps.CALIBRATION_IMAGES = 4, 2, 16
 codes = {words[0]: __main__.main(words) for words in json.loads(sys.argv[1])}
 print(json.dumps(codes))
 """

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import paths, provenance
+from labutils import manifests, paths, provenance
 from labutils.errors import (
     DamagedManifestError,
     LabError,
@@ -102,7 +102,7 @@ def left(name, model, **facts):
     return path
 
 
-INT8 = {"recipe": "int8", "calibration": artifacts.CALIBRATION_IMAGES}
+INT8 = {"recipe": "int8", "calibration": artifacts.CALIBRATION_IMAGES, "opset": 17}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,7 @@ def test_artifacts_of_another_checkpoint_of_one_name_are_not_taken(
         ("int8", {**INT8, "calibration": 256}, "calibrated on 256 images, not 128"),  # the journey
         ("int8", {**INT8, "recipe": PRESETS["int8_trim"]}, "another recipe"),
         ("a16w8", INT8, "another recipe"),
+        ("int8", {**INT8, "opset": 13}, "has opset 13, not 17"),
         ("opset13", {"opset": 17}, "has opset 17, not 13"),
         ("patched", {"opset": 18}, "has opset 18, not 17"),
         ("patched", {}, "has opset None"),
@@ -135,13 +136,53 @@ def test_artifacts_made_otherwise_are_not_taken(model, name, facts, words, tmp_p
     assert words in artifacts.problem(left(name, model, **facts), model)
 
 
+def stated_otherwise(path, change):
+    entry = json.loads(paths.manifest(path).read_text("utf-8"))
+    change(entry)
+    paths.write_text(paths.manifest(path), json.dumps(entry))
+
+
+def test_every_value_of_a_recipe_is_compared_also_those_at_their_defaults(
+    model, tmp_path, monkeypatch
+):
+    """A default that changes makes another recipe of the same name."""
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    path = left("int8", model, **INT8)
+    assert artifacts.problem(path, model) == ""
+    stated_otherwise(path, lambda entry: entry["quantization"]["weights"].update(mse=True))
+    assert "another recipe (weights: {" in artifacts.problem(path, model)
+    stated_otherwise(path, lambda entry: entry["quantization"].pop("weights"))
+    assert "another recipe (weights: None" in artifacts.problem(path, model)
+
+
+def test_an_old_manifest_is_held_to_what_it_states_and_one_line_says_so(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
+    path = left("int8", model, **INT8)
+    for key in ("format", "quantization", "opset"):  # as the lab wrote them before
+        stated_otherwise(path, lambda entry, key=key: entry.pop(key))
+    said = []
+    assert artifacts.load_or_make("int8", model, said.append) == path
+    (line,) = said
+    assert "Loaded" in line and "before manifests had a format number" in line
+    stated_otherwise(path, lambda entry: entry.update(recipe_sha256="0" * 64))
+    assert "another recipe" in artifacts.problem(path, model)
+
+
+def test_a_dlc_with_an_old_manifest_says_so(converted):
+    assert "format number" not in zoo.load(converted).note
+    stated_otherwise(converted, lambda entry: entry.pop("format"))
+    assert "before manifests had a format number" in zoo.load(converted).note
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda entry: entry["model"].pop("sha256"), "does not say which network"),
         (lambda entry: entry.pop("model"), "lacks something"),
         (lambda entry: entry.update(model=[1]), "lacks something"),
-        (lambda entry: entry.pop("sha256"), "no manifest"),
+        (lambda entry: entry.pop("sha256"), "damaged manifest"),
         (lambda entry: entry.update(sha256="0" * 64), "was changed"),
     ],
 )
@@ -150,9 +191,7 @@ def test_artifacts_of_which_too_little_is_known_are_not_taken(
 ):
     monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
     path = left("patched", model, opset=17)
-    entry = json.loads(paths.manifest(path).read_text("utf-8"))
-    change(entry)
-    paths.write_text(paths.manifest(path), json.dumps(entry))
+    stated_otherwise(path, change)
     assert words in artifacts.problem(path, model)
 
 
@@ -249,23 +288,23 @@ def converted(tmp_path):
     path = tmp_path / "x.dlc"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model", b"")
-    paths.record(path, FACTS)
+    manifests.write(path, FACTS)
     return path
 
 
 def test_manifests_are_compared_with_the_file(converted):
-    assert paths.read_manifest(converted)["claim"] == CLAIM
+    assert manifests.read(converted)["claim"] == CLAIM
     with converted.open("ab") as file:
         file.write(b" ")
     with pytest.raises(OtherFileError, match="describes another file"):
-        paths.read_manifest(converted)
+        manifests.read(converted)
     for text in ("", "{", "[]", "{}", "[" * 100_000):
         paths.manifest(converted).write_text(text)
         with pytest.raises(DamagedManifestError, match="is damaged"):
-            paths.read_manifest(converted)
+            manifests.read(converted)
     paths.manifest(converted).unlink()
     with pytest.raises(NoManifestError):
-        paths.read_manifest(converted)
+        manifests.read(converted)
 
 
 def test_a_dlc_of_other_bytes_does_not_borrow_its_manifest_s_claim(converted, lab):
@@ -308,13 +347,13 @@ def test_a_dlc_of_other_bytes_does_not_borrow_its_manifest_s_claim(converted, la
             for size in (-64, 0, 4097, True, 32.0, 10**20)
         ),
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "source": None}},
-        FACTS | {"padding": "x" * paths.MAX_MANIFEST_BYTES},
+        FACTS | {"padding": "x" * manifests.MAX_BYTES},
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "size": "32"}},
         FACTS | {"preprocessing": {**FACTS["preprocessing"], "mean": [0]}},
     ],
 )  # fmt: skip
 def test_a_manifest_that_lacks_something_is_an_error_with_a_name(converted, facts):
-    paths.record(converted, facts)
+    manifests.write(converted, facts)
     with pytest.raises(DamagedManifestError, match="damaged"):
         zoo.load(converted)
 
@@ -325,7 +364,7 @@ def test_an_onnx_file_that_was_changed_does_not_borrow_its_claim(tmp_path, model
     file = tmp_path / "x.onnx"
     export.to_onnx(model, file)
     assert zoo.load(file).note.startswith("exported by the lab")  # by what the file itself says
-    paths.record(file, {})
+    manifests.write(file, {})
     assert zoo.load(file).note.startswith("exported by the lab")
     changed = onnx.load(file)
     changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))

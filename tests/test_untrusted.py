@@ -17,7 +17,7 @@ from bad_files import classifier, external
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import paths, provenance, quantize, surgery, untrusted
+from labutils import manifests, paths, provenance, quantize, surgery, untrusted
 from labutils.commands import options
 from labutils.dlc import writing
 from labutils.errors import LabError, LimitError, ModelFileError, UsageError
@@ -135,7 +135,7 @@ def test_json_files_that_cannot_be_read_end_in_one_error(kind, tmp_path):
 
 
 PIPED = {
-    "manifest": ("m.dlc.manifest.json", lambda path: paths.read_manifest(path.with_name("m.dlc"))),
+    "manifest": ("m.dlc.manifest.json", lambda path: manifests.read(path.with_name("m.dlc"))),
     "model card": ("m.json", lambda path: provenance.card_classes(path.with_name("m.pth"), 3)),
     "summary": ("m.dlc.json", lambda path: writing._notes(path.with_name("m.dlc"))),
     "ONNX": ("m.onnx", graph.read),
@@ -246,7 +246,7 @@ def test_tables_of_a_dlc_that_share_their_contents_are_refused():
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".pth", ".yaml", ".txt"])
 def test_a_file_of_terabytes_is_refused_unread(suffix, tmp_path):
     path = sparse(tmp_path / f"m{suffix}", 10**12)
-    readers = {".onnx": graph.read, ".yaml": quantize.load_recipe, ".txt": batch._listed}
+    readers = {".onnx": graph.read, ".yaml": quantize.load_recipe, ".txt": batch._read_list}
     with pytest.raises(UsageError, match="more than"):
         readers.get(suffix, checkpoint.state_dict)(path)
 

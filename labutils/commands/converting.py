@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -15,9 +16,9 @@ from .options import (
     command,
     emit,
     input_arguments,
+    listener,
     model_arguments,
     preprocessing_of,
-    progress_bar,
     refuse_earlier,
     repair_arguments,
     replay_arguments,
@@ -94,18 +95,17 @@ def _batch_parser(commands: Any) -> None:
 
 
 def _diagnose(chosen: argparse.Namespace) -> int:
-    from .. import export, paths, pipeline, targets
+    from .. import manifests, paths, pipeline, targets
     from ..models import zoo
+    from ..pipeline import steps
 
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     if chosen.html:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
-        file = model.onnx or model.file
-        if model.module is not None or file is None:
-            made = Path(folder, f"{paths.stem_of(chosen.model)}.onnx")
-            file = export.to_onnx(model, made, opset=chosen.opset).onnx or made
+        place = folder / f"{manifests.stem_of(model.name)}.onnx"
+        file = steps.as_onnx(model, place, chosen.opset)
         allowed = {"allow_approximate": chosen.allow_approximate}
         plan = pipeline.suggest(file, chosen.target, **allowed)
         if chosen.html:
@@ -123,8 +123,9 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 
 
 def _repair(chosen: argparse.Namespace) -> int:
-    from .. import export, paths, pipeline, targets
+    from .. import paths, pipeline, targets
     from ..models import zoo
+    from ..pipeline import steps
 
     refuse_earlier(chosen)
     if (chosen.target is None) == (chosen.replay is None):
@@ -134,12 +135,8 @@ def _repair(chosen: argparse.Namespace) -> int:
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
-        file = model.onnx or model.file
-        if model.module is not None or file is None:
-            made = folder / f"{chosen.output.stem}.onnx"
-            exported = export.to_onnx(model, made, opset=chosen.opset)
-            say(chosen, exported)
-            file = exported.onnx or made
+        place = folder / f"{chosen.output.stem}.onnx"
+        file = steps.as_onnx(model, place, chosen.opset, lambda line: say(chosen, line))
         if chosen.replay:
             done = pipeline.replay(file, chosen.replay, chosen.output)
         else:
@@ -171,22 +168,20 @@ def _convert(chosen: argparse.Namespace) -> int:
     say(chosen, f"input {name!r}: {preprocessing}")
     if chosen.min_cosine is not None:
         say(chosen, f"parity threshold OVERRIDDEN: cosine >= {chosen.min_cosine}")
+    repair = chosen.repair or chosen.allow_approximate
+    preparation = pipeline.Preparation(
+        chosen.opset, chosen.target if repair else None, chosen.allow_approximate, chosen.replay
+    )
+    inputs = stored_inputs(chosen.inputs) if chosen.inputs else None
     conversion = pipeline.convert_model(
-        model,
+        dataclasses.replace(model, preprocessing=preprocessing),
         chosen.target,
         chosen.output,
-        repair=chosen.repair or chosen.allow_approximate,
-        allow_approximate=chosen.allow_approximate,
-        edits=chosen.replay,
+        preparation,
+        dlc.Device(chosen.soc, chosen.precision),
         recipe=chosen.quantize,
-        precision=chosen.precision,
-        opset=chosen.opset,
-        soc=chosen.soc,
-        inputs=stored_inputs(chosen.inputs) if chosen.inputs else None,
-        preprocessing=preprocessing,
-        min_cosine=chosen.min_cosine,
-        echo=lambda line: say(chosen, line),
-        progress=progress_bar,
+        comparison=pipeline.Comparison(inputs, chosen.min_cosine),
+        listener=listener(chosen),
     )
     emit(chosen, conversion)
     return 0

@@ -15,6 +15,7 @@ from ..errors import LimitError, UsageError, printable
 if TYPE_CHECKING:
     from ..images import data
     from ..models import zoo
+    from ..pipeline import settings
 
 # as in targets.TARGETS, which is heavier to import than a help text may be
 TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert",
@@ -174,10 +175,10 @@ def progress_bar(items: Iterable, description: str) -> Iterable:
     console = Console(stderr=True)
     if console.is_terminal:
         return track(items, description, console=console, transient=True)
-    return _told(items, description)
+    return _print_now_and_then(items, description)
 
 
-def _told(items: Iterable, description: str) -> Iterator:
+def _print_now_and_then(items: Iterable, description: str) -> Iterator:
     total = f" of {len(items)}" if isinstance(items, Sized) else ""
     said = time.monotonic()
     for done, item in enumerate(items, start=1):
@@ -185,6 +186,13 @@ def _told(items: Iterable, description: str) -> Iterator:
         if time.monotonic() - said > _SILENT_S:
             print(f"{description}: {done}{total}", file=sys.stderr, flush=True)
             said = time.monotonic()
+
+
+def listener(chosen: argparse.Namespace) -> settings.Listener:
+    """Return what prints the story of a long run, and draws its progress bars."""
+    from ..pipeline import settings
+
+    return settings.Listener(lambda line: say(chosen, line), progress_bar)
 
 
 def say(chosen: argparse.Namespace, line: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from .options import (
     command,
     emit,
     input_arguments,
+    listener,
     model_arguments,
     own_images,
     preprocessing_of,
-    progress_bar,
     say,
     titled,
 )
@@ -97,27 +98,32 @@ def _quantize(chosen: argparse.Namespace) -> int:
     say(chosen, f"input: {preprocessing}")
     given = chosen.calibration, chosen.inputs
     calibration, inputs = (path and own_images(path, preprocessing) for path in given)
+    explanation = pipeline.Explanation(chosen.layers, chosen.backend, chosen.soc)
     made = pipeline.quantize_model(
-        model,
+        dataclasses.replace(model, preprocessing=preprocessing),
         chosen.output,
-        chosen.recipe,
-        budget,
-        repair_for=chosen.repair_for,
-        opset=chosen.opset,
-        preprocessing=preprocessing,
-        images=chosen.images,
-        calibration=calibration,
-        held_out=chosen.held_out if inputs is None else inputs,
-        min_cosine=chosen.min_cosine,
-        explain=chosen.layers if chosen.explain else 0,
-        backend=chosen.backend,
-        soc=chosen.soc,
-        tidl_hints=chosen.tidl_hints,
-        echo=lambda line: say(chosen, line),
-        progress=progress_bar,
+        chosen.recipe if budget is None else pipeline.Search(budget, chosen.recipe),
+        _first(calibration, chosen.images),
+        preparation=pipeline.Preparation(chosen.opset, chosen.repair_for),
+        comparison=pipeline.Comparison(
+            chosen.held_out if inputs is None else inputs, chosen.min_cosine
+        ),
+        explanation=explanation if chosen.explain else None,
+        listener=listener(chosen),
     )
+    if chosen.tidl_hints and made.file:
+        made = pipeline.add_tidl_hints(made)
     emit(chosen, made)
     return 0 if made.ok else 1
+
+
+def _first(calibration: Any, images: int | None) -> Any:
+    """Return so many of the user's own images, all without a number; the number without images."""
+    if calibration is None or images is None:
+        return images if calibration is None else calibration
+    if images < 1:
+        raise UsageError(f"--images {images}: at least one is needed.")
+    return calibration.head(images) if hasattr(calibration, "head") else calibration[:images]
 
 
 def _budget(chosen: argparse.Namespace) -> Any:

@@ -14,6 +14,7 @@ from .options import (
     NAME_HELP,
     command,
     input_arguments,
+    listener,
     preprocessing_of,
     progress_bar,
     say,
@@ -139,8 +140,7 @@ def _journey(chosen: argparse.Namespace) -> int:
         images=chosen.images,
         soc=chosen.soc,
         folder=chosen.output,
-        echo=lambda line: say(chosen, line),
-        progress=progress_bar,
+        listener=listener(chosen),
     )
     if chosen.json:
         print(json.dumps(made.to_dict(), indent=2, default=str))
@@ -148,4 +148,4 @@ def _journey(chosen: argparse.Namespace) -> int:
         print("\n\n".join(filter(None, [str(made.table or ""), str(made.ladder or "")])))
         print("\n".join(["", *made.notes]))
         print(f"Artifacts and manifests: {next(iter(made.artifacts.values())).parent}")
-    return 0
+    return 0 if made.ok else 1

@@ -183,7 +183,6 @@ def gate(
     *,
     kind: str,
     min_cosine: float | None = None,
-    min_agreement: float | None = None,
     check_top1: bool = True,
     reference_onnx: OnnxFile | str | Path | None = None,
     locate: bool = True,
@@ -200,8 +199,8 @@ def gate(
         (n, 3, size, size) float32, normalized; 32 images are usual.
     kind
         A key of `THRESHOLDS`: which arithmetic the candidate uses.
-    min_cosine, min_agreement
-        Override a threshold; the report keeps the usual value beside it.
+    min_cosine
+        Another threshold; the report keeps the usual value beside it.
     check_top1
         Whether first classes must agree. Switch it off for untrained weights, whose logits are
         too close to each other.
@@ -236,7 +235,7 @@ def gate(
     >>> report.passed, round(report.parity.cosine_min, 4)
     (True, 1.0)
     """
-    required, overridden = _required(kind, min_cosine, min_agreement, check_top1)
+    required, overridden = _required(kind, min_cosine, check_top1)
     if not len(inputs):
         raise UsageError("The parity gate needs images: inputs is empty.")
     ours, theirs = reference.run(inputs), candidate.run(inputs)
@@ -261,26 +260,20 @@ def gate(
 
 
 def _required(
-    kind: str, min_cosine: float | None, min_agreement: float | None, check_top1: bool
+    kind: str, min_cosine: float | None, check_top1: bool
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     if kind not in THRESHOLDS:
         raise UnknownNameError("kind of parity", kind, THRESHOLDS)
-    usual = {"cosine": THRESHOLDS[kind], "agreement": AGREEMENT[kind]}
-    asked, overridden = dict(usual), {}
-    for name, value in (("cosine", min_cosine), ("agreement", min_agreement)):
-        if value is None:
-            continue
-        asked[name] = value
-        if not 0 <= value <= 1:
-            raise UsageError(f"min_{name} must lie between 0 and 1, not {value}.")
-        if value != usual[name]:
-            overridden[name] = (value, usual[name])
+    usual = THRESHOLDS[kind]
+    cosine = usual if min_cosine is None else min_cosine
+    if not 0 <= cosine <= 1:
+        raise UsageError(f"min_cosine must lie between 0 and 1, not {cosine}.")
     return {
-        "cosine": asked["cosine"],
+        "cosine": cosine,
         "judged": "min" if kind in BY_THE_WORST else "mean",
-        "sqnr_db": _least_sqnr(asked["cosine"]),
-        "agreement": asked["agreement"] if check_top1 else None,
-    }, overridden
+        "sqnr_db": _least_sqnr(cosine),
+        "agreement": AGREEMENT[kind] if check_top1 else None,
+    }, {"cosine": (cosine, usual)} if cosine != usual else {}
 
 
 def _least_sqnr(cosine: float) -> float:

@@ -1,6 +1,6 @@
 """Qualcomm's DLC: written by QNN, read back, executed, and compared before it counts."""
 
-from .conversion import PRECISIONS, Conversion, convert, refuse_impossible
+from .conversion import PRECISIONS, Conversion, Device, Gate, Notes, convert, refuse_impossible
 from .verification import verify
 from .writing import ContextInfo, DlcInfo, context_binary, info, sidecar, to_fp16, write
 
@@ -8,7 +8,10 @@ __all__ = [
     "PRECISIONS",
     "ContextInfo",
     "Conversion",
+    "Device",
     "DlcInfo",
+    "Gate",
+    "Notes",
     "context_binary",
     "convert",
     "info",

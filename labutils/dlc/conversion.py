@@ -6,17 +6,19 @@ executed, and compared with the model that the user brought. Only then does it g
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import compare, paths, runtime, typesetting
+from .. import compare, manifests, paths, runtime, typesetting
 from ..errors import (
     MissingToolError,
+    ParityError,
     TranslationError,
     UnknownNameError,
     UsageError,
@@ -32,13 +34,78 @@ _KINDS = {"fp32": "htp_fp16", "fp16": "htp_fp16", "int8": "htp_int8", "a16w8": "
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What a DLC is compared with before it counts, and how strictly.
+
+    Attributes
+    ----------
+    reference
+        The model that the user brought (never a repaired one), on its runner.
+    inputs
+        (n, 3, size, size) float32, normalized; 32 images are usual.
+    original
+        An ONNX file of `reference`, to name the first tensor that departs when the gate fails.
+    min_cosine
+        Another threshold; it is printed and kept in the manifest.
+    check_top1
+        False for untrained weights.
+    keep_failed
+        Keep a DLC that fails as ``NAME.failed.dlc``, for inspection, instead of raising
+        ParityError.
+    """
+
+    reference: runtime.Runner
+    inputs: np.ndarray
+    original: OnnxFile | str | Path | None = None
+    min_cosine: float | None = None
+    check_top1: bool = True
+    keep_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a DLC is made for.
+
+    Attributes
+    ----------
+    soc
+        The chip whose compiler and simulator run the DLC.
+    precision
+        One of `PRECISIONS`; ``int8`` and ``a16w8`` need a quantized file.
+    """
+
+    soc: str = "SM8550"
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What is kept beside a DLC.
+
+    Attributes
+    ----------
+    caveat
+        What the claim must begin with, for a reference that is not the user's own model.
+    edits
+        YAML of the surgery that made the ONNX file; None when there was none.
+    facts
+        More for the manifest (preprocessing, classes, repair).
+    """
+
+    caveat: str = ""
+    edits: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Conversion:
-    """A DLC that passed, and the evidence.
+    """A DLC that was run and compared, and the evidence.
 
     Attributes
     ----------
     file, target, precision
-        The DLC, the target's name, one of `PRECISIONS`.
+        The DLC (``.failed.dlc`` where the gate failed and was told to keep it), the target's
+        name, one of `PRECISIONS`.
     source
         The ONNX file that was written into it.
     check
@@ -97,18 +164,11 @@ def convert(
     source: OnnxFile | str | Path,
     target: str,
     destination: str | Path,
+    gate: Gate,
+    device: Device | None = None,
     *,
-    reference: runtime.Runner,
-    inputs: np.ndarray,
-    original: OnnxFile | str | Path | None = None,
     quantized: OnnxFile | str | Path | None = None,
-    precision: str = "fp32",
-    soc: str = "SM8550",
-    min_cosine: float | None = None,
-    check_top1: bool = True,
-    caveat: str = "",
-    edits: str | None = None,
-    facts: dict[str, Any] | None = None,
+    notes: Notes | None = None,
     echo: Callable[[str], object] | None = None,
 ) -> Conversion:
     """Write a DLC for a target, run it, compare it with the original, and only then keep it.
@@ -121,28 +181,14 @@ def convert(
         A name in `table.TARGETS` that the lab can convert for.
     destination
         The ``.dlc`` to write.
-    reference
-        The model that the user brought (never a repaired one).
-    inputs
-        (n, 3, size, size) float32 for the parity gate; 32 images are usual.
-    original
-        An ONNX file of `reference`, to name the first tensor that departs when the gate fails.
+    gate
+        The model that the user brought, and the images that both are compared on.
+    device
+        The chip, and the precision; fp32 for `Device.soc` by default.
     quantized
         The QDQ file made from `source`, when an integer DLC is wanted.
-    precision
-        One of `PRECISIONS`; ``int8`` and ``a16w8`` need `quantized`.
-    soc
-        The chip whose compiler and simulator run the DLC.
-    min_cosine
-        Another threshold for the gate; it is printed and kept in the manifest.
-    check_top1
-        False for untrained weights.
-    caveat
-        What the claim must begin with, for a reference that is not the user's own model.
-    edits
-        YAML of the surgery that made `source`, to be kept beside the DLC; None when there was none.
-    facts
-        More for the manifest (preprocessing, classes, repair).
+    notes
+        What is kept beside the DLC.
     echo
         Called with each line of the converter's log.
 
@@ -155,7 +201,7 @@ def convert(
     ConvertError
         QNN refuses a node, or the DLC is not what the ONNX file says.
     ParityError
-        The DLC runs and computes something else.
+        The DLC runs and computes something else, and the gate does not keep such a file.
 
     Examples
     --------
@@ -165,65 +211,84 @@ def convert(
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Hardswish(), nn.Flatten())
     >>> _ = export.to_onnx(net, "net.onnx", size=32)
     >>> images = np.random.default_rng(0).standard_normal((8, 3, 32, 32), np.float32)
-    >>> ours = runtime.connect(net)
-    >>> made = dlc.convert("net.onnx", "qnn", "net.dlc", reference=ours, inputs=images)
+    >>> gate = dlc.Gate(runtime.connect(net), images)
+    >>> made = dlc.convert("net.onnx", "qnn", "net.dlc", gate)
     >>> made.gate.passed, made.file.name
     (True, 'net.dlc')
     """
-    destination = Path(destination)
+    destination, device, notes = Path(destination), device or Device(), notes or Notes()
+    say = echo or (lambda line: None)
     refuse_impossible(target, destination)
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
-    if (precision in ("int8", "a16w8")) != (quantized is not None):
-        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
+    _refuse_misfit(device.precision, quantized)
     qnn.require()
     source = OnnxFile.of(source)
     written = source if quantized is None else OnnxFile.of(quantized)
     check = table.check(source, target)
     with paths.scratch(destination.parent) as folder:
         draft = folder / destination.name
-        say = echo or (lambda line: None)
-        say(f"writing the {precision} DLC ...")
-        transcript = _write(source, written, check, draft, precision, say)
-        images = counted(len(inputs), "image")
-        say(f"comparing {images} with the original on the simulated {soc} ...")
-        gate = _gate(
-            draft, written, original, reference, inputs, precision, soc, min_cosine, check_top1
-        )
-        claim = ". ".join(filter(None, [caveat, _claim(target, transcript, gate)]))
+        say(f"writing the {device.precision} DLC ...")
+        transcript = _write(source, written, check, draft, device.precision, say)
+        images = counted(len(gate.inputs), "image")
+        say(f"comparing {images} with the original on the simulated {device.soc} ...")
+        report = _judge(draft, written, gate, device)
+        if not report.passed:
+            draft, destination = _rename(draft), failed_place(destination)
+        claim = ". ".join(filter(None, [notes.caveat, _claim(target, transcript, report)]))
         story = {
             "target": target,
-            "precision": precision,
+            "precision": device.precision,
             "claim": claim,
             "source": {"file": written.name, "sha256": paths.sha256(written)},
             "opset": check.opset,
-            "soc": soc,
-            "gate": gate.to_dict(),
+            "soc": device.soc,
+            "gate": report.to_dict(),
         }
-        paths.record(draft, story | (facts or {}))
-        if edits is not None:
-            paths.write_text(paths.edits_file(draft), edits)
+        manifests.write(draft, story | notes.facts)
+        if notes.edits is not None:
+            paths.write_text(paths.edits_file(draft), notes.edits)
         _publish(folder, destination)
     return Conversion(
         file=destination,
         target=target,
-        precision=precision,
+        precision=device.precision,
         source=written.path,
         check=check,
         transcript=transcript,
         info=writing.info(destination),
-        gate=gate,
+        gate=report,
         claim=claim,
         manifest=paths.manifest(destination),
     )
+
+
+def failed_place(destination: Path) -> Path:
+    """Return where a DLC goes that failed the gate: ``x.failed.dlc`` for ``x.dlc``."""
+    return destination.with_suffix(".failed.dlc")
+
+
+def _refuse_misfit(precision: str, quantized: OnnxFile | str | Path | None) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
+    if (precision in ("int8", "a16w8")) != (quantized is not None):
+        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
+
+
+def _rename(draft: Path) -> Path:
+    """Give a draft that failed, and what lies beside it, the name of a failed one."""
+    failed = failed_place(draft)
+    for made in sorted(draft.parent.glob(f"{glob.escape(draft.name)}*")):
+        made.replace(made.with_name(failed.name + made.name.removeprefix(draft.name)))
+    return failed
 
 
 def _publish(folder: Path, destination: Path) -> None:
     """Give the DLC and what describes it their names; a kill leaves no description of another."""
     with paths.locked(destination):
         beside = (paths.manifest, paths.edits_file, paths.earlier_edits_file, writing.sidecar)
-        for described in (name(destination) for name in beside):
-            described.unlink(missing_ok=True)
+        for stale in (destination, failed_place(destination)):  # one of an earlier attempt
+            for name in beside:
+                name(stale).unlink(missing_ok=True)
+        failed_place(destination).unlink(missing_ok=True)
         for made in sorted(folder.iterdir()):  # the DLC's name is the shortest: it comes first
             made.replace(destination.parent / made.name)
 
@@ -290,28 +355,32 @@ def _write(
     return None
 
 
-def _gate(
-    draft: Path,
-    written: OnnxFile,
-    original: OnnxFile | str | Path | None,
-    reference: runtime.Runner,
-    inputs: np.ndarray,
-    precision: str,
-    soc: str,
-    min_cosine: float | None,
-    check_top1: bool,
-) -> compare.GateReport:
-    """Gate the graph on the HTP, which can name the tensor that departs, then the DLC itself."""
-    kind = _KINDS[precision]
-    settings: dict[str, Any] = {"kind": kind, "min_cosine": min_cosine, "check_top1": check_top1}
-    with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
-        few = {**settings, "check_top1": False}  # a flip among so few images says nothing
-        compare.gate(reference, graph_on_htp, inputs[:8], reference_onnx=original, **few)
+def _judge(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> compare.GateReport:
+    """Return the gate's report; of a DLC that failed only where such a one is to be kept."""
     try:
-        with runtime.connect(draft, "htp", soc=soc) as dlc_itself:
+        return _compare(draft, written, gate, device)
+    except ParityError as error:
+        if not gate.keep_failed or not isinstance(error.report, compare.GateReport):
+            raise
+        return error.report
+
+
+def _compare(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> compare.GateReport:
+    """Gate the graph on the HTP, which can name the tensor that departs, then the DLC itself."""
+    settings: dict[str, Any] = {
+        "kind": _KINDS[device.precision],
+        "min_cosine": gate.min_cosine,
+        "check_top1": gate.check_top1,
+    }
+    reference, inputs = gate.reference, gate.inputs
+    with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
+        few = {**settings, "check_top1": False}  # a flip among so few images says nothing
+        compare.gate(reference, graph_on_htp, inputs[:8], reference_onnx=gate.original, **few)
+    try:
+        with runtime.connect(draft, "htp", soc=device.soc) as dlc_itself:
             return compare.gate(reference, dlc_itself, inputs, locate=False, **settings)
     except MissingToolError as missing:  # a QNN whose C interface is not the one we know
-        with runtime.connect(written, "htp", soc=soc) as graph_on_htp:
+        with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
             report = compare.gate(reference, graph_on_htp, inputs, locate=False, **settings)
         note = f"The DLC itself was not executed, the same graph was: {missing}"
         return replace(report, notes=(*report.notes, note))
@@ -319,6 +388,8 @@ def _gate(
 
 def _claim(target: str, transcript: snpe.Transcript | None, gate: compare.GateReport) -> str:
     version = qnn.require().versions["QNN"]
+    if not gate.passed:
+        return f"FAILED the parity gate ({'; '.join(gate.reasons)}); kept for inspection only."
     if target == snpe.TARGET:
         how = (
             "Translated by Qualcomm's snpe-onnx-to-dlc (its own DLC, not run here: NAME.snpe.dlc)"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .sketches import TURN, uniform
+from .strokes import TURN, uniform
 
 TILES, TILE_SIZE, NOISE_SIZE = 48, 256, 512
 

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ..errors import UnknownNameError, UsageError
-from . import sketches, textures
-from .sketches import DARK, LIGHT, TURN, Random, Sketch, Stroke, chance, count, uniform
+from . import sketches, strokes, textures
+from .strokes import DARK, LIGHT, TURN, Random, Sketch, Stroke, chance, count, uniform
 from .textures import NOISE_SIZE, Texture
 
 CLASSES: tuple[str, ...] = tuple(sketches.OBJECTS)
@@ -107,19 +107,19 @@ def _junk(r: Random) -> list[Stroke]:
     """Draw one meaningless shape: a blob, a star, a triangle, a crescent ..."""
     kind = count(r, 0, 8)
     if kind == 0:
-        return [Stroke(sketches.ellipse(0, 0, 1, uniform(r, 0.4, 1)), 1)]
+        return [Stroke(strokes.ellipse(0, 0, 1, uniform(r, 0.4, 1)), 1)]
     if kind == 1:
-        return [Stroke(sketches.box(-1, -uniform(r, 0.3, 1), 1, uniform(r, 0.3, 1), 0.12), 1)]
+        return [Stroke(strokes.box(-1, -uniform(r, 0.3, 1), 1, uniform(r, 0.3, 1), 0.12), 1)]
     if kind == 2:
-        return [Stroke(sketches.points(*(uniform(r, -1, 1) for _ in range(6))), 1)]
+        return [Stroke(strokes.points(*(uniform(r, -1, 1) for _ in range(6))), 1)]
     if kind == 3:
-        bend = sketches.arc(0, 0, 1, uniform(r, 0.5, 1), uniform(r, 0, 3), uniform(r, 3.5, 6.2))
+        bend = strokes.arc(0, 0, 1, uniform(r, 0.5, 1), uniform(r, 0, 3), uniform(r, 3.5, 6.2))
         return [Stroke(bend, 1, uniform(r, 0.12, 0.35))]
     if kind == 4:
         y = [uniform(r, -0.35, 0.35) for _ in range(3)]
-        return [Stroke(sketches.points(-1, y[0], 0, y[1], 1, y[2]), 1, uniform(r, 0.1, 0.3))]
+        return [Stroke(strokes.points(-1, y[0], 0, y[1], 1, y[2]), 1, uniform(r, 0.1, 0.3))]
     if kind == 5:
-        return [Stroke(sketches.arc(0, 0, 1, uniform(r, 0.5, 0.9), TURN / 2, TURN), 1)]
+        return [Stroke(strokes.arc(0, 0, 1, uniform(r, 0.5, 0.9), TURN / 2, TURN), 1)]
     if kind == 6:
         n = 2 * count(r, 4, 9)
         radius = np.where(np.arange(n) % 2, uniform(r, 0.4, 0.8), 1.0)

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import paths
-from ..errors import ModelFileError, OtherFileError, UnknownNameError, UsageError
+from .. import manifests, paths
+from ..errors import (
+    DamagedManifestError,
+    ModelFileError,
+    NoManifestError,
+    OtherFileError,
+    UnknownNameError,
+)
 
 if TYPE_CHECKING:
     from ..models import zoo
 
 CALIBRATION_IMAGES = 128
-FILES = {
-    "opset13": "01_{model}_opset13.onnx",
-    "opset17": "01_{model}_opset17.onnx",
-    "patched": "03_{model}_patched.onnx",
-    "int8": "05_{model}_int8.onnx",
-    "a16w8": "05_{model}_a16w8.onnx",
-}
-"""What the notebooks leave behind, by the name that a cell uses."""
+"""The journey takes 256 (`pipeline.steps`): a cell of a notebook has less time. `problem` compares
+the number, so neither takes the other's file for its own."""
 
-OPSETS = {"opset13": 13, "opset17": 17, "patched": 17}
+FILES = {
+    "opset13": ("export", "opset13"),
+    "opset17": ("export", "opset17"),
+    "patched": ("patch", "patched"),
+    "int8": ("quantize", "int8"),
+    "a16w8": ("quantize", "a16w8"),
+}
+"""What the notebooks leave behind, by the name that a cell uses: stage and detail of its file."""
+
+OPSETS = {"opset13": 13, "opset17": 17, "patched": 17, "int8": 17, "a16w8": 17}
 QUANTIZED = ("int8", "a16w8")
 """Made of `patched` by the preset of their name, from `CALIBRATION_IMAGES` images."""
 
@@ -50,49 +57,57 @@ def path_of(name: str, model: zoo.Model) -> Path:
     """
     if name not in FILES:
         raise UnknownNameError("artifact of the notebooks", name, FILES)
-    return paths.generated() / FILES[name].format(model=paths.stem_of(model.name))
+    return paths.generated() / manifests.file_name(model.name, *FILES[name])
 
 
-def loaded_or_made(name: str, model: zoo.Model, echo: Callable[[str], object]) -> Path:
-    """Return the artifact called `name`, made for this model if it is not there already."""
+def load_or_make(name: str, model: zoo.Model, echo: Callable[[str], object]) -> Path:
+    """Return the artifact called `name`; make it for this model if it is not there already."""
     path = path_of(name, model)
     reason = problem(path, model)
     if not reason:
-        echo(f"Loaded {path.name}, which an earlier notebook left.")
+        aged = manifests.age_note(manifests.read(path))
+        aged = f" ({aged})" if aged else ""
+        echo(f"Loaded {path.name}, made by an earlier notebook or the journey{aged}.")
         return path
     _make(name, model, reason, echo)
     return path
 
 
 def _make(name: str, model: zoo.Model, reason: str, echo: Callable[[str], object]) -> None:
-    path = path_of(name, model)
-    if name in QUANTIZED:
-        source = path_of("patched", model)
-        if why := problem(source, model):
-            _make("patched", model, why, echo)
+    """Make an artifact by the same steps as the journey, and what it is made of before."""
+    from ..pipeline import steps
+
+    path, source = path_of(name, model), path_of("patched", model)
+    if name in QUANTIZED and (why := problem(source, model)):
+        _make("patched", model, why, echo)
     echo(f"Making {path.name} ({reason}) ...")
-    if name.startswith("opset"):
-        _export(model, path, OPSETS[name])
-    elif name == "patched":
-        _export(_patched(model), path, OPSETS[name])
+    if name in QUANTIZED:
+        images = steps.calibration_images(model, CALIBRATION_IMAGES, echo)
+        steps.quantize_file(model, source, path, images, name, pictures=images.source)
     else:
-        _quantize(model, path, name, source, echo)
+        exported = steps.patch_model(model)[0] if name == "patched" else model
+        steps.export_model(exported, path, OPSETS[name])
 
 
 def problem(path: Path, model: zoo.Model) -> str:
     """Say why the file cannot be used for this model, "" when it can.
 
     It must be the file that its manifest describes, of the weights that are loaded (not only of
-    the same name), at this size, opset, recipe and number of calibration images.
+    the same name), at this size, opset, recipe (all its values) and number of calibration images.
+    A manifest from before these had a format number is held to what it states.
     """
     if not path.is_file():
         return "it is not there"
     try:
-        manifest = paths.read_manifest(path)
+        manifest = manifests.read(path)
     except OtherFileError:
         return "the one there was changed"
-    except ModelFileError:  # none, or a damaged one
+    except NoManifestError:
         return "the one there has no manifest"
+    except DamagedManifestError:
+        return "the one there has a damaged manifest"
+    except ModelFileError as error:
+        return f"the one there cannot be used: {error}"
     try:
         return _other_network(manifest, model) or _made_otherwise(manifest, _name_of(path, model))
     except (KeyError, TypeError, AttributeError):
@@ -114,22 +129,37 @@ def _other_network(manifest: dict[str, Any], model: zoo.Model) -> str:
 
 
 def _made_otherwise(manifest: dict[str, Any], name: str) -> str:
-    for key, value in _expected(name).items():
-        found = manifest.get(key)
-        if found != value:
-            return {
-                "opset": f"the one there has opset {found}, not {value}",
-                "calibration": f"the one there was calibrated on {found} images, not {value}",
-                "recipe_sha256": "the one there was quantized by another recipe",
-            }[key]
+    opset = manifest.get("opset")
+    if opset != OPSETS[name] and not (name in QUANTIZED and opset is None and _aged(manifest)):
+        return f"the one there has opset {opset}, not {OPSETS[name]}"
+    if name not in QUANTIZED:
+        return ""
+    found = manifest.get("calibration")
+    if found != CALIBRATION_IMAGES:
+        return f"the one there was calibrated on {found} images, not {CALIBRATION_IMAGES}"
+    return _other_recipe(manifest, name)
+
+
+def _aged(manifest: dict[str, Any]) -> bool:
+    return bool(manifests.age_note(manifest))
+
+
+def _other_recipe(manifest: dict[str, Any], name: str) -> str:
+    """Name the first value in which the recipe of a manifest differs from the preset `name`."""
+    from .. import quantize
+
+    if _aged(manifest):  # it has the hash alone
+        same = manifest.get("recipe_sha256") == recipe_sha256(name)
+        return "" if same else "the one there was quantized by another recipe"
+    wanted = manifests.as_stored(quantize.load_recipe(name).to_dict())
+    stated = manifest["quantization"]
+    for key in sorted(wanted.keys() | stated.keys()):
+        if wanted.get(key) != stated.get(key) and key not in ("name", "about"):
+            return (
+                f"the one there was quantized by another recipe ({key}: {stated.get(key)}, not "
+                f"{wanted.get(key)})"
+            )
     return ""
-
-
-def _expected(name: str) -> dict[str, Any]:
-    """Return what the manifest of an artifact must say of how it was made."""
-    if name in QUANTIZED:
-        return {"recipe_sha256": recipe_sha256(name), "calibration": CALIBRATION_IMAGES}
-    return {"opset": OPSETS[name]}
 
 
 def recipe_sha256(name: str) -> str:
@@ -143,45 +173,19 @@ def _name_of(path: Path, model: zoo.Model) -> str:
     return next(name for name in FILES if path_of(name, model).name == path.name)
 
 
-def _export(model: zoo.Model, path: Path, opset: int) -> None:
-    from .. import export
-
-    report = export.to_onnx(model, path, opset=opset)
-    record(path, model, opset=report.opset)
-
-
-def _patched(model: zoo.Model) -> zoo.Model:
-    from .. import surgery
-
-    if model.module is None:
-        raise UsageError(f"{model.name} is a file: the layers of a PyTorch module are replaced.")
-    module = copy.deepcopy(model.module)
-    surgery.replace_(module, level="module")
-    return replace(model, module=module)
-
-
-def _quantize(
-    model: zoo.Model, path: Path, recipe: str, source: Path, echo: Callable[[str], object]
-) -> None:
-    from .. import quantize
-    from ..images import data
-    from ..models import gallery
-
-    calibration = gallery.pictures(model, CALIBRATION_IMAGES, "calib")
-    if calibration.labels.min() == data.NO_LABEL:
-        echo(f"Calibrating on {calibration.source}.")
-    report = quantize.static(source, path, calibration, recipe, preprocessing=model.preprocessing)
-    record(path, model, opset=report.opset, pictures=calibration.source, **report.facts())
-
-
 def record(path: Path, model: zoo.Model, **facts: Any) -> None:
     """Write the manifest of an artifact; `problem` reads it.
 
     `recipe` names that of a quantized one, or is it; what else there is goes in as it is.
     """
-    from .. import pipeline, quantize
+    from .. import quantize
+    from ..pipeline import steps
 
-    if "recipe" in facts and "recipe_sha256" not in facts:
+    if "recipe" in facts and "quantization" not in facts:
         recipe = quantize.load_recipe(facts["recipe"])
-        facts |= {"recipe": recipe.name, "recipe_sha256": recipe.sha256}
-    paths.record(path, {**pipeline.facts(model), **facts})
+        facts |= {
+            "recipe": recipe.name,
+            "recipe_sha256": recipe.sha256,
+            "quantization": recipe.to_dict(),
+        }
+    steps.write_manifest(path, model, **facts)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .. import paths, typesetting
+from .. import manifests, paths, typesetting
 from ..errors import LabError, UnknownNameError, UsageError
 from ..images import own_image
 from . import artifacts, check_code, exercise, exercises, recorded
@@ -89,7 +89,7 @@ class Lesson:
             Its name, such as ``"04_{model}_fp32.dlc"``; ``{model}`` becomes the model's, as it
             can stand in a file name.
         """
-        return paths.generated() / name.format(model=paths.stem_of(self._model().name))
+        return paths.generated() / name.format(model=manifests.stem_of(self._model().name))
 
     def keep(self, name: str, **facts: Any) -> Path:
         """Write the manifest of an artifact that this notebook made; later ones look for it."""
@@ -165,7 +165,7 @@ def start(
     _begun["lesson"] = lesson
     needed = artifacts.NEEDS.get(notebook, ())
     for name in needed:
-        lesson.files[name] = artifacts.loaded_or_made(name, loaded, echo)
+        lesson.files[name] = artifacts.load_or_make(name, loaded, echo)
     if not needed:
         echo("It needs no file of an earlier notebook.")
     return lesson

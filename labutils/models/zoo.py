@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import paths, provenance, typesetting
+from .. import manifests, paths, provenance, typesetting
 from ..errors import (
     DamagedManifestError,
     ModelFileError,
@@ -389,8 +389,10 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
     classes: tuple[str, ...] = ()
     note = "a DLC of yours"
     try:
-        preprocessing, classes, claim = provenance.of_manifest(paths.read_manifest(path))
-        note = f"converted by the lab: {claim}"
+        entry = manifests.read(path)
+        preprocessing, classes, claim = provenance.of_manifest(entry)
+        aged = manifests.age_note(entry)
+        note = f"converted by the lab: {claim}" + (f" ({aged})" if aged else "")
     except NoManifestError:
         pass
     except OtherFileError as error:

@@ -1,24 +1,28 @@
-"""Where targets and surgery meet: which rules would mend what a target refuses, and doing it.
+"""From a model to files that were run: diagnose, repair, quantize, convert; one way, three callers.
 
 Exact rules are applied by themselves: the repaired model computes what the original computes, and
 is compared with it all the same. Approximate rules are only named, until they are asked for; what
 they make is another network, and everything that is written then says so.
 """
 
-from .conversion import CALIBRATION_IMAGES, GATE_IMAGES, convert_model, facts
+from .conversion import convert_model
 from .planning import NothingToRepairError, Plan, Repair, apply, refused, replay, suggest
-from .quantization import Quantized, quantize_model
+from .quantization import Quantized, add_tidl_hints, quantize_model
+from .settings import Comparison, Explanation, Listener, Preparation, Search
 
 __all__ = [
-    "CALIBRATION_IMAGES",
-    "GATE_IMAGES",
+    "Comparison",
+    "Explanation",
+    "Listener",
     "NothingToRepairError",
     "Plan",
+    "Preparation",
     "Quantized",
     "Repair",
+    "Search",
+    "add_tidl_hints",
     "apply",
     "convert_model",
-    "facts",
     "quantize_model",
     "refused",
     "replay",

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, dlc, paths, tabular, untrusted
+from .. import __version__, dlc, manifests, paths, tabular, untrusted
 from ..errors import ModelFileError, UsageError, counted
 from ..models import random_weights
 from ..onnxfile.file import OnnxFile
@@ -156,7 +156,7 @@ def run(
         No such list, nothing in it, a line that names no model, a target that the lab cannot
         convert for, or no plain file where the state or the table is to be.
     """
-    listed = _listed(Path(names))
+    listed = _read_list(Path(names))
     folder = paths.folder(folder)
     dlc.refuse_impossible(target, folder / "x.dlc")
     if (folder / _TABLE).is_dir():
@@ -170,7 +170,7 @@ def run(
             echo(f"[{number}/{len(listed)}] {row.model}: {row.outcome} (done before)")
         else:
             echo(f"[{number}/{len(listed)}] {' '.join(words)} ...")
-            row = _converted(words, target, folder, options, timeout_s, key)
+            row = _convert(words, target, folder, options, timeout_s, key)
             with (folder / STATE).open("a", encoding="utf-8") as state:
                 state.write(json.dumps(asdict(row)) + "\n")
             echo(f"    {row.outcome}{': ' + row.reason if row.reason else ''}")
@@ -179,7 +179,7 @@ def run(
     return Batch(tuple(rows), target, folder)
 
 
-def _listed(file: Path) -> list[list[str]]:
+def _read_list(file: Path) -> list[list[str]]:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
@@ -242,7 +242,7 @@ def _still_there(row: Row, folder: Path) -> bool:
     if not _is_file(folder / row.file):
         return False
     try:
-        paths.read_manifest(folder / row.file)
+        manifests.read(folder / row.file)
     except (ModelFileError, OSError):
         return False
     return True
@@ -293,10 +293,10 @@ def _is_figure(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < 1e15  # neither NaN nor infinite
 
 
-def _converted(
+def _convert(
     words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
 ) -> Row:
-    output = folder / f"{paths.stem_of(words[0])}-{key[:6]}.dlc"
+    output = folder / manifests.file_name(words[0], "batch", key[:6])
     command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
     command += ["--target", target, "-o", str(output)]
     began = time.monotonic()
@@ -328,7 +328,7 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
     gate = answer["gate"]
     parity = gate["parity"]
     floating = answer["precision"] in ("fp32", "fp16")
-    manifest = paths.read_manifest(output)
+    manifest = manifests.read(output)
     repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
     return Row(
         outcome="converted",

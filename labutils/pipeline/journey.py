@@ -8,34 +8,31 @@ on this machine; the HTP is simulated, so nothing here is a device's latency.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import (
-    compare,
-    dlc,
-    export,
-    paths,
-    pipeline,
-    quantize,
-    runtime,
-    surgery,
-    targets,
-    typesetting,
+from .. import compare, dlc, manifests, paths, quantize, runtime, targets, typesetting
+from ..errors import (
+    ConvertError,
+    ParityError,
+    SurgeryError,
+    TranslationError,
+    UsageError,
+    counted,
 )
-from ..errors import SurgeryError, TranslationError, UsageError, counted
 from ..images import data
 from ..measure import complexity
 from ..models import gallery, zoo
 from ..runtime import qnn
 from ..targets import snpe
+from . import planning, steps
+from .settings import Listener
 
 TARGET = "snpe-2.7"
 CPU_IMAGES = 256
@@ -67,6 +64,8 @@ class Journey:
         Fidelity of every stage; the vendor's accuracy table for one image.
     notes
         What a reader must know, such as what is missing on this machine.
+    failed
+        Artifact -> why it failed its parity gate. It is kept for inspection, and has its row.
     """
 
     model: str = ""
@@ -75,11 +74,19 @@ class Journey:
     ladder: compare.Ladder | None = None
     table: compare.AccuracyTable | None = None
     notes: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every artifact passed its parity gate."""
+        return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for ``--json``."""
         return {
             "model": self.model,
+            "ok": self.ok,
+            "failed": self.failed,
             "steps": [vars(step) for step in self.steps],
             "artifacts": {name: str(path) for name, path in self.artifacts.items()},
             "ladder": self.ladder.to_dict() if self.ladder else None,
@@ -110,6 +117,23 @@ class _Log:
     def __init__(self, journey: Journey, echo: Callable[[object], object]) -> None:
         self.journey, self.echo = journey, echo
 
+    def keep(self, path: Path) -> Path:
+        """Note an artifact."""
+        self.journey.artifacts[path.name] = path
+        return path
+
+    def tell_gate(self, path: Path, gate: compare.GateReport, said: list[str]) -> None:
+        """Say how the parity gate of an artifact went; the journey goes on either way."""
+        if gate.passed:
+            said.append(f"gate passed on {counted(gate.parity.n, 'image')}: {gate.parity}")
+            return
+        why = "; ".join(gate.reasons)
+        self.journey.failed[path.name] = why
+        self.journey.notes.append(
+            f"FAILED the parity gate: {path.name}. {why}. It is kept for inspection, not for use."
+        )
+        said.append(f"gate FAILED: {why}; {path.name} is kept for inspection")
+
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[list[str]]:
         """Time a block; it appends its outcome, in words, to the list that is yielded."""
@@ -122,6 +146,21 @@ class _Log:
         self.echo(f"   {done.outcome}  [{done.seconds:.1f} s]")
 
 
+@dataclass(frozen=True)
+class _Trip:
+    """What all steps of one journey share."""
+
+    model: zoo.Model
+    folder: Path
+    images: int
+    chip: qnn.Soc
+    log: _Log
+    listener: Listener
+
+    def path(self, stage: str, detail: str) -> Path:
+        return self.folder / manifests.file_name(self.model.name, stage, detail)
+
+
 def run(
     name: str = "mobilenet_v3_large",
     weights: str = "auto",
@@ -130,8 +169,7 @@ def run(
     images: int = 96,
     soc: str = "SM8550",
     folder: str | Path | None = None,
-    echo: Callable[[object], object] = print,
-    progress: Callable[[Iterable, str], Iterable] | None = None,
+    listener: Listener | None = None,
 ) -> Journey:
     """Take MobileNetV3 from PyTorch to an int8 Snapdragon artifact, comparing every step.
 
@@ -146,16 +184,15 @@ def run(
     folder
         Where artifacts go; ``generated_models/`` by default. Running again overwrites them; of
         two journeys in one folder the second waits for the first.
-    echo
-        Called with every line of the story.
-    progress
-        ``progress(iterable, description) -> iterable`` around long loops.
+    listener
+        Follows every line of the story, and the long loops; by default the lines are printed.
 
     Returns
     -------
     Journey
-        Its ladder is also written to ``ladder.csv``. Without Qualcomm's wheel the journey ends
-        after the quantized ONNX files, and says so.
+        Its ladder is also written to ``ladder.csv``. An artifact that fails its parity gate is
+        kept as ``NAME.failed.dlc`` and has its row; `Journey.ok` is then False. Without Qualcomm's
+        wheel the journey ends after the quantized ONNX files, and says so.
 
     Raises
     ------
@@ -169,9 +206,8 @@ def run(
         Nothing in the network is hard-swish or hard-sigmoid, or the replacement differs.
     ExportError, TranslationError, ConvertError
         PyTorch, the table or QNN does not take the network.
-    ParityError
-        An artifact runs, and computes something else.
     """
+    listener = listener or Listener(print)
     folder = Path(folder or paths.generated())
     chip = qnn.soc(soc)
     model = zoo.load(name, weights, size)
@@ -180,188 +216,185 @@ def run(
             f"{model.name} is a file; the journey begins with a network in PyTorch. Use labutils "
             "diagnose, quantize and convert on files."
         )
-    echo(str(model))
-    log = _Log(Journey(str(model)), echo)
-    waiting = functools.partial(echo, f"Another journey writes into {folder}: waiting for its end.")
-    with paths.locked(folder, waiting):
-        return _traveled(model, images, chip, folder, log, progress)
+    listener.echo(str(model))
+    log = _Log(Journey(str(model)), listener.echo)
+    wait = f"Another journey writes into {folder}: waiting for its end."
+    with paths.locked(folder, functools.partial(listener.echo, wait)):
+        return _travel(_Trip(model, folder, images, chip, log, listener))
 
 
-def _traveled(
-    model: zoo.Model, images: int, chip: qnn.Soc, folder: Path, log: _Log, progress: Callable | None
-) -> Journey:
-    journey, soc = log.journey, chip.name
-    original = _exported(model, folder, log)
-    _diagnosed(original, log)
-    patched_module, patched = _patched(model, folder, log)
-    quantized = _quantized(model, patched, folder, log, progress)
-    stages = _cpu_stages(model, patched_module, patched, quantized, max(images, CPU_IMAGES))
-    available = qnn.probe()
-    if available.ok:
-        made = _converted(model, original[17], patched, quantized, folder, soc, log)
-        stages += _htp_stages(made, chip.name, images)
+def _travel(trip: _Trip) -> Journey:
+    """Take every step in order, and return what came of them."""
+    journey, wheel = trip.log.journey, qnn.probe()
+    original = _export(trip)
+    _diagnose(trip, original)
+    patched_model, patched = _patch(trip)
+    quantized = _quantize(trip, patched)
+    stages = _cpu_stages(trip, patched_model, patched, quantized)
+    if wheel.ok:
+        made = _convert(trip, original[17], patched, quantized)
+        _compile(trip, quantized["int8"])
+        stages += _htp_stages(trip, made)
     else:
-        journey.notes.append(f"No DLC and no HTP rows: {available.reason}")
-    _compared(model, stages, folder, log, progress)
+        journey.notes.append(f"No DLC and no HTP rows: {wheel.reason}")
+    _run_ladder(trip.model, stages, trip.folder, trip.log, trip.listener)
     return journey
 
 
-def _exported(model: zoo.Model, folder: Path, log: _Log) -> dict[int, Path]:
+def _export(trip: _Trip) -> dict[int, Path]:
     """Write the unpatched model at the two opsets that the vendor's two screenshots need."""
-    made, stem = {}, paths.stem_of(model.name)
-    with log.step("export") as said:
+    made = {}
+    with trip.log.step("export") as said:
         for opset in (13, 17):
-            path = folder / f"01_{stem}_opset{opset}.onnx"
-            report = export.to_onnx(model, path, opset=opset)
-            made[opset] = path
-            _record(log, path, model, opset=report.opset, cosine=report.cosine)
+            path = trip.path("export", f"opset{opset}")
+            report = steps.export_model(trip.model, path, opset)
+            made[opset] = trip.log.keep(path)
             said.append(f"opset {report.opset}: {sum(report.nodes.values())} nodes")
-        weighed = complexity.count(made[17], model.input_shape)
+        weighed = complexity.count(made[17], trip.model.input_shape)
         said.append(f"{weighed.parameters / 1e6:.2f} M parameters, {weighed.macs / 1e6:.1f} M MACs")
     return made
 
 
-def _diagnosed(original: dict[int, Path], log: _Log) -> None:
-    with log.step(f"diagnose for {TARGET}") as said:
+def _diagnose(trip: _Trip, original: dict[int, Path]) -> None:
+    """Say where the target's converter stops, and which rules would help."""
+    with trip.log.step(f"diagnose for {TARGET}") as said:
         for opset, path in original.items():
             try:
                 snpe.translate(path, path.with_suffix(".dlc"), echo=lambda line: None)
                 said.append(f"opset {opset}: translates as it is")
             except TranslationError as error:
                 said.append(f"opset {opset} stops at {error.op_type} in {error.module}")
-        plan = pipeline.suggest(original[17], TARGET)
+        plan = planning.suggest(original[17], TARGET)
         said.append(", ".join(f"{rule} would repair {n}" for rule, n in plan.rules.items()))
 
 
-def _patched(model: zoo.Model, folder: Path, log: _Log) -> tuple[Any, Path]:
-    with log.step("replace layers") as said:
-        module = copy.deepcopy(model.module)
+def _patch(trip: _Trip) -> tuple[zoo.Model, Path]:
+    """Replace the layers, export again, and check the table once more."""
+    with trip.log.step("replace layers") as said:
         try:
-            report = surgery.replace_(module, example_inputs=_example(model))
+            patched, report = steps.patch_model(trip.model)
         except SurgeryError as error:
             raise SurgeryError(
                 f"The journey is about hard-swish and hard-sigmoid. {error}"
             ) from None
         said.append(", ".join(f"{n} {rule}" for rule, n in report.counts.items()))
         said.append(f"largest difference {report.check.max_error:.1e}" if report.check else "")
-        path = folder / f"03_{paths.stem_of(model.name)}_patched.onnx"
-        exported = export.to_onnx(_like(model, module), path, opset=17)
-        _record(log, path, model, opset=exported.opset, surgery=report.to_dict())
-        check = targets.check(path, TARGET)
+        path = trip.path("patch", "patched")
+        steps.export_model(patched, path, 17, surgery=report.to_dict())
+        check = targets.check(trip.log.keep(path), TARGET)
         said.append(f"{len(check.blockers)} of {len(check.nodes)} nodes block {TARGET} now")
-    return module, path
+    return patched, path
 
 
-def _quantized(
-    model: zoo.Model, patched: Path, folder: Path, log: _Log, progress: Callable | None
-) -> dict[str, Path]:
+def _quantize(trip: _Trip, patched: Path) -> dict[str, Path]:
+    """Write the QDQ files, from ranges that are measured once."""
     made = {}
-    with log.step("quantize") as said:
-        calibration = gallery.pictures(model, pipeline.CALIBRATION_IMAGES, "calib")
-        ranges = quantize.measure_ranges(
-            patched, calibration, preprocessing=model.preprocessing, progress=progress
-        )
+    with trip.log.step("quantize") as said:
+        images = steps.calibration_images(trip.model, steps.CALIBRATION_IMAGES)
+        settings = {"preprocessing": trip.model.preprocessing, "progress": trip.listener.progress}
+        ranges = quantize.measure_ranges(patched, images, **settings)
         for recipe in RECIPES:
-            path = folder / f"05_{paths.stem_of(model.name)}_{recipe}.onnx"
-            report = quantize.static(patched, path, ranges, recipe)
-            made[recipe] = path
-            _record(log, path, model, opset=report.opset, **report.facts())
+            path, pictures = trip.path("quantize", recipe), images.source
+            report = steps.quantize_file(
+                trip.model, patched, path, ranges, recipe, pictures=pictures
+            )
+            made[recipe] = trip.log.keep(path)
             said.append(f"{recipe} {report.bytes_after / 1e6:.2f} MB")
         said.append(f"from {report.bytes_before / 1e6:.2f} MB")
     return made
 
 
-def _converted(
-    model: zoo.Model,
-    original: Path,
-    patched: Path,
-    quantized: dict[str, Path],
-    folder: Path,
-    soc: str,
-    log: _Log,
-) -> dict[str, Path]:
-    """Write and gate the DLCs; the gate compares with the model as it was loaded."""
-    made = {}
-    images = data.load("val", pipeline.GATE_IMAGES, model.preprocessing.size)
-    inputs = model.preprocessing(np.asarray(images.images))
+def _convert(
+    trip: _Trip, original: Path, patched: Path, quantized: dict[str, Path]
+) -> dict[str, dlc.Conversion]:
+    """Write the DLCs; the gate compares with the model as it was loaded, and keeps what fails."""
+    made, model = {}, trip.model
+    inputs = steps.gate_inputs(model.preprocessing)
     with runtime.connect(model.module) as reference:
+        gate = dlc.Gate(reference, inputs, original, check_top1=model.trained, keep_failed=True)
         for precision in ("fp16", *RECIPES):
-            with log.step(f"convert to {precision} DLC") as said:
+            with trip.log.step(f"convert to {precision} DLC") as said:
+                qdq = quantized.get(precision)
                 done = dlc.convert(
                     patched,
                     TARGET,
-                    folder / f"04_{paths.stem_of(model.name)}_{precision}.dlc",
-                    reference=reference,
-                    inputs=inputs,
-                    original=original,
-                    quantized=quantized.get(precision),
-                    precision=precision,
-                    soc=soc,
-                    check_top1=model.trained,
-                    facts=pipeline.facts(model) | _quantization(quantized.get(precision)),
+                    trip.path("convert", precision),
+                    gate,
+                    dlc.Device(trip.chip.name, precision),
+                    quantized=qdq,
+                    notes=dlc.Notes(facts=steps.facts_of(model) | _quantization_of(qdq)),
                 )
-                made[precision] = done.file
-                log.journey.artifacts[done.file.name] = done.file
-                said.append(f"{done.file.stat().st_size / 1e6:.2f} MB")
-                said.append(f"gate passed on {counted(len(inputs), 'image')}: {done.gate.parity}")
-    log.journey.notes.append(f"DLC: {done.claim}")
-    _compiled(model, quantized["int8"], folder, soc, log, inputs)
+                made[precision] = done
+                said.append(f"{trip.log.keep(done.file).stat().st_size / 1e6:.2f} MB")
+                trip.log.tell_gate(done.file, done.gate, said)
+    passed = [done for done in made.values() if done.gate.passed]
+    trip.log.journey.notes += [f"DLC: {done.claim}" for done in passed[:1]]
     return made
 
 
-def _quantization(quantized: Path | None) -> dict[str, Any]:
+def _quantization_of(quantized: Path | None) -> dict[str, Any]:
     """Return what the manifest of a QDQ file says of its recipe, for what is made from it."""
     if quantized is None:
         return {}
-    entry = paths.read_manifest(quantized)
-    return {key: entry[key] for key in ("recipe", "recipe_sha256", "calibration", "quantization")}
+    entry = manifests.read(quantized)
+    keys = ("recipe", "recipe_sha256", "calibration", "pictures", "quantization")
+    return {key: entry[key] for key in keys}
 
 
-def _compiled(
-    model: zoo.Model, quantized: Path, folder: Path, soc: str, log: _Log, inputs: np.ndarray
-) -> None:
+def _compile(trip: _Trip, quantized: Path) -> None:
     """Compile the int8 graph ahead of time, reload it, and compare it with the original."""
-    with log.step(f"context binary for {soc}") as said:
-        path = folder / f"06_{paths.stem_of(model.name)}_int8_{soc}.bin"
+    model, soc = trip.model, trip.chip.name
+    with trip.log.step(f"context binary for {soc}") as said:
+        path = trip.path("compile", f"int8_{soc}")
         context = dlc.context_binary(quantized, path, soc)
+        inputs = steps.gate_inputs(model.preprocessing)[:8]
+        settings = {"kind": "htp_int8", "check_top1": False, "locate": False}
         with (
             runtime.connect(model.module) as reference,
             runtime.connect(context.wrapper, "htp", soc=soc) as reloaded,
         ):
-            gate = compare.gate(
-                reference, reloaded, inputs[:8], kind="htp_int8", check_top1=False, locate=False
-            )
-        _record(log, path, model, soc=soc, gate=gate.to_dict(), **_quantization(quantized))
+            try:
+                gate = compare.gate(reference, reloaded, inputs, **settings)
+            except ParityError as error:  # the ladder has to be seen all the same
+                gate = error.report
+        facts = {"soc": soc, "gate": gate.to_dict(), **_quantization_of(quantized)}
+        steps.write_manifest(trip.log.keep(path), model, **facts)
         said.append(f"{path.stat().st_size / 1e6:.2f} MB for HTP v{context.soc.htp_arch}")
-        said.append(f"gate passed: {gate.parity}")
+        trip.log.tell_gate(path, gate, said)
 
 
 def _cpu_stages(
-    model: zoo.Model, patched_module: Any, patched: Path, quantized: dict[str, Path], n: int
+    trip: _Trip, patched_model: zoo.Model, patched: Path, quantized: dict[str, Path]
 ) -> list[compare.Stage]:
+    n, model = max(trip.images, CPU_IMAGES), trip.model
     return [
         compare.Stage("PyTorch", runtime.connect(model.module, name=model.name), n=n),
-        compare.Stage("patched", runtime.connect(patched_module, name="patched"), n=n),
+        compare.Stage("patched", runtime.connect(patched_model.module, name="patched"), n=n),
         compare.Stage("ONNX", runtime.connect(patched), n=n),
         compare.Stage("int8 CPU", runtime.connect(quantized["int8"]), n=n),
     ]
 
 
-def _htp_stages(made: dict[str, Path], soc: str, n: int) -> list[compare.Stage]:
-    """Every HTP row executes its own DLC."""
-    return [
-        compare.Stage(f"HTP {precision}", runtime.connect(file, soc=soc), n=n)
-        for precision, file in made.items()
-    ]
+def _htp_stages(trip: _Trip, made: dict[str, dlc.Conversion]) -> list[compare.Stage]:
+    """Every HTP row executes its own DLC, and is marked where that failed its gate."""
+    found = []
+    for precision, done in made.items():
+        name = f"HTP {precision}" + ("" if done.gate.passed else " FAILED")
+        try:
+            runner = runtime.connect(done.file, soc=trip.chip.name)
+        except ConvertError as error:
+            if done.gate.passed:
+                raise
+            trip.log.journey.notes.append(f"No row for {done.file.name}: {error}")
+            continue
+        found.append(compare.Stage(name, runner, n=trip.images))
+    return found
 
 
-def _compared(
-    model: zoo.Model,
-    stages: list[compare.Stage],
-    folder: Path,
-    log: _Log,
-    progress: Callable | None,
+def _run_ladder(
+    model: zoo.Model, stages: list[compare.Stage], folder: Path, log: _Log, listener: Listener
 ) -> None:
+    """Run every stage, write ``ladder.csv``, and close the runners."""
     journey = log.journey
     with log.step("compare") as said:
         total = max(stage.n or 0 for stage in stages)
@@ -370,7 +403,8 @@ def _compared(
             journey.notes.append(
                 f"Top-1 is unknown, agreement with PyTorch is not: {images.source}."
             )
-        journey.ladder = compare.ladder(stages, images, model.preprocessing, progress=progress)
+        settings = {"progress": listener.progress}
+        journey.ladder = compare.ladder(stages, images, model.preprocessing, **settings)
         first, truth = np.asarray(images.images[0]), gallery.truth(images, 0)
         journey.table = compare.accuracy_table(
             stages, first, model.preprocessing, model.classes, truth
@@ -379,19 +413,3 @@ def _compared(
         said.append(f"{len(stages)} stages on up to {len(images)} images, ladder.csv")
     for stage in stages:
         stage.runner.close()
-
-
-def _example(model: zoo.Model) -> Any:
-    import torch
-
-    image = data.load("val", 1, model.preprocessing.size).images
-    return torch.from_numpy(model.preprocessing(np.asarray(image)))
-
-
-def _like(model: zoo.Model, module: Any) -> zoo.Model:
-    return replace(model, module=module, note=f"{model.note}, layers replaced")
-
-
-def _record(log: _Log, path: Path, model: zoo.Model, **facts: Any) -> None:
-    log.journey.artifacts[path.name] = path
-    paths.record(path, {**pipeline.facts(model), **facts})

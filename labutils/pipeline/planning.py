@@ -1,4 +1,4 @@
-"""Which rules mend a model for a target: tried on a copy, step by step, and re-checked."""
+"""Which rules repair a model for a target: tried on a copy, step by step, and re-checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NothingToRepairError(SurgeryError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What blocks a model on a target, and what would mend it.
+    """What blocks a model on a target, and what would repair it.
 
     Attributes
     ----------
@@ -225,7 +225,7 @@ def suggest(file: OnnxFile | str | Path, target: str, *, allow_approximate: bool
       rule 'hardswish' would repair 1 node; ...
     """
     with paths.scratch() as folder:
-        return _mended(OnnxFile.of(file), target, Path(folder), allow_approximate).plan()
+        return _try_rules(OnnxFile.of(file), target, Path(folder), allow_approximate).plan()
 
 
 def apply(
@@ -260,18 +260,18 @@ def apply(
     """
     source, destination = OnnxFile.of(source), Path(destination)
     with paths.scratch() as folder:
-        mended = _mended(source, target, Path(folder), allow_approximate)
-        plan = mended.plan()
+        trial = _try_rules(source, target, Path(folder), allow_approximate)
+        plan = trial.plan()
         if not plan.rules and not plan.needed:
             raise NothingToRepairError(f"{plan} Use the model as it is.")
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
         if not plan.complete and not partial:
             raise SurgeryError(f"{source.name} cannot be repaired in full.\n{plan}")
-        report = mended.report(inputs)
+        report = trial.report(inputs)
         edits = surgery.edits_of(
-            mended.reports, mended.outline, made_for=target, model=source.path.stem
+            trial.reports, trial.outline, made_for=target, model=source.path.stem
         )
-        made = _write(mended.file, destination, edits)
+        made = _write(trial.file, destination, edits)
     return Repair(destination, plan, report, targets.check(made, target), edits, made)
 
 
@@ -296,8 +296,8 @@ def replay(
     reports = surgery.replay_(model, edits)
     with paths.scratch() as folder:
         file = OnnxFile.write(folder / Path(destination).name, model, checked=True)
-        mended = _Mended(before, file, None, None, list(reports), surgery.outline(before))
-        report = mended.report(inputs)
+        trial = _Trial(before, file, None, None, list(reports), surgery.outline(before))
+        report = trial.report(inputs)
         made = _write(file, Path(destination), edits)
     known = edits.made_for in targets.TARGETS
     check = targets.check(made, edits.made_for) if known else None
@@ -327,7 +327,7 @@ def _write(file: OnnxFile, destination: Path, edits: surgery.Edits) -> OnnxFile:
 
 
 @dataclass
-class _Mended:
+class _Trial:
     """A repair under way: the file reached, what was done to it, and what the table says now."""
 
     source: onnx.ModelProto
@@ -354,7 +354,7 @@ class _Mended:
         self.reports.append(report)
         return True
 
-    def mend(self, names: Iterable[str], folder: Path, together: bool = True) -> None:
+    def try_each(self, names: Iterable[str], folder: Path, together: bool = True) -> None:
         """Apply the rules that are for what blocks, until none of them helps."""
         left = list(names)
         while fitting := [n for n in left if surgery.RULES[n].ops & _ops(self.now)]:
@@ -392,27 +392,27 @@ class _Mended:
         )
 
 
-def _mended(source: OnnxFile, target: str, folder: Path, allow_approximate: bool) -> _Mended:
+def _try_rules(source: OnnxFile, target: str, folder: Path, allow_approximate: bool) -> _Trial:
     """Tidy, then exact rules, then approximate ones if allowed, then the opset."""
     check = targets.check(source, target)
     model = source.shaped
-    mended = _Mended(model, source, check, check, [], surgery.outline(model))
+    trial = _Trial(model, source, check, check, [], surgery.outline(model))
     for name in surgery.TIDY:
-        mended.attempt([name], folder)
+        trial.attempt([name], folder)
     opset = {
         n for n, rule in surgery.RULES.items() if any(op.startswith("opset") for op in rule.ops)
     }
     book = {n: rule for n, rule in surgery.RULES.items() if n not in (*surgery.TIDY, *opset)}
-    mended.mend([n for n, rule in book.items() if rule.exact], folder)
+    trial.try_each([n for n, rule in book.items() if rule.exact], folder)
     approximate = [n for n, rule in book.items() if not rule.exact and rule.onnx]
     if allow_approximate:
-        mended.mend(approximate, folder, together=False)
-    mended.mend(opset, folder)
-    blocking = Counter(node.op_type for node in mended.now.blockers)
+        trial.try_each(approximate, folder, together=False)
+    trial.try_each(opset, folder)
+    blocking = Counter(node.op_type for node in trial.now.blockers)
     if not allow_approximate:
         offers = {n: sum(blocking[op] for op in book[n].ops) for n in approximate}
-        mended.offered = {n: count for n, count in offers.items() if count}
-    return mended
+        trial.offered = {n: count for n, count in offers.items() if count}
+    return trial
 
 
 def _ops(check: targets.CheckReport) -> set[str]:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import compare, paths, quantize, runtime, typesetting
+from .. import compare, manifests, paths, quantize, runtime, typesetting
 from ..errors import ParityError, UsageError
 from ..images import data
 from ..models import zoo
 from ..onnxfile.file import OnnxFile
 from ..quantize import mixed
 from ..quantize.tidl_hints import write_tidl_hints
-from . import conversion, planning
+from . import conversion, planning, steps
+from .settings import Comparison, Explanation, Listener, Preparation, Search
 
 HELD_OUT_IMAGES = 256
 EXPLAINED_IMAGES = 16
@@ -116,22 +117,13 @@ class Quantized:
 def quantize_model(
     model: zoo.Model,
     destination: str | Path | None,
-    recipe: str | Path | quantize.Recipe = "int8",
-    budget: mixed.Budget | None = None,
+    recipe: str | Path | quantize.Recipe | Search = "int8",
+    calibration: int | np.ndarray | data.ImageSet | None = None,
     *,
-    repair_for: str | None = None,
-    opset: int = 17,
-    preprocessing: data.Preprocessing | None = None,
-    images: int | None = None,
-    calibration: np.ndarray | data.ImageSet | None = None,
-    held_out: int | np.ndarray | data.ImageSet = HELD_OUT_IMAGES,
-    min_cosine: float | None = None,
-    explain: int = 0,
-    backend: str = "ort",
-    soc: str = "SM8550",
-    tidl_hints: bool = False,
-    echo: Callable[[object], object] = lambda line: None,
-    progress: Callable | None = None,
+    preparation: Preparation | None = None,
+    comparison: Comparison | None = None,
+    explanation: Explanation | None = None,
+    listener: Listener | None = None,
 ) -> Quantized:
     """Quantize any zoo model to QDQ, run it, and compare it with the model that was brought.
 
@@ -141,36 +133,24 @@ def quantize_model(
     Parameters
     ----------
     model
-        From `zoo.load`.
+        From `zoo.load`, with the preprocessing of its inputs.
     destination
         The ``.onnx`` to write; its recipe goes beside it as ``<name>.quantization.yaml``, its
         manifest as ``<name>.manifest.json``. None writes nothing.
-    recipe, budget
-        A recipe; with a budget, the one that the search for mixed precision starts from.
-    repair_for
-        A target whose blockers are replaced first, by exact rules. Then `convert_model` with
-        repair finds the nodes that the recipe names.
-    opset
-        Of the export.
-    preprocessing
-        For files that do not say how their input was made.
+    recipe
+        A recipe, or a search for mixed precision within a budget.
     calibration
-        Your own images, or (n, 3, size, size) float32, normalized; Things-16's by default.
-    images
-        How many of them; by default as many as the recipe says, all of your own.
-    held_out
-        What the two are compared on: so many Things-16 validation images; or your own, as for
-        `calibration`. Accuracy is stated of images with labels for the model's classes.
-    min_cosine
-        Another threshold for the gate.
-    explain
-        How many of the costliest layers to explain, with 16 of the calibration images.
-    backend, soc
-        What runs those layers: ``"ort"``, or ``"htp"``, simulated for this chip.
-    tidl_hints
-        Write what to tell TIDL beside the file.
-    echo, progress
-        As for `convert_model`.
+        So many of Things-16's calibration images, by default as many as the recipe says; or your
+        own, as an `ImageSet` or as (n, 3, size, size) float32, normalized: all of them.
+    preparation
+        Opset and repairs. Where a repair is asked for, `convert_model` with the same repair finds
+        the nodes that the recipe names.
+    comparison
+        256 Things-16 validation images by default.
+    explanation
+        Which of the costliest layers to explain, with 16 of the calibration images; None for none.
+    listener
+        Follows the reports and the long loops.
 
     Raises
     ------
@@ -178,81 +158,154 @@ def quantize_model(
         The recipe, the images and the model do not fit together, or the destination does not.
     ModelFileError
         The model is quantized already, of an open shape, or has NaN weights.
+    ExportError
+        PyTorch cannot write the model as ONNX.
     SurgeryError
-        With `repair_for`: a rule changed what it must not.
+        With a repair: a rule changed what it must not.
     UnknownNameError
         There is no such recipe or target.
     """
-    preprocessing = preprocessing or model.preprocessing
-    if preprocessing is None:
+    comparison, listener = comparison or Comparison(), listener or Listener()
+    if model.preprocessing is None:
         raise UsageError(f"{model.name} does not say how its input is made: give preprocessing.")
     if destination is not None:
         zoo.refuse_output(destination, model, ".onnx")
-    wanted, known = _calibrating(recipe, images, calibration, preprocessing.size)
-    name = (
-        Path(destination).name if destination else f"{paths.stem_of(model.name)}.{wanted.name}.onnx"
-    )
-    settings = {"preprocessing": preprocessing, "progress": progress}
+    wanted, known = _choose_recipe(recipe, calibration, model.known_preprocessing().size)
+    name = manifests.file_name(model.name, "onnx", wanted.name)
+    name = Path(destination).name if destination else name
     with paths.scratch(Path(destination).parent if destination else None) as folder:
-        original, fixed = _float_file(model, folder, opset, repair_for, echo)
-        floating = fixed.onnx if fixed else original
-        draft, search = OnnxFile(paths.folder(folder / "made") / name), None
-        if budget is not None:
-            search = mixed.search(floating, known, budget, wanted, **settings)
-            report = search.write(draft)
-        else:
-            report = quantize.static(floating, draft, known, wanted, **settings)
-        brought = model.module if model.module is not None else original
-        with runtime.connect(brought) as theirs, runtime.OrtRunner(draft) as ours:
-            shown = _held_out(model, held_out, preprocessing.size)
-            ladder = None
-            if isinstance(shown, data.ImageSet):
-                stages = [compare.Stage("float", theirs), compare.Stage(report.recipe.name, ours)]
-                ladder = compare.ladder(stages, shown, preprocessing, progress=progress)
-                shown = _first(shown, conversion.GATE_IMAGES, preprocessing)
-            gate = _gated(theirs, ours, shown, report.recipe, min_cosine, model.trained, original)
-        costs = None
-        if explain:
-            few = _first(known, EXPLAINED_IMAGES, preprocessing)
-            costs = compare.sensitivity(
-                floating, draft, few, backend, worst=explain, soc=soc, progress=progress
-            )
+        source = _prepare(model, folder, preparation or Preparation(), listener.echo)
+        draft = OnnxFile(paths.folder(folder / "made") / name)
+        budget = recipe.budget if isinstance(recipe, Search) else None
+        report, search = _quantize(source, draft, known, wanted, budget, listener)
+        gate, ladder = _compare(source, draft, report, comparison, listener)
+        costs = _explain(source, draft, known, explanation, listener) if explanation else None
         written = ()
         if destination is not None:
             story = {
-                **conversion.facts(model, preprocessing, fixed),
-                "quantization": report.recipe.to_dict(),
+                **steps.facts_of(model, source.fixed),
+                "pictures": known.source if isinstance(known, data.ImageSet) else "your own inputs",
                 **report.facts(),
                 "gate": gate.to_dict(),
                 "ladder": ladder and ladder.to_dict(),
             }
-            places = draft.path, Path(destination)
-            written = _published(*places, report.recipe, story, tidl_hints, fixed)
+            written = _publish(draft.path, Path(destination), report.recipe, story, source.fixed)
     file = Path(destination) if destination is not None else None
-    report = dataclasses.replace(report, source=Path(floating.name), file=file or Path(name))
+    report = dataclasses.replace(report, source=Path(source.floating.name), file=file or Path(name))
     return Quantized(file, report, search, gate, ladder, costs, written)
 
 
-def _calibrating(
-    recipe: str | Path | quantize.Recipe,
-    images: int | None,
-    calibration: np.ndarray | data.ImageSet | None,
+def add_tidl_hints(made: Quantized) -> Quantized:
+    """Write what to tell TIDL beside the quantized file, and return it among what was written.
+
+    Raises
+    ------
+    UsageError
+        Nothing was written.
+    """
+    if made.file is None:
+        raise UsageError("There is no file that TIDL could import: quantize to a file.")
+    return dataclasses.replace(made, written=(*made.written, write_tidl_hints(made.file)))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model, its ONNX file, and what is quantized: that file, or a repaired copy."""
+
+    model: zoo.Model
+    original: OnnxFile
+    fixed: planning.Repair | None
+
+    @property
+    def floating(self) -> OnnxFile:
+        return OnnxFile.of(self.fixed.onnx or self.fixed.file) if self.fixed else self.original
+
+    @property
+    def brought(self) -> Any:
+        return self.model.module if self.model.module is not None else self.original
+
+
+def _choose_recipe(
+    recipe: str | Path | quantize.Recipe | Search,
+    calibration: int | np.ndarray | data.ImageSet | None,
     size: int,
 ) -> tuple[quantize.Recipe, np.ndarray | data.ImageSet]:
     """Return the recipe with the number of calibration images that there are, and these."""
-    found = conversion.runnable(recipe)
-    wanted = found.calibration.images if images is None else images
-    if wanted < 1:
-        raise UsageError(f"{wanted} calibration images: at least one is needed.")
-    if calibration is None:
-        known = data.calibration(wanted, size)
-    elif images is None:
-        known = calibration
-    else:
-        own = isinstance(calibration, data.ImageSet)
-        known = calibration.head(images) if own else calibration[:images]
+    found = conversion.runnable(recipe.start if isinstance(recipe, Search) else recipe)
+    known = found.calibration.images if calibration is None else calibration
+    if isinstance(known, int):
+        if known < 1:
+            raise UsageError(f"{known} calibration images: at least one is needed.")
+        known = data.calibration(known, size)
     counted = dataclasses.replace(found.calibration, images=len(known))
     return found.replaced(calibration=counted), known
+
+
+def _prepare(model: zoo.Model, folder: Path, preparation: Preparation, echo: Callable) -> _Source:
+    """Return the model as a float ONNX file, and a repaired copy where a repair is asked for."""
+    place = folder / manifests.file_name(model.name, "onnx", "float")
+    original = steps.as_onnx(model, place, preparation.opset, echo)
+    destination = folder / manifests.file_name(model.name, "onnx", "repaired")
+    return _Source(model, original, steps.repair_file(original, destination, preparation, echo))
+
+
+def _quantize(
+    source: _Source,
+    draft: OnnxFile,
+    calibration: np.ndarray | data.ImageSet,
+    recipe: quantize.Recipe,
+    budget: mixed.Budget | None,
+    listener: Listener,
+) -> tuple[quantize.QuantizeReport, mixed.MixedReport | None]:
+    """Write the QDQ file, by the recipe or by the one that a search within the budget finds."""
+    settings = {"preprocessing": source.model.preprocessing, "progress": listener.progress}
+    if budget is None:
+        return quantize.static(source.floating, draft, calibration, recipe, **settings), None
+    search = mixed.search(source.floating, calibration, budget, recipe, **settings)
+    return search.write(draft), search
+
+
+def _compare(
+    source: _Source,
+    draft: OnnxFile,
+    report: quantize.QuantizeReport,
+    comparison: Comparison,
+    listener: Listener,
+) -> tuple[compare.GateReport, compare.Ladder | None]:
+    """Run both on the images; return the gate's report, and accuracy where there are labels."""
+    preprocessing, ladder = source.model.known_preprocessing(), None
+    shown = _held_out(source.model, comparison.images, preprocessing.size)
+    with runtime.connect(source.brought) as theirs, runtime.OrtRunner(draft) as ours:
+        if isinstance(shown, data.ImageSet):
+            stages = [compare.Stage("float", theirs), compare.Stage(report.recipe.name, ours)]
+            progress = listener.progress
+            ladder = compare.ladder(stages, shown, preprocessing, progress=progress)
+            shown = _first(shown, steps.GATE_IMAGES, preprocessing)
+        wide = report.recipe.activations.bits == 16
+        try:
+            gate = compare.gate(
+                theirs, ours, shown, kind="ort_a16w8" if wide else "ort_int8",
+                min_cosine=comparison.min_cosine, check_top1=source.model.trained,
+                reference_onnx=source.original,
+            )  # fmt: skip
+        except ParityError as error:  # the file is kept, with what was found
+            gate = error.report
+    return gate, ladder
+
+
+def _explain(
+    source: _Source,
+    draft: OnnxFile,
+    calibration: np.ndarray | data.ImageSet,
+    explanation: Explanation,
+    listener: Listener,
+) -> compare.SensitivityReport:
+    """Return the costliest layers of the QDQ file, and why they cost."""
+    few = _first(calibration, EXPLAINED_IMAGES, source.model.known_preprocessing())
+    return compare.sensitivity(
+        source.floating, draft, few, explanation.backend, worst=explanation.layers,
+        soc=explanation.soc, progress=listener.progress,
+    )  # fmt: skip
 
 
 def _first(
@@ -262,69 +315,31 @@ def _first(
     return preprocessing(images.images[:n]) if isinstance(images, data.ImageSet) else images[:n]
 
 
-def _float_file(
-    model: zoo.Model, folder: Path, opset: int, target: str | None, echo: Callable
-) -> tuple[OnnxFile, planning.Repair | None]:
-    """Return the model as a float ONNX file, and a repaired copy where a target is given."""
-    stem = paths.stem_of(model.name)
-    original = conversion.as_onnx(model, folder / f"{stem}.float.onnx", opset, echo)
-    if target is None:
-        return original, None
-    try:
-        fixed = planning.apply(original, target, folder / f"{stem}.repaired.onnx")
-    except planning.NothingToRepairError:
-        return original, None
-    echo(fixed)
-    return original, fixed
-
-
 def _held_out(
-    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet, size: int
+    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet | None, size: int
 ) -> np.ndarray | data.ImageSet:
     """Return what to compare on; labels are unknown to a model of other classes."""
     if isinstance(held_out, np.ndarray):
         return held_out
-    images = data.load("val", held_out, size) if isinstance(held_out, int) else held_out
-    if tuple(images.classes) == tuple(model.classes):
-        return images
-    return dataclasses.replace(images, labels=np.full(len(images), data.NO_LABEL))
+    if held_out is None or isinstance(held_out, int):
+        held_out = data.load("val", HELD_OUT_IMAGES if held_out is None else held_out, size)
+    if tuple(held_out.classes) == tuple(model.classes):
+        return held_out
+    return dataclasses.replace(held_out, labels=np.full(len(held_out), data.NO_LABEL))
 
 
-def _gated(
-    theirs: runtime.Runner,
-    ours: runtime.Runner,
-    inputs: np.ndarray,
-    recipe: quantize.Recipe,
-    min_cosine: float | None,
-    trained: bool,
-    original: OnnxFile,
-) -> compare.GateReport:
-    """Return the gate's report, also when it says no."""
-    kind = "ort_a16w8" if recipe.activations.bits == 16 else "ort_int8"
-    try:
-        return compare.gate(
-            theirs, ours, inputs, kind=kind, min_cosine=min_cosine, check_top1=trained,
-            reference_onnx=original,
-        )  # fmt: skip
-    except ParityError as error:
-        return error.report
-
-
-def _published(
+def _publish(
     draft: Path,
     destination: Path,
     recipe: quantize.Recipe,
     story: dict[str, Any],
-    tidl_hints: bool,
     fixed: planning.Repair | None,
 ) -> tuple[Path, ...]:
     """Give the file and what describes it their names; a kill leaves no description of another."""
     hints = destination.with_suffix(".tidl.json")
-    beside = [recipe.save(paths.recipe_file(draft)), paths.record(draft, story)]
+    beside = [recipe.save(paths.recipe_file(draft)), manifests.write(draft, story)]
     if fixed:
         beside.append(fixed.edits.write(paths.edits_file(draft)))
-    if tidl_hints:
-        beside.append(write_tidl_hints(draft))
     made = []
     with paths.locked(destination):
         described = (

@@ -118,8 +118,8 @@ class QuantizeReport:
         return self.recipe.calibration.outliers
 
     def facts(self) -> dict[str, Any]:
-        """Return what a manifest says of the quantization: recipe, its hash, how many images."""
-        return quantization_facts(self.recipe, self.images)
+        """Return what a manifest says of the quantization: recipe, how many images, opset."""
+        return quantization_facts(self.recipe, self.images) | {"opset": self.opset}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -177,7 +177,6 @@ def static(
     recipe: str | Path | Recipe = "int8",
     *,
     preprocessing: Preprocessing | None = None,
-    per_channel: bool | None = None,
     outliers: float | None = None,
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
@@ -201,8 +200,8 @@ def static(
         `Recipe`.
     preprocessing
         What turns an `ImageSet` into inputs.
-    per_channel, outliers
-        Instead of what the recipe says; see `Weights` and `Calibration`.
+    outliers
+        Instead of what the recipe says; see `Calibration`.
     exclude
         Names of nodes that stay in float, besides the recipe's.
     progress
@@ -233,7 +232,7 @@ def static(
     ({'Conv': 1, 'HardSwish': 1, 'Flatten': 1}, ())
     """
     source, destination = OnnxFile.of(source), Path(destination)
-    recipe = _adapted(recipes.load(recipe), per_channel, outliers, exclude)
+    recipe = _adapted(recipes.load(recipe), outliers, exclude)
     if getattr(recipe, "qat", None) is not None:
         raise UsageError(
             f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "
@@ -264,18 +263,13 @@ def static(
     )  # fmt: skip
 
 
-def _adapted(
-    recipe: Recipe, per_channel: bool | None, outliers: float | None, exclude: Sequence[str]
-) -> Recipe:
+def _adapted(recipe: Recipe, outliers: float | None, exclude: Sequence[str]) -> Recipe:
     """Return the recipe with what the caller says instead."""
     if outliers is not None:
         if not 0 <= outliers < 0.5:
             raise UsageError(f"outliers is a share of images, 0 to below 0.5, not {outliers}.")
         calibration = dataclasses.replace(recipe.calibration, method="minmax", outliers=outliers)
         recipe = recipe.replaced(calibration=calibration)
-    if per_channel is not None:
-        weights = dataclasses.replace(recipe.weights, per_channel=per_channel)
-        recipe = recipe.replaced(weights=weights)
     return recipe.replaced(exclude=(*recipe.exclude, *map(_literal, exclude)))
 
 

@@ -16,7 +16,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,44 +25,24 @@ from .. import paths, typesetting
 from ..errors import LabError, MissingToolError, ModelFileError, UsageError, counted
 from ..onnxfile import graph
 from . import qnn
+from .adb import (
+    SDK,
+    DeviceError,
+    PhoneRunError,
+    Step,
+    call,
+    choose,
+    devices,
+    missing,
+    quoted,
+)
+
+__all__ = ["DeviceError", "PhoneRunError", "PhoneRunner", "Plan", "Step", "choose", "connect"]
+__all__ += ["devices", "missing", "plan", "run", "sdk_files"]
 
 LABEL = "Not run on a phone by us: these commands are tested against a fake adb."
 FOLDER = "/data/local/tmp/mobilenetv3-edge-lab"
 """On the phone: a folder of our own in the one place where the shell user may execute files."""
-TIMEOUT = 300.0  # seconds for one command
-_SDK = "$QNN_SDK_ROOT"
-
-
-class DeviceError(LabError):
-    """No phone can be used: none is attached, it has not allowed this computer, or is another."""
-
-
-class PhoneRunError(LabError):
-    """A command failed on the way to or on the phone, or what came back is not what was asked for.
-
-    Attributes
-    ----------
-    command
-        The command as a list, empty when no single one is to blame.
-    """
-
-    def __init__(self, message: str, command: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.command = command
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command, as the list that `subprocess` gets, and what it is for."""
-
-    purpose: str
-    command: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return " ".join(word if _plain(word) else shlex.quote(word) for word in self.command)
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +83,7 @@ class Plan:
     def _shown(self, step: Step) -> str:
         """Return a command without this machine's folders."""
         text = str(step)
-        for path, name in ((os.environ.get("QNN_SDK_ROOT"), _SDK), (self.folder.parent, ".")):
+        for path, name in ((os.environ.get("QNN_SDK_ROOT"), SDK), (self.folder.parent, ".")):
             text = text.replace(str(path), name) if path else text
         return text
 
@@ -124,74 +103,6 @@ class Plan:
             for i, step in enumerate(self.steps, 1)
         ]
         return typesetting.table(("#", "why", "command"), rows, self._heading())
-
-
-def missing() -> tuple[str, ...]:
-    """Return what this machine lacks for a phone, one sentence each; empty when nothing."""
-    lacks = []
-    if shutil.which("adb") is None:
-        lacks.append("adb is not on PATH: install Android's platform tools.")
-    root = os.environ.get("QNN_SDK_ROOT")
-    if not root:
-        lacks.append(
-            "QNN_SDK_ROOT is not set: get Qualcomm's QNN SDK (QAIRT), accept its licence, unpack "
-            "it, and set QNN_SDK_ROOT to its folder."
-        )
-    elif not Path(root).is_dir():
-        lacks.append(f"QNN_SDK_ROOT is {root}, and there is no such folder.")
-    return tuple(lacks)
-
-
-def devices() -> dict[str, str]:
-    """Return the attached phones: serial number -> state, as ``adb devices`` lists them.
-
-    Raises
-    ------
-    MissingToolError
-        There is no adb.
-    PhoneRunError
-        adb itself failed.
-    """
-    listed = _call(Step("list the phones", ("adb", "devices")))
-    pairs = (line.split("\t") for line in listed.splitlines() if "\t" in line)
-    return {serial.strip(): state.split()[0] for serial, state, *_ in pairs}
-
-
-def choose(serial: str | None = None) -> str:
-    """Return the serial number of the phone to use.
-
-    Parameters
-    ----------
-    serial
-        Which one, when several are attached; default is ``ANDROID_SERIAL``, then the only one.
-
-    Raises
-    ------
-    DeviceError
-        None is attached, or it has not allowed this computer.
-    UsageError
-        Several are attached and none was named.
-    """
-    found = devices()
-    serial = serial or os.environ.get("ANDROID_SERIAL")
-    if not found:
-        raise DeviceError(
-            "adb sees no phone. Plug it in, and switch USB debugging on (Settings, developer "
-            "options). A cable that only charges does not do."
-        )
-    if serial is None and len(found) > 1:
-        raise UsageError(f"Several phones are attached: name one, serial= of {', '.join(found)}.")
-    serial = serial or next(iter(found))
-    if serial not in found:
-        raise DeviceError(f"No phone {serial} is attached; adb sees {', '.join(found)}.")
-    if found[serial] == "unauthorized":
-        raise DeviceError(
-            f"Phone {serial} has not allowed this computer: unlock it and say yes to its question "
-            "about USB debugging."
-        )
-    if found[serial] != "device":
-        raise DeviceError(f"Phone {serial} is {found[serial]}: plug it in again, or restart it.")
-    return serial
 
 
 def plan(
@@ -236,7 +147,7 @@ def plan(
     adb = ("adb", "-s", serial) if serial else ("adb",)
     return Plan(
         chip, _prepare(adb, binary, chip), _compute(adb, binary, folder),
-        (Step("leave nothing behind", (*adb, "shell", _remote("rm", "-rf", FOLDER))),),
+        (Step("leave nothing behind", (*adb, "shell", quoted("rm", "-rf", FOLDER))),),
         output, out_shape[1:], len(inputs), folder,
     )  # fmt: skip
 
@@ -263,16 +174,16 @@ _WHY = {
 
 
 def _prepare(adb: tuple[str, ...], binary: Path, chip: qnn.Soc) -> tuple[Step, ...]:
-    root = os.environ.get("QNN_SDK_ROOT") or _SDK
-    fresh = f"{_remote('rm', '-rf', FOLDER)} && {_remote('mkdir', '-p', FOLDER)}"
+    root = os.environ.get("QNN_SDK_ROOT") or SDK
+    fresh = f"{quoted('rm', '-rf', FOLDER)} && {quoted('mkdir', '-p', FOLDER)}"
     steps = [
-        Step("ask the phone for its chip", (*adb, "shell", _remote("getprop", "ro.soc.model"))),
+        Step("ask the phone for its chip", (*adb, "shell", quoted("getprop", "ro.soc.model"))),
         Step("a fresh folder on the phone", (*adb, "shell", fresh)),
     ]
     for file in sdk_files(chip):
         why = next(text for end, text in _WHY.items() if file.endswith(end))
         steps.append(Step(why, (*adb, "push", f"{root}/{file}", f"{FOLDER}/")))
-    runner = _remote("chmod", "755", f"{FOLDER}/qnn-net-run")
+    runner = quoted("chmod", "755", f"{FOLDER}/qnn-net-run")
     return (
         *steps,
         Step("the context binary", (*adb, "push", str(binary), f"{FOLDER}/")),
@@ -281,9 +192,9 @@ def _prepare(adb: tuple[str, ...], binary: Path, chip: qnn.Soc) -> tuple[Step, .
 
 
 def _compute(adb: tuple[str, ...], binary: Path, folder: Path) -> tuple[Step, ...]:
-    old = _remote("rm", "-rf", f"{FOLDER}/inputs", f"{FOLDER}/output")
+    old = quoted("rm", "-rf", f"{FOLDER}/inputs", f"{FOLDER}/output")
     where = f"LD_LIBRARY_PATH={shlex.quote(FOLDER)} ADSP_LIBRARY_PATH={shlex.quote(FOLDER)}"
-    called = _remote(
+    called = quoted(
         "./qnn-net-run", "--backend", "libQnnHtp.so", "--retrieve_context", binary.name,
         "--input_list", "input_list.txt", "--output_dir", "output",
     )  # fmt: skip
@@ -413,15 +324,6 @@ def _write_inputs(folder: Path, name: str, inputs: np.ndarray) -> None:
     paths.write_text(folder / "input_list.txt", "\n".join(lines) + "\n")
 
 
-def _remote(*words: str) -> str:
-    """Return one string that the phone's shell splits into exactly these words."""
-    return shlex.join(words)
-
-
-def _plain(word: str) -> bool:
-    return word.startswith(_SDK) or word == shlex.quote(word)
-
-
 # --- carrying it out ----------------------------------------------------------------------------
 
 
@@ -448,7 +350,7 @@ def _carry_out(plan: Plan, steps: tuple[Step, ...]) -> None:
     for step in steps:
         if "pull" in step.command:
             shutil.rmtree(plan.folder / "output", ignore_errors=True)  # never read a stale one
-        said = _call(step)
+        said = call(step)
         if step.purpose == "ask the phone for its chip":
             _refuse_other_chip(said.strip(), plan.soc)
 
@@ -460,28 +362,6 @@ def _refuse_other_chip(found: str, chip: qnn.Soc) -> None:
             f"This phone's chip is {found}, and the context binary was compiled for {chip}. "
             "Compile one for the phone: dlc.context_binary(..., soc=...); qnn.SOCS lists chips."
         )
-
-
-def _call(step: Step) -> str:
-    """Run one command and return its standard output."""
-    try:
-        done = subprocess.run(
-            step.command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", timeout=TIMEOUT,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise MissingToolError(missing()[0]) from None
-    except subprocess.TimeoutExpired:
-        text = f"To {step.purpose}: no answer within {TIMEOUT:g} s from: {step}"
-        raise PhoneRunError(text, step.command) from None
-    if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-8:]
-        tail = "".join(f"\n  | {line[:300]}" for line in said)
-        raise PhoneRunError(
-            f'Exit code {done.returncode} in the step "{step.purpose}": {step}{tail}',
-            step.command,
-        )
-    return done.stdout
 
 
 def _read(plan: Plan) -> np.ndarray:

@@ -8,44 +8,35 @@ writes those, and dynamo from 18 on, because it is the one that PyTorch develops
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
 import json
-import logging
-import os
-import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import metrics, paths, provenance, typesetting
-from .errors import ExportError, ModelFileError, UnknownNameError, UsageError, counted
-from .images import data
-from .models import modes, zoo
-from .onnxfile import export_cleanup
-from .onnxfile.file import OnnxFile
-from .onnxfile.session import Session
+from .. import metrics, paths, provenance, typesetting
+from ..errors import ExportError, ModelFileError, UsageError, counted
+from ..images import data
+from ..models import modes, zoo
+from ..onnxfile import export_cleanup
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.session import Session
+from . import exporters
+from .exporters import OPSETS
+
+__all__ = ["MAX_RELATIVE_ERROR", "MIN_COSINE", "OPSETS", "ExportReport", "to_onnx", "unchecked"]
 
 if TYPE_CHECKING:
     import onnx
     import torch
     from torch import nn
 
-OPSETS = {"torchscript": range(11, 21), "dynamo": range(18, 24)}
 MIN_COSINE = 0.9999
 MAX_RELATIVE_ERROR = 1e-3  # of the largest logit; float32 rounding in another order is ~1e-5
 
 _CHECK_IMAGES = 4
-_TRACING_CURE = (
-    "An ONNX graph has no Python control flow: express the choice with torch.where, or export "
-    "the branch that the device needs."
-)
 
 
 @dataclass(frozen=True)
@@ -76,6 +67,13 @@ class ExportReport:
     cosine: float
     compared: str
     onnx: OnnxFile | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for ``--json``."""
+        return {
+            "opset": self.opset, "exporter": self.exporter, "nodes": dict(self.nodes),
+            "max_error": self.max_error, "cosine": self.cosine, "compared": self.compared,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         ops = ", ".join(f"{op} {n}" for op, n in self.nodes.most_common())
@@ -155,7 +153,7 @@ def to_onnx(
     if module is None:
         raise UsageError(f"{model.name} is a file already; there is nothing to export.")
     preprocessing = preprocessing or (origin.preprocessing if origin else None)
-    exporter = _exporter(exporter, opset)  # before anything runs
+    exporter = exporters.choose(exporter, opset)  # before anything runs
     example = _example(example, size, preprocessing, origin)
     device = next((p.device for p in module.parameters()), example.device)
     example = example.to(device)
@@ -183,31 +181,15 @@ def unchecked(
     For a writer that goes on with the graph (`quantize.qat.to_qdq`) and checks its own result;
     everyone else wants `to_onnx`.
     """
-    exporter = _exporter(exporter, opset)
+    exporter = exporters.choose(exporter, opset)
     shape = _outputs(module, example).shape
-    written = _written(module, example, opset, exporter)
+    written = exporters.write(module, example, opset, exporter)
     if simplify:
-        written = _simplified(written)
+        written = exporters.simplify(written)
     export_cleanup.clean_up_(written, {name for name, _ in module.named_modules()})
     _describe(written, preprocessing, origin)
     _set_output_shape(written, shape)
     return written
-
-
-def _exporter(exporter: str, opset: int) -> str:
-    """Return the exporter that writes `opset`, refusing what it would silently not write."""
-    if exporter == "auto":
-        exporter = "torchscript" if opset < OPSETS["dynamo"].start else "dynamo"
-    elif exporter not in OPSETS:
-        raise UnknownNameError("exporter", exporter, [*OPSETS, "auto"])
-    if opset not in OPSETS[exporter]:
-        other = [name for name, opsets in OPSETS.items() if opset in opsets]
-        cure = f"use exporter={other[0]!r}" if other else "ask for opset 11 to 23"
-        raise ExportError(
-            f"The {exporter} exporter writes opset {OPSETS[exporter].start} to "
-            f"{OPSETS[exporter].stop - 1}, not {opset}: {cure}."
-        )
-    return exporter
 
 
 def _example(
@@ -245,7 +227,7 @@ def _outputs(module: nn.Module, inputs: torch.Tensor) -> np.ndarray:
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise ExportError(
             f"{type(module).__name__} does not run on a float32 input of shape "
-            f"{tuple(inputs.shape)}: {_first_line(error)}"
+            f"{tuple(inputs.shape)}: {exporters.first_line(error)}"
         ) from None
     if not isinstance(out, torch.Tensor):
         raise ExportError(
@@ -261,119 +243,6 @@ def _kind(out: object) -> str:
     if isinstance(out, list | tuple):
         return f"a {type(out).__name__} of {len(out)}"
     return f"a {type(out).__name__}"
-
-
-def _written(
-    module: nn.Module, example: torch.Tensor, opset: int, exporter: str
-) -> onnx.ModelProto:
-    import onnx
-    import torch
-
-    options: dict[str, Any] = {
-        "opset_version": opset,
-        "input_names": ["input"],
-        "output_names": ["logits"],
-        "verbose": False,
-    }
-    try:
-        with _quiet() as warned, _plain_attention():
-            if exporter == "dynamo":
-                program: Any = torch.onnx.export(
-                    module, (example,), dynamo=True, external_data=False, **options
-                )
-                return program.model_proto
-            buffer: Any = io.BytesIO()  # which the older exporter takes, whatever its type says
-            torch.onnx.export(module, (example,), buffer, dynamo=False, **options)
-            if any("to a Python boolean" in str(warning.message) for warning in warned):
-                # Tracing wrote one branch of an `if`. Where it hangs on shapes that is right;
-                # torch.export fails where it hangs on the values.
-                torch.export.export(module, (example,), strict=False)
-    except Exception as error:  # exporters raise a dozen kinds
-        raise _explained(error, module, opset, exporter) from None
-    return onnx.load_from_string(buffer.getvalue())
-
-
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Switch off the fused attention of inference: it is one operator, and ONNX has no such."""
-    import torch
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep the exporters' prints, log lines and warnings off the screen; yield the warnings."""
-    before = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        _silent_descriptors(),
-    ):
-        warnings.simplefilter("always")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield caught
-        finally:
-            logging.disable(before)
-
-
-@contextlib.contextmanager
-def _silent_descriptors() -> Iterator[None]:
-    """Send file descriptors 1 and 2 nowhere: TorchScript's C++ prints the graph when it fails."""
-    # What C still holds back belongs to before; later it would come out afterwards.
-    flush = (lambda: ctypes.CDLL(None).fflush(None)) if os.name == "posix" else (lambda: None)
-    flush()
-    saved = [os.dup(1), os.dup(2)]
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        flush()
-        for descriptor, copy in enumerate(saved, start=1):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-
-
-def _explained(error: Exception, module: nn.Module, opset: int, exporter: str) -> ExportError:
-    """Return one error that names the operator and a cure, out of a chain of exporters' errors."""
-    what = f"{type(module).__name__} cannot be exported to opset {opset} ({exporter})"
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    texts = "\n".join(str(link) for link in chain)
-    if re.search(r"data-dependent|control flow", texts, re.IGNORECASE):
-        return ExportError(
-            f"{what}: an `if` or loop depends on the input's values. {_TRACING_CURE}"
-        )
-    old = re.search(r"operator '([\w:]+)' to ONNX opset version", texts)
-    new = re.search(r"OpOverload\(op='([\w.]+)'", texts)
-    named = old or new
-    if not named:
-        return ExportError(f"{what}: {_first_line(chain[-1])}")
-    added = re.search(r"was added in version (\d+)", texts)
-    cure = f"ask for opset {added[1]} or later" if added else "replace it by ONNX's own operators"
-    if old and not added:
-        cure = f"try exporter='dynamo' (opset 18 or later), or {cure}"
-    return ExportError(f"{what}: the operator {named[1]} has no ONNX form there; {cure}.")
-
-
-def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxsim
-
-    with _quiet():
-        simplified, same = onnxsim.simplify(model)
-    if not same:
-        raise ExportError("onnxsim changed what the model computes; export with simplify=False.")
-    return simplified
 
 
 def _describe(
@@ -414,8 +283,8 @@ def _check(model: onnx.ModelProto, opset: int, exporter: str) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"The {exporter} exporter wrote an invalid opset {opset} graph: {_first_line(error)}. "
-            "Try the other exporter, or another opset."
+            f"The {exporter} exporter wrote an invalid opset {opset} graph: "
+            f"{exporters.first_line(error)}. Try the other exporter, or another opset."
         ) from None
 
 
@@ -440,7 +309,7 @@ def _compare(
         if not got.shape == expected.shape == tuple(session.outputs[0][1]):
             raise ExportError(
                 f"The output's shape depends on the input's values ({expected.shape} on one of "
-                f"{words}); devices need static shapes. {_TRACING_CURE}"
+                f"{words}); devices need static shapes. {exporters.TRACING_CURE}"
             )
         cosines.append(metrics.cosine(expected, got))
         largest = max(largest, float(np.abs(expected - got).max()))
@@ -468,8 +337,3 @@ def _inputs(
     images = data.calibration(n, size)
     batches = [inputs for inputs, _ in images.batches(shape[0], preprocessing)]
     return batches, f"{n} Things-16 images at {size} px"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

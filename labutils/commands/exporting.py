@@ -1,0 +1,110 @@
+"""Commands that write ONNX: export."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import command, model_arguments, say, titled
+
+if TYPE_CHECKING:
+    from ..models import zoo
+
+
+def add(commands: Any) -> None:
+    """Add the parsers of these commands."""
+    text = "Write a model as ONNX, compared with PyTorch; or its submodules, a file each."
+    parser = command(commands, "export", _export, text)
+    model_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, help="the .onnx to write")
+    parser.add_argument("--input-name", metavar="NAME", help="of the input tensor (input)")
+    parser.add_argument("--output-name", metavar="NAME", help="of the output tensor (logits)")
+    split = parser.add_argument_group("parts")
+    split.add_argument(
+        "--parts", type=Path, metavar="FOLDER",
+        help="write submodules here, each as an ONNX file that was run beside the whole network",
+    )  # fmt: skip
+    split.add_argument(
+        "--module", action="append", metavar="PATH",
+        help="which one, such as features.4 (may be given again); without it, all",
+    )  # fmt: skip
+    depth = "all modules down to this many names: 1 is features, 2 is features.0 (2)"
+    split.add_argument("--depth", type=int, metavar="N", help=depth)
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from .. import manifests, paths
+    from ..models import zoo
+    from ..pipeline import submodules
+
+    _refuse_misfit(chosen)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    renames = (chosen.input_name, chosen.output_name)
+    if chosen.output:
+        zoo.refuse_output(chosen.output, model, ".onnx")
+        if model.module is None and renames == (None, None):
+            raise UsageError(
+                f"{model.name} is an ONNX file already: pass --input-name or --output-name to "
+                "rename its tensors, or --parts to split it."
+            )
+    say(chosen, titled(model))
+    facts: dict[str, Any] = {"model": str(model)}
+    with paths.scratch(chosen.output.parent if chosen.output else None) as folder:
+        name = chosen.output.name if chosen.output else f"{manifests.stem_of(model.name)}.onnx"
+        file = _write(chosen, model, folder / name, facts)
+        if chosen.parts:
+            depth = 2 if chosen.depth is None else chosen.depth
+            split = submodules.split(model, file, chosen.parts, chosen.module or (), depth)
+            facts |= split.to_dict()
+            say(chosen, split)
+        if chosen.output:
+            _publish(file, model, chosen.output)
+            facts["file"] = str(chosen.output)
+            say(chosen, f"wrote {chosen.output}")
+    if chosen.json:
+        print(json.dumps(facts, indent=2, default=str))
+    return 0
+
+
+def _refuse_misfit(chosen: argparse.Namespace) -> None:
+    if not (chosen.output or chosen.parts):
+        raise UsageError("Pass -o FILE.onnx, --parts FOLDER, or both.")
+    if (chosen.module or chosen.depth is not None) and not chosen.parts:
+        raise UsageError("--module and --depth choose parts: pass --parts FOLDER with them.")
+    if chosen.module and chosen.depth is not None:
+        raise UsageError("Pass --module or --depth, not both.")
+
+
+def _write(
+    chosen: argparse.Namespace, model: zoo.Model, place: Path, facts: dict[str, Any]
+) -> Path:
+    """Return the model as an ONNX file at `place`, with the names that were asked for."""
+    from .. import export
+    from ..pipeline import submodules
+
+    source = model.file or place
+    if model.module is not None:
+        report = export.to_onnx(model, place, opset=chosen.opset)
+        say(chosen, report)
+        source, facts["export"] = place, report.to_dict()
+    renames = (chosen.input_name, chosen.output_name)
+    if renames != (None, None):
+        source = submodules.rename_ends(source, place, *renames)
+        shown = ", ".join(name for name in renames if name is not None)
+        say(chosen, f"renamed tensors: {shown}")
+    return source
+
+
+def _publish(file: Path, model: zoo.Model, destination: Path) -> None:
+    """Give the file its name, and write its manifest."""
+    from .. import paths
+    from ..onnxfile import graph
+    from ..pipeline import steps
+
+    versions = {entry.domain: entry.version for entry in graph.read(file).opset_import}
+    with paths.atomic(destination) as temporary:
+        file.replace(temporary)
+    steps.write_manifest(destination, model, opset=versions.get(""))

@@ -1,0 +1,108 @@
+"""What is asked of a pipeline beside its model: grouped, so that a call reads as a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import quantize, surgery
+from ..images import data
+from ..quantize import mixed
+
+
+def _ignore(line: object) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who follows a long run.
+
+    Attributes
+    ----------
+    echo
+        Called with each report and log line as it comes.
+    progress
+        ``progress(iterable, description) -> iterable`` around long loops.
+    """
+
+    echo: Callable[[object], object] = _ignore
+    progress: Callable[[Iterable, str], Iterable] | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a model becomes the float ONNX file that is converted or quantized.
+
+    Attributes
+    ----------
+    opset
+        Of the export.
+    repair_for
+        The target whose blockers are replaced, by exact rules; None replaces nothing.
+    allow_approximate
+        Where no exact rule helps, take one that changes the function. A DLC is then compared with
+        the model after the surgery; how far that is from the model that was brought is printed
+        and kept in the manifest, and the claim says so.
+    edits
+        Replay this surgery instead of choosing rules; see `surgery.replay_`.
+    """
+
+    opset: int = 17
+    repair_for: str | None = None
+    allow_approximate: bool = False
+    edits: surgery.Edits | str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a result is compared with its model on, and how strictly.
+
+    Attributes
+    ----------
+    images
+        So many Things-16 validation images; or your own, as (n, 3, size, size) float32,
+        normalized, or as an `ImageSet`. None takes as many as is usual. Accuracy is stated of
+        images with labels for the model's classes.
+    min_cosine
+        Another threshold for the parity gate; it is printed and kept in the manifest.
+    """
+
+    images: int | np.ndarray | data.ImageSet | None = None
+    min_cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for mixed precision, instead of a recipe.
+
+    Attributes
+    ----------
+    budget
+        What the recipe that is looked for may cost, or has to reach.
+    start
+        The recipe that it starts from.
+    """
+
+    budget: mixed.Budget
+    start: str | Path | quantize.Recipe = "int8"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which layers cost most, and why: what to look into.
+
+    Attributes
+    ----------
+    layers
+        How many of the costliest layers to explain.
+    backend, soc
+        What runs them: ``"ort"``, or ``"htp"``, simulated for this chip.
+    """
+
+    layers: int = 5
+    backend: str = "ort"
+    soc: str = "SM8550"

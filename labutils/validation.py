@@ -60,38 +60,41 @@ def read_as(
     The instance, and the function that makes an error for what annotations cannot say.
     """
     data, fail = located_yaml.read(text, file, what, error)
-    if newest is not None:
-        data = without_format(data, newest, fail, file if note else "")
-    return checked(kind, data, fail), fail
+    values = data if newest is None else without_format(data, newest, fail)
+    made = checked(kind, values, fail)
+    if note and newest is not None:
+        note_missing_format(data, newest, file)
+    return made, fail
 
 
-def without_format(data: Any, newest: int, fail: Fail, file: str = "", path: Path = ()) -> Any:
+def without_format(data: Any, newest: int, fail: Fail, path: Path = ()) -> Any:
     """Return a mapping without its ``format``, after checking that this lab reads that one.
 
-    A mapping without one was written by hand or before there were format numbers: it is read, and
-    said so where a `file` is named.
+    A mapping without one was written by hand or before there were format numbers, and is read.
     """
     if not isinstance(data, dict):
         return data
-    rest = {key: value for key, value in data.items() if key != "format"}
-    number = data.get("format")
-    if number is None:
-        if file:
-            warnings.warn(
-                f"{file} has no format number: an earlier version wrote it, or you did. What it "
-                f"leaves out has today's defaults; `format: {newest}` says that this is meant.",
-                EarlierFormatWarning,
-                stacklevel=2,
-            )
-    elif type(number) is not int or number < 1:
+    number = data.get("format", 1)
+    if type(number) is not int or number < 1:
         raise fail((*path, "format"), f"expected a whole number from 1 on, found {_found(number)}")
-    elif number > newest:
+    if number > newest:
         raise fail(
             (*path, "format"),
             f"format {untrusted.shown(number)} was written by a newer version; this lab reads up "
             f"to {newest}. Update it to read this file",
         )
-    return rest
+    return {key: value for key, value in data.items() if key != "format"}
+
+
+def note_missing_format(data: Any, newest: int, file: str) -> None:
+    """Say in a line that a file, which was read, has no format number."""
+    if "format" not in data:
+        warnings.warn(
+            f"{file} has no format number: an earlier version wrote it, or you did. What it "
+            f"leaves out has today's defaults; `format: {newest}` says that this is meant.",
+            EarlierFormatWarning,
+            stacklevel=2,
+        )
 
 
 def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:

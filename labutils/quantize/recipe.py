@@ -361,8 +361,11 @@ def parse(text: str, file: str = "recipe", *, note: bool = False) -> Recipe:
             "these are the edits of a surgery, not a recipe: replay them with `labutils repair "
             "--replay`",
         )
-    data = validation.without_format(data, FORMAT, fail, file if note else "")
-    return validation.checked(Recipe, data, fail)
+    values = validation.without_format(data, FORMAT, fail)
+    made = validation.checked(Recipe, values, fail)
+    if note:
+        validation.note_missing_format(data, FORMAT, file)
+    return made
 
 
 def _plain(value: Any) -> Any:

@@ -106,6 +106,9 @@ def read_config(path: str | Path) -> TrainConfig:
         raise fail((), "write fields and values, such as batch_size: 256")
     key = next((key for key in ("config", "recipe") if key in data), None)
     place = () if key is None else (key,)
+    fields = data if key is None else data[key]
+    values = validation.without_format(fields, FORMAT, fail, place)
+    config = validation.checked(TrainConfig, values, fail, place)
     if key == "recipe":
         warnings.warn(
             f"{path} is a model card of an earlier version, which called the configuration a "
@@ -113,10 +116,9 @@ def read_config(path: str | Path) -> TrainConfig:
             EarlierFormatWarning,
             stacklevel=2,
         )
-    fields = data if key is None else data[key]
-    name = "" if key == "recipe" else str(path)
-    fields = validation.without_format(fields, FORMAT, fail, name, place)
-    return validation.checked(TrainConfig, fields, fail, place)
+    else:
+        validation.note_missing_format(fields, FORMAT, str(path))
+    return config
 
 
 def stored(config: TrainConfig) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_the_notebooks_make_the_same_files_by_the_same_steps(tmp_path, monkeypat
     for name, path in made.items():
         before = path.read_bytes()
         path.unlink()
-        artifacts.loaded_or_made(name, model, lambda line: None)
+        artifacts.load_or_make(name, model, lambda line: None)
         assert path.read_bytes() == before, name
 
 

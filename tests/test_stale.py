@@ -163,7 +163,7 @@ def test_an_old_manifest_is_held_to_what_it_states_and_one_line_says_so(
     for key in ("format", "quantization", "opset"):  # as the lab wrote them before
         stated_otherwise(path, lambda entry, key=key: entry.pop(key))
     said = []
-    assert artifacts.loaded_or_made("int8", model, said.append) == path
+    assert artifacts.load_or_make("int8", model, said.append) == path
     (line,) = said
     assert "Loaded" in line and "before manifests had a format number" in line
     stated_otherwise(path, lambda entry: entry.update(recipe_sha256="0" * 64))

@@ -60,13 +60,14 @@ def path_of(name: str, model: zoo.Model) -> Path:
     return paths.generated() / manifests.file_name(model.name, *FILES[name])
 
 
-def loaded_or_made(name: str, model: zoo.Model, echo: Callable[[str], object]) -> Path:
-    """Return the artifact called `name`, made for this model if it is not there already."""
+def load_or_make(name: str, model: zoo.Model, echo: Callable[[str], object]) -> Path:
+    """Return the artifact called `name`; make it for this model if it is not there already."""
     path = path_of(name, model)
     reason = problem(path, model)
     if not reason:
         aged = manifests.age_note(manifests.read(path))
-        echo(f"Loaded {path.name}, which an earlier notebook left{f' ({aged})' if aged else ''}.")
+        aged = f" ({aged})" if aged else ""
+        echo(f"Loaded {path.name}, made by an earlier notebook or the journey{aged}.")
         return path
     _make(name, model, reason, echo)
     return path

@@ -159,7 +159,7 @@ def start(
     _begun["lesson"] = lesson
     needed = artifacts.NEEDS.get(notebook, ())
     for name in needed:
-        lesson.files[name] = artifacts.loaded_or_made(name, loaded, echo)
+        lesson.files[name] = artifacts.load_or_make(name, loaded, echo)
     if not needed:
         echo("It needs no file of an earlier notebook.")
     return lesson

@@ -64,7 +64,7 @@ def test_every_model_ends_in_a_row_and_a_second_run_does_nothing(small_onnx, tmp
         assert [row["outcome"] for row in csv.DictReader(file)] == [r.outcome for r in made.rows]
     assert "1 converted, 1 refused, 2 failed" in str(made)
 
-    monkeypatch.setattr(batch, "_converted", None)  # would be a TypeError
+    monkeypatch.setattr(batch, "_convert", None)  # would be a TypeError
     assert batch.run(names, "snpe-2.7", tmp_path / "out", ["--repair"]).rows == made.rows
 
 
@@ -165,7 +165,7 @@ def test_lists_that_cannot_be_used(tmp_path, lines, says):
 
 def test_a_name_that_no_file_can_have_is_a_row(fake, monkeypatch):
     name = "é" * 300
-    monkeypatch.setattr(batch, "_listed", lambda file: [[name]])
+    monkeypatch.setattr(batch, "_read_list", lambda file: [[name]])
     (row,) = fake('print(\'{"error": "UsageError", "message": "no"}\'); raise SystemExit(2)').rows
     assert (row.model, row.outcome, row.reason) == (name, "failed", "no")
 
@@ -211,7 +211,7 @@ SPECIAL = {
 @pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_a_state_or_table_that_is_no_file_is_refused_before_the_work(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(batch, "_converted", None)  # would be a TypeError
+    monkeypatch.setattr(batch, "_convert", None)  # would be a TypeError
     (tmp_path / "out").mkdir()
     names = {batch.STATE, "batch.csv"} if kind == "a folder" else {batch.STATE}
     for name in names:

@@ -78,6 +78,7 @@ STYLE = """
 .main, .content { min-width: 0; }  /* beside the sidebar, they shrink with the window */
 .cell_output pre { white-space: pre-wrap; overflow-x: auto; font-size: 81%; }
 .cell_output { overflow-x: auto; }  /* a wide output scrolls in its own box, not the page */
+details { margin-bottom: 1rem; }  /* folded answers keep a distance to what follows */
 .cell_output img { background: white; }  /* figures have black letters */
 """
 

@@ -269,7 +269,7 @@ def _apply(records: dict[str, Record], entry: dict[str, Any]) -> None:
     record = Record(**vars(records.get(exercise, Record())))
     if event == "check":
         rank = OUTCOMES.index(entry["outcome"])
-        record.attempts += rank > 0  # an untouched stub is no attempt
+        record.attempts += rank > 0  # an untouched stub is not an attempt
         record.outcome = OUTCOMES[max(rank, OUTCOMES.index(record.outcome))]
     elif event == "hint":
         number = entry["number"]

@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: rules of one's own, and what a rule must keep or leave."""
+"""Exercises of notebook 07: your own rules, and what a rule must keep or leave."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ _TRACING_CURE = (
 )
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(typesetting.Shown):
     """What was written, read back from the file, and how it compares with PyTorch.
 
     Attributes
@@ -82,12 +82,6 @@ class ExportReport:
             f"  against PyTorch on {self.compared}: cosine {self.cosine:.6f}, "
             f"largest difference {self.max_error:.2g}"
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 def to_onnx(

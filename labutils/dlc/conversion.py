@@ -30,8 +30,8 @@ PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
 _KINDS = {"fp32": "htp_fp16", "fp16": "htp_fp16", "int8": "htp_int8", "a16w8": "htp_a16w8"}
 
 
-@dataclass(frozen=True)
-class Conversion:
+@dataclass(frozen=True, repr=False)
+class Conversion(typesetting.Shown):
     """A DLC that passed, and the evidence.
 
     Attributes
@@ -84,12 +84,6 @@ class Conversion:
         size = self.file.stat().st_size / 1e6
         head = f"{self.file.name}: {self.precision} DLC for {self.target}, {size:.2f} MB"
         return "\n".join([head, f"  {self.claim}", str(self.gate)])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 def convert(

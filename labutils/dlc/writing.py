@@ -36,8 +36,8 @@ __all__ = [
 PRECISIONS = ("auto", "fp32", "fp16")
 
 
-@dataclass(frozen=True)
-class DlcInfo:
+@dataclass(frozen=True, repr=False)
+class DlcInfo(typesetting.Shown):
     """What a DLC holds, read from the file itself.
 
     Attributes
@@ -111,9 +111,6 @@ class DlcInfo:
                 f"{row['macs']:>12,}  {scale}{point}  {row['name'][-60:]}"
             )
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         columns = ("type", "shape", "dtype", "weight", "scale", "zero_point", "macs", "name")
@@ -263,8 +260,8 @@ def to_fp16(source: str | Path, target: str | Path) -> Path:
     return target
 
 
-@dataclass(frozen=True)
-class ContextInfo:
+@dataclass(frozen=True, repr=False)
+class ContextInfo(typesetting.Paragraph):
     """A context binary: a graph compiled ahead of time for one chip."""
 
     file: Path
@@ -278,12 +275,6 @@ class ContextInfo:
             f"{self.file.name}: {self.size:,} bytes, compiled for {self.soc} by {self.writer}; "
             f"{self.wrapper.name} lets ONNX Runtime load it"
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def context_binary(

@@ -204,8 +204,8 @@ def _state(finding: doctor.Finding) -> str:
 # --- exercises ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hint:
+@dataclass(frozen=True, repr=False)
+class Hint(typesetting.Paragraph):
     """One of an exercise's hints."""
 
     id: str
@@ -215,12 +215,6 @@ class Hint:
 
     def __str__(self) -> str:
         return f"{self.id}, hint {self.number} of {self.of}: {self.text}"
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def check(id: str, answer: Any) -> Result:

@@ -13,8 +13,8 @@ from .exercise import PASSED
 NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
 
 
-@dataclass(frozen=True)
-class Progress:
+@dataclass(frozen=True, repr=False)
+class Progress(typesetting.Shown):
     """The exercises, with what was tried and shown; stored on this machine only.
 
     Attributes
@@ -55,9 +55,6 @@ class Progress:
         if self.shown:
             lines += ["You have shown that you can:", *(f"- {verb}" for verb in self.shown)]
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         rows = [(id, title, str(record)) for id, title, _, record in self.rows]

@@ -49,8 +49,8 @@ class Network:
     recipes: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Shown:
+@dataclass(frozen=True, repr=False)
+class Shown(typesetting.Shown):
     """The outcome of a step: what there is to see, one part below the other.
 
     Attributes
@@ -87,9 +87,6 @@ class Shown:
     def __str__(self) -> str:
         texts = [text for text, _ in self.parts]
         return "\n\n".join([self.heading, *texts] if self.heading else texts)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         body = "".join(typesetting.scrolling(part) for _, part in self.parts)
@@ -229,7 +226,7 @@ def _anonymous(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False)
-class Benchmark:
+class Benchmark(typesetting.Shown):
     """What a long run measured elsewhere, as its program wrote it.
 
     Attributes
@@ -283,9 +280,6 @@ class Benchmark:
         if not chosen:
             raise UsageError(f"No line of {self.name} has {' or '.join(words) or 'no word'}.")
         return replace(self, text="\n".join([*head, *chosen]))
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         above, table, below = _around_table(self.text)

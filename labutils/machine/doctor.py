@@ -34,8 +34,8 @@ class Finding:
     needed: bool = False
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(typesetting.Shown):
     """All findings."""
 
     findings: tuple[Finding, ...]
@@ -62,9 +62,6 @@ class Diagnosis:
         lines = [f"{name:<{width}}  {state:<8} {text}" for name, state, text in rows]
         verdict = "Everything the lab needs is here." if self.ok else "Something needed is missing."
         return "\n".join([*lines, verdict])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         return typesetting.table((), [*self._rows()], named=True)

@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(typesetting.Shown):
     """What happens on the phone, command by command.
 
     Attributes
@@ -114,9 +114,6 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"# {step.purpose}\n{self._shown(step)}" for step in self.steps]
         return "\n".join([self._heading(), *lines])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         rows = [

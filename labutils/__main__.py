@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import __version__, streams, untrusted
-from .commands import converting, keeping, quantizing, running
+from .commands import converting, keeping, quantizing, running, training
 from .errors import LabError, UsageError, printable
 
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, quantizing, running, keeping):
+    for group in (converting, quantizing, training, running, keeping):
         group.add(commands)
     return parser
 

@@ -188,6 +188,6 @@ def _written(
             module, draft, inputs, recipe, teacher=module, preprocessing=prepared, **how
         )
     student = qat.prepare(module, recipe, size=prepared.size)
-    qat.calibrate_(student, inputs)
+    qat.calibrate_(student, inputs, progress=tracked)
     say(chosen, qat.fit_(student, teacher=module, **how))
     return qat.to_qdq(student, draft, size=prepared.size, preprocessing=prepared)

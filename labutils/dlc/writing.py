@@ -277,9 +277,7 @@ class ContextInfo(typesetting.Paragraph):
         )
 
 
-def context_binary(
-    source: str | Path, target: str | Path, soc: str = "SM8550", pool: qnn.Pool | None = None
-) -> ContextInfo:
+def context_binary(source: str | Path, target: str | Path, soc: str = "SM8550") -> ContextInfo:
     """Compile the ONNX file `source` for one chip into the context binary `target`.
 
     Beside it lies ``<stem>.ctx.onnx``, the small graph through which ONNX Runtime on the device
@@ -305,7 +303,7 @@ def context_binary(
             "ep.context_embed_mode": "0",
         }
         asked = qnn.Graph.of(source, options.htp(chip, enable_htp_prepare_only=1), config)
-        (pool or qnn.shared()).build(asked, f"compiling it for {chip}", keep=False)
+        qnn.shared().build(asked, f"compiling it for {chip}", keep=False)
         binaries = list(folder.glob("*.bin"))
         if len(binaries) != 1:
             raise ConvertError(f"QNN wrote {len(binaries)} binaries for {source.name}, not one.")

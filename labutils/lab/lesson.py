@@ -261,7 +261,7 @@ def hint(id: str, n: int = 1) -> Hint:
     return Hint(id, n, len(hints), hints[n - 1])
 
 
-def settle(id: str, *, echo: Callable[[str], object] = print) -> Any:
+def settle(id: str) -> Any:
     """Return the learner's own answer when it passed `check`, else the reference, and say which.
 
     Raises
@@ -271,12 +271,12 @@ def settle(id: str, *, echo: Callable[[str], object] = print) -> Any:
     """
     found = exercises.find(id)
     if id in _passed:
-        echo(f"{id}: going on with your own solution.")
+        print(f"{id}: going on with your own solution.")
         return _passed[id]
     if exercise.strict():
         raise UnsolvedError(f"{id}: no answer has passed check({id!r}, ...) in this notebook.")
     exercise.remember("settle", id)
-    echo(
+    print(
         f"{id}: going on with the reference solution, not with yours. "
         f"To read it: print(lesson.solution('{id}'))"
     )

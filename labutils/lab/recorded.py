@@ -323,20 +323,18 @@ def _paragraphs(lines: list[str]) -> str:
     )
 
 
-def benchmark(name: str, program: str = "", folder: Path | None = None) -> Benchmark:
+def benchmark(name: str, folder: Path | None = None) -> Benchmark:
     """Return a recorded benchmark, such as ``"lite"``, to be shown; or the sentence that it lacks.
 
     Parameters
     ----------
     name
         Of ``benchmarks/results/NAME.txt``.
-    program
-        That makes it; ``benchmarks/NAME.py`` by default.
     folder
         Where results lie; default is the repository's.
     """
     file = (folder or paths.ROOT / "benchmarks" / "results") / f"{name}.txt"
-    command = f"python {program or f'benchmarks/{name}.py'}"
+    command = f"python benchmarks/{name}.py"
     try:
         lines = file.read_text("utf-8").strip().splitlines()
     except OSError:

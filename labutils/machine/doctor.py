@@ -60,11 +60,14 @@ class Diagnosis(typesetting.Shown):
         rows = self._rows()
         width = max(len(name) for name, _, _ in rows)
         lines = [f"{name:<{width}}  {state:<8} {text}" for name, state, text in rows]
-        verdict = "Everything the lab needs is here." if self.ok else "Something needed is missing."
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        return "Everything the lab needs is here." if self.ok else "Something needed is missing."
 
     def _repr_html_(self) -> str:
-        return typesetting.table((), [*self._rows()], named=True)
+        rows = typesetting.table((), [*self._rows()], named=True)
+        return rows + typesetting.paragraph(self._verdict())
 
 
 def as_installed(package: str, file: str) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import __version__, streams, untrusted
-from .commands import converting, exporting, housekeeping, quantizing, running
+from .commands import converting, exporting, housekeeping, quantizing, running, training
 from .errors import EarlierFormatWarning, LabError, UsageError, printable
 
 
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, exporting, quantizing, running, housekeeping):
+    for group in (converting, exporting, quantizing, training, running, housekeeping):
         group.add(commands)
     return parser
 

@@ -9,6 +9,12 @@ after. No hash is invented here.
 
 ``LABUTILS_MIRROR`` names a base URL that is asked instead of the file's own host. Everything else,
 redirects included, is https; plain http is accepted on this machine, for a mirror that is on it.
+
+Why not ``pooch.retrieve``, of which only the transfer is used here (`pooch.HTTPDownloader`): it
+starts from the first byte again after a break, follows a redirect to whatever it names, takes no
+hash of which only the first digits are known, lets two processes download the same file, and does
+not say what to do when there is no network. Each of these is a promise here that has its test
+(tests/test_fetch.py).
 """
 
 from __future__ import annotations
@@ -117,7 +123,7 @@ def weights(name: str, *, progress: bool | None = None) -> Path:
     return target
 
 
-def archive(url: str, checksum: str, folder: Path, *, progress: bool | None = None) -> None:
+def archive(url: str, checksum: str, folder: Path) -> None:
     """Download a ``.tgz`` and unpack it into `folder`; the archive itself is deleted.
 
     Parameters
@@ -144,8 +150,7 @@ def archive(url: str, checksum: str, folder: Path, *, progress: bool | None = No
         found = _digest(file, kind)
         return "" if found == expected else f"{kind} {found}, expected {expected}"
 
-    shown = sys.stderr.isatty() if progress is None else progress
-    _download(url, packed, mismatch, shown)
+    _download(url, packed, mismatch, sys.stderr.isatty())
     try:
         _unpack(packed, folder)
     finally:

@@ -210,7 +210,7 @@ def cosine(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def sqnr_db(reference: ArrayLike, test: ArrayLike) -> float:
-    """Return the signal to quantization noise ratio in decibels: 10 log10(|r|^2 / |r - t|^2).
+    """Return the signal to quantization noise ratio in dB: ``10 log10(|r|^2 / |r - t|^2)``.
 
     ``inf`` when the tensors are equal, ``-inf`` when the reference is all zero and the test is
     not. 6 dB is one bit.

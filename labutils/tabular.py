@@ -12,7 +12,7 @@ WIDTH = 120  # columns of a terminal, and of a printed page
 Rows = Sequence[Sequence[str]]
 
 
-class Table:
+class Table(typesetting.Shown):
     """A report that is one table, in a terminal and in a notebook.
 
     A dataclass that is one has `_parts`, and is declared with ``repr=False``.
@@ -24,9 +24,6 @@ class Table:
 
     def __str__(self) -> str:
         return text(*self._parts())
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         return markup(*self._parts())

@@ -67,6 +67,26 @@ def listing(text: str) -> Html:
     return Html(f'<pre style="{style}">{words(text)}</pre>')
 
 
+class Shown:
+    """A report with one text, in a terminal and in a notebook: its lines, as they stand.
+
+    A subclass has `__str__`; a dataclass that is one is declared with ``repr=False``.
+    """
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return listing(str(self))
+
+
+class Paragraph(Shown):
+    """A report of one or two sentences."""
+
+    def _repr_html_(self) -> str:
+        return paragraph(str(self))
+
+
 def columns(text: str) -> Html:
     """Return lines that are aligned below each other: never wrapped, scrolled where too wide."""
     style = "white-space:pre;word-break:normal;overflow-wrap:normal;overflow-x:auto;font-size:85%"

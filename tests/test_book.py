@@ -1,5 +1,6 @@
 """The reader's edition: solved, executed, readable without a kernel and without a network."""
 
+import html
 import re
 from importlib import util
 
@@ -7,6 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from labutils import paths
 from labutils.errors import LabError, MissingToolError, UsageError
 from labutils.lab import book, exercises, notebooks
 
@@ -59,7 +61,7 @@ def second(path):
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
     files = [first(folder / "03_first.ipynb"), second(folder / "04_second.ipynb")]
-    return book.build(folder / "html", files).parent
+    return book.build(folder / "html", files, rooms=["compare", "metrics"]).parent
 
 
 @needs_tools
@@ -85,6 +87,32 @@ def test_the_index_has_the_map_and_the_pages(built):
 
 
 @needs_tools
+def test_the_reference_says_what_the_docstrings_say(built):
+    page = (built / "api" / "compare.html").read_text("utf-8")
+    words = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", page)))
+    for said in (
+        "labutils.compare.gate(",  # the name by which it is imported
+        "Run both on the same images and refuse the candidate",
+        "min_cosine – Override a threshold",
+        "ParityError – The candidate fails",
+        '>>> report = compare.gate(ours, theirs, images, kind="ort_fp32")',
+    ):
+        assert said in words, said
+    assert 'href="compare.html"' in (built / "api" / "index.html").read_text("utf-8")
+    assert 'href="api/index.html"' in (built / "index.html").read_text("utf-8")
+
+
+@needs_tools
+@pytest.mark.slow
+def test_every_room_has_its_page_in_the_reference(tmp_path):
+    index = book.build(tmp_path / "html", [])  # a warning of Sphinx would be an error
+    pages = {file.stem for file in (index.parent / "api").glob("*.html")}
+    folders = {file.stem for file in (paths.ROOT / "labutils").iterdir()}
+    rooms = {name for name in folders if not name.startswith((".", "_")) and name != "README"}
+    assert rooms - pages == {"commands", "shipped"} & rooms
+
+
+@needs_tools
 def test_nothing_is_loaded_from_elsewhere(built):
     """Links for the reader to click are fine; what a browser fetches by itself is not."""
     loaded = r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)|<link[^>]*\shref=\"([^\"]+)"
@@ -102,7 +130,7 @@ def test_nothing_is_loaded_from_elsewhere(built):
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
     broken = write(tmp_path / "05_x.ipynb", new_markdown_cell("# 05 X\n\n[y](06_not_there.ipynb)"))
     with pytest.raises(LabError, match="Sphinx"):
-        book.build(tmp_path / "html", [broken])
+        book.build(tmp_path / "html", [broken], rooms=[])
     assert not (tmp_path / "html").exists()
 
 
@@ -110,7 +138,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
 def test_a_failing_cell_is_an_error(tmp_path):
     broken = write(tmp_path / "05_x.ipynb", new_code_cell("1 / 0"))
     with pytest.raises(LabError, match="ZeroDivisionError"):
-        book.build(tmp_path / "html", [broken])
+        book.build(tmp_path / "html", [broken], rooms=[])
 
 
 @needs_tools

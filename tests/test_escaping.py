@@ -26,8 +26,10 @@ OTHERWISE = {  # class -> why it is not tried here
     "ReplacementBoard": "a widget: test_widgets.py",
     "BiasReport": "figures only",
     "Table": "the class that others are made of",
-    "Shown": "holds the HTML of the other reports",
+    "Shown": "the class that others are made of; recorded.Shown holds the HTML of other reports",
+    "Paragraph": "the class that others are made of",
 }
+SHOW = {"_repr_html_", "tabular.Table", "typesetting.Shown", "typesetting.Paragraph"}
 
 
 def reports():
@@ -37,7 +39,7 @@ def reports():
         for defined in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [getattr(part, "name", "") for part in getattr(defined, "body", ())]
             names += [ast.unparse(base) for base in getattr(defined, "bases", ())]
-            shows = {"_repr_html_", "tabular.Table"} & set(names)
+            shows = SHOW & set(names)
             if shows and defined.name not in OTHERWISE:
                 yield module, defined.name
 

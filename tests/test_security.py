@@ -83,12 +83,23 @@ def test_the_command_line_keeps_to_itself(tmp_path):
     small = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
     (tmp_path / "models.txt").write_text("mobilenet_v3_small --size 96", encoding="utf-8")
     made, repaired = str(tmp_path / "m.dlc"), ["--target", "snpe-2.7", "--repair"]
+    short = ["--steps", "1", "--size", "32", "--images", "64"]
     calls = [
         ["doctor"],
         ["diagnose", *small, "--html", str(tmp_path / "page.html")],
         ["convert", *small, *repaired, "-o", made],
         ["run", made, "--images", "1"],
         ["quantize", *small, "--images", "32", "--held-out", "8", "-o", str(tmp_path / "q.onnx")],
+        [
+            "train",
+            small[0],
+            *small[1:3],
+            "--recipe",
+            "int8_qat",
+            *short,
+            "-o",
+            str(tmp_path / "t.onnx"),
+        ],
         ["journey", *small, "--images", "1", "-o", str(tmp_path / "journey")],
         ["batch", str(tmp_path / "models.txt"), *repaired, "-o", str(tmp_path / "batch")],
         ["reset", "03", "--folder", str(tmp_path / "my")],

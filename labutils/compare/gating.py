@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import metrics, tabular
+from .. import metrics, tabular, typesetting
 from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..onnxfile.file import OnnxFile
@@ -102,8 +102,8 @@ def parity(reference: ArrayLike, logits: ArrayLike) -> Parity:
     )
 
 
-@dataclass(frozen=True)
-class GateReport:
+@dataclass(frozen=True, repr=False)
+class GateReport(typesetting.Shown):
     """What the gate compared, what it asked for, and what it found.
 
     Attributes
@@ -167,9 +167,6 @@ class GateReport:
     def __str__(self) -> str:
         title, rows = self._parts()
         return "\n".join([title, *(f"  {name:<10}  {value}" for name, value in rows)])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         title, rows = self._parts()

@@ -124,14 +124,14 @@ class SensitivityReport(tabular.Table):
             "rows": [asdict(row) for row in self.rows],
         }  # fmt: skip
 
-    def explained(self, k: int = 5) -> str:
-        """Return the `k` costliest layers and why, in words, in lines that fit a notebook."""
+    def explained(self) -> str:
+        """Return the five costliest layers and why, in words, in lines that fit a notebook."""
         return "\n".join(
-            textwrap.fill(line, _COLUMNS, subsequent_indent=" " * 10) for line in self._reasons(k)
+            textwrap.fill(line, _COLUMNS, subsequent_indent=" " * 10) for line in self._reasons()
         )
 
-    def _reasons(self, k: int = 5) -> list[str]:
-        costliest = self.costliest(k)
+    def _reasons(self) -> list[str]:
+        costliest = self.costliest(5)
         count = {2: "two", 3: "three", 4: "four", 5: "five"}.get(len(costliest), len(costliest))
         these = "This layer costs" if count == 1 else f"These {count} layers cost"
         lines = [f"{these} most (share of all layers' noise at the logits):"]

@@ -97,8 +97,8 @@ class Notes:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Conversion:
+@dataclass(frozen=True, repr=False)
+class Conversion(typesetting.Shown):
     """A DLC that was run and compared, and the evidence.
 
     Attributes
@@ -152,12 +152,6 @@ class Conversion:
         size = self.file.stat().st_size / 1e6
         head = f"{self.file.name}: {self.precision} DLC for {self.target}, {size:.2f} MB"
         return "\n".join([head, f"  {self.claim}", str(self.gate)])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 def convert(

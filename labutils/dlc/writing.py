@@ -37,8 +37,8 @@ __all__ = [
 PRECISIONS = ("auto", "fp32", "fp16")
 
 
-@dataclass(frozen=True)
-class DlcInfo:
+@dataclass(frozen=True, repr=False)
+class DlcInfo(typesetting.Shown):
     """What a DLC holds, read from the file itself.
 
     Attributes
@@ -112,9 +112,6 @@ class DlcInfo:
                 f"{row['macs']:>12,}  {scale}{point}  {row['name'][-60:]}"
             )
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         columns = ("type", "shape", "dtype", "weight", "scale", "zero_point", "macs", "name")
@@ -259,8 +256,8 @@ def to_fp16(source: OnnxFile | str | Path, target: str | Path) -> OnnxFile:
     return OnnxFile.write(target, convert_float_to_float16(source.copy(), keep_io_types=True))
 
 
-@dataclass(frozen=True)
-class ContextInfo:
+@dataclass(frozen=True, repr=False)
+class ContextInfo(typesetting.Paragraph):
     """A context binary: a graph compiled ahead of time for one chip."""
 
     file: Path
@@ -275,18 +272,9 @@ class ContextInfo:
             f"{self.wrapper.name} lets ONNX Runtime load it"
         )
 
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
-
 
 def context_binary(
-    source: OnnxFile | str | Path,
-    target: str | Path,
-    soc: str = "SM8550",
-    pool: qnn.Pool | None = None,
+    source: OnnxFile | str | Path, target: str | Path, soc: str = "SM8550"
 ) -> ContextInfo:
     """Compile the ONNX file `source` for one chip into the context binary `target`.
 
@@ -311,7 +299,7 @@ def context_binary(
             "ep.context_embed_mode": "0",
         }
         asked = qnn.Graph.of(source, options.htp(chip, enable_htp_prepare_only=1), config)
-        (pool or qnn.shared()).build(asked, f"compiling it for {chip}", keep=False)
+        qnn.shared().build(asked, f"compiling it for {chip}", keep=False)
         binaries = list(folder.glob("*.bin"))
         if len(binaries) != 1:
             raise ConvertError(f"QNN wrote {len(binaries)} binaries for {source.name}, not one.")

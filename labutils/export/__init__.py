@@ -39,8 +39,8 @@ MAX_RELATIVE_ERROR = 1e-3  # of the largest logit; float32 rounding in another o
 _CHECK_IMAGES = 4
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(typesetting.Shown):
     """What was written, read back from the file, and how it compares with PyTorch.
 
     Attributes
@@ -85,12 +85,6 @@ class ExportReport:
             f"  against PyTorch on {self.compared}: cosine {self.cosine:.6f}, "
             f"largest difference {self.max_error:.2g}"
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 def to_onnx(

@@ -1,4 +1,4 @@
-"""The reader's edition: every notebook executed, solutions included, as a static book.
+"""The reader's edition: every notebook executed, solutions included, and the reference, as a book.
 
 ``make html`` runs ``python -m labutils.lab.book``. The pages need no kernel and no network: widgets
 show their static picture, and Netron's live panes a sentence.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import paths, streams
 from ..errors import LabError, MissingToolError, UsageError
-from . import notebooks
+from . import notebooks, reference
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -30,7 +30,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 CONFIG: dict[str, Any] = {
     "project": "MobileNetV3 Edge Lab",
-    "extensions": ["myst_nb"],
+    "extensions": ["myst_nb", *reference.EXTENSIONS],
     "html_theme": "furo",
     "html_title": "MobileNetV3 Edge Lab",
     "html_copy_source": False,
@@ -42,8 +42,8 @@ CONFIG: dict[str, Any] = {
     "nb_execution_mode": "off",  # they come executed
     "nb_merge_streams": True,
     "nb_ipywidgets_js": {},  # the default loads from the network
-    "include_patterns": ["index.md", "notebooks/**"],
-}
+    "include_patterns": ["index.md", "notebooks/**", f"{reference.FOLDER}/**"],
+} | reference.CONFIG
 """Sphinx's settings; with these no page asks for anything outside its own folder."""
 
 INDEX = """# MobileNetV3 Edge Lab, for reading
@@ -53,7 +53,8 @@ solution is folded away, so that you can think first. Widgets are still pictures
 
 To do it yourself, run `make lab` in the project's folder. A message that you do not understand is
 on the [troubleshooting](notebooks/troubleshooting.md) page, a word in the
-[glossary](notebooks/glossary.md). Teaching? See the [instructor's guide](notebooks/INSTRUCTOR.md).
+[glossary](notebooks/glossary.md). Writing code of your own? See the
+[reference](api/index.md). Teaching? See the [instructor's guide](notebooks/INSTRUCTOR.md).
 
 {map}
 
@@ -70,6 +71,13 @@ on the [troubleshooting](notebooks/troubleshooting.md) page, a word in the
 
 {pages}
 ```
+
+```{{toctree}}
+:caption: Code
+:hidden:
+
+{reference}
+```
 """
 
 STYLE = """
@@ -79,6 +87,7 @@ STYLE = """
 .cell_output pre { white-space: pre-wrap; overflow-x: auto; font-size: 81%; }
 .cell_output { overflow-x: auto; }  /* a wide output scrolls in its own box, not the page */
 details { margin-bottom: 1rem; }  /* folded answers keep a distance to what follows */
+dl.py > dt { overflow-wrap: anywhere; }  /* signatures, on a phone */
 .cell_output img { background: white; }  /* figures have black letters */
 """
 
@@ -93,6 +102,7 @@ def build(
     destination: str | Path | None = None,
     files: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
+    rooms: Sequence[str] | None = None,
 ) -> Path:
     """Execute notebooks, with solutions, and write them and the pages as a static book.
 
@@ -104,6 +114,8 @@ def build(
         Notebooks, in order; all of the lab's by default.
     environment
         Variables for the kernels.
+    rooms
+        Rooms of the package that the reference shows; all by default.
 
     Returns
     -------
@@ -131,7 +143,7 @@ def build(
             print(f"Running {file.name} ...", flush=True)
             _write_notebook(file, folder, made, chosen)
         _write_pages(folder, chosen)
-        paths.write_text(source / "index.md", _index(folder, files))
+        paths.write_text(source / "index.md", _index(folder, files, reference.write(source, rooms)))
         paths.write_text(source / "_static" / "lab.css", STYLE)
         written = Path(scratch, "html")
         _sphinx(source, written, Path(scratch, "doctrees"))
@@ -225,7 +237,7 @@ def _linked(text: str, folder: Path, chosen: Container[str]) -> str:
     return text
 
 
-def _index(folder: Path, files: Iterable[Path]) -> str:
+def _index(folder: Path, files: Iterable[Path], api: str) -> str:
     name = folder.name
     pages = [page.removesuffix(".md") for page in PAGES if (folder / page).exists()]
     return INDEX.format(
@@ -233,6 +245,7 @@ def _index(folder: Path, files: Iterable[Path]) -> str:
         map=_map(name, files),
         notebooks="\n".join(f"{name}/{file.stem}" for file in files),
         pages="\n".join(f"{name}/{page}" for page in pages),
+        reference=api,
     )
 
 

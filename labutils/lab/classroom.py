@@ -22,8 +22,8 @@ _OTHERS = 9  # columns for exercises that this lab does not have
 LEGEND = "P passed, 1 to 9 attempts so far (9: or more), R reference taken, - not tried"
 
 
-@dataclass(frozen=True)
-class Room:
+@dataclass(frozen=True, repr=False)
+class Room(typesetting.Shown):
     """What the progress files of a room say.
 
     Attributes
@@ -90,9 +90,6 @@ class Room:
             cells = ["".join(next(signs) for _ in ids) for _, ids in groups]
             lines.append(_line(learner, str(self.passed(learner)), cells, widths))
         return "\n".join([*head, *lines, "", LEGEND, *self._notes()])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         rows = [

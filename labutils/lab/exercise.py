@@ -34,8 +34,8 @@ class UnsolvedError(LabError):
     """An exercise is not solved, and ``LABUTILS_STRICT=1`` wants all of them solved."""
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(typesetting.Shown):
     """The outcome of one check, in words."""
 
     id: str
@@ -49,9 +49,6 @@ class Result:
 
     def __str__(self) -> str:
         return f"{self.id} {self.outcome}: {self.message}"
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         head = typesetting.words(f"{self.id} {self.outcome}")

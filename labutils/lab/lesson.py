@@ -213,8 +213,8 @@ def _state(finding: doctor.Finding) -> str:
 # --- exercises ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hint:
+@dataclass(frozen=True, repr=False)
+class Hint(typesetting.Paragraph):
     """One of an exercise's hints."""
 
     id: str
@@ -224,12 +224,6 @@ class Hint:
 
     def __str__(self) -> str:
         return f"{self.id}, hint {self.number} of {self.of}: {self.text}"
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def check(id: str, answer: Any) -> Result:
@@ -297,7 +291,7 @@ def show_check(id: str, *, whole: bool = False) -> None:
     exercise.display(str(code), text_markdown=code._repr_markdown_())
 
 
-def settle(id: str, *, echo: Callable[[str], object] = print) -> Any:
+def settle(id: str) -> Any:
     """Return the learner's own answer when it passed `check`, else the reference, and say which.
 
     Raises
@@ -307,12 +301,12 @@ def settle(id: str, *, echo: Callable[[str], object] = print) -> Any:
     """
     found = exercises.find(id)
     if id in _passed:
-        echo(f"{id}: going on with your own solution.")
+        print(f"{id}: going on with your own solution.")
         return _passed[id]
     if exercise.strict():
         raise UnsolvedError(f"{id}: no answer has passed check({id!r}, ...) in this notebook.")
     exercise.remember("settle", id)
-    echo(
+    print(
         f"{id}: going on with the reference solution, not with yours. "
         f"To read it: print(lesson.solution('{id}'))"
     )

@@ -10,8 +10,8 @@ from .. import typesetting
 from . import recorded
 
 
-@dataclass(frozen=True)
-class Measurements:
+@dataclass(frozen=True, repr=False)
+class Measurements(typesetting.Shown):
     """A table of measured values.
 
     Attributes
@@ -43,9 +43,6 @@ class Measurements:
         ]
         lines.insert(1, "-" * len(lines[0]))
         return "\n".join([*lines, self.caption])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         return typesetting.table(self._HEAD, self.rows, self.caption, named=True)

@@ -12,8 +12,8 @@ from .exercise import PASSED
 from .exercises import NOTEBOOKS
 
 
-@dataclass(frozen=True)
-class LearnerProgress:
+@dataclass(frozen=True, repr=False)
+class LearnerProgress(typesetting.Shown):
     """The exercises, with what was tried and shown; stored on this machine only.
 
     Attributes
@@ -54,9 +54,6 @@ class LearnerProgress:
         if self.shown:
             lines += ["You have shown that you can:", *(f"- {verb}" for verb in self.shown)]
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         rows = [(id, title, str(record)) for id, title, _, record in self.rows]

@@ -49,8 +49,8 @@ class Network:
     recipes: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Shown:
+@dataclass(frozen=True, repr=False)
+class Shown(typesetting.Shown):
     """The outcome of a step: what there is to see, one part below the other.
 
     Attributes
@@ -87,9 +87,6 @@ class Shown:
     def __str__(self) -> str:
         texts = [text for text, _ in self.parts]
         return "\n\n".join([self.heading, *texts] if self.heading else texts)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         body = "".join(typesetting.scrolling(part) for _, part in self.parts)
@@ -229,7 +226,7 @@ def _anonymous(text: str) -> str:
 
 
 @dataclass(frozen=True, repr=False)
-class Benchmark:
+class Benchmark(typesetting.Shown):
     """What a long run measured elsewhere, as its program wrote it.
 
     Attributes
@@ -284,9 +281,6 @@ class Benchmark:
             raise UsageError(f"No line of {self.name} has {' or '.join(words) or 'no word'}.")
         return replace(self, text="\n".join([*head, *chosen]))
 
-    def __repr__(self) -> str:
-        return str(self)
-
     def _repr_html_(self) -> str:
         above, table, below = _around_table(self.text)
         heading = f"<p><strong>{typesetting.words(self.heading)}</strong></p>"
@@ -329,20 +323,18 @@ def _paragraphs(lines: list[str]) -> str:
     )
 
 
-def benchmark(name: str, program: str = "", folder: Path | None = None) -> Benchmark:
+def benchmark(name: str, folder: Path | None = None) -> Benchmark:
     """Return a recorded benchmark, such as ``"lite"``, to be shown; or the sentence that it lacks.
 
     Parameters
     ----------
     name
         Of ``benchmarks/results/NAME.txt``.
-    program
-        That makes it; ``benchmarks/NAME.py`` by default.
     folder
         Where results lie; default is the repository's.
     """
     file = (folder or paths.ROOT / "benchmarks" / "results") / f"{name}.txt"
-    command = f"python {program or f'benchmarks/{name}.py'}"
+    command = f"python benchmarks/{name}.py"
     try:
         lines = file.read_text("utf-8").strip().splitlines()
     except OSError:

@@ -35,8 +35,8 @@ class Finding:
     needed: bool = False
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(typesetting.Shown):
     """All findings."""
 
     findings: tuple[Finding, ...]
@@ -61,14 +61,14 @@ class Diagnosis:
         rows = self._rows()
         width = max(len(name) for name, _, _ in rows)
         lines = [f"{name:<{width}}  {state:<8} {text}" for name, state, text in rows]
-        verdict = "Everything the lab needs is here." if self.ok else "Something needed is missing."
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, self._verdict()])
 
-    def __repr__(self) -> str:
-        return str(self)
+    def _verdict(self) -> str:
+        return "Everything the lab needs is here." if self.ok else "Something needed is missing."
 
     def _repr_html_(self) -> str:
-        return typesetting.table((), [*self._rows()], named=True)
+        rows = typesetting.table((), [*self._rows()], named=True)
+        return rows + typesetting.paragraph(self._verdict())
 
 
 def as_installed(package: str, file: str) -> bool:

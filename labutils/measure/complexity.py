@@ -46,8 +46,8 @@ class Row:
     macs: int
 
 
-@dataclass(frozen=True)
-class Complexity:
+@dataclass(frozen=True, repr=False)
+class Complexity(typesetting.Shown):
     """What a network weighs.
 
     Attributes
@@ -90,9 +90,6 @@ class Complexity:
                 *self._remarks(),
             ]
         )
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         title, *_ = str(self).splitlines()

@@ -60,7 +60,7 @@ class Figure:
 
 
 @dataclass(frozen=True, repr=False)
-class Published:
+class Published(typesetting.Shown):
     """All published figures, as a table whose last column leads to the source."""
 
     rows: tuple[Figure, ...]
@@ -89,9 +89,6 @@ class Published:
 
     def __str__(self) -> str:
         return tabular.text(_TITLE, _COLUMNS, [self._cells(r) for r in self.rows], self._notes())
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         table = tabular.markup(_TITLE, _COLUMNS, [self._cells(row) for row in self.rows])

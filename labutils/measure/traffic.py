@@ -27,8 +27,8 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _FREE = ("Constant", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")  # move nothing
 
 
-@dataclass(frozen=True)
-class Traffic:
+@dataclass(frozen=True, repr=False)
+class Traffic(typesetting.Paragraph):
     """What one inference moves.
 
     Attributes
@@ -72,12 +72,6 @@ class Traffic:
             f"{self.activations / 1e6:.2f} ({widths}; {self.converts / 1e6:.2f} to change a "
             f"width), weights {self.weights / 1e6:.2f}. An upper bound: nothing fused or cached."
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def estimate(file: OnnxFile | str | Path) -> Traffic:

@@ -159,8 +159,8 @@ def load_into_(module: nn.Module, state: dict[str, torch.Tensor], source: str) -
     module.load_state_dict(state)
 
 
-@dataclass(frozen=True)
-class LoadReport:
+@dataclass(frozen=True, repr=False)
+class LoadReport(typesetting.Shown):
     """What a partial loading did, tensor by tensor.
 
     Attributes
@@ -204,12 +204,6 @@ class LoadReport:
             more = ", ..." if len(found) > 3 else ""
             lines += [f"  {len(found)} {what}: {', '.join(found[:3])}{more}"] if found else []
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 def load_partly_(

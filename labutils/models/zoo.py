@@ -40,8 +40,8 @@ _SEED = 0
 _CALIBRATION_IMAGES = 32
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(typesetting.Paragraph):
     """A network and everything needed to feed it and to read its answers.
 
     Attributes
@@ -99,12 +99,6 @@ class Model:
     def __str__(self) -> str:
         how = self.preprocessing if self.preprocessing else "preprocessing unknown"
         return f"{self.name}: {self.note}; {len(self.classes)} classes; {how}"
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def load(name: str | Path, weights: str | Path = "auto", size: int | None = None) -> Model:

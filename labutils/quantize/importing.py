@@ -26,8 +26,8 @@ TI_PRESETS = (
 _TI = re.compile(r"(MSA_)?W([CT])(\d+)(SYM)?(P2)?(M4)?_AT(\d+)(SYM)?(P2)?(R4)?")
 
 
-@dataclass(frozen=True)
-class Imported:
+@dataclass(frozen=True, repr=False)
+class Imported(typesetting.Shown):
     """A recipe made of another tool's settings.
 
     Attributes
@@ -64,12 +64,6 @@ class Imported:
 
     def __str__(self) -> str:
         return "\n".join([*self._lines(), "", str(self.recipe)])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 def imported(source: str | Path) -> Imported:

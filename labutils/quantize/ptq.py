@@ -66,8 +66,8 @@ def quantization_facts(recipe: Recipe, images: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class QuantizeReport:
+@dataclass(frozen=True, repr=False)
+class QuantizeReport(typesetting.Shown):
     """What was quantized, and how.
 
     Attributes
@@ -161,9 +161,6 @@ class QuantizeReport:
     def __str__(self) -> str:
         title, rows = self._parts()
         return "\n".join([title, *(f"  {name:<9}  {value}" for name, value in rows)])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         title, rows = self._parts()

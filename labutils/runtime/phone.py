@@ -46,7 +46,7 @@ FOLDER = "/data/local/tmp/mobilenetv3-edge-lab"
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(typesetting.Shown):
     """What happens on the phone, command by command.
 
     Attributes
@@ -93,9 +93,6 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"# {step.purpose}\n{self._shown(step)}" for step in self.steps]
         return "\n".join([self._heading(), *lines])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         rows = [

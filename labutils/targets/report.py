@@ -42,8 +42,8 @@ class NodeVerdict:
     action: str = ""
 
 
-@dataclass(frozen=True)
-class CheckReport:
+@dataclass(frozen=True, repr=False)
+class CheckReport(typesetting.Shown):
     """An ONNX file against an operator table, node by node in topological order.
 
     Attributes
@@ -156,9 +156,6 @@ class CheckReport:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         table = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]) for row in rows]
         return "\n".join([*self.summary(), "", *table])
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         summary = "".join(map(typesetting.paragraph, self.summary()))

@@ -28,8 +28,8 @@ MOMENTUM = TrainConfig.momentum  # of BatchNorm statistics; torchvision's 0.01 n
 OnStep = Callable[[int, int, nn.Module], None]
 
 
-@dataclass(frozen=True)
-class FineTuning:
+@dataclass(frozen=True, repr=False)
+class FineTuning(typesetting.Paragraph):
     """What a fine-tuning did.
 
     Attributes
@@ -83,12 +83,6 @@ class FineTuning:
             f"images at {self.settings['size']} px, {rate:,.0f} per second): "
             f"loss {self.first_loss:.3f} in the first tenth, {self.last_loss:.3f} in the last."
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def fine_tune(

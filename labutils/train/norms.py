@@ -23,8 +23,8 @@ BATCH = 64
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-@dataclass(frozen=True)
-class NormReport:
+@dataclass(frozen=True, repr=False)
+class NormReport(typesetting.Paragraph):
     """What was done to which BatchNorm layers.
 
     Attributes
@@ -57,12 +57,6 @@ class NormReport:
             f"{text}, from {counted(self.images, 'image')}; the largest mean moved by "
             f"{self.largest_shift:.2f} standard deviations"
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def freeze_batch_norm_(model: nn.Module, *, weights: bool = False) -> NormReport:

@@ -59,8 +59,8 @@ class Stage:
         return next((part for part in self.parts if part.role == role), None)
 
 
-@dataclass(frozen=True)
-class Anatomy:
+@dataclass(frozen=True, repr=False)
+class Anatomy(typesetting.Shown):
     """The stages of a network, for an input of `input_shape` (NCHW)."""
 
     source: str
@@ -73,9 +73,6 @@ class Anatomy:
 
     def __str__(self) -> str:
         return f"{self._title()}\n{_aligned(self._table())}"
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _title(self) -> str:
         return f"{self.source} on an input of {_shape(self.input_shape)}"
@@ -95,8 +92,8 @@ class Step:
     left: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Walk:
+@dataclass(frozen=True, repr=False)
+class Walk(typesetting.Shown):
     """The modules inside a part of a network, in the order in which they ran.
 
     Attributes
@@ -119,9 +116,6 @@ class Walk:
 
     def __str__(self) -> str:
         return f"Inside {self.inside}\n{_aligned(self._table())}\n{self.NOTE}"
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()

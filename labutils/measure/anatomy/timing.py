@@ -61,9 +61,7 @@ class Times:
         return str(self)
 
 
-def times(
-    model: nn.Module | zoo.Model, size: int | None = None, *, repeats: int = 30, threads: int = 1
-) -> Times:
+def times(model: nn.Module | zoo.Model, size: int | None = None, *, repeats: int = 30) -> Times:
     """Measure how long each stage takes, one image at a time, on this machine's processor.
 
     Parameters
@@ -71,9 +69,8 @@ def times(
     model, size
         As in `stages`.
     repeats
-        Passes that count; three more go before them.
-    threads
-        Of PyTorch, while it is measured; one disturbs the figures least.
+        Passes that count; three more go before them. PyTorch has one thread meanwhile, which
+        disturbs the figures least.
     """
     import torch
 
@@ -82,14 +79,14 @@ def times(
         raise UsageError(f"At least one pass must count, not {repeats}.")
     parts = running.stage_modules(module)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         inputs = running.noise(module, shape)
         passes = [_timed(module, parts, inputs) for _ in range(3 + repeats)][3:]
     finally:
         torch.set_num_threads(before)
     shortest = {name: min(one[name] for one in passes) for name in parts}
-    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores, {threads} used"
+    machine = f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores, 1 used"
     return Times(type(module).__name__, shortest, repeats, machine)
 
 

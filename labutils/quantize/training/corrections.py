@@ -23,8 +23,8 @@ from .fake_quant import passing
 _UNUSUAL = 0.2  # share of the images, at either end, that do not count in a mean error
 
 
-@dataclass(frozen=True)
-class BiasReport:
+@dataclass(frozen=True, repr=False)
+class BiasReport(typesetting.Paragraph):
     """What `calibrate_bias_` did.
 
     Attributes
@@ -55,12 +55,6 @@ class BiasReport:
             "squeeze-excitations left as they are):\n  rounding moved the channel means by "
             f"{100 * self.before:.1f} % of their size, now by {100 * self.after:.1f} %."
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 @torch.no_grad()
@@ -161,8 +155,8 @@ def _channel_means(
     return found, gates
 
 
-@dataclass(frozen=True)
-class ConstraintReport:
+@dataclass(frozen=True, repr=False)
+class ConstraintReport(typesetting.Shown):
     """What `constrain_weights_` clipped: (layer, weights clipped, largest before, bound)."""
 
     ratio: float
@@ -183,12 +177,6 @@ class ConstraintReport:
             for name, count, largest, bound in self.layers
         ]
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
 
 @torch.no_grad()

@@ -8,6 +8,16 @@
 `prepare` returns an ordinary module, which `copy.deepcopy`, `state_dict`, `DistributedDataParallel`
 and any training loop take. It is a copy with parameters of its own: build the optimizer
 afterwards. An optimizer from before would train nothing, silently; here its first step raises.
+
+**The official route** is torchao's PT2E (`quantize.pt2e`), with the same recipes and gate::
+
+    pt2e.write_qdq(model, "q.onnx", inputs, "int8_qat", teacher=model)
+
+Take it where a team trains with torchao already, or to have this module checked by an
+implementation that is not ours. It stores 4-bit weights in 8-bit containers and leaves the biases
+in float (they are rounded when the file is written); `QdqReport.ignored` names what else of a
+recipe it does not do. On the command line: ``labutils train MODEL --recipe int8_qat -o q.onnx``,
+with ``--route pt2e`` for the official one.
 """
 
 from __future__ import annotations
@@ -45,8 +55,8 @@ _wrapped = (
 )  # parameters of float networks that were prepared -> their names
 
 
-@dataclass(frozen=True)
-class QatReport:
+@dataclass(frozen=True, repr=False)
+class QatReport(typesetting.Paragraph):
     """What `prepare` put into a network.
 
     Attributes
@@ -83,12 +93,6 @@ class QatReport:
             f"activations, {counted(self.weights)} for weights, {self.biases} of 32 bits for "
             f"biases; {phases}. In float: {left or 'none'}."
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.paragraph(str(self))
 
 
 def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) -> fx.GraphModule:

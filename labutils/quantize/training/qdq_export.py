@@ -43,8 +43,8 @@ _ROOM_DB = 6.0  # twice the error: two orders of summation were changed, not one
 _CHECKED_IMAGES = 16
 
 
-@dataclass(frozen=True)
-class QdqReport:
+@dataclass(frozen=True, repr=False)
+class QdqReport(typesetting.Shown):
     """What was written, and how it compares with the network that was trained.
 
     Attributes
@@ -103,12 +103,6 @@ class QdqReport:
                 f"\n  IGNORED, for torchao has no word for it: {name}" for name in self.ignored
             )
         )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return typesetting.listing(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""

@@ -81,7 +81,6 @@ def subgraph(
     radius: int = 1,
     *,
     report: CheckReport | None = None,
-    max_nodes: int = MAX_NODES,
 ) -> Svg:
     """Draw the part of an ONNX graph around a node or a module.
 
@@ -96,8 +95,6 @@ def subgraph(
         How many nodes further to draw, along the edges.
     report
         A check of this file against a target: every node then shows its verdict.
-    max_nodes
-        More nodes than this are refused: they would not be legible.
 
     Returns
     -------
@@ -115,7 +112,7 @@ def subgraph(
     """
     view = View(model)
     chosen = view.near(around, radius)
-    _refuse_many(view, chosen, max_nodes)
+    _refuse_many(view, chosen)
     title = f"{view.name}, opset {view.opset}" + (f": {around}" if around else "")
     pane = _pane(view, chosen, title, report, {})
     sentence = f"Graph of {view.name}" + _sentence(pane, around, report)
@@ -130,7 +127,6 @@ def before_after(
     *,
     reports: tuple[CheckReport | None, CheckReport | None] = (None, None),
     titles: tuple[str, str] | tuple[()] = (),
-    max_nodes: int = MAX_NODES,
 ) -> Svg:
     """Draw the same part of two graphs side by side, with what went and what came marked.
 
@@ -138,7 +134,7 @@ def before_after(
     ----------
     before, after
         ONNX files, or models in memory.
-    around, radius, max_nodes
+    around, radius
         As for `subgraph`. A name that only one of the two graphs has is found in the other by
         its module, or by the tensors that enter and leave the part.
     reports
@@ -165,7 +161,7 @@ def before_after(
         views, cores, reversed(names), heads, marks, reports, strict=True
     ):
         chosen = view.grown(core, radius)
-        _refuse_many(view, chosen, max_nodes)
+        _refuse_many(view, chosen)
         changes = {
             i: change for i in chosen if (label(view.nodes[i]), view.nodes[i].op_type) not in others
         }
@@ -199,10 +195,11 @@ def _counterparts(a: View, b: View, around: str) -> tuple[list[int], list[int]]:
     return (match, core) if swapped else (core, match)
 
 
-def _refuse_many(view: View, chosen: list[int], limit: int) -> None:
-    if len(chosen) > limit:
+def _refuse_many(view: View, chosen: list[int]) -> None:
+    if len(chosen) > MAX_NODES:
         raise UsageError(
-            f"{len(chosen)} nodes of {view.name} are too many for a picture (at most {limit}). "
+            f"{len(chosen)} nodes of {view.name} are too many for a picture (at most "
+            f"{MAX_NODES}). "
             "Take a smaller radius or a deeper module, or open the file in Netron."
         )
 

@@ -1,0 +1,94 @@
+"""`labutils train`: weights that fit are taken, renamed where asked; QAT by two routes."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from labutils import __main__, paths, runtime
+from labutils.models import checkpoint, zoo
+
+SHORT = ("--steps", "2", "--size", "32", "--images", "64")
+
+
+@pytest.fixture
+def lab(capsys):
+    def call(*arguments):
+        code = __main__.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A checkpoint as another project would write it: other names and classes, one tensor more."""
+    state = zoo.load("mobilenet_v3_small", "things16").module.state_dict()
+    state = {f"backbone.{name}": values for name, values in state.items()}
+    state["backbone.classifier.3.weight"] = torch.zeros(7, 1024)
+    state["backbone.classifier.3.bias"] = torch.zeros(7)
+    state["ema.decay"] = torch.tensor(0.9)
+    path = tmp_path_factory.mktemp("foreign") / "foreign.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.slow
+def test_weights_that_fit_are_taken_and_what_happened_is_said(lab, foreign, tmp_path):
+    out = tmp_path / "tuned.safetensors"
+    renames = ("--rename", r"^backbone\.=")
+    code, said, err = lab(
+        "train", "mobilenet_v3_small", "--from", foreign, *renames, *SHORT, "-o", out
+    )
+    assert code == 0, err
+    said += err
+    assert "242 of 244 tensors loaded" in said and "242 renamed" in said
+    assert (
+        "of another shape, kept as they were: classifier.3.weight (7, 1024) for (16, 1024)" in said
+    )
+    assert "1 in the file only: ema.decay" in said and "Fine-tuned for 2 steps" in said
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["n"] == 1600 and card["from"]["unexpected"] == ["ema.decay"]
+    tuned, origin = checkpoint.state_dict(out), torch.load(foreign)
+    name = "features.4.block.0.0.weight"
+    assert torch.allclose(tuned[name], origin[f"backbone.{name}"], atol=0.05)
+    assert zoo.load("mobilenet_v3_small", out).classes[0] == "mug"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["lab", "pt2e"])
+def test_qat_by_either_route_writes_a_file_that_passed_the_gate(route, lab, tmp_path):
+    if route == "pt2e":
+        pytest.importorskip("torchao")
+    out = tmp_path / "q.onnx"
+    asked = ["--weights", "things16", "--recipe", "int8_qat", "--route", route, *SHORT, "-o", out]
+    if route == "pt2e":
+        code, _, err = lab("train", "mobilenet_v3_small", *asked)
+        assert code == 2 and "takes 128 px only" in err and not out.exists()
+        asked[asked.index("--size") + 1] = "128"
+    code, said, err = lab("train", "mobilenet_v3_small", *asked)
+    assert code == 0, said + err
+    assert "Parity gate (ort_int8): passed" in said
+    assert {node.op_type for node in onnx.load(out).graph.node} >= {"QuantizeLinear"}
+    with runtime.connect(out) as runner:
+        assert runner.run(np.zeros((1, 3, 128, 128), np.float32)).shape == (1, 16)
+    assert paths.read_manifest(out)["route"] == route
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-o", "x.onnx"), "writes a .safetensors file"),
+        (("-o", "x.safetensors", "--rename", "a=b"), "--from"),
+        (("-o", "x.safetensors", "--route", "pt2e"), "--recipe"),
+        (("-o", "x.safetensors", "--steps", "0"), "one or more"),
+        (("-o", "x.onnx", "--recipe", "int8"), "not for training"),
+        (("-o", "x.onnx", "--recipe", "int8_qat", "--from", "a.pth"), "in float first"),
+        (("-o", "x.safetensors", "--from", "a.pth", "--rename", "a"), "OLD=NEW"),
+    ],
+)
+def test_a_call_that_contradicts_itself_is_refused_before_anything_runs(arguments, words, lab):
+    code, _, err = lab("train", "mobilenet_v3_small", *arguments)
+    assert code == 2 and words in err

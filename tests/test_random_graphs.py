@@ -79,3 +79,11 @@ def test_networks_in_odd_spellings_end_well():
 def test_hundreds_of_networks_end_well():
     wrong = random_graphs.sweep(range(MANY))
     assert not wrong, listed(wrong)
+
+
+@pytest.mark.sweep
+@pytest.mark.htp
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_a_plain_network_becomes_a_dlc_or_is_refused_in_words(seed, tmp_path):
+    model, _ = random_graphs.network(seed, odd=False)
+    assert not random_graphs.converted(model, tmp_path)

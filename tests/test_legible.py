@@ -15,8 +15,10 @@ MANY = {
     # Every parameter is a hyperparameter with a default, named as the field names it, and a
     # learner sets one or two in a call: torch's optimizers and timm's `create_optimizer` do so.
     "train/fine_tuning.py fine_tune",
+    # the signature of the operator of PyTorch that it replaces
+    "surgery/layers/normalization.py aten_instance_norm_in_steps",
 }
-LONG = {"surgery/torch_level/torch_model.py replace_in_module_"}  # 62: five steps, one ExitStack
+LONG: set[str] = set()
 
 
 def functions(file):

@@ -12,6 +12,7 @@ from .options import command, model_arguments, say, titled
 
 if TYPE_CHECKING:
     from ..models import zoo
+    from ..onnxfile.file import OnnxFile
 
 
 def add(commands: Any) -> None:
@@ -80,31 +81,31 @@ def _refuse_misfit(chosen: argparse.Namespace) -> None:
 
 def _write(
     chosen: argparse.Namespace, model: zoo.Model, place: Path, facts: dict[str, Any]
-) -> Path:
+) -> OnnxFile:
     """Return the model as an ONNX file at `place`, with the names that were asked for."""
     from .. import export
+    from ..onnxfile.file import OnnxFile
     from ..pipeline import submodules
 
-    source = model.file or place
+    source = model.onnx or OnnxFile(model.file or place)
     if model.module is not None:
         report = export.to_onnx(model, place, opset=chosen.opset)
         say(chosen, report)
-        source, facts["export"] = place, report.to_dict()
+        source, facts["export"] = report.onnx or OnnxFile(place), report.to_dict()
     renames = (chosen.input_name, chosen.output_name)
     if renames != (None, None):
-        source = submodules.rename_ends(source, place, *renames)
+        source = OnnxFile(submodules.rename_ends(source, place, *renames))
         shown = ", ".join(name for name in renames if name is not None)
         say(chosen, f"renamed tensors: {shown}")
     return source
 
 
-def _publish(file: Path, model: zoo.Model, destination: Path) -> None:
+def _publish(file: OnnxFile, model: zoo.Model, destination: Path) -> None:
     """Give the file its name, and write its manifest."""
     from .. import paths
-    from ..onnxfile import graph
     from ..pipeline import steps
 
-    versions = {entry.domain: entry.version for entry in graph.read(file).opset_import}
+    opset = file.opset
     with paths.atomic(destination) as temporary:
-        file.replace(temporary)
-    steps.write_manifest(destination, model, opset=versions.get(""))
+        file.path.replace(temporary)
+    steps.write_manifest(destination, model, opset=opset)

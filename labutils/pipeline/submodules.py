@@ -18,13 +18,14 @@ from .. import manifests, metrics, paths, tabular
 from ..errors import ExportError, UnknownNameError, UsageError, counted
 from ..models import zoo
 from ..onnxfile import graph, parts
+from ..onnxfile.file import OnnxFile
+from ..onnxfile.session import Session
 
 MIN_COSINE = 0.9999
-_PLAIN = ["CPUExecutionProvider"]
 
 
 def rename_ends(
-    source: Path, destination: Path, input_name: str | None = None, output_name: str | None = None
+    source: OnnxFile, destination: Path, input_name: str | None, output_name: str | None
 ) -> Path:
     """Write a copy of an ONNX file whose input and output have other names.
 
@@ -40,7 +41,7 @@ def rename_ends(
     UsageError
         A tensor has that name already, or the name is empty.
     """
-    model = graph.read_whole(source)
+    model = source.copy()
     asked = ((model.graph.input[0].name, input_name), (model.graph.output[0].name, output_name))
     renames = {old: new for old, new in asked if new is not None and new != old}
     if not all(renames.values()):
@@ -48,7 +49,7 @@ def rename_ends(
     parts.rename_tensors_(model, renames)
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
-        graph.require_valid(temporary)
+        graph.require_valid(temporary, model)
     return destination
 
 
@@ -125,7 +126,7 @@ def _ends(tensors: dict[str, list[int | str]]) -> str:
     return ", ".join("x".join(map(str, shape)) for shape in tensors.values())
 
 
-def modules_of(source: Path, depth: int) -> list[str]:
+def modules_of(source: OnnxFile, depth: int) -> list[str]:
     """Return the modules of an ONNX file down to so many dots, in the order of the graph.
 
     Parameters
@@ -142,7 +143,7 @@ def modules_of(source: Path, depth: int) -> list[str]:
     """
     if depth < 1:
         raise UsageError(f"--depth {depth}: one or more.")
-    places = [graph.module_path(node) for node in graph.read(source).graph.node]
+    places = [graph.module_path(node) for node in source.proto.graph.node]
     found = dict.fromkeys(".".join(place.split(".")[:depth]) for place in places if place)
     if not found:
         raise UsageError(
@@ -154,7 +155,7 @@ def modules_of(source: Path, depth: int) -> list[str]:
 
 def split(
     model: zoo.Model,
-    source: Path,
+    source: OnnxFile | str | Path,
     folder: Path,
     modules: Sequence[str] = (),
     depth: int = 2,
@@ -182,6 +183,7 @@ def split(
     ExportError
         A part computes something else than the whole network does there.
     """
+    source = OnnxFile.of(source)
     named, made, left_out = list(dict.fromkeys(modules)), [], {}
     wanted = named or modules_of(source, depth)
     folder = paths.folder(folder)
@@ -207,10 +209,10 @@ def split(
     return Split(source.name, moved, left_out, between)
 
 
-def _between(source: Path, modules: Sequence[str]) -> dict[str, int]:
+def _between(source: OnnxFile, modules: Sequence[str]) -> dict[str, int]:
     """Count the nodes that belong to none of the modules, by operator."""
     inside = tuple(f"{module}." for module in modules)
-    nodes = [node for node in graph.read(source).graph.node if node.op_type != "Constant"]
+    nodes = [node for node in source.proto.graph.node if node.op_type != "Constant"]
     outside = [n for n in nodes if not f"{graph.module_path(n)}.".startswith(inside)]
     return dict(Counter(node.op_type for node in outside))
 
@@ -221,11 +223,11 @@ def _moved(submodule: Submodule, folder: Path, source: str) -> Submodule:
     return Submodule(submodule.module, parts.Part(**facts), submodule.cosine)
 
 
-def _run_whole(source: Path, cut: list[parts.Part]) -> dict[str, np.ndarray]:
+def _run_whole(source: OnnxFile, cut: list[parts.Part]) -> dict[str, np.ndarray]:
     """Return the tensors at all cuts, as the whole network computes them on one seeded input."""
     import onnx
 
-    model = graph.with_shapes(graph.read_whole(source))
+    model = source.copy(shaped=True)
     wanted = {name: None for part in cut for name in (*part.inputs, *part.outputs)}
     (entry,) = model.graph.input[:1]
     shape = [d.dim_value or 1 for d in entry.type.tensor_type.shape.dim]
@@ -235,28 +237,17 @@ def _run_whole(source: Path, cut: list[parts.Part]) -> dict[str, np.ndarray]:
     for name in wanted:
         if name not in present and name != entry.name:
             model.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))
-    session = _opened(model.SerializeToString(), source.name)
+    session = Session(model, name=source.name)
     names = [name for name in wanted if name != entry.name]
-    values = dict(zip(names, session.run(names, {entry.name: inputs}), strict=True))
+    values = dict(zip(names, session.run({entry.name: inputs}, names), strict=True))
     return {entry.name: inputs, **values}
-
-
-def _opened(content: bytes, name: str) -> Any:
-    """Return a session of ONNX Runtime; ExportError where it takes no such file."""
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(content, providers=_PLAIN)
-    except Exception as error:  # the runtime's own kinds
-        why = str(error).splitlines()[0]
-        raise ExportError(f"ONNX Runtime cannot run {name}: {why}") from None
 
 
 def _compare(part: parts.Part, expected: dict[str, np.ndarray]) -> float:
     """Run a part on the tensors that enter it, and return its lowest cosine to what leaves."""
-    session = _opened(part.file.read_bytes(), part.file.name)
+    session = Session(part.file)
     names = list(part.outputs)
-    found = session.run(names, {name: expected[name] for name in part.inputs})
+    found = session.run({name: expected[name] for name in part.inputs}, names)
     cosines = [metrics.cosine(expected[n], f) for n, f in zip(names, found, strict=True)]
     if min(cosines) < MIN_COSINE:
         raise ExportError(
@@ -266,17 +257,17 @@ def _compare(part: parts.Part, expected: dict[str, np.ndarray]) -> float:
     return min(cosines)
 
 
-def _write_manifest(model: zoo.Model, source: Path, submodule: Submodule) -> None:
+def _write_manifest(model: zoo.Model, source: OnnxFile, submodule: Submodule) -> None:
     """Say whose part a file is; the network's own preprocessing is not the part's."""
     part = submodule.part
     facts = {
         "model": {"name": model.name, "weights": model.weights, "sha256": model.sha256},
         "part": {
             "module": submodule.module, "inputs": part.inputs, "outputs": part.outputs,
-            "nodes": part.nodes, "of": source.name, "of_sha256": graph.sha256(source),
+            "nodes": part.nodes, "of": source.name, "of_sha256": source.sha256,
             "cosine": submodule.cosine,
         },
-        "opset": graph.read(part.file).opset_import[0].version,
+        "opset": OnnxFile(part.file).opset,
     }  # fmt: skip
     manifests.write(part.file, facts)
 

@@ -110,7 +110,7 @@ class Row:
     size: int = 0
     before: str = ""
     after: str = ""
-    pipeline: str = "failed"
+    repair: str = "failed"
     rules: str = ""
     reason: str = ""
     equal: str = ""

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from labutils import __main__, paths, runtime
+from labutils import __main__, manifests, runtime
 from labutils.models import checkpoint, zoo
 
 SHORT = ("--steps", "2", "--size", "32", "--images", "64")
@@ -74,7 +74,7 @@ def test_qat_by_either_route_writes_a_file_that_passed_the_gate(route, lab, tmp_
     assert {node.op_type for node in onnx.load(out).graph.node} >= {"QuantizeLinear"}
     with runtime.connect(out) as runner:
         assert runner.run(np.zeros((1, 3, 128, 128), np.float32)).shape == (1, 16)
-    assert paths.read_manifest(out)["route"] == route
+    assert manifests.read(out)["route"] == route
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def layer(reference, candidate):
     """The figures of one tensor, from the sums that `measure` collects."""
     a, b = np.float64(reference), np.float64(candidate)
     pair = layerwise.Twins("t", "t", "Conv", "Conv", "m")
-    return layerwise._layer(pair, a @ a, b @ b, a @ b, ((a - b) ** 2).sum(), -1, 1, 0)
+    return layerwise._layer(pair, (a @ a, b @ b, a @ b, ((a - b) ** 2).sum()), -1, 1, 0)
 
 
 def test_a_tensors_figures_are_those_of_the_metrics():

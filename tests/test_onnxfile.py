@@ -169,7 +169,7 @@ def test_who_is_handed_a_file_leaves_it_as_it_is(four_nodes, tmp_path):
     pipeline.suggest(file, "snpe-2.7", allow_approximate=True)
     made = pipeline.apply(file, "snpe-2.7", tmp_path / "repaired.onnx")
     surgery.replace_file(file, tmp_path / "replaced.onnx", "exact")
-    pipeline.replay(file, made.recipe, tmp_path / "replayed.onnx")
+    pipeline.replay(file, made.edits, tmp_path / "replayed.onnx")
     quantize.static(file, tmp_path / "q.onnx", images, "int8")
     with runtime.connect(file) as runner:
         runner.run(images)

@@ -161,7 +161,7 @@ def read(artifact: str | Path) -> dict[str, Any]:
     """
     artifact = Path(artifact)
     try:
-        entry = untrusted.json_file(paths.manifest(artifact), MAX_BYTES)
+        entry: dict[str, Any] = untrusted.json_file(paths.manifest(artifact), MAX_BYTES)
         stated, number = entry["sha256"], entry.get("format", 0)
         if type(number) is not int or number < 0:
             raise TypeError("format")

@@ -110,7 +110,7 @@ def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:
     _refuse_other_values(data, path, fail)
     try:
         # as JSON, because there a list is a tuple, and yet 1 is not True and "8" is not 8
-        adapter = _adapter(cast("Hashable", kind))
+        adapter: pydantic.TypeAdapter[T] = _adapter(cast("Hashable", kind))
         return adapter.validate_json(json.dumps(data), strict=True, extra="forbid")
     except pydantic.ValidationError as error:
         problem = error.errors(include_url=False)[0]
@@ -119,7 +119,7 @@ def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:
 
 
 @functools.cache
-def _adapter(kind: Any) -> pydantic.TypeAdapter:
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     import pydantic
 
     return pydantic.TypeAdapter(kind)

@@ -70,7 +70,7 @@ class OnnxFile:
         checked
             Whether ONNX's checker has passed it already.
         """
-        with paths.atomic(path) as temporary:
+        with paths.atomic(Path(path)) as temporary:
             temporary.write_bytes(model.SerializeToString())
         return cls.written(path, model, checked=checked)
 

@@ -58,7 +58,7 @@ class Part:
 
 
 def extract(
-    source: str | Path,
+    source: OnnxFile | str | Path,
     destination: str | Path,
     module: str | None = None,
     inputs: Iterable[str] | None = None,
@@ -84,12 +84,12 @@ def extract(
     """
     import onnx
 
-    source, destination = Path(source), Path(destination)
-    model = OnnxFile(source).whole
+    source, destination = OnnxFile.of(source), Path(destination)
+    model = source.whole
     if (module is None) == (inputs is None) or (inputs is None) != (outputs is None):
         raise UsageError("Give module=..., or inputs=[...] and outputs=[...] together.")
     if module is not None:
-        inputs, outputs = _boundary(model, module, source)
+        inputs, outputs = _boundary(model, module, source.path)
     inputs, outputs = list(inputs or ()), list(outputs or ())
     shaped = graph.with_shapes(model)
     known = set(producers(model.graph.node))
@@ -106,8 +106,8 @@ def extract(
         raise UsageError(f"{source.name} cannot be cut {ends}: {reason}") from None
     with paths.atomic(destination) as temporary:
         onnx.save(part, str(temporary))
-    ends = [{v.name: _dims(v) for v in values} for values in (part.graph.input, part.graph.output)]
-    return Part(destination, source, *ends, len(part.graph.node), len(model.graph.node))
+    shapes = _shapes(part.graph.input), _shapes(part.graph.output)
+    return Part(destination, source.path, *shapes, len(part.graph.node), len(model.graph.node))
 
 
 def _boundary(model: onnx.ModelProto, module: str, source: Path) -> tuple[list[str], list[str]]:
@@ -133,8 +133,11 @@ def _boundary(model: onnx.ModelProto, module: str, source: Path) -> tuple[list[s
     return list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
 
 
-def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[int | str]]:
+    return {
+        v.name: [d.dim_value or d.dim_param or "?" for d in v.type.tensor_type.shape.dim]
+        for v in values
+    }
 
 
 def rename_tensors_(model: onnx.ModelProto, renames: Mapping[str, str]) -> dict[str, str]:

@@ -90,9 +90,8 @@ class Session:
         is_file = isinstance(model, OnnxFile | str | os.PathLike)
         self.name = name or (str(model) if is_file else "the graph")
         try:
-            source = os.fspath(model) if is_file else model.SerializeToString()
             self._session = onnxruntime.InferenceSession(
-                source, settings, providers=["CPUExecutionProvider"]
+                _loadable(model), settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's have no common base
             raise ModelFileError(
@@ -115,6 +114,13 @@ class Session:
             return self._session.run(names, dict(feeds))
         except Exception as error:
             raise ModelFileError(f"{self.name} fails while it runs: {_reason(error)}") from None
+
+
+def _loadable(model: OnnxFile | str | os.PathLike[str] | onnx.ModelProto) -> str | bytes:
+    """Return what ONNX Runtime loads: the path of a file, the bytes of a model in memory."""
+    if isinstance(model, OnnxFile | str | os.PathLike):
+        return os.fspath(model)
+    return model.SerializeToString()
 
 
 def _reason(error: Exception) -> str:

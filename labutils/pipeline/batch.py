@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +290,9 @@ def _stated(line: str) -> Row | None:
 
 
 def _is_figure(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e15  # neither NaN nor infinite
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e15  # neither NaN nor infinite
 
 
 def _convert(
@@ -300,37 +302,38 @@ def _convert(
     command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
     command += ["--target", target, "-o", str(output)]
     began = time.monotonic()
-    row = {"model": " ".join(words), "key": key}
+    row = Row(" ".join(words), "crashed", key=key)
     try:
         code, printed = _run(command, output.with_suffix(".log"), timeout_s)
     except OSError as error:  # a folder where its log is to be, no process to be had
-        return Row(outcome="crashed", reason=_one_line(f"It could not begin: {error}"), **row)
-    row["seconds"] = time.monotonic() - began
+        return replace(row, reason=_one_line(f"It could not begin: {error}"))
+    row = replace(row, seconds=time.monotonic() - began)
     answer = _answer(printed)
     if code == 0 and answer:
         try:
             return _row_of(output, answer, row)
         except ModelFileError as error:
-            return Row(outcome="failed", reason=_one_line(str(error)), **row)
+            return replace(row, outcome="failed", reason=_one_line(str(error)))
     if "error" in answer:
         outcome = _OF_ERROR.get(answer["error"], "failed")
-        return Row(outcome=outcome, reason=_reason(outcome, answer["message"]), **row)
+        return replace(row, outcome=outcome, reason=_reason(outcome, answer["message"]))
     log = f"see {output.with_suffix('.log').name}"
     if code is None:
-        return Row(outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}", **row)
+        return replace(row, outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}")
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     last = _last_line(output.with_suffix(".log"))
     outcome = "failed" if code in (0, 2) else "crashed"  # argparse printed its help, or refused
-    return Row(outcome=outcome, reason=f"{ended}: {last}; {log}", **row)
+    return replace(row, outcome=outcome, reason=f"{ended}: {last}; {log}")
 
 
-def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
+def _row_of(output: Path, answer: dict[str, Any], row: Row) -> Row:
     gate = answer["gate"]
     parity = gate["parity"]
     floating = answer["precision"] in ("fp32", "fp16")
     manifest = manifests.read(output)
     repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
-    return Row(
+    return replace(
+        row,
         outcome="converted",
         reason=apart["caveat"] if apart else "",
         repaired=repair.get("counts"),
@@ -338,7 +341,6 @@ def _row_of(output: Path, answer: dict[str, Any], row: dict[str, Any]) -> Row:
         agreement=parity["agreement"]["hits"] / parity["agreement"]["n"],
         bytes=answer["bytes"],
         file=output.name,
-        **row,
     )
 
 

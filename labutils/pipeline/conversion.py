@@ -69,7 +69,7 @@ def convert_model(
     comparison, listener = comparison or Comparison(), listener or Listener()
     _refuse_unprepared(model, target, preparation)
     quantization = runnable(recipe) if recipe is not None else None
-    inputs = _inputs(comparison, model.preprocessing)
+    inputs = _inputs(comparison, model.known_preprocessing())
     with paths.scratch() as folder:
         place = folder / f"{Path(destination).stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
@@ -125,8 +125,9 @@ def _quantize(
     """Quantize the float file on as many Things-16 images as the recipe says."""
     place = folder / manifests.file_name(floating.path.stem, "onnx", recipe.name)
     images = data.calibration(recipe.calibration.images, model.known_preprocessing().size)
-    settings = {"pictures": images.source, "listener": listener}
-    done = steps.quantize_file(model, floating, place, images, recipe, **settings)
+    done = steps.quantize_file(
+        model, floating, place, images, recipe, pictures=images.source, listener=listener
+    )
     listener.echo(done)
     return done
 
@@ -156,7 +157,7 @@ def _notes(
     return dlc.Notes(apart["caveat"] if apart else "", edits, facts)
 
 
-def runnable(recipe: str | Path) -> quantize.Recipe:
+def runnable(recipe: str | Path | quantize.Recipe) -> quantize.Recipe:
     """Return the recipe, unless the gate could not run what it makes."""
     found = quantize.load_recipe(recipe)
     if (found.input, found.output) != ("float32", "float32"):

@@ -15,6 +15,7 @@ import numpy as np
 from .. import paths, surgery, targets, typesetting
 from ..errors import SurgeryError, TranslationError, counted
 from ..onnxfile.file import OnnxFile
+from ..surgery import Edits, Report
 
 if TYPE_CHECKING:
     import onnx
@@ -153,9 +154,9 @@ class Repair:
 
     file: Path
     plan: Plan | None
-    surgery: surgery.Report
+    surgery: Report
     check: targets.CheckReport | None
-    edits: surgery.Edits
+    edits: Edits
     onnx: OnnxFile | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -267,7 +268,7 @@ def apply(
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
         if not plan.complete and not partial:
             raise SurgeryError(f"{source.name} cannot be repaired in full.\n{plan}")
-        report = trial.report(inputs)
+        report = _join_reports(trial.reports, trial.source, trial.file, inputs)
         edits = surgery.edits_of(
             trial.reports, trial.outline, made_for=target, model=source.path.stem
         )
@@ -277,7 +278,7 @@ def apply(
 
 def replay(
     source: OnnxFile | str | Path,
-    edits: surgery.Edits | str | Path,
+    edits: Edits | str | Path,
     destination: str | Path,
     inputs: np.ndarray | None = None,
 ) -> Repair:
@@ -290,14 +291,13 @@ def replay(
     UsageError
         The file of edits is faulty; the line is named.
     """
-    edits = edits if isinstance(edits, surgery.Edits) else surgery.Edits.read(edits)
+    edits = edits if isinstance(edits, Edits) else Edits.read(edits)
     source = OnnxFile.of(source)
     model, before = source.copy(shaped=True), source.shaped
     reports = surgery.replay_(model, edits)
     with paths.scratch() as folder:
         file = OnnxFile.write(folder / Path(destination).name, model, checked=True)
-        trial = _Trial(before, file, None, None, list(reports), surgery.outline(before))
-        report = trial.report(inputs)
+        report = _join_reports(reports, before, file, inputs)
         made = _write(file, Path(destination), edits)
     known = edits.made_for in targets.TARGETS
     check = targets.check(made, edits.made_for) if known else None
@@ -306,7 +306,7 @@ def replay(
 
 def refused(plan: Plan) -> TranslationError:
     """Return the error of a target that stops, with the nodes and the rules that would help."""
-    first = plan.check.first_blocker
+    first = plan.check.blockers[0]
     nodes = [f"  {n.op_type:<14} {n.node}  (module {n.module or '-'})" for n in plan.check.blockers]
     shown = nodes[:12] + ([f"  ... and {len(nodes) - 12} more"] if len(nodes) > 12 else [])
     listed = "\n".join(shown)
@@ -318,7 +318,7 @@ def refused(plan: Plan) -> TranslationError:
     )
 
 
-def _write(file: OnnxFile, destination: Path, edits: surgery.Edits) -> OnnxFile:
+def _write(file: OnnxFile, destination: Path, edits: Edits) -> OnnxFile:
     model = file.copy()
     surgery.record_edits_(model, edits)
     made = OnnxFile.write(destination, model)
@@ -332,9 +332,9 @@ class _Trial:
 
     source: onnx.ModelProto
     file: OnnxFile
-    check: targets.CheckReport | None
-    now: targets.CheckReport | None
-    reports: list[surgery.Report]
+    check: targets.CheckReport
+    now: targets.CheckReport
+    reports: list[Report]
     outline: tuple[str, ...]
     offered: dict[str, int] = field(default_factory=dict)
 
@@ -372,24 +372,27 @@ class _Trial:
         after = self.now if self.reports else None
         return Plan(self.check, dict(found), tuple(self.now.blockers), self.offered, after)
 
-    def report(self, inputs: np.ndarray | None) -> surgery.Report:
-        """Return one report of all steps: the file at the end against the file at the beginning."""
-        from ..surgery.onnx_level.check import compare_outputs
 
-        first, last = self.reports[0], self.reports[-1]
-        check, notes = last.check, last.notes
-        if len(self.reports) > 1 or inputs is not None:
-            check, notes = compare_outputs(self.source, self.file.whole, inputs)
-        rules = {rule.name: rule for r in self.reports for rule in r.rules if r.counts[rule.name]}
-        return dataclasses.replace(
-            last,
-            rules=tuple(rules.values()),
-            matches=tuple(match for r in self.reports for match in r.matches),
-            left=tuple(left for r in self.reports for left in r.left),
-            parameters=(first.parameters[0], last.parameters[1]),
-            check=check,
-            notes=notes,
-        )
+def _join_reports(
+    reports: Sequence[Report], source: onnx.ModelProto, file: OnnxFile, inputs: np.ndarray | None
+) -> Report:
+    """Return one report of all steps: the file at the end against the file at the beginning."""
+    from ..surgery.onnx_level.check import compare_outputs
+
+    first, last = reports[0], reports[-1]
+    check, notes = last.check, last.notes
+    if len(reports) > 1 or inputs is not None:
+        check, notes = compare_outputs(source, file.whole, inputs)
+    rules = {rule.name: rule for r in reports for rule in r.rules if r.counts[rule.name]}
+    return dataclasses.replace(
+        last,
+        rules=tuple(rules.values()),
+        matches=tuple(match for r in reports for match in r.matches),
+        left=tuple(left for r in reports for left in r.left),
+        parameters=(first.parameters[0], last.parameters[1]),
+        check=check,
+        notes=notes,
+    )
 
 
 def _try_rules(source: OnnxFile, target: str, folder: Path, allow_approximate: bool) -> _Trial:

@@ -63,9 +63,9 @@ class Quantized:
     def missed(self) -> str:
         """What the search reached on its own images and the file does not on the others."""
         found = self.ladder.rows[-1].parity if self.ladder else self.gate.parity
-        budget = self.search and self.search.budget
-        if not (budget and self.search.reached and found):
+        if self.search is None or not self.search.reached or found is None:
             return ""
+        budget = self.search.budget
         if budget.agreement is not None and found.agreement.interval[1] < budget.agreement:
             what = f"top-1 agreement is {found.agreement}, not {100 * budget.agreement:g} %"
         elif budget.sqnr_db is not None and found.sqnr_db < budget.sqnr_db:
@@ -180,7 +180,7 @@ def quantize_model(
         report, search = _quantize(source, draft, known, wanted, budget, listener)
         gate, ladder = _compare(source, draft, report, comparison, listener)
         costs = _explain(source, draft, known, explanation, listener) if explanation else None
-        written = ()
+        written: tuple[Path, ...] = ()
         if destination is not None:
             story = {
                 **steps.facts_of(model, source.fixed),
@@ -258,11 +258,18 @@ def _quantize(
     listener: Listener,
 ) -> tuple[quantize.QuantizeReport, mixed.MixedReport | None]:
     """Write the QDQ file, by the recipe or by the one that a search within the budget finds."""
-    settings = {"preprocessing": source.model.preprocessing, "progress": listener.progress}
+    preprocessing, progress = source.model.preprocessing, listener.progress
     if budget is None:
-        return quantize.static(source.floating, draft, calibration, recipe, **settings), None
-    search = mixed.search(source.floating, calibration, budget, recipe, **settings)
-    return search.write(draft), search
+        report = quantize.static(
+            source.floating, draft.path, calibration, recipe,
+            preprocessing=preprocessing, progress=progress,
+        )  # fmt: skip
+        return report, None
+    search = mixed.search(
+        source.floating, calibration, budget, recipe,
+        preprocessing=preprocessing, progress=progress,
+    )  # fmt: skip
+    return search.write(draft.path), search
 
 
 def _compare(
@@ -289,6 +296,8 @@ def _compare(
                 reference_onnx=source.original,
             )  # fmt: skip
         except ParityError as error:  # the file is kept, with what was found
+            if not isinstance(error.report, compare.GateReport):
+                raise
             gate = error.report
     return gate, ladder
 

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from ..onnxfile.file import OnnxFile
 from . import planning
 from .planning import Repair
 from .settings import Listener, Preparation
+
+if TYPE_CHECKING:
+    import torch
 
 GATE_IMAGES = 32
 CALIBRATION_IMAGES = 256
@@ -85,11 +88,12 @@ def patch_model(model: zoo.Model) -> tuple[zoo.Model, surgery.Report]:
     return dataclasses.replace(model, module=module, note=note), report
 
 
-def _example(model: zoo.Model) -> Any:
+def _example(model: zoo.Model) -> torch.Tensor:
     import torch
 
-    image = data.load("val", 1, model.preprocessing.size).images
-    return torch.from_numpy(model.preprocessing(np.asarray(image)))
+    preprocessing = model.known_preprocessing()
+    image = data.load("val", 1, preprocessing.size).images
+    return torch.from_numpy(preprocessing(np.asarray(image)))
 
 
 def repair_file(
@@ -112,9 +116,11 @@ def repair_file(
     elif preparation.repair_for is None:
         return None
     else:
-        allowed = {"allow_approximate": preparation.allow_approximate}
         try:
-            fixed = planning.apply(source, preparation.repair_for, path, **allowed)
+            fixed = planning.apply(
+                source, preparation.repair_for, path,
+                allow_approximate=preparation.allow_approximate,
+            )  # fmt: skip
         except planning.NothingToRepairError:
             return None
     echo(fixed)
@@ -164,8 +170,10 @@ def quantize_file(
         As for `quantize.static`.
     """
     listener = listener or Listener()
-    settings = {"preprocessing": model.preprocessing, "progress": listener.progress}
-    report = quantize.static(source, path, calibration, recipe, **settings)
+    report = quantize.static(
+        source, path, calibration, recipe,
+        preprocessing=model.preprocessing, progress=listener.progress,
+    )  # fmt: skip
     write_manifest(path, model, pictures=pictures, **report.facts())
     return report
 

@@ -9,7 +9,8 @@ from ..answer import NotYet, call, whole
 from ..exercise import Exercise
 
 # height and width of the output, channels in and out, kernel side, groups; maps need not be square
-_CASES = (
+_Case = tuple[int, int, int, int, int, int]
+_CASES: tuple[_Case, ...] = (
     (64, 64, 3, 16, 3, 1),
     (32, 24, 24, 72, 1, 1),
     (16, 9, 72, 72, 5, 72),
@@ -78,7 +79,7 @@ def judge_macs(conv_macs: Any) -> None:
             raise NotYet(_explain_macs(found, case))
 
 
-def _explain_macs(found: dict[tuple[int, ...], int], wrong: tuple[int, ...]) -> str:
+def _explain_macs(found: dict[_Case, int], wrong: _Case) -> str:
     height, width, inputs, outputs, kernel, groups = wrong
     for mistake, words in _MISTAKES:
         if all(found[case] == mistake(*case) for case in _CASES):

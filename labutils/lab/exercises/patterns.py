@@ -134,12 +134,14 @@ def _operated(rule: Any, kind: str, x: Any) -> tuple[Any, Any]:
 def _judge_became(model: nn.Module, x: Any) -> None:
     import torch
 
-    h = model.one(x)
-    found, true = model(x), model.two(torch.relu(h))
+    one, two = model.get_submodule("one"), model.get_submodule("two")
+    h = one(x)
+    found, true = model(x), two(torch.relu(h))
     if not torch.allclose(found, true, atol=1e-5):
         raise NotYet(_explain_became(model, h, found))
-    wanted = torch.autograd.grad(true.sum(), model.one.weight)[0]
-    got = torch.autograd.grad(found.sum(), model.one.weight, allow_unused=True)[0]
+    weight = model.get_parameter("one.weight")
+    wanted = torch.autograd.grad(true.sum(), weight)[0]
+    got = torch.autograd.grad(found.sum(), weight, allow_unused=True)[0]
     if got is None or not torch.allclose(got, wanted, atol=1e-4):
         raise NotYet(
             "it matches, with the right values, and the layer before it gets no gradient any more: "
@@ -171,6 +173,6 @@ def _explain_became(model: nn.Module, h: torch.Tensor, found: torch.Tensor) -> s
         (torch.relu(1.702 * h), "is a ReLU of 1.702 * x: too steep."),
         (h.clamp(0, 6), "cuts off at 6: that is another function, ReLU6."),
     ):
-        if torch.allclose(found, model.two(other), atol=1e-5):
+        if torch.allclose(found, model.get_submodule("two")(other), atol=1e-5):
             return f"it matches, and the replacement {words}"
     return "it matches, and what the network computes then is not the ReLU of the same x."

@@ -51,9 +51,8 @@ def _float() -> tuple[Path, quantize.Ranges, np.ndarray, np.ndarray, tempfile.Te
     model = zoo.load(ARCHITECTURE, "things16")
     file = Path(folder.name) / "float.onnx"
     export.to_onnx(model, file)
-    inputs = model.preprocessing(
-        data.load("calib", CALIBRATION_IMAGES, model.preprocessing.size).images
-    )
+    preprocessing = model.known_preprocessing()
+    inputs = preprocessing(data.load("calib", CALIBRATION_IMAGES, preprocessing.size).images)
     ranges = quantize.measure_ranges(file, inputs)
     with runtime.connect(file) as runner:
         return file, ranges, inputs[:JUDGED], runner.run(inputs[:JUDGED]), folder

@@ -65,7 +65,7 @@ def _built() -> nn.Module:
 
     model = Net()
     model.heads.train()
-    model.blocks[0].norm[0].weight.requires_grad_(False)
+    model.get_parameter("blocks.0.norm.0.weight").requires_grad_(False)
     return model
 
 
@@ -89,7 +89,9 @@ def _own_code() -> dict[tuple[Any, str], Any]:
     from torch import nn
 
     classes = nn.Hardswish, nn.Hardsigmoid
-    places = [(owner, name) for owner in classes for name in (*vars(owner), "__call__")]
+    places: list[tuple[object, str]] = [
+        (owner, name) for owner in classes for name in (*vars(owner), "__call__")
+    ]
     for owner in (nn, nn.modules.activation):
         places += [(owner, cls.__name__) for cls in classes]
     places += [(nn.functional, "hardswish"), (nn.functional, "hardsigmoid")]
@@ -133,7 +135,7 @@ def judge_swap(swap_layers_: Any) -> None:
     x = torch.linspace(-4, 4, 3 * 64).reshape(1, 3, 8, 8)
     with torch.no_grad():
         true = model(x).double().numpy()
-    relu, convolution = model[1][1], model[0][0]
+    relu, convolution = model.get_submodule("1.1"), model.get_submodule("0.0")
     with _own_walk():
         _called(swap_layers_, model)
     _judge_swapped(model, relu, convolution, x, true)

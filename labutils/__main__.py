@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import json
 import signal
@@ -32,7 +33,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a sign that the terminal cannot show does not stop us
             stream.reconfigure(errors="backslashreplace")
-    chosen = _parser().parse_args(arguments)
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return UsageError.exit_code
+    chosen = parser.parse_args(arguments)
     try:
         with _stoppable(), _names_that_fit(), _notes_in_one_line():
             return chosen.command(chosen)
@@ -99,6 +104,15 @@ def _stopped(number: int, frame: object) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is not among the choices, with the nearest; argparse lists all of them."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), known, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(known)}."
+        raise argparse.ArgumentError(action, f"{untrusted.shown(value)} is not known. {hint}")
+
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print a help text or a version; argparse's own says nothing where that fails."""
         if message and file not in (None, sys.stderr):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # What `export.to_onnx` writes into a file's metadata_props, as JSON, and `load` reads back.
 PREPROCESSING_KEY = "labutils.preprocessing"
 MODEL_KEY = "labutils.model"
+EDITS_KEY = "labutils.surgery"
 
 MAX_SIZE = 4096  # pixels; more is a typing error, and 200 MB an image
 _MAX_NAME = 300  # characters of a class's name; ImageNet's longest has 121
@@ -58,17 +59,48 @@ def _are_figures(values: Any) -> bool:
     return isinstance(values, list) and [type(v) in (int, float) for v in values] == [True] * 3
 
 
-def origin_note(path: Path, origin: dict[str, Any]) -> str:
+def edits_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    """Return the edits that an ONNX model's metadata says it went through, oldest first."""
+    for entry in model.metadata_props:
+        if entry.key == EDITS_KEY:
+            try:
+                return [dict(edits) for edits in untrusted.json_value(entry.value)]
+            except (ValueError, TypeError):
+                return []
+    return []
+
+
+def edits_note(edits: list[dict[str, Any]]) -> str:
+    """Return what surgery made of a model, in a phrase; "" where there was none."""
+    if not edits:
+        return ""
+    changed = [entry for entry in edits if entry.get("exact") is not True]
+    if not changed:
+        targets = dict.fromkeys(str(entry.get("made_for") or "") for entry in edits)
+        listed = ", ".join(filter(None, targets))
+        return "repaired by exact rules" + (f" for {listed}" if listed else "")
+    rules = dict.fromkeys(
+        str(rule)
+        for entry in changed
+        for step in entry.get("steps", [])
+        for rule in dict(step).get("replaced", [])
+    )
+    return f"APPROXIMATED by {', '.join(rules) or 'surgery'}: another network than the original"
+
+
+def origin_note(path: Path, origin: dict[str, Any], model: onnx.ModelProto) -> str:
     """Return what the file says about its origin, unless its manifest says that it was changed."""
+    edited = edits_note(edits_in(model))
+    edited = f"; {edited}" if edited else ""
     if "note" not in origin:
-        return "a file of yours"
+        return f"a file of yours{edited}"
     try:
         manifests.read(path)
     except OtherFileError as error:
         return f"a file that the lab knows nothing about. {error}"
     except NoManifestError:
         pass  # what the file says itself is all there is
-    return f"exported by the lab: {origin['note']}"
+    return f"exported by the lab: {origin['note']}{edited}"
 
 
 def of_manifest(manifest: dict[str, Any]) -> tuple[data.Preprocessing, tuple[str, ...], str]:

@@ -69,6 +69,13 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
 def refuse_earlier(chosen: argparse.Namespace) -> None:
     """Refuse an option's name of before, with the one that it has now."""
     if chosen.earlier:
+        from .. import quantize
+
+        if chosen.earlier in quantize.PRESETS:
+            raise UsageError(
+                f"{chosen.earlier} is a quantization recipe: labutils convert --quantize "
+                f"{chosen.earlier}, or labutils quantize --recipe {chosen.earlier}."
+            )
         raise UsageError(
             f"--recipe is called --replay here: --replay {chosen.earlier}. (A recipe says how a "
             "model is quantized: convert --quantize RECIPE.)"

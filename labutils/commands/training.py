@@ -141,7 +141,11 @@ def _for_recipe(chosen: argparse.Namespace) -> int:
 
     recipe = quantize.load_recipe(chosen.recipe)
     if recipe.qat is None:
-        raise UsageError(f"Recipe {recipe.name} is not for training: it has no `qat` part.")
+        known = ", ".join(name for name, preset in quantize.PRESETS.items() if preset.qat)
+        raise UsageError(
+            f"Recipe {recipe.name} is not for training: it has no `qat` part. Presets for "
+            f"training: {known}."
+        )
     model, module = _loaded(chosen)
     prepared = model.known_preprocessing()
     inputs = prepared(data.calibration(_CALIBRATION, prepared.size).images)

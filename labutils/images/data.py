@@ -128,7 +128,7 @@ def load(split: str = "val", n: int = VALIDATION_IMAGES, size: int = 128) -> Ima
         Side in pixels.
     """
     if n < 1:
-        raise UsageError(f"An image set needs at least one image, got n={n}.")
+        raise UsageError(f"{n} images: pass at least one image.")
     things.scene(0, split)  # an unknown split ends here
     return ImageSet(
         images=_rendered(split, n, size),

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..images import data, things
 from ..onnxfile.file import OnnxFile
+from ..runtime.qnn import dlc_file
 from . import adapt, architectures, checkpoint, random_weights
 from .modes import evaluating
 
@@ -304,7 +305,7 @@ def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
     found = adapt.adapted(brought, size)
     model = found.onnx or OnnxFile(found.file)
     origin, preprocessing = provenance.stored(path, model.proto)
-    note = provenance.origin_note(path, origin)
+    note = provenance.origin_note(path, origin, model.proto)
     inputs = [_dims(value) for value in model.inputs]
     outputs = model.outputs[0].type.tensor_type.shape.dim
     outputs = outputs[-1].dim_value if outputs else 0  # a batch left open does not matter here
@@ -376,9 +377,9 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
     """Read what the manifest beside a DLC of the lab says; a foreign DLC says nothing."""
     _refuse_weights(path, weights)
     if not path.is_file():
-        raise ModelFileError(f"There is no model file {path}.")
+        raise ModelFileError(f"There is no model file {path}. Check the path.")
     if not zipfile.is_zipfile(path):
-        raise ModelFileError(f"{path} is no DLC (not a zip archive), or it was cut short.")
+        raise ModelFileError(f"{path} is not a DLC (not a zip archive), or it was cut short.")
     preprocessing: data.Preprocessing | None = None
     classes: tuple[str, ...] = ()
     note = "a DLC of yours"
@@ -398,7 +399,7 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
         raise DamagedManifestError(
             f"The manifest beside {path} is damaged. Convert again."
         ) from None
-    side = preprocessing.size if preprocessing else size
+    side = preprocessing.size if preprocessing else size or _dlc_side(path)
     return _file_model(
         path,
         size,
@@ -409,6 +410,16 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
         trained=True,
         note=note,
     )
+
+
+def _dlc_side(path: Path) -> int | None:
+    """Return the side of a DLC's one square image input, in pixels; None for other inputs."""
+    inputs = [t.shape for t in dlc_file.read(path).tensors.values() if t.kind == "input"]
+    for shape in inputs if len(inputs) == 1 else ():
+        sides = [n for n in shape[1:] if n != 3]
+        if len(shape) == 4 and len(sides) == 2 and sides[0] == sides[1]:
+            return sides[0]
+    return None
 
 
 def _file_model(

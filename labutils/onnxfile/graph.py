@@ -48,7 +48,7 @@ def read(path: str | Path) -> onnx.ModelProto:
     except LimitError as error:
         raise ModelFileError(str(error)) from None
     except FileNotFoundError:
-        raise ModelFileError(f"There is no model file {path}.") from None
+        raise ModelFileError(f"There is no model file {path}. Check the path.") from None
     except OSError as error:
         raise ModelFileError(f"Cannot read {path}: {error.strerror or error}.") from None
     if not data:

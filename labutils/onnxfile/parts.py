@@ -104,6 +104,7 @@ def extract(
         reason = str(error).splitlines()[0]
         ends = f"from {', '.join(inputs)} to {', '.join(outputs)}"
         raise UsageError(f"{source.name} cannot be cut {ends}: {reason}") from None
+    del part.metadata_props[:]  # the network's preprocessing and classes are not the part's
     with paths.atomic(destination) as temporary:
         onnx.save(part, str(temporary))
     shapes = _shapes(part.graph.input), _shapes(part.graph.output)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import compare, dlc, manifests, paths, quantize, runtime, surgery, targets
+from .. import compare, dlc, manifests, paths, provenance, quantize, runtime, surgery, targets
 from ..errors import UsageError
 from ..images import data
 from ..models import zoo
@@ -154,7 +154,16 @@ def _notes(
         **(done.facts() if done else {}),
     }
     edits = fixed.edits.to_yaml() if fixed else None
-    return dlc.Notes(apart["caveat"] if apart else "", edits, facts)
+    return dlc.Notes(". ".join(_caveats(model, apart)), edits, facts)
+
+
+def _caveats(model: zoo.Model, apart: dict[str, Any] | None) -> Iterator[str]:
+    """Yield what the claim has to begin with: surgery, now or before, that changed the function."""
+    earlier = provenance.edits_in(model.onnx.proto) if model.onnx else []
+    if any(entry.get("exact") is not True for entry in earlier):
+        yield f"The file that was brought is {provenance.edits_note(earlier)}"
+    if apart:
+        yield apart["caveat"]
 
 
 def runnable(recipe: str | Path | quantize.Recipe) -> quantize.Recipe:

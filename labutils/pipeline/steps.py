@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import export, manifests, paths, quantize, surgery
+from .. import export, manifests, paths, provenance, quantize, surgery
 from ..errors import UsageError
 from ..images import data
 from ..models import gallery, zoo
@@ -202,5 +202,6 @@ def facts_of(model: zoo.Model, fixed: Repair | None = None) -> dict[str, Any]:
         "classes": list(model.classes),
         "preprocessing": model.preprocessing,
         "brought": {"file": brought.name, "sha256": paths.sha256(brought)} if brought else None,
+        "earlier_edits": provenance.edits_in(model.onnx.proto) if model.onnx else [],
         "repair": fixed.surgery.to_dict() | {"edits": fixed.edits.to_dict()} if fixed else None,
     }

@@ -19,6 +19,7 @@ from annotated_types import MinLen
 
 from .. import located_yaml, paths, typesetting, untrusted, validation
 from ..errors import EarlierFormatWarning, UsageError
+from ..provenance import EDITS_KEY, edits_in
 from .report import Report
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of the YAML; a newer one is refused."""
 
-METADATA_KEY = "labutils.surgery"
 """In an ONNX file's metadata_props: the edits that it went through, as JSON."""
 
 
@@ -229,19 +229,8 @@ def edits_of(
 def record_edits_(model: onnx.ModelProto, edits: Edits) -> None:
     """Write the edits into an ONNX model's metadata, in place, after earlier ones."""
     earlier = edits_in(model)
-    kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    kept = [entry for entry in model.metadata_props if entry.key != EDITS_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     value = json.dumps([*earlier, edits.to_dict()])
-    model.metadata_props.add(key=METADATA_KEY, value=value)
-
-
-def edits_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
-    """Return the edits that an ONNX model's metadata says it went through, oldest first."""
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            try:
-                return list(untrusted.json_value(entry.value))
-            except (ValueError, TypeError):
-                return []
-    return []
+    model.metadata_props.add(key=EDITS_KEY, value=value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NothingMatchedError, UnknownNameError, UsageError
 from ..onnxfile.file import OnnxFile
-from .edits import outline
+from .edits import edits_of, outline, record_edits_
 from .report import Report
 from .rule import Rule
 from .rules.book import DEFAULT, select
@@ -150,7 +150,8 @@ def replace_file(
 ) -> Report:
     """Read an ONNX file, replace what the rules know, and write the result to another file.
 
-    The destination is written in one step, and only when something was replaced.
+    The destination is written in one step, and only when something was replaced. Its metadata says
+    what was, and whether the rules were exact.
 
     Raises
     ------
@@ -159,8 +160,10 @@ def replace_file(
     SurgeryError
         As in `replace_`.
     """
-    model = OnnxFile.of(source).copy()
+    source = OnnxFile.of(source)
+    model = source.copy()
     report = replace_(model, rules, "onnx", example_inputs)
+    record_edits_(model, edits_of(report, model=source.path.stem))
     OnnxFile.write(destination, model)
     return report
 

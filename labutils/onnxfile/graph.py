@@ -57,7 +57,7 @@ def read(path: str | Path) -> onnx.ModelProto:
         if data[offset : offset + len(magic)] == magic:
             raise ModelFileError(f"{path} is {what}, not an ONNX file: export it to ONNX first.")
     try:
-        model = onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError:
         what = "is text" if _is_text(data) else "is truncated or of another format"
         raise ModelFileError(f"{path} {what}: it does not parse as an ONNX model.") from None

@@ -111,16 +111,18 @@ class Session:
             A node fails, or the inputs do not fit; the message says why.
         """
         try:
-            return self._session.run(names, dict(feeds))
+            found: list[np.ndarray] = self._session.run(names, dict(feeds))
         except Exception as error:
             raise ModelFileError(f"{self.name} fails while it runs: {_reason(error)}") from None
+        return found
 
 
 def _loadable(model: OnnxFile | str | os.PathLike[str] | onnx.ModelProto) -> str | bytes:
     """Return what ONNX Runtime loads: the path of a file, the bytes of a model in memory."""
     if isinstance(model, OnnxFile | str | os.PathLike):
         return os.fspath(model)
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _reason(error: Exception) -> str:

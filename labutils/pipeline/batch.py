@@ -374,7 +374,7 @@ def ending_with_us() -> dict[str, Any]:
     return group
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen[str]) -> None:
     """Stop a conversion that is still running, with the workers that it has started."""
     if process.poll() is None:
         if os.name == "posix":

@@ -178,7 +178,11 @@ def runnable(recipe: str | Path | quantize.Recipe) -> quantize.Recipe:
 
 
 def _repair(
-    original: OnnxFile, target: str, folder: Path, preparation: Preparation, echo: Callable
+    original: OnnxFile,
+    target: str,
+    folder: Path,
+    preparation: Preparation,
+    echo: Callable[[object], object],
 ) -> Repair | None:
     """Return a copy that the target's table does not refuse; None where the original will do."""
     destination = folder / manifests.file_name(original.path.stem, "onnx", "repaired")
@@ -193,7 +197,7 @@ def _repair(
 
 
 def _measure_approximation(
-    brought: Any, fixed: Repair | None, inputs: np.ndarray, echo: Callable
+    brought: Any, fixed: Repair | None, inputs: np.ndarray, echo: Callable[[object], object]
 ) -> dict[str, Any] | None:
     """Return how far an approximated model is from the one brought; None where none is."""
     if fixed is None or fixed.exact:

@@ -241,7 +241,9 @@ def _choose_recipe(
     return found.replaced(calibration=counted), known
 
 
-def _prepare(model: zoo.Model, folder: Path, preparation: Preparation, echo: Callable) -> _Source:
+def _prepare(
+    model: zoo.Model, folder: Path, preparation: Preparation, echo: Callable[[object], object]
+) -> _Source:
     """Return the model as a float ONNX file, and a repaired copy where a repair is asked for."""
     place = folder / manifests.file_name(model.name, "onnx", "float")
     original = steps.as_onnx(model, place, preparation.opset, echo)

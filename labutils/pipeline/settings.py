@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from .. import quantize, surgery
 from ..images import data
 from ..quantize import mixed
+from ..tracking import Progress
 
 
 def _ignore(line: object) -> None:
@@ -30,7 +31,7 @@ class Listener:
     """
 
     echo: Callable[[object], object] = _ignore
-    progress: Callable[[Iterable, str], Iterable] | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)

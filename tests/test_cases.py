@@ -25,8 +25,6 @@ LEAST_SQNR_DB = {"int8": 5, "a16w8": 25}
 
 # (what is done, kind) -> what comes today.
 TODAY = {
-    ("quantize", "constant_nodes"): "raw ValueError: no range for the Constant k.bias",
-    ("quantize", "bias_in_value_floats"): "raw ValueError: no range for the Constant b0",
     ("quantize", "sparse_weight"): "raw ValueError: no scale for the input 'flat'",
     ("quantize", "float16_inside"): "INVALID_GRAPH of a temporary file: a float16 scale",
     ("quantize", "names_of_the_quantizer"): "'was not quantized, exclude it by name'",

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from labutils import surgery
+from labutils import __main__, surgery
 from labutils.commands import options
 from labutils.errors import LabError
 
@@ -44,11 +44,31 @@ def test_a_wrong_call_exits_2_with_one_sentence(arguments, words, lab, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [("diagnos", "Did you mean diagnose?"), ("qwertz", "Choose from diagnose, ")],
+)
+def test_a_command_that_is_not_known_gets_the_nearest(words, hint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        __main__.main([words])
+    assert ended.value.code == 2 and hint in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert __main__.main([]) == 2
+    assert "convert" in capsys.readouterr().err
+
+
+def test_the_recipe_of_a_repair_is_told_from_a_quantization_recipe(capsys):
+    assert __main__.main(["repair", "x.onnx", "--recipe", "int8", "-o", "y.onnx"]) == 2
+    assert "convert --quantize int8" in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_dlc_is_named(lab, tmp_path):
     (tmp_path / "x.dlc").write_bytes(bytes(range(256)) * 12)
     code, _, err = lab("run", tmp_path / "x.dlc", "--mean", 0, 0, 0, "--std", 1, 1, 1)
     assert code == 2
-    assert "is no DLC" in err
+    assert "is not a DLC" in err
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(lab, tmp_path):

@@ -16,6 +16,7 @@ from bad_files import model, node, value
 
 from labutils import paths, pipeline, surgery
 from labutils.models import zoo
+from labutils.onnxfile.file import OnnxFile
 from labutils.show import diagnosis
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)<script>&"  # no slash: a file name too
@@ -51,6 +52,7 @@ def filled(kind):
         return inside[0]
     plain = {str: HOSTILE, int: 3, float: 0.5, bool: True, Path: Path(HOSTILE)}
     plain |= {typing.Any: HOSTILE, object: HOSTILE, np.ndarray: np.ones((2, 3), np.float32)}
+    plain |= {OnnxFile: OnnxFile(HOSTILE)}
     if kind in plain:
         return plain[kind]
     if origin in (typing.Union, types.UnionType):

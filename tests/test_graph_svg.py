@@ -166,7 +166,7 @@ def test_verdicts_have_a_word_a_symbol_and_a_border(repaired):
     shown = texts(svg)
     assert shown.count("unsupported") == 1 and "unsupported: 1 node" in shown
     assert "Operator table of snpe-2.7" in shown
-    assert any("was not run" in text for text in shown)
+    assert any("is not run here" in text for text in shown)
     assert "unsupported: HardSwish (/block/block.1/HardSwish)" in svg.alt
     borders = {r.get("stroke"): r for r in ET.fromstring(svg.data).iter(f"{NS}rect")}
     assert borders["#9c3800"].attrib["stroke-width"] == "3.5"

@@ -143,6 +143,15 @@ def test_a_file_is_not_exported_again_for_nothing(lab, small_onnx, tmp_path):
     assert code == 2 and "is the model itself" in err
 
 
+def test_a_part_does_not_claim_to_be_the_whole_network(lab, small_onnx, tmp_path):
+    code, _, err = lab("export", small_onnx(17), "--parts", tmp_path, "--module", "features.2")
+    assert code == 0, err
+    (part,) = tmp_path.glob("*.onnx")
+    assert zoo.load(str(small_onnx(17))).preprocessing is not None
+    loaded = zoo.load(str(part))
+    assert loaded.preprocessing is None and "a file of yours" in loaded.note
+
+
 def test_a_file_without_modules_says_so(lab, tmp_path):
     from onnx import TensorProto, helper
 

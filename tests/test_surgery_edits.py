@@ -14,6 +14,8 @@ from torch import nn
 
 from labutils import paths, pipeline, quantize, surgery, train
 from labutils.errors import EarlierFormatWarning, SurgeryError, UsageError
+from labutils.models import zoo
+from labutils.pipeline import conversion, steps
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +205,21 @@ def test_the_option_of_before_is_refused_with_its_new_name(command, tmp_path, ca
     words = [*command, "mobilenet_v3_small", "--recipe", "r.yaml", "-o", str(out)]
     assert __main__.main(words) == 2
     assert "--replay r.yaml" in capsys.readouterr().err
+
+
+def test_a_file_that_was_changed_says_so_wherever_it_is_loaded(small_onnx, tmp_path):
+    approximated = tmp_path / "lite.onnx"
+    report = surgery.replace_file(small_onnx(17), approximated, "lite")
+    assert not report.exact
+    loaded = zoo.load(str(approximated))
+    assert "APPROXIMATED by" in loaded.note and "hardswish-to-relu" in loaded.note
+    (earlier,) = steps.facts_of(loaded)["earlier_edits"]
+    assert earlier["exact"] is False
+    (caveat,) = conversion._caveats(loaded, None)
+    assert caveat.startswith("The file that was brought is APPROXIMATED by")
+
+
+def test_a_file_that_was_repaired_exactly_says_so_without_a_caveat(repaired):
+    loaded = zoo.load(str(repaired.file))
+    assert "repaired by exact rules for snpe-2.7" in loaded.note
+    assert list(conversion._caveats(loaded, None)) == []

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnknownNameError
+from ..onnxfile.edit import producers
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import module_path
 from ..runtime import connect
@@ -48,7 +49,7 @@ def activations(
         The HTP refuses the graph.
     """
     model = OnnxFile.of(file).whole
-    outputs = {name: name for node in model.graph.node for name in node.output}
+    outputs = {name: name for name in producers(model.graph.node)}
     outputs = {module_path(node): node.output[0] for node in model.graph.node} | outputs
     names = list(names)
     for name in names:

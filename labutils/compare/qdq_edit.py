@@ -218,6 +218,8 @@ def _restore_activations_(
     graph: onnx.GraphProto, reference: onnx.GraphProto, chosen: list[Unit]
 ) -> None:
     """Put back the ReLU that the quantizer left to the lower end of the codes."""
+    import onnx
+
     made = producers(reference.node)
     values = {tensor.name: tensor for tensor in reference.initializer}
     present = {name: node.op_type for name, node in producers(graph.node).items()}

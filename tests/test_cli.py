@@ -48,7 +48,7 @@ def test_a_file_that_is_no_dlc_is_named(lab, tmp_path):
     (tmp_path / "x.dlc").write_bytes(bytes(range(256)) * 12)
     code, _, err = lab("run", tmp_path / "x.dlc", "--mean", 0, 0, 0, "--std", 1, 1, 1)
     assert code == 2
-    assert "is no DLC" in err
+    assert "is not a DLC" in err
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(lab, tmp_path):

@@ -56,11 +56,11 @@ def tiny(tmp_path_factory):
         (["-o", "x.onnx", "--mac-share", 15], "mac_share is a share, 0 to 1"),
         (["-o", "x.onnx", "--mac-share", 0.1, "--sqnr", 20], "A budget is one of"),
         (["-o", "x.onnx", "--calibration", "absent.npz"], "There is no file"),
-        (["-o", "x.onnx", "--images", 0], "at least one is needed"),
+        (["-o", "x.onnx", "--images", 0], "--images must be at least 1"),
         (["-o", "x.onnx", "--held-out", 0], "at least one image"),
         (["-o", "x.onnx", "--repair-for", "snpe-2"], "Did you mean snpe-2.7"),
         (["--explain", "--backend", "htpp"], "Did you mean htp"),
-        (["--explain", "--layers", 0], "one or more"),
+        (["--explain", "--layers", 0], "--layers must be at least 1"),
     ],
     ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
 )

@@ -119,7 +119,7 @@ def test_a_part_that_computes_something_else_is_refused_and_nothing_is_written(
         (["-o", "x.onnx", "--module", "features.4"], "pass --parts FOLDER with them"),
         (["--parts", "p", "--module", "feature.4"], "Did you mean features.4"),
         (["--parts", "p", "--module", "features", "--depth", 1], "not both"),
-        (["--parts", "p", "--depth", 0], "--depth 0: one or more"),
+        (["--parts", "p", "--depth", 0], "--depth must be at least 1, not 0"),
         (["-o", "x.onnx", "--input-name", "logits"], "Two tensors would be called"),
         (["-o", "x.onnx", "--output-name", ""], "name is empty"),
     ],

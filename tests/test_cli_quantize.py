@@ -48,7 +48,7 @@ def tiny(tmp_path_factory):
     ("arguments", "words"),
     [
         ([], "Say where"),
-        (["-o", "x.bin"], "is an .onnx file"),
+        (["-o", "x.bin"], "must be an .onnx file"),
         (["-o", "x.onnx", "--recipe", "int8_trimm"], "Did you mean int8_trim"),
         (["-o", "x.onnx", "--recipe", "absent.yaml"], "Cannot read the recipe"),
         (["-o", "x.onnx", "--recipe", "int8_qat"], "is for training"),

@@ -115,7 +115,7 @@ def test_a_part_that_computes_something_else_is_refused_and_nothing_is_written(
     ("arguments", "words"),
     [
         ([], "Pass -o FILE.onnx, --parts FOLDER, or both."),
-        (["-o", "x.dlc"], "is an .onnx file"),
+        (["-o", "x.dlc"], "must be an .onnx file"),
         (["-o", "x.onnx", "--module", "features.4"], "pass --parts FOLDER with them"),
         (["--parts", "p", "--module", "feature.4"], "Did you mean features.4"),
         (["--parts", "p", "--module", "features", "--depth", 1], "not both"),

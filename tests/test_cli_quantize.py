@@ -47,7 +47,7 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Say where"),
+        ([], "Pass -o FILE.onnx"),
         (["-o", "x.bin"], "must be an .onnx file"),
         (["-o", "x.onnx", "--recipe", "int8_trimm"], "Did you mean int8_trim"),
         (["-o", "x.onnx", "--recipe", "absent.yaml"], "Cannot read the recipe"),
@@ -56,7 +56,7 @@ def tiny(tmp_path_factory):
         (["-o", "x.onnx", "--mac-share", 15], "mac_share is a share, 0 to 1"),
         (["-o", "x.onnx", "--mac-share", 0.1, "--sqnr", 20], "A budget is one of"),
         (["-o", "x.onnx", "--calibration", "absent.npz"], "There is no file"),
-        (["-o", "x.onnx", "--images", 0], "--images must be at least 1"),
+        (["-o", "x.onnx", "--images", 0], "at least one is needed"),
         (["-o", "x.onnx", "--held-out", 0], "at least one image"),
         (["-o", "x.onnx", "--repair-for", "snpe-2"], "Did you mean snpe-2.7"),
         (["--explain", "--backend", "htpp"], "Did you mean htp"),

@@ -3,7 +3,7 @@
     python benchmarks/calibration.py [--images 1000]
 
 Quantizes the shipped MobileNetV3-Large by every method on the same calibration images, each in a
-process of its own, whose peak of resident memory is read at its end; the file then answers 512 test
+separate process, whose peak of resident memory is read at its end; the file then answers 512 test
 images in ONNX Runtime. The answer of one process is one line of JSON; nothing is kept between runs.
 Writes benchmarks/results/calibration.txt; a run on other images needs `-o FOLDER`.
 """

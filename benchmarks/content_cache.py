@@ -3,7 +3,7 @@
 A file's name ends in a key made of the checkpoint's bytes, the recipe, the inputs (split, number,
 size), the code that makes it and the versions of the packages it calls. What changes any of these
 changes the name, so nothing old is found under it. Answers are kept by the bytes of the file that
-gave them and of the images, batch by batch: a run that was stopped goes on where it was.
+gave them and of the images, batch by batch: a run that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class Remembered:
     program
         The benchmark that keeps them.
     runtime
-        What runs the file, in words for a table.
+        What runs the file, as text for a table.
     versions
-        Of the packages that run it: another version is asked anew.
+        Of the packages that run it: another version is asked again.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ and .csv. answers_N.csv has one line per image: the class number that is right, 
 and the int8 file (on the CPU) name, and PyTorch's lead, its best logit minus its second.
 
 Artifacts and answers are kept by the content of all that they depend on (see content_cache.py), so
-a run that was stopped goes on; `--fresh` forgets them.
+a run that was stopped resumes; `--fresh` forgets them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STAGES = ("PyTorch", "patched", *CPU, *HTP)
 
 
 def artifacts() -> Path:
-    """Return the folder with what the journey makes, made by it unless it is at hand."""
+    """Return the folder with what the journey makes, made by it unless it is kept."""
     versions = paths.versions("torch", "onnx", "onnxruntime", "onnxruntime-qnn")
     key = content_cache.key(
         checkpoint=content_cache.checkpoint(MODEL), code=content_cache.code(labutils),
@@ -54,7 +54,7 @@ def artifacts() -> Path:
 
 
 def stages(folder: Path, htp_images: int) -> list[compare.Stage]:
-    """Return the rungs, in order; files are only started for answers that are not at hand."""
+    """Return the rungs, in order; files are only started for answers that are not kept."""
     model = zoo.load(MODEL, "things16")
     patched = copy.deepcopy(model.module)
     surgery.replace_(patched)

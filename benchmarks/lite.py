@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images", type=int, default=data.VALIDATION_IMAGES)
-    parser.add_argument("--fresh", action="store_true", help="forget what is kept, train anew")
+    parser.add_argument("--fresh", action="store_true", help="forget what is kept, train again")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args()
     whole = (chosen.steps, chosen.images) == (STEPS, data.VALIDATION_IMAGES)

@@ -1,4 +1,4 @@
-"""Google's quantizer (ai-edge-quantizer) on the lab's network, in an environment of its own.
+"""Google's quantizer (ai-edge-quantizer) on the lab's network, in a separate environment.
 
 Called by benchmarks/quantization.py with the interpreter of that environment:
     python litert_quantize.py quantize ARCHITECTURE CALIBRATION.npy RECIPE FOLDER

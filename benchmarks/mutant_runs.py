@@ -45,7 +45,7 @@ def preload() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     for name in HEAVY:
         importlib.import_module(name)
-    from labutils import _torchvision  # of the product this only, which is no part that mutates
+    from labutils import _torchvision  # the only part of the product here: it is not mutated
 
     _torchvision.load()
     logging.disable()
@@ -183,7 +183,7 @@ class Killer:
         )
 
     def pytest_runtest_logstart(self, nodeid):
-        """Leave a note of what runs, for whoever ends this process."""
+        """Leave a note of what runs, for the one that ends this process."""
         if self.state:
             self.state.write_text(nodeid)
 
@@ -328,7 +328,7 @@ def _children(tasks: list[tuple], jobs: int):
 
 
 def _child(function: Callable, path: Path) -> NoReturn:
-    """Write what `function` returns to a file, in a session of its own that ends with it."""
+    """Write what `function` returns to a file, in its own session, which ends with it."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     silence = os.open(os.devnull, os.O_RDWR)

@@ -6,11 +6,11 @@
 `--htp-images`, `--calibration`, `--training` and `--steps` make a trial of the command shorter.
 Every row: the shipped Things-16 checkpoint at 128 px, 256 calibration images. What is measured is
 the file that was written, in its runtime: ONNX Runtime, LiteRT (Google's quantizer is installed
-into an environment of its own in the cache, 1.2 GB, once) and Qualcomm's HTP simulator. A row that
+into its own environment in the cache, 1.2 GB, once) and Qualcomm's HTP simulator. A row that
 could not be made says why, and the exit code is then 1.
 
 Files, trained networks and answers are kept by the content of all that they depend on (see
-content_cache.py), so a run that was stopped goes on, and what changed is made anew; `--fresh`
+content_cache.py), so a run that was stopped resumes, and what changed is made again; `--fresh`
 forgets them all, training included. Needs the cores for itself; the time of a row is that of
 quantizing (for QAT: of training), on this machine.
 """
@@ -58,7 +58,7 @@ def made(line: Line, inputs: Inputs) -> tuple[Path, float | None, bool]:
 
 
 def connected(file: Path, where: str) -> content_cache.Remembered:
-    """Return the runner of a file; it starts for answers that are not at hand."""
+    """Return the runner of a file; it starts for answers that are not kept."""
     connect: Callable[[], runtime.Runner]
     if where == "LiteRT":
         connect, versions = (lambda: LiteRtRunner(file)), dict(p.split("==") for p in LITERT)
@@ -224,7 +224,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--calibration", type=int, default=usual.calibration)
     parser.add_argument("--training", type=int, default=usual.training, help="images, for QAT")
     parser.add_argument("--steps", type=int, help="of QAT; default: those of the recipe")
-    parser.add_argument("--fresh", action="store_true", help="forget what is kept, make all anew")
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what is kept, make it all again"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER",
                         help="default: benchmarks/results, for a run on all images")  # fmt: skip
     chosen = parser.parse_args(arguments)

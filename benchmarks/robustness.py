@@ -4,8 +4,8 @@ The corpus, the accidents and the strikes are those of the tests (tests/bad_file
 faults.py), in larger numbers. Seconds are this machine's. Linux only; needs Qualcomm's wheel.
 
     python benchmarks/robustness.py                # an hour; 10 strikes in each stage
-    python benchmarks/robustness.py --only input   # what is no strike
-    python benchmarks/robustness.py --only strikes # goes on where it was stopped
+    python benchmarks/robustness.py --only input   # all but the strikes
+    python benchmarks/robustness.py --only strikes # resumes where it was stopped
 """
 
 from __future__ import annotations

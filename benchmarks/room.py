@@ -1,6 +1,6 @@
 """One server for a room: seconds and memory with 1, 2 and 4 learners at once.
 
-Each learner is a process of its own that executes notebooks as shipped, in a Jupyter kernel, with
+Each learner is a separate process that executes notebooks as shipped, in a Jupyter kernel, with
 ``LABUTILS_WORKERS=1``. Memory is the proportional share (PSS) of the kernel and its QNN worker,
 sampled; the JupyterLab in front of it comes on top and is measured by itself. The images are drawn
 beforehand. What else the machine does makes the seconds longer, and hardly the processor's seconds

@@ -5,9 +5,9 @@
 Each network is built with random weights (seed 0) at a small size, exported, checked against each
 target's operator table, repaired with exact rules, checked again, compared with itself in ONNX
 Runtime, and, for the targets that the lab converts for, written strictly as a DLC and run through
-the parity gate on the HTP simulator (fp16). A failure is a row with its reason. Every network has a
-process of its own, and what is done is kept by the content of the code, the tables and the versions
-that it depends on: a run that was stopped goes on, and `--fresh` begins anew.
+the parity gate on the HTP simulator (fp16). A failure is a row with its reason. Every network has
+its own process, and what is done is kept by the content of the code, the tables and the versions
+that it depends on: a run that was stopped resumes, and `--fresh` starts over.
 
 Random weights are made such that float16 can hold them, as in a trained network: see
 labutils/models/random_weights.py, which `--weights random` uses as well. BatchNorms have a shift of
@@ -290,10 +290,10 @@ def on_target(row: Row, network: Any, file: Path, inputs: np.ndarray, known: dic
         )
     if not targets.TARGETS[row.target].convert or not plan.complete:
         return row
-    mended = fixed.file if fixed else file
-    key = b"".join(node.SerializeToString() for node in graph.read(mended).graph.node)
+    repaired = fixed.file if fixed else file
+    key = b"".join(node.SerializeToString() for node in graph.read(repaired).graph.node)
     if key not in known:  # the same file for two targets makes the same DLC
-        known[key] = converted(row, network, file, mended, inputs)
+        known[key] = converted(row, network, file, repaired, inputs)
     done = known[key]
     return dataclasses.replace(row, dlc=done.dlc, gate=done.gate, reason=row.reason or done.reason)
 
@@ -330,13 +330,13 @@ def reasons(plan: pipeline.Plan) -> str:
     return one_line("; ".join(f"{n} x {op}: {first[op]}" for op, n in found.items()))
 
 
-def converted(row: Row, network: Any, file: Path, mended: Path, inputs: np.ndarray) -> Row:
+def converted(row: Row, network: Any, file: Path, repaired: Path, inputs: np.ndarray) -> Row:
     """Write the DLC, strictly, and pass it through the gate; or say what failed."""
     output = file.with_name(f"{row.target}.dlc")
     try:
         with runtime.connect(network) as reference:
             gate = dlc.Gate(reference, inputs, file, check_top1=False)
-            made = dlc.convert(mended, row.target, output, gate)
+            made = dlc.convert(repaired, row.target, output, gate)
     except ParityError as error:
         figures = getattr(error.report, "parity", None)
         gate = f"{figures.cosine_min:.5f}" if figures else ""

@@ -2,7 +2,7 @@
 
     python benchmarks/surgery_levels.py [--models NAME ... -o FOLDER]
 
-The networks are those of surgery_coverage.py, with the same random weights. Each is built anew for
+The networks are those of surgery_coverage.py, with the same random weights. Each is built again for
 every level and rule set: ``exact`` must leave the outputs as they were, within rounding; ``lite``
 changes the function, and is only counted here (benchmarks/lite.py measures what it costs). A level
 that finds nothing says so, as a user's call would. Nothing is kept between runs. Writes

@@ -1,7 +1,7 @@
 """MobileNetV3 Edge Lab: check, repair, convert and verify models for edge accelerators.
 
 Exit codes: 0 done; 1 the model has a problem, which is explained; 2 the call has one. A reader who
-closes our output (``labutils ... | head``) ends us without a word, and with 1.
+closes our output (``labutils ... | head``) ends us silently, with 1.
 """
 
 from __future__ import annotations

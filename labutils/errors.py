@@ -126,7 +126,7 @@ class NothingMatchedError(SurgeryError):
 
 
 class TrainingError(LabError):
-    """Training went astray: a loss that is not finite, or a network without a gradient."""
+    """Training diverged: a loss that is not finite, or a network without a gradient."""
 
 
 class TableError(LabError):

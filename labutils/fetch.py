@@ -1,6 +1,6 @@
 """Download weight files: HTTPS only, checked against a hash, whole or not at all.
 
-A transfer that breaks off is tried again and goes on where it stopped, in this process or in the
+A transfer that breaks off is tried again and resumes where it stopped, in this process or in the
 next one; two processes that want the same file share one download.
 
 PyTorch's model files carry the first eight digits of their SHA-256 in their name. Those digits
@@ -138,7 +138,7 @@ def archive(url: str, checksum: str, folder: Path) -> None:
     Raises
     ------
     FetchError
-        As in `weights`; also when the archive holds files that do not belong into `folder`.
+        As in `weights`; also when the archive holds files that do not belong in `folder`.
     """
     name = urlsplit(url).path.rpartition("/")[2]
     url = _mirrored(url, name)
@@ -207,7 +207,7 @@ def _mirrored(url: str, filename: str) -> str:
 def _require_https(url: str) -> None:
     """Refuse another scheme; plain http may stay on this machine, if the user's mirror is there.
 
-    Without such a mirror nothing here is asked: a redirect must not reach services of one's own.
+    Without such a mirror nothing here is asked: a redirect must not reach local services.
     """
     mirror = urlsplit(os.environ.get("LABUTILS_MIRROR", "").strip())
     allowed = mirror.scheme in ("http", "https") and _is_loopback(mirror)
@@ -241,7 +241,7 @@ def _download(url: str, target: Path, mismatch: Callable[[Path], str], progress:
             _keep_right(url, target, mismatch, progress)
     except (requests.RequestException, OSError) as error:
         kept = _part(target).stat().st_size if _part(target).is_file() else 0
-        resume = f" {kept:,} bytes are kept: the next try goes on there." if kept else ""
+        resume = f" {kept:,} bytes are kept: the next try resumes there." if kept else ""
         raise FetchError(
             f"Could not fetch {url}: {_reason(error)}.{resume} {_cure(target)}"
         ) from None
@@ -252,7 +252,7 @@ def _keep_right(url: str, target: Path, mismatch: Callable[[Path], str], progres
     part = _part(target)
     resumed = part.is_file()
     _transfer(url, part, progress)
-    if resumed and mismatch(part):  # the rest of another file: begin anew, once
+    if resumed and mismatch(part):  # the rest of another file: start over, once
         part.unlink()
         _transfer(url, part, progress)
     wrong = mismatch(part)
@@ -272,7 +272,7 @@ def _part(target: Path) -> Path:
 
 
 def _transfer(url: str, part: Path, progress: bool) -> None:
-    """Receive all of `url` into `part`, going on where `part` ends, with a few tries."""
+    """Receive all of `url` into `part`, resuming where `part` ends, with a few tries."""
     for pause in (*_PAUSES_S, None):
         try:
             with part.open("ab") as file:
@@ -396,5 +396,5 @@ def _reason(error: Exception) -> str:
 def _cure(target: Path) -> str:
     return (
         f"Try again later, place the file by hand at {target}, set LABUTILS_MIRROR to a mirror "
-        "that has it, or go on without ImageNet weights: weights='things16' or 'random'."
+        "that has it, or continue without ImageNet weights: weights='things16' or 'random'."
     )

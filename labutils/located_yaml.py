@@ -1,4 +1,4 @@
-"""YAML whose mistakes are told by file, line and key."""
+"""YAML whose mistakes are reported by file, line and key."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
-        raise UsageError(f"{path} is a folder, and a file is to be written there: move it away.")
+        raise UsageError(f"{path} is a folder, and a file must be written there: move it away.")
     _sweep(folder(path.parent))
     mark = f"{_owner()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
@@ -159,7 +159,7 @@ def scratch(place: str | Path | None = None) -> Iterator[Path]:
     finally:
         try:
             shutil.rmtree(made, ignore_errors=True)
-        finally:  # whoever stopped us may do so once more, while we clear up
+        finally:  # the same signal may come again while we clean up
             shutil.rmtree(made, ignore_errors=True)
 
 

@@ -21,7 +21,7 @@ PREPROCESSING_KEY = "labutils.preprocessing"
 MODEL_KEY = "labutils.model"
 EDITS_KEY = "labutils.surgery"
 
-MAX_SIZE = 4096  # pixels; more is a typing error, and 200 MB an image
+MAX_SIZE = 4096  # pixels; larger is surely a typo (200 MB per image)
 _MAX_NAME = 300  # characters of a class's name; ImageNet's longest has 121
 _MAX_TEXT = 2000  # of a claim or a source
 

@@ -1,4 +1,4 @@
-"""Progress of long work, for whoever waits: one type, and one way to report it."""
+"""Progress of long work: one type, and one way to report it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def tracked(items: Iterable[T], work: str, unit: str, progress: Progress | None)
     work, unit
         What the loop does; what an item is, in the plural.
     progress
-        None: nobody is told.
+        None: nothing is reported.
     """
     return progress(items, f"{work} ({unit})") if progress else items

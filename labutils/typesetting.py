@@ -100,7 +100,7 @@ def table(
     *,
     named: bool = False,
 ) -> Html:
-    """Return a table in a box of its own, in which it scrolls where the page is narrow.
+    """Return a table in its own box, in which it scrolls where the page is narrow.
 
     Parameters
     ----------

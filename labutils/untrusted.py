@@ -1,7 +1,7 @@
 """Reading what others wrote within limits: of bytes, of depth, and of what an archive unpacks to.
 
 A file of a few bytes can stand for any amount of memory: brackets within brackets, a zip member of
-zeros, a device that never ends. Whoever reads text, JSON or a zip here gets an error that
+zeros, a device that never ends. Reading text, JSON or a zip here fails with an error that
 is a `ValueError` as well, and can say what the file was to be.
 """
 

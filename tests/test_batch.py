@@ -174,7 +174,7 @@ def test_a_log_that_cannot_be_written_is_a_row(fake, tmp_path):
     key = batch._key(["tv:resnet18", "qnn"])
     (tmp_path / "out" / f"tv_resnet18-{key[:6]}.log").mkdir(parents=True)
     (row,) = fake("").rows
-    assert row.outcome == "crashed" and "could not begin" in row.reason
+    assert row.outcome == "crashed" and "could not be started" in row.reason
 
 
 def test_a_line_that_only_asks_for_help_has_failed(fake):

@@ -158,8 +158,8 @@ SAID = {
     "nhwc_open": "its open size was fixed to 32 px",
     "pixels": "its uint8 input takes the same pixels as float32",
     "pixels_nhwc": "its NHWC input takes NCHW",
-    "pixels_added": "its uint8 input takes float32, behind a Cast",
-    "halves": "its float16 input takes float32, behind a Cast",
+    "pixels_added": "its uint8 input takes float32, followed by a Cast",
+    "halves": "its float16 input takes float32, followed by a Cast",
 }
 EVERY = [
     *(f"opset_{n}" for n in (*OPSETS, 21)),

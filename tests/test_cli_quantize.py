@@ -47,8 +47,8 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Say where"),
-        (["-o", "x.bin"], "is an .onnx file"),
+        ([], "Pass -o FILE.onnx"),
+        (["-o", "x.bin"], "must be an .onnx file"),
         (["-o", "x.onnx", "--recipe", "int8_trimm"], "Did you mean int8_trim"),
         (["-o", "x.onnx", "--recipe", "absent.yaml"], "Cannot read the recipe"),
         (["-o", "x.onnx", "--recipe", "int8_qat"], "is for training"),
@@ -60,7 +60,7 @@ def tiny(tmp_path_factory):
         (["-o", "x.onnx", "--held-out", 0], "at least one image"),
         (["-o", "x.onnx", "--repair-for", "snpe-2"], "Did you mean snpe-2.7"),
         (["--explain", "--backend", "htpp"], "Did you mean htp"),
-        (["--explain", "--layers", 0], "one or more"),
+        (["--explain", "--layers", 0], "--layers must be at least 1"),
     ],
     ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
 )

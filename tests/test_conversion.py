@@ -175,7 +175,7 @@ def test_what_qnn_refuses_is_an_error_with_its_reason(tmp_path):
         ("snpe-27", "m.dlc", {}, UnknownNameError, "Did you mean snpe-2.7"),
         ("qnn", "m.bin", {}, UsageError, "the output is a .dlc"),
         ("qnn", "m.dlc", {"precision": "int4"}, UsageError, "choose fp32, fp16, int8, a16w8"),
-        ("qnn", "m.dlc", {"precision": "int8"}, UsageError, "do not fit together"),
+        ("qnn", "m.dlc", {"precision": "int8"}, UsageError, "cannot be combined"),
     ],
 )
 def test_impossible_calls(target, output, settings, error, words, small_onnx, tmp_path):

@@ -303,4 +303,4 @@ def test_a_c_interface_that_we_do_not_know_is_not_called(made):
     """)
     command = [sys.executable, "-c", code, str(made["fp32"].file)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "known for QNN's C interface (9, 9), and this wheel has (2, " in done.stdout
+    assert "needs QNN's C interface (9, 9), and this wheel has (2, " in done.stdout

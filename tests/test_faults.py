@@ -18,7 +18,7 @@ def ground(tmp_path_factory):
 
 
 def test_two_journeys_at_once_take_turns_and_finish(ground):
-    assert sum("Another journey writes into" in said for said in ground.first) == 1
+    assert sum("Another journey is writing into" in said for said in ground.first) == 1
     assert not ground.lost()
     assert everything_is_described(ground.artifacts)
 

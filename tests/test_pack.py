@@ -71,7 +71,7 @@ def test_what_is_no_pack_for_this_machine(packed, tmp_path):
     with pytest.raises(UsageError, match="labutils pack"):
         pack.unpack(tmp_path)
     rewrite(packed.folder, files={"../outside": "0" * 64})
-    with pytest.raises(UsageError, match="belongs into no pack"):
+    with pytest.raises(UsageError, match="does not belong in a pack"):
         pack.unpack(packed.folder)
     rewrite(packed.folder, machine="Plan9 mips, Python 2.7")
     with pytest.raises(UsageError, match="for Plan9 mips"):

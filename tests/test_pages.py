@@ -203,41 +203,6 @@ def test_links_between_pages_resolve(file):
             assert anchor in known_anchors, f"{file.name} links to {target}: no such entry"
 
 
-# --- English ------------------------------------------------------------------------------------
-
-FOREIGN = re.compile(
-    r"\bmend(s|ed|ing)?\b|\bat hand\b|\bdear(er)?\b|\bwhoever\b|\bof one's own\b"
-    r"|(?<!\bthere )\b(is|was|are) no (?!longer|more|nearer|better|worse)",
-    re.IGNORECASE,
-)
-"""What gives a translation away: 'is no DLC' for 'is not a DLC', 'mended' for 'repaired'."""
-
-
-LAB = sorted((paths.ROOT / "labutils/lab").rglob("*.py"))
-
-
-def in_our_words(text):
-    """A page without quoted messages, which other modules write."""
-    return re.sub(r"```[\s\S]*?```|`[^`\n]*`", "", text)
-
-
-@pytest.mark.parametrize("file", pages(), ids=lambda file: file.name)
-def test_pages_are_in_plain_english(file):
-    assert [found[0] for found in FOREIGN.finditer(in_our_words(markdown(file)))] == []
-
-
-@pytest.mark.parametrize("file", LAB, ids=lambda file: file.stem)
-def test_the_lab_speaks_plain_english(file):
-    assert [found[0] for found in FOREIGN.finditer(file.read_text(encoding="utf-8"))] == []
-
-
-def test_what_is_not_plain_english_is_found():
-    for words in ("it is no DLC", "the mended file", "no record at hand", "Whoever has one"):
-        assert FOREIGN.search(words)
-    for words in ("it is no longer", "there is no file", "it is no better", "recommended"):
-        assert not FOREIGN.search(words)
-
-
 # --- the instructor's guide ---------------------------------------------------------------------
 
 

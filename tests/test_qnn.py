@@ -104,7 +104,7 @@ def test_every_chip_names_its_source_and_no_id_is_used_twice():
     ("wrong", "error"),
     [
         ({"backend_type": "htp"}, "soc_model"),
-        ({"backend_type": "cpu"}, "allowed is"),
+        ({"backend_type": "cpu"}, "allowed values"),
         ({"backend_type": "htp", "soc_model": "9999"}, "soc_model"),
         ({"backend_type": "htp", "soc_model": 43, "htp_arch": 74}, "htp_arch"),
         ({"backend_type": "htp", "soc_model": 43, "vtcm": 8}, "no QNN option"),

@@ -184,7 +184,7 @@ def test_every_number_of_a_recipe_is_limited_and_finite(part, name):
     [{"overrides": Override("a")}, {"overrides": ("a",)}, {"exclude": "/conv1/*"}],
 )
 def test_one_exception_without_its_comma_is_told(wrong):
-    with pytest.raises(UsageError, match="mind the comma"):
+    with pytest.raises(UsageError, match="with the comma"):
         Recipe().replaced(**wrong)
     assert Recipe(overrides=[Override("a")]) == Recipe(overrides=(Override("a"),))
 

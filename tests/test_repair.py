@@ -166,7 +166,7 @@ def test_an_approximated_dlc_is_judged_by_the_surgered_model_and_says_so(
     )
     assert made.gate.passed
     assert "MobileNetV3" not in made.gate.reference  # the repaired file, not the module brought
-    assert made.claim.startswith("APPROXIMATED by hardswish-to-relu: this is NOT the model")
+    assert made.claim.startswith("APPROXIMATED by hardswish-to-relu: this is NOT the original")
     assert any(line.startswith("APPROXIMATED by") for line in said)
     manifest = json.loads(made.manifest.read_text())
     assert manifest["claim"] == made.claim

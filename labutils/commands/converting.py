@@ -50,7 +50,7 @@ def _diagnose_parser(commands: Any) -> None:
 
 
 def _repair_parser(commands: Any) -> None:
-    text = "Write a model as ONNX with what a target refuses replaced, and the edits beside it."
+    text = "Write a model as ONNX, with what a target refuses replaced, and the edits next to it."
     parser = command(commands, "repair", _repair, text)
     model_arguments(parser)
     parser.add_argument("--target", help="whose blockers to replace; not needed with --replay")
@@ -80,9 +80,9 @@ def _convert_parser(commands: Any) -> None:
 
 
 def _batch_parser(commands: Any) -> None:
-    text = "Convert every model of a list, unattended; what fails is a row with its reason."
+    text = "Convert every model in a list, unattended; a failure becomes a row with its reason."
     parser = command(commands, "batch", _batch, text)
-    listed = "a text file: one MODEL per line, with options of `convert` where it needs its own"
+    listed = "a text file: one MODEL per line, with its own options of `convert` if any"
     parser.add_argument("list", metavar="LIST", type=Path, help=listed)
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")

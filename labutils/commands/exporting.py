@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     split.add_argument(
         "--module", action="append", metavar="PATH",
-        help="which one, such as features.4 (may be given again); without it, all",
+        help="a module, such as features.4 (repeatable); without it, all modules",
     )  # fmt: skip
     depth = "all modules down to this many names: 1 is features, 2 is features.0 (2)"
     split.add_argument("--depth", type=int, metavar="N", help=depth)

@@ -50,13 +50,13 @@ def _room_parser(commands: Any) -> None:
 
 
 def _cache_parser(commands: Any) -> None:
-    text = "List what lies in the cache, or delete it: what is made again, or --all."
+    text = "List what is in the cache, or delete it: what can be made again, or --all."
     parser = command(commands, "cache", _cache, text)
     parser.add_argument("action", choices=("list", "clear"))
     parser.add_argument("names", metavar="NAME", nargs="*", help="clear only these folders")
     everything = "clear training states and progress too, and the cache folder and locks themselves"
     parser.add_argument("--all", action="store_true", help=everything)
-    parser.add_argument("--yes", action="store_true", help="clear without a question")
+    parser.add_argument("--yes", action="store_true", help="clear without asking")
 
 
 def _pack_parsers(commands: Any) -> None:

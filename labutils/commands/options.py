@@ -32,7 +32,7 @@ def command(
 ) -> argparse.ArgumentParser:
     """Add a command with its ``--json``, and return its parser."""
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--json", action="store_true", help="print JSON, for a machine to read")
+    parser.add_argument("--json", action="store_true", help="print machine-readable JSON")
     parser.set_defaults(command=function)
     return parser
 
@@ -67,7 +67,7 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_earlier(chosen: argparse.Namespace) -> None:
-    """Refuse an option's name of before, with the one that it has now."""
+    """Refuse an option's former name, and give the current one."""
     if chosen.earlier:
         from .. import quantize
 
@@ -115,7 +115,7 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
         raise UsageError(
             f"{_known_as(model)} does not say how its input was normalised, and it is not guessed. "
             "Give --mean R G B --std R G B (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225; "
-            "for pixels in 0..1 without more: 0 0 0 and 1 1 1)."
+            "for plain pixels in 0..1: 0 0 0 and 1 1 1)."
         )
     return model.preprocessing
 
@@ -141,7 +141,7 @@ def stored_inputs(path: Path) -> Any:
 
     from .. import untrusted
 
-    damaged = (zipfile.BadZipFile, zlib.error, MemoryError)  # the last: a shape that is a lie
+    damaged = (zipfile.BadZipFile, zlib.error, MemoryError)  # the last: a false shape
     try:
         with zipfile.ZipFile(path) as archive:
             untrusted.refuse_bomb(path, archive)
@@ -152,7 +152,7 @@ def stored_inputs(path: Path) -> Any:
     except LimitError:
         raise
     except (OSError, EOFError, ValueError, AttributeError, RuntimeError, *damaged) as error:
-        raise UsageError(f"{path} is no .npz with plain arrays: {error}") from None
+        raise UsageError(f"{path} is not an .npz with plain arrays: {error}") from None
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
         raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")
     return arrays[0]

@@ -41,18 +41,18 @@ def _quantize_parser(commands: Any) -> None:
     budget = parser.add_argument_group("budget, for mixed precision (one, or --megabytes and one)")
     budget.add_argument(
         "--mac-share", type=float, metavar="SHARE",
-        help="most of the multiply-accumulates with 16-bit activations, e.g. 0.15",
+        help="most multiply-accumulates with 16-bit activations, as a share, e.g. 0.15",
     )  # fmt: skip
-    wanted = "least top-1 agreement with the float model, e.g. 0.995"
+    wanted = "minimum top-1 agreement with the float model, e.g. 0.995"
     budget.add_argument("--agreement", type=float, metavar="SHARE", help=wanted)
-    budget.add_argument("--sqnr", type=float, metavar="DB", help="least logit SQNR, e.g. 20")
-    size = "most for the stored weights; layers go down to 4 bits for it"
+    budget.add_argument("--sqnr", type=float, metavar="DB", help="minimum logit SQNR, e.g. 20")
+    size = "limit for the stored weights; layers go down to 4 bits to meet it"
     budget.add_argument("--megabytes", type=float, metavar="MB", help=size)
     images = parser.add_argument_group(
         "images",
         "PATH is a folder of pictures, or an .npz with normalised NCHW float32 inputs.",
     )
-    own = "calibrate with your own instead of Things-16's"
+    own = "calibrate on your own images instead of Things-16's"
     images.add_argument("--calibration", type=Path, metavar="PATH", help=own)
     images.add_argument(
         "--images", type=int, metavar="N",
@@ -62,7 +62,7 @@ def _quantize_parser(commands: Any) -> None:
         "--held-out", type=int, default=256, metavar="N",
         help="Things-16 validation images to compare on (256)",
     )  # fmt: skip
-    own = "compare on your own instead; accuracy is not known then"
+    own = "compare on your own images instead; accuracy is then unknown"
     images.add_argument("--inputs", type=Path, metavar="PATH", help=own)
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
     parser.add_argument("--repair-for", metavar="TARGET", help="first replace what it refuses")
@@ -81,11 +81,11 @@ def _quantize(chosen: argparse.Namespace) -> int:
     from ..runtime import qnn
 
     if chosen.output is None and not chosen.explain:
-        raise UsageError("Say where the quantized model goes (-o q.onnx), or ask to --explain.")
+        raise UsageError("Pass -o FILE.onnx, or --explain.")
     if chosen.backend not in ("ort", "htp"):
         raise UnknownNameError("backend", chosen.backend, ("ort", "htp"))
     if chosen.explain and chosen.layers < 1:
-        raise UsageError(f"--layers {chosen.layers}: one or more.")
+        raise UsageError(f"--layers must be at least 1, not {chosen.layers}.")
     if chosen.explain and chosen.backend == "htp":
         qnn.soc(chosen.soc)
         qnn.require()
@@ -118,11 +118,11 @@ def _quantize(chosen: argparse.Namespace) -> int:
 
 
 def _first(calibration: Any, images: int | None) -> Any:
-    """Return so many of the user's own images, all without a number; the number without images."""
+    """Return that many of the user's images (all, for None); the number where there are none."""
     if calibration is None or images is None:
         return images if calibration is None else calibration
     if images < 1:
-        raise UsageError(f"--images {images}: at least one is needed.")
+        raise UsageError(f"--images must be at least 1, not {images}.")
     return calibration.head(images) if hasattr(calibration, "head") else calibration[:images]
 
 

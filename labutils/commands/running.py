@@ -36,8 +36,8 @@ def _run_parser(commands: Any) -> None:
     parser = command(commands, "run", _run, text)
     parser.add_argument("artifact", metavar="ARTIFACT", help=f"a .dlc, or {MODEL_HELP}")
     input_arguments(parser)
-    parser.add_argument("--weights", default="auto", help="for a model that is named")
-    parser.add_argument("--size", type=int, help="image side in pixels, where it is open")
+    parser.add_argument("--weights", default="auto", help="for a model given by name")
+    parser.add_argument("--size", type=int, help="image side in pixels, where it is left open")
     parser.add_argument(
         "--images", nargs="+", default=["16"], help="a number of Things-16 images, or files"
     )
@@ -110,8 +110,8 @@ def _answers(
     classes = model.classes or tuple(f"class {i}" for i in range(shares.shape[1]))
     if len(classes) != shares.shape[1]:
         raise ModelFileError(
-            f"{model.name} states {len(classes)} classes and gives {shares.shape[1]} outputs: what "
-            "lies in or beside the file is about another network. Make the file again."
+            f"{model.name} states {len(classes)} classes and gives {shares.shape[1]} outputs: "
+            "the facts in or beside the file belong to another network. Make the file again."
         )
     rows = [
         {"image": name, "top": [(classes[k], round(float(row[k]), 4)) for k in order]}

@@ -59,7 +59,7 @@ def _train(chosen: argparse.Namespace) -> int:
     if chosen.route != "lab" and not chosen.recipe:
         raise UsageError("--route says how to train for a --recipe.")
     if chosen.steps is not None and chosen.steps < 1:
-        raise UsageError(f"--steps {chosen.steps}: one or more.")
+        raise UsageError(f"--steps must be at least 1, not {chosen.steps}.")
     return _for_recipe(chosen) if chosen.recipe else _in_float(chosen)
 
 

@@ -2,7 +2,7 @@
 
 Making all inner tensors visible changes what Qualcomm's compiler may fuse, and can make a fault
 vanish: ``x * HardSigmoid(x)`` of opset 13 is computed wrongly by the HTP only as long as nobody
-looks at the HardSigmoid. So on the HTP the graph is cut off behind one tensor at a time, which
+looks at the HardSigmoid. So on the HTP the graph is cut off after one tensor at a time, which
 leaves the nodes before it as they were.
 """
 

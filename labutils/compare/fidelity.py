@@ -108,9 +108,9 @@ class Ladder(tabular.Table):
     rows
         One `Rung` per stage.
     images
-        What was classified, in words.
+        What was classified, as text.
     preprocessing
-        How the pixels were prepared, in words.
+        How the pixels were prepared, as text.
     """
 
     rows: tuple[Rung, ...]
@@ -142,7 +142,7 @@ class Ladder(tabular.Table):
         Raises
         ------
         UsageError
-            There is no such file, or it is no ladder.
+            There is no such file, or it is not a ladder.
         """
         try:
             with Path(path).open(encoding="utf-8", newline="") as file:

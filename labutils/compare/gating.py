@@ -139,7 +139,7 @@ class GateReport(typesetting.Shown):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found wanting."""
+        """Whether the gate passed."""
         return not self.reasons
 
     def to_dict(self) -> dict[str, Any]:
@@ -342,7 +342,7 @@ def _locate(
 ) -> tuple[Divergence | None, str]:
     file = reference_onnx or _onnx(reference)
     if not _onnx(candidate):
-        return None, "No tensor is named: the candidate has no ONNX file to look into."
+        return None, "No tensor is named: the candidate has no ONNX file to inspect."
     own = file is None and isinstance(candidate, HtpRunner)
     if own:
         file = _onnx(candidate)

@@ -1,4 +1,4 @@
-"""Why a quantized layer is noisy: figures of its own tensors, and the sentences they allow."""
+"""Why a quantized layer is noisy: figures of its tensors, and the sentences they allow."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def facts(
     """
     made = producers(reference.graph.node)
     own = {node.name: node.output[0] for node in reference.graph.node}
-    # an output of the graph is made under another name, since its Q and DQ come behind it
+    # an output of the graph is made under another name, since its Q and DQ come after it
     tensor_of = {u.name: u.tensor if u.tensor in made else own.get(u.name, "") for u in chosen}
     before = {
         u.name: made[tensor_of[u.name]].input[0]
@@ -271,5 +271,5 @@ def sentences(f: Facts) -> tuple[str, ...]:
     if f.weights_db < f.sqnr_db - 3:
         said.append((1.0, f"its weights ({f.weights_db:.0f} dB) are noisier than its values"))
     if f.op == "Add":
-        said.append((0.5, "residual sum: its noise goes on unfiltered to every later block"))
+        said.append((0.5, "residual sum: its noise reaches every later block unfiltered"))
     return tuple(why for _, why in sorted(said, key=lambda pair: -pair[0]))

@@ -125,7 +125,7 @@ class SensitivityReport(tabular.Table):
         }  # fmt: skip
 
     def explained(self) -> str:
-        """Return the five costliest layers and why, in words, in lines that fit a notebook."""
+        """Return the five costliest layers and why, as text, in lines that fit a notebook."""
         return "\n".join(
             textwrap.fill(line, _COLUMNS, subsequent_indent=" " * 10) for line in self._reasons()
         )
@@ -194,7 +194,7 @@ def sensitivity(
     layers
         Globs over node names.
     worst
-        Only so many of them: those that cost most on ONNX Runtime, which is asked about all first.
+        At most this many: those that cost most on ONNX Runtime, which is asked about all first.
     soc
         The chip, for ``"htp"``.
     progress

@@ -264,7 +264,7 @@ def _refuse_misfit(precision: str, quantized: OnnxFile | str | Path | None) -> N
     if precision not in PRECISIONS:
         raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
     if (precision in ("int8", "a16w8")) != (quantized is not None):
-        raise UsageError(f"Precision {precision} and quantized={quantized} do not fit together.")
+        raise UsageError(f"Precision {precision} and quantized={quantized} cannot be combined.")
 
 
 def _rename(draft: Path) -> Path:
@@ -279,7 +279,7 @@ def _publish(folder: Path, destination: Path) -> None:
     """Give the DLC and what describes it their names; a kill leaves no description of another."""
     with paths.locked(destination):
         beside = (paths.manifest, paths.edits_file, paths.earlier_edits_file, writing.sidecar)
-        for stale in (destination, failed_place(destination)):  # one of an earlier attempt
+        for stale in (destination, failed_place(destination)):  # left by an earlier attempt
             for name in beside:
                 name(stale).unlink(missing_ok=True)
         failed_place(destination).unlink(missing_ok=True)
@@ -350,7 +350,7 @@ def _write(
 
 
 def _judge(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> compare.GateReport:
-    """Return the gate's report; of a DLC that failed only where such a one is to be kept."""
+    """Return the gate's report; for a failed DLC only if the gate keeps failed ones."""
     try:
         return _compare(draft, written, gate, device)
     except ParityError as error:

@@ -85,7 +85,7 @@ def verify(dlc: str | Path, source: OnnxFile | str | Path) -> Verification:
         listed = "".join(f"\n  - {line}" for line in differences[:20])
         raise ConvertError(
             f"{Path(dlc).name} does not hold the graph of {source.name}:{listed}\n"
-            "What to do: convert again; if it stays so, do not use the file, report the graph."
+            "What to do: convert again; if it fails again, report the graph; do not use the file."
         )
     remarks = tuple(
         f"{want[name]} {name} in the ONNX are {have[kind]} {kind} in the DLC"

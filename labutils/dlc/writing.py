@@ -195,7 +195,7 @@ def write(
     notes
         Facts for the sidecar, such as the target that the graph was checked against.
     pool
-        Workers of your own, instead of the shared ones.
+        Your own workers, instead of the shared ones.
 
     Raises
     ------

@@ -172,7 +172,7 @@ def unchecked(
 ) -> onnx.ModelProto:
     """Return what the exporter writes, tidied and described, neither checked nor run.
 
-    For a writer that goes on with the graph (`quantize.qat.to_qdq`) and checks its own result;
+    For a writer that continues with the graph (`quantize.qat.to_qdq`) and checks its own result;
     everyone else wants `to_onnx`.
     """
     exporter = exporters.choose(exporter, opset)

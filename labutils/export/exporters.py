@@ -71,8 +71,8 @@ def write(module: nn.Module, example: torch.Tensor, opset: int, exporter: str) -
             buffer: Any = io.BytesIO()  # which the older exporter takes, whatever its type says
             torch.onnx.export(module, (example,), buffer, dynamo=False, **options)
             if any("to a Python boolean" in str(warning.message) for warning in warned):
-                # Tracing wrote one branch of an `if`. Where it hangs on shapes that is right;
-                # torch.export fails where it hangs on the values.
+                # Tracing wrote one branch of an `if`. Where it depends on shapes that is right;
+                # torch.export fails where it depends on the values.
                 torch.export.export(module, (example,), strict=False)
     except Exception as error:  # exporters raise a dozen kinds
         raise _explained(error, module, opset, exporter) from None
@@ -81,7 +81,7 @@ def write(module: nn.Module, example: torch.Tensor, opset: int, exporter: str) -
 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Switch off the fused attention of inference: it is one operator, and ONNX has no such."""
+    """Switch off the fused attention of inference: it is one operator that ONNX does not have."""
     import torch
 
     before = torch.backends.mha.get_fastpath_enabled()
@@ -113,7 +113,7 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
 @contextlib.contextmanager
 def _silent_descriptors() -> Iterator[None]:
     """Send file descriptors 1 and 2 nowhere: TorchScript's C++ prints the graph when it fails."""
-    # What C still holds back belongs to before; later it would come out afterwards.
+    # C's buffered output is from before this block: flush it now, or it appears out of order.
     flush = (lambda: ctypes.CDLL(None).fflush(None)) if os.name == "posix" else (lambda: None)
     flush()
     saved = [os.dup(1), os.dup(2)]

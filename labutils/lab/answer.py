@@ -1,6 +1,6 @@
 """Reading a learner's answer: calling it, and taking what it gives for a number, names or an array.
 
-Whatever is wrong with an answer becomes `NotYet`, in words for the learner. A function of theirs is
+Whatever is wrong with an answer becomes `NotYet`, a sentence for the learner. Their function is
 called with a limit on its time, and must leave what it is given as it was.
 """
 
@@ -25,7 +25,7 @@ LIMIT_S = 30.0
 
 
 class NotYet(Exception):  # noqa: N818 - an outcome that travels from a grader, not an error
-    """What is wrong with an answer, in words for the learner; raised inside graders only."""
+    """What is wrong with an answer, a sentence for the learner; raised inside graders only."""
 
 
 class StillTodo(Exception):  # noqa: N818 - an outcome as well; learners see the name

@@ -74,7 +74,7 @@ def load_or_make(name: str, model: zoo.Model, echo: Callable[[str], object]) -> 
 
 
 def _make(name: str, model: zoo.Model, reason: str, echo: Callable[[str], object]) -> None:
-    """Make an artifact by the same steps as the journey, and what it is made of before."""
+    """Make an artifact by the same steps as the journey, after what it is made of."""
     from ..pipeline import steps
 
     path, source = path_of(name, model), path_of("patched", model)

@@ -68,7 +68,7 @@ class Room(typesetting.Shown):
         return [(notebook, list(ids)) for notebook, ids in by_notebook]
 
     def _notes(self) -> list[str]:
-        """Return what was left out: damaged lines, whole files, ids that this lab has not."""
+        """Return what was left out: damaged lines, whole files, ids that this lab does not have."""
         counts = ((name, damaged) for name, (_, damaged) in self.learners.items() if damaged)
         listed = ", ".join(f"{printable(name)} {damaged}" for name, damaged in counts)
         notes = [f"Damaged lines, left out: {listed}."] if listed else []

@@ -36,7 +36,7 @@ class UnsolvedError(LabError):
 
 @dataclass(frozen=True, repr=False)
 class Result(typesetting.Shown):
-    """The outcome of one check, in words."""
+    """The outcome of one check, as a sentence."""
 
     id: str
     outcome: str

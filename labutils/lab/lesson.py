@@ -1,7 +1,7 @@
 """What a notebook imports.
 
-`start` makes every notebook one that can be joined: it loads what the notebooks before it left
-behind, or makes it, and says which. `check` judges, `settle` goes on with a solution in any case.
+`start` lets every notebook be the first one: it loads what the notebooks before it left
+behind, or makes it, and says which. `check` judges, `settle` continues with a solution in any case.
 With ``LABUTILS_STRICT=1`` whatever is not solved is an error. `on_htp` shows what was recorded
 where Qualcomm's simulator does not run, and says so.
 """
@@ -357,7 +357,7 @@ def _network(model: zoo.Model | str | None) -> recorded.Network | None:
     return recorded.Network(words, model.sha256, {n: artifacts.recipe_sha256(n) for n in used})
 
 
-# --- failures that are wanted -------------------------------------------------------------------
+# --- failures that are expected -----------------------------------------------------------------
 
 
 class expect_failure:  # noqa: N801 - reads as a statement: with expect_failure(contains=...)

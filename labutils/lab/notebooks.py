@@ -275,7 +275,7 @@ def checkout(folder: Path | None = None) -> Checkout:
     """Give the learner a copy of every notebook; what the learner changed is never overwritten.
 
     The copies come without outputs: a stored one would answer the prediction above it.
-    The pages and pictures that notebooks link to lie beside them and are brought up to date, if
+    The pages and pictures that notebooks link to lie beside them and are updated, if
     they are the lab's. What is written is written in the folder, and not through a link in it.
 
     Raises

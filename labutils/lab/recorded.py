@@ -126,7 +126,7 @@ def run(key: str, step: Callable[..., Any], *args: Any, network: Network | None 
 
 
 def machine() -> str:
-    """Return this machine in words, as far as a figure depends on it: cores and system."""
+    """Return this machine as text, as far as a figure depends on it: cores and system."""
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
@@ -272,7 +272,7 @@ class Benchmark(typesetting.Shown):
         rows: list[str] = []
         head = lines[blank[-1] + 1 if blank else 0 : ruler + 1]
         for line in lines[ruler + 1 :]:
-            if line.startswith("  ") and rows:  # a long line that goes on
+            if line.startswith("  ") and rows:  # a long line that continues
                 rows[-1] += f"\n{line}"
             else:
                 rows.append(line)
@@ -284,7 +284,7 @@ class Benchmark(typesetting.Shown):
     def _repr_html_(self) -> str:
         above, table, below = _around_table(self.text)
         heading = f"<p><strong>{typesetting.words(self.heading)}</strong></p>"
-        if not table or _ruler(below) is not None:  # columns of its own kind: as it stands
+        if not table or _ruler(below) is not None:  # its columns are of another kind: as it stands
             return heading + typesetting.columns(self.text)
         head, *rows = table
         shown = typesetting.table(head, rows)
@@ -314,7 +314,7 @@ def _around_table(text: str) -> tuple[list[str], list[list[str]], list[str]]:
 
 
 def _paragraphs(lines: list[str]) -> str:
-    """Return prose as HTML: a line that begins with spaces goes on with the one before it."""
+    """Return prose as HTML: a line that begins with spaces continues the one before it."""
     told = re.sub(r"\n +", " ", "\n".join(lines)).split("\n\n")
     return "".join(
         f"<p>{typesetting.words(part.strip()).replace(chr(10), '<br>')}</p>"

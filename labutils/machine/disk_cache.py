@@ -1,4 +1,4 @@
-"""What lies in the cache folder, since when nobody used it, and a way to be rid of it.
+"""What is in the cache folder, when it was last used, and how to delete it.
 
 `clear` deletes only this user's files, only in a folder that the lab made for its cache, and
 never through a link.
@@ -25,7 +25,7 @@ ABOUT = {
     "coverage": "what programs in benchmarks/ keep between runs",
     "lite": "what programs in benchmarks/ keep between runs",
     "quantization": "what programs in benchmarks/ keep between runs",
-    "training": "states of trainings, to go on with",
+    "training": "training states, to resume from",
     "progress": "which exercises were passed",
 }
 """Folder of the cache -> what lies there."""
@@ -33,7 +33,7 @@ ABOUT = {
 _MAX_TAG_BYTES = 4096
 
 KEPT = ("training", "progress")
-"""Folders whose content nothing can make again."""
+"""Folders whose content cannot be made again."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """What all of it takes."""
+        """Bytes of all entries."""
         return sum(entry.bytes for entry in self.entries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def clear(part: Cache, *, everything: bool = False) -> Cleared:
 
 
 def _ours(place: Path) -> bool:
-    """Whether the lab made this folder: it has the mark, or is of a time before the mark."""
+    """Whether the lab made this folder: it has the mark, or is older than the mark."""
     try:
         tag = untrusted.content(place / paths.CACHE_TAG, _MAX_TAG_BYTES, plain=True)
     except (OSError, ValueError):

@@ -173,7 +173,9 @@ def verify(folder: str | Path) -> Pack:
         raise UsageError(f"This pack is for {kind}; this machine is {machine()}.")
     for name, digest in files.items():
         if not re.fullmatch(r"(wheels|weights)/[^/\\]+", name):
-            raise UsageError(f"{folder / MANIFEST} lists {name!r}, which belongs into no pack.")
+            raise UsageError(
+                f"{folder / MANIFEST} lists {name!r}, which does not belong in a pack."
+            )
         if not (folder / name).is_file() or paths.sha256(folder / name) != digest:
             raise UsageError(f"{folder / name} is missing or was changed. Copy the pack again.")
     weights = tuple(name.partition("/")[2] for name in files if name.endswith(_WEIGHTS))

@@ -40,7 +40,7 @@ def chosen() -> str:
 
 
 def usable(index: str, echo: Callable[[str], object]) -> str:
-    """Return the URL of `index` if torch can be had there, else "" (the default index serves).
+    """Return the URL of `index` if it has torch, else "" (the default index serves).
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def _as_url(index: str) -> str:
 
 
 def main() -> int:
-    """Print the index to use, and say on the error stream when it is not the one wanted."""
+    """Print the index to use, and say on stderr when it is not the one asked for."""
     print(usable(chosen(), lambda line: print(line, file=sys.stderr)))
     return 0
 

@@ -85,7 +85,7 @@ def estimate(file: OnnxFile | str | Path) -> Traffic:
     Returns
     -------
     Traffic
-        A QuantizeLinear behind a DequantizeLinear counts as one conversion; so do those at the
+        A QuantizeLinear after a DequantizeLinear counts as one conversion; so do those at the
         ends of the graph, where floats come in and go out.
 
     Raises
@@ -130,7 +130,7 @@ def estimate(file: OnnxFile | str | Path) -> Traffic:
 def _conversion(node: onnx.NodeProto, graph: onnx.GraphProto, maker: dict, bits: dict) -> list[int]:
     """Return the widths that a Q or DQ reads and writes as a separate node; [] for another node.
 
-    A Q right behind a computing node, and the DQ before one, only say how a tensor is stored.
+    A Q right after a computing node, and the DQ before one, only say how a tensor is stored.
     """
     before = maker.get(node.input[0])
     if node.op_type == _DQ:
@@ -163,7 +163,7 @@ def _width(kind: int) -> int:
 
 
 def _weights(graph: onnx.GraphProto) -> int:
-    """Return the bytes of what is multiplied or added; scales and zero points are none of it."""
+    """Return the bytes of what is multiplied or added; scales and zero points do not count."""
     settings = {n for node in graph.node if node.op_type in (_Q, _DQ) for n in node.input[1:]}
     return sum(
         prod(tensor.dims) * _width(tensor.data_type) // 8

@@ -1,8 +1,8 @@
 """ONNX files as others write them, made into what every stage here takes.
 
 That is: one image of static size, float32 NCHW. An open batch, pixels as uint8, channels at the
-end, or what files of opset 7 to 10 write otherwise are no reason to send anybody away,
-so a copy is adapted, said in words, and compared with the file it was made from.
+end, and the older forms of opset 7 to 10 are accepted: a copy is adapted, the changes are listed,
+and the copy is compared with the file it was made from.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PIXELS = "the file's own: it takes pixels 0..255"
 OLDEST = 11  # opset that every stage takes
 
 _TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
-# They only rearrange, so they carry whole numbers as well in float32 as in uint8.
+# They only rearrange, so whole numbers pass through them in float32 as in uint8.
 _REARRANGING = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Slice", "Flatten")
 _MOST = 1e-4  # of the largest output: the same operators, perhaps fused otherwise
 
@@ -47,7 +47,7 @@ class Adapted:
     file
         The file itself where nothing had to change, else a copy that lives as long as the process.
     changes
-        What was changed, in words.
+        What was changed, as text.
     preprocessing
         Known where the file takes pixels as uint8: none; None where the file does not say.
     onnx
@@ -73,7 +73,7 @@ def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
     Raises
     ------
     ModelFileError
-        The file is no ONNX model, its external data is missing, or the copy would compute
+        The file is not an ONNX model, its external data is missing, or the copy would compute
         something else.
     """
     brought = OnnxFile.of(brought)
@@ -128,7 +128,7 @@ class _Adapting:
         weights = {tensor.name for tensor in self.model.graph.initializer}
         if any(value.name in weights for value in self.model.graph.input):
             return True
-        if 7 <= opset(self.model) < OLDEST:  # what is older still, ONNX Runtime does not run
+        if 7 <= opset(self.model) < OLDEST:  # ONNX Runtime runs nothing older
             return True
         return image is not None and bool(
             self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
@@ -210,7 +210,7 @@ class _Adapting:
             self.changes.append(f"{computed - left} sizes that it computed are constants")
 
     def _entry(self) -> onnx.ValueInfoProto:
-        """Return the image input as it is now: whoever folds or converts makes a new one."""
+        """Return the image input as it is now: folding and converting make a new one."""
         image = _image(self.model)
         assert image is not None  # it was one before, and no step takes it away
         return image
@@ -225,7 +225,7 @@ class _Adapting:
         image = self._entry()
         image.type.tensor_type.elem_type = TensorProto.FLOAT
         del self.model.graph.value_info[:]  # they had its old type
-        if casts:  # it began by making float32 of its pixels: now it gets them so
+        if casts:  # its first step was a cast to float32: now it gets float32
             for cast in casts:
                 self._bypass_(cast)
             self.changes.append("its uint8 input takes the same pixels as float32")
@@ -234,7 +234,7 @@ class _Adapting:
             to = TensorProto.DataType.Value(kind)
             cast = helper.make_node("Cast", [image.name], [inner], f"/{inner}/Cast", to=to)
             self.model.graph.node.insert(0, cast)
-            self.changes.append(f"its {kind.lower()} input takes float32, behind a Cast")
+            self.changes.append(f"its {kind.lower()} input takes float32, followed by a Cast")
         return kind == "UINT8"
 
     def _to_nchw_(self, image: onnx.ValueInfoProto) -> None:
@@ -253,7 +253,7 @@ class _Adapting:
             name = f"/{inner}/Transpose"
             node = helper.make_node("Transpose", [image.name], [inner], name, perm=_TO_NHWC)
             self.model.graph.node.insert(0, node)
-            self.changes.append("its NHWC input takes NCHW, behind a Transpose")
+            self.changes.append("its NHWC input takes NCHW, followed by a Transpose")
         shape = image.type.tensor_type.shape
         for dim, value in zip(shape.dim, (n, c, h, w), strict=True):
             dim.Clear()
@@ -294,7 +294,7 @@ def _kind(value: onnx.ValueInfoProto) -> str:
 
     number = value.type.tensor_type.elem_type
     known = number in TensorProto.DataType.values()
-    return TensorProto.DataType.Name(number) if known else f"type {number}, which ONNX has not"
+    return TensorProto.DataType.Name(number) if known else f"type {number}, not an ONNX type"
 
 
 def _is_fixed(dim: Any) -> bool:
@@ -320,7 +320,7 @@ def _compare(path: Path, file: Path, work: _Adapting) -> None:
         brought, copy = Session(path), Session(file)
         (wanted, _, kind), (given, shape, _) = brought.inputs[0], copy.inputs[0]
         if not all(isinstance(dim, int) for dim in shape):
-            return  # a size is still open: no stage takes it like that
+            return  # a size is still open, which no stage accepts
         ours, theirs = _noise(shape, kind, work.turned)
         expected = brought.run({wanted: theirs})
     except (ModelFileError, IndexError, ValueError, MemoryError):  # or no such input can be made

@@ -113,7 +113,7 @@ def _pickled(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand)[^\n]*", str(error))
         raise ModelFileError(
-            f"{path} is refused: it is a pickle that would run code to be read "
+            f"{path} is refused: it is a pickle, and reading it could execute code "
             f"({what.group(0) if what else 'not a tensor file'}). Only tensors are read. Save a "
             "state dict with torch.save(model.state_dict(), path), or use .safetensors."
         ) from None
@@ -264,7 +264,9 @@ def _renamed(state: Mapping[str, torch.Tensor], renames: Mapping[str, str]) -> d
         try:
             changed = {there: re.sub(pattern, replacement, now) for there, now in names.items()}
         except re.error as error:
-            raise UsageError(f"The pattern {pattern!r} is faulty: {error}.") from None
+            raise UsageError(
+                f"The pattern {pattern!r} is not a valid regular expression: {error}."
+            ) from None
         if changed == names:
             raise UsageError(f"The pattern {pattern!r} changes no name of the checkpoint.")
         names = changed
@@ -337,8 +339,8 @@ def _inspect_pt2(path: Path) -> None:
     strange += [member for member, text in texts.items() if _carries_code(path, member, text)]
     if strange:
         raise ModelFileError(
-            f"{path} is refused: {strange[0]} holds a pickled object or a dynamic shape, which "
-            "would run code to be read. Export the model with plain tensors and static shapes."
+            f"{path} is refused: {strange[0]} holds a pickled object or a dynamic shape; reading "
+            "it could execute code. Export the model with plain tensors and static shapes."
         )
 
 

@@ -21,7 +21,7 @@ GATE_BIAS = 2.0
 """Bias before the sigmoid of a squeeze-excitation: the gate begins at 0.88."""
 
 NOTE = f"conditioned for float16 (BatchNorm shift {SHIFT}, open gates, layer scales 1)"
-"""What `condition_` does, in one line, for whoever reads figures made with such weights."""
+"""What `condition_` does, in one line, for readers of figures made with such weights."""
 
 _LAST_LAYER = ("fc2", "conv_expand")  # of a squeeze-excitation, in torchvision and timm
 _LAYER_SCALE = ("gamma", "layer_scale")
@@ -49,5 +49,5 @@ def condition_(module: nn.Module) -> None:
 
 
 def _squeezes(part: nn.Module) -> bool:
-    """Whether `part` is a squeeze-excitation; both libraries tell it by the class's name only."""
+    """Whether `part` is a squeeze-excitation; in both libraries only the class's name says so."""
     return "Squeeze" in type(part).__name__ or type(part).__name__ == "SEModule"

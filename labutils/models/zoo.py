@@ -174,12 +174,12 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
 
 
 def refuse_output(path: str | Path, model: Model, *suffixes: str) -> None:
-    """Refuse a name for an output that would lose a file: the model's own, or another kind's.
+    """Refuse an output that is a folder, has the wrong ending, or would overwrite the model.
 
     Parameters
     ----------
     path
-        Where something that is made from `model` is to be written.
+        Where something made from `model` will be written.
     model
         What it is made from.
     suffixes
@@ -194,7 +194,7 @@ def refuse_output(path: str | Path, model: Model, *suffixes: str) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the {suffixes[0]} file to write.")
     if path.suffix.lower() not in suffixes:
-        raise UsageError(f"{path}: the output is {_a(suffixes[0])} file; choose such a name.")
+        raise UsageError(f"{path}: the output must be {_a(suffixes[0])} file.")
     brought = [file for file in (model.file, model.brought) if file]
     if any(path.resolve() == file.resolve() for file in brought):
         raise UsageError(f"{path} is the model itself: choose another name for the output.")
@@ -349,15 +349,15 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
 
 
 def _refuse_training(path: Path, program: torch.export.ExportedProgram) -> None:
-    """Refuse a program that drops out, or normalises with the statistics of its own batch."""
+    """Refuse a program that drops out, or normalises with statistics of the batch."""
     flags = {"dropout": 2, "batch_norm": 5}  # operator: where its `train` stands
     for node in program.graph.nodes:
         operator = str(node.target).split(".")[1:2]
         at = flags.get(operator[0].rstrip("_")) if operator else None
         if at is not None and len(node.args) > at and node.args[at] is True:
             raise ModelFileError(
-                f"{path} was exported in training mode (node {node.name}): it computes "
-                "something else than in use. Call model.eval(), then torch.export.export again."
+                f"{path} was exported in training mode (node {node.name}): it behaves "
+                "differently in use. Call model.eval(), then torch.export.export again."
             )
 
 

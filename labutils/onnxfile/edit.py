@@ -48,7 +48,7 @@ def nodes_within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def free_name(name: str, taken: MutableSet[Any]) -> str:
-    """Return `name`, with a number behind it where it is taken, and take it.
+    """Return `name`, with a number appended where it is taken, and take it.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def lift_constants_(model: onnx.ModelProto, per_use: bool = False) -> None:
     model
         Changed in place.
     per_use
-        Whether every use gets a copy of its own, ``<constant>.<node>.<input>``: a quantizer gives a
+        Whether every use gets its own copy, ``<constant>.<node>.<input>``: a quantizer gives a
         shared one a single scale for all its users.
     """
     import onnx_ir.passes.common as common

@@ -1,7 +1,7 @@
 """An ONNX file as one object: parsed, checked and shape-inferred at most once, and handed on.
 
 Functions that need an ONNX file take an `OnnxFile`, or a path, which `OnnxFile.of` opens at the
-door. Whoever makes a file has its object from `OnnxFile.write`, which parses nothing.
+door. What makes a file gets its object from `OnnxFile.write`, which parses nothing.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _refuse_too_much(graph: onnx.GraphProto, path: Path) -> None:
         if not entries:
             continue
         file = path.parent / entries.get("location", "")
-        with contextlib.suppress(ValueError, OSError):  # faults that are told where it is loaded
+        with contextlib.suppress(ValueError, OSError):  # faults reported where it is loaded
             status = file.stat()
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 raise ModelFileError(f"{path} is refused: its weights' {file} is not a plain file.")
@@ -121,7 +121,7 @@ def files_beside(model: onnx.ModelProto) -> list[str]:
     """Return the names of the files in the model's folder that hold its weights, sorted."""
     tensors = (t for t in model.graph.initializer if t.external_data)
     beside = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
-    # a place outside the model's folder is refused by whoever loads it
+    # a place outside the model's folder is refused where it is loaded
     return [name for name in sorted(beside) if Path(name).name == name]
 
 
@@ -153,7 +153,7 @@ def _is_text(data: bytes) -> bool:
 def require_valid(path: Path, model: onnx.ModelProto) -> None:
     """Refuse a file that breaks ONNX's own rules (tensors made twice, missing attributes, ...).
 
-    `model` is what was parsed from it. Operators that ONNX does not know are no fault here: a
+    `model` is what was parsed from it. Operators that ONNX does not know are accepted here: a
     target may know them.
 
     Raises
@@ -178,10 +178,10 @@ def require_valid(path: Path, model: onnx.ModelProto) -> None:
             return
         if "should be stored in" in reason:
             reason = f"{reason[:340]} Put the file with its weights beside it."
-        raise ModelFileError(f"{path} is no valid ONNX model: {reason[:400]}") from None
+        raise ModelFileError(f"{path} is not a valid ONNX model: {reason[:400]}") from None
     except UnicodeDecodeError:  # the checker's own words, with the name that it complains about
         raise ModelFileError(
-            f"{path} is no valid ONNX model, and has names that are not UTF-8: it is damaged."
+            f"{path} is not a valid ONNX model, and has names that are not UTF-8: it is damaged."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Parts of an ONNX file: the subgraph of a module as a file of its own, and tensors renamed."""
+"""Parts of an ONNX file: the subgraph of a module as a separate file, and tensors renamed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def extract(
     inputs: Iterable[str] | None = None,
     outputs: Iterable[str] | None = None,
 ) -> Part:
-    """Write a part of an ONNX file as a file of its own, weights included.
+    """Write a part of an ONNX file as a separate file, weights included.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Many models in one unattended run: one row each, and a failure is a row with its reason.
 
-Each model is converted by ``labutils convert`` in a process of its own, so a crash, a hang or a
+Each model is converted by ``labutils convert`` in its own process, so a crash, a hang or a
 lack of memory costs that model alone. What is done is written down at once: a batch that was
-stopped goes on where it stopped.
+stopped resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2): a killed batch takes its conversion along
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one model.
+    """The outcome for one model.
 
     Attributes
     ----------
@@ -154,13 +154,13 @@ def run(
     ------
     UsageError
         No such list, nothing in it, a line that names no model, a target that the lab cannot
-        convert for, or no plain file where the state or the table is to be.
+        convert for, or no plain file where the state or the table goes.
     """
     listed = _read_list(Path(names))
     folder = paths.folder(folder)
     dlc.refuse_impossible(target, folder / "x.dlc")
     if (folder / _TABLE).is_dir():
-        raise UsageError(f"{folder / _TABLE} is a folder; the table is to be there. Rename it.")
+        raise UsageError(f"{folder / _TABLE} is a folder; the table goes there. Rename it.")
     done = _done(folder, echo)
     rows = []
     for number, words in enumerate(listed, start=1):
@@ -201,7 +201,7 @@ def _read_list(file: Path) -> list[list[str]]:
 
 
 def _problem(line: str, words: Sequence[str]) -> str:
-    """Say why a line of the list cannot be asked of ``labutils convert``; "" when it can."""
+    """Say why a line of the list cannot be passed to ``labutils convert``; "" when it can."""
     if "\0" in line:
         return "it holds a NUL character"
     if len(line) > _MAX_LINE:
@@ -259,12 +259,12 @@ def _done(folder: Path, echo: Callable[[str], object] = lambda line: None) -> di
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"Cannot read the state of the batch, {state}: {reason.rstrip('.')}. Delete it to "
-            "begin anew, or name another folder."
+            "start over, or name another folder."
         ) from None
     lines = content.decode("utf-8", errors="replace").split("\n")
     rows = [_stated(line) for line in lines if line.strip()]
     if damaged := rows.count(None):  # one of them is what a kill cut short
-        echo(f"{counted(damaged, 'line')} of {state} cannot be used; such models are done again.")
+        echo(f"{counted(damaged, 'line')} of {state} cannot be used; their models run again.")
     return {row.key: row for row in rows if row and row.outcome not in _AGAIN}
 
 
@@ -305,8 +305,8 @@ def _convert(
     row = Row(" ".join(words), "crashed", key=key)
     try:
         code, printed = _run(command, output.with_suffix(".log"), timeout_s)
-    except OSError as error:  # a folder where its log is to be, no process to be had
-        return replace(row, reason=_one_line(f"It could not begin: {error}"))
+    except OSError as error:  # a folder where its log goes, or no process can be started
+        return replace(row, reason=_one_line(f"It could not be started: {error}"))
     row = replace(row, seconds=time.monotonic() - began)
     answer = _answer(printed)
     if code == 0 and answer:
@@ -319,7 +319,8 @@ def _convert(
         return replace(row, outcome=outcome, reason=_reason(outcome, answer["message"]))
     log = f"see {output.with_suffix('.log').name}"
     if code is None:
-        return replace(row, outcome="timed out", reason=f"no end after {timeout_s:g} s; {log}")
+        reason = f"not finished after {timeout_s:g} s; {log}"
+        return replace(row, outcome="timed out", reason=reason)
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     last = _last_line(output.with_suffix(".log"))
     outcome = "failed" if code in (0, 2) else "crashed"  # argparse printed its help, or refused
@@ -409,7 +410,7 @@ def _one_line(message: str) -> str:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:

@@ -63,7 +63,7 @@ def convert_model(
     ConvertError
         QNN refuses a node, or the DLC is not what the ONNX file says.
     ParityError
-        The DLC computes something else than `model`.
+        The DLC does not compute what `model` computes.
     """
     preparation, device = preparation or Preparation(), device or dlc.Device()
     comparison, listener = comparison or Comparison(), listener or Listener()
@@ -106,7 +106,7 @@ def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) 
         )
     if preparation.repair_for not in (None, target):
         raise UsageError(
-            f"The model is to be repaired for {preparation.repair_for} and converted for {target}: "
+            f"The model would be repaired for {preparation.repair_for} and converted for {target}: "
             "repair it for the target of the conversion."
         )
 
@@ -199,7 +199,7 @@ def _repair(
 def _measure_approximation(
     brought: Any, fixed: Repair | None, inputs: np.ndarray, echo: Callable[[object], object]
 ) -> dict[str, Any] | None:
-    """Return how far an approximated model is from the one brought; None where none is."""
+    """Return how far an approximated model is from the original; None for an exact one."""
     if fixed is None or fixed.exact:
         return None
     with runtime.connect(brought) as theirs, runtime.connect(_file_of(fixed)) as ours:
@@ -207,7 +207,7 @@ def _measure_approximation(
     rules = [name for name, n in fixed.surgery.counts.items() if n]
     names = [name for name in rules if not surgery.RULES[name].exact]
     caveat = (
-        f"APPROXIMATED by {', '.join(names)}: this is NOT the model that was brought (cosine "
+        f"APPROXIMATED by {', '.join(names)}: this is NOT the original model (cosine "
         f"{figures.cosine_mean:.3f} to it, same top-1 on {figures.agreement}); compared with the "
         "model after the surgery"
     )

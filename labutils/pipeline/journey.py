@@ -41,7 +41,7 @@ RECIPES = ("int8", "a16w8")
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: its title, what came out in words, seconds on this machine."""
+    """One stage: its title, its outcome as text, seconds on this machine."""
 
     title: str
     outcome: str
@@ -112,7 +112,7 @@ class Journey:
 
 
 class _Log:
-    """Collects the steps of a journey and says each as it is done."""
+    """Collects the steps of a journey and reports each as it is done."""
 
     def __init__(self, journey: Journey, echo: Callable[[object], object]) -> None:
         self.journey, self.echo = journey, echo
@@ -123,7 +123,7 @@ class _Log:
         return path
 
     def tell_gate(self, path: Path, gate: compare.GateReport, said: list[str]) -> None:
-        """Say how the parity gate of an artifact went; the journey goes on either way."""
+        """Say how the parity gate of an artifact went; the journey continues either way."""
         if gate.passed:
             assert gate.parity is not None  # what passed was compared
             said.append(f"gate passed on {counted(gate.parity.n, 'image')}: {gate.parity}")
@@ -137,7 +137,7 @@ class _Log:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[list[str]]:
-        """Time a block; it appends its outcome, in words, to the list that is yielded."""
+        """Time a block; it appends its outcome, as text, to the list that is yielded."""
         said: list[str] = []
         start = time.perf_counter()
         self.echo(f"== {title}")
@@ -219,13 +219,13 @@ def run(
         )
     listener.echo(str(model))
     log = _Log(Journey(str(model)), listener.echo)
-    wait = f"Another journey writes into {folder}: waiting for its end."
+    wait = f"Another journey is writing into {folder}: waiting for it to finish."
     with paths.locked(folder, functools.partial(listener.echo, wait)):
         return _travel(_Trip(model, folder, images, chip, log, listener))
 
 
 def _travel(trip: _Trip) -> Journey:
-    """Take every step in order, and return what came of them."""
+    """Take every step in order, and return the results."""
     journey, wheel = trip.log.journey, qnn.probe()
     original = _export(trip)
     _diagnose(trip, original)

@@ -31,7 +31,7 @@ class Quantized:
     Attributes
     ----------
     file
-        The QDQ file; None when it was made only to be looked into.
+        The QDQ file; None when it was made only to explain its layers.
     report
         What was quantized.
     search
@@ -125,10 +125,10 @@ def quantize_model(
     explanation: Explanation | None = None,
     listener: Listener | None = None,
 ) -> Quantized:
-    """Quantize any zoo model to QDQ, run it, and compare it with the model that was brought.
+    """Quantize any zoo model to QDQ, run it, and compare it with the original model.
 
-    The file is kept even when it is not good enough (`Quantized.ok`): it is there to be looked
-    into, and `convert_model` judges again.
+    The file is kept even when it is not good enough (`Quantized.ok`): it is kept for
+    inspection, and `convert_model` judges again.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ def _ignore(line: object) -> None:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who follows a long run.
+    """What a long run reports to.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Preparation:
         The target whose blockers are replaced, by exact rules; None replaces nothing.
     allow_approximate
         Where no exact rule helps, take one that changes the function. A DLC is then compared with
-        the model after the surgery; how far that is from the model that was brought is printed
+        the model after the surgery; how far that is from the original model is printed
         and kept in the manifest, and the claim says so.
     edits
         Replay this surgery instead of choosing rules; see `surgery.replay_`.

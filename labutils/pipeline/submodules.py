@@ -1,4 +1,4 @@
-"""A network as ONNX with tensor names of your own, and its submodules as files of their own.
+"""A network as ONNX with your own tensor names, and its submodules as separate files.
 
 Some toolkits take a network in parts: one part runs on the accelerator, another on the CPU. Every
 part is run here beside the whole network, on the tensors that enter it there.
@@ -87,7 +87,7 @@ class Split(tabular.Table):
     submodules
         In the order of the graph.
     left_out
-        Module -> why it cannot be a file of its own.
+        Module -> why it cannot be a separate file.
     between
         Nodes that are in no part, by operator: such as a Flatten that no module contains.
     """
@@ -112,7 +112,7 @@ class Split(tabular.Table):
              _ends(s.part.outputs), f"{s.cosine:.6f}")
             for s in self.submodules
         ]  # fmt: skip
-        notes = [f"{module}: not a file of its own: {why}" for module, why in self.left_out.items()]
+        notes = [f"{module}: not a separate file: {why}" for module, why in self.left_out.items()]
         if self.between:
             nodes = ", ".join(f"{n} {op}" for op, n in self.between.items())
             notes.append(f"In no part: {nodes}.")
@@ -127,7 +127,7 @@ def _ends(tensors: dict[str, list[int | str]]) -> str:
 
 
 def modules_of(source: OnnxFile, depth: int) -> list[str]:
-    """Return the modules of an ONNX file down to so many dots, in the order of the graph.
+    """Return the modules of an ONNX file down to a number of dots, in the order of the graph.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def modules_of(source: OnnxFile, depth: int) -> list[str]:
         The depth is below 1, or no node says where it comes from.
     """
     if depth < 1:
-        raise UsageError(f"--depth {depth}: one or more.")
+        raise UsageError(f"--depth must be at least 1, not {depth}.")
     places = [graph.module_path(node) for node in source.proto.graph.node]
     found = dict.fromkeys(".".join(place.split(".")[:depth]) for place in places if place)
     if not found:
@@ -170,7 +170,7 @@ def split(
         Receives a file and a manifest per part; all of them, or none.
     modules
         Which; each must be one that can be cut. Without any: all down to `depth`, and those that
-        cannot be a file of their own are named with the reason.
+        cannot be separate files are named with the reason.
     depth
         As for `modules_of`.
 
@@ -181,7 +181,7 @@ def split(
     UsageError
         A module that was asked for cannot be cut out.
     ExportError
-        A part computes something else than the whole network does there.
+        A part does not compute what the whole network computes there.
     """
     source = OnnxFile.of(source)
     named, made, left_out = list(dict.fromkeys(modules)), [], {}

@@ -73,7 +73,7 @@ def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.Model
 
 
 def quant_type(bits: int, signed: bool) -> Any:
-    """Return ONNX Runtime's type of integers with so many bits."""
+    """Return ONNX Runtime's type of integers with that many bits."""
     from onnxruntime.quantization import QuantType
 
     return QuantType[f"Q{'' if signed else 'U'}Int{bits}"]
@@ -322,7 +322,7 @@ def verify(
         elif node.op_type in CARRIERS:
             raise LabError(
                 f"{name}: {node.op_type} '{node.name}' was not quantized, so it would run in "
-                "float. Exclude it by name if that is wanted."
+                "float. Exclude it by name if that is intended."
             )
         else:
             left.append(node.name)

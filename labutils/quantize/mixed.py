@@ -199,7 +199,7 @@ def _narrowed(
 class _Measurement:
     """Quantizes a point of the front and measures it against the float model.
 
-    It lives as long as the report, so it takes its images anew each time: pixels weigh little.
+    It lives as long as the report, so it takes its images again each time: pixels weigh little.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class Ranges:
         }
 
     def chosen(self, calibration: Calibration, bits: int = 8) -> dict[str, tuple[float, float]]:
-        """Return (low, high) per tensor by the recipe's method, for codes of so many bits.
+        """Return (low, high) per tensor by the recipe's method, for codes of `bits` bits.
 
         Raises
         ------
@@ -212,7 +212,7 @@ def _percentile(counts: np.ndarray, edges: np.ndarray, percent: float) -> tuple[
 
 
 def least_error(counts: np.ndarray, values: np.ndarray, bits: int) -> tuple[float, float]:
-    """Return the (low, high) around 0 with the least squared error of so many bits.
+    """Return the (low, high) around 0 with the least squared error at `bits` bits.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from ..errors import UnknownNameError, UsageError
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 IoType = Literal["float32", "quantized"]
-MAX_IMAGES = 100_000  # of calibration; more is a typing error
+MAX_IMAGES = 100_000  # of calibration; more is surely a typo
 FORMAT = 1
 """Of the YAML; a newer one is refused."""
 
@@ -207,8 +207,8 @@ class Recipe:
             if not isinstance(given, tuple | list) or not all(isinstance(g, kind) for g in given):
                 one = 'Override(node="...")' if kind is Override else '"..."'
                 raise UsageError(
-                    f"A recipe's {name} are a tuple, even of one: {name}=({one},), and mind the "
-                    f"comma. Found {given!r:.80}."
+                    f"A recipe's {name} must be a tuple, even a single one: {name}=({one},), with "
+                    f"the comma. Found {given!r:.80}."
                 )
             object.__setattr__(self, name, tuple(given))
 

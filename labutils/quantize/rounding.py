@@ -9,7 +9,7 @@ weights not yet rounded, so that the output changes least: the layer-wise object
 et al. 2022, arXiv 2210.17323). It needs no gradient and no learning rate.
 
 Libraries that were looked at in November 2026, and why none is used: aimet-onnx 2.42 has AdaRound
-on a simulation of its own (x86-64 Linux only); amd-quark 0.13 has it on
+on its own simulation (x86-64 Linux only); amd-quark 0.13 has it on
 QDQ, and wants onnx 1.22 and ONNX Runtime 1.28 at most; neural-compressor 3.10 has dropped ONNX, its
 offspring onnx-neural-compressor 1.0 wants NumPy 1 and rounds matrix products only; ONNX Runtime
 itself rounds to the nearest.
@@ -82,7 +82,7 @@ def reconstruct_(
     images
         (n, 3, size, size) float32 calibration images; 64 or more. Late layers want them all.
     recipe
-        Says which of the two is wanted.
+        Says which of the two to do.
     progress
         Called as ``progress(iterable, description)`` around the layers.
 
@@ -154,7 +154,7 @@ class _Judge:
         return float(np.mean([metrics.sqnr_db(a, b) for a, b in pairs]))
 
     def keeps(self, changed: _Stored) -> bool:
-        """Return whether what was stored last is better; put the codes of before back if not."""
+        """Return whether what was stored last is better; put the earlier codes back if not."""
         now = self._sqnr()
         if now > self.best:
             self.best = now
@@ -230,7 +230,7 @@ class _Layer:
         return int((codes != old).sum())
 
     def _even(self) -> np.ndarray:
-        """Return the patches, images of unusual power scaled down: one odd image is no law."""
+        """Return the patches, unusually strong images scaled down, so that none of them decides."""
         count = np.bincount(self.image)
         power = np.bincount(self.image, (self.patches**2).mean(axis=(0, 2))) / np.maximum(count, 1)
         usual = np.median(power[count > 0])
@@ -335,7 +335,7 @@ def _unfolded(
 
 
 def _weight_of(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> _Stored | None:
-    """Return the stored integers behind an input of a node, None when it is not a constant's."""
+    """Return the stored integers of a node's input, None when it is not a constant's."""
     from onnx import numpy_helper
 
     maker = producers(model.graph.node).get(node.input[index])

@@ -94,7 +94,7 @@ class Meter:
         self.exact = self._logits(model).astype(np.float64)
 
     def of_edge(self, edge: Edge, bits: int) -> float:
-        """Return the noise of rounding one tensor, for one of its readers, to so many bits."""
+        """Return the noise of rounding one tensor, for one of its readers, to `bits` bits."""
         from onnx import TensorProto, helper
 
         model, graph = _copied(self.model)
@@ -132,7 +132,7 @@ class Meter:
         return self._noise(model)
 
     def of_weights(self, node: onnx.NodeProto, bits: int) -> float:
-        """Return the noise of rounding one layer's weights to so many bits."""
+        """Return the noise of rounding one layer's weights to `bits` bits."""
         from onnx import numpy_helper
 
         model, graph = _copied(self.model)

@@ -16,7 +16,7 @@ SDK = "$QNN_SDK_ROOT"
 
 
 class DeviceError(LabError):
-    """No phone can be used: none is attached, it has not allowed this computer, or is another."""
+    """No phone can be used: none is attached, it does not allow it, or has another chip."""
 
 
 class PhoneRunError(LabError):
@@ -98,7 +98,7 @@ def choose(serial: str | None = None) -> str:
     if not found:
         raise DeviceError(
             "adb sees no phone. Plug it in, and switch USB debugging on (Settings, developer "
-            "options). A cable that only charges does not do."
+            "options). A charge-only cable will not work."
         )
     if serial is None and len(found) > 1:
         raise UsageError(f"Several phones are attached: name one, serial= of {', '.join(found)}.")
@@ -107,7 +107,7 @@ def choose(serial: str | None = None) -> str:
         raise DeviceError(f"No phone {serial} is attached; adb sees {', '.join(found)}.")
     if found[serial] == "unauthorized":
         raise DeviceError(
-            f"Phone {serial} has not allowed this computer: unlock it and say yes to its question "
+            f"Phone {serial} has not allowed this computer: unlock it and accept its prompt "
             "about USB debugging."
         )
     if found[serial] != "device":

@@ -42,7 +42,7 @@ __all__ += ["devices", "missing", "plan", "run", "sdk_files"]
 
 LABEL = "Not run on a phone by us: these commands are tested against a fake adb."
 FOLDER = "/data/local/tmp/mobilenetv3-edge-lab"
-"""On the phone: a folder of our own in the one place where the shell user may execute files."""
+"""On the phone: our own folder in the one place where the shell user may execute files."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -368,7 +368,7 @@ def _read(plan: Plan) -> np.ndarray:
         if not file.is_file():
             raise PhoneRunError(
                 f"The phone gave no {plan.output}.raw for image {i} of {plan.n}: qnn-net-run "
-                "stopped early, or names its outputs otherwise."
+                "stopped early, or names its outputs differently."
             )
         values = np.fromfile(file, "<f4")
         if values.size != size or file.stat().st_size != 4 * size:

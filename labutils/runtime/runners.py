@@ -39,7 +39,7 @@ class Runner(Protocol):
     name
         What is run: a module's class, or a file name.
     runtime
-        What runs it, in words for a table; a simulator says that it is one.
+        What runs it, as text for a table; a simulator says that it is one.
     """
 
     name: str
@@ -198,7 +198,7 @@ class HtpRunner(_Closing):
     workers
         Processes that share out the images.
     pool
-        Workers of your own, instead of the ones that this process shares.
+        Your own workers, instead of the ones that this process shares.
     progress
         Called as ``progress(iterable, description)`` around the images.
     """
@@ -341,7 +341,7 @@ def seconds_in_turns(
 
 
 def _exported_batch(module: torch.nn.Module) -> int | None:
-    """Return the batch that a program of `torch.export` was traced with, if it is such a one."""
+    """Return the batch that a program of `torch.export` was traced with; None for other modules."""
     nodes = getattr(getattr(module, "graph", None), "nodes", ())
     values = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
     shape: tuple[Any, ...] = getattr(values[0], "shape", ()) if values else ()
@@ -373,7 +373,7 @@ def _checked(batch: np.ndarray, shape: list, name: str) -> np.ndarray:
 
 def _split(batch: np.ndarray, step: int, name: str) -> list[np.ndarray]:
     if len(batch) % step:
-        raise UsageError(f"{name} has batch {step}; {len(batch)} images are no multiple of it.")
+        raise UsageError(f"{name} has batch {step}: pass a multiple of it, not {len(batch)}.")
     return [batch[i : i + step] for i in range(0, len(batch), step)]
 
 

@@ -41,7 +41,7 @@ class Rule:
         Whether the replacement computes the same, within `error`; if not, the model may need
         retraining.
     error
-        The numeric error, in words and figures; of an approximate rule the reason why it needs
+        The numeric error, as text with figures; of an approximate rule the reason why it needs
         retraining.
     source
         Where the formula comes from.

@@ -159,7 +159,7 @@ def fine_tune(
 
     Notes
     -----
-    For the run, in-place layers compute out of place (an in-place dropout behind a ReLU overwrites
+    For the run, in-place layers compute out of place (an in-place dropout after a ReLU overwrites
     what the ReLU's gradient needs), and BatchNorm statistics move with momentum 0.1: with
     torchvision's 0.01 those of a changed network would not arrive within a short run.
 
@@ -388,7 +388,7 @@ def _check(
     freeze_batch_norm_at: float | None,
 ) -> None:
     if steps is None and seconds is None:
-        raise UsageError("Say how long to fine-tune: steps=200, or seconds=30.")
+        raise UsageError("Pass steps=200 or seconds=30, to say how long.")
     if (steps is not None and steps < 1) or (seconds is not None and not seconds > 0):
         raise UsageError(f"steps ({steps}) and seconds ({seconds}) must be above zero.")
     if not 1 < batch_size <= images:

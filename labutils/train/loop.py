@@ -220,7 +220,7 @@ def fit(
 
 
 def _together(trainer: Trainer, batches: Batches) -> float:
-    """Take a step; the loss of another process becomes an error that says how to go on."""
+    """Take a step; the loss of another process becomes an error that says how to continue."""
     try:
         return trainer.train_step(batches)
     except RuntimeError as error:
@@ -228,6 +228,6 @@ def _together(trainer: Trainer, batches: Batches) -> float:
             raise
         raise TrainingError(
             f"Rank {trainer.ranks.rank} lost another process of the run at step {trainer.step} "
-            f"({str(error).splitlines()[0]}). Start the same command again: it goes on from the "
+            f"({str(error).splitlines()[0]}). Start the same command again: it resumes from the "
             "last state that was saved."
         ) from error

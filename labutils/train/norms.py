@@ -118,7 +118,7 @@ def unfreeze_batch_norm_(model: nn.Module) -> NormReport:
 def estimate_batch_norm_(
     model: nn.Module, images: data.ImageSet, preprocessing: data.Preprocessing
 ) -> NormReport:
-    """Measure the statistics of every BatchNorm layer anew, in place, with plain averages.
+    """Measure the statistics of every BatchNorm layer again, in place, with plain averages.
 
     After surgery, pruning or averaging of weights the stored statistics belong to another network.
 

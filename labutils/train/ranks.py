@@ -132,7 +132,7 @@ def joined() -> Iterator[Ranks]:
         if local_rank() >= torch.cuda.device_count():
             raise UsageError(
                 f"This machine has {counted(torch.cuda.device_count(), 'GPU')}, and process "
-                f"{local_rank()} finds none left. Start as many: torchrun --nproc-per-node gpu."
+                f"{local_rank()} has none. Start one per GPU: torchrun --nproc-per-node gpu."
             )
         device = f"cuda:{local_rank()}"
         torch.cuda.set_device(device)

@@ -243,7 +243,7 @@ def misreaders(random):
         emptied,
         "writes into its input; everything else that reads that list",
     )
-    yield "the last line alone", last_line_but(1), "goes on below"
+    yield "the last line alone", last_line_but(1), "continues below"
     yield "any line that names a node", of_a_warning, ""
     yield "the operator out of the node", named, "may be anything"
     yield "every ERROR", any_error, "no refusal"

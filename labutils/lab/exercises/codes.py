@@ -103,7 +103,7 @@ def _explain_fake(wrong: dict[str, tuple[np.ndarray, np.ndarray]], scale: float,
         return "at the ends of the range you cut off at other codes than the last ones."
     if "between" in wrong:
         return "values between two codes must go to the nearer one."
-    return "values that have a code of their own must come back unchanged."
+    return "values that have their own code must come back unchanged."
 
 
 def _explain_grid(grid: np.ndarray, on_grid: np.ndarray, scale: float, zero: int) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _EXACT = 1e-6
-_SPOTS = (-4.0, -1.0, 0.0, 1.0, 4.0, 20.0)  # where an error is told, if there is one
+_SPOTS = (-4.0, -1.0, 0.0, 1.0, 4.0, 20.0)  # where an error is reported, if there is one
 REFUSED = ("hardsigmoid", "hardswish", "hardsigmoid_", "hardswish_")
 
 

@@ -24,7 +24,7 @@ def _true(height: int, width: int, inputs: int, outputs: int, kernel: int, group
     return height * width * outputs * (inputs // groups) * kernel**2
 
 
-_READ = "an output channel reads the inputs of its own group, and those alone"
+_READ = "an output channel reads only its own group's inputs"
 _MISTAKES: tuple[tuple[Callable[..., int], str], ...] = (  # as they are made in all cases
     (
         lambda h, w, i, o, k, g: 2 * _true(h, w, i, o, k, g),

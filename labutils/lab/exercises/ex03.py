@@ -73,7 +73,7 @@ def judge_layer(MyHardswish: Any) -> None:  # noqa: N803 - as the learner calls 
 
 
 def _made(cls: type) -> Any:
-    """Make the learner's layer; a forgotten ``super().__init__()`` gets a sentence of its own."""
+    """Make the learner's layer; a forgotten ``super().__init__()`` gets its own sentence."""
     forgotten = (
         "your __init__ does not begin with super().__init__(): without it, nn.Module has not "
         "prepared the place for its parts."

@@ -21,7 +21,7 @@ FIRST_RULE = Exercise(
     reference="from torch import nn\n\nmy_rule = {nn.SiLU: nn.Hardswish}",
     hints=(
         "What is replaced stands left of the colon, and by what stands right of it.",
-        "Left is the class itself: no brackets behind it, no quotes around it.",
+        "Left is the class itself: no parentheses after it, no quotes around it.",
         "Both classes live in torch.nn; the dict has one entry.",
     ),
     judge=judge_dict,

@@ -106,7 +106,7 @@ def judge_recipe(my_recipe: Any) -> None:
 
 
 def _refuse_other_means(recipe: Recipe) -> None:
-    """Refuse whatever else than ranges and activation bits a recipe may change."""
+    """Refuse a recipe that changes anything but ranges and activation bits."""
     if recipe.exclude:
         raise NotYet(
             "your recipe leaves nodes in float, and the HTP computes int8 networks in integers: it "

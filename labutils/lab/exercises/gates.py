@@ -64,12 +64,12 @@ def _cases() -> list[tuple[str, onnx.ModelProto, set[str]]]:
         ("a HardSigmoid that something is divided by", _graph(*divided, outputs=("y",)), set()),
         ("a gate with other nodes before its product", _graph(*late, outputs=("y",)), {"own/act"}),
         ("a hard-swish that is called a gate", _graph(*misnamed, outputs=("y",)), set()),
-        ("two gates one behind the other", _graph(*two, outputs=("y",)), {"g1", "g2"}),
+        ("two gates one after the other", _graph(*two, outputs=("y",)), {"g1", "g2"}),
     ]
 
 
 def judge_gates(gates: Any) -> None:
-    """Judge the names that are found in every graph; the first wrong graph is told."""
+    """Judge the names that are found in every graph; the first wrong graph is named."""
     found = [_names_of(_asked(gates, model.graph)) for _, model, _ in _cases()]
     if not any(found):
         raise NotYet(

@@ -134,7 +134,7 @@ def _logs() -> list[tuple[str, list[str], str, str]]:
         ("", swish, node, "HardSwish"),
         ("", _failed_log("HardSigmoid", gate), f"{gate}/HardSigmoid", "HardSigmoid"),
         (
-            "on a log that goes on below the refusal, ",
+            "on a log that continues below the refusal, ",
             [*swish, *_script_noise()],
             node,
             "HardSwish",

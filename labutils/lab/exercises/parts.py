@@ -150,7 +150,7 @@ _CASES: tuple[tuple[list[tuple[str, str]], str, int, dict[int | None, str]], ...
     (
         [_SWISH, _RELU], "features.1.2", 1,
         {None: "asked for features.1.2, the refused layer itself, you do not count 1: a part "
-               "holds the node of its own name, too."},
+               "holds the node it is named after, too."},
     ),
     (
         [("HardSwish", _DEEP), ("HardSwish", _GATE)], "features.1.block", 1,

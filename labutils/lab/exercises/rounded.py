@@ -182,7 +182,7 @@ def _explain_values(y: torch.Tensor, exact: torch.Tensor, x: torch.Tensor, step:
     import torch
 
     if np.allclose(y, exact / step, atol=1e-6):
-        return "those are the codes; the network goes on computing with values."
+        return "those are the codes; the network continues with values."
     if np.allclose(y, (x / step).round() * step, atol=1e-6):
         return "nothing is cut off: there are no codes below `low` or above `high`."
     if np.allclose(y, x, atol=1e-6) or np.allclose(y, x.clamp(exact.min(), exact.max()), atol=1e-6):

@@ -6,7 +6,7 @@
     qat.to_qdq(quantized, "w4a8.onnx", size=96)
 
 `prepare` returns an ordinary module, which `copy.deepcopy`, `state_dict`, `DistributedDataParallel`
-and any training loop take. It is a copy with parameters of its own: build the optimizer
+and any training loop take. It is a copy with its own parameters: build the optimizer
 afterwards. An optimizer from before would train nothing, silently; here its first step raises.
 
 **The official route** is torchao's PT2E (`quantize.pt2e`), with the same recipes and gate::
@@ -229,7 +229,7 @@ def calibrate_(
 
 
 def freeze_(model: nn.Module) -> None:
-    """Let no grid follow the data any longer; learned steps go on being trained.
+    """Stop all grids from following the data; learned steps are still trained.
 
     In a distributed run every process must call it at the same step.
     """

@@ -33,8 +33,8 @@ WANTED_SQNR_DB = 40.0
 """Of the median image: the file on ONNX Runtime, unoptimized, against the network it was made from.
 
 With powers of two the two are bit-equal, and otherwise most images are. What is left is the order
-of summation: now and then it tips a value to the neighbouring integer, and the layers behind make
-more of it. It does as much to the network alone: so the network is also computed with sums in
+of summation: now and then it tips a value to the neighbouring integer, and the layers after it
+amplify that. It does as much to the network alone: so the network is also computed with sums in
 double precision, and the file may depart from it by as much as the network departs from itself.
 """
 
@@ -100,7 +100,7 @@ class QdqReport(typesetting.Shown):
             f"  unoptimized ONNX Runtime against the trained network on {self.n} images at "
             f"{self.size} px: {equal}"
             + "".join(
-                f"\n  IGNORED, for torchao has no word for it: {name}" for name in self.ignored
+                f"\n  IGNORED, torchao has no setting for it: {name}" for name in self.ignored
             )
         )
 
@@ -230,8 +230,8 @@ def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> d
     if usual < wanted:
         raise LabError(
             f"{name} does not compute what the network computes: {usual:.1f} dB for the median of "
-            f"{len(images)} images, at least {wanted:.1f} dB are wanted. Please report the "
-            "network: a quantizer was written at another place than it was trained."
+            f"{len(images)} images, at least {wanted:.1f} dB are required. Please report the "
+            "network: a quantizer was written in another place than it was trained in."
         )
     return {
         "sqnr_db": metrics.sqnr_db(expected, got),

@@ -157,7 +157,7 @@ class _Writer:
         """Return Q and DQ of an activation."""
         key, source = _key(mark), self.renamed.get(mark.input[0], mark.input[0])
         grid = self.stored[key]
-        # markers behind each other (another number of bits) need names of their own
+        # consecutive markers (another number of bits) need their own names
         source_base = source.removesuffix(_LAST)
         base = source_base.removesuffix("_DequantizeLinear_Output")
         base = base if base == source_base else f"{base}_{grid.zero_point.dtype.name}"

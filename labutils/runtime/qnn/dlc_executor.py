@@ -121,7 +121,7 @@ def _libraries() -> tuple[_Interface, _SystemInterface, c_void_p]:
     found = tuple(qnn.core[:2])
     if found != KNOWN_INTERFACE:
         raise NotImplementedError(
-            f"executing a DLC is known for QNN's C interface {KNOWN_INTERFACE}, and this wheel "
+            f"executing a DLC needs QNN's C interface {KNOWN_INTERFACE}, and this wheel "
             f"has {found}: run the ONNX file on the HTP simulator instead"
         )
     logger, backend = c_void_p(), c_void_p()

@@ -132,8 +132,7 @@ def read(path: str | Path) -> Contents:
         KeyError, IndexError, AttributeError, TypeError, struct.error, ValueError, RecursionError
     ) as error:  # fmt: skip
         raise ModelFileError(
-            f"{path} is a DLC, but of a layout that is not known here ({error!r}). "
-            "The layout of QNN 2.51 is."
+            f"{path} is a DLC, but its layout is not known here ({error!r}); that of QNN 2.51 is."
         ) from None
     return Contents(
         ops,

@@ -1,7 +1,7 @@
 """Which chip, and which options: the tables that Qualcomm's execution provider does not check.
 
-The provider ignores an option that it does not know, and a value that it cannot read, without a
-word. So every option is checked here, and the chip (``soc_model``) is always set: without it a
+The provider silently ignores an option that it does not know, and a value that it cannot read.
+So every option is checked here, and the chip (``soc_model``) is always set: without it a
 generic v68 binary is made that gives other bits.
 """
 
@@ -135,7 +135,7 @@ def check(options: Mapping[str, object]) -> dict[str, str]:
         if name not in _ALLOWED:
             raise UnknownNameError("QNN option", name, _ALLOWED)
         if not re.fullmatch(_ALLOWED[name], value):
-            raise UsageError(f"QNN option {name}={value!r}: allowed is {_ALLOWED[name]}.")
+            raise UsageError(f"QNN option {name}={value!r}: allowed values: {_ALLOWED[name]}.")
     backend = checked.get("backend_type")
     if backend not in ("htp", "ir"):
         raise UsageError("QNN needs backend_type, htp (simulator) or ir (DLC writer).")
@@ -150,7 +150,7 @@ def check(options: Mapping[str, object]) -> dict[str, str]:
         if checked.get(switch) == "1" and not Path(checked[folder]).is_dir():
             raise UsageError(f"QNN option {folder}: there is no folder {checked[folder]}.")
     if backend == "ir" and checked.get("dump_qnn_ir_dlc") != "1":
-        raise UsageError("Without dump_qnn_ir_dlc the DLC lands in the current folder.")
+        raise UsageError("Without dump_qnn_ir_dlc the DLC goes into the current folder.")
     return checked
 
 

@@ -204,7 +204,7 @@ def shared(workers: int = 2) -> Pool:
     Raises
     ------
     UsageError
-        ``LABUTILS_WORKERS`` is no whole number from 1 up.
+        ``LABUTILS_WORKERS`` is not a whole number of at least 1.
     """
     return _shared(min(workers, _most_workers() or workers))
 
@@ -219,7 +219,7 @@ def _most_workers() -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise UsageError(f"LABUTILS_WORKERS={text!r}: give a number of processes, from 1 up.")
+        raise UsageError(f"LABUTILS_WORKERS={text!r}: give a number of processes, at least 1.")
     return int(text)
 
 

@@ -71,7 +71,7 @@ class Worker:
             if isinstance(answer, Exception):
                 raise self._crash(process, message)
             if "no_memory" in answer[0]:
-                self._stop()  # a fresh one begins without what filled this one
+                self._stop()  # a fresh one starts without what filled this one
                 raise _out_of_memory(message)
         if "bad_file" in answer[0]:
             raise ModelFileError(f"{answer[0]['bad_file']}: connect it again.")
@@ -137,7 +137,7 @@ _spawner = ThreadPoolExecutor(1, thread_name_prefix="qnn-spawner")
 
 
 def renew_spawner() -> None:
-    """Give a forked child a spawner of its own: threads do not survive a fork."""
+    """Give a forked child its own spawner: threads do not survive a fork."""
     global _spawner
     _spawner = ThreadPoolExecutor(1, thread_name_prefix="qnn-spawner")
 
@@ -150,7 +150,7 @@ def _spawn(log: Any) -> subprocess.Popen:
         stderr=log,
         cwd=tempfile.gettempdir(),  # native code must not write into the user's folder
         env=_environment(),
-        # A group of its own, for systems other than Linux: a stopped group that nobody is left to
+        # Its own group, for systems other than Linux: a stopped group that nobody is left to
         # continue is ended by the system.
         process_group=0 if os.name == "posix" else None,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

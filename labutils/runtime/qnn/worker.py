@@ -205,7 +205,7 @@ def make_session(model: str, options: dict[str, str], config: dict[str, str]) ->
         session, error = _attempt(model, options, config, _VERBOSE)
     if error:
         raise refusal.Refused(refusal.parse(str(error), _read_log()))
-    session.disable_fallback()  # else run() retries on the CPU without a word
+    session.disable_fallback()  # else run() retries on the CPU silently
     return session
 
 

@@ -329,7 +329,7 @@ def _page_files() -> dict[str, bytes]:
 
 
 def _proxy_base() -> str:
-    """Return the base URL of this kernel's Jupyter server, "" where its proxy is not to be had."""
+    """Return the base URL of this kernel's Jupyter server, "" where it has no proxy."""
     if importlib.util.find_spec("jupyter_server_proxy") is None:
         return ""
     base = os.environ.get("JUPYTERHUB_SERVICE_PREFIX") or _own_server()

@@ -148,7 +148,7 @@ def count_refused(onnx_path, part):
 @wrong(
     "02.3",
     "asked for features.1.2, the refused layer itself, you do not count 1: a part holds the "
-    "node of its own name, too.",
+    "node it is named after, too.",
 )
 def count_refused(onnx_path, part):
     found = targets.check(onnx_path, "snpe-2.7").blockers
@@ -263,7 +263,7 @@ def culprit(log):
 
 @wrong(
     "02.4",
-    "on a log that goes on below the refusal, your function raised ValueError: 'Node' is not in"
+    "on a log that continues below the refusal, your function raised ValueError: 'Node' is not in"
     " list",
 )
 def culprit(log):

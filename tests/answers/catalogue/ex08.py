@@ -399,7 +399,7 @@ def fake_quant(x, scale, low, high):  # low, high: the first and the last code
 
 @wrong(
     "08.4",
-    "those are the codes; the network goes on computing with values.",
+    "those are the codes; the network continues with values.",
 )
 def fake_quant(x, scale, low, high):  # low, high: the first and the last code
     codes = (x / scale).clamp(low, high)

@@ -216,7 +216,7 @@ def test_a_file_that_was_changed_says_so_wherever_it_is_loaded(small_onnx, tmp_p
     (earlier,) = steps.facts_of(loaded)["earlier_edits"]
     assert earlier["exact"] is False
     (caveat,) = conversion._caveats(loaded, None)
-    assert caveat.startswith("The file that was brought is APPROXIMATED by")
+    assert caveat.startswith("The file itself is APPROXIMATED by")
 
 
 def test_a_file_that_was_repaired_exactly_says_so_without_a_caveat(repaired):

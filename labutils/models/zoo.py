@@ -396,10 +396,9 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
             "the model again with labutils convert"
         )
     except (ValueError, KeyError, TypeError):
-        raise DamagedManifestError(
-            f"The manifest beside {path} is damaged. Convert again."
-        ) from None
-    side = preprocessing.size if preprocessing else size or _dlc_side(path)
+        problem = f"The manifest beside {path} is damaged. Convert again."
+        raise DamagedManifestError(problem) from None
+    side = preprocessing.size if preprocessing else size or dlc_file.image_side(path)
     return _file_model(
         path,
         size,
@@ -410,16 +409,6 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
         trained=True,
         note=note,
     )
-
-
-def _dlc_side(path: Path) -> int | None:
-    """Return the side of a DLC's one square image input, in pixels; None for other inputs."""
-    inputs = [t.shape for t in dlc_file.read(path).tensors.values() if t.kind == "input"]
-    for shape in inputs if len(inputs) == 1 else ():
-        sides = [n for n in shape[1:] if n != 3]
-        if len(shape) == 4 and len(sides) == 2 and sides[0] == sides[1]:
-            return sides[0]
-    return None
 
 
 def _file_model(

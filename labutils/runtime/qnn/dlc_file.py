@@ -110,6 +110,16 @@ class Contents:
         return any(t.dtype.endswith(" q") for t in self.tensors.values() if t.kind == "native")
 
 
+def image_side(path: str | Path) -> int | None:
+    """Return the side of a DLC's one square image input, in pixels; None for other inputs."""
+    inputs = [t.shape for t in read(path).tensors.values() if t.kind == "input"]
+    for shape in inputs if len(inputs) == 1 else ():
+        sides = [n for n in shape[1:] if n != 3]
+        if len(shape) == 4 and len(sides) == 2 and sides[0] == sides[1]:
+            return sides[0]
+    return None
+
+
 def read(path: str | Path) -> Contents:
     """Return the contents of the DLC at `path`.
 

@@ -203,7 +203,8 @@ def _example(
     elif preprocessing is not None and preprocessing.size != size:
         raise UsageError(f"size={size}, but the preprocessing makes {preprocessing.size} px.")
     if size is not None:
-        shape: tuple[int, ...] = (1, 3, size, size)
+        batch = origin.input_shape[0] if origin is not None and origin.input_shape else 1
+        shape: tuple[int, ...] = (batch, 3, size, size)  # an exported program keeps its batch
     elif origin is not None and origin.input_shape:
         shape = origin.input_shape
     else:

@@ -193,7 +193,7 @@ def test_start_makes_what_is_missing_and_loads_it_the_next_time(monkeypatch, tmp
     begun.keep("patched", opset=17)
     assert artifacts.problem(patched, begun.model) == ""
     paths.write_text(patched.with_name(patched.name + ".manifest.json"), "{")
-    assert "no manifest" in artifacts.problem(patched, begun.model)
+    assert "damaged manifest" in artifacts.problem(patched, begun.model)
 
 
 def test_notebook_00_needs_no_model(monkeypatch):

@@ -111,8 +111,14 @@ class Contents:
 
 
 def image_side(path: str | Path) -> int | None:
-    """Return the side of a DLC's one square image input, in pixels; None for other inputs."""
-    inputs = [t.shape for t in read(path).tensors.values() if t.kind == "input"]
+    """Return the side of a DLC's one square image input, in pixels.
+
+    None for other inputs, and for a file that cannot be read: running it says what is wrong.
+    """
+    try:
+        inputs = [t.shape for t in read(path).tensors.values() if t.kind == "input"]
+    except ModelFileError:
+        return None
     for shape in inputs if len(inputs) == 1 else ():
         sides = [n for n in shape[1:] if n != 3]
         if len(shape) == 4 and len(sides) == 2 and sides[0] == sides[1]:

@@ -93,7 +93,7 @@ def test_the_reference_says_what_the_docstrings_say(built):
     for said in (
         "labutils.compare.gate(",  # the name by which it is imported
         "Run both on the same images and refuse the candidate",
-        "min_cosine – Override a threshold",
+        "min_cosine – Another threshold",
         "ParityError – The candidate fails",
         '>>> report = compare.gate(ours, theirs, images, kind="ort_fp32")',
     ):
@@ -144,7 +144,7 @@ def test_a_failing_cell_is_an_error(tmp_path):
 @needs_tools
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="no book"):
+    with pytest.raises(UsageError, match="not a book"):
         book.build(tmp_path, [])
     assert (tmp_path / "thesis.txt").exists()
 

@@ -38,7 +38,13 @@ CONFIG: dict[str, Any] = {
     "napoleon_google_docstring": False,
     "napoleon_custom_sections": [("Attributes", "params_style")],
     "napoleon_use_rtype": False,
-    "suppress_warnings": ["ref.python"],  # `bytes` is also what some class calls its size
+    "suppress_warnings": [
+        "ref.python",  # `bytes` is also what some class calls its size
+        # a second book in one process: Sphinx's own nodes are registered already
+        "app.add_node",
+        "app.add_directive",
+        "app.add_role",
+    ],
 }
 """Sphinx's settings for pages made of docstrings."""
 

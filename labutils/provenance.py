@@ -60,32 +60,45 @@ def _are_figures(values: Any) -> bool:
 
 
 def edits_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
-    """Return the edits that an ONNX model's metadata says it went through, oldest first."""
+    """Return the edits that an ONNX model's metadata says it went through, oldest first.
+
+    A record that is damaged counts as one entry that says nothing: surgery of an unknown kind.
+    """
     for entry in model.metadata_props:
         if entry.key == EDITS_KEY:
             try:
-                return [dict(edits) for edits in untrusted.json_value(entry.value)]
-            except (ValueError, TypeError):
-                return []
+                found = untrusted.json_value(entry.value)
+            except (ValueError, TypeError, RecursionError):
+                return [{}]
+            return found if isinstance(found, list) and all(map(_are_edits, found)) else [{}]
     return []
+
+
+def _are_edits(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("exact"), bool):
+        return False
+    steps = entry.get("steps")
+    return isinstance(steps, list) and all(
+        isinstance(step, dict) and isinstance(step.get("replaced"), dict) for step in steps
+    )
 
 
 def edits_note(edits: list[dict[str, Any]]) -> str:
     """Return what surgery made of a model, in a phrase; "" where there was none."""
     if not edits:
         return ""
-    changed = [entry for entry in edits if entry.get("exact") is not True]
+    if not all(edits):
+        return "its record of surgery is damaged, so it may be another network"
+    changed = [entry for entry in edits if not entry["exact"]]
     if not changed:
-        targets = dict.fromkeys(str(entry.get("made_for") or "") for entry in edits)
-        listed = ", ".join(filter(None, targets))
+        targets = {str(entry.get("made_for") or ""): None for entry in edits}
+        listed = ", ".join(untrusted.shown(name) for name in targets if name)
         return "repaired by exact rules" + (f" for {listed}" if listed else "")
-    rules = dict.fromkeys(
-        str(rule)
-        for entry in changed
-        for step in entry.get("steps", [])
-        for rule in dict(step).get("replaced", [])
-    )
-    return f"APPROXIMATED by {', '.join(rules) or 'surgery'}: another network than the original"
+    rules = {
+        rule: None for entry in changed for step in entry["steps"] for rule in step["replaced"]
+    }
+    listed = ", ".join(untrusted.shown(rule) for rule in rules)
+    return f"APPROXIMATED by {listed or 'surgery'}: another network than the original"
 
 
 def origin_note(path: Path, origin: dict[str, Any], model: onnx.ModelProto) -> str:

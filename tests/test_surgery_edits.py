@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from labutils import paths, pipeline, quantize, surgery, train
+from labutils import paths, pipeline, provenance, quantize, surgery, train
 from labutils.errors import EarlierFormatWarning, SurgeryError, UsageError
 from labutils.models import zoo
 from labutils.pipeline import conversion, steps
@@ -216,10 +216,36 @@ def test_a_file_that_was_changed_says_so_wherever_it_is_loaded(small_onnx, tmp_p
     (earlier,) = steps.facts_of(loaded)["earlier_edits"]
     assert earlier["exact"] is False
     (caveat,) = conversion._caveats(loaded, None)
-    assert caveat.startswith("The file itself is APPROXIMATED by")
+    assert caveat.startswith("The original file: APPROXIMATED by")
 
 
 def test_a_file_that_was_repaired_exactly_says_so_without_a_caveat(repaired):
     loaded = zoo.load(str(repaired.file))
-    assert "repaired by exact rules for snpe-2.7" in loaded.note
+    assert "repaired by exact rules for 'snpe-2.7'" in loaded.note
     assert list(conversion._caveats(loaded, None)) == []
+
+
+DAMAGED = ["5", "{", '"ab"', "[1]", '[{"exact": true, "steps": 5}]', '[{"exact": 1, "steps": []}]',
+           '[{"exact": false, "steps": [3]}]', '[{"exact": false, "steps": [{"replaced": 7}]}]',
+           '[{"steps": []}]', "[" * 3000]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", DAMAGED, ids=lambda record: record[:30])
+def test_a_damaged_record_of_surgery_is_neither_a_crash_nor_no_surgery(
+    small_onnx, tmp_path, record
+):
+    model = onnx.load(small_onnx(17))
+    model.metadata_props.add(key=provenance.EDITS_KEY, value=record)
+    onnx.save(model, tmp_path / "m.onnx")
+    loaded = zoo.load(str(tmp_path / "m.onnx"))
+    assert "record of surgery is damaged" in loaded.note
+    assert "damaged" in next(conversion._caveats(loaded, None))
+
+
+def test_names_in_a_record_of_surgery_do_not_command_a_terminal(small_onnx, tmp_path):
+    model = onnx.load(small_onnx(17))
+    record = [{"exact": False, "steps": [{"replaced": {"\x1b[31m" + "x" * 9000: 1}}]}]
+    model.metadata_props.add(key=provenance.EDITS_KEY, value=json.dumps(record))
+    onnx.save(model, tmp_path / "m.onnx")
+    note = zoo.load(str(tmp_path / "m.onnx")).note
+    assert "\x1b" not in note and len(note) < 300

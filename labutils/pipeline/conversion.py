@@ -161,7 +161,7 @@ def _caveats(model: zoo.Model, apart: dict[str, Any] | None) -> Iterator[str]:
     """Yield what the claim has to begin with: surgery, now or before, that changed the function."""
     earlier = provenance.edits_in(model.onnx.proto) if model.onnx else []
     if any(entry.get("exact") is not True for entry in earlier):
-        yield f"The file itself is {provenance.edits_note(earlier)}"
+        yield f"The original file: {provenance.edits_note(earlier)}"
     if apart:
         yield apart["caveat"]
 

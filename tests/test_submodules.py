@@ -121,7 +121,7 @@ def test_a_part_that_computes_something_else_is_refused_and_nothing_is_written(
         (["--parts", "p", "--module", "features", "--depth", 1], "not both"),
         (["--parts", "p", "--depth", 0], "--depth must be at least 1, not 0"),
         (["-o", "x.onnx", "--input-name", "logits"], "Two tensors would be called"),
-        (["-o", "x.onnx", "--output-name", ""], "name is empty"),
+        (["-o", "x.onnx", "--output-name", ""], "name is empty or"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -161,3 +161,29 @@ def test_a_file_without_modules_says_so(lab, tmp_path):
     code, _, err = lab("export", tmp_path / "m.onnx", "--parts", tmp_path / "p")
     assert code == 2 and "does not say which module its nodes come from" in err
     assert paths.sha256(tmp_path / "m.onnx") == before
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_of_several_inputs_or_outputs_none_is_renamed_by_chance(side, lab, tmp_path):
+    from onnx import TensorProto, helper
+
+    def info(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8])
+
+    nodes = [helper.make_node("Add", ["x", "z"], ["s"]), helper.make_node("Relu", ["s"], ["y"])]
+    nodes = nodes if side == "input" else [helper.make_node("Relu", ["x"], [n]) for n in "sy"]
+    inputs, outputs = ("xz", "y") if side == "input" else ("x", "sy")
+    made = helper.make_graph(nodes, "g", [*map(info, inputs)], [*map(info, outputs)])
+    onnx.save(helper.make_model(made), tmp_path / "m.onnx")
+    code, _, err = lab(
+        "export", tmp_path / "m.onnx", "-o", tmp_path / "n.onnx", f"--{side}-name", "t"
+    )
+    assert code == 2 and f"has 2 {side}s" in err
+    assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", "\x1b[31m"])
+def test_a_tensor_gets_no_name_that_cannot_be_printed(name, lab, small_onnx, tmp_path):
+    code, _, err = lab("export", small_onnx(17), "-o", tmp_path / "n.onnx", "--output-name", name)
+    assert code == 2 and "empty or cannot be printed" in err
+    assert not (tmp_path / "n.onnx").exists()

@@ -95,8 +95,9 @@ def _write(
     renames = (chosen.input_name, chosen.output_name)
     if renames != (None, None):
         source = OnnxFile(submodules.rename_ends(source, place, *renames))
-        shown = ", ".join(name for name in renames if name is not None)
-        say(chosen, f"renamed tensors: {shown}")
+        for side, name in zip(("input", "output"), renames, strict=True):
+            if name is not None:
+                say(chosen, f"{side} renamed to {name}")
     return source
 
 

@@ -39,13 +39,28 @@ def rename_ends(
     Raises
     ------
     UsageError
-        A tensor has that name already, or the name is empty.
+        A tensor has that name already, the name cannot be printed, or the file has several inputs
+        or outputs and it is not clear which is meant.
     """
-    model = source.copy()
-    asked = ((model.graph.input[0].name, input_name), (model.graph.output[0].name, output_name))
-    renames = {old: new for old, new in asked if new is not None and new != old}
-    if not all(renames.values()):
-        raise UsageError("A tensor's name is empty: give it at least one character.")
+    model, renames = source.copy(), {}
+    ends = (("input", source.inputs, input_name), ("output", source.outputs, output_name))
+    for side, tensors, new in ends:
+        if new is None:
+            continue
+        names = [tensor.name for tensor in tensors]
+        if len(names) != 1:
+            listed = ", ".join(names)
+            raise UsageError(
+                f"{source.name} has {counted(len(names), side)} ({listed}); --{side}-name renames "
+                f"the {side} of a file that has one."
+            )
+        if not new or not new.isprintable():
+            raise UsageError(
+                "A tensor's name is empty or cannot be printed: pass one without control "
+                "characters."
+            )
+        if new != names[0]:
+            renames[names[0]] = new
     parts.rename_tensors_(model, renames)
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -127,6 +127,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    for name in chosen.models:
+        if name.partition(":")[0] not in ("tv", "timm", "det", "seg") or ":" not in name:
+            parser.error(f"{name}: a name begins with tv:, timm:, det: or seg:, as in tv:resnet18.")
     if chosen.one:
         for row in rows_of(chosen.one):
             print(json.dumps(asdict(row)), flush=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutils.errors import UnknownNameError, UsageError
-from labutils.images import data, things
+from labutils.images import data, scene, things
 
 # Frozen before the shipped checkpoints were trained; made by things.digest(split) with the pinned
 # numpy and Pillow. A change here means: train again.
@@ -75,8 +75,8 @@ def test_an_object_as_bright_as_its_background_has_an_outline():
         s
         for s in scenes
         if abs(
-            things._luminance(s.thing.palette[0])
-            - things._luminance(tuple(np.mean(s.background.ramp, axis=0)))
+            scene.luminance(s.thing.palette[0])
+            - scene.luminance(tuple(np.mean(s.background.ramp, axis=0)))
         )
         < 0.18
     ]

@@ -197,7 +197,7 @@ class _Adapting:
                     dim.dim_value = names[dim.dim_param]
         if closing and closing[0][0] == 0:
             self.changes.append("its open batch was fixed to 1")
-        if any(axis for axis, _ in closing):
+        if self.size and any(axis for axis, _ in closing):
             self.changes.append(f"its open size was fixed to {data.shown(self.size)}")
         return bool(closing)
 

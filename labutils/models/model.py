@@ -84,7 +84,7 @@ class Model(typesetting.Paragraph):
 
     @property
     def answers(self) -> str:
-        """What it gives, as a phrase: how many classes, and in which output where it has several."""
+        """What it gives, as a phrase: how many classes, in which output where it has several."""
         if self.output == "":
             return f"no classifier (outputs: {', '.join(map(repr, self.outputs))})"
         classes = f"{len(self.classes)} classes" if self.classes else "classes unknown"

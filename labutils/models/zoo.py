@@ -359,6 +359,8 @@ def _from_dlc(path: Path, weights: str, size: data.Size | None, output: str | No
         problem = f"The manifest beside {path} is damaged. Convert again."
         raise DamagedManifestError(problem) from None
     shape = preprocessing.shape if preprocessing else dlc_file.image_shape(path)
+    if shape is None and size is not None:
+        shape = (3, *data.sides(size))
     return _file_model(
         path,
         size,

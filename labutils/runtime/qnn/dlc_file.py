@@ -121,10 +121,8 @@ def image_shape(path: str | Path) -> tuple[int, int, int] | None:
         return None
     if len(inputs) != 1 or len(inputs[0]) != 4:
         return None
-    _, first, height, last = inputs[0]
-    if last in (1, 3) and first not in (1, 3):
-        return last, first, height
-    return first, height, last
+    a, b, c = inputs[0][1:]
+    return (c, a, b) if c in (1, 3) and a not in (1, 3) else (a, b, c)
 
 
 def read(path: str | Path) -> Contents:

@@ -19,7 +19,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import __version__, streams, untrusted
-from .commands import converting, exporting, housekeeping, quantizing, running, training
+from .commands import (
+    converting,
+    exporting,
+    housekeeping,
+    options,
+    quantizing,
+    running,
+    training,
+)
 from .errors import EarlierFormatWarning, LabError, UsageError, printable
 
 
@@ -37,7 +45,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help(sys.stderr)
         return UsageError.exit_code
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(options.joined(sys.argv[1:] if arguments is None else arguments))
     try:
         with _stoppable(), _names_that_fit(), _notes_in_one_line():
             return chosen.command(chosen)

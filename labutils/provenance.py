@@ -24,6 +24,7 @@ EDITS_KEY = "labutils.surgery"
 MAX_SIZE = 4096  # pixels; larger is surely a typo (200 MB per image)
 _MAX_NAME = 300  # characters of a class's name; ImageNet's longest has 121
 _MAX_TEXT = 2000  # of a claim or a source
+_MAX_CHANNELS = 4096
 
 
 def card_classes(path: Path, outputs: int) -> tuple[str, ...]:
@@ -56,7 +57,8 @@ def _is_text(value: Any, most: int) -> bool:
 
 def _are_figures(values: Any) -> bool:
     """Whether these are one number per channel; their values are checked by `Preprocessing`."""
-    return isinstance(values, list) and [type(v) in (int, float) for v in values] == [True] * 3
+    few = isinstance(values, list) and 1 <= len(values) <= _MAX_CHANNELS
+    return few and all(type(v) in (int, float) for v in values)
 
 
 def edits_in(model: onnx.ModelProto) -> list[dict[str, Any]]:
@@ -128,17 +130,15 @@ def _preprocessing(stored: Any) -> data.Preprocessing:
     mean, std, size, source = (stored[key] for key in ("mean", "std", "size", "source"))
     if not (_are_figures(mean) and _are_figures(std) and _is_text(source, _MAX_TEXT)):
         raise TypeError("mean, std or source")
-    if type(size) is not int or not 1 <= size <= MAX_SIZE:
+    lengths = size if isinstance(size, list) and len(size) == 2 else [size]
+    if not all(type(side) is int and 1 <= side <= MAX_SIZE for side in lengths):
         raise ValueError("size")
     try:
-        return data.Preprocessing(size, _three(mean), _three(std), source)
+        figures = tuple(map(float, mean)), tuple(map(float, std))
+        whole = (lengths[0], lengths[-1])
+        return data.Preprocessing(whole, *figures, source)
     except (UsageError, OverflowError):
         raise ValueError("mean or std") from None
-
-
-def _three(figures: list[float]) -> tuple[float, float, float]:
-    red, green, blue = map(float, figures)
-    return red, green, blue
 
 
 def stored(path: Path, model: onnx.ModelProto) -> tuple[dict[str, Any], data.Preprocessing | None]:

@@ -15,15 +15,18 @@ from .options import (
     TARGET_NAMES,
     command,
     emit,
+    file_argument,
     input_arguments,
     listener,
     model_arguments,
+    output_argument,
+    own_images,
     preprocessing_of,
     refuse_earlier,
     repair_arguments,
     replay_arguments,
+    require_file,
     say,
-    stored_inputs,
     titled,
 )
 
@@ -46,6 +49,7 @@ def _diagnose_parser(commands: Any) -> None:
     again = "also show the check after the repair that would be made"
     parser.add_argument("--repair", action="store_true", help=again)
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
+    output_argument(parser)
     parser.add_argument("--html", type=Path, help="also write one page to send to a colleague")
 
 
@@ -54,7 +58,7 @@ def _repair_parser(commands: Any) -> None:
     parser = command(commands, "repair", _repair, text)
     model_arguments(parser)
     parser.add_argument("--target", help="whose blockers to replace; not needed with --replay")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .onnx to write")
+    file_argument(parser, "the .onnx to write")
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
     replay_arguments(parser)
 
@@ -65,7 +69,7 @@ def _convert_parser(commands: Any) -> None:
     model_arguments(parser)
     input_arguments(parser)
     parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .dlc to write")
+    file_argument(parser, "the .dlc to write")
     repair_arguments(parser)
     replay_arguments(parser)
     parser.add_argument(
@@ -75,7 +79,11 @@ def _convert_parser(commands: Any) -> None:
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
     )
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
-    parser.add_argument("--inputs", type=Path, help=".npz with normalised NCHW float32 inputs")
+    own = "your own images: a folder of pictures, or an .npz or .npy of normalised NCHW float32"
+    parser.add_argument("--inputs", type=Path, metavar="PATH", help=f"compare on {own}")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="PATH", help="with --quantize: calibrate on such images"
+    )
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
 
 
@@ -100,7 +108,7 @@ def _diagnose(chosen: argparse.Namespace) -> int:
     from ..pipeline import steps
 
     targets.load(chosen.target)
-    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     if chosen.html:
         zoo.refuse_output(chosen.html, model, ".html", ".htm")
     with paths.scratch() as folder:
@@ -128,11 +136,12 @@ def _repair(chosen: argparse.Namespace) -> int:
     from ..pipeline import steps
 
     refuse_earlier(chosen)
+    require_file(chosen, ".onnx")
     if (chosen.target is None) == (chosen.replay is None):
         raise UsageError("Pass --target (rules are chosen) or --replay (they are replayed).")
     if chosen.target:
         targets.load(chosen.target)
-    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     zoo.refuse_output(chosen.output, model, ".onnx")
     with paths.scratch() as folder:
         place = folder / f"{chosen.output.stem}.onnx"
@@ -153,15 +162,23 @@ def _repair(chosen: argparse.Namespace) -> int:
 
 def _convert(chosen: argparse.Namespace) -> int:
     from .. import dlc, pipeline
-    from ..models import zoo
+    from ..models import ends, zoo
     from ..onnxfile.file import OnnxFile
     from ..runtime import qnn
 
     refuse_earlier(chosen)
+    require_file(chosen, ".dlc")
     dlc.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
-    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    if chosen.calibration and not chosen.quantize:
+        raise UsageError("--calibration is for an integer DLC: pass --quantize RECIPE with it.")
+    model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
+    if not (chosen.inputs and (chosen.calibration or not chosen.quantize)):
+        also = " and --calibration FILE.npz" if chosen.quantize else ""
+        ends.refuse_no_pictures(
+            model, f"Pass --inputs FILE.npz{also}: normalised NCHW float32 of your own."
+        )
     say(chosen, titled(model))
     bare = (model.onnx or model.file) if model.module is None else None
     name = OnnxFile.of(bare).inputs[0].name if bare else "input"
@@ -172,7 +189,8 @@ def _convert(chosen: argparse.Namespace) -> int:
     preparation = pipeline.Preparation(
         chosen.opset, chosen.target if repair else None, chosen.allow_approximate, chosen.replay
     )
-    inputs = stored_inputs(chosen.inputs) if chosen.inputs else None
+    given = chosen.inputs, chosen.calibration
+    inputs, calibration = (path and own_images(path, preprocessing) for path in given)
     conversion = pipeline.convert_model(
         dataclasses.replace(model, preprocessing=preprocessing),
         chosen.target,
@@ -180,7 +198,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         preparation,
         dlc.Device(chosen.soc, chosen.precision),
         recipe=chosen.quantize,
-        comparison=pipeline.Comparison(inputs, chosen.min_cosine),
+        comparison=pipeline.Comparison(inputs, chosen.min_cosine, calibration),
         listener=listener(chosen),
     )
     emit(chosen, conversion)

@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LimitError, UsageError, printable
+from ..errors import LimitError, UsageError, counted, printable
 
 if TYPE_CHECKING:
     from ..images import data
@@ -23,6 +23,7 @@ TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1
 NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_MAX_INPUT_BYTES = 4 << 30
 _SILENT_S = 10.0  # seconds without a line where no progress bar can be drawn
 APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
 
@@ -37,21 +38,115 @@ def command(
     return parser
 
 
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the numbers behind --size, --mean and --std as one, for argparse.
+
+    It would give an option that takes several values the MODEL behind them, too.
+
+    Examples
+    --------
+    >>> joined(["run", "--mean", "0.5", "-.5", "--size", "96", "160", "net.onnx"])
+    ['run', '--mean=0.5,-.5', '--size=96,160', 'net.onnx']
+    """
+    made: list[str] = []
+    rest = list(arguments)
+    while rest:
+        made.append(rest.pop(0))
+        if made[-1] in NUMBERS:
+            count = next((i for i, word in enumerate(rest) if not _is_number(word)), len(rest))
+            count = min(count, NUMBERS[made[-1]])
+            if count:
+                made[-1] += "=" + ",".join(rest[:count])
+                del rest[:count]
+    return made
+
+
+NUMBERS = {"--size": 2, "--mean": 64, "--std": 64}
+"""Options that take several numbers, and at most how many."""
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def numbers(word: str) -> tuple[float, ...]:
+    """Return what ``0.5,0.5`` says; for argparse."""
+    return tuple(map(float, word.split(",")))
+
+
+def size(word: str) -> data.Size:
+    """Return what ``96`` or ``96,160`` says: a side, or height and width; for argparse."""
+    lengths = [int(part) for part in word.replace("x", ",").split(",")]
+    if len(lengths) > 2:
+        raise ValueError(word)
+    return lengths[0] if len(lengths) == 1 else (lengths[0], lengths[1])
+
+
+def size_argument(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add ``--size``."""
+    text = f"image side in pixels, or height and width{more}"
+    parser.add_argument("--size", type=size, metavar="SIDE | H W", help=text)
+
+
+class _FileOrOutput(argparse.Action):
+    """``-o FILE`` names a file to write; ``--output NAME`` an output of the network.
+
+    A name that ends as the file does is the file: ``--output`` was another name of ``-o``.
+    """
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        is_file = option == "-o" or Path(values).suffix in (".onnx", ".dlc")
+        setattr(namespace, "output" if is_file else "tensor", Path(values) if is_file else values)
+
+
+SCORES = (
+    "--output NAME: the output with the classifier's scores, where the network has several; or a "
+    "tensor inside, to end an .onnx there"
+)
+
+
+def file_argument(parser: argparse.ArgumentParser, written: str) -> None:
+    """Add ``-o FILE``, and ``--output NAME`` for an output of the network."""
+    parser.add_argument(
+        "-o", "--output", action=_FileOrOutput, metavar="FILE",
+        help=f"-o FILE: {written}. {SCORES}",
+    )  # fmt: skip
+    parser.set_defaults(tensor=None)
+
+
+def output_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output NAME`` to a command that writes no file."""
+    text = SCORES.partition(": ")[2]
+    parser.add_argument("--output", dest="tensor", metavar="NAME", help=text)
+
+
+def require_file(chosen: argparse.Namespace, ending: str) -> None:
+    """Refuse a call without ``-o FILE``."""
+    if chosen.output is None:
+        raise UsageError(f"Pass -o FILE{ending}.")
+
+
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and what an export of it needs."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--weights", default="auto", help="auto, imagenet, things16, random, or a file"
     )
-    parser.add_argument("--size", type=int, help="image side in pixels")
+    size_argument(parser)
     parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the export (17)")
 
 
 def input_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--mean`` and ``--std``."""
-    how = "per channel, for pixels scaled to 0..1; for files that do not say"
+    how = "one number per channel, for pixels scaled to 0..1; for files that do not say"
     for name in ("--mean", "--std"):
-        parser.add_argument(name, type=float, nargs=3, metavar=("R", "G", "B"), help=how)
+        parser.add_argument(name, type=numbers, metavar="R G B | GRAY", help=how)
 
 
 def repair_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,39 +180,57 @@ def refuse_earlier(chosen: argparse.Namespace) -> None:
 def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Preprocessing:
     """Return the model's own preprocessing, or what the caller states; never a guess."""
     from ..images import data
-    from ..models import adapt
+    from ..models import adapt, ends
 
     if (chosen.mean is None) != (chosen.std is None):
         raise UsageError("Give --mean and --std together.")
+    ends.refuse_other_inputs(model)
+    ends.refuse_labels(model)
     if not model.input_shape and model.file:
         raise UsageError(
-            f"{_known_as(model)} leaves its input size open: give --size, such as 224."
+            f"{_known_as(model)} leaves its input size open: give --size, such as 224, or --size "
+            "HEIGHT WIDTH."
         )
     if model.input_shape and len(model.input_shape) != 4:
         raise UsageError(
             f"{model.name} takes an input of shape {model.input_shape}, not images "
             "(n, 3, height, width). Export it with such an input."
         )
-    height, width = model.input_shape[-2:] if model.input_shape else (0, 0)
-    if height != width:
-        raise UsageError(
-            f"{model.name} takes images {height} pixels high and {width} wide; the lab's are "
-            "square. Export it with a square input."
-        )
+    _, channels, height, width = model.input_shape or (1, 3, 0, 0)
     if chosen.mean is not None:
         if model.preprocessing and model.preprocessing.source == adapt.PIXELS:
             raise UsageError(
                 f"{model.name} takes pixels and normalises them itself: leave out --mean and --std."
             )
-        mean, std = tuple(chosen.mean), tuple(chosen.std)
-        return data.Preprocessing(width, mean, std, "as given on the command line")
+        if {len(chosen.mean), len(chosen.std)} != {channels}:
+            raise UsageError(
+                f"{model.name} takes images of {counted(channels, 'channel')}: give --mean and "
+                f"--std {counted(channels, 'value')} each, not {len(chosen.mean)} and "
+                f"{len(chosen.std)}."
+            )
+        source = "as given on the command line"
+        return data.Preprocessing((height, width), chosen.mean, chosen.std, source)
     if model.preprocessing is None:
         raise UsageError(
             f"{_known_as(model)} does not say how its input was normalised, and it is not guessed. "
+            f"{_ways_to_state(channels)}"
+        )
+    return model.preprocessing
+
+
+def _ways_to_state(channels: int) -> str:
+    """Return what to give for `channels`, with the usual values."""
+    if channels == 3:
+        return (
             "Give --mean R G B --std R G B (ImageNet's: 0.485 0.456 0.406 and 0.229 0.224 0.225; "
             "for plain pixels in 0..1: 0 0 0 and 1 1 1)."
         )
-    return model.preprocessing
+    plain = " ".join("0" * channels), " ".join("1" * channels)
+    usual = "MNIST's: 0.1307 and 0.3081; " if channels == 1 else ""
+    return (
+        f"Give --mean and --std, {counted(channels, 'value')} each ({usual}for plain pixels in "
+        f"0..1: {plain[0]} and {plain[1]})."
+    )
 
 
 def _known_as(model: zoo.Model) -> str:
@@ -127,12 +240,11 @@ def _known_as(model: zoo.Model) -> str:
 
 def titled(model: zoo.Model) -> str:
     """Return the line that says which model this is."""
-    classes = f"{len(model.classes)} classes" if model.classes else "classes unknown"
-    return f"{model.name}: {model.note.rstrip('.')}; {classes}"
+    return f"{model.name}: {model.note.rstrip('.')}; {model.answers}"
 
 
 def stored_inputs(path: Path) -> Any:
-    """Return the one float32 array of an ``.npz``, (n, 3, size, size)."""
+    """Return the one float32 array of an ``.npz`` or ``.npy``, (n, channels, height, width)."""
     import io
     import zipfile
     import zlib
@@ -143,9 +255,12 @@ def stored_inputs(path: Path) -> Any:
 
     damaged = (zipfile.BadZipFile, zlib.error, MemoryError)  # the last: a false shape
     try:
-        with zipfile.ZipFile(path) as archive:
-            untrusted.refuse_bomb(path, archive)
-            members = [untrusted.member(archive, entry) for entry in archive.infolist()]
+        if path.suffix == ".npy":
+            members = [untrusted.content(path, _MAX_INPUT_BYTES)]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                untrusted.refuse_bomb(path, archive)
+                members = [untrusted.member(archive, entry) for entry in archive.infolist()]
         arrays = [np.load(io.BytesIO(member), allow_pickle=False) for member in members]
     except FileNotFoundError:
         raise UsageError(f"There is no file {path}.") from None
@@ -154,7 +269,9 @@ def stored_inputs(path: Path) -> Any:
     except (OSError, EOFError, ValueError, AttributeError, RuntimeError, *damaged) as error:
         raise UsageError(f"{path} is not an .npz with plain arrays: {error}") from None
     if len(arrays) != 1 or arrays[0].ndim != 4 or arrays[0].dtype != np.float32:
-        raise UsageError(f"{path} must hold one float32 array of shape (n, 3, size, size).")
+        raise UsageError(
+            f"{path} must hold one float32 array of shape (n, channels, height, width)."
+        )
     return arrays[0]
 
 

@@ -12,6 +12,7 @@ from ..errors import UnknownNameError, UsageError
 from .options import (
     command,
     emit,
+    file_argument,
     input_arguments,
     listener,
     model_arguments,
@@ -33,9 +34,7 @@ def _quantize_parser(commands: Any) -> None:
     parser = command(commands, "quantize", _quantize, text)
     model_arguments(parser)
     input_arguments(parser)
-    parser.add_argument(
-        "-o", "--output", type=Path, help="the .onnx to write, its recipe beside it"
-    )
+    file_argument(parser, "the .onnx to write, its recipe beside it")
     named = "a preset (`labutils recipe list`) or a YAML; with a budget: what to start from (int8)"
     parser.add_argument("--recipe", default="int8", help=named)
     budget = parser.add_argument_group("budget, for mixed precision (one, or --megabytes and one)")
@@ -50,7 +49,7 @@ def _quantize_parser(commands: Any) -> None:
     budget.add_argument("--megabytes", type=float, metavar="MB", help=size)
     images = parser.add_argument_group(
         "images",
-        "PATH is a folder of pictures, or an .npz with normalised NCHW float32 inputs.",
+        "PATH is a folder of pictures, or an .npz or .npy with normalised NCHW float32 inputs.",
     )
     own = "calibrate on your own images instead of Things-16's"
     images.add_argument("--calibration", type=Path, metavar="PATH", help=own)
@@ -77,7 +76,7 @@ def _quantize_parser(commands: Any) -> None:
 
 def _quantize(chosen: argparse.Namespace) -> int:
     from .. import pipeline, targets
-    from ..models import zoo
+    from ..models import ends, zoo
     from ..runtime import qnn
 
     if chosen.output is None and not chosen.explain:
@@ -92,8 +91,14 @@ def _quantize(chosen: argparse.Namespace) -> int:
     if chosen.repair_for:
         targets.load(chosen.repair_for)
     budget = _budget(chosen)
-    model = zoo.load(chosen.model, chosen.weights, chosen.size)
+    model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
+    if not (chosen.calibration and chosen.inputs):
+        ends.refuse_no_pictures(
+            model,
+            "Pass --calibration FILE.npz and --inputs FILE.npz: normalised NCHW float32 of your "
+            "own.",
+        )
     say(chosen, titled(model))
     say(chosen, f"input: {preprocessing}")
     given = chosen.calibration, chosen.inputs

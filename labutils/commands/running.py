@@ -15,13 +15,19 @@ from .options import (
     command,
     input_arguments,
     listener,
+    output_argument,
     preprocessing_of,
     progress_bar,
     say,
+    size_argument,
+    stored_inputs,
     titled,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..images import data
     from ..models import zoo
 
 
@@ -37,10 +43,10 @@ def _run_parser(commands: Any) -> None:
     parser.add_argument("artifact", metavar="ARTIFACT", help=f"a .dlc, or {MODEL_HELP}")
     input_arguments(parser)
     parser.add_argument("--weights", default="auto", help="for a model given by name")
-    parser.add_argument("--size", type=int, help="image side in pixels, where it is left open")
-    parser.add_argument(
-        "--images", nargs="+", default=["16"], help="a number of Things-16 images, or files"
-    )
+    size_argument(parser, ", where it is left open")
+    output_argument(parser)
+    given = "a number of Things-16 images, picture files, or an .npz or .npy of normalised inputs"
+    parser.add_argument("--images", nargs="+", default=["16"], help=given)
     parser.add_argument("--backend", default="auto", help="torch, ort or htp (auto)")
     parser.add_argument("--soc", default="SM8550", help="chip to simulate (SM8550)")
 
@@ -50,7 +56,7 @@ def _journey_parser(commands: Any) -> None:
     parser = command(commands, "journey", _journey, text)
     parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=NAME_HELP)
     parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
-    parser.add_argument("--size", type=int, help="image side in pixels")
+    size_argument(parser)
     parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")
@@ -58,39 +64,86 @@ def _journey_parser(commands: Any) -> None:
 
 def _run(chosen: argparse.Namespace) -> int:
     from .. import runtime
-    from ..models import zoo
+    from ..models import ends, zoo
     from ..runtime import qnn
 
     chip = qnn.soc(chosen.soc)
-    model = zoo.load(chosen.artifact, chosen.weights, chosen.size)
+    model = zoo.load(chosen.artifact, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
+    if not _own_inputs(chosen):
+        ends.refuse_no_pictures(model, "Pass --images FILE.npz: normalised NCHW float32.")
     say(chosen, titled(model))
     artifact = model.module if model.module is not None else model.file
     simulated = chosen.backend == "htp" or str(artifact).endswith(".dlc")
     settings = {"soc": chip} if simulated else {}
-    names, pixels, labels = _pixels(chosen, model, preprocessing.size)
-    with runtime.connect(artifact, chosen.backend, **settings) as runner:
+    names, inputs, labels = _inputs(chosen, model, preprocessing)
+    output = model.output or None
+    with runtime.connect(artifact, chosen.backend, output=output, **settings) as runner:
         name = getattr(runner, "input", "input")
         say(chosen, f"{runner.name}, run by: {runner.runtime}\ninput {name!r}: {preprocessing}")
-        inputs = preprocessing(pixels)
         starts = tracked(range(0, len(inputs), 8), "running", "batches", progress_bar)
-        logits = [runner.run(inputs[start : start + 8]) for start in starts]
-    _answers(chosen, runner.runtime, model, names, logits, labels)
+        parts = [runtime.run_all(runner, inputs[start : start + 8]) for start in starts]
+        scores = runtime.scores_name(runner)
+    found = _joined(parts)
+    if scores:
+        if len(found) > 1 and not model.outputs:
+            say(chosen, f"scores: output {scores!r} of {', '.join(map(repr, found))}")
+        _answers(chosen, runner.runtime, model, names, found[scores], labels)
+    else:
+        _describe(chosen, runner.runtime, found)
     return 0
 
 
-def _pixels(chosen: argparse.Namespace, model: zoo.Model, size: int) -> tuple:
-    """Return (names, pixels, labels); labels are None where the truth is not known."""
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _own_inputs(chosen: argparse.Namespace) -> bool:
+    return len(chosen.images) == 1 and Path(chosen.images[0]).suffix in (".npz", ".npy")
+
+
+def _inputs(
+    chosen: argparse.Namespace, model: zoo.Model, preprocessing: data.Preprocessing
+) -> tuple:
+    """Return (names, inputs, labels); labels are None where the truth is not known."""
     import numpy as np
 
     from ..images import data
 
+    if _own_inputs(chosen):
+        inputs = stored_inputs(Path(chosen.images[0]))
+        return [f"input {i}" for i in range(len(inputs))], inputs, None
     if len(chosen.images) == 1 and chosen.images[0].isdigit():
-        images = data.load("val", int(chosen.images[0]), size)
+        images = data.load("val", int(chosen.images[0]), preprocessing.size)
         names = [f"{images.classes[label]} (val {i})" for i, label in enumerate(images.labels)]
         known = tuple(images.classes) == tuple(model.classes)
-        return names, np.asarray(images.images), images.labels if known else None
-    return chosen.images, data.read_images(chosen.images, size), None
+        inputs = preprocessing(np.asarray(images.images))
+        return names, inputs, images.labels if known else None
+    pixels = data.read_images(chosen.images, preprocessing.size)
+    return chosen.images, preprocessing(pixels), None
+
+
+def _describe(chosen: argparse.Namespace, runtime: str, found: dict[str, np.ndarray]) -> None:
+    """Print what a network gives that is no classifier: shapes and ranges, output by output."""
+    rows = [
+        {
+            "output": name, "shape": list(values.shape), "type": str(values.dtype),
+            "low": float(values.min()), "high": float(values.max()),
+        }
+        for name, values in found.items()
+    ]  # fmt: skip
+    if chosen.json:
+        print(json.dumps({"runtime": runtime, "outputs": rows}, indent=2))
+        return
+    for row in rows:
+        shape = ", ".join(map(str, found[str(row["output"])].shape))
+        say(
+            chosen,
+            f"output {row['output']!r} ({shape}) {row['type']}: {row['low']:.4g} to "
+            f"{row['high']:.4g}",
+        )
 
 
 def _answers(
@@ -98,14 +151,13 @@ def _answers(
     runtime: str,
     model: zoo.Model,
     names: list[str],
-    logits: list,
+    scores: np.ndarray,
     labels: Any,
 ) -> None:
-    import numpy as np
-
     from .. import metrics
+    from ..runtime import outputs
 
-    shares = metrics.softmax(np.concatenate(logits))
+    shares = metrics.softmax(outputs.as_scores(scores))
     best = metrics.topk(shares, min(3, shares.shape[1]))
     classes = model.classes or tuple(f"class {i}" for i in range(shares.shape[1]))
     if len(classes) != shares.shape[1]:

@@ -175,6 +175,7 @@ def _written(
     draft: Path,
 ) -> Any:
     """Train a copy by the chosen route, write it as a QDQ file, and return the report."""
+    from ..images import data
     from ..quantize import pt2e
     from ..quantize.training import qat
 
@@ -193,7 +194,8 @@ def _written(
         return pt2e.write_qdq(
             module, draft, inputs, recipe, teacher=module, preprocessing=prepared, **how
         )
-    student = qat.prepare(module, recipe, size=prepared.size)
+    side = max(data.sides(prepared.size))  # networks by name take squares
+    student = qat.prepare(module, recipe, size=side)
     qat.calibrate_(student, inputs, progress=progress_bar)
     say(chosen, qat.fit_(student, teacher=module, **how))
-    return qat.to_qdq(student, draft, size=prepared.size, preprocessing=prepared)
+    return qat.to_qdq(student, draft, size=side, preprocessing=prepared)

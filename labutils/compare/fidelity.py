@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from .. import metrics, paths, tabular
 from ..errors import ParityError, UsageError
 from ..images.data import NO_LABEL, ImageSet, Preprocessing
 from ..metrics import PairedDifference, Proportion
-from ..runtime import Runner
+from ..runtime import Runner, outputs, run_all, scores_name
 from ..tracking import Progress, tracked
-from .gating import Parity, parity
+from .closeness import Pair, Parity, pairs, parity
 
 _COLUMNS = (
     "stage", "n", "top-1 % [95 %]", "minus first, points", "agrees % [95 %]",
@@ -60,7 +60,8 @@ class Rung:
     """The figures of one stage; `parity` and `difference` are against the first stage.
 
     `top1`, `top5` and `difference` are None where no image's class is known, `top5` also for
-    fewer than six classes. `bytes` is None for a module in memory.
+    fewer than six classes. `bytes` is None for a module in memory. `parity` is of the classifier's
+    scores, `others` of the other outputs; of a network without scores, of its first float output.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Rung:
     difference: PairedDifference | None
     parity: Parity
     note: str
+    others: dict[str, Parity | Proportion] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values; shares 0 to 1, differences in points."""
@@ -157,6 +159,7 @@ class Ladder(tabular.Table):
         for row in self.rows:
             text = f"{row.name}: {row.file or 'in memory'}, {row.runtime}."
             made_by.append(f"{text} {row.note}".strip())
+            made_by += [f"{row.name}, output {name}: {it}." for name, it in row.others.items()]
         unknown = [] if all(row.top1 for row in self.rows) else [_UNKNOWN]
         notes = [_LEGEND, *unknown, f"Images: {self.images}. {self.preprocessing}.", *made_by]
         return "Fidelity ladder", _COLUMNS, rows, notes
@@ -198,14 +201,17 @@ def ladder(
     total = min(n or len(images), len(images))
     counts = [min(stage.n or total, total) for stage in stages]
     counts[0] = max(counts)
-    reference, rows = None, []
+    reference: dict[str, np.ndarray] = {}
+    scores, rows = "", []
     for stage, count in zip(stages, counts, strict=True):
         part = images.head(count)
-        logits = _logits(stage, part, preprocessing, batch_size, progress)
-        reference = logits if reference is None else reference
-        foreign = reference.shape[1] != len(images.classes)
-        labels = np.full(count, NO_LABEL) if foreign else np.asarray(part.labels)
-        rows.append(_rung(stage, logits, reference[:count], labels))
+        found = _outputs(stage, part, preprocessing, batch_size, progress)
+        if not reference:
+            reference, scores = found, scores_name(stage.runner)
+        known = _known_labels(part, outputs.as_scores(reference[scores]) if scores else None)
+        rows.append(
+            _rung(stage, found, {n: v[:count] for n, v in reference.items()}, scores, known)
+        )
     return Ladder(tuple(rows), images.source, str(preprocessing))
 
 
@@ -267,7 +273,7 @@ def accuracy_table(
         raise UsageError("An accuracy table needs at least one stage.")
     inputs, rows = preprocessing(image[None]), []
     for stage in stages:
-        logits = stage.runner.run(inputs)
+        logits = outputs.as_scores(stage.runner.run(inputs))
         _refuse(stage, logits, (1, len(classes)))
         shares = metrics.softmax(logits)[0]
         best = metrics.topk(logits, min(5, len(classes)))[0]
@@ -277,23 +283,34 @@ def accuracy_table(
     return AccuracyTable(tuple(rows), f"{subject}: top classes and probabilities")
 
 
-def _logits(
+def _outputs(
     stage: Stage,
     images: ImageSet,
     preprocessing: Preprocessing,
     batch_size: int,
     progress: Progress | None,
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     starts = range(0, len(images), batch_size)
     parts = [
-        stage.runner.run(preprocessing(images.images[start : start + batch_size]))
+        run_all(stage.runner, preprocessing(images.images[start : start + batch_size]))
         for start in tracked(starts, stage.name, "batches", progress)
     ]
-    return np.concatenate(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _known_labels(images: ImageSet, scores: np.ndarray | None) -> np.ndarray:
+    """Return the labels, unknown to a network of other classes or without any."""
+    if scores is None or scores.shape[1] != len(images.classes):
+        return np.full(len(images), NO_LABEL)
+    return np.asarray(images.labels)
+
+
+def _where(stage: Stage) -> str:
+    return f"Stage {stage.name!r} ({stage.runner.file or 'in memory'}, {stage.runner.runtime})"
 
 
 def _refuse(stage: Stage, logits: np.ndarray, shape: tuple[int, ...]) -> None:
-    where = f"Stage {stage.name!r} ({stage.runner.file or 'in memory'}, {stage.runner.runtime})"
+    where = _where(stage)
     if logits.shape != shape:
         raise ParityError(f"{where} gives logits of shape {logits.shape}, expected {shape}.")
     bad = int((~np.isfinite(logits)).sum())
@@ -304,23 +321,50 @@ def _refuse(stage: Stage, logits: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
-def _rung(stage: Stage, logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Rung:
-    _refuse(stage, logits, reference.shape)
+def _paired(
+    stage: Stage, found: dict[str, np.ndarray], reference: dict[str, np.ndarray], scores: str
+) -> list[Pair]:
+    """Return the outputs beside the reference's, scores first; refuse what cannot be compared."""
+    matched, reasons, _ = pairs(reference, found, scores)
+    if reasons and scores and len(reference) == len(found) == 1:
+        logits = outputs.as_scores(next(iter(found.values())))
+        _refuse(stage, logits, outputs.as_scores(reference[scores]).shape)
+    if reasons:
+        raise ParityError(f"{_where(stage)}: {'; '.join(reasons)}.")
+    for pair in matched:
+        if pair.is_float:
+            _refuse(stage, pair.theirs, pair.ours.shape)
+    if not any(pair.is_float for pair in matched):
+        raise ParityError(f"{_where(stage)} gives labels, not scores: nothing to measure.")
+    return sorted(matched, key=lambda pair: not pair.is_float)
+
+
+def _rung(
+    stage: Stage,
+    found: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    scores: str,
+    labels: np.ndarray,
+) -> Rung:
+    main, *rest = _paired(stage, found, reference, scores)
     file = stage.runner.file
     known = labels != NO_LABEL
-    ours, first, labels = logits[known], reference[known], labels[known]
     judged = bool(known.any())
+    ours, first, labels = main.theirs[known], main.ours[known], labels[known]
     return Rung(
         name=stage.name,
         runtime=stage.runner.runtime,
         file=Path(file).name if file else "",
         bytes=Path(file).stat().st_size if file else None,
-        n=len(logits),
+        n=len(main.theirs),
         top1=metrics.accuracy(ours, labels) if judged else None,
-        top5=metrics.accuracy(ours, labels, 5) if judged and logits.shape[1] > 5 else None,
+        top5=metrics.accuracy(ours, labels, 5) if judged and ours.shape[1] > 5 else None,
         difference=_difference(ours, first, labels) if judged else None,
-        parity=parity(reference, logits),
+        parity=parity(main.ours, main.theirs, top1=main.has_scores),
         note=stage.note,
+        others={
+            p.name: parity(p.ours, p.theirs, top1=False) if p.is_float else p.equal() for p in rest
+        },
     )
 
 
@@ -355,7 +399,7 @@ def _read_rung(row: dict[str, str]) -> Rung:
             cosine_mean=float(row["cosine_mean"]),
             cosine_min=float(row["cosine_min"]),
             sqnr_db=float(row["sqnr_db"]),
-            agreement=counted("agreement"),
+            agreement=share("agreement"),
             max_error=float(row["max_error"]),
         ),
         note=row["note"],

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from .. import metrics, tabular, typesetting
+from .. import tabular, typesetting
 from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..onnxfile.file import OnnxFile
-from ..runtime import HtpRunner, Runner
+from ..runtime import HtpRunner, Runner, run_all, scores_name
+from . import closeness
+from .closeness import Pair, Parity, parity
 from .divergence import Divergence, first_divergence
 
 THRESHOLDS = {
@@ -50,58 +52,6 @@ _SLACK_DB = 6.0
 _IMAGES_FOR_SEARCH = 2
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far logits are from the reference's.
-
-    Attributes
-    ----------
-    n
-        Number of images.
-    cosine_mean, cosine_min
-        Over images; the cosine of each image's logits.
-    sqnr_db
-        Signal to noise over all logits, in dB.
-    agreement
-        Share of images with the same first class.
-    max_error
-        Largest absolute difference of a logit.
-    """
-
-    n: int
-    cosine_mean: float
-    cosine_min: float
-    sqnr_db: float
-    agreement: Proportion
-    max_error: float
-
-    def __str__(self) -> str:
-        return (
-            f"cosine {self.cosine_mean:.5f} (worst image {self.cosine_min:.5f}), "
-            f"SQNR {self.sqnr_db:.1f} dB, top-1 agreement {self.agreement}, "
-            f"largest error {self.max_error:.3g}"
-        )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def parity(reference: ArrayLike, logits: ArrayLike) -> Parity:
-    """Compare logits of shape (n, classes) with the reference's, image by image."""
-    reference, logits = np.asarray(reference), np.asarray(logits)
-    agreement = metrics.agreement(reference, logits)  # refuses what cannot be compared
-    cosines = [metrics.cosine(a, b) for a, b in zip(reference, logits, strict=True)]
-    error = np.abs(reference.astype(np.float64) - logits).max()
-    return Parity(
-        n=len(cosines),
-        cosine_mean=float(np.mean(cosines)),
-        cosine_min=min(cosines),
-        sqnr_db=metrics.sqnr_db(reference, logits),
-        agreement=agreement,
-        max_error=float(error),
-    )
-
-
 @dataclass(frozen=True, repr=False)
 class GateReport(typesetting.Shown):
     """What the gate compared, what it asked for, and what it found.
@@ -113,7 +63,8 @@ class GateReport(typesetting.Shown):
     reference, candidate
         Name and runtime of either side.
     parity
-        The figures; None when the outputs could not be compared at all.
+        The figures of the classifier's scores; of a network without any, those of its worst float
+        output. None when the outputs could not be compared at all.
     required
         ``cosine`` (with ``judged`` by ``min`` or ``mean``), ``sqnr_db``, ``agreement`` (None when
         top-1 was not judged).
@@ -125,6 +76,11 @@ class GateReport(typesetting.Shown):
         What a reader must know beside the figures.
     divergence
         The first tensor that departs, if it was looked for and found.
+    output
+        Name of the output that has the classifier's scores; "" where none has.
+    others
+        The figures of the other outputs, by name; all of them are judged. Those of whole numbers
+        are shares of equal values.
     """
 
     kind: str
@@ -136,6 +92,8 @@ class GateReport(typesetting.Shown):
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
+    output: str = ""
+    others: dict[str, Parity | Proportion] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -155,6 +113,11 @@ class GateReport(typesetting.Shown):
             ("found", str(self.parity) if self.parity else "nothing that can be compared"),
             ("asked for", required),
         ]
+        if self.others and self.output:
+            rows.insert(2, ("classifier", f"output {self.output!r}; --output chooses another"))
+        for name, found in self.others.items():
+            equal = f"equal values: {found}" if isinstance(found, Proportion) else str(found)
+            rows.append((f"output {name}", equal))
         rows += [
             ("OVERRIDDEN", f"{name}: {now:g} instead of {usual:g}")
             for name, (now, usual) in self.overridden.items()
@@ -193,7 +156,7 @@ def gate(
     candidate
         The artifact on its runtime or simulator.
     inputs
-        (n, 3, size, size) float32, normalized; 32 images are usual.
+        (n, channels, height, width) float32, normalized; 32 images are usual.
     kind
         A key of `THRESHOLDS`: which arithmetic the candidate uses.
     min_cosine
@@ -235,25 +198,42 @@ def gate(
     required, overridden = _required(kind, min_cosine, check_top1)
     if not len(inputs):
         raise UsageError("The parity gate needs images: inputs is empty.")
-    ours, theirs = reference.run(inputs), candidate.run(inputs)
-    if not np.isfinite(ours).all():
-        raise UsageError(
-            f"The reference {reference.name} itself gives NaN or infinite logits: nothing can be "
-            "compared with it. Check its weights and its preprocessing."
-        )
-    figures, reasons = _judge(ours, theirs, required)
-    notes = _notes(ours, check_top1)
+    ours, theirs = run_all(reference, inputs), run_all(candidate, inputs)
+    _refuse_unusable(reference, ours)
+    scores = scores_name(reference)
+    if not scores:
+        required["agreement"] = None
+    matched, reasons, notes = closeness.pairs(ours, theirs, scores)
+    least_equal = AGREEMENT[kind] if check_top1 else None
+    figures, others, more = _judge_all(matched, required, least_equal)
+    reasons += more
+    notes = [*_notes(ours, scores, check_top1), *notes]
     divergence = None
     if reasons and locate:
         divergence, note = _locate(reference, candidate, inputs, required, reference_onnx)
-        notes += (note,) if note else ()
+        notes += [note] if note else []
     report = GateReport(
         kind, _described(reference), _described(candidate), figures,
-        required, overridden, tuple(reasons), notes, divergence,
+        required, overridden, tuple(reasons), tuple(notes), divergence, scores, others,
     )  # fmt: skip
     if reasons:
         raise ParityError(str(report), report)
     return report
+
+
+def _refuse_unusable(reference: Runner, ours: Mapping[str, np.ndarray]) -> None:
+    """Refuse a reference that is not finite, or whose outputs are all labels."""
+    floats = [values for values in ours.values() if values.dtype.kind == "f"]
+    if not all(np.isfinite(values).all() for values in floats):
+        raise UsageError(
+            f"The reference {reference.name} itself gives NaN or infinite logits: nothing can be "
+            "compared with it. Check its weights and its preprocessing."
+        )
+    if not floats:
+        raise UsageError(
+            f"{reference.name} gives labels (whole numbers), not scores: how close two networks "
+            "are cannot be said from these. Compare the network that ends before them."
+        )
 
 
 def _required(
@@ -292,43 +272,81 @@ def _asked(required: dict[str, Any]) -> list[str]:
     return [*parts, f"top-1 agreement >= {100 * required['agreement']:g} % (upper end of interval)"]
 
 
+def _judge_all(
+    matched: Sequence[Pair], required: dict[str, Any], least_equal: float | None
+) -> tuple[Parity | None, dict[str, Parity | Proportion], list[str]]:
+    """Return the figures of the scores (or the worst output), of the others, and what failed."""
+    figures: dict[str, Parity | Proportion] = {}
+    failed: list[str] = []
+    for pair in matched:
+        if pair.is_float:
+            found, reasons = _judge(pair.ours, pair.theirs, required, pair.has_scores)
+            figures |= {pair.name: found} if found else {}
+        else:
+            figures[pair.name] = share = pair.equal()
+            low = least_equal is not None and share.interval[1] < least_equal
+            reasons = [f"equal values {share} are below {100 * (least_equal or 0):g} %"] * low
+        where = "" if len(matched) == 1 else f"output {pair.name!r}: "
+        failed += [f"{where}{reason}" for reason in reasons]
+    judged = {name: found for name, found in figures.items() if isinstance(found, Parity)}
+    main = next((pair.name for pair in matched if pair.has_scores), None)
+    if main is None and judged:
+        main = min(judged, key=lambda name: _cosine(judged[name], required))
+    others = {name: found for name, found in figures.items() if name != main}
+    return judged.get(main or ""), others, failed
+
+
 def _judge(
-    ours: np.ndarray, theirs: np.ndarray, required: dict[str, Any]
+    ours: np.ndarray, theirs: np.ndarray, required: dict[str, Any], scores: bool = True
 ) -> tuple[Parity | None, list[str]]:
-    if ours.shape != theirs.shape:
-        return None, [f"logits have the shape {theirs.shape}, the reference's {ours.shape}"]
+    """Return the figures of a float output, and why it is too far from the reference's."""
+    values = "logits" if scores else "values"
     bad = ~np.isfinite(theirs)
     if bad.any():
-        first = int(np.argmax(bad.any(axis=1)))
-        text = f"{bad.sum()} of {bad.size} logits are NaN or infinite, first in image {first}"
+        first = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+        text = f"{bad.sum()} of {bad.size} {values} are NaN or infinite, first in image {first}"
         return None, [text]
-    found = parity(ours, theirs)
+    found = parity(ours, theirs, top1=scores)
     reasons = []
-    cosine = found.cosine_min if required["judged"] == "min" else found.cosine_mean
+    cosine = _cosine(found, required)
     if cosine < required["cosine"]:
         which = "worst image" if required["judged"] == "min" else "mean"
         reasons.append(f"cosine {cosine:.5f} ({which}) is below {required['cosine']:g}")
     if found.sqnr_db < required["sqnr_db"]:
         reasons.append(f"SQNR {found.sqnr_db:.1f} dB is below {required['sqnr_db']:.1f} dB")
     least = required["agreement"]
-    if least is not None and found.agreement.interval[1] < least:
+    if least is not None and found.agreement and found.agreement.interval[1] < least:
         reasons.append(f"top-1 agreement {found.agreement} is below {100 * least:g} %")
     if _constant(theirs) and not _constant(ours):
-        reasons.append(f"the candidate gives the same logits for all {len(theirs)} images")
+        reasons.append(f"the candidate gives the same {values} for all {len(theirs)} images")
     return found, reasons
+
+
+def _cosine(found: Parity, required: dict[str, Any]) -> float:
+    return found.cosine_min if required["judged"] == "min" else found.cosine_mean
 
 
 def _constant(logits: np.ndarray) -> bool:
     return len(logits) > 1 and float(np.ptp(logits, axis=0).max()) == 0.0
 
 
-def _notes(ours: np.ndarray, check_top1: bool) -> tuple[str, ...]:
-    unjudged = "Top-1 agreement was not judged (untrained weights, or too few images)."
-    notes: tuple[str, ...] = () if check_top1 else (unjudged,)
-    if _constant(ours):
-        notes += (
+def _notes(ours: Mapping[str, np.ndarray], scores: str, check_top1: bool) -> list[str]:
+    notes = []
+    if not scores:
+        notes.append(
+            "No output has a classifier's scores, (n, classes), so no top-1 is claimed: every "
+            "output is judged by cosine and SQNR, and the worst decides."
+        )
+    elif not check_top1:
+        notes.append("Top-1 agreement was not judged (untrained weights, or too few images).")
+    if scores and ours[scores].ndim > 2:
+        shape = ", ".join(map(str, ours[scores].shape[1:]))
+        notes.append(f"The scores, (n, {shape}), are compared as (n, {ours[scores][0].size}).")
+    judged = ours[scores] if scores else next(v for v in ours.values() if v.dtype.kind == "f")
+    if _constant(judged):
+        notes.append(
             "The reference gives the same logits for every image, so this comparison sees little. "
-            "Check its preprocessing, or use other images.",
+            "Check its preprocessing, or use other images."
         )
     return notes
 

@@ -219,10 +219,13 @@ def sensitivity(
     open_ = functools.partial(connect, backend=backend, **settings)
     with OrtRunner(float_onnx, threads=1) as runner:
         exact = runner.run(inputs)
+        open_ = functools.partial(open_, output=runner.output or None)
     whole, reason, runtime = _run(quantized, inputs, open_)
     if whole is None:
         raise ConvertError(f"{quantized_onnx.name} as a whole is refused: {reason}")
-    asked = _Asked(quantized, reference, known, inputs, exact, backend == "htp")
+    asked = _Asked(
+        quantized, reference, known, inputs, exact, backend == "htp", runner.output or None
+    )
     ranking = asked.ranked(chosen, progress) if (worst or len(chosen)) < len(chosen) else {}
     kept = chosen
     if ranking:
@@ -259,6 +262,7 @@ class _Asked:
     inputs: np.ndarray
     exact: np.ndarray
     htp: bool
+    output: str | None = None
 
     def alone(self, unit: Unit, open_: Callable[[OnnxFile], Runner]) -> tuple[float, str]:
         """Return the logit SQNR with only this unit quantized, and why there is none."""
@@ -271,7 +275,9 @@ class _Asked:
     def ranked(self, chosen: list[Unit], progress: Progress | None) -> dict[str, float]:
         """Return each unit's logit SQNR alone, on ONNX Runtime."""
         ort = dataclasses.replace(self, htp=False)
-        on_ort: Callable[[OnnxFile], Runner] = functools.partial(OrtRunner, threads=1)
+        on_ort: Callable[[OnnxFile], Runner] = functools.partial(
+            OrtRunner, threads=1, output=self.output
+        )
         tried = tracked(chosen, "ranking", "layers", progress)
         return {unit.name: ort.alone(unit, on_ort)[0] for unit in tried}
 

@@ -23,6 +23,7 @@ from ..models import modes, zoo
 from ..onnxfile import export_cleanup
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.session import Session
+from ..runtime import outputs
 from . import exporters
 from .exporters import OPSETS
 
@@ -91,7 +92,7 @@ def to_onnx(
     model: nn.Module | zoo.Model,
     path: str | Path,
     *,
-    size: int | None = None,
+    size: data.Size | None = None,
     example: torch.Tensor | None = None,
     opset: int = 17,
     exporter: str = "auto",
@@ -100,7 +101,8 @@ def to_onnx(
 ) -> ExportReport:
     """Write `model` as one ONNX file, check it, and compare it with PyTorch.
 
-    The input is ``input``, the output ``logits``, shapes are static; node and weight names carry
+    The input is ``input``, the output ``logits`` (of several, their names; see
+    `labutils.runtime.outputs.named`), shapes are static; node and weight names carry
     the module path. The file holds no stack traces and no local paths. `model` is left as it was.
 
     Parameters
@@ -111,7 +113,8 @@ def to_onnx(
     path
         The ``.onnx`` file; it appears only when every check has passed.
     size
-        Image side in pixels, for an input (1, 3, size, size); default from `preprocessing`.
+        Image side in pixels, or (height, width), for an input (1, 3, height, width); default from
+        `preprocessing`, which knows the channels too.
     example
         An input instead, float32, for other shapes.
     opset
@@ -128,7 +131,7 @@ def to_onnx(
     ------
     ExportError
         An operator that cannot be exported, data-dependent control flow, another opset than the
-        one asked for, more than one output, or results that differ from PyTorch's.
+        one asked for, outputs that are not tensors, or results that differ from PyTorch's.
 
     Examples
     --------
@@ -176,19 +179,19 @@ def unchecked(
     everyone else wants `to_onnx`.
     """
     exporter = exporters.choose(exporter, opset)
-    shape = _outputs(module, example).shape
-    written = exporters.write(module, example, opset, exporter)
+    shapes = {name: values.shape for name, values in _outputs(module, example).items()}
+    written = exporters.write(module, example, opset, exporter, list(shapes))
     if simplify:
         written = exporters.simplify(written)
     export_cleanup.clean_up_(written, {name for name, _ in module.named_modules()})
     _describe(written, preprocessing, origin)
-    _set_output_shape(written, shape)
+    _set_output_shapes(written, shapes)
     return written
 
 
 def _example(
     example: torch.Tensor | None,
-    size: int | None,
+    size: data.Size | None,
     preprocessing: data.Preprocessing | None,
     origin: zoo.Model | None,
 ) -> torch.Tensor:
@@ -204,7 +207,8 @@ def _example(
         raise UsageError(f"size={size}, but the preprocessing makes {preprocessing.size} px.")
     if size is not None:
         batch = origin.input_shape[0] if origin is not None and origin.input_shape else 1
-        shape: tuple[int, ...] = (batch, 3, size, size)  # an exported program keeps its batch
+        channels = preprocessing.channels if preprocessing is not None else 3
+        shape: tuple[int, ...] = (batch, channels, *data.sides(size))  # its own batch, if exported
     elif origin is not None and origin.input_shape:
         shape = origin.input_shape
     else:
@@ -212,8 +216,8 @@ def _example(
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _outputs(module: nn.Module, inputs: torch.Tensor) -> np.ndarray:
-    """Run `module` and return its logits; anything but one tensor cannot be compared."""
+def _outputs(module: nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    """Run `module` and return its outputs by name; what is not a tensor cannot be compared."""
     import torch
 
     try:
@@ -224,20 +228,16 @@ def _outputs(module: nn.Module, inputs: torch.Tensor) -> np.ndarray:
             f"{type(module).__name__} does not run on a float32 input of shape "
             f"{tuple(inputs.shape)}: {exporters.first_line(error)}"
         ) from None
-    if not isinstance(out, torch.Tensor):
+    try:
+        named = outputs.named(out)
+    except TypeError as error:
         raise ExportError(
-            f"{type(module).__name__} returns {_kind(out)}, and one output tensor is needed. "
-            "Wrap it in a module whose forward returns the logits only."
-        )
-    return out.float().cpu().numpy()
-
-
-def _kind(out: object) -> str:
-    if isinstance(out, dict):
-        return f"a dict with {', '.join(map(str, out))}"
-    if isinstance(out, list | tuple):
-        return f"a {type(out).__name__} of {len(out)}"
-    return f"a {type(out).__name__}"
+            f"{type(module).__name__} returns {error}, and tensors are needed. Wrap it in a module "
+            "whose forward returns a tensor, or a tuple, list or dict of tensors."
+        ) from None
+    if not named:
+        raise ExportError(f"{type(module).__name__} returns nothing.")
+    return {n: (t.float() if t.is_floating_point() else t).cpu().numpy() for n, t in named.items()}
 
 
 def _describe(
@@ -257,12 +257,13 @@ def _describe(
         model.metadata_props.add(key=provenance.MODEL_KEY, value=json.dumps(facts))
 
 
-def _set_output_shape(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
-    """Declare the output as PyTorch makes it; shape arithmetic in the graph may hide it."""
-    dims = model.graph.output[0].type.tensor_type.shape
-    del dims.dim[:]
-    for n in shape:
-        dims.dim.add(dim_value=n)
+def _set_output_shapes(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Declare the outputs as PyTorch makes them; shape arithmetic in the graph may hide it."""
+    for value in model.graph.output:
+        dims = value.type.tensor_type.shape
+        del dims.dim[:]
+        for n in shapes[value.name]:
+            dims.dim.add(dim_value=n)
 
 
 def _check(model: onnx.ModelProto, opset: int, exporter: str) -> None:
@@ -297,19 +298,24 @@ def _compare(
     except ModelFileError as error:
         raise ExportError(str(error)) from None
     inputs, words = _inputs(example, preprocessing)
-    cosines, largest, peak = [], 0.0, 0.0
+    cosines, largest, peak, worst = [], 0.0, 0.0, 0.0
     for batch in inputs:
         expected = _outputs(module, torch.from_numpy(batch).to(example.device))
-        (got,) = session.run({"input": batch}, ["logits"])
-        if not got.shape == expected.shape == tuple(session.outputs[0][1]):
-            raise ExportError(
-                f"The output's shape depends on the input's values ({expected.shape} on one of "
-                f"{words}); devices need static shapes. {exporters.TRACING_CURE}"
-            )
-        cosines.append(metrics.cosine(expected, got))
-        largest = max(largest, float(np.abs(expected - got).max()))
-        peak = max(peak, float(np.abs(expected).max()))
-    if not (min(cosines) >= MIN_COSINE and largest <= MAX_RELATIVE_ERROR * peak):
+        found = session.run({"input": batch}, list(expected))
+        for got, declared, (name, values) in zip(
+            found, session.outputs, expected.items(), strict=True
+        ):
+            if not got.shape == values.shape == tuple(declared[1]):
+                raise ExportError(
+                    f"The shape of output {name!r} depends on the input's values ({values.shape} "
+                    f"on one of {words}); devices need static shapes. {exporters.TRACING_CURE}"
+                )
+            cosines.append(metrics.cosine(values, got))
+            difference = np.abs(values.astype(np.float64) - got).max()
+            scale = float(np.abs(values).max())
+            worst = max(worst, float(difference) / (scale or 1.0))
+            largest, peak = max(largest, float(difference)), max(peak, scale)
+    if not (min(cosines) >= MIN_COSINE and worst <= MAX_RELATIVE_ERROR):
         raise ExportError(
             f"The export does not compute what PyTorch computes: on {words}, cosine "
             f"{min(cosines):.6f} (at least {MIN_COSINE}), largest difference {largest:.3g} among "
@@ -324,11 +330,12 @@ def _inputs(
 ) -> tuple[list[np.ndarray], str]:
     """Return arrays of the example's shape: Things-16 images where they fit, else noise."""
     shape = tuple(example.shape)
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] < 16:
+    if len(shape) != 4 or shape[1] not in (1, 3) or min(shape[2:]) < 16:
         noise = np.random.default_rng(0).standard_normal((_CHECK_IMAGES, *shape), np.float32)
         return list(noise), f"{_CHECK_IMAGES} random inputs {shape}"
-    n, size = _CHECK_IMAGES * shape[0], shape[2]
-    preprocessing = preprocessing or data.Preprocessing(size)
+    n, size = _CHECK_IMAGES * shape[0], data.square(shape[2:])
+    usual = data.Preprocessing(size) if shape[1] == 3 else data.Preprocessing(size, (0.5,), (0.5,))
+    preprocessing = preprocessing or usual
     images = data.calibration(n, size)
     batches = [inputs for inputs, _ in images.batches(shape[0], preprocessing)]
-    return batches, f"{n} Things-16 images at {size} px"
+    return batches, f"{n} Things-16 images at {data.shown(size)}"

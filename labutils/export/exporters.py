@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,13 @@ def choose(exporter: str, opset: int) -> str:
     return exporter
 
 
-def write(module: nn.Module, example: torch.Tensor, opset: int, exporter: str) -> onnx.ModelProto:
+def write(
+    module: nn.Module,
+    example: torch.Tensor,
+    opset: int,
+    exporter: str,
+    outputs: Sequence[str] = ("logits",),
+) -> onnx.ModelProto:
     """Return what an exporter writes of a module; its errors become one sentence.
 
     Raises
@@ -58,7 +64,7 @@ def write(module: nn.Module, example: torch.Tensor, opset: int, exporter: str) -
     options: dict[str, Any] = {
         "opset_version": opset,
         "input_names": ["input"],
-        "output_names": ["logits"],
+        "output_names": list(outputs),
         "verbose": False,
     }
     try:

@@ -26,6 +26,26 @@ NO_LABEL = -1
 """The label of a picture of which nobody has said what it shows."""
 
 
+Size = int | tuple[int, int]
+"""Of images, in pixels: a side for squares, else (height, width)."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return (height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def square(lengths: Sequence[int]) -> Size:
+    """Return the size of (height, width): a side where both are equal."""
+    height, width = lengths
+    return height if height == width else (height, width)
+
+
+def shown(size: Size) -> str:
+    """Return a size as a text has it: ``128 px``, ``96 x 160 px`` (height first)."""
+    return f"{size} px" if isinstance(size, int) else f"{size[0]} x {size[1]} px"
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What happens to 8-bit RGB pixels before a network sees them.
@@ -33,19 +53,27 @@ class Preprocessing:
     Attributes
     ----------
     size
-        Side of the square input, in pixels.
+        Side of the square input, in pixels; or (height, width).
     mean, std
-        Per channel (R, G, B), for pixels scaled to 0..1.
+        Per channel, for pixels scaled to 0..1: three for RGB, one for gray, which is the luma of
+        RGB as Pillow's mode ``L`` has it. Other numbers of channels cannot be made of pictures.
     source
         Where these figures come from, e.g. ``"torchvision IMAGENET1K_V1"``.
     """
 
-    size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    size: Size
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     source: str = "torchvision's ImageNet convention"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.size, int):
+            object.__setattr__(self, "size", square(self.size))
+        if not self.mean or len(self.mean) != len(self.std):
+            raise UsageError(
+                f"mean {self.mean} and std {self.std}: as many values are needed as the input has "
+                "channels, one for each."
+            )
         with np.errstate(all="ignore"):  # what overflows float32 is found by its infinity
             mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
             figures = np.concatenate([mean, std, mean / std, 1 / (255 * std)])
@@ -54,25 +82,59 @@ class Preprocessing:
                 f"mean {self.mean} and std {self.std}: finite numbers are needed, and std above 0."
             )
 
+    @property
+    def channels(self) -> int:
+        """How many channels the input has."""
+        return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the input."""
+        return (self.channels, *sides(self.size))
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return (n, 3, size, size) float32 from (n, size, size, 3) uint8 RGB images."""
-        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
+        """Return (n, channels, height, width) float32 from (n, height, width, 3) uint8 RGB.
+
+        Gray pictures may also come as (n, height, width, 1).
+        """
+        height, width = sides(self.size)
+        if self.channels not in (1, 3):
             raise UsageError(
-                f"Preprocessing expects uint8 images of shape (n, {self.size}, {self.size}, 3), "
+                f"Pictures have three channels or one, this input has {self.channels}: pass "
+                "inputs of your own, an .npz with normalised NCHW float32 (--inputs FILE.npz, and "
+                "--calibration FILE.npz)."
+            )
+        deep = (self.channels, 3)
+        fits = images.ndim == 4 and images.shape[1:3] == (height, width) and images.shape[3] in deep
+        if images.dtype != np.uint8 or not fits:
+            raise UsageError(
+                f"Preprocessing expects uint8 images of shape (n, {height}, {width}, 3), "
                 f"got {images.dtype} {images.shape}."
             )
+        pixels = luma(images) if images.shape[3] > self.channels else images
         scale = (1 / (255 * np.asarray(self.std, np.float32))).astype(np.float32)
         offset = -np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray((images * scale + offset).transpose(0, 3, 1, 2))
+        return np.ascontiguousarray((pixels * scale + offset).transpose(0, 3, 1, 2))
 
     def __str__(self) -> str:
+        height, width = sides(self.size)
+        colours = {1: "gray", 3: "RGB"}.get(self.channels, f"with {self.channels} channels")
         return (
-            f"NCHW float32, {self.size}x{self.size} RGB, pixels 0..255 scaled to 0..1, "
+            f"NCHW float32, {height}x{width} {colours}, pixels 0..255 scaled to 0..1, "
             f"mean {self.mean}, std {self.std} ({self.source})"
         )
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def luma(images: np.ndarray) -> np.ndarray:
+    """Return RGB as gray, (..., 1) uint8 from (..., 3) uint8, as Pillow converts to mode ``L``.
+
+    That is ITU-R 601-2: ``L = (19595 R + 38470 G + 7471 B + 32768) / 65536``, rounded down.
+    """
+    weights = np.array([19595, 38470, 7471], np.uint32)
+    return ((images @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +144,7 @@ class ImageSet:
     Attributes
     ----------
     images
-        (n, size, size, 3) uint8 RGB.
+        (n, height, width, 3) uint8 RGB.
     labels
         (n,) int64.
     classes
@@ -109,13 +171,13 @@ class ImageSet:
     def batches(
         self, batch_size: int, preprocessing: Preprocessing
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (inputs, labels): (b, 3, size, size) float32 and (b,) int64."""
+        """Yield (inputs, labels): (b, channels, height, width) float32 and (b,) int64."""
         for start in range(0, len(self), batch_size):
             part = slice(start, start + batch_size)
             yield preprocessing(self.images[part]), self.labels[part]
 
 
-def load(split: str = "val", n: int = VALIDATION_IMAGES, size: int = 128) -> ImageSet:
+def load(split: str = "val", n: int = VALIDATION_IMAGES, size: Size = 128) -> ImageSet:
     """Return the first `n` Things-16 images of a split, rendered once and then cached.
 
     Parameters
@@ -125,20 +187,23 @@ def load(split: str = "val", n: int = VALIDATION_IMAGES, size: int = 128) -> Ima
     n
         Number of images; classes take turns.
     size
-        Side in pixels.
+        Side in pixels; or (height, width), which is cut out of the centre of a square of the
+        longer side.
     """
     if n < 1:
         raise UsageError(f"{n} images: pass at least one image.")
     things.scene(0, split)  # an unknown split ends here
+    drawn = _rendered(split, n, max(sides(size)))
+    images = drawn if isinstance(size, int) else np.stack([fitted(p, size) for p in drawn])
     return ImageSet(
-        images=_rendered(split, n, size),
+        images=images,
         labels=np.arange(n, dtype=np.int64) % len(things.CLASSES),
         classes=things.CLASSES,
-        source=f"Things-16 {split} (drawn, synthetic), {counted(n, 'image')} at {size} px",
+        source=f"Things-16 {split} (drawn, synthetic), {counted(n, 'image')} at {shown(size)}",
     )
 
 
-def calibration(n: int = 256, size: int = 128) -> ImageSet:
+def calibration(n: int = 256, size: Size = 128) -> ImageSet:
     """Return `n` images for quantizer calibration; never used for training or validation."""
     return load("calib", n, size)
 
@@ -192,7 +257,7 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np.ndarray:
+def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> np.ndarray:
     """Read pictures as a network of this size wants them.
 
     Parameters
@@ -200,14 +265,14 @@ def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np
     files
         Picture files of any format and mode that Pillow reads.
     size
-        Side in pixels, after scaling (bilinear).
+        Side in pixels, or (height, width), after scaling (bilinear).
     crop
         Share of the shorter side that the centre cut keeps.
 
     Returns
     -------
     numpy.ndarray
-        (n, size, size, 3) uint8 RGB.
+        (n, height, width, 3) uint8 RGB; gray pictures have three equal channels.
 
     Raises
     ------
@@ -231,7 +296,7 @@ def read_images(files: Sequence[str | Path], size: int, crop: float = 1.0) -> np
     return np.stack(pictures)
 
 
-def fitted(pixels: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
+def fitted(pixels: np.ndarray, size: Size, crop: float = 1.0) -> np.ndarray:
     """Return a picture as a network of this size wants it: scaled (bilinear), its centre cut out.
 
     Parameters
@@ -239,7 +304,7 @@ def fitted(pixels: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
     pixels
         (height, width, 3) uint8 RGB.
     size
-        Side in pixels of what is returned, (size, size, 3) uint8.
+        Side in pixels, or (height, width), of what is returned, (height, width, 3) uint8.
     crop
         Share of the shorter side that the centre cut keeps.
     """
@@ -247,4 +312,5 @@ def fitted(pixels: np.ndarray, size: int, crop: float = 1.0) -> np.ndarray:
 
     border = (1 - crop) / 2  # on each side; `fit` cuts the longer side to the shorter
     how = Image.Resampling.BILINEAR
-    return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size), how, bleed=border))
+    wanted = sides(size)[::-1]  # Pillow says width first
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), wanted, how, bleed=border))

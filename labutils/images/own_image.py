@@ -69,20 +69,20 @@ def forget() -> None:
         file.unlink(missing_ok=True)
 
 
-def read(size: int, classes: Sequence[str]) -> data.ImageSet:
+def read(size: data.Size, classes: Sequence[str]) -> data.ImageSet:
     """Return the learner's own image, or the lab's default one, as a set of one.
 
     Parameters
     ----------
     size
-        Side in pixels: the shorter side is scaled to it, then the centre is cut out.
+        Side in pixels, or (height, width): the picture is scaled, then the centre is cut out.
     classes
         The model's; the label is a number among them, or `data.NO_LABEL`.
 
     Returns
     -------
     data.ImageSet
-        ``images`` is (1, size, size, 3) uint8; ``source`` says whose image it is.
+        ``images`` is (1, height, width, 3) uint8; ``source`` says whose image it is.
 
     Raises
     ------
@@ -93,7 +93,8 @@ def read(size: int, classes: Sequence[str]) -> data.ImageSet:
     if picture.is_file():
         pixels, name, source = data.read_images([picture], size), _class_of(facts), OWN
     else:
-        pixels = things.image(_DEFAULT_INDEX, "val", size)[None]
+        drawn = things.image(_DEFAULT_INDEX, "val", max(data.sides(size)))
+        pixels = (drawn if isinstance(size, int) else data.fitted(drawn, size))[None]
         name = things.CLASSES[_DEFAULT_INDEX % len(things.CLASSES)]
         source = f"{DEFAULT} (Things-16 val {_DEFAULT_INDEX}, drawn); choose yours in notebook 01"
     label = list(classes).index(name) if name and name in classes else data.NO_LABEL

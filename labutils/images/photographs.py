@@ -28,7 +28,7 @@ CALIBRATION_EVERY = 4
 def read(
     root: str | Path,
     classes: Sequence[str],
-    size: int,
+    size: data.Size,
     n: int | None = None,
     crop: float = CROP,
     part: str = "all",
@@ -43,7 +43,7 @@ def read(
     classes
         The model's class names, by number.
     size
-        Side in pixels.
+        Side in pixels, or (height, width).
     n
         Pictures at most; the classes take turns, so that they stay balanced.
     crop
@@ -87,7 +87,9 @@ def read(
         tried = " ".join(skipped[:3]) or (few if part == "calib" else "")
         raise UsageError(f"No picture in {root} could be read. {tried.strip()}")
     whose = {"calib": " (kept for calibration)"}.get(part, "")
-    source = f"photographs in {root.name}{whose}, {counted(len(images), 'image')} at {size} px"
+    source = (
+        f"photographs in {root.name}{whose}, {counted(len(images), 'image')} at {data.shown(size)}"
+    )
     source += f" ({len(skipped)} unreadable files left out)" if skipped else ""
     return data.ImageSet(
         np.stack(images), np.array(labels, np.int64), tuple(classes), source, tuple(skipped)

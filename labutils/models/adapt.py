@@ -40,6 +40,7 @@ OLDEST = 11  # opset that every stage takes
 _TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 # They only rearrange, so whole numbers pass through them in float32 as in uint8.
 _REARRANGING = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Slice", "Flatten")
+_MOST_CHANNELS = 4  # of an image; (1, 28, 28, 1) is gray with its channel last
 _MOST = 1e-4  # of the largest output: the same operators, perhaps fused otherwise
 _MOST_HALF = 5e-2  # where the file rounds to half precision between its nodes
 
@@ -66,7 +67,7 @@ class Adapted:
     onnx: OnnxFile | None = field(default=None, compare=False, repr=False)
 
 
-def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
+def adapted(brought: OnnxFile | str | Path, size: data.Size | None = None) -> Adapted:
     """Return an ONNX file, or a copy of it with one float32 NCHW image of static size as input.
 
     Parameters
@@ -74,7 +75,7 @@ def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
     brought
         The file; it is not changed.
     size
-        Side in pixels, where the file leaves it open.
+        Side in pixels, or (height, width), where the file leaves it open.
 
     Raises
     ------
@@ -106,10 +107,17 @@ def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
         ) from None
     _compare(path, copy.path, work)
     adapted = _image(model) if pixels else None
-    side = adapted.type.tensor_type.shape.dim[-1].dim_value if adapted else 0
-    unit = (1 / 255,) * 3  # pixels / 255 / (1 / 255): as they are
-    own = data.Preprocessing(side, (0.0,) * 3, unit, PIXELS) if side else None
+    own = _pixels(adapted) if adapted else None
     return Adapted(copy.path, tuple(work.changes), own, copy)
+
+
+def _pixels(image: onnx.ValueInfoProto) -> data.Preprocessing | None:
+    """Return the preprocessing of an input that takes pixels; None where its size is open."""
+    _, channels, height, width = (d.dim_value for d in image.type.tensor_type.shape.dim)
+    if not channels or not height or not width:
+        return None
+    unit = (1 / 255,) * channels  # pixels / 255 / (1 / 255): as they are
+    return data.Preprocessing((height, width), (0.0,) * channels, unit, PIXELS)
 
 
 @functools.cache
@@ -128,7 +136,7 @@ def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
 class _Adapting:
     """The changes to one model, in place, and what to say about them."""
 
-    def __init__(self, model: onnx.ModelProto, size: int | None) -> None:
+    def __init__(self, model: onnx.ModelProto, size: data.Size | None) -> None:
         self.model, self.size = model, size
         self.changes: list[str] = []
         self.turned = False  # from NHWC
@@ -174,7 +182,8 @@ class _Adapting:
         sides = (1, 2) if _channels_last(image) else (2, 3)
         closing = [(0, 1)] if not _is_fixed(dims[0]) else []
         if self.size:
-            closing += [(side, self.size) for side in sides if not _is_fixed(dims[side])]
+            wanted = zip(sides, data.sides(self.size), strict=True)
+            closing += [(side, px) for side, px in wanted if not _is_fixed(dims[side])]
         if not change:
             return bool(closing)
         names = {dims[axis].dim_param: value for axis, value in closing if dims[axis].dim_param}
@@ -187,8 +196,8 @@ class _Adapting:
                     dim.dim_value = names[dim.dim_param]
         if closing and closing[0][0] == 0:
             self.changes.append("its open batch was fixed to 1")
-        if any(axis for axis, _ in closing):
-            self.changes.append(f"its open size was fixed to {self.size} px")
+        if self.size and any(axis for axis, _ in closing):
+            self.changes.append(f"its open size was fixed to {data.shown(self.size)}")
         return bool(closing)
 
     def _fold_shapes_(self) -> None:
@@ -300,8 +309,9 @@ def _is_fixed(dim: Any) -> bool:
 
 
 def _channels_last(value: onnx.ValueInfoProto) -> bool:
-    _, second, _, last = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return last == 3 and second != 3
+    _, second, third, last = (dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    gray = last == 1 and second > _MOST_CHANNELS and third > _MOST_CHANNELS
+    return (last == 3 and second != 3) or gray
 
 
 def _perm(node: onnx.NodeProto) -> list[int]:

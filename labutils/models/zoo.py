@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import types
 import zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import manifests, paths, provenance, typesetting
+from .. import manifests, paths, provenance
 from ..errors import (
     DamagedManifestError,
     ModelFileError,
@@ -24,8 +24,10 @@ from ..errors import (
 )
 from ..images import data, things
 from ..onnxfile.file import OnnxFile
+from ..runtime.outputs import ONLY
 from ..runtime.qnn import dlc_file
-from . import adapt, architectures, checkpoint, random_weights
+from . import adapt, architectures, checkpoint, ends, random_weights
+from .model import Model
 from .modes import evaluating
 
 if TYPE_CHECKING:
@@ -41,68 +43,12 @@ _SEED = 0
 _CALIBRATION_IMAGES = 32
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Model(typesetting.Paragraph):
-    """A network and everything needed to feed it and to read its answers.
-
-    Attributes
-    ----------
-    name
-        The name it was asked for by.
-    module
-        In evaluation mode on the CPU; None for an ``.onnx`` file.
-    preprocessing
-        From uint8 NHWC images to the float32 NCHW input; None when a foreign file does not say.
-    classes
-        One name per output, in order.
-    weights
-        ``imagenet``, ``things16``, ``random``, or the file they came from.
-    note
-        One line: which weights were taken, and why.
-    trained
-        Whether top-1 answers mean anything.
-    input_shape
-        NCHW with batch 1; None when a file leaves it open.
-    file
-        The model file, for ``.onnx``, ``.pt2`` and ``.dlc``.
-    onnx
-        `file`, opened, for ``.onnx``.
-    brought
-        The file that `file` was adapted from, where that was needed (`labutils.models.adapt`).
-    sha256
-        Of the file that the weights came from, as 64 hexadecimal digits; of the tensors themselves
-        where there is none, as for random weights. It says whether something made earlier belongs
-        to this network; "" when that is unknown.
-    """
-
-    name: str
-    module: nn.Module | None = field(repr=False)
-    preprocessing: data.Preprocessing | None
-    classes: tuple[str, ...] = field(repr=False)
-    weights: str
-    note: str
-    trained: bool
-    input_shape: tuple[int, ...] | None = None
-    file: Path | None = None
-    brought: Path | None = None
-    sha256: str = ""
-    onnx: OnnxFile | None = field(default=None, repr=False)
-
-    def known_preprocessing(self) -> data.Preprocessing:
-        """Return the preprocessing; UsageError for a foreign file, which does not say it."""
-        if self.preprocessing is None:
-            raise UsageError(
-                f"{self.name} does not say how its input was normalised. Export it with the lab, "
-                "or give the preprocessing (labutils.images.data.Preprocessing)."
-            )
-        return self.preprocessing
-
-    def __str__(self) -> str:
-        how = self.preprocessing if self.preprocessing else "preprocessing unknown"
-        return f"{self.name}: {self.note}; {len(self.classes)} classes; {how}"
-
-
-def load(name: str | Path, weights: str | Path = "auto", size: int | None = None) -> Model:
+def load(
+    name: str | Path,
+    weights: str | Path = "auto",
+    size: data.Size | None = None,
+    output: str | None = None,
+) -> Model:
     """Return the model that `name` and `weights` stand for.
 
     Parameters
@@ -119,12 +65,15 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
         ImageNet weights when they are in the cache already, else the shipped checkpoint, else
         random; it never downloads.
     size
-        Image side in pixels; default is what the weights were made for.
+        Image side in pixels, or (height, width); default is what the weights were made for.
+    output
+        Of a file: which output has the classifier's scores; or, in an ``.onnx``, a tensor inside,
+        and then the network ends there. By default the output whose shape and name say so.
 
     Raises
     ------
     UnknownNameError
-        No such model or kind of weights; the message suggests the nearest.
+        No such model, kind of weights or output; the message suggests the nearest.
     FetchError
         ``weights="imagenet"`` and the download failed.
     ModelFileError
@@ -143,10 +92,15 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
     Traceback (most recent call last):
     labutils.errors.UnknownNameError: There is no model named 'mobilenet_v3_smal'. ...
     """
-    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
+    if size is not None and not all(MIN_SIZE <= n <= MAX_SIZE for n in data.sides(size)):
         raise UsageError(f"size={size}: images of {MIN_SIZE} to {MAX_SIZE} px are supported.")
     if Path(name).suffix in _FILES:
-        return _FILES[Path(name).suffix](Path(name), str(weights), size)
+        return _FILES[Path(name).suffix](Path(name), str(weights), size, output)
+    if output not in (None, ONLY):
+        raise UsageError(
+            f"{name} has one output, {ONLY!r}. To end it at a tensor inside, export it first "
+            "(labutils export), and pass the file."
+        )
     arch = architectures.find(str(name))
     chosen, why = _choose(arch) if weights == "auto" else (weights, "as asked")
     if chosen == "imagenet":
@@ -168,7 +122,7 @@ def load(name: str | Path, weights: str | Path = "auto", size: int | None = None
         weights=found.weights,
         note=f"{found.what} ({why})",
         trained=found.trained,
-        input_shape=(1, 3, preprocessing.size, preprocessing.size),
+        input_shape=(1, *preprocessing.shape),
         sha256=_sha256(found),
     )
 
@@ -256,7 +210,7 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
     return architectures.Weighted(module, preprocessing, classes, str(path), what, file=path)
 
 
-def _random(arch: architectures.Architecture, size: int | None) -> architectures.Weighted:
+def _random(arch: architectures.Architecture, size: data.Size | None) -> architectures.Weighted:
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -297,35 +251,40 @@ def calibrate_(module: nn.Module, preprocessing: data.Preprocessing) -> None:
         norm.momentum = momentum
 
 
-def _from_onnx(path: Path, weights: str, size: int | None) -> Model:
+def _from_onnx(path: Path, weights: str, size: data.Size | None, output: str | None) -> Model:
     _refuse_weights(path, weights)
     brought = OnnxFile(path)
     if not brought.outputs:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
     found = adapt.adapted(brought, size)
-    model = found.onnx or OnnxFile(found.file)
+    model, scores, cut = ends.chosen(found.onnx or OnnxFile(found.file), output)
+    known = ends.outputs_of(model)
+    changes = (*found.changes, *([cut] if cut else []))
     origin, preprocessing = provenance.stored(path, model.proto)
     note = provenance.origin_note(path, origin, model.proto)
     inputs = [_dims(value) for value in model.inputs]
-    outputs = model.outputs[0].type.tensor_type.shape.dim
-    outputs = outputs[-1].dim_value if outputs else 0  # a batch left open does not matter here
+    count = ends.classes_of(known, scores)
+    classes = tuple(origin.get("classes", ()))
+    classes = classes if scores and (not cut or len(classes) == count) else ()
     return _file_model(
         path,
         size,
         module=None,
         shape=inputs[0] if inputs else None,
         preprocessing=preprocessing or found.preprocessing,
-        classes=tuple(origin.get("classes", ())) or architectures.numbered(outputs),
+        classes=classes or architectures.numbered(count),
         trained=origin.get("trained", True),
-        note="; ".join((note, *found.changes)),
-        file=found.file,
-        brought=path if found.changes else None,
+        note="; ".join((note, *changes)),
+        file=model.path,
+        brought=path if changes else None,
+        output=scores,
+        outputs=tuple(entry.name for entry in known),
         sha256=brought.sha256,
         onnx=model,
     )
 
 
-def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
+def _from_pt2(path: Path, weights: str, size: data.Size | None, output: str | None) -> Model:
     _refuse_weights(path, weights)
     program = checkpoint.exported_program(path)
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
@@ -345,6 +304,7 @@ def _from_pt2(path: Path, weights: str, size: int | None) -> Model:
         classes=architectures.numbered(values[first_out].shape[-1]),
         trained=True,
         note="an exported program of yours",
+        output=output,
     )
 
 
@@ -373,7 +333,7 @@ def _refuse_input(path: Path, names: tuple[str, ...], value: Any) -> None:
         )
 
 
-def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
+def _from_dlc(path: Path, weights: str, size: data.Size | None, output: str | None) -> Model:
     """Read what the manifest beside a DLC of the lab says; a foreign DLC says nothing."""
     _refuse_weights(path, weights)
     if not path.is_file():
@@ -398,26 +358,35 @@ def _from_dlc(path: Path, weights: str, size: int | None) -> Model:
     except (ValueError, KeyError, TypeError):
         problem = f"The manifest beside {path} is damaged. Convert again."
         raise DamagedManifestError(problem) from None
-    side = preprocessing.size if preprocessing else size or dlc_file.image_side(path)
+    shape = preprocessing.shape if preprocessing else dlc_file.image_shape(path)
+    if shape is None and size is not None:
+        shape = (3, *data.sides(size))
     return _file_model(
         path,
         size,
         module=None,
-        shape=(1, 3, side, side) if side else None,
+        shape=(1, *shape) if shape else None,
         preprocessing=preprocessing,
         classes=classes,
         trained=True,
         note=note,
+        output=output,
     )
 
 
 def _file_model(
-    path: Path, size: int | None, *, shape: tuple[int, ...] | None, note: str, **rest: Any
+    path: Path, size: data.Size | None, *, shape: tuple[int, ...] | None, note: str, **rest: Any
 ) -> Model:
-    if size is not None and shape and shape[-1] != size:
-        raise UsageError(f"{path} takes {shape[-1]} px images; size={size} cannot change that.")
-    if shape and shape[-1] > MAX_SIZE:
-        raise UsageError(f"{path} claims to take {shape[-1]} px images; at most {MAX_SIZE} here.")
+    taken = shape[-2:] if shape and len(shape) == 4 else ()
+    if size is not None and taken and taken != data.sides(size):
+        raise UsageError(
+            f"{path} takes {data.shown(data.square(taken))} images; size={size} cannot change that."
+        )
+    if taken and max(taken) > MAX_SIZE:
+        raise UsageError(
+            f"{path} claims to take {data.shown(data.square(taken))} images; at most {MAX_SIZE} "
+            "here."
+        )
     rest["note"] = note if rest["preprocessing"] else f"{note}; it states no preprocessing"
     known = {"file": path, **rest}
     known.setdefault("sha256", paths.sha256(path))
@@ -429,7 +398,9 @@ def _refuse_weights(path: Path, weights: str) -> None:
         raise UsageError(f"{path} brings its own weights; leave out weights={weights!r}.")
 
 
-def _refuse_checkpoint(path: Path, weights: str, size: int | None) -> Model:
+def _refuse_checkpoint(
+    path: Path, weights: str, size: data.Size | None, output: str | None
+) -> Model:
     raise UsageError(
         f"{path} holds weights without an architecture. Name one, and pass the file as its "
         f"weights: zoo.load('mobilenet_v3_large', weights={path.name!r})."

@@ -53,7 +53,8 @@ class Row:
     repaired
         Rule name -> places.
     cosine, agreement
-        From the parity gate: lowest (float) or mean (integer) cosine, share of the same top-1.
+        From the parity gate: lowest (float) or mean (integer) cosine, share of the same top-1,
+        None for what is no classifier.
     bytes, file
         Of the artifact, inside the batch's folder.
     seconds
@@ -339,10 +340,15 @@ def _row_of(output: Path, answer: dict[str, Any], row: Row) -> Row:
         reason=apart["caveat"] if apart else "",
         repaired=repair.get("counts"),
         cosine=parity["cosine_min" if floating else "cosine_mean"],
-        agreement=parity["agreement"]["hits"] / parity["agreement"]["n"],
+        agreement=_share(parity["agreement"]),
         bytes=answer["bytes"],
         file=output.name,
     )
+
+
+def _share(agreement: dict[str, int] | None) -> float | None:
+    """Return the agreement of first classes, None for what is no classifier."""
+    return None if agreement is None else agreement["hits"] / agreement["n"]
 
 
 def _run(command: list[str], log: Path, timeout_s: float) -> tuple[int | None, str]:

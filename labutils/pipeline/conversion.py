@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .. import compare, dlc, manifests, paths, provenance, quantize, runtime, surgery, targets
 from ..errors import UsageError
 from ..images import data
-from ..models import zoo
+from ..models import ends, zoo
 from ..onnxfile.file import OnnxFile
 from . import planning, steps
 from .planning import Repair
@@ -77,12 +78,12 @@ def convert_model(
         floating = _file_of(fixed) or original
         done = None
         if quantization is not None:
-            done = _quantize(model, floating, folder, quantization, listener)
+            done = _quantize(model, floating, folder, quantization, comparison, listener)
             device = dlc.Device(device.soc, _precision(quantization))
         brought = model.module if model.module is not None else original
-        apart = _measure_approximation(brought, fixed, inputs, listener.echo)
+        apart = _measure_approximation(model, brought, fixed, inputs, listener.echo)
         judge = (floating, floating) if apart else (brought, original)
-        with runtime.connect(judge[0]) as reference:
+        with steps.connect(model, judge[0]) as reference:
             made = dlc.convert(
                 floating,
                 target,
@@ -99,6 +100,8 @@ def convert_model(
 
 
 def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) -> None:
+    ends.refuse_other_inputs(model)
+    ends.refuse_labels(model)
     if model.preprocessing is None:
         raise UsageError(
             f"{model.name} does not say how its input is made. Give its mean and std "
@@ -112,7 +115,7 @@ def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) 
 
 
 def _inputs(comparison: Comparison, preprocessing: data.Preprocessing) -> np.ndarray:
-    """Return what the gate compares on: (n, 3, size, size) float32, normalized."""
+    """Return what the gate compares on: (n, channels, height, width) float32, normalized."""
     images = comparison.images
     if isinstance(images, data.ImageSet):
         return preprocessing(np.asarray(images.images))
@@ -120,14 +123,24 @@ def _inputs(comparison: Comparison, preprocessing: data.Preprocessing) -> np.nda
 
 
 def _quantize(
-    model: zoo.Model, floating: OnnxFile, folder: Path, recipe: quantize.Recipe, listener: Listener
+    model: zoo.Model,
+    floating: OnnxFile,
+    folder: Path,
+    recipe: quantize.Recipe,
+    comparison: Comparison,
+    listener: Listener,
 ) -> quantize.QuantizeReport:
-    """Quantize the float file on as many Things-16 images as the recipe says."""
+    """Quantize the float file on what is given, or as many Things-16 images as the recipe says."""
     place = folder / manifests.file_name(floating.path.stem, "onnx", recipe.name)
-    images = data.calibration(recipe.calibration.images, model.known_preprocessing().size)
+    images = comparison.calibration
+    if images is None:
+        images = data.calibration(recipe.calibration.images, model.known_preprocessing().size)
+    counted = dataclasses.replace(recipe.calibration, images=len(images))
+    pictures = images.source if isinstance(images, data.ImageSet) else "your own inputs"
     done = steps.quantize_file(
-        model, floating, place, images, recipe, pictures=images.source, listener=listener
-    )
+        model, floating, place, images, recipe.replaced(calibration=counted), pictures=pictures,
+        listener=listener,
+    )  # fmt: skip
     listener.echo(done)
     return done
 
@@ -197,21 +210,26 @@ def _repair(
 
 
 def _measure_approximation(
-    brought: Any, fixed: Repair | None, inputs: np.ndarray, echo: Callable[[object], object]
+    model: zoo.Model,
+    brought: Any,
+    fixed: Repair | None,
+    inputs: np.ndarray,
+    echo: Callable[[object], object],
 ) -> dict[str, Any] | None:
     """Return how far an approximated model is from the original; None for an exact one."""
     if fixed is None or fixed.exact:
         return None
-    with runtime.connect(brought) as theirs, runtime.connect(_file_of(fixed)) as ours:
-        figures = compare.parity(theirs.run(inputs), ours.run(inputs))
+    with steps.connect(model, brought) as theirs, steps.connect(model, _file_of(fixed)) as ours:
+        expected, found = theirs.run(inputs), ours.run(inputs)
+        figures = compare.parity(expected, found, top1=bool(runtime.scores_name(theirs)))
     rules = [name for name, n in fixed.surgery.counts.items() if n]
     names = [name for name in rules if not surgery.RULES[name].exact]
+    same = f", same top-1 on {figures.agreement}" if figures.agreement else ""
     caveat = (
         f"APPROXIMATED by {', '.join(names)}: this is NOT the original model (cosine "
-        f"{figures.cosine_mean:.3f} to it, same top-1 on {figures.agreement}); compared with the "
-        "model after the surgery"
+        f"{figures.cosine_mean:.3f} to it{same}); compared with the model after the surgery"
     )
     echo(caveat)
     return {"caveat": caveat, "rules": names, "cosine_mean": figures.cosine_mean,
             "cosine_min": figures.cosine_min, "sqnr_db": figures.sqnr_db,
-            "agreement": figures.agreement.value, "n": figures.n}  # fmt: skip
+            "agreement": figures.agreement and figures.agreement.value, "n": figures.n}  # fmt: skip

@@ -166,7 +166,7 @@ def run(
     name: str = "mobilenet_v3_large",
     weights: str = "auto",
     *,
-    size: int | None = None,
+    size: data.Size | None = None,
     images: int = 96,
     soc: str = "SM8550",
     folder: str | Path | None = None,

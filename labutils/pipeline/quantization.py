@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import compare, manifests, paths, quantize, runtime, typesetting
+from .. import compare, manifests, paths, quantize, typesetting
 from ..errors import ParityError, UsageError
 from ..images import data
-from ..models import zoo
+from ..models import ends, zoo
 from ..onnxfile.file import OnnxFile
 from ..quantize import mixed
 from ..quantize.tidl_hints import write_tidl_hints
@@ -66,7 +66,7 @@ class Quantized:
         if self.search is None or not self.search.reached or found is None:
             return ""
         budget = self.search.budget
-        if budget.agreement is not None and found.agreement.interval[1] < budget.agreement:
+        if budget.agreement and found.agreement and found.agreement.interval[1] < budget.agreement:
             what = f"top-1 agreement is {found.agreement}, not {100 * budget.agreement:g} %"
         elif budget.sqnr_db is not None and found.sqnr_db < budget.sqnr_db:
             what = f"SQNR is {found.sqnr_db:.1f} dB, not {budget.sqnr_db:g} dB"
@@ -141,7 +141,7 @@ def quantize_model(
         A recipe, or a search for mixed precision within a budget.
     calibration
         So many of Things-16's calibration images, by default as many as the recipe says; or your
-        own, as an `ImageSet` or as (n, 3, size, size) float32, normalized: all of them.
+        own, as an `ImageSet` or as (n, channels, height, width) float32, normalized: all of them.
     preparation
         Opset and repairs. Where a repair is asked for, `convert_model` with the same repair finds
         the nodes that the recipe names.
@@ -166,6 +166,13 @@ def quantize_model(
         There is no such recipe or target.
     """
     comparison, listener = comparison or Comparison(), listener or Listener()
+    ends.refuse_other_inputs(model)
+    ends.refuse_labels(model)
+    if model.output == "" and isinstance(recipe, Search) and recipe.budget.agreement is not None:
+        raise UsageError(
+            f"{model.name} is no classifier, so there is no top-1 to agree on: ask for an SQNR "
+            "(--sqnr) instead."
+        )
     if model.preprocessing is None:
         raise UsageError(f"{model.name} does not say how its input is made: give preprocessing.")
     if destination is not None:
@@ -228,7 +235,7 @@ class _Source:
 def _choose_recipe(
     recipe: str | Path | quantize.Recipe | Search,
     calibration: int | np.ndarray | data.ImageSet | None,
-    size: int,
+    size: data.Size,
 ) -> tuple[quantize.Recipe, np.ndarray | data.ImageSet]:
     """Return the recipe with the number of calibration images that there are, and these."""
     found = conversion.runnable(recipe.start if isinstance(recipe, Search) else recipe)
@@ -284,7 +291,10 @@ def _compare(
     """Run both on the images; return the gate's report, and accuracy where there are labels."""
     preprocessing, ladder = source.model.known_preprocessing(), None
     shown = _held_out(source.model, comparison.images, preprocessing.size)
-    with runtime.connect(source.brought) as theirs, runtime.OrtRunner(draft) as ours:
+    model = source.model
+    with steps.connect(model, source.brought) as theirs, steps.connect(model, draft) as ours:
+        if isinstance(shown, data.ImageSet) and model.output == "":  # accuracy says nothing here
+            shown = _first(shown, steps.GATE_IMAGES, preprocessing)
         if isinstance(shown, data.ImageSet):
             stages = [compare.Stage("float", theirs), compare.Stage(report.recipe.name, ours)]
             progress = listener.progress
@@ -327,7 +337,7 @@ def _first(
 
 
 def _held_out(
-    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet | None, size: int
+    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet | None, size: data.Size
 ) -> np.ndarray | data.ImageSet:
     """Return what to compare on; labels are unknown to a model of other classes."""
     if isinstance(held_out, np.ndarray):

@@ -65,15 +65,19 @@ class Comparison:
     Attributes
     ----------
     images
-        So many Things-16 validation images; or your own, as (n, 3, size, size) float32,
+        So many Things-16 validation images; or your own, as (n, channels, height, width) float32,
         normalized, or as an `ImageSet`. None takes as many as is usual. Accuracy is stated of
         images with labels for the model's classes.
     min_cosine
         Another threshold for the parity gate; it is printed and kept in the manifest.
+    calibration
+        What `convert_model` measures the ranges of an integer DLC on; Things-16's calibration
+        images by default, as many as the recipe says.
     """
 
     images: int | np.ndarray | data.ImageSet | None = None
     min_cosine: float | None = None
+    calibration: np.ndarray | data.ImageSet | None = None
 
 
 @dataclass(frozen=True)

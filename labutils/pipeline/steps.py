@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import export, manifests, paths, provenance, quantize, surgery
+from .. import export, manifests, paths, provenance, quantize, runtime, surgery
 from ..errors import UsageError
 from ..images import data
 from ..models import gallery, zoo
@@ -50,6 +50,11 @@ def export_model(model: zoo.Model, path: Path, opset: int, **facts: Any) -> expo
     report = export.to_onnx(model, path, opset=opset)
     write_manifest(path, model, opset=report.opset, cosine=report.cosine, **facts)
     return report
+
+
+def connect(model: zoo.Model, artifact: Any, **settings: Any) -> runtime.Runner:
+    """Return a runner of a model, or of a file made from it; both have the same scores."""
+    return runtime.connect(artifact, output=model.output or None, **settings)
 
 
 def as_onnx(
@@ -141,7 +146,7 @@ def quantize_file(
     model: zoo.Model,
     source: OnnxFile | Path,
     path: Path,
-    calibration: data.ImageSet | quantize.Ranges,
+    calibration: np.ndarray | data.ImageSet | quantize.Ranges,
     recipe: str | Path | quantize.Recipe,
     *,
     pictures: str,
@@ -179,7 +184,7 @@ def quantize_file(
 
 
 def gate_inputs(preprocessing: data.Preprocessing, n: int | None = None) -> np.ndarray:
-    """Return the images that a DLC is compared on: (n, 3, size, size) float32, normalized."""
+    """Return the images that a DLC is compared on: (n, channels, height, width) float32."""
     images = data.load("val", GATE_IMAGES if n is None else n, preprocessing.size)
     return preprocessing(np.asarray(images.images))
 

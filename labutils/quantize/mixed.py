@@ -220,6 +220,7 @@ class _Measurement:
         self.owner = owners(model, base)
         with OrtRunner(source) as runner:
             self.exact = runner.run(first(judged))
+            self.output = runner.output or ""
 
     def spread(self, wide: Sequence[str]) -> tuple[str, ...]:
         """Return the nodes with the ReLUs that take their width."""
@@ -234,12 +235,13 @@ class _Measurement:
             file = folder / "point.onnx"
             self.write(recipe, file)
             starts = range(0, len(images), _AT_ONCE)
-            with OrtRunner(file) as runner:
+            with OrtRunner(file, output=self.output or None) as runner:
                 found = [
                     runner.run(images[start : start + _AT_ONCE])
                     for start in tracked(starts, "measuring", "batches", progress)
                 ]
-        return dataclasses.replace(point, measured=parity(self.exact, np.concatenate(found)))
+        measured = parity(self.exact, np.concatenate(found), top1=bool(self.output))
+        return dataclasses.replace(point, measured=measured)
 
     def write(self, recipe: Recipe, destination: str | Path) -> QuantizeReport:
         """Quantize the searched model by a recipe, with the ranges that were measured."""
@@ -260,7 +262,7 @@ def _choose(
         found = front[index].measured
         assert found is not None  # `judge` measured it
         if budget.agreement is not None:
-            return found.agreement.value >= budget.agreement
+            return found.agreement is not None and found.agreement.value >= budget.agreement
         return found.sqnr_db >= (budget.sqnr_db or -np.inf)
 
     reaches(0)

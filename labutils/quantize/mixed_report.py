@@ -226,7 +226,8 @@ class MixedReport(tabular.Table):
                 f"{'> ' if index == self.chosen else '  '}{index}",
                 str(len(p.wide)), f"{100 * p.mac_share:.1f}", str(p.converts),
                 f"{p.bytes / 1e6:.2f}", f"{p.predicted_db:.1f}",
-                f"{found.sqnr_db:.1f}" if found else "-", str(found.agreement) if found else "-",
+                f"{found.sqnr_db:.1f}" if found else "-",
+                str(found.agreement or "-") if found else "-",
             ))  # fmt: skip
         columns = (
             "point", "16-bit nodes", "% of MACs", "converts", "MB", "predicted dB", "measured dB",

@@ -8,6 +8,8 @@ from .runners import (
     TensorRunner,
     TorchRunner,
     connect,
+    run_all,
+    scores_name,
     seconds_in_turns,
 )
 
@@ -19,5 +21,7 @@ __all__ = [
     "TensorRunner",
     "TorchRunner",
     "connect",
+    "run_all",
+    "scores_name",
     "seconds_in_turns",
 ]

@@ -1,8 +1,8 @@
 """One way to run anything: PyTorch, ONNX Runtime on the CPU, Qualcomm's HTP simulator.
 
-A runner takes float32 images and returns float32 logits; what it ran, and on what, stands in its
-`name`, `runtime` and `file`. The HTP simulator computes what the chip's compiler made, on this
-machine's processor: its results stand for the chip's, its time does not.
+A runner takes float32 images and returns float32 logits, or all outputs by name; what it ran, and
+on what, stands in its `name`, `runtime` and `file`. The HTP simulator computes what the chip's
+compiler made, on this machine's processor: its results stand for the chip's, its time does not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from ..errors import ModelFileError, UnknownNameError, UsageError
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.session import Session
 from ..tracking import Progress
-from . import qnn
+from . import batches, outputs, qnn
 from .qnn import dlc_file, options, refusal
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ class Runner(Protocol):
         ...
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width).
+
+        Of a network that is no classifier, its first float output as it is.
+        """
         ...
 
     def close(self) -> None:
@@ -72,10 +75,19 @@ class TensorRunner(Runner, Protocol):
 
 
 class _Closing:
-    """`with connect(...) as runner:` for every runner."""
+    """`with connect(...) as runner:` for every runner, and which of its outputs has the scores.
+
+    Attributes
+    ----------
+    output
+        Name of the output that holds a classifier's scores, "" where none does; None as long as
+        that is not known, which of a PyTorch module it is after the first run.
+    """
 
     name: str
     runtime: str
+    output: str | None = None
+    _wanted: str | None = None
 
     def __enter__(self) -> Any:
         return self
@@ -89,30 +101,87 @@ class _Closing:
     def close(self) -> None:
         """Free what the runner holds."""
 
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width).
+
+        Of a network that is no classifier, its first float output as it is.
+        """
+        found = self.tensors(batch)
+        if self.output:
+            return outputs.as_scores(found[self.output]).astype(np.float32, copy=False)
+        floats = [values for values in found.values() if values.dtype.kind == "f"]
+        return next(iter(floats or found.values())).astype(np.float32, copy=False)
+
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every output by name, images along the first axis."""
+        raise NotImplementedError
+
+    def _choose(
+        self, known: Sequence[outputs.Output], file: OnnxFile | None = None, final: bool = False
+    ) -> None:
+        """Find out which output has the scores, as soon as all shapes are known."""
+        if self._wanted:
+            outputs.found_name(self._wanted, (output.name for output in known), self.name)
+        if self.output is None and (final or all(output.shape for output in known)):
+            model = file.proto if file else None
+            self.output = outputs.scores_of(known, self._wanted, self.name, model)
+
 
 class TorchRunner(_Closing):
     """A PyTorch module on the CPU, in evaluation mode.
 
     An exported program with a fixed batch gets that, everything else 32 images at a time.
+
+    Parameters
+    ----------
+    module
+        It gives a tensor, or a tuple, list or dict of tensors; see `outputs.named`.
+    output
+        Which output has the scores; by default the one whose shape and name say so.
+    names
+        Other names for the outputs, in order.
     """
 
-    def __init__(self, module: torch.nn.Module, name: str | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        name: str | None = None,
+        output: str | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         import torch
 
         self.module, self.batch = module.eval(), _exported_batch(module)
         self.name = name or type(module).__name__
         self.runtime = f"PyTorch {torch.__version__.split('+')[0]} CPU"
         self.file: Path | None = None
+        self._wanted, self._names = output, tuple(names)
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every output by name, images along the first axis."""
+        batch = batches.checked(batch, [None] * 4, self.name)
+        step = self.batch or 1
+        batches.split(batch, step, self.name)
+        found = self._run(batch, self.batch or 32)
+        if self.batch is None and any(len(values) != len(batch) for values in found.values()):
+            found = self._run(batch, 1)  # an output that is not per image: once for each of them
+        self._choose(outputs.of_arrays(found), final=True)
+        return found
+
+    def _run(self, batch: np.ndarray, step: int) -> dict[str, np.ndarray]:
         import torch
 
-        batch = _checked(batch, [None] * 4, self.name)
         with torch.inference_mode():
-            _split(batch, self.batch or 1, self.name)
-            parts = [self.module(x) for x in torch.from_numpy(batch).split(self.batch or 32)]
-        return torch.cat(parts).float().numpy()
+            given = [self.module(x) for x in torch.from_numpy(batch).split(step)]
+        try:
+            parts = [outputs.named(entry, self._names) for entry in given]
+        except TypeError as error:
+            raise UsageError(
+                f"{self.name} gives {error}; a tensor is needed, or a tuple, list or dict of "
+                "tensors. Wrap it in a module that gives those."
+            ) from None
+        arrays = [{n: _plain(tensor) for n, tensor in part.items()} for part in parts]
+        return batches.joined(arrays, step)
 
 
 class Mirrored(_Closing):
@@ -127,8 +196,14 @@ class Mirrored(_Closing):
         self.file: Path | None = None  # no file does that
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width)."""
         return self.runner.run(np.ascontiguousarray(batch[..., ::-1]))
+
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every output by name, images along the first axis."""
+        found = run_all(self.runner, np.ascontiguousarray(batch[..., ::-1]))
+        self.output = scores_name(self.runner)
+        return found
 
 
 class OrtRunner(_Closing):
@@ -137,11 +212,13 @@ class OrtRunner(_Closing):
     Parameters
     ----------
     file
-        The ONNX file; float32 in, float32 out.
+        The ONNX file; it takes one float32 image.
     optimize
         Whether ONNX Runtime may fuse and fold; off for layer-by-layer comparison.
     threads
         Threads inside one operator; 0 leaves it to ONNX Runtime.
+    output
+        Which output has the scores; by default the one whose shape and name say so.
     """
 
     def __init__(
@@ -150,6 +227,7 @@ class OrtRunner(_Closing):
         optimize: bool = True,
         threads: int = 0,
         name: str | None = None,
+        output: str | None = None,
     ) -> None:
         import onnxruntime as ort
 
@@ -160,23 +238,19 @@ class OrtRunner(_Closing):
         self.session = Session(self.onnx, optimize=level, threads=threads)
         self.name = name or self.file.name
         self.runtime = f"ONNX Runtime {ort.__version__} CPU" + ("" if optimize else ", unoptimized")
-        self.input, self.shape = _image_input(self.session.inputs, self.name)
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
-        return next(iter(self.tensors(batch).values())).astype(np.float32, copy=False)
+        self.input, self.shape = batches.image_input(self.session.inputs, self.name)
+        self._wanted = output
+        self._choose(outputs.listed(self.session.outputs), self.onnx)
 
     def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return every graph output by name, images along the first axis."""
-        batch = _checked(batch, self.shape, self.name)
+        batch = batches.checked(batch, self.shape, self.name)
         names = [name for name, *_ in self.session.outputs]
         step = self.shape[0] if isinstance(self.shape[0], int) else len(batch)
-        parts = [self.session.run({self.input: p}) for p in _split(batch, step, self.name)]
-        joined = [
-            np.concatenate([np.atleast_1d(value) for value in values])
-            for values in zip(*parts, strict=True)
-        ]
-        return dict(zip(names, joined, strict=True))
+        parts = [self.session.run({self.input: p}) for p in batches.split(batch, step, self.name)]
+        found = batches.joined([dict(zip(names, part, strict=True)) for part in parts], step)
+        self._choose(outputs.of_arrays(found), self.onnx, final=True)
+        return found
 
     def close(self) -> None:
         """Drop the session."""
@@ -201,6 +275,8 @@ class HtpRunner(_Closing):
         Your own workers, instead of the ones that this process shares.
     progress
         Called as ``progress(iterable, description)`` around the images.
+    output
+        Which output has the scores; by default the one whose shape and name say so.
     """
 
     def __init__(
@@ -211,6 +287,7 @@ class HtpRunner(_Closing):
         pool: qnn.Pool | None = None,
         progress: Progress | None = None,
         name: str | None = None,
+        output: str | None = None,
     ) -> None:
         self.file = Path(file)
         self.soc = qnn.soc(soc)
@@ -228,18 +305,17 @@ class HtpRunner(_Closing):
         self.name = name or self.file.name
         what = "DLC on " if is_dlc else ""
         self.runtime = f"{what}{_HTP} (QNN {_short(version)}, {self.soc.name})"
-        self.input, self.shape = _image_input(facts["inputs"], self.name)
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
-        return next(iter(self.tensors(batch).values())).astype(np.float32, copy=False)
+        self.input, self.shape = batches.image_input(facts["inputs"], self.name)
+        self._wanted = output
+        self._choose(outputs.listed(facts["outputs"]), self.onnx)
 
     def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return every graph output by name, images along the first axis."""
-        batch = _checked(batch, self.shape, self.name)
-        items = [{self.input: part} for part in _split(batch, self.shape[0], self.name)]
-        parts = self.pool.run(self.graph, items, self.progress)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        batch = batches.checked(batch, self.shape, self.name)
+        items = [{self.input: part} for part in batches.split(batch, self.shape[0], self.name)]
+        found = batches.joined(self.pool.run(self.graph, items, self.progress), self.shape[0])
+        self._choose(outputs.of_arrays(found), self.onnx, final=True)
+        return found
 
 
 def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
@@ -253,14 +329,15 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
         ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort
         for an ``.onnx``, htp for a ``.dlc``.
     **settings
-        What the runner takes: ``soc=``, ``workers=``, ``optimize=``, ``threads=``, ``name=``.
+        What the runner takes: ``output=``, ``soc=``, ``workers=``, ``optimize=``, ``threads=``,
+        ``name=``.
 
     Raises
     ------
     ModelFileError
         The file is missing, truncated, or of a format that no backend here runs.
     UnknownNameError
-        No such backend, or no such chip.
+        No such backend, no such chip, or no such output.
     ConvertError
         The HTP refuses the graph.
     MissingToolError
@@ -298,6 +375,19 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
             f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
         )
     return kinds[runs[0] if backend == "auto" else backend](artifact, **settings)
+
+
+def run_all(runner: Runner, batch: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every output by name; of a runner that gives logits only, those."""
+    tensors = getattr(runner, "tensors", None)
+    return tensors(batch) if tensors else {outputs.ONLY: runner.run(batch)}
+
+
+def scores_name(runner: Runner) -> str:
+    """Return the name of the output that has the scores, "" where none does; after a run."""
+    if not hasattr(runner, "tensors"):
+        return outputs.ONLY
+    return getattr(runner, "output", None) or ""
 
 
 def seconds_in_turns(
@@ -348,33 +438,9 @@ def _exported_batch(module: torch.nn.Module) -> int | None:
     return shape[0] if len(shape) and isinstance(shape[0], int) else None
 
 
-def _image_input(inputs: list, name: str) -> tuple[str, list]:
-    if len(inputs) != 1:
-        raise ModelFileError(f"{name} has {len(inputs)} inputs; a runner feeds one image tensor.")
-    key, shape, kind = inputs[0]
-    if kind != "tensor(float)":
-        raise ModelFileError(f"{name}: input '{key}' is {kind}; a runner feeds float32.")
-    return key, list(shape)
-
-
-def _checked(batch: np.ndarray, shape: list, name: str) -> np.ndarray:
-    wanted = ", ".join(str(d) if isinstance(d, int) else "n" for d in ["n", *shape[1:]])
-    if not isinstance(batch, np.ndarray) or batch.dtype != np.float32:
-        kind = getattr(batch, "dtype", type(batch).__name__)
-        raise UsageError(f"{name} takes float32 arrays ({wanted}), not {kind}: normalize first.")
-    fits = batch.ndim == len(shape) and all(
-        not isinstance(want, int) or want == have
-        for want, have in zip(shape[1:], batch.shape[1:], strict=False)
-    )
-    if not fits or not len(batch):
-        raise UsageError(f"{name} takes float32 ({wanted}), not {batch.shape}.")
-    return np.ascontiguousarray(batch)
-
-
-def _split(batch: np.ndarray, step: int, name: str) -> list[np.ndarray]:
-    if len(batch) % step:
-        raise UsageError(f"{name} has batch {step}: pass a multiple of it, not {len(batch)}.")
-    return [batch[i : i + step] for i in range(0, len(batch), step)]
+def _plain(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return array
 
 
 def _short(version: str) -> str:

@@ -25,7 +25,11 @@ _BACKEND_CREATE, _CONTEXT_CREATE, _CONTEXT_FREE, _DEVICE_CREATE = 1, 9, 14, 40
 _GRAPH_FINALIZE, _GRAPH_RETRIEVE, _GRAPH_EXECUTE, _ERROR_MESSAGE = 19, 20, 21, 48
 _LOG_CREATE, _LOG_ERRORS = 25, 1  # without a callback it prints, and our log file gets it
 _DLC_OPEN, _DLC_COMPOSE, _DLC_FREE = 8, 10, 12
-_DTYPES = {0x232: np.float32, 0x216: np.float16, 0x408: np.uint8, 0x416: np.uint16, 0x32: np.int32}
+_DTYPES: dict[int, type[np.generic]] = {
+    0x232: np.float32, 0x216: np.float16, 0x408: np.uint8, 0x416: np.uint16,
+    0x08: np.int8, 0x16: np.int16, 0x32: np.int32, 0x64: np.int64,
+    0x108: np.uint8, 0x116: np.uint16, 0x132: np.uint32, 0x164: np.uint64, 0x508: np.bool_,
+}  # fmt: skip
 
 
 class _Interface(ctypes.Structure):

@@ -110,8 +110,8 @@ class Contents:
         return any(t.dtype.endswith(" q") for t in self.tensors.values() if t.kind == "native")
 
 
-def image_side(path: str | Path) -> int | None:
-    """Return the side of a DLC's one square image input, in pixels.
+def image_shape(path: str | Path) -> tuple[int, int, int] | None:
+    """Return (channels, height, width) of a DLC's one image input, which is NCHW or NHWC.
 
     None for other inputs, and for a file that cannot be read: running it says what is wrong.
     """
@@ -119,11 +119,10 @@ def image_side(path: str | Path) -> int | None:
         inputs = [t.shape for t in read(path).tensors.values() if t.kind == "input"]
     except ModelFileError:
         return None
-    for shape in inputs if len(inputs) == 1 else ():
-        sides = [n for n in shape[1:] if n != 3]
-        if len(shape) == 4 and len(sides) == 2 and sides[0] == sides[1]:
-            return sides[0]
-    return None
+    if len(inputs) != 1 or len(inputs[0]) != 4:
+        return None
+    a, b, c = inputs[0][1:]
+    return (c, a, b) if c in (1, 3) and a not in (1, 3) else (a, b, c)
 
 
 def read(path: str | Path) -> Contents:

@@ -213,7 +213,12 @@ def _judged(rows: Sequence[Rung]) -> bool:
 
 def _share(row: Rung, judged: bool) -> Proportion:
     """Return top-1 where it is known for all, else the agreement with the first stage."""
-    return row.top1 if judged and row.top1 else row.parity.agreement
+    share = row.top1 if judged and row.top1 else row.parity.agreement
+    if share is None:
+        raise UsageError(
+            f"{row.name} is no classifier: there is no top-1 to draw. Show the ladder."
+        )
+    return share
 
 
 def _share_word(rows: Sequence[Rung], judged: bool) -> str:
@@ -227,8 +232,8 @@ def _ladder_described(rows: Sequence[Rung], judged: bool) -> str:
         loudest = min(rows[1:], key=lambda row: row.parity.sqnr_db)
         noise = f" The lowest SQNR is {decibels(loudest.parity.sqnr_db)}, of {loudest.name}."
     if not judged:
-        lowest = min(rows, key=lambda row: row.parity.agreement.value)
-        share = percent(lowest.parity.agreement.value)
+        lowest = min(rows, key=lambda row: _share(row, judged).value)
+        share = percent(_share(lowest, judged).value)
         return (
             f"Top-1 of {len(rows)} stages is unknown, because no label counts for this model; "
             f"{lowest.name} agrees least with {first.name}: on {share} of the images.{noise}"

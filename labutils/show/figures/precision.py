@@ -108,7 +108,7 @@ def front(report: MixedReport, picked: int | None = None) -> Picture:
         label=f"measured, and same top-1 as float, {report.n} calibration images",
     )  # fmt: skip
     for p in _spread(measured, [report.front[report.chosen if picked is None else picked], point]):
-        if p.measured:
+        if p.measured and p.measured.agreement:
             _label(axes, f"{100 * p.measured.agreement.value:.1f} %", p, 9, size=8.5)
     if picked != report.chosen:
         _label(axes, "chosen", point, 21, color=GREY)

@@ -89,7 +89,7 @@ class ImageEditor(Panel):
             listed = ", ".join(f"{name} {value}" for name, value in order.items())
             self.truth.disabled, self.notes = True, ""
             self.source = f"drawn with Things-16: {listed}"
-            self._take(things.render(scene, self.model.known_preprocessing().size))
+            self._take(things.render(scene, max(data.sides(self.model.known_preprocessing().size))))
 
     def read(self, name: str, content: bytes) -> None:
         """Take a picture file: PNG, JPEG or WebP, of any size and mode."""

@@ -1,0 +1,184 @@
+"""The input and the outputs of a model file: what pictures can feed, and what scores come from."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import math
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import paths
+from ..errors import ModelFileError, UnknownNameError, UsageError, counted
+from ..onnxfile import edit
+from ..onnxfile.file import OnnxFile
+from ..runtime import outputs
+from ..runtime.outputs import Output
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .model import Model
+
+PICTURES = (1, 3)
+"""How many channels can be made of a picture: gray, RGB."""
+
+
+def outputs_of(file: OnnxFile) -> tuple[Output, ...]:
+    """Return the outputs that an ONNX file declares; their shapes are inferred where it does not.
+
+    A size that is left open is None.
+    """
+    declared = file.outputs
+    if not all(value.type.tensor_type.HasField("shape") for value in declared):
+        declared = list(file.shaped.graph.output)
+    return tuple(map(_output, declared))
+
+
+def _output(value: onnx.ValueInfoProto) -> Output:
+    from onnx import TensorProto
+
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value or None for dim in tensor.shape.dim)
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    return Output(value.name, shape, tensor.elem_type in floats)
+
+
+def chosen(file: OnnxFile, wanted: str | None) -> tuple[OnnxFile, str, str]:
+    """Return a file whose outputs are those that the user means.
+
+    Parameters
+    ----------
+    file
+        The model.
+    wanted
+        One of its outputs; or a tensor inside it, and then the network ends there. None leaves
+        the choice to `outputs.scores_of`.
+
+    Returns
+    -------
+    tuple
+        The file, or a copy that ends at `wanted` and lives as long as the process; the output
+        that has a classifier's scores, "" where none has; what was changed, as text.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such tensor; the message suggests the nearest.
+    """
+    known, change = outputs_of(file), ""
+    if wanted and wanted not in (names := [output.name for output in known]):
+        inside = edit.producers(file.proto.graph.node)
+        if wanted not in inside:
+            raise UnknownNameError(f"output of {file.name}", wanted, {*names, *inside})
+        file, change = _ending_at(file, wanted), f"it ends at {wanted!r}, as asked"
+        known = outputs_of(file)
+    return file, outputs.scores_of(known, wanted, file.name, file.proto), change
+
+
+def _ending_at(file: OnnxFile, name: str) -> OnnxFile:
+    cut = edit.cut(file.shaped, [name])
+    place = _folder() / secrets.token_hex(4)
+    place.mkdir()
+    return OnnxFile.write(place / file.name, cut)
+
+
+@functools.cache
+def _folder() -> Path:
+    kept = contextlib.ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(paths.scratch())
+
+
+def classes_of(known: Sequence[Output], scores: str) -> int:
+    """Return how many classes the scores are of; 0 where there are none, or that is left open."""
+    shape: tuple[Any, ...] = next((o.shape for o in known if o.name == scores), ())
+    inner = shape[1:]
+    return math.prod(inner) if inner and None not in inner else 0
+
+
+def refuse_labels(model: Model) -> None:
+    """Refuse a network that gives labels and no scores, before anything is done with it.
+
+    Raises
+    ------
+    ModelFileError
+        The message names the tensor that has the scores.
+    """
+    file = model.onnx
+    if file is None or model.output:
+        return
+    found = [(o, outputs.labelling(file.proto, o.name)) for o in outputs_of(file)]
+    floats = [o for o, node in found if o.is_float and node is None]
+    choosing = [node for _, node in found if node is not None]
+    if floats or not choosing:
+        return
+    node = choosing[0]
+    before = node.input[1 if node.op_type == "NonMaxSuppression" else 0]
+    raise ModelFileError(
+        f"{model.name} ends in {node.op_type} (node {node.name or '-'}): it gives labels, not "
+        "scores, and how close two networks are cannot be said from labels. Pass --output "
+        f"{before} to work on the network that ends at its scores (zoo.load(..., "
+        f"output={before!r})); the labels of these scores are the same."
+    )
+
+
+def refuse_other_inputs(model: Model) -> None:
+    """Refuse a file whose input is not one float32 image, before anything is done with it.
+
+    Raises
+    ------
+    UsageError
+        The message names inputs and types, and what works.
+    """
+    if model.onnx is None:
+        return
+    inputs = model.onnx.inputs
+    said = ", ".join(f"{value.name!r} ({_typed(value)})" for value in inputs)
+    only = inputs[0] if len(inputs) == 1 else None
+    dims = only.type.tensor_type.shape.dim if only else ()
+    is_image = only is not None and len(dims) == 4 and only.type.tensor_type.elem_type == 1
+    if not is_image:
+        raise UsageError(
+            f"{model.name} takes {counted(len(inputs), 'input')}: {said}. Here a network takes one "
+            "float32 image (n, channels, height, width), so there is nothing to calibrate or to "
+            f"compare it on. `labutils diagnose {model.name} --target TARGET` and `labutils "
+            "repair` take any input."
+        )
+
+
+def _typed(value: onnx.ValueInfoProto) -> str:
+    """Return type and shape of an input, as ONNX Runtime says the type."""
+    from onnx import TensorProto
+
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return (kind or "no type").removesuffix("_type")
+    tensor = value.type.tensor_type
+    names = {1: "float", 11: "double"}
+    name = names.get(tensor.elem_type) or TensorProto.DataType.Name(tensor.elem_type).lower()
+    if not tensor.HasField("shape"):
+        return f"tensor({name}) of any rank"
+    sizes = ", ".join(str(d.dim_value or d.dim_param or "?") for d in tensor.shape.dim)
+    return f"tensor({name}) of shape ({sizes})"
+
+
+def refuse_no_pictures(model: Model, cure: str) -> None:
+    """Refuse an input of a number of channels that no picture has.
+
+    Parameters
+    ----------
+    model
+        Whose input is one image.
+    cure
+        What the command takes instead.
+    """
+    channels = model.input_shape[1] if model.input_shape else 3
+    if channels not in PICTURES:
+        raise UsageError(
+            f"{model.name} takes images of {channels} channels, and pictures have three or one, so "
+            f"the lab's cannot feed it. {cure}"
+        )

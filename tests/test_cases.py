@@ -37,8 +37,6 @@ TODAY = {
     ("quantize", "constant_condition"): "the Relu that a branch reads is deleted",
     ("quantize", "gray"): "--mean takes three values, the images are RGB",
     ("quantize", "logits_nchw"): "'Logits must have the shape (images, classes)', after the work",
-    ("convert", "resize_modes"): "MEM_ALLOC when the DLC is compiled",
-    ("convert", "resize_as_torch_writes_it"): "MEM_ALLOC when the DLC is compiled",
     (
         "convert",
         "local_functions",
@@ -50,7 +48,6 @@ TODAY = {
     ("convert", "logits_nchw"): "'Logits must have the shape (images, classes)', after the work",
     ("convert", "scores_and_features"): "ParityError: (32, 8), the reference's (32, 16)",
     ("convert --repair", "local_functions"): "nothing blocks; 'does not hold the graph'",
-    ("convert --repair", "rare_activations"): "'replace the named operators', though a rule exists",
     ("convert --quantize", "old_opset"): "INVALID_GRAPH of a temporary file",
     ("convert --quantize", "paddle"): "INVALID_GRAPH of a temporary file",
     ("convert --quantize", "gemm_scalar_bias"): "raw IndexError",
@@ -245,7 +242,6 @@ def test_what_is_inside_a_function_is_diagnosed(lab, tmp_path):
 
 
 @pytest.mark.htp
-@pytest.mark.xfail(strict=True, reason="today: 'Nothing blocks this model on qnn'")
 @pytest.mark.parametrize(
     "setting", [("half_pixel", "floor"), ("align_corners", "ceil"), ("asymmetric", "ceil")]
 )
@@ -258,7 +254,6 @@ def test_a_resize_that_qnn_computes_otherwise_is_diagnosed_or_repaired(setting, 
     assert "Resize" in out
 
 
-@pytest.mark.xfail(strict=True, reason="today: 'no rule repairs opset 20', though a rule objected")
 def test_the_objection_of_the_opset_rule_is_told(lab, tmp_path):
     file = cases.KINDS["rare_activations"].write(tmp_path / "rare.onnx")
     code, out, err = lab("repair", file, "--target", "rdk-x5", "-o", tmp_path / "r.onnx")

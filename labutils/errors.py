@@ -122,7 +122,15 @@ class SurgeryError(LabError):
 
 
 class NothingMatchedError(SurgeryError):
-    """The rules matched nothing in the model; the message says what it has instead."""
+    """The rules matched nothing in the model; the message says what it has instead.
+
+    Attributes
+    ----------
+    left
+        The places that the rules are for and left alone, with the reason (`surgery.Left`).
+    """
+
+    left: tuple[object, ...] = ()
 
 
 class TrainingError(LabError):
@@ -150,7 +158,17 @@ class TranslationError(LabError):
 
 
 class ConvertError(LabError):
-    """Qualcomm's own tools refused the model; the message carries their REASON per node."""
+    """Qualcomm's own tools refused the model; the message carries their REASON per node.
+
+    Attributes
+    ----------
+    nodes
+        The operator, the name and the reason of each node that was refused, where they are known.
+    """
+
+    def __init__(self, message: str, nodes: tuple[tuple[str, str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.nodes = nodes
 
 
 class ParityError(LabError):

@@ -25,9 +25,6 @@ LEAST_SQNR_DB = {"int8": 5, "a16w8": 25}
 
 # (what is done, kind) -> what comes today.
 TODAY = {
-    ("convert", "resize_modes"): "MEM_ALLOC when the DLC is compiled",
-    ("convert", "resize_as_torch_writes_it"): "MEM_ALLOC when the DLC is compiled",
-    ("convert --repair", "rare_activations"): "'replace the named operators', though a rule exists",
     ("repair for rdk-x5", "resize_as_torch_writes_it"): "'no rule repairs opset 17'",
 }
 
@@ -206,7 +203,6 @@ def test_what_is_inside_a_function_is_diagnosed(lab, tmp_path):
 
 
 @pytest.mark.htp
-@pytest.mark.xfail(strict=True, reason="today: 'Nothing blocks this model on qnn'")
 @pytest.mark.parametrize(
     "setting", [("half_pixel", "floor"), ("align_corners", "ceil"), ("asymmetric", "ceil")]
 )
@@ -219,7 +215,6 @@ def test_a_resize_that_qnn_computes_otherwise_is_diagnosed_or_repaired(setting, 
     assert "Resize" in out
 
 
-@pytest.mark.xfail(strict=True, reason="today: 'no rule repairs opset 20', though a rule objected")
 def test_the_objection_of_the_opset_rule_is_told(lab, tmp_path):
     file = cases.KINDS["rare_activations"].write(tmp_path / "rare.onnx")
     code, out, err = lab("repair", file, "--target", "rdk-x5", "-o", tmp_path / "r.onnx")

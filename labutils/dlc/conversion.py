@@ -27,7 +27,7 @@ from ..errors import (
 from ..onnxfile.file import OnnxFile
 from ..runtime import qnn
 from ..targets import snpe, table
-from . import writing
+from . import refusals, writing
 
 PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
 _KINDS = {"fp32": "htp_fp16", "fp16": "htp_fp16", "int8": "htp_int8", "a16w8": "htp_a16w8"}
@@ -328,6 +328,7 @@ def _write(
         notes = {"target": check.target, "precision": precision, "made_from": written.name}
         writing.write(written, draft, inside, notes)
 
+    refusals.refuse_computed_otherwise(source)
     if check.target == snpe.TARGET:
         transcript = snpe.translate(source, draft, echo=echo, write=write)
         if transcript.real:  # its DLC is kept, but only what can be run and compared counts

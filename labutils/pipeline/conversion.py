@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def convert_model(
     with paths.scratch() as folder:
         place = folder / f"{Path(destination).stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
-        fixed = _repair(original, target, folder, preparation, listener.echo)
+        fixed = _repair(original, target, folder, preparation, device.soc, listener.echo)
         floating = _file_of(fixed) or original
         done = None
         if quantization is not None:
@@ -195,9 +196,10 @@ def _repair(
     target: str,
     folder: Path,
     preparation: Preparation,
+    soc: str,
     echo: Callable[[object], object],
 ) -> Repair | None:
-    """Return a copy that the target's table does not refuse; None where the original will do."""
+    """Return a copy that neither the target's table nor QNN refuses; None where none is needed."""
     destination = folder / manifests.file_name(original.path.stem, "onnx", "repaired")
     if not targets.TARGETS[target].convert:  # refused later, in its own words
         return None
@@ -206,7 +208,8 @@ def _repair(
         if plan.needed and target != "qnn":  # QNN itself judges for "qnn", at conversion
             raise planning.refused(plan)
         return None
-    return steps.repair_file(original, destination, preparation, echo)
+    writer = functools.partial(dlc.refused_nodes, soc=soc)
+    return steps.repair_file(original, destination, preparation, echo, writer)
 
 
 def _measure_approximation(

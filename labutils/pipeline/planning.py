@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from .. import paths, surgery, targets, typesetting
 from ..errors import SurgeryError, TranslationError, counted
 from ..onnxfile.file import OnnxFile
 from ..surgery import Edits, Report
+from .trial import Trial, Writer, objections_to, try_rules
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +43,8 @@ class Plan:
         Approximate rules that were not allowed: name -> number of blocking nodes that they are for.
     after
         The model against the table after the rules; None when there are none.
+    objections
+        Operator that still blocks -> why each rule that is for it left it, one line per rule.
     """
 
     check: targets.CheckReport
@@ -49,6 +52,7 @@ class Plan:
     unrepairable: tuple[targets.NodeVerdict, ...]
     offered: dict[str, int] = field(default_factory=dict)
     after: targets.CheckReport | None = None
+    objections: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def needed(self) -> bool:
@@ -71,6 +75,8 @@ class Plan:
             "rules": self.rules,
             "unrepairable": [f"{n.op_type} {n.node}" for n in self.unrepairable],
         }
+        if self.objections:
+            facts["objections"] = {op: list(why) for op, why in self.objections.items()}
         if self.offered:
             facts["offered_approximate"] = self.offered
         if not self.exact:
@@ -86,7 +92,10 @@ class Plan:
         for op, count in Counter(node.op_type for node in self.unrepairable).items():
             first = next(node for node in self.unrepairable if node.op_type == op)
             place = first.module or first.node or "the file"
-            lines.append(f"  no rule repairs {count} x {op}, first in {place}: {first.evidence}")
+            why = self.objections.get(op, ())
+            head = "still blocks:" if why else "no rule repairs"
+            lines.append(f"  {head} {count} x {op}, first in {place}: {first.evidence}")
+            lines += [f"  {line}" for line in why]
         for name, count in self.offered.items():
             rule = surgery.RULES[name]
             lines.append(
@@ -226,7 +235,7 @@ def suggest(file: OnnxFile | str | Path, target: str, *, allow_approximate: bool
       rule 'hardswish' would repair 1 node; ...
     """
     with paths.scratch() as folder:
-        return _try_rules(OnnxFile.of(file), target, Path(folder), allow_approximate).plan()
+        return _plan_of(try_rules(OnnxFile.of(file), target, Path(folder), allow_approximate))
 
 
 def apply(
@@ -236,6 +245,7 @@ def apply(
     inputs: np.ndarray | None = None,
     *,
     allow_approximate: bool = False,
+    writer: Writer | None = None,
 ) -> Repair:
     """Write a copy of an ONNX file in which the target's blockers are replaced, and re-check it.
 
@@ -251,6 +261,9 @@ def apply(
         One input, float32, for the numeric check; seeded random numbers by default.
     allow_approximate
         As in `suggest`.
+    writer
+        What will write the target's file: it is asked which nodes it refuses, whatever the table
+        says of them, until it takes the file or no rule helps.
 
     Raises
     ------
@@ -261,8 +274,8 @@ def apply(
     """
     source, destination = OnnxFile.of(source), Path(destination)
     with paths.scratch() as folder:
-        trial = _try_rules(source, target, Path(folder), allow_approximate)
-        plan = trial.plan()
+        trial = try_rules(source, target, Path(folder), allow_approximate, writer)
+        plan = _plan_of(trial)
         if not plan.rules and not plan.needed:
             raise NothingToRepairError(f"{plan} Use the model as it is.")
         partial = plan.check.table.on_unsupported == "partition" and plan.rules
@@ -273,7 +286,7 @@ def apply(
             trial.reports, trial.outline, made_for=target, model=source.path.stem
         )
         made = _write(trial.file, destination, edits)
-    return Repair(destination, plan, report, targets.check(made, target), edits, made)
+    return Repair(destination, plan, report, trial.judge(made), edits, made)
 
 
 def replay(
@@ -326,51 +339,15 @@ def _write(file: OnnxFile, destination: Path, edits: Edits) -> OnnxFile:
     return made
 
 
-@dataclass
-class _Trial:
-    """A repair under way: the file reached, what was done to it, and what the table says now."""
-
-    source: onnx.ModelProto
-    file: OnnxFile
-    check: targets.CheckReport
-    now: targets.CheckReport
-    reports: list[Report]
-    outline: tuple[str, ...]
-    offered: dict[str, int] = field(default_factory=dict)
-
-    def attempt(self, names: Sequence[str], folder: Path) -> bool:
-        """Apply rules to a copy; keep it unless nothing matched or the target likes it less."""
-        name = f"{self.check.target}.{len(self.reports)}.{'+'.join(names)[:40]}.onnx"
-        model = self.file.copy(shaped=True)  # many rules need shapes
-        try:
-            report = surgery.replace_(model, tuple(names), "onnx")
-        except SurgeryError:
-            return False
-        copy = OnnxFile.write(folder / name, model, checked=True)  # replace_ has checked it
-        after = targets.check(copy, self.check.target)
-        if _score(after) > _score(self.now) or not report.matches:
-            return False
-        self.file, self.now = copy, after
-        self.reports.append(report)
-        return True
-
-    def try_each(self, names: Iterable[str], folder: Path, together: bool = True) -> None:
-        """Apply the rules that are for what blocks, until none of them helps."""
-        left = list(names)
-        while fitting := [n for n in left if surgery.RULES[n].ops & _ops(self.now)]:
-            left = [n for n in left if n not in fitting]
-            if together and self.attempt(fitting, folder):
-                continue
-            for name in fitting:
-                if surgery.RULES[name].ops & _ops(self.now):
-                    self.attempt([name], folder)
-
-    def plan(self) -> Plan:
-        found: Counter[str] = Counter()
-        for report in self.reports:
-            found.update({name: n for name, n in report.counts.items() if n})
-        after = self.now if self.reports else None
-        return Plan(self.check, dict(found), tuple(self.now.blockers), self.offered, after)
+def _plan_of(trial: Trial) -> Plan:
+    found: Counter[str] = Counter()
+    for report in trial.reports:
+        found.update({name: n for name, n in report.counts.items() if n})
+    after = trial.now if trial.reports else None
+    blockers = tuple(trial.now.blockers)
+    return Plan(
+        trial.check, dict(found), blockers, trial.offered, after, objections_to(blockers, trial)
+    )
 
 
 def _join_reports(
@@ -393,35 +370,3 @@ def _join_reports(
         check=check,
         notes=notes,
     )
-
-
-def _try_rules(source: OnnxFile, target: str, folder: Path, allow_approximate: bool) -> _Trial:
-    """Tidy, then exact rules, then approximate ones if allowed, then the opset."""
-    check = targets.check(source, target)
-    model = source.shaped
-    trial = _Trial(model, source, check, check, [], surgery.outline(model))
-    for name in surgery.TIDY:
-        trial.attempt([name], folder)
-    opset = {
-        n for n, rule in surgery.RULES.items() if any(op.startswith("opset") for op in rule.ops)
-    }
-    book = {n: rule for n, rule in surgery.RULES.items() if n not in (*surgery.TIDY, *opset)}
-    trial.try_each([n for n, rule in book.items() if rule.exact], folder)
-    approximate = [n for n, rule in book.items() if not rule.exact and rule.onnx]
-    if allow_approximate:
-        trial.try_each(approximate, folder, together=False)
-    trial.try_each(opset, folder)
-    blocking = Counter(node.op_type for node in trial.now.blockers)
-    if not allow_approximate:
-        offers = {n: sum(blocking[op] for op in book[n].ops) for n in approximate}
-        trial.offered = {n: count for n, count in offers.items() if count}
-    return trial
-
-
-def _ops(check: targets.CheckReport) -> set[str]:
-    return {node.op_type for node in check.blockers}
-
-
-def _score(check: targets.CheckReport) -> tuple[int, int]:
-    """Count what blocks, then what the table does not know: a rule may raise neither."""
-    return len(check.blockers), check.counts["unknown"]

@@ -102,9 +102,18 @@ def _example(model: zoo.Model) -> torch.Tensor:
 
 
 def repair_file(
-    source: OnnxFile | Path, path: Path, preparation: Preparation, echo: Callable[[object], object]
+    source: OnnxFile | Path,
+    path: Path,
+    preparation: Preparation,
+    echo: Callable[[object], object],
+    writer: planning.Writer | None = None,
 ) -> Repair | None:
     """Write a copy of an ONNX file with what its target refuses replaced; say what was done.
+
+    Parameters
+    ----------
+    writer
+        As in `planning.apply`.
 
     Returns
     -------
@@ -124,7 +133,7 @@ def repair_file(
         try:
             fixed = planning.apply(
                 source, preparation.repair_for, path,
-                allow_approximate=preparation.allow_approximate,
+                allow_approximate=preparation.allow_approximate, writer=writer,
             )  # fmt: skip
         except planning.NothingToRepairError:
             return None

@@ -265,4 +265,6 @@ def nothing_matched(
     asked = f"The rule {names}" if len(rules) == 1 else f"The rules {names}"
     lines = [f"{asked} matched nothing in {target} (level {level}).", f"It has: {found}."]
     lines += [f"Left: {len(p)} x {what}: {why} ({_some(p)})." for (what, why), p in _grouped(left)]
-    return NothingMatchedError(" ".join([*lines, hint]).strip())
+    error = NothingMatchedError(" ".join([*lines, hint]).strip())
+    error.left = tuple(left)
+    return error

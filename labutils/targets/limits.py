@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import htp
+
 if TYPE_CHECKING:
     from .onnx_nodes import Node
 
@@ -353,4 +355,8 @@ CHECKS: dict[str, Check] = {
     "batch_not_broadcast": _batch_not_broadcast,
     "graph_boundary": _graph_boundary,
     "within_gelu": _within_gelu,
+    "htp_resize": htp.resize,
+    "htp_nearest_mode": htp.nearest_mode,
+    "htp_pad": htp.pad,
+    "htp_point": htp.point,
 }

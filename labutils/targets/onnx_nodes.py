@@ -115,6 +115,11 @@ class Node:
             return None
         return self.facts.shapes.get(self.proto.input[index])
 
+    @property
+    def output_shape(self) -> tuple[int | None, ...] | None:
+        """Shape of the first output, None where unknown."""
+        return self.facts.shapes.get(self.proto.output[0]) if self.proto.output else None
+
     def is_constant(self, index: int) -> bool:
         """Whether input `index` depends on no input of the model."""
         return index < len(self.proto.input) and self.facts.is_constant(self.proto.input[index])

@@ -29,6 +29,8 @@ class NodeVerdict:
         Version of the operator that the file's opset selects.
     action
         What the tool does with the node.
+    silent
+        Whether the tool takes the node without a word, and computes another function.
     """
 
     node: str
@@ -40,6 +42,7 @@ class NodeVerdict:
     confidence: str = ""
     version: int | None = None
     action: str = ""
+    silent: bool = False
 
 
 @dataclass(frozen=True, repr=False)

@@ -33,10 +33,15 @@ class OpsetRange:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A limit as text, and where a machine can check it ``{name of the check: argument}``."""
+    """A limit as text, and where a machine can check it ``{name of the check: argument}``.
+
+    `silent`: the tool takes a node that misses the limit without a word, and computes another
+    function. Such a node is never converted, whoever else would accept it.
+    """
 
     text: str
     check: dict[str, Any] | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True)

@@ -164,14 +164,21 @@ def htp(chip: str | Soc = "SM8550", **extra: object) -> dict[str, str]:
     return check({**fixed, **extra})
 
 
+_WRITER = "SM8550"  # any chip with floats; the DLC is of no chip
+
+
 def dlc(folder: str | Path) -> dict[str, str]:
-    """Return the options that make QNN write its DLC, and its JSON twin, into `folder`."""
-    return check(
-        {
-            "backend_type": "ir",
-            "dump_qnn_ir_dlc": 1,
-            "dump_qnn_ir_dlc_dir": folder,
-            "dump_json_qnn_graph": 1,
-            "json_qnn_graph_dir": folder,
-        }
+    """Return the options that make QNN write its DLC, and its JSON twin, into `folder`.
+
+    The backend is the HTP, which decides which operators are written; the ``ir`` backend writes a
+    generic ``Resize``, which no HTP takes when the DLC is loaded. Otherwise both write the same
+    bytes (MobileNetV3 in fp32, fp16, int8 and a16w8), for every chip that takes the graph. So the
+    chip here is a fixed one: a v68 chip would refuse floats, which a DLC for other chips may hold.
+    """
+    return htp(
+        _WRITER,
+        dump_qnn_ir_dlc=1,
+        dump_qnn_ir_dlc_dir=folder,
+        dump_json_qnn_graph=1,
+        json_qnn_graph_dir=folder,
     )

@@ -18,7 +18,7 @@ from ...errors import LabError, MissingToolError, UsageError, WorkerError
 from ...onnxfile.file import OnnxFile
 from ...tracking import Progress, tracked
 from . import options as qnn_options
-from . import process, refusal
+from . import bisection, process, refusal
 from .process import TIMEOUT, Arrays, Worker
 
 
@@ -178,8 +178,21 @@ class Pool:
         message = graph.message(call, **more)
         answer, results = worker.call(message, arrays, self.timeout)
         if "refused" in answer:
-            raise refusal.refuse(graph.onnx or graph.file, answer["refused"], doing)
+            facts = self._named(worker, graph, answer["refused"])
+            raise refusal.refuse(graph.onnx or graph.file, facts, doing)
         return answer, results
+
+    def _named(self, worker: Worker, graph: Graph, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts of a refusal; where the compiler names no node, with the one found."""
+        if not refusal.names_no_node(facts) or graph.file.suffix == ".dlc":
+            return facts
+
+        def compiles(part: Path) -> bool:
+            message = Graph.of(part, graph.options).message("build", keep=False)
+            return "refused" not in worker.call(message, {}, self.timeout)[0]
+
+        found = bisection.first_refused(graph.onnx or OnnxFile(graph.file), compiles)
+        return facts if found is None else refusal.with_node(facts, found)
 
     @contextlib.contextmanager
     def _borrowed(self) -> Any:

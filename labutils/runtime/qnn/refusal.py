@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConvertError, ModelFileError
 from ...onnxfile.file import OnnxFile
 from ...onnxfile.graph import module_of_name, module_path
 from .options import Soc
+
+if TYPE_CHECKING:
+    import onnx
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(
@@ -25,10 +28,12 @@ _NOTE = re.compile(
     r"|\[ ERROR \] (?!Op specific)|Failed to validate op"  # when a DLC is composed
 )
 _TOKEN = re.compile(r"_token_\d+(_\d+)*$")
+_TAKEN = re.compile(r"QNNExecutionProvider_\d+_")  # a part of the graph that QNN did take
 _FALLBACK = "fallback to CPU EP has been explicitly disabled"
 _LAYOUT = "was inserted using the NHWC format"
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
 _COMPILE = "Failed to finalize QNN graph"
+_FOUND = "the part of the graph up to here does not compile, without this node it does"
 _COMPOSE = "Failed to compose the DLC's graph"
 
 
@@ -54,6 +59,7 @@ def parse(error: str, log: str) -> dict[str, Any]:
     nodes: dict[tuple[str, str], str] = {}
     for op_type, name, reason in _NODE.findall(log):
         nodes.setdefault((op_type, _TOKEN.sub("", name)), _tidy(reason, op_type))
+    nodes = {key: reason for key, reason in nodes.items() if not _TAKEN.match(key[0])}
     # Layout changes add Transposes; they only repeat the trouble of the node that they serve.
     real = {k: v for k, v in nodes.items() if not re.fullmatch(r"(?:Transpose)?", k[1])} or nodes
     notes = [
@@ -146,7 +152,18 @@ def refuse(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> Convert
     text, cure = _headline(facts["error"])
     head = f"QNN refused {model.name} while {doing}: {text}"
     listed = [f"  - {line}" for line in lines]
-    return ConvertError("\n".join([head, *listed, f"What to do: {cure}"]))
+    nodes = tuple((op_type, name, reason) for op_type, name, reason in facts["nodes"])
+    return ConvertError("\n".join([head, *listed, f"What to do: {cure}"]), nodes)
+
+
+def names_no_node(facts: dict[str, Any]) -> bool:
+    """Whether the HTP compiler failed on a graph whose nodes all validated."""
+    return _COMPILE in facts["error"] and not facts["nodes"]
+
+
+def with_node(facts: dict[str, Any], node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the facts with the node that the parts of the graph led to."""
+    return {**facts, "nodes": [[node.op_type, node.name or node.output[0], _FOUND]]}
 
 
 def _headline(error: str) -> tuple[str, str]:
@@ -161,7 +178,7 @@ def _headline(error: str) -> tuple[str, str]:
         )
     if _COMPILE in error:
         return f"every node validated, but the HTP compiler failed: {_short(error)}", (
-            "try int8 or a16w8, or another chip; bisect by exposing inner tensors as outputs."
+            "replace the node that is named (surgery, repair), or try int8, a16w8, another chip."
         )
     if _COMPOSE in error:
         return f"the graph in the DLC is not valid for this chip's HTP: {_short(error)}", (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,10 +43,10 @@ def _rewrite_each(
     return matches, left
 
 
-def _make_pass(op_type: str, rewrite: Rewrite) -> OnnxPass:
-    """Return the pass that rewrites every node of one operator."""
+def make_pass(op_type: str, rewrite: Rewrite, also: Iterable[str] = ()) -> OnnxPass:
+    """Return the pass that rewrites every node of one operator; `also` are others it removes."""
     run = functools.partial(_rewrite_each, op_type=op_type, rewrite=rewrite)
-    return OnnxPass(run, frozenset({op_type}))
+    return OnnxPass(run, frozenset({op_type, *also}))
 
 
 def _sub(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
@@ -154,13 +154,104 @@ def _few_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     return matches, left
 
 
+def _pad(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
+    """Join constants to the tensor, one axis after the other."""
+    import onnx_ir as ir
+
+    from ...targets import htp
+    from ..onnx_level.writing import array_of
+
+    x, pads = required_input(node), array_of(optional_input(node, 1))
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return NOT_MINE
+    shape, dtype = _static(x), x.dtype or node.outputs[0].dtype
+    value = optional_input(node, 2)
+    filling = np.zeros((), np.float32) if value is None else array_of(value)
+    if pads is None or filling is None or optional_input(node, 3) is not None:
+        return Leave("what it adds is computed")
+    if not htp.pads_at_the_end(pads.tolist(), zero=not filling.any()):
+        return NOT_MINE
+    if shape is None or dtype is None:
+        return Leave("the shape or the type of its input is unknown: run onnx.shape_inference")
+    if min(pads) < 0:
+        return Leave("it takes elements away")
+    new: list[ir.Node] = []
+    for axis in (a for a in range(len(shape)) if pads[a] or pads[a + len(shape)]):
+        parts: list[ir.Value] = [x]
+        for count, place in ((pads[axis], 0), (pads[axis + len(shape)], len(parts) + 1)):
+            if count:
+                sizes = [*shape[:axis], int(count), *shape[axis + 1 :]]
+                added = np.full(sizes, filling.reshape(()), dtype.numpy())
+                parts.insert(place, writer.constant(added, f"{node.outputs[0].name}.{axis}"))
+        new.append(writer.node("Concat", parts, node, axis=axis))
+        shape[axis] += int(pads[axis] + pads[axis + len(shape)])
+        x = new[-1].outputs[0]
+        x.shape, x.dtype = ir.Shape(shape), dtype
+    return new
+
+
+def _softmax(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
+    """Compute at three dimensions what is before the axis, the axis, and what is after it."""
+    import onnx_ir as ir
+
+    x = required_input(node)
+    shape = _static(x)
+    if shape is None or len(shape) < MOST_DIMENSIONS:
+        return NOT_MINE
+    if writer.opset < 13:
+        return Leave("before opset 13 it normalizes every axis from the given one on")
+    axis = node.attributes.get_int("axis", -1) % len(shape)
+    before = x.producer()
+    if before is not None and before.op_type in ("Reshape", "Unsqueeze"):
+        flat = _static(before.inputs[0])  # two Reshapes in a row do not compile either
+        x = required_input(before) if flat is not None else x
+    name, sides = node.outputs[0].name, [shape[:axis], shape[axis : axis + 1], shape[axis + 1 :]]
+    sizes = np.array([int(np.prod(side)) for side in sides], np.int64)
+    first = writer.node("Reshape", [x, writer.constant(sizes, f"{name}.three")], node)
+    second = writer.node("Softmax", first.outputs, node, axis=1)
+    whole = writer.constant(np.array(shape, np.int64), f"{name}.shape")
+    third = writer.node("Reshape", [second.outputs[0], whole], node)
+    for made in (first, second):
+        made.outputs[0].shape, made.outputs[0].type = ir.Shape(sizes.tolist()), x.type
+    third.outputs[0].shape = ir.Shape(shape)
+    return [first, second, third]
+
+
+def _celu(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
+    """Write ``alpha * Elu(x / alpha)``, which is what Celu is."""
+    x = required_input(node)
+    dtype = x.dtype or node.outputs[0].dtype
+    if dtype is None:
+        return Leave("the type of its input is unknown: run onnx.shape_inference first")
+    alpha = np.asarray(node.attributes.get_float("alpha", 1.0), dtype.numpy())
+    name, made = node.outputs[0].name, []
+    if alpha != 1:
+        made.append(writer.node("Div", [x, writer.constant(alpha, f"{name}.alpha")], node))
+    made.append(writer.node("Elu", made[-1].outputs if made else [x], node))
+    if alpha != 1:
+        scale = writer.constant(alpha, f"{name}.alpha")
+        made.append(writer.node("Mul", [made[-1].outputs[0], scale], node))
+    for new in made:
+        new.outputs[0].shape, new.outputs[0].dtype = x.shape, dtype
+    return made
+
+
+def _three_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
+    import onnx_ir.passes.common as common
+
+    matches, left = _rewrite_each(model, rule, "Softmax", _softmax)
+    if matches:
+        common.RemoveUnusedNodesPass()(model)  # the Reshape that nobody reads any more
+    return matches, left
+
+
 SUB_TO_ADD = Rule(
     name="sub-to-add",
     exact=True,
     error="none: a - b and a + (-1) * b are bit-equal in IEEE 754",
     source="definition; for TIDL 11, which subtracts constants only",
     keeps="everything",
-    onnx_passes=(_make_pass("Sub", _sub),),
+    onnx_passes=(make_pass("Sub", _sub),),
 )
 CLIP_TO_MAX = Rule(
     name="clip-to-max",
@@ -168,7 +259,7 @@ CLIP_TO_MAX = Rule(
     error="none: max(x, low) is the definition of a Clip without an upper bound",
     source="ONNX operator Clip; for targets whose Clip must hold zero",
     keeps="everything",
-    onnx_passes=(_make_pass("Clip", _clip),),
+    onnx_passes=(make_pass("Clip", _clip),),
 )
 FIVE_DIMENSIONS = Rule(
     name="five-dimensions",
@@ -179,4 +270,31 @@ FIVE_DIMENSIONS = Rule(
     onnx_passes=(OnnxPass(_few_dimensions, frozenset({"Transpose", "Reshape"})),),
 )
 
-RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX)
+PAD_TO_CONCAT = Rule(
+    name="pad-to-concat",
+    exact=True,
+    error="none: the same constants, joined to the tensor",
+    source="definition; QNN 2.51's HTP leaves unwritten what a Pad adds at the end alone (measured)",
+    keeps="everything",
+    onnx_passes=(make_pass("Pad", _pad),),
+)
+THREE_DIMENSIONS = Rule(
+    name="softmax-of-three-dimensions",
+    exact=True,
+    error="none: the same sums, over the same elements in the same order",
+    source="the other axes are independent; QNN 2.51's HTP compiler fails at a Reshape of one "
+    "point to five dimensions (measured)",
+    keeps="everything",
+    onnx_passes=(OnnxPass(_three_dimensions, frozenset({"Softmax", "Reshape", "Unsqueeze"})),),
+)
+
+CELU = Rule(
+    name="celu",
+    exact=True,
+    error="float32: within 1e-6 of the largest input",
+    source="definition: Celu(x) = alpha * Elu(x / alpha)",
+    keeps="everything",
+    onnx_passes=(make_pass("Celu", _celu),),
+)
+
+RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX, PAD_TO_CONCAT, THREE_DIMENSIONS, CELU)

@@ -1,0 +1,96 @@
+"""What Qualcomm's HTP computes otherwise, or does not compile, although QNN takes the node.
+
+Every limit here was measured with QNN 2.51 on its simulator; none is documented. The checks answer
+as those of `limits` do: True (the limit is met), False (it is missed), None (the file does not say).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import resampling
+
+if TYPE_CHECKING:
+    from .onnx_nodes import Node
+
+_MERGED = {"Conv", "AveragePool", "MaxPool"}  # ONNX Runtime makes a Pad of zeros part of these
+
+
+def resize(node: Node, _: Any) -> bool | None:
+    """Whether the HTP reads what ONNX says: the same elements, or the same factor of each axis."""
+    mode, coordinates = node.attribute("mode"), node.attribute("coordinate_transformation_mode")
+    axes = resize_axes(node)
+    if axes is None:
+        return None
+    changed = [axis for axis in axes if axis.changes]
+    if mode == "nearest":
+        rounding = node.attribute("nearest_mode")
+        pairs = [(resampling.nearest(axis, coordinates, rounding),
+                  resampling.htp_nearest(axis, coordinates)) for axis in changed]  # fmt: skip
+        if any(None in pair for pair in pairs):
+            return None
+        return all(ours == theirs for ours, theirs in pairs)
+    if coordinates == "pytorch_half_pixel" and any(axis.resized == 1 for axis in changed):
+        return False  # ONNX reads the first element then, the HTP the middle
+    ends_fixed = mode == "linear" and coordinates == "align_corners"  # the lengths alone count
+    return ends_fixed or all(axis.whole_ratio for axis in changed)
+
+
+def resize_axes(node: Node) -> list[resampling.Axis] | None:
+    """Return the axes of a Resize; None where it has no fixed factor."""
+    stretches = node.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
+    if node.version is None or node.version < 11 or node.attribute("axes") or not stretches:
+        return None
+    return resampling.axes(node.shape(0), node.value(2), node.value(3))
+
+
+def pad(node: Node, _: Any) -> bool | None:
+    """Whether the HTP writes every element that a Pad adds.
+
+    After an activation it does not write what is added at the end of the last axis alone; after a
+    convolution it writes zeros at the end of the channels, whatever the value.
+    """
+    if node.attribute("mode", "constant") != "constant" or node.producer(0) is None:
+        return True
+    shape, pads, value = node.shape(0), node.value(1), node.value(2)
+    if shape is None or pads is None or len(pads) != 2 * len(shape):
+        return None
+    zero = value is None or not value.any()
+    users = {user.op_type for user in node.users()}
+    if zero and users and users <= _MERGED:
+        return True
+    return not pads_at_the_end([int(n) for n in pads], zero)
+
+
+def pads_at_the_end(pads: list[int], zero: bool) -> bool:
+    """Whether a Pad adds at the end of the last axis alone, or of the channels what is not zero.
+
+    Examples
+    --------
+    >>> pads_at_the_end([0, 0, 0, 0, 0, 0, 0, 1], zero=True)
+    True
+    >>> pads_at_the_end([0, 0, 1, 1, 0, 0, 1, 1], zero=False)
+    False
+    """
+    rank = len(pads) // 2
+    last = pads[rank - 1] <= 0 < pads[-1]
+    channels = rank > 2 and pads[1] <= 0 < pads[rank + 1] and not zero
+    return last or channels
+
+
+def point(node: Node, _: Any) -> bool | None:
+    """Whether a tensor that gets five dimensions is not what a convolution makes of one point."""
+    before, made = node.producer(0), node.output_shape
+    if before is None or before.op_type not in ("Conv", "ConvTranspose"):
+        return True
+    shape = node.shape(0)
+    if shape is None or made is None:
+        return None
+    return len(made) < 5 or any(side != 1 for side in shape[2:])
+
+
+def nearest_mode(node: Node, _: Any) -> bool:
+    """Whether QNN takes the rounding of a nearest Resize; it refuses others by name."""
+    stated = node.attribute("mode"), node.attribute("coordinate_transformation_mode")
+    rounding = node.attribute("nearest_mode")
+    return stated != ("nearest", "asymmetric") or rounding in ("floor", "round_prefer_ceil")

@@ -1,0 +1,171 @@
+"""Resize on the HTP: what it reads was measured; what differs is diagnosed, and repaired exactly."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from labutils import dlc, runtime, surgery, targets
+from labutils.errors import SurgeryError
+from labutils.onnxfile.session import Session
+from labutils.targets import resampling
+
+SIDE = 6
+NEAREST = list(itertools.product(resampling.COORDINATES[:5], resampling.ROUNDINGS))
+OTHERS = [(mode, c) for mode in ("linear", "cubic")
+          for c in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")]  # fmt: skip
+FACTORS = [(2, 2), (3, 2), (1.5, 1.5), (0.5, 0.5), (1.3, 0.7)]
+
+
+def resize(path, factors, mode="nearest", opset=19, sized=False, side=SIDE, **settings):
+    """Write Relu -> Resize of a (1, 3, side, side) input; opset 11 takes no absent inputs."""
+    wanted = [1, 3, *(int(np.float32(f) * side) for f in factors)]
+    absent = "none" if opset < 13 else ""
+    constants = {"none": np.zeros(0, np.float32), "sizes": np.array(wanted),
+                 "scales": np.array([1, 1, *factors], np.float32)}  # fmt: skip
+    inputs = ["x", absent, absent, "sizes"] if sized else ["x", absent, "scales"]
+    nodes = [
+        helper.make_node("Relu", ["input"], ["x"], name="/relu"),
+        helper.make_node("Resize", inputs, ["y"], name="/up/Resize", mode=mode, **settings),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("input", [1, 3, side, side]), ("y", wanted))]  # fmt: skip
+    used = [numpy_helper.from_array(v, n) for n, v in constants.items() if n in inputs]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], used)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+def ramp(side=SIDE):
+    """Every element another number, which float16 holds."""
+    return np.arange(3 * side * side, dtype=np.float32).reshape(1, 3, side, side)
+
+
+def blocks(path):
+    return [n.op_type for n in targets.check(path, "qnn").blockers]
+
+
+def repaired(path):
+    """Apply the rule to the file, where it means the node; return the operators after."""
+    model = onnx.load(path)
+    try:
+        surgery.replace_(model, "nearest-resize")
+    except SurgeryError as error:
+        assert "matched nothing" in str(error)
+    else:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, path)
+    return [node.op_type for node in model.graph.node]
+
+
+def on_the_dlc(path):
+    """Return what the HTP makes of the file's DLC."""
+    made = dlc.write(path, path.with_suffix(".dlc"))
+    with runtime.connect(made.file) as itself:
+        return itself.run(ramp())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(
+    way=st.sampled_from(NEAREST),
+    factors=st.tuples(*[st.floats(0.3, 4).map(lambda f: round(f, 2))] * 2)
+    | st.sampled_from(FACTORS),
+    sized=st.booleans(),
+    opset=st.sampled_from([11, 13, 17, 19]),
+    side=st.integers(4, 9),
+)
+def test_the_rule_keeps_the_function_and_leaves_what_the_htp_has(
+    way, factors, sized, opset, side, tmp_path
+):
+    coordinates, rounding = way
+    if coordinates == "half_pixel_symmetric":
+        opset = 19
+    path = resize(tmp_path / "r.onnx", factors, opset=opset, sized=sized, side=side,
+                  coordinate_transformation_mode=coordinates, nearest_mode=rounding)  # fmt: skip
+    before = Session(path).run({"input": ramp(side)})[0]
+    repaired(path)
+    np.testing.assert_array_equal(Session(path).run({"input": ramp(side)})[0], before)
+    assert blocks(path) == []
+
+
+@pytest.mark.parametrize("by", [1, 4, 5, 12, 3.5, 0.45])
+@pytest.mark.parametrize(("coordinates", "rounding"), NEAREST)
+def test_what_is_read_along_one_axis_is_what_onnx_runtime_reads(by, coordinates, rounding):
+    sized = isinstance(by, int)
+    (axis,) = resampling.axes([7], *((None, np.array([by])) if sized else (np.array([by]), None)))
+    inputs = {"roi": np.zeros(0, np.float32), "scales": np.zeros(0, np.float32)}
+    inputs |= {"sizes": np.array([by])} if sized else {"scales": np.array([by], np.float32)}
+    node = helper.make_node("Resize", ["x", *inputs], ["y"], mode="nearest", nearest_mode=rounding,
+                            coordinate_transformation_mode=coordinates)  # fmt: skip
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [s])
+            for n, s in (("x", 7), ("y", axis.resized))]  # fmt: skip
+    tensors = [numpy_helper.from_array(value, name) for name, value in inputs.items()]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    (expected,) = Session(model).run({"x": np.arange(7, dtype=np.float32)})
+    assert list(resampling.nearest(axis, coordinates, rounding)) == expected.tolist()
+
+
+def test_whole_factors_stay_one_node_and_others_become_gathers(tmp_path):
+    torch = {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_floor"}
+    assert repaired(resize(tmp_path / "a.onnx", (2, 2), **torch)) == ["Relu", "Resize"]
+    floor = torch | {"nearest_mode": "floor"}
+    assert repaired(resize(tmp_path / "b.onnx", (2, 2), **floor)) == [
+        "Relu", "Gather", "Gather",
+    ]  # fmt: skip
+
+
+def test_what_no_rule_repairs_is_diagnosed(tmp_path):
+    path = resize(tmp_path / "r.onnx", (1.3, 1.3), "linear")
+    (found,) = targets.check(path, "qnn").blockers
+    assert found.silent and "the ratio of the sizes" in found.evidence
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize(
+    ("mode", "coordinates", "rounding", "factors"),
+    [
+        ("nearest", "asymmetric", "floor", (2, 2)),  # the HTP has it
+        ("nearest", "half_pixel", "round_prefer_floor", (2, 2)),  # written as another
+        ("nearest", "asymmetric", "ceil", (2, 2)),  # refused by QNN, then Gather
+        ("nearest", "half_pixel", "floor", (1.5, 0.5)),  # taken for another by the HTP
+        ("linear", "half_pixel", "", (2, 2)),
+    ],
+)
+def test_a_repaired_resize_is_right_in_the_dlc(mode, coordinates, rounding, factors, tmp_path):
+    right_in_the_dlc(mode, coordinates, rounding, factors, tmp_path / "r.onnx")
+
+
+@pytest.mark.sweep
+@pytest.mark.htp
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize(
+    ("mode", "coordinates", "rounding"),
+    [*(("nearest", *way) for way in NEAREST), *((*way, "") for way in OTHERS)],
+)
+def test_every_resize_is_right_in_the_dlc_or_diagnosed(
+    mode, coordinates, rounding, factors, tmp_path
+):
+    right_in_the_dlc(mode, coordinates, rounding, factors, tmp_path / "r.onnx")
+
+
+def right_in_the_dlc(mode, coordinates, rounding, factors, path):
+    """The table tells what goes wrong; after the rule, what it does not tell is right."""
+    stated = {"coordinate_transformation_mode": coordinates}
+    resize(path, factors, mode, **stated, **({"nearest_mode": rounding} if rounding else {}))
+    (expected,) = Session(path).run({"input": ramp()})
+    repaired(path)
+    if blocks(path):
+        assert mode != "nearest" and factors == (1.3, 0.7)
+        return
+    error = np.abs(on_the_dlc(path).reshape(expected.shape) - expected).max()
+    assert error < (
+        0.1 if mode == "nearest" else 2e-3 * expected.max()
+    )  # the next element is 1 away

@@ -18,6 +18,7 @@ from labutils.onnxfile.regularity import is_regular, regularize_
 LOOSE = [
     "nodes_of_one_name", "unsorted_nodes", "input_left_out", "other_name_of_the_domain",
     "stale_shapes", "negative_batch", "tied_weights", "fused_by_onnxruntime",
+    "bias_read_elsewhere", "group_normalization",
 ]  # fmt: skip
 
 

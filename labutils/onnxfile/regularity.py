@@ -8,19 +8,16 @@ of its inputs, outputs and tensors, stay.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import counted
-from . import contrib_operators
+from . import contrib_operators, group_normalization, shapes
 from .edit import free_name, nodes_within, subgraphs
-from .graph import with_shapes
 
 if TYPE_CHECKING:
     import onnx
 
 _STANDARD, _ALIAS = "", "ai.onnx"
-_MOST_SIZES = 64  # elements of a tensor that holds sizes
 _Use = tuple[object, ...]
 _CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -36,9 +33,10 @@ def is_regular(model: onnx.ModelProto) -> bool:
         or any(_left_out(node) for node in nodes)
         or not _is_sorted(model.graph, set())
         or contrib_operators.fused(model.graph)
+        or group_normalization.written_out(model.graph)
         or _tied(model.graph)
         or _negative(model.graph)
-        or _contradicted(model)
+        or shapes.contradicted(model)
     )
 
 
@@ -46,7 +44,7 @@ def regularize_(model: onnx.ModelProto) -> list[str]:
     """Make a file regular, in place; return what was changed, as text."""
     steps = (
         _name_domain_, _name_nodes_, _trim_, _sort_, contrib_operators.expand_, _untie_,
-        _open_, _forget_shapes_,
+        _open_, _forget_shapes_, group_normalization.expand_,
     )  # fmt: skip
     return [change for step in steps for change in step(model)]
 
@@ -155,8 +153,8 @@ def _use(node: onnx.NodeProto, index: int) -> _Use:
 
 
 def _uses(graph: onnx.GraphProto) -> dict[str, dict[_Use, list[tuple[onnx.NodeProto, int]]]]:
-    """Return how each weight of two dimensions and more is used, and where."""
-    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
+    """Return how each weight and bias is used, and where."""
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 0}
     weights -= {value.name for value in graph.output}
     found: dict[str, dict[_Use, list[tuple[onnx.NodeProto, int]]]] = {}
     for node in graph.node:
@@ -209,55 +207,12 @@ def _open_(model: onnx.ModelProto) -> list[str]:
     return [f"{counted(len(found), 'negative size')} left open"] if found else []
 
 
-def _sizes(value: onnx.ValueInfoProto) -> list[int] | None:
-    """Return the dimensions that a tensor states, 0 for one that is open; None without a shape."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    return [max(dim.dim_value, 0) for dim in value.type.tensor_type.shape.dim]
-
-
-def _inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Return the types of all tensors as they follow from the inputs and the weights alone."""
-    bare = type(model)()
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    bare.ir_version, graph = model.ir_version, bare.graph
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.sparse_initializer.extend(model.graph.sparse_initializer)
-    for tensor in model.graph.initializer:
-        made = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        if math.prod(tensor.dims) <= _MOST_SIZES:  # it may be a shape, or the sizes of a Resize
-            made.CopyFrom(tensor)
-    for output in model.graph.output:
-        graph.output.add().CopyFrom(output)
-        graph.output[-1].type.tensor_type.ClearField("shape")
-    found = with_shapes(bare).graph
-    return {value.name: value for value in (*found.value_info, *found.output)}
-
-
-def _contradicted(model: onnx.ModelProto) -> set[str]:
-    """Return the tensors whose stated shape is not the one that follows from the inputs."""
-    stated = [*model.graph.value_info, *model.graph.output]
-    found = _inferred(model)
-    wrong = set()
-    for value in stated:
-        here = _sizes(value)
-        there = _sizes(found[value.name]) if value.name in found else None
-        if here is None or there is None:
-            continue
-        pairs = zip(here, there, strict=False)
-        if len(here) != len(there) or any(a and b and a != b for a, b in pairs):
-            wrong.add(value.name)
-    return wrong
-
-
 def _forget_shapes_(model: onnx.ModelProto) -> list[str]:
     """Take away the shapes inside the network, and state those of the outputs, where some lie."""
-    wrong = _contradicted(model)
+    wrong = shapes.contradicted(model)
     if not wrong:
         return []
-    found = _inferred(model)
+    found = shapes.inferred(model)
     del model.graph.value_info[:]
     for output in model.graph.output:
         if output.name in wrong:

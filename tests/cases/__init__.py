@@ -180,6 +180,16 @@ KINDS: dict[str, Kind] = {
         "github.com/microsoft/onnxruntime/issues/21277, "
         "github.com/tensorflow/model-optimization/issues/994",
     ),
+    "bias_read_elsewhere": Kind(
+        loose.bias_read_elsewhere,
+        _varied(seed=_SEED, by=st.sampled_from(["Reshape", "Unsqueeze"])),
+        "beside github.com/microsoft/onnxruntime/issues/11530: a quantizer that never ends",
+    ),
+    "group_normalization": Kind(
+        loose.group_normalization,
+        _varied(seed=_SEED, groups=st.sampled_from([1, 2, 8]), layers=st.integers(1, 3)),
+        "github.com/onnx/onnx/issues/7157, github.com/NVIDIA/TensorRT/issues/4336",
+    ),
     "fused_by_onnxruntime": Kind(
         loose.fused_by_onnxruntime,
         _varied(seed=_SEED, activation=st.sampled_from(["Relu", "Sigmoid", "LeakyRelu", "Tanh"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -87,6 +88,34 @@ def tied_weights(seed=0, mirrored="ConvTranspose") -> onnx.ModelProto:
         sized = draft.node("ReduceMean", [tied], "mean", axes=[2, 3], keepdims=1)
         x = draft.node("Conv", [x, sized], "c2")
     draft.head(draft.node("Relu", [x], "r2"))
+    return draft.finish()
+
+
+def bias_read_elsewhere(seed=0, by="Reshape") -> onnx.ModelProto:
+    """Return a network one of whose biases is added a second time, behind the activation."""
+    draft = Draft(seed)
+    bias = draft.weight("b1", draft.draw(8))
+    weight = draft.weight("w1", draft.draw(8, 8, 3, 3))
+    x = draft.node("Conv", [draft.stem(), weight, bias], "c1", pads=[1] * 4)
+    x = draft.node("Relu", [x], "r1")
+    shape = draft.weight("shape", np.int64([1, 8, 1, 1] if by == "Reshape" else [0, 2, 3]))
+    again = draft.node(by, [bias, shape], "b1.again")
+    draft.head(draft.node("Add", [x, again], "sum"))
+    return draft.finish()
+
+
+def group_normalization(seed=0, groups=4, layers=2) -> onnx.ModelProto:
+    """Return a network with group normalizations, behind which ONNX infers no shape."""
+    draft = Draft(seed, opset=21)
+    x = draft.stem()
+    for number in range(layers):
+        x = draft.convolution(x, f"c{number}")
+        scale = draft.weight(f"scale{number}", np.abs(draft.draw(8)) + np.float32(0.5))
+        bias = draft.weight(f"shift{number}", draft.draw(8))
+        inputs = [x, scale, bias]
+        x = draft.node("GroupNormalization", inputs, f"gn{number}", num_groups=groups)
+        x = draft.node("Relu", [x], f"r{number}")
+    draft.head(x)
     return draft.finish()
 
 

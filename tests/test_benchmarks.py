@@ -268,3 +268,107 @@ def test_the_command_makes_its_rows_and_finds_them_again(cache, tmp_path, monkey
         made.append(int(re.search(r"(\d+) files were made in this run", text)[1]))
         assert all(name in text for name in wanted)
     assert made == [2, 0]
+
+
+# --- files of packages ----------------------------------------------------------------------------
+
+
+def test_a_file_of_a_package_is_stated_with_the_sum_that_it_has():
+    """The light models come with the installed package; the sums of the others are as long."""
+    import importlib.metadata
+
+    import wheels
+
+    names = [file.name for file in wheels.FILES]
+    assert len(set(names)) == len(names) > 20
+    for file in wheels.FILES:
+        assert re.fullmatch("[0-9a-f]{16}", file.sha256)
+        if file.package == "onnx":
+            place = importlib.metadata.distribution("onnx").locate_file(file.path)
+            assert paths.sha256(place).startswith(file.sha256)
+        else:
+            assert re.fullmatch(r"[a-z-]+==[0-9.]+", file.package)
+
+
+@pytest.mark.parametrize(
+    ("license_", "stated"),
+    [("License-Expression: Apache-2.0", "Apache-2.0"), ("License: MIT License", "MIT"),
+     ("License: The MIT License (MIT)", "MIT"), ("Author: nobody", "not stated"),
+     ("Classifier: License :: OSI Approved :: MIT License", "MIT")],
+)  # fmt: skip
+def test_the_licence_is_the_one_that_a_package_states(license_, stated):
+    from email import message_from_string
+
+    import wheels
+
+    assert wheels.licence(message_from_string(f"Name: x\n{license_}\n")) == stated
+
+
+@pytest.mark.parametrize(
+    ("code", "printed", "errors", "verdict", "said"),
+    [
+        (2, '{"error": "UsageError", "message": "no\\n image"}', "", "refused",
+         "UsageError: no image"),
+        (1, '{"error": "ParityError", "message": "far"}', "", "failed", "ParityError: far"),
+        (1, "", "Traceback\nValueError: x\n", "crashed", "exit code 1: ValueError: x"),
+        (2, "", "usage: labutils\nlabutils convert: error: no such option", "refused",
+         "exit code 2: labutils convert: error: no such option"),
+        (-9, "", "", "crashed", "exit code -9: "),
+    ],
+)  # fmt: skip
+def test_what_a_command_says_becomes_a_verdict(code, printed, errors, verdict, said):
+    import wheels
+
+    assert wheels.judged(code, printed, errors) == (verdict, said.rstrip())
+
+
+def test_a_package_that_cannot_be_had_is_a_row_with_its_reason(monkeypatch, tmp_path):
+    import wheels
+
+    monkeypatch.setattr(wheels, "installer", lambda: [sys.executable, "-c", "raise SystemExit(1)"])
+    file = wheels.File("not-there==1.0", "not_there/x.onnx", "0" * 16)
+    row = wheels.made(file, wheels.Packages(tmp_path))
+    assert (row.convert, row.version) == ("not made", "1.0")
+    assert row.convert_says == "not made: not-there==1.0 cannot be installed here"
+    light = next(file for file in wheels.FILES if file.package == "onnx")
+    other = wheels.File("onnx", light.path, "0" * 16)
+    assert "another SHA-256" in wheels.made(other, wheels.Packages(tmp_path)).convert_says
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_files_of_packages_become_rows(cache, tmp_path, monkeypatch, capsys):
+    """One light model, and a file of our own that takes sound: offline."""
+    import wheels
+
+    monkeypatch.setattr(wheels, "IMAGES", 2)
+    wheels.main(["--rows", "onnx/light_squeezenet.onnx", "-o", str(tmp_path / "made")])
+    told = (tmp_path / "made" / "wheels.csv").read_text("utf-8").splitlines()
+    (row,) = csv.DictReader(line for line in told if not line.startswith("#"))
+    assert (row["licence"], row["opset"]) == ("Apache-2.0", "9")
+    assert row["takes"] == "float32 1x3x224x224"
+    assert row["convert"] != "not made" and row["convert_says"]
+    text = (tmp_path / "made" / "wheels.txt").read_text("utf-8")
+    assert "light_squeezenet.onnx, quantize: " in text and str(tmp_path) not in text
+    capsys.readouterr()
+    wheels.main(["--rows", "onnx/light_squeezenet.onnx", "-o", str(tmp_path / "again")])
+    assert "[1/1]" not in capsys.readouterr().out  # it was kept
+
+    row = wheels.tried(wheels.Row("sound"), sound(tmp_path / "sound.onnx"), wheels.RGB)
+    assert (row.convert, row.quantize) == ("refused", "refused")
+    assert row.takes == "float32 ?x576, float32 2x1x128"
+    assert not re.search(r"\.labutils\.|Traceback", row.convert_says + row.quantize_says)
+
+
+def sound(path):
+    """Write a network that takes a window of sound and a state."""
+    window = helper.make_tensor_value_info("window", TensorProto.FLOAT, ("batch", 576))
+    state = helper.make_tensor_value_info("state", TensorProto.FLOAT, (2, 1, 128))
+    outputs = [helper.make_tensor_value_info("voice", TensorProto.FLOAT, None)]
+    nodes = [
+        helper.make_node("ReduceMean", ["state"], ["mean"], axes=[0, 2]),
+        helper.make_node("Mul", ["window", "mean"], ["voice"]),
+    ]
+    graph = helper.make_graph(nodes, "sound", [window, state], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path

@@ -84,7 +84,12 @@ def computed(file, inputs):
 
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
-    session = ort.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    model = onnx.load(file)
+    for node in model.graph.node:  # two of one name are refused, and names compute nothing
+        node.name = ""
+    session = ort.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
     name = session.get_inputs()[0].name
     return np.stack([session.run(None, {name: x[None]})[0].ravel() for x in inputs])
 
@@ -125,6 +130,10 @@ CONVERTED = [
     "names_of_the_quantizer", "grouped_deconvolution", "resize_modes", "resize_as_torch_writes_it",
     "local_functions", "constant_condition", "sparse_weight", "gemm_beta", "gemm_scalar_bias",
     "gray", "logits_nchw", "scores_and_features",
+    # found in public trackers; the addresses are in tests/cases
+    "nodes_of_one_name", "unsorted_nodes", "input_left_out", "other_name_of_the_domain",
+    "stale_shapes", "negative_batch", "tied_weights", "fused_by_onnxruntime",
+    "group_normalization",
 ]  # fmt: skip
 QUANTIZED_DLC = ["old_opset", "paddle", "gemm_scalar_bias", "gemm_bias_of_two_dimensions"]
 
@@ -150,7 +159,8 @@ def test_it_becomes_an_integer_dlc(kind, lab, tmp_path):
 
 
 @pytest.mark.htp
-@marked("convert --repair", ["rare_activations", "local_functions"])
+@marked("convert --repair", ["rare_activations", "local_functions", "stale_shapes",
+                             "other_name_of_the_domain"])  # fmt: skip
 def test_what_qnn_refuses_and_a_rule_repairs_is_repaired(kind, lab, tmp_path):
     """Whatever the table of the target says: the writer takes part in the plan."""
     converted(lab, kind, tmp_path, "--target", "snpe-2.7", "--repair")
@@ -171,7 +181,7 @@ def repaired_well(lab, kind, target, folder):
 
 
 TIDL = ["constant_nodes", "bias_behind_identity", "torch_legacy_export", "paddle", "gemm_beta",
-        "gemm_scalar_bias"]  # fmt: skip
+        "gemm_scalar_bias", "fused_by_onnxruntime"]  # fmt: skip
 RDK = ["constant_nodes", "resize_as_torch_writes_it", "local_functions", "old_opset",
        "grouped_deconvolution", "constant_condition"]  # fmt: skip
 

@@ -26,7 +26,12 @@ _FOREIGN = (  # offset, magic bytes, what such a file is
     (0, b"\x1f\x8b", "a gzip archive"),
 )
 # Of the checker: operators that a target may know, and shapes that every reader infers.
-_TOLERATED = ("No Op registered", "No opset import for domain", "Field 'shape' of 'type'")
+_TOLERATED = (
+    "No Op registered",
+    "No opset import for domain",
+    "Field 'shape' of 'type'",
+    "must be topologically sorted",
+)  # which ONNX Runtime does itself
 SCOPES = "pkg.torch.onnx.name_scopes"
 _ADDED = re.compile(r"_token_\d+$")  # what the QNN provider appends when it lays out NHWC
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from hypothesis import strategies as st
 
-from . import constants, ends, flow, layers
+from . import constants, ends, flow, layers, loose
 
 
 @dataclass(frozen=True)
@@ -143,5 +143,56 @@ KINDS: dict[str, Kind] = {
         ends.scores_and_features,
         _varied(seed=_SEED, features_first=st.booleans()),
         "two heads: logits and embedding",
+    ),
+    "nodes_of_one_name": Kind(
+        loose.nodes_of_one_name,
+        _varied(seed=_SEED, names=st.sampled_from([("op", "op"), ("a", "b"), ("/c/Conv", "")])),
+        "github.com/microsoft/onnxruntime/issues/8811, github.com/wangzhaode/llm-export/issues/61",
+    ),
+    "unsorted_nodes": Kind(
+        loose.unsorted_nodes,
+        _varied(seed=_SEED, moved=st.integers(1, 6)),
+        "github.com/onnx/onnx/issues/4070, github.com/ROCm/AMDMIGraphX/pull/4001",
+    ),
+    "input_left_out": Kind(
+        loose.input_left_out,
+        _varied(seed=_SEED, op=st.sampled_from(["Conv", "Clip"])),
+        "github.com/onnx/onnx/issues/3744, github.com/microsoft/onnxruntime/issues/7075",
+    ),
+    "other_name_of_the_domain": Kind(
+        loose.other_name_of_the_domain,
+        _varied(seed=_SEED, nodes=st.booleans()),
+        "github.com/onnx/onnx/issues/4215, github.com/sonos/tract/pull/371",
+    ),
+    "stale_shapes": Kind(
+        loose.stale_shapes,
+        _varied(seed=_SEED, where=st.sampled_from(["inside", "output"])),
+        "github.com/onnx/onnx/issues/3804, github.com/airockchip/rknn-toolkit2/issues/87",
+    ),
+    "negative_batch": Kind(
+        loose.negative_batch,
+        _varied(seed=_SEED, batch=st.sampled_from([-1, -2])),
+        "Paddle2ONNX: an open batch as -1",
+    ),
+    "tied_weights": Kind(
+        loose.tied_weights,
+        _varied(seed=_SEED, mirrored=st.sampled_from(["ConvTranspose", "Conv"])),
+        "github.com/microsoft/onnxruntime/issues/21277, "
+        "github.com/tensorflow/model-optimization/issues/994",
+    ),
+    "bias_read_elsewhere": Kind(
+        loose.bias_read_elsewhere,
+        _varied(seed=_SEED, by=st.sampled_from(["Reshape", "Unsqueeze"])),
+        "beside github.com/microsoft/onnxruntime/issues/11530: a quantizer that never ends",
+    ),
+    "group_normalization": Kind(
+        loose.group_normalization,
+        _varied(seed=_SEED, groups=st.sampled_from([1, 2, 8]), layers=st.integers(1, 3)),
+        "github.com/onnx/onnx/issues/7157, github.com/NVIDIA/TensorRT/issues/4336",
+    ),
+    "fused_by_onnxruntime": Kind(
+        loose.fused_by_onnxruntime,
+        _varied(seed=_SEED, activation=st.sampled_from(["Relu", "Sigmoid", "LeakyRelu", "Tanh"])),
+        "github.com/openvinotoolkit/openvino/issues/13177, github.com/opencv/opencv/issues/23044",
     ),
 }

@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import compare, manifests, paths, runtime, typesetting
 from ..errors import (
+    ConvertError,
     MissingToolError,
     ParityError,
     TranslationError,
@@ -52,6 +53,8 @@ class Gate:
     keep_failed
         Keep a DLC that fails as ``NAME.failed.dlc``, for inspection, instead of raising
         ParityError.
+    memory
+        Takes what the simulator computes here, for a runner of the same DLC that comes later.
     """
 
     reference: runtime.Runner
@@ -60,6 +63,7 @@ class Gate:
     min_cosine: float | None = None
     check_top1: bool = True
     keep_failed: bool = False
+    memory: qnn.Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -361,24 +365,53 @@ def _judge(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> compar
 
 
 def _compare(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> compare.GateReport:
-    """Gate the graph on the HTP, which can name the tensor that departs, then the DLC itself."""
+    """Run the DLC itself and gate it; where it fails, the graph on the HTP tells more."""
     settings: dict[str, Any] = {
         "kind": _KINDS[device.precision],
         "min_cosine": gate.min_cosine,
         "check_top1": gate.check_top1,
     }
-    reference, inputs = gate.reference, gate.inputs
-    with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
-        few = {**settings, "check_top1": False}  # a flip among so few images says nothing
-        compare.gate(reference, graph_on_htp, inputs[:8], reference_onnx=gate.original, **few)
     try:
-        with runtime.connect(draft, "htp", soc=device.soc) as dlc_itself:
-            return compare.gate(reference, dlc_itself, inputs, locate=False, **settings)
+        with runtime.connect(draft, "htp", soc=device.soc, memory=gate.memory) as dlc_itself:
+            return compare.gate(gate.reference, dlc_itself, gate.inputs, locate=False, **settings)
+    except ParityError as failed:
+        raise _with_place(failed, written, gate, device, settings) from None
+    except ConvertError:
+        runtime.connect(written, "htp", soc=device.soc).close()  # its compiler names the node
+        raise
     except MissingToolError as missing:  # a QNN whose C interface is not the one we know
         with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
-            report = compare.gate(reference, graph_on_htp, inputs, locate=False, **settings)
+            report = compare.gate(
+                gate.reference, graph_on_htp, gate.inputs, reference_onnx=gate.original, **settings
+            )
         note = f"The DLC itself was not executed, the same graph was: {missing}"
         return replace(report, notes=(*report.notes, note))
+
+
+def _with_place(
+    failed: ParityError, written: OnnxFile, gate: Gate, device: Device, settings: dict[str, Any]
+) -> ParityError:
+    """Return the error with the first tensor that departs, which only the graph can name."""
+    if not isinstance(failed.report, compare.GateReport):
+        return failed
+    few = {**settings, "check_top1": False}  # a flip among so few images says nothing
+    try:
+        with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
+            compare.gate(
+                gate.reference, graph_on_htp, gate.inputs[:8], reference_onnx=gate.original, **few
+            )
+    except ParityError as graph:
+        if not isinstance(graph.report, compare.GateReport):
+            return failed
+        told: dict[str, Any] = {"divergence": graph.report.divergence}
+        notes = graph.report.notes
+    else:
+        told = {}
+        notes = ("The same graph passes on 8 images before it is written: look at the DLC itself.",)
+    kept = failed.report.notes
+    told["notes"] = (*kept, *(note for note in notes if note not in kept))
+    report = replace(failed.report, **told)
+    return ParityError(str(report), report)
 
 
 def _claim(target: str, transcript: snpe.Transcript | None, gate: compare.GateReport) -> str:

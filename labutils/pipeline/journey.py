@@ -157,6 +157,7 @@ class _Trip:
     chip: qnn.Soc
     log: _Log
     listener: Listener
+    memory: qnn.Memory = field(default_factory=qnn.Memory)
 
     def path(self, stage: str, detail: str) -> Path:
         return self.folder / manifests.file_name(self.model.name, stage, detail)
@@ -313,7 +314,10 @@ def _convert(
     made, model = {}, trip.model
     inputs = steps.gate_inputs(model.known_preprocessing())
     with runtime.connect(model.module) as reference:
-        gate = dlc.Gate(reference, inputs, original, check_top1=model.trained, keep_failed=True)
+        gate = dlc.Gate(
+            reference, inputs, original,
+            check_top1=model.trained, keep_failed=True, memory=trip.memory,
+        )  # fmt: skip
         for precision in ("fp16", *RECIPES):
             with trip.log.step(f"convert to {precision} DLC") as said:
                 qdq = quantized.get(precision)
@@ -386,7 +390,7 @@ def _htp_stages(trip: _Trip, made: dict[str, dlc.Conversion]) -> list[compare.St
     for precision, done in made.items():
         name = f"HTP {precision}" + ("" if done.gate.passed else " FAILED")
         try:
-            runner = runtime.connect(done.file, soc=trip.chip.name)
+            runner = runtime.connect(done.file, soc=trip.chip.name, memory=trip.memory)
         except ConvertError as error:
             if done.gate.passed:
                 raise

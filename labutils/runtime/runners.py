@@ -277,6 +277,8 @@ class HtpRunner(_Closing):
         Called as ``progress(iterable, description)`` around the images.
     output
         Which output has the scores; by default the one whose shape and name say so.
+    memory
+        What was simulated before and need not be again; by default every image is simulated.
     """
 
     def __init__(
@@ -288,6 +290,7 @@ class HtpRunner(_Closing):
         progress: Progress | None = None,
         name: str | None = None,
         output: str | None = None,
+        memory: qnn.Memory | None = None,
     ) -> None:
         self.file = Path(file)
         self.soc = qnn.soc(soc)
@@ -299,7 +302,7 @@ class HtpRunner(_Closing):
             refusal.refuse_float(self.file, self.soc)
         version = qnn.require().versions["QNN"]
         self.pool = pool or qnn.shared(workers)
-        self.progress = progress
+        self.progress, self.memory = progress, memory
         self.graph = qnn.Graph.of(self.onnx or self.file, options.htp(self.soc))
         facts = self.pool.build(self.graph, f"compiling it for {self.soc}")
         self.name = name or self.file.name
@@ -313,9 +316,16 @@ class HtpRunner(_Closing):
         """Return every graph output by name, images along the first axis."""
         batch = batches.checked(batch, self.shape, self.name)
         items = [{self.input: part} for part in batches.split(batch, self.shape[0], self.name)]
-        found = batches.joined(self.pool.run(self.graph, items, self.progress), self.shape[0])
+        if self.memory is None:
+            parts = self._simulate(items)
+        else:
+            parts = self.memory.complete(self.graph, items, self._simulate)
+        found = batches.joined(parts, self.shape[0])
         self._choose(outputs.of_arrays(found), self.onnx, final=True)
         return found
+
+    def _simulate(self, items: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        return self.pool.run(self.graph, items, self.progress)
 
 
 def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:

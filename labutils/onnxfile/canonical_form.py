@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import counted
 from . import constants, gemm_factors, half_precision
 from .edit import nodes_within, unlist_weights_
-from .graph import opset
+from .graph import opset, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -99,7 +99,9 @@ def _inline_functions_(model: onnx.ModelProto) -> list[str]:
         return []
     count = len(model.functions)
     try:
-        model.CopyFrom(inliner.inline_local_functions(model, convert_version=True))
+        # a function of another opset is converted, which takes the types of what it is called with
+        model.CopyFrom(inliner.inline_local_functions(with_shapes(model), convert_version=True))
+        del model.graph.value_info[:]
     except Exception as error:  # whatever its C++ raises
         reason = " ".join(str(error).split())[:_LONGEST]
         return [f"its functions could NOT be inlined ({reason})"]
@@ -116,10 +118,11 @@ def _settle_(model: onnx.ModelProto, generated: int) -> list[str]:
     identities = _pass_(read, generated)
     made = ir.to_proto(read)
     after = _census(made)
-    gone = Counter({op: before[op] - after[op] for op in ("Constant", "If")})
+    gone = Counter({op: before[op] - after[op] for op in ("Constant", "ConstantOfShape", "If")})
     computed -= len(constants.computed_constants(made.graph))
     said = [
         (gone["Constant"], "Constant node", "stored as weights"),
+        (gone["ConstantOfShape"], "generated constant", "stored as weights"),
         (identities, "Identity node", "taken out"),
         (computed, "computed constant", "folded"),
         (gone["If"], "If node", "with a constant condition replaced by the branch taken"),

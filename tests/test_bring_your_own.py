@@ -159,7 +159,7 @@ SAID = {
     "pixels": "its uint8 input takes the same pixels as float32",
     "pixels_nhwc": "its NHWC input takes NCHW",
     "pixels_added": "its uint8 input takes float32, followed by a Cast",
-    "halves": "its float16 input takes float32, followed by a Cast",
+    "halves": "its float16 is computed in float32",
 }
 EVERY = [
     *(f"opset_{n}" for n in (*OPSETS, 21)),

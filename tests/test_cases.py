@@ -25,46 +25,15 @@ LEAST_SQNR_DB = {"int8": 5, "a16w8": 25}
 
 # (what is done, kind) -> what comes today.
 TODAY = {
-    ("quantize", "sparse_weight"): "raw ValueError: no scale for the input 'flat'",
-    ("quantize", "float16_inside"): "INVALID_GRAPH of a temporary file: a float16 scale",
-    ("quantize", "names_of_the_quantizer"): "'was not quantized, exclude it by name'",
-    ("quantize", "old_opset"): "INVALID_GRAPH of a temporary file: axis needs opset 13",
-    ("quantize", "paddle"): "INVALID_GRAPH of a temporary file: axis needs opset 13",
-    ("quantize", "gemm_beta"): "beta is lost, exit code 0",
-    ("quantize", "gemm_scalar_bias"): "raw IndexError",
-    ("quantize", "gemm_bias_of_two_dimensions"): "raw ValueError",
-    ("quantize", "grouped_deconvolution"): "raw ValueError: shapes (8,) and (2,)",
-    ("quantize", "constant_condition"): "the Relu that a branch reads is deleted",
     ("quantize", "gray"): "--mean takes three values, the images are RGB",
     ("quantize", "logits_nchw"): "'Logits must have the shape (images, classes)', after the work",
     ("convert", "resize_modes"): "MEM_ALLOC when the DLC is compiled",
     ("convert", "resize_as_torch_writes_it"): "MEM_ALLOC when the DLC is compiled",
-    (
-        "convert",
-        "local_functions",
-    ): "'does not hold the graph': 2 products, 4 in the DLC",
-    ("convert", "constant_condition"): "'does not hold the graph': 2 products, 3 in the DLC",
-    ("convert", "sparse_weight"): "noise on stderr, many times",
-    ("convert", "gemm_beta"): "QNN refuses beta, and nothing folds it",
     ("convert", "gray"): "--mean takes three values; refused after the DLC was written",
     ("convert", "logits_nchw"): "'Logits must have the shape (images, classes)', after the work",
     ("convert", "scores_and_features"): "ParityError: (32, 8), the reference's (32, 16)",
-    ("convert --repair", "local_functions"): "nothing blocks; 'does not hold the graph'",
     ("convert --repair", "rare_activations"): "'replace the named operators', though a rule exists",
-    ("convert --quantize", "old_opset"): "INVALID_GRAPH of a temporary file",
-    ("convert --quantize", "paddle"): "INVALID_GRAPH of a temporary file",
-    ("convert --quantize", "gemm_scalar_bias"): "raw IndexError",
-    ("convert --quantize", "gemm_bias_of_two_dimensions"): "raw ValueError",
-    ("repair for tidl-11", "constant_nodes"): "raw KeyError: 'inner'",
-    ("repair for tidl-11", "bias_behind_identity"): "raw KeyError: 'b0'",
-    ("repair for tidl-11", "torch_legacy_export"): "raw KeyError: '1.bias'",
-    ("repair for tidl-11", "paddle"): "'no rule repairs Identity'",
-    ("repair for tidl-11", "gemm_scalar_bias"): "'no rule repairs Gemm'",
-    ("repair for rdk-x5", "constant_nodes"): "'no rule repairs opset 17'",
     ("repair for rdk-x5", "resize_as_torch_writes_it"): "'no rule repairs opset 17'",
-    ("repair for rdk-x5", "local_functions"): "'no rule repairs opset 17'",
-    ("quantize --repair-for rdk-x5", "bias_behind_identity"): "INVALID_GRAPH of a temporary file",
-    ("quantize --repair-for rdk-x5", "old_opset"): "INVALID_GRAPH of a temporary file",
     ("run", "gray"): "--mean takes three values, the images are RGB",
     ("run", "logits_nchw"): "'1 classes'",
 }
@@ -246,7 +215,6 @@ def test_what_is_repaired_to_opset_11_is_quantized(kind, lab, tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="today: 'Nothing blocks this model on snpe-2.7'")
 def test_what_is_inside_a_function_is_diagnosed(lab, tmp_path):
     file = cases.KINDS["local_functions"].write(tmp_path / "f.onnx")
     code, out, _ = lab("diagnose", file, "--target", "snpe-2.7")

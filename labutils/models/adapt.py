@@ -1,8 +1,10 @@
 """ONNX files as others write them, made into what every stage here takes.
 
-That is: one image of static size, float32 NCHW. An open batch, pixels as uint8, channels at the
-end, and the older forms of opset 7 to 10 are accepted: a copy is adapted, the changes are listed,
-and the copy is compared with the file it was made from.
+That is: one image of static size, float32 NCHW, and a network in canonical form
+(`labutils.onnxfile.canonical_form`). An open batch, pixels as uint8, channels at the end, the older
+forms of opset 7 to 10, functions, half precision, Identity and constants in any spelling are
+accepted: a copy is adapted, the changes are listed, and the copy is compared with the file it was
+made from.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import numpy as np
 from .. import paths
 from ..errors import ModelFileError
 from ..images import data
+from ..onnxfile import constants
+from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.edit import redirect_, unlist_weights_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
-from ..onnxfile.regularity import is_regular, regularize_
+from ..onnxfile.half_precision import half_types
 from ..onnxfile.session import Session
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ _TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 # They only rearrange, so whole numbers pass through them in float32 as in uint8.
 _REARRANGING = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Slice", "Flatten")
 _MOST = 1e-4  # of the largest output: the same operators, perhaps fused otherwise
+_MOST_HALF = 5e-2  # where the file rounds to half precision between its nodes
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,12 @@ def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
     model = brought.copy()
     work = _Adapting(model, size)
     work.constants_()
-    work.raise_opset_()
+    work.canonicalize_()
+    work.changes += raise_opset_(model, OLDEST)
     image = _image(model)
     pixels = image is not None and work.input_(image)
+    if not work.changes:
+        return Adapted(path, onnx=brought)
     place = _folder() / secrets.token_hex(4)
     place.mkdir()
     try:
@@ -124,14 +132,15 @@ class _Adapting:
         self.model, self.size = model, size
         self.changes: list[str] = []
         self.turned = False  # from NHWC
+        self.widened = False  # from half precision
 
     def needed(self, image: onnx.ValueInfoProto | None) -> bool:
-        if not is_regular(self.model):
-            return True
         weights = {tensor.name for tensor in self.model.graph.initializer}
         if any(value.name in weights for value in self.model.graph.input):
             return True
         if 7 <= opset(self.model) < OLDEST:  # ONNX Runtime runs nothing older
+            return True
+        if not is_canonical(self.model):
             return True
         return image is not None and bool(
             self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
@@ -139,30 +148,16 @@ class _Adapting:
 
     def constants_(self) -> None:
         """Take the weights off the list of inputs: every stage may then rely on them."""
-        self.changes += regularize_(self.model)
         listed = unlist_weights_(self.model)
         if listed:
             self.changes.append(f"{listed} weights that were listed as inputs are constants")
 
-    def raise_opset_(self) -> None:
-        """Bring files older than opset 11 to it, where onnx's own version converter can.
-
-        Before 11 the bounds of a Clip are attributes, which QNN's ONNX Runtime provider takes for
-        none: the DLC of such a file computes something else (the parity gate says so).
-        """
-        from onnx import version_converter
-
-        before = opset(self.model)
-        if before >= OLDEST:
-            return
-        try:
-            raised = version_converter.convert_version(self.model, OLDEST)
-        except Exception as error:  # the converter raises whatever its C++ does
-            reason = " ".join(str(error).split())[:120]
-            self.changes.append(f"its opset {before} could NOT be raised to {OLDEST} ({reason})")
-            return
-        self.model.CopyFrom(raised)
-        self.changes.append(f"its opset {before} was raised to {OLDEST}")
+    def canonicalize_(self) -> None:
+        """Bring the network into canonical form; the input's type may then be float32."""
+        halves = half_types(self.model)
+        done = canonicalize_(self.model)
+        self.changes += done
+        self.widened = bool(halves) and any("float32" in change for change in done)
 
     def input_(self, image: onnx.ValueInfoProto) -> bool:
         """Make the input one static float32 NCHW image; return whether it takes pixels 0..255."""
@@ -203,11 +198,10 @@ class _Adapting:
         if not computed:
             return
         import onnx_ir as ir
-        from onnxscript import optimizer
 
         folded = ir.from_proto(self.model)
-        optimizer.fold_constants(folded, onnx_shape_inference=True)
-        optimizer.remove_unused_nodes(folded)
+        constants.fold_(folded, shapes=True)
+        constants.drop_identities_(folded)
         self.model.CopyFrom(ir.to_proto(folded))
         left = sum(node.op_type == "Shape" for node in self.model.graph.node)
         if left < computed:
@@ -331,9 +325,10 @@ def _compare(path: Path, file: Path, work: _Adapting) -> None:
         work.changes.append("NOT compared with the original, which ONNX Runtime does not run")
         return
     found = copy.run({given: ours})
+    most = _MOST_HALF if work.widened else _MOST
     for a, b in zip(expected, found, strict=True):
         peak = np.abs(np.nan_to_num(a.astype(np.float64))).max(initial=0)
-        if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=_MOST * peak, equal_nan=True):
+        if a.shape != b.shape or not np.allclose(a, b, rtol=0, atol=most * peak, equal_nan=True):
             raise ModelFileError(
                 f"{path} cannot be adapted ({'; '.join(work.changes)}): the copy computes "
                 "something else. Export it with one static float32 NCHW image as input."

@@ -7,7 +7,7 @@ What ends in an underscore changes the model that it is given: give it a copy
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, MutableSet, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSet, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError
@@ -110,11 +110,14 @@ def lift_constants_(model: onnx.ModelProto, per_use: bool = False) -> None:
         lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
         _apply_(model, lift)
     if per_use:
-        _unshare_(model.graph, lifted)
+        unshare_weights_(model.graph, lifted)
 
 
-def _unshare_(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Give every use of these weights a copy; where a graph inside a node reads one, it stays."""
+def unshare_weights_(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Give every use of these weights a copy, ``<weight>.<node>.<input>``.
+
+    Where a graph inside a node reads one, it stays, too.
+    """
     shared = {tensor.name: tensor for tensor in graph.initializer if tensor.name in names}
     inner = {n for node in graph.node for g in subgraphs(node) for m in nodes_within(g)
              for n in m.input}  # fmt: skip

@@ -19,14 +19,13 @@ import numpy as np
 
 from ..errors import LabError
 from ..onnxfile.edit import producers, readers
+from . import name_clashes
+from .carriers import CARRIERS, weight_axis
 from .ranges import Ranges, least_error
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     import onnx
-
-CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that multiply and accumulate."""
 
 _SMALLEST = 1e-4  # range of a tensor that is constant 0, as in ONNX Runtime's QNN settings
 
@@ -52,6 +51,15 @@ def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.Model
     default = limits[recipe.activations.bits]
     properties = {entry.key: entry.value for entry in model.metadata_props}
     data = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in default.items()}
+    tensors, nodes = name_clashes.clashes(model)
+    name_clashes.rename_(model, tensors, nodes)
+    for entry in (entry for entries in overrides.values() for entry in entries):
+        if "convert" in entry:
+            readers_ = entry["convert"]["recv_nodes"]
+            entry["convert"]["recv_nodes"] = {nodes.get(name, name) for name in readers_}
+    data = {tensors.get(name, name): pair for name, pair in data.items()}
+    overrides = {tensors.get(name, name): entry for name, entry in overrides.items()}
+    exclude = [nodes.get(name, name) for name in exclude]
     with no_log():
         settings = get_qnn_qdq_config(
             model, None, activation_type=activation, weight_type=weight,
@@ -68,6 +76,7 @@ def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.Model
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     result = quantizer.model.model
+    name_clashes.restore_(result, tensors, nodes)
     set_model_props(result, properties)  # the source's own, without the quantizer's mark
     return result
 
@@ -201,7 +210,8 @@ def _weights(
         if name not in values or node.name in exclude:
             continue
         said = {w: recipe.setting(node.name, node.op_type, w) for w in ("weights", "per_channel")}
-        special = settings.mse or settings.power_of_two or settings.bits < 8
+        grouped = node.op_type == "ConvTranspose" and weight_axis(node) is None
+        special = settings.mse or settings.power_of_two or settings.bits < 8 or grouped
         if not special and all(value is None for value in said.values()):
             continue
         bits = said["weights"] or settings.bits
@@ -216,14 +226,6 @@ def _weights(
             for scale, zero in _per_row(recipe, array, bits, axis)
         ]
     return found
-
-
-def weight_axis(node: onnx.NodeProto) -> int | None:
-    """Return the axis of a carrier's output channels in its weights; None for a MatMul's."""
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        return 0 if transposed else 1
-    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)
 
 
 def weight_scales(

@@ -1,4 +1,4 @@
-"""A float ONNX file made ready to be quantized: checked, named, with shapes, constants lifted."""
+"""A float ONNX file made ready to be quantized: checked, named, in canonical form, with shapes."""
 
 from __future__ import annotations
 
@@ -7,42 +7,134 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ModelFileError
-from ..onnxfile.edit import free_name, lift_constants_
+from ..errors import ModelFileError, counted
+from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
+from ..onnxfile.constants import MOST_ELEMENTS
+from ..onnxfile.edit import (
+    free_name,
+    lift_constants_,
+    nodes_within,
+    subgraphs,
+    unlist_weights_,
+    unshare_weights_,
+)
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset, with_shapes
+from .carriers import CARRIERS, weight_axis
 
 if TYPE_CHECKING:
     import onnx
 
-_FIRST_OPSET = 10
+_FIRST_OPSET = 7  # that ONNX Runtime runs
+_PER_CHANNEL = 13  # the opset that gave DequantizeLinear its axis
 
 
-def prepared(source: OnnxFile | str | Path) -> onnx.ModelProto:
-    """Return the model in `source`, checked, with shapes and with a name for every node."""
-    from onnx import numpy_helper
+def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) -> onnx.ModelProto:
+    """Return the model in `source`, ready to be quantized; it computes what the file computes.
 
+    It is checked, in canonical form, of opset 13 or later, with shapes, and every node has a name.
+
+    Parameters
+    ----------
+    source
+        A float ONNX file; it is not changed.
+    changes
+        What was done to the network is appended, as text.
+
+    Raises
+    ------
+    ModelFileError
+        The file is damaged, quantized already, too old, of an open shape, or it has a node whose
+        branches the quantizer does not look into.
+    """
     source = OnnxFile.of(source)
     source.require_valid()
     model = source.copy()
     if opset(model) < _FIRST_OPSET:
         raise ModelFileError(
-            f"{source.name} is of opset {opset(model)}; QuantizeLinear came with {_FIRST_OPSET}. "
-            "Export it again, at opset 17."
+            f"{source.name} is of opset {opset(model)}; ONNX Runtime runs {_FIRST_OPSET} and "
+            "later. Export it again, at opset 17."
         )
-    for node in model.graph.node:
+    _refuse_quantized(model, source)
+    done = _canonicalize_(model, source)
+    _check_input(model, source)
+    _refuse_branches(model, source)
+    _name_nodes_(model)
+    # the quantizer takes the output of a Constant node for an activation without a range
+    stored = {tensor.name for tensor in source.proto.graph.initializer}
+    lift_constants_(model)
+    lifted = {tensor.name for tensor in model.graph.initializer} - stored
+    unshare_weights_(model.graph, lifted | _of_two_scales(model.graph))
+    _check_weights(model, source)
+    if changes is not None:
+        changes += done
+    return with_shapes(model)
+
+
+def _name_nodes_(model: onnx.ModelProto) -> None:
+    """Give every node a separate name: ranges and exclusions go by name."""
+    taken, seen = {node.name for node in model.graph.node}, set[str]()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = free_name(node.name or f"{node.op_type}_{index}", taken)
+        seen.add(node.name)
+
+
+def _refuse_quantized(model: onnx.ModelProto, source: OnnxFile) -> None:
+    for node in nodes_within(model.graph):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or "Integer" in node.op_type:
             raise ModelFileError(
                 f"{source.name} is quantized already ({node.op_type} '{node.name}'). Quantize the "
                 "float file that it was made from."
             )
-    _check_input(model, source)
-    taken = {node.name for node in model.graph.node}
-    for index, node in enumerate(model.graph.node):
-        if not node.name:  # ranges and exclusions go by name
-            node.name = free_name(f"{node.op_type}_{index}", taken)
-    # the quantizer takes the output of a Constant node for an activation without a range
-    lift_constants_(model, per_use=True)
+
+
+def _canonicalize_(model: onnx.ModelProto, source: OnnxFile) -> list[str]:
+    """Bring a model into the form that the quantizer reads; return what was changed."""
+    listed = unlist_weights_(model)
+    done = [f"{counted(listed, 'weight')} that were listed as inputs are constants"] * bool(listed)
+    generated = any(node.op_type == "ConstantOfShape" for node in model.graph.node)
+    if generated or not is_canonical(model):
+        done += canonicalize_(model, MOST_ELEMENTS)
+    raised = raise_opset_(model, _PER_CHANNEL)
+    if opset(model) < _PER_CHANNEL:
+        raise ModelFileError(
+            f"{source.name} cannot be quantized: {'; '.join(raised)}, and scales per channel came "
+            f"with opset {_PER_CHANNEL}. Export it again, at opset 17."
+        )
+    return done + raised
+
+
+def _refuse_branches(model: onnx.ModelProto, source: OnnxFile) -> None:
+    for node in model.graph.node:
+        if any(True for _ in subgraphs(node)):
+            raise ModelFileError(
+                f"{source.name} cannot be quantized: {node.op_type} '{node.name}' decides while "
+                "the network runs what is computed, and a quantizer does not look into its "
+                "branches. Export the network without it (no `if` or loop that depends on the "
+                "input), or quantize the part before it (labutils.onnxfile.parts.extract)."
+            )
+
+
+def _of_two_scales(graph: onnx.GraphProto) -> set[str]:
+    """Return the weights that readers need at different scales: shared biases, other axes."""
+    uses: dict[str, set[tuple[str, int | str | None]]] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if node.op_type in CARRIERS and index == 2:
+                use = ("bias", node.name)
+            elif node.op_type in CARRIERS and index == 1:
+                use = ("weight", str(weight_axis(node)))
+            else:
+                use = ("operand", None)
+            uses.setdefault(name, set()).add(use)
+    stored = {tensor.name for tensor in graph.initializer}
+    return {name for name, found in uses.items() if len(found) > 1 and name in stored}
+
+
+def _check_weights(model: onnx.ModelProto, source: OnnxFile) -> None:
+    from onnx import numpy_helper
+
     for tensor in model.graph.initializer:
         try:
             values = numpy_helper.to_array(tensor)
@@ -53,7 +145,6 @@ def prepared(source: OnnxFile | str | Path) -> onnx.ModelProto:
             ) from None
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ModelFileError(f"Weight {tensor.name!r} of {source.name} holds NaN or infinity.")
-    return with_shapes(model)
 
 
 def _check_input(model: onnx.ModelProto, source: OnnxFile) -> None:

@@ -91,7 +91,7 @@ class QuantizeReport(typesetting.Shown):
     wide
         Nodes that compute on 16-bit activations, where others compute on 8.
     repairs
-        What was done to weights and biases, one sentence each.
+        What was done to the network, its weights and its biases, one sentence each.
     """
 
     source: Path
@@ -235,9 +235,9 @@ def static(
             f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "
             "quantize.qat, or the recipe without its qat part."
         )
-    model = prepared(source)
+    repairs: list[str] = []
+    model = prepared(source, repairs)
     _check_names(model, recipe, source, exclude)
-    repairs = []
     if recipe.equalize:
         repairs.append(str(equalize.equalize_(model)))
     ranges = _ranges(model, calibration, recipe, preprocessing, progress, source)

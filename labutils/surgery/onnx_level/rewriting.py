@@ -47,8 +47,8 @@ def rewrite_(model: ir.Model, rules: Sequence[Rule]) -> tuple[list[Match], list[
         rewrites = [state.rewrite_rule(rule, form) for rule, form in group]
         RewriteRuleSet(rewrites, commute=True).apply_to_model(model)
     for name in used:  # a weight that was rewritten into another
-        value = model.graph.initializers[name]
-        if not value.uses() and value not in model.graph.outputs:
+        value = model.graph.initializers.get(name)  # the rewriter takes some away itself
+        if value is not None and not value.uses() and value not in model.graph.outputs:
             del model.graph.initializers[name]
     return [*matches, *state.matches], [*left, *state.left(rules), *plain]
 

@@ -1,0 +1,185 @@
+"""The canonical form of an ONNX network: one spelling of what ONNX lets files spell in many ways.
+
+Functions are inlined, constants are dense initializers, Identity is gone, half precision is
+float32, a settled If is the branch it takes, a Gemm has no factors. What a network computes, and
+the names of its inputs and outputs, stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import counted
+from . import constants, gemm_factors, half_precision
+from .edit import nodes_within, unlist_weights_
+from .graph import opset
+from .regularity import is_regular, regularize_
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+_STANDARD = ("", "ai.onnx")
+_CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
+_LONGEST = 120  # characters of a reason
+_IR_VERSIONS = {13: 7, 12: 7, 11: 6, 10: 5}  # of the onnx package that brought each opset
+
+
+def is_canonical(model: onnx.ModelProto) -> bool:
+    """Return whether `canonicalize_` has nothing to do; it may find nothing where this is False."""
+    graph = model.graph
+    if model.functions or graph.sparse_initializer or half_precision.half_types(model):
+        return False
+    if constants.computed_constants(graph) or not is_regular(model):
+        return False
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    for node in nodes_within(graph):
+        if node.domain not in _STANDARD:
+            continue
+        if node.op_type in ("Identity", "If") or _is_rare_constant(node):
+            return False
+        if node.op_type in _CARRIERS and not written.isdisjoint(node.input[1:]):
+            return False
+        if node.op_type == "Gemm" and not gemm_factors.is_plain(node, weights):
+            return False
+    return True
+
+
+def _is_rare_constant(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Constant" and [a.name for a in node.attribute] != ["value"]
+
+
+def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
+    """Bring a model into canonical form, in place; return what was changed.
+
+    Parameters
+    ----------
+    model
+        With its weights.
+    generated
+        How many elements of a ConstantOfShape become a constant; see `constants.fold_`.
+
+    Raises
+    ------
+    ModelFileError
+        A sparse weight cannot be read.
+    """
+    changes: list[str] = []
+    for step in (_dense_, _inline_functions_, regularize_):
+        changes += step(model)
+    attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
+        lambda changed: _settle_(changed, generated), _widen_, _plain_gemms_,
+    )  # fmt: skip
+    for attempt in attempts:
+        trial = type(model)()
+        trial.CopyFrom(model)
+        try:
+            done = attempt(trial)
+        except Exception as error:  # of onnx_ir, onnxscript and onnx, which share no base
+            reason = " ".join(str(error.__cause__ or error).split())[:_LONGEST]
+            changes.append(f"its constants could NOT be simplified ({reason})")
+            continue
+        if done:
+            model.CopyFrom(trial)
+            changes += done
+    return changes + regularize_(model)  # where constants and Identity hid something
+
+
+def _dense_(model: onnx.ModelProto) -> list[str]:
+    count = constants.dense_(model)
+    return [f"{counted(count, 'sparse weight')} written in full"] if count else []
+
+
+def _inline_functions_(model: onnx.ModelProto) -> list[str]:
+    from onnx import inliner
+
+    if not model.functions:
+        return []
+    count = len(model.functions)
+    try:
+        model.CopyFrom(inliner.inline_local_functions(model, convert_version=True))
+    except Exception as error:  # whatever its C++ raises
+        reason = " ".join(str(error).split())[:_LONGEST]
+        return [f"its functions could NOT be inlined ({reason})"]
+    return [f"{counted(count, 'local function')} inlined"]
+
+
+def _settle_(model: onnx.ModelProto, generated: int) -> list[str]:
+    """Lift and fold constants, settle branches, take out Identity; say what went."""
+    import onnx_ir as ir
+
+    before = _census(model)
+    computed = len(constants.computed_constants(model.graph))
+    read = ir.from_proto(model)
+    identities = _pass_(read, generated)
+    made = ir.to_proto(read)
+    after = _census(made)
+    gone = Counter({op: before[op] - after[op] for op in ("Constant", "If")})
+    computed -= len(constants.computed_constants(made.graph))
+    said = [
+        (gone["Constant"], "Constant node", "stored as weights"),
+        (identities, "Identity node", "taken out"),
+        (computed, "computed constant", "folded"),
+        (gone["If"], "If node", "with a constant condition replaced by the branch taken"),
+    ]
+    changes = [f"{counted(n, what)} {done}" for n, what, done in said if n > 0]
+    if changes:
+        model.CopyFrom(made)
+    return changes
+
+
+def _pass_(model: ir.Model, generated: int) -> int:
+    import onnx_ir.passes.common as common
+
+    constants.lift_(model)
+    found = constants.drop_identities_(model)
+    constants.fold_(model, generated)
+    found += constants.drop_identities_(model)
+    with constants.quiet():
+        common.RemoveUnusedNodesPass()(model)
+    return found
+
+
+def _census(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in nodes_within(model.graph))
+
+
+def _widen_(model: onnx.ModelProto) -> list[str]:
+    """Write half precision in float32, once what is constant has been folded as it is."""
+    found = half_precision.widen_(model)
+    if not found:
+        return []
+    _settle_(model, 0)
+    return [f"its {' and '.join(sorted(found))} is computed in float32"]
+
+
+def _plain_gemms_(model: onnx.ModelProto) -> list[str]:
+    count = gemm_factors.plain_gemms_(model)
+    return [f"the factors or the bias of {counted(count, 'Gemm')} written plainly"] if count else []
+
+
+def raise_opset_(model: onnx.ModelProto, oldest: int) -> list[str]:
+    """Bring a file older than an opset to it, where onnx's own version converter can.
+
+    Returns
+    -------
+    list of str
+        What was done, or why it could NOT be.
+    """
+    from onnx import version_converter
+
+    before = opset(model)
+    if before >= oldest:
+        return []
+    unlist_weights_(model)
+    try:
+        raised = version_converter.convert_version(model, oldest)
+    except Exception as error:  # the converter raises whatever its C++ does
+        reason = " ".join(str(error).split())[:_LONGEST]
+        return [f"its opset {before} could NOT be raised to {oldest} ({reason})"]
+    model.CopyFrom(raised)
+    model.ir_version = max(model.ir_version, _IR_VERSIONS.get(oldest, 3))
+    return [f"its opset {before} was raised to {oldest}"]

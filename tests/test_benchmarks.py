@@ -326,12 +326,12 @@ def test_a_package_that_cannot_be_had_is_a_row_with_its_reason(monkeypatch, tmp_
     import wheels
 
     monkeypatch.setattr(wheels, "installer", lambda: [sys.executable, "-c", "raise SystemExit(1)"])
-    file = wheels.File("not-there==1.0", "not_there/x.onnx", "0" * 16)
+    file = wheels.wheel_files.File("not-there==1.0", "not_there/x.onnx", "0" * 16)
     row = wheels.made(file, wheels.Packages(tmp_path))
     assert (row.convert, row.version) == ("not made", "1.0")
     assert row.convert_says == "not made: not-there==1.0 cannot be installed here"
     light = next(file for file in wheels.FILES if file.package == "onnx")
-    other = wheels.File("onnx", light.path, "0" * 16)
+    other = wheels.wheel_files.File("onnx", light.path, "0" * 16)
     assert "another SHA-256" in wheels.made(other, wheels.Packages(tmp_path)).convert_says
 
 
@@ -354,7 +354,7 @@ def test_files_of_packages_become_rows(cache, tmp_path, monkeypatch, capsys):
     wheels.main(["--rows", "onnx/light_squeezenet.onnx", "-o", str(tmp_path / "again")])
     assert "[1/1]" not in capsys.readouterr().out  # it was kept
 
-    row = wheels.tried(wheels.Row("sound"), sound(tmp_path / "sound.onnx"), wheels.RGB)
+    row = wheels.tried(wheels.Row("sound"), sound(tmp_path / "sound.onnx"), wheels.wheel_files.RGB)
     assert (row.convert, row.quantize) == ("refused", "refused")
     assert row.takes == "float32 ?x576, float32 2x1x128"
     assert not re.search(r"\.labutils\.|Traceback", row.convert_says + row.quantize_says)

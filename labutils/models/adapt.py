@@ -28,7 +28,6 @@ from ..onnxfile.edit import redirect_, unlist_weights_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
 from ..onnxfile.half_precision import half_types
-from ..onnxfile.regularity import is_regular, regularize_
 from ..onnxfile.session import Session
 
 if TYPE_CHECKING:
@@ -144,8 +143,6 @@ class _Adapting:
         self.widened = False  # from half precision
 
     def needed(self, image: onnx.ValueInfoProto | None) -> bool:
-        if not is_regular(self.model):
-            return True
         weights = {tensor.name for tensor in self.model.graph.initializer}
         if any(value.name in weights for value in self.model.graph.input):
             return True
@@ -159,7 +156,6 @@ class _Adapting:
 
     def constants_(self) -> None:
         """Take the weights off the list of inputs: every stage may then rely on them."""
-        self.changes += regularize_(self.model)
         listed = unlist_weights_(self.model)
         if listed:
             self.changes.append(f"{listed} weights that were listed as inputs are constants")

@@ -15,6 +15,7 @@ from ..errors import counted
 from . import constants, gemm_factors, half_precision
 from .edit import nodes_within, unlist_weights_
 from .graph import opset, with_shapes
+from .regularity import is_regular, regularize_
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +32,7 @@ def is_canonical(model: onnx.ModelProto) -> bool:
     graph = model.graph
     if model.functions or graph.sparse_initializer or half_precision.half_types(model):
         return False
-    if constants.computed_constants(graph):
+    if constants.computed_constants(graph) or not is_regular(model):
         return False
     weights = {tensor.name: tensor for tensor in graph.initializer}
     written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
@@ -67,7 +68,7 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
         A sparse weight cannot be read.
     """
     changes: list[str] = []
-    for step in (_dense_, _inline_functions_):
+    for step in (_dense_, _inline_functions_, regularize_):
         changes += step(model)
     attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
         lambda changed: _settle_(changed, generated), _widen_, _plain_gemms_,
@@ -84,7 +85,7 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
         if done:
             model.CopyFrom(trial)
             changes += done
-    return changes
+    return changes + regularize_(model)  # where constants and Identity hid something
 
 
 def _dense_(model: onnx.ModelProto) -> list[str]:

@@ -7,7 +7,7 @@ channel per group, InstanceNormalization, Reshape back, and the factors per chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def _expand_node_(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int])
         graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
-    def add(op: str, inputs: list[str], output: str = "", **attributes: float) -> str:
+    def add(op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         output = output or free_name(f"{y}/{op}", tensors)
         label = node.name if output == y else f"{node.name or y}/{output.rpartition('/')[2]}"
         made.append(helper.make_node(op, inputs, [output], label, **attributes))
@@ -79,14 +79,14 @@ def _expand_node_(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int])
         array = numpy_helper.to_array(weights[name])
         return constant(role, array.reshape(-1, *[1] * (len(size) - 2)))
 
-    inner = constant("groups", np.int64([0, groups, -1]))
+    inner = constant("groups", np.array([0, groups, -1], np.int64))
     flat = add("Reshape", [x, inner])
     ones = constant("ones", np.ones(groups, np.float32))
     zeros = constant("zeros", np.zeros(groups, np.float32))
     epsilon = given.get("epsilon", _EPSILON)
     normal = add("InstanceNormalization", [flat, ones, zeros], epsilon=epsilon)
     known = all(size[1:])
-    back = constant("sizes", np.int64([0, *size[1:]])) if known else add("Shape", [x])
+    back = constant("sizes", np.array([0, *size[1:]], np.int64)) if known else add("Shape", [x])
     whole = add("Reshape", [normal, back])
     scaled = add("Mul", [whole, per_channel("scale", scale)])
     add("Add", [scaled, per_channel("bias", bias)], y)

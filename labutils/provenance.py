@@ -126,6 +126,13 @@ def of_manifest(manifest: dict[str, Any]) -> tuple[data.Preprocessing, tuple[str
     return _preprocessing(stored), tuple(classes), claim
 
 
+def judged_output(manifest: dict[str, Any]) -> str | None:
+    """Return which output the parity gate took for the classifier's, None where it says none."""
+    gate = manifest.get("gate")
+    name = gate.get("output") if isinstance(gate, dict) else None
+    return name if name and _is_text(name, _MAX_TEXT) else None
+
+
 def _preprocessing(stored: Any) -> data.Preprocessing:
     mean, std, size, source = (stored[key] for key in ("mean", "std", "size", "source"))
     if not (_are_figures(mean) and _are_figures(std) and _is_text(source, _MAX_TEXT)):

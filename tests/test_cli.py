@@ -291,4 +291,4 @@ def test_an_input_that_is_no_image_is_told_by_its_shape(shape, tmp_path, lab):
     made.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("input", 1, shape))
     onnx.save(made, tmp_path / "x.onnx")
     code, _, err = lab("run", tmp_path / "x.onnx", "--images", 1)
-    assert code == 2 and "(n, 3, height, width)" in err
+    assert code == 2 and "(n, channels, height, width)" in err

@@ -73,10 +73,10 @@ for i, line in enumerate(pathlib.Path(options["--input_list"]).read_text().split
     name, path = line.split(":=")
     entry = next(e for e in session.get_inputs() if e.name == name)
     image = np.fromfile(path, np.float32).reshape(entry.shape)
-    logits = session.run(None, {name: image})[0]
     folder = pathlib.Path(options["--output_dir"], f"Result_{i}")
     folder.mkdir(parents=True)
-    logits.astype(kind).tofile(folder / "logits.raw")
+    for output, values in zip(session.get_outputs(), session.run(None, {name: image})):
+        values.astype(kind).tofile(folder / f"{output.name}.raw")
 """
 
 

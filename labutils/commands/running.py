@@ -126,7 +126,7 @@ def _inputs(
 
 
 def _describe(chosen: argparse.Namespace, runtime: str, found: dict[str, np.ndarray]) -> None:
-    """Print what a network gives that is no classifier: shapes and ranges, output by output."""
+    """Print what a network gives that is not a classifier: shapes and ranges, output by output."""
     rows = [
         {
             "output": name, "shape": list(values.shape), "type": str(values.dtype),

@@ -77,7 +77,9 @@ class GateReport(typesetting.Shown):
     divergence
         The first tensor that departs, if it was looked for and found.
     output
-        Name of the output that has the classifier's scores; "" where none has.
+        Name of the output that `parity` is of.
+    is_classifier
+        Whether that holds a classifier's scores; if not, it is the worst float output.
     others
         The figures of the other outputs, by name; all of them are judged. Those of whole numbers
         are shares of equal values.
@@ -93,6 +95,7 @@ class GateReport(typesetting.Shown):
     notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
     output: str = ""
+    is_classifier: bool = True
     others: dict[str, Parity | Proportion] = field(default_factory=dict)
 
     @property
@@ -114,7 +117,9 @@ class GateReport(typesetting.Shown):
             ("asked for", required),
         ]
         if self.others and self.output:
-            rows.insert(2, ("classifier", f"output {self.output!r}; --output chooses another"))
+            which = "classifier" if self.is_classifier else "worst"
+            cure = "; --output chooses another" if self.is_classifier else ""
+            rows.insert(2, (which, f"output {self.output!r}{cure}"))
         for name, found in self.others.items():
             equal = f"equal values: {found}" if isinstance(found, Proportion) else str(found)
             rows.append((f"output {name}", equal))
@@ -205,7 +210,8 @@ def gate(
         required["agreement"] = None
     matched, reasons, notes = closeness.pairs(ours, theirs, scores)
     least_equal = AGREEMENT[kind] if check_top1 else None
-    figures, others, more = _judge_all(matched, required, least_equal)
+    main, figures, more = _judge_all(matched, required, least_equal)
+    judged = figures.pop(main, None)
     reasons += more
     notes = [*_notes(ours, scores, check_top1), *notes]
     divergence = None
@@ -213,8 +219,9 @@ def gate(
         divergence, note = _locate(reference, candidate, inputs, required, reference_onnx)
         notes += [note] if note else []
     report = GateReport(
-        kind, _described(reference), _described(candidate), figures,
-        required, overridden, tuple(reasons), tuple(notes), divergence, scores, others,
+        kind, _described(reference), _described(candidate),
+        judged if isinstance(judged, Parity) else None,
+        required, overridden, tuple(reasons), tuple(notes), divergence, main, bool(scores), figures,
     )  # fmt: skip
     if reasons:
         raise ParityError(str(report), report)
@@ -274,8 +281,8 @@ def _asked(required: dict[str, Any]) -> list[str]:
 
 def _judge_all(
     matched: Sequence[Pair], required: dict[str, Any], least_equal: float | None
-) -> tuple[Parity | None, dict[str, Parity | Proportion], list[str]]:
-    """Return the figures of the scores (or the worst output), of the others, and what failed."""
+) -> tuple[str, dict[str, Parity | Proportion], list[str]]:
+    """Return the name of the scores (or the worst output), all figures, and what failed."""
     figures: dict[str, Parity | Proportion] = {}
     failed: list[str] = []
     for pair in matched:
@@ -292,8 +299,7 @@ def _judge_all(
     main = next((pair.name for pair in matched if pair.has_scores), None)
     if main is None and judged:
         main = min(judged, key=lambda name: _cosine(judged[name], required))
-    others = {name: found for name, found in figures.items() if name != main}
-    return judged.get(main or ""), others, failed
+    return main or "", figures, failed
 
 
 def _judge(

@@ -20,6 +20,7 @@ from ..runtime.outputs import Output
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from .model import Model
 
@@ -45,6 +46,20 @@ def _output(value: onnx.ValueInfoProto) -> Output:
     shape = tuple(dim.dim_value or None for dim in tensor.shape.dim)
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
     return Output(value.name, shape, tensor.elem_type in floats)
+
+
+def outputs_of_program(
+    program: torch.export.ExportedProgram, values: dict[str, Any]
+) -> tuple[Output, ...]:
+    """Return the outputs of an exported program; `values` are its nodes' examples, by name."""
+    from torch.utils import _pytree
+
+    given = [values.get(name) for name in program.graph_signature.user_outputs]
+    try:
+        named = outputs.named(_pytree.tree_unflatten(given, program.call_spec.out_spec))
+    except TypeError:  # a number among the outputs: running it will say so
+        return ()
+    return tuple(Output(n, tuple(t.shape), t.is_floating_point()) for n, t in named.items())
 
 
 def chosen(file: OnnxFile, wanted: str | None) -> tuple[OnnxFile, str, str]:

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..images import data, things
 from ..onnxfile.file import OnnxFile
+from ..runtime import outputs
 from ..runtime.outputs import ONLY
 from ..runtime.qnn import dlc_file
 from . import adapt, architectures, checkpoint, ends, random_weights
@@ -293,18 +294,21 @@ def _from_pt2(path: Path, weights: str, size: data.Size | None, output: str | No
     module: Any = program.module().requires_grad_(False)
     # Its mode is fixed, and its own eval() and train() refuse: here they do nothing.
     module.eval = module.train = types.MethodType(lambda self, mode=False: self, module)
-    first_in, first_out = signature.user_inputs[0], signature.user_outputs[0]
+    first_in = signature.user_inputs[0]
     _refuse_input(path, signature.user_inputs, values[first_in])
+    known = ends.outputs_of_program(program, values)
+    scores = outputs.scores_of(known, output, path.name)
     return _file_model(
         path,
         size,
         module=module,
         shape=tuple(values[first_in].shape),
         preprocessing=None,
-        classes=architectures.numbered(values[first_out].shape[-1]),
+        classes=architectures.numbered(ends.classes_of(known, scores)),
         trained=True,
         note="an exported program of yours",
-        output=output,
+        output=scores,
+        outputs=tuple(entry.name for entry in known),
     )
 
 
@@ -346,6 +350,7 @@ def _from_dlc(path: Path, weights: str, size: data.Size | None, output: str | No
     try:
         entry = manifests.read(path)
         preprocessing, classes, claim = provenance.of_manifest(entry)
+        output = output or provenance.judged_output(entry)
         aged = manifests.age_note(entry)
         note = f"converted by the lab: {claim}" + (f" ({aged})" if aged else "")
     except NoManifestError:

@@ -54,7 +54,7 @@ class Row:
         Rule name -> places.
     cosine, agreement
         From the parity gate: lowest (float) or mean (integer) cosine, share of the same top-1,
-        None for what is no classifier.
+        None for what is not a classifier.
     bytes, file
         Of the artifact, inside the batch's folder.
     seconds
@@ -347,7 +347,7 @@ def _row_of(output: Path, answer: dict[str, Any], row: Row) -> Row:
 
 
 def _share(agreement: dict[str, int] | None) -> float | None:
-    """Return the agreement of first classes, None for what is no classifier."""
+    """Return the agreement of first classes, None for what is not a classifier."""
     return None if agreement is None else agreement["hits"] / agreement["n"]
 
 

@@ -170,7 +170,7 @@ def quantize_model(
     ends.refuse_labels(model)
     if model.output == "" and isinstance(recipe, Search) and recipe.budget.agreement is not None:
         raise UsageError(
-            f"{model.name} is no classifier, so there is no top-1 to agree on: ask for an SQNR "
+            f"{model.name} is not a classifier, so there is no top-1 to agree on: ask for an SQNR "
             "(--sqnr) instead."
         )
     if model.preprocessing is None:

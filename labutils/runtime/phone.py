@@ -24,7 +24,7 @@ import numpy as np
 from .. import paths, typesetting
 from ..errors import LabError, MissingToolError, ModelFileError, UsageError, counted
 from ..onnxfile import graph
-from . import qnn
+from . import outputs, qnn
 from .adb import (
     SDK,
     DeviceError,
@@ -55,8 +55,8 @@ class Plan(typesetting.Shown):
         The chip that the context binary was compiled for.
     prepare, compute, finish
         Once per connection; once per batch; at the end, whatever happened.
-    output, shape, n
-        Name of the output tensor, its shape for one image, number of images.
+    outputs, n
+        The output tensors, name -> shape for one image; number of images.
     folder
         On this machine: the raw inputs lie here, and the outputs will.
     """
@@ -65,8 +65,7 @@ class Plan(typesetting.Shown):
     prepare: tuple[Step, ...]
     compute: tuple[Step, ...]
     finish: tuple[Step, ...]
-    output: str
-    shape: tuple[int, ...]
+    outputs: dict[str, tuple[int, ...]]
     n: int
     folder: Path = field(repr=False)
 
@@ -117,7 +116,7 @@ def plan(
     context_binary
         From `targets.dlc.context_binary`, with its ``.ctx.onnx`` beside it: that names the tensors.
     inputs
-        (n, 3, size, size) float32, normalized: the layout and type of the binary's own input.
+        (n, channels, height, width) float32, normalized: layout and type of the binary's input.
     soc
         The chip that it was compiled for.
     serial
@@ -133,7 +132,7 @@ def plan(
         The inputs do not fit.
     """
     binary, chip = Path(context_binary).absolute(), qnn.soc(soc)
-    (name, shape), (output, out_shape) = _tensors(binary)
+    (name, shape), given = _tensors(binary)
     if inputs.dtype != np.float32 or inputs.shape[1:] != shape[1:] or not len(inputs):
         raise UsageError(
             f"{binary.name} takes float32 (n, {', '.join(map(str, shape[1:]))}), not "
@@ -145,7 +144,7 @@ def plan(
     return Plan(
         chip, _prepare(adb, binary, chip), _compute(adb, binary, folder),
         (Step("leave nothing behind", (*adb, "shell", quoted("rm", "-rf", FOLDER))),),
-        output, out_shape[1:], len(inputs), folder,
+        {output: out_shape[1:] for output, out_shape in given.items()}, len(inputs), folder,
     )  # fmt: skip
 
 
@@ -210,6 +209,8 @@ def _compute(adb: tuple[str, ...], binary: Path, folder: Path) -> tuple[Step, ..
 def run(plan: Plan) -> np.ndarray:
     """Carry a plan out and return the logits, float32 (n, classes); the phone is cleaned up.
 
+    Of several outputs, it is the one that has a classifier's scores.
+
     Raises
     ------
     MissingToolError
@@ -225,7 +226,7 @@ def run(plan: Plan) -> np.ndarray:
     try:
         _carry_out(plan, plan.prepare)
         _carry_out(plan, plan.compute)
-        return _read(plan)
+        return _scores(_read(plan), _scores_name(plan.outputs))
     finally:
         with contextlib.suppress(LabError):  # the first error is the news
             _carry_out(plan, plan.finish)
@@ -237,12 +238,15 @@ class PhoneRunner:
     Libraries and binary are pushed at the first batch and removed by `close`.
     """
 
-    def __init__(self, file: Path, soc: qnn.Soc, serial: str, folder: Path | None) -> None:
+    def __init__(
+        self, file: Path, soc: qnn.Soc, serial: str, folder: Path | None, output: str
+    ) -> None:
         self.file: Path | None = file
         self._model = file
         self.name = file.name
         self.soc, self.serial, self.folder = soc, serial, folder
         self.runtime = f"phone over adb (qnn-net-run on the HTP, {soc.name})"
+        self.output = output
         self._last: Plan | None = None
 
     def __enter__(self) -> PhoneRunner:
@@ -252,7 +256,11 @@ class PhoneRunner:
         self.close()
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width)."""
+        return _scores(self.tensors(batch), self.output)
+
+    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every output by name, images along the first axis."""
         todo = plan(self._model, batch, self.soc, serial=self.serial, folder=self.folder)
         first, self._last = self._last is None, todo
         if first:
@@ -275,30 +283,39 @@ def connect(
     *,
     serial: str | None = None,
     folder: str | Path | None = None,
+    output: str | None = None,
 ) -> PhoneRunner:
-    """Return a runner for a context binary on a phone; parameters as of `plan`, errors of `run`."""
+    """Return a runner for a context binary on a phone; parameters as of `plan`, errors of `run`.
+
+    `output` says which output has a classifier's scores, where there are several.
+    """
     binary, chip = Path(context_binary), qnn.soc(soc)
-    _tensors(binary)
+    _, given = _tensors(binary)
+    scores = _scores_name({name: shape[1:] for name, shape in given.items()}, output)
     _require_tools(chip)
-    return PhoneRunner(binary, chip, choose(serial), Path(folder) if folder else None)
+    return PhoneRunner(binary, chip, choose(serial), Path(folder) if folder else None, scores)
 
 
 # --- what a plan is made of ---------------------------------------------------------------------
 
 
-def _tensors(binary: Path) -> tuple[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]]:
-    """Return (name, shape) of input and output, from the wrapper that QNN wrote with the binary."""
+def _tensors(binary: Path) -> tuple[tuple[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Return (name, shape) of the input, and the outputs' shapes by name.
+
+    They are from the wrapper that QNN wrote with the binary.
+    """
     wrapper = binary.with_name(binary.stem + ".ctx.onnx")
     if not binary.is_file() or not wrapper.is_file():
         gone = wrapper.name if binary.is_file() else binary.name
         raise ModelFileError(f"There is no {gone}: make it with dlc.context_binary(...).")
-    model, found = graph.read(wrapper), []
-    for kind, entries in (("input", model.graph.input), ("output", model.graph.output)):
-        if len(entries) != 1:
-            raise ModelFileError(f"{binary.name} has {len(entries)} {kind}s; one is expected.")
-        tensor = entries[0].type.tensor_type
+    model = graph.read(wrapper)
+    if len(model.graph.input) != 1:
+        raise ModelFileError(f"{binary.name} has {len(model.graph.input)} inputs; one is expected.")
+    found: dict[str, dict[str, tuple[int, ...]]] = {"input": {}, "output": {}}
+    ends = [("input", value) for value in model.graph.input]
+    for kind, value in [*ends, *(("output", value) for value in model.graph.output)]:
+        tensor, name = value.type.tensor_type, value.name
         shape = tuple(d.dim_value for d in tensor.shape.dim)
-        name = entries[0].name
         if tensor.elem_type != 1 or not shape or shape[0] != 1 or 0 in shape:  # 1: float32
             raise ModelFileError(
                 f"{binary.name}: {kind} {name} is not float32 for one image; the phone path "
@@ -306,8 +323,17 @@ def _tensors(binary: Path) -> tuple[tuple[str, tuple[int, ...]], tuple[str, tupl
             )
         if not re.fullmatch(r"\w+", name):  # it becomes a file name on the phone
             raise ModelFileError(f"{binary.name}: rename {kind} {name!r} to letters and digits.")
-        found.append((name, shape))
-    return found[0], found[1]
+        found[kind][name] = shape
+    return next(iter(found["input"].items())), found["output"]
+
+
+def _scores_name(shapes: dict[str, tuple[int, ...]], wanted: str | None = None) -> str:
+    known = [outputs.Output(name, (1, *shape)) for name, shape in shapes.items()]
+    return outputs.scores_of(known, wanted, "the context binary")
+
+
+def _scores(found: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return outputs.as_scores(found[name]) if name else next(iter(found.values()))
 
 
 def _write_inputs(folder: Path, name: str, inputs: np.ndarray) -> None:
@@ -361,20 +387,24 @@ def _refuse_other_chip(found: str, chip: qnn.Soc) -> None:
         )
 
 
-def _read(plan: Plan) -> np.ndarray:
-    rows, size = [], int(np.prod(plan.shape))
+def _read(plan: Plan) -> dict[str, np.ndarray]:
+    return {name: _values(plan, name, shape) for name, shape in plan.outputs.items()}
+
+
+def _values(plan: Plan, output: str, shape: tuple[int, ...]) -> np.ndarray:
+    rows, size = [], int(np.prod(shape))
     for i in range(plan.n):
-        file = plan.folder / "output" / f"Result_{i}" / f"{plan.output}.raw"
+        file = plan.folder / "output" / f"Result_{i}" / f"{output}.raw"
         if not file.is_file():
             raise PhoneRunError(
-                f"The phone gave no {plan.output}.raw for image {i} of {plan.n}: qnn-net-run "
+                f"The phone gave no {output}.raw for image {i} of {plan.n}: qnn-net-run "
                 "stopped early, or names its outputs differently."
             )
         values = np.fromfile(file, "<f4")
         if values.size != size or file.stat().st_size != 4 * size:
             raise PhoneRunError(
-                f"{plan.output}.raw of image {i} has {file.stat().st_size} bytes; {size} float32 "
+                f"{output}.raw of image {i} has {file.stat().st_size} bytes; {size} float32 "
                 f"values are {4 * size}. Is it written in another type?"
             )
-        rows.append(values.astype(np.float32).reshape(plan.shape))
+        rows.append(values.astype(np.float32).reshape(shape))
     return np.stack(rows)

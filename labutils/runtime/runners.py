@@ -53,7 +53,7 @@ class Runner(Protocol):
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width).
 
-        Of a network that is no classifier, its first float output as it is.
+        Of a network that is not a classifier, its first float output as it is.
         """
         ...
 
@@ -104,7 +104,7 @@ class _Closing:
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width).
 
-        Of a network that is no classifier, its first float output as it is.
+        Of a network that is not a classifier, its first float output as it is.
         """
         found = self.tensors(batch)
         if self.output:

@@ -216,7 +216,7 @@ def _share(row: Rung, judged: bool) -> Proportion:
     share = row.top1 if judged and row.top1 else row.parity.agreement
     if share is None:
         raise UsageError(
-            f"{row.name} is no classifier: there is no top-1 to draw. Show the ladder."
+            f"{row.name} is not a classifier: there is no top-1 to draw. Show the ladder."
         )
     return share
 

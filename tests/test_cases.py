@@ -57,8 +57,6 @@ TODAY = {
     ("repair for tidl-11", "torch_legacy_export"): "raw KeyError: '1.bias'",
     ("repair for tidl-11", "paddle"): "'no rule repairs Identity'",
     ("repair for tidl-11", "gemm_scalar_bias"): "'no rule repairs Gemm'",
-    ("repair for rdk-x5", "constant_nodes"): "'no rule repairs opset 17'",
-    ("repair for rdk-x5", "resize_as_torch_writes_it"): "'no rule repairs opset 17'",
     ("repair for rdk-x5", "local_functions"): "'no rule repairs opset 17'",
     ("quantize --repair-for rdk-x5", "bias_behind_identity"): "INVALID_GRAPH of a temporary file",
     ("quantize --repair-for rdk-x5", "old_opset"): "INVALID_GRAPH of a temporary file",

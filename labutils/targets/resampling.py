@@ -139,7 +139,7 @@ HTP_NEAREST = {
     "half_pixel": "round_prefer_ceil",
     "align_corners": "round_prefer_ceil",
 }
-"""The nearest Resizes that the HTP has, as ONNX calls them (QNN 2.51, measured on its simulator)."""
+"""The nearest Resizes that the HTP has, as ONNX calls them (measured, QNN 2.51's simulator)."""
 
 
 def htp_nearest(axis: Axis, coordinates: str) -> tuple[int, ...] | None:

@@ -95,7 +95,7 @@ def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
     assert names(out) == []
 
 
-@pytest.mark.parametrize("target", ["qnn", "snpe-2.7"])  # whoever is asked, QNN writes the DLC
+@pytest.mark.parametrize("target", ["qnn", "snpe-2.7"])  # for every target, QNN writes the DLC
 @pytest.mark.parametrize("build", known_wrong.TOLD, ids=lambda build: build.__name__)
 def test_what_the_htp_is_known_to_compute_otherwise_is_refused(build, target, tmp_path):
     source, batch = build(tmp_path)
@@ -103,7 +103,7 @@ def test_what_the_htp_is_known_to_compute_otherwise_is_refused(build, target, tm
     with runtime.connect(source) as reference, pytest.raises(TranslationError) as caught:
         dlc.convert(source, target, out / "m.dlc", dlc.Gate(reference, batch, check_top1=False))
     assert caught.value.op_type in ("Resize", "Pad")
-    assert "without a word" in str(caught.value) and caught.value.node in str(caught.value)
+    assert "silently takes" in str(caught.value) and caught.value.node in str(caught.value)
     assert names(out) == []
     repaired = pipeline.apply(source, "qnn", tmp_path / "repaired.onnx")
     with runtime.connect(source) as reference:

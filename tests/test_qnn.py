@@ -308,7 +308,7 @@ def beyond_the_compiler(path):
 def test_a_compiler_error_without_a_node_gets_one(pool, tmp_path):
     """The HTP compiler says MEM_ALLOC and no name; the parts of the graph lead to it."""
     file = beyond_the_compiler(tmp_path / "beyond.onnx")
-    with pytest.raises(ConvertError, match="Reshape '/b/Reshape'.*does not compile") as caught:
+    with pytest.raises(ConvertError, match=r"Reshape '/b/Reshape'.*does not compile") as caught:
         pool.build(qnn.Graph.of(file, options.htp()), "compiling it")
     ((op_type, name, _),) = caught.value.nodes
     assert (op_type, name) == ("Reshape", "/b/Reshape")

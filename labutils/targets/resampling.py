@@ -2,7 +2,7 @@
 
 The HTP knows three ways to place the positions of a nearest Resize, rounds each in one fixed way,
 and takes the factor from the two lengths, whatever factor the file states. Where the positions are
-the same ones, the result is; elsewhere the HTP computes another function without a word.
+the same ones, the result is; elsewhere the HTP silently computes another one.
 """
 
 from __future__ import annotations

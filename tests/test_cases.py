@@ -25,7 +25,6 @@ LEAST_SQNR_DB = {"int8": 5, "a16w8": 25}
 
 # (what is done, kind) -> what comes today.
 TODAY = {
-    ("repair for rdk-x5", "resize_as_torch_writes_it"): "'no rule repairs opset 17'",
 }
 
 

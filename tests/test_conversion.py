@@ -6,7 +6,7 @@ import known_wrong
 import numpy as np
 import pytest
 
-from labutils import dlc, manifests, quantize, runtime, surgery
+from labutils import dlc, manifests, pipeline, quantize, runtime, surgery
 from labutils.errors import (
     ConvertError,
     ParityError,
@@ -81,7 +81,10 @@ def test_the_table_stops_what_snpe_cannot_translate(small, small_onnx, inputs, t
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("build", known_wrong.ALL, ids=lambda build: build.__name__)
+UNTOLD = [build for build in known_wrong.ALL if build not in known_wrong.TOLD]
+
+
+@pytest.mark.parametrize("build", UNTOLD, ids=lambda build: build.__name__)
 def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
     source, batch = build(tmp_path)
     out = tmp_path / "out"
@@ -90,6 +93,22 @@ def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
         dlc.convert(source, "qnn", out / "m.dlc", gate)
     assert caught.value.report.parity.cosine_min < 0.9
     assert names(out) == []
+
+
+@pytest.mark.parametrize("target", ["qnn", "snpe-2.7"])  # for every target, QNN writes the DLC
+@pytest.mark.parametrize("build", known_wrong.TOLD, ids=lambda build: build.__name__)
+def test_what_the_htp_is_known_to_compute_otherwise_is_refused(build, target, tmp_path):
+    source, batch = build(tmp_path)
+    out = tmp_path / "out"
+    with runtime.connect(source) as reference, pytest.raises(TranslationError) as caught:
+        dlc.convert(source, target, out / "m.dlc", dlc.Gate(reference, batch, check_top1=False))
+    assert caught.value.op_type in ("Resize", "Pad")
+    assert "silently takes" in str(caught.value) and caught.value.node in str(caught.value)
+    assert names(out) == []
+    repaired = pipeline.apply(source, "qnn", tmp_path / "repaired.onnx")
+    with runtime.connect(source) as reference:
+        gate = dlc.Gate(reference, batch, check_top1=False)
+        assert dlc.convert(repaired.file, "qnn", out / "m.dlc", gate).gate.passed
 
 
 def test_what_fails_is_kept_under_another_name_where_it_is_to_be_looked_into(tmp_path):

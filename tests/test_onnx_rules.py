@@ -36,7 +36,7 @@ def graph(nodes, constants, shape, opset=17):
 
 
 def node(op, inputs, output, **attributes):
-    return helper.make_node(op, inputs.split(), [output], name=f"/{op}/{output}", **attributes)
+    return helper.make_node(op, inputs.split(" "), [output], name=f"/{op}/{output}", **attributes)
 
 
 def ops(model):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
+from labutils import targets
 from labutils.errors import (
     ConvertError,
     ModelFileError,
@@ -278,6 +279,42 @@ def test_nothing_reaches_our_output(relu, tmp_path, capfd):
         with pytest.raises(ConvertError):
             pool.build(qnn.Graph.of(bad, options.htp()), "compiling it")
     assert capfd.readouterr() == ("", "")
+
+
+def beyond_the_compiler(path):
+    """Relu, a Conv of one point, a Reshape to five dimensions (which does not compile), Relu."""
+    weights = np.random.default_rng(0).standard_normal((64, 64, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Relu", ["input"], ["r"], name="/a/Relu"),
+        helper.make_node("Conv", ["r", "w"], ["c"], name="/b/Conv"),
+        helper.make_node("Reshape", ["c", "five"], ["f"], name="/b/Reshape"),
+        helper.make_node("Relu", ["f"], ["g"], name="/c/Relu"),
+        helper.make_node("Sigmoid", ["g"], ["logits"], name="/d/Sigmoid"),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "beyond",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 64, 1, 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2, 32, 1, 1])],
+        [numpy_helper.from_array(weights, "w"),
+         numpy_helper.from_array(np.array([1, 2, 32, 1, 1]), "five")],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(made, opset_imports=imports, ir_version=8), path)
+    return path
+
+
+@pytest.mark.htp
+def test_a_compiler_error_without_a_node_gets_one(pool, tmp_path):
+    """The HTP compiler says MEM_ALLOC and no name; the parts of the graph lead to it."""
+    file = beyond_the_compiler(tmp_path / "beyond.onnx")
+    with pytest.raises(ConvertError, match=r"Reshape '/b/Reshape'.*does not compile") as caught:
+        pool.build(qnn.Graph.of(file, options.htp()), "compiling it")
+    ((op_type, name, _),) = caught.value.nodes
+    assert (op_type, name) == ("Reshape", "/b/Reshape")
+    assert "beyond.onnx" in str(caught.value) and "part" not in str(caught.value).split("\n")[0]
+    (blocks,) = targets.check(file, "qnn").blockers
+    assert blocks.node == name  # the table says the same, before anything is compiled
 
 
 @pytest.mark.htp

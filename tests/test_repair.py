@@ -9,9 +9,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from labutils import paths, pipeline, surgery, targets
+from labutils import dlc, paths, pipeline, surgery, targets
 from labutils.errors import ParityError, SurgeryError, TranslationError, UsageError
 from labutils.models import zoo
+from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import steps
 
 REPAIR = pipeline.Preparation(repair_for="snpe-2.7")
@@ -216,3 +217,58 @@ def test_an_erf_is_taken_within_a_gelu_only(tmp_path):
     assert check("Add", 2**0.5) == []
     assert check("Add", 3.0) == ["Erf"]
     assert check("Mul", 2**0.5) == ["Erf"]
+
+
+def test_the_reasons_of_the_rules_reach_the_user(tmp_path):
+    """A rule that is for what blocks, and objects, says why; a node in its way is named."""
+    nodes = [
+        helper.make_node("Relu", ["input"], ["r"], name="/a/Relu"),
+        helper.make_node("GridSample", ["r", "grid"], ["pixels"], name="/b/GridSample"),
+    ]
+    constants = {"grid": np.zeros((1, 4, 4, 2), np.float32)}
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=8, opset=18, constants=constants)
+    plan = pipeline.suggest(source, "rdk-x5")
+    assert "opset 18" in plan.objections
+    words = "rule 'opset-11' leaves it: GridSample '/b/GridSample': opset 11 has no such operator"
+    assert words in str(plan)
+    assert "no rule repairs 1 x opset" not in str(plan)
+    assert any(words in line for line in plan.to_dict()["objections"]["opset 18"])
+
+
+def test_what_stands_in_the_way_of_an_older_opset_is_replaced_first(tmp_path):
+    nodes = [helper.make_node("Celu", ["input"], ["pixels"], name="/a/Celu", alpha=0.5)]
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=8, opset=18)
+    done = pipeline.apply(source, "rdk-x5", tmp_path / "r.onnx")
+    assert done.plan.rules == {"celu": 1, "opset-11": 1}
+    assert done.surgery.check.rounding
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize("target", ["snpe-2.7", "qnn", "qairt-2025"])
+def test_the_writer_takes_part_in_the_plan(target, tmp_path):
+    """The targets' tables differ; the file must pass the one tool that writes it."""
+    nodes = [
+        helper.make_node("Celu", ["input"], ["a"], name="/a/Celu", alpha=0.5),
+        helper.make_node("Relu", ["a"], ["b"], name="/b/Relu"),
+        helper.make_node("Pad", ["b", "pads"], ["pixels"], name="/c/Pad"),
+    ]
+    constants = {"pads": np.array([0, 0, 0, 0, 0, 0, 0, 1])}
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=8, opset=17, constants=constants)
+    refused = dlc.refused_nodes(OnnxFile.of(source))
+    assert {node.op_type for node in refused} == {"Celu", "Pad"}
+    assert any("not supported by QNN EP" in node.evidence for node in refused)
+    done = pipeline.apply(source, target, tmp_path / "r.onnx", writer=dlc.refused_nodes)
+    assert {"celu", "pad-to-concat"} <= done.plan.rules.keys()
+    assert dlc.refused_nodes(OnnxFile.of(done.file)) == ()
+
+
+@pytest.mark.htp
+def test_what_the_writer_refuses_and_no_rule_repairs_is_said_with_its_reason(tmp_path):
+    nodes = [
+        helper.make_node("MaxPool", ["input"], ["pixels"], name="/p/MaxPool",
+                         kernel_shape=[2, 2], dilations=[2, 2]),
+    ]  # fmt: skip
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=9, opset=17)
+    with pytest.raises(SurgeryError, match=r"MaxPool.*refuses it: .*dilations"):
+        pipeline.apply(source, "snpe-2.7", tmp_path / "r.onnx", writer=dlc.refused_nodes)
+    assert not (tmp_path / "r.onnx").exists()

@@ -1,4 +1,4 @@
-"""Resize on the HTP: what it reads was measured; what differs is diagnosed, and repaired exactly."""
+"""Resize on the HTP: what it reads was measured; what differs is diagnosed, and repaired."""
 
 import itertools
 

@@ -1,8 +1,8 @@
 """What Qualcomm's writer makes of an ONNX file before one is written: the nodes it does not take.
 
 A target may have another table of operators; its DLC is written by QNN and runs on the HTP. Both
-have a say: QNN with its REASON per node, and what was measured of nodes that the HTP takes without
-a word and computes as something else.
+have a say: QNN with its REASON per node, and what was measured of nodes that QNN silently takes and
+the HTP computes as something else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WRITER = "qnn"
 
 
 def computed_otherwise(source: OnnxFile) -> tuple[NodeVerdict, ...]:
-    """Return the nodes that QNN takes without a word and the HTP computes as something else."""
+    """Return the nodes that QNN silently takes and the HTP computes as something else."""
     return tuple(node for node in check(source, WRITER).nodes if node.silent)
 
 
@@ -58,7 +58,7 @@ def refuse_computed_otherwise(source: OnnxFile) -> None:
         return
     first = found[0]
     raise TranslationError(
-        f"{source.name}: QNN takes {counted(len(found), 'node')} without a word and computes "
+        f"{source.name}: QNN silently takes {counted(len(found), 'node')} and computes "
         f"another function, first {first.op_type} {first.node!r} (module {first.module or '-'}): "
         f"{first.evidence}. `--repair` replaces what a rule can; see `labutils diagnose "
         "--target qnn`.",

@@ -1,4 +1,4 @@
-"""Trying the rules of the book on a copy of a model: what a target refuses then, and who objects."""
+"""Trying the rules of the book on a copy of a model: what is refused then, and who objects."""
 
 from __future__ import annotations
 
@@ -128,6 +128,7 @@ def try_rules(
     if allow_approximate:
         trial.try_each(approximate, folder, together=False)
     trial.try_each(opset, folder)
+    _clear_the_way_(trial, exact, opset, folder)
     if writer is not None:
         _ask_writer_(trial, writer, exact, folder)
     blocking = Counter(node.op_type for node in trial.now.blockers)
@@ -135,6 +136,17 @@ def try_rules(
         offers = {n: sum(blocking[op] for op in book[n].ops) for n in approximate}
         trial.offered = {n: count for n, count in offers.items() if count}
     return trial
+
+
+def _clear_the_way_(trial: Trial, exact: Sequence[str], opset: Iterable[str], folder: Path) -> None:
+    """Replace the nodes that the opset rule objects to, and try it again."""
+    if not any(op.startswith("opset") for op in _ops(trial.now)):
+        return
+    objected = {place.what for name in opset for place in trial.left.get(name, ())}
+    fitting = [name for name in exact if surgery.RULES[name].ops & objected]
+    done = [trial.attempt([name], folder) for name in fitting]
+    if any(done):
+        trial.try_each(opset, folder)
 
 
 def _ask_writer_(trial: Trial, writer: Writer, exact: Sequence[str], folder: Path) -> None:

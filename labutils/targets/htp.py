@@ -1,7 +1,8 @@
 """What Qualcomm's HTP computes otherwise, or does not compile, although QNN takes the node.
 
 Every limit here was measured with QNN 2.51 on its simulator; none is documented. The checks answer
-as those of `limits` do: True (the limit is met), False (it is missed), None (the file does not say).
+as those of `limits` do: True where the limit is met, False where it is missed, None where the file
+does not say.
 """
 
 from __future__ import annotations

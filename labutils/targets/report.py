@@ -30,7 +30,7 @@ class NodeVerdict:
     action
         What the tool does with the node.
     silent
-        Whether the tool takes the node without a word, and computes another function.
+        Whether the tool takes the node silently, and computes another function.
     """
 
     node: str

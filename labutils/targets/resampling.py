@@ -2,7 +2,7 @@
 
 The HTP knows three ways to place the positions of a nearest Resize, rounds each in one fixed way,
 and takes the factor from the two lengths, whatever factor the file states. Where the positions are
-the same ones, the result is; elsewhere the HTP computes another function without a word.
+the same ones, the result is; elsewhere the HTP silently computes another one.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ HTP_NEAREST = {
     "half_pixel": "round_prefer_ceil",
     "align_corners": "round_prefer_ceil",
 }
-"""The nearest Resizes that the HTP has, as ONNX calls them (QNN 2.51, measured on its simulator)."""
+"""The nearest Resizes that the HTP has, as ONNX calls them (measured, QNN 2.51's simulator)."""
 
 
 def htp_nearest(axis: Axis, coordinates: str) -> tuple[int, ...] | None:

@@ -35,8 +35,8 @@ class OpsetRange:
 class Constraint:
     """A limit as text, and where a machine can check it ``{name of the check: argument}``.
 
-    `silent`: the tool takes a node that misses the limit without a word, and computes another
-    function. Such a node is never converted, whoever else would accept it.
+    `silent`: the tool silently takes a node that misses the limit, and computes another
+    function. Such a node is never converted, even where QNN is asked and accepts it.
     """
 
     text: str

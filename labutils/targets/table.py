@@ -178,7 +178,7 @@ def _known(op: Op, *parts: str) -> str:
 
 
 def _judge_limits(node: Node, op: Op, table: Table) -> tuple[str, str, bool]:
-    """Verdict, evidence, and whether an operator is taken for another one without a word."""
+    """Verdict, evidence, and whether an operator is silently taken for another one."""
     listed = ", ".join(map(str, op.op_versions))
     other = bool(op.op_versions) and node.version not in op.op_versions
     version = f"version {node.version} of the operator, documented: {listed}" if other else ""

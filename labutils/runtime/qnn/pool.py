@@ -17,8 +17,8 @@ from ... import paths
 from ...errors import LabError, MissingToolError, UsageError, WorkerError
 from ...onnxfile.file import OnnxFile
 from ...tracking import Progress, tracked
-from . import options as qnn_options
 from . import bisection, process, refusal
+from . import options as qnn_options
 from .process import TIMEOUT, Arrays, Worker
 
 

@@ -274,7 +274,7 @@ PAD_TO_CONCAT = Rule(
     name="pad-to-concat",
     exact=True,
     error="none: the same constants, joined to the tensor",
-    source="definition; QNN 2.51's HTP leaves unwritten what a Pad adds at the end alone (measured)",
+    source="definition; QNN 2.51's HTP does not write what a Pad adds at the end alone (measured)",
     keeps="everything",
     onnx_passes=(make_pass("Pad", _pad),),
 )

@@ -101,8 +101,9 @@ def _gather(node: ir.Node, writer: Writer, axes: list[Axis], reads: Reads) -> li
         indices = writer.constant(np.array(read), f"{node.outputs[0].name}.axis{number}")
         new.append(writer.node("Gather", [x, indices], node, axis=number))
         sizes[number] = axis.resized
-        dtype, x = x.dtype, new[-1].outputs[0]
-        x.shape, x.dtype = ir.Shape(sizes), dtype
+        made = new[-1].outputs[0]
+        made.shape, made.type = ir.Shape(sizes), x.type
+        x = made
     return new or [writer.node("Identity", [x], node)]
 
 

@@ -1,0 +1,150 @@
+"""Exact ONNX rules for what Qualcomm's HTP lacks, and the rule that lowers any opset."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+from test_onnx_rules import QUICK, graph, node, ops, replaced
+
+from labutils import surgery, targets
+from labutils.errors import SurgeryError
+
+NEWEST = min(onnx.defs.onnx_opset_version(), 23)  # what this ONNX Runtime reads
+
+
+# --- pad-to-concat
+
+
+@QUICK
+@given(data=st.data())
+def test_any_constant_pad_is_a_concatenation(data):
+    rank = data.draw(st.integers(2, 5))
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank))
+    pads = data.draw(st.lists(st.integers(0, 2), min_size=2 * rank, max_size=2 * rank))
+    pads[rank - 1], pads[-1] = 0, data.draw(st.integers(1, 3))
+    constants = {"pads": np.array(pads), "value": np.float32(data.draw(st.sampled_from([0, 1.5])))}
+    nodes = [node("Relu", "x", "r"), node("Pad", "r pads value", "y")]
+    before = graph(nodes, constants, shape)
+    after, report = replaced(before, "pad-to-concat")
+    assert set(ops(after)) == {"Relu", "Concat"} and report.check.max_error == 0
+    axes = sum(bool(pads[a] or pads[a + rank]) for a in range(rank))
+    assert ops(after).count("Concat") == axes
+
+
+@pytest.mark.parametrize(
+    ("pads", "mode"),
+    [([0, 0, 1, 1, 0, 0, 1, 1], "constant"), ([0, 0, 0, 0, 0, 0, 0, 1], "edge"),
+     ([0, 0, 0, 1, 0, 0, 0, 0], "constant")],
+)  # fmt: skip
+def test_a_pad_that_the_htp_writes_is_left(pads, mode):
+    nodes = [node("Relu", "x", "r"), node("Pad", "r pads", "y", mode=mode)]
+    with pytest.raises(SurgeryError, match="matched nothing"):
+        surgery.replace_(graph(nodes, {"pads": np.array(pads)}, [1, 2, 4, 4]), "pad-to-concat")
+
+
+def test_the_table_and_the_rule_mean_the_same_pads(tmp_path):
+    pads = {"pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]), "value": np.float32(1)}
+    nodes = [node("Relu", "x", "r"), node("Pad", "r pads value", "y")]
+    model = graph(nodes, pads, [1, 2, 4, 4])
+    onnx.save(model, tmp_path / "before.onnx")
+    (blocks,) = targets.check(tmp_path / "before.onnx", "qnn").blockers
+    assert (blocks.op_type, blocks.silent) == ("Pad", True)
+    assert "pad-to-concat" in blocks.evidence
+    onnx.save(replaced(model, "pad-to-concat")[0], tmp_path / "after.onnx")
+    assert not targets.check(tmp_path / "after.onnx", "qnn").blockers
+
+
+# --- softmax-of-three-dimensions
+
+
+@QUICK
+@given(data=st.data())
+def test_any_softmax_of_five_dimensions_is_one_of_three(data):
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=5, max_size=6))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    nodes = [node("Reshape", "x five", "a"), node("Softmax", "a", "y", axis=axis)]
+    model = graph(nodes, {"five": np.array(shape)}, [1, int(np.prod(shape)), 1, 1])
+    after, report = replaced(model, "softmax-of-three-dimensions")
+    assert ops(after) == ["Reshape", "Softmax", "Reshape"]
+    assert report.check.relative_error < 1e-6
+
+
+def test_a_softmax_of_few_dimensions_is_left():
+    model = graph([node("Softmax", "x", "y", axis=1)], {}, [1, 3, 4, 4])
+    with pytest.raises(SurgeryError, match="matched nothing"):
+        surgery.replace_(model, "softmax-of-three-dimensions")
+
+
+# --- celu
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 2.5])
+def test_celu_is_a_scaled_elu(alpha):
+    after, _ = replaced(graph([node("Celu", "x", "y", alpha=alpha)], {}, [2, 3, 9]), "celu")
+    assert ops(after) == (["Elu"] if alpha == 1 else ["Div", "Elu", "Mul"])
+
+
+# --- opset-11
+
+
+def _at_opset(opset, nodes, constants, shape=(1, 5, 6, 6)):
+    return graph(nodes, {n: np.asarray(v) for n, v in constants.items()}, list(shape), opset)
+
+
+LOWERED = {
+    "reduce": ([node("ReduceMean", "x axes", "y", keepdims=0)], {"axes": [2, 3]}, 18),
+    "reduce all": ([node("ReduceMax", "x", "y")], {}, 18),
+    "split": ([helper.make_node("Split", ["x"], ["y", "z", "w"], axis=1, num_outputs=3)], {}, 18),
+    "pad": ([node("Pad", "x pads  axes", "y")], {"pads": [1, 0, 0, 2], "axes": [3, 1]}, 18),
+    "pool": ([node("AveragePool", "x", "y", kernel_shape=[2, 2], dilations=[1, 1])], {}, 19),
+    "resize by sizes": ([node("Resize", "x   sizes", "y", mode="linear", antialias=0)],
+                        {"sizes": [1, 5, 9, 5]}, 19),
+    "resize by scales": ([node("Resize", "x  scales", "y", keep_aspect_ratio_policy="stretch")],
+                         {"scales": np.float32([1, 1, 2, 2])}, 17),
+    "reshape": ([node("Reshape", "x shape", "y")], {"shape": [5, 36]}, 21),
+    "chain": ([node("Relu", "x", "a"), node("GlobalAveragePool", "a", "b"),
+               node("Flatten", "b", "y")], {}, NEWEST),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOWERED)
+def test_what_newer_opsets_write_otherwise_is_lowered(name):
+    nodes, constants, opset = LOWERED[name]
+    for n in nodes:  # "a  b" leaves an input out
+        while len(n.input) and n.input[-1] == "":
+            n.input.pop()
+    if name == "resize by scales":
+        del nodes[0].attribute[:]
+    model = _at_opset(opset, nodes, constants)
+    after, report = replaced(model, "opset-11")
+    assert after.opset_import[0].version == 11
+    assert report.check.relative_error < 1e-6
+    onnx.checker.check_model(after, full_check=True)
+    for n in after.graph.node:
+        assert n.op_type != "Resize" or all(n.input)  # opset 11 takes no absent input
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "opset", "why"),
+    [
+        ([node("Gelu", "x", "y")], {}, 20, "Gelu: opset 11 has no such operator"),
+        ([node("Resize", "x  scales", "y", mode="linear", antialias=1)],
+         {"scales": np.float32([1, 1, 0.5, 0.5])}, 18, "Resize: antialias = 1"),
+        ([node("Resize", "x  scales", "y", axes=[2, 3])],
+         {"scales": np.float32([2, 2])}, 18, "Resize: its attribute 'axes' is newer"),
+        ([node("Resize", "x  scales", "y", coordinate_transformation_mode="half_pixel_symmetric")],
+         {"scales": np.float32([1, 1, 2, 2])}, 19, "half_pixel_symmetric is of opset 19"),
+        ([node("AveragePool", "x", "y", kernel_shape=[2, 2], dilations=[2, 2])], {}, 19,
+         "AveragePool: dilations"),
+        ([node("Pad", "x pads", "y", mode="wrap")], {"pads": [0, 0, 1, 1, 0, 0, 1, 1]}, 19,
+         "Pad: mode = wrap"),
+        ([node("ReduceMean", "x", "y", noop_with_empty_axes=1)], {}, 18, "noop_with_empty_axes"),
+    ],
+)  # fmt: skip
+def test_what_stands_in_the_way_is_named(nodes, constants, opset, why):
+    model = _at_opset(opset, nodes, constants)
+    with pytest.raises(SurgeryError, match=why):
+        surgery.replace_(model, "opset-11")
+    assert model.opset_import[0].version == opset

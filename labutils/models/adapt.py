@@ -24,6 +24,7 @@ from ..onnxfile.edit import redirect_, unlist_weights_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
 from ..onnxfile.session import Session
+from ..onnxfile.wall import wall
 
 if TYPE_CHECKING:
     import onnx
@@ -201,10 +202,11 @@ class _Adapting:
         import onnx_ir as ir
         from onnxscript import optimizer
 
-        folded = ir.from_proto(self.model)
-        optimizer.fold_constants(folded, onnx_shape_inference=True)
-        optimizer.remove_unused_nodes(folded)
-        self.model.CopyFrom(ir.to_proto(folded))
+        with wall("onnxscript cannot fold the sizes of", "the file", error=ModelFileError):
+            folded = ir.from_proto(self.model)
+            optimizer.fold_constants(folded, onnx_shape_inference=True)
+            optimizer.remove_unused_nodes(folded)
+            self.model.CopyFrom(ir.to_proto(folded))
         left = sum(node.op_type == "Shape" for node in self.model.graph.node)
         if left < computed:
             self.changes.append(f"{computed - left} sizes that it computed are constants")

@@ -116,6 +116,16 @@ def test_the_report_and_the_manifest_say_it(tmp_path):
     assert facts["ranges_that_rectify"] == ["/rectified", "/clip", "/relu"]
 
 
+def test_a_file_that_computes_in_half_precision_is_no_reference(tmp_path):
+    """It rounds by more than the limit; then the model as it was prepared is the reference."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    halved = convert_float_to_float16(onnx.load(network(tmp_path)), keep_io_types=True)
+    onnx.save(halved, tmp_path / "half.onnx")
+    assert ptq._computes_in_half(OnnxFile(tmp_path / "half.onnx"))
+    assert not ptq._computes_in_half(OnnxFile(tmp_path / "places.onnx"))
+
+
 def test_ranges_keep_images_to_compare_on_and_without_them_inputs_are_drawn(tmp_path):
     file = network(tmp_path)
     ranges = quantize.measure_ranges(file, images(40))

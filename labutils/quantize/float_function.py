@@ -277,7 +277,7 @@ class _Rebuilding:
                 raise WrongFunctionError(
                     f"{self.name} lost {one.node.op_type} '{one.node.name}': the quantizer left "
                     f"its work to the range of its output, and {why}. Nothing was written. "
-                    f"Exclude '{one.node.name}' and quantize again."
+                    f"Exclude '{one.node.name}' by name in the recipe, and quantize again."
                 )
         model = type(self.floating)()
         model.CopyFrom(self.found.model)
@@ -412,8 +412,8 @@ def _first_departure(floating: onnx.ModelProto, rebuilt: onnx.ModelProto, image:
         for out in node.output:
             if out in before and out in after and _departs(before[out], after[out]):
                 return (
-                    f"The first node that departs is {node.op_type} '{node.name}': exclude it, or "
-                    "write it in another form, and quantize again."
+                    f"The first node that departs is {node.op_type} '{node.name}': exclude it by "
+                    "name in the recipe, or write it in another form, and quantize again."
                 )
     return "It departed before that, when the file was prepared. Please report the network."
 

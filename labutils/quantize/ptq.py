@@ -277,7 +277,7 @@ def _inserted(
     model: onnx.ModelProto, floating: onnx.ModelProto, recipe: Recipe, ranges: Ranges, name: str
 ) -> onnx.ModelProto:
     """Return the model with Q and DQ; `model` is used up, `floating` is a copy of it."""
-    advice = "Exclude that node by its name (exclude=), or export the network in another form."
+    advice = "Exclude that node by name in the recipe, or export the network in another form."
     with wall("ONNX Runtime's quantizer cannot take", name, model=floating, advice=advice):
         quantized = insert(model, recipe, ranges)
         if unrectified(quantized, floating):  # no range does the work of a Clip

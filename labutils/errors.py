@@ -7,13 +7,37 @@ turns them into an exit code: 1 when the model has a problem, 2 when the call ha
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_MARK = r"\.[0-9a-f]{8}-\d+-[0-9a-f]+\.tmp"  # of what `paths.atomic` and `paths.scratch` make
+_FOLDER = re.compile(rf"(?:[^\s'\"]*/)?\.labutils{_MARK}(?:/made)?(?:/[0-9a-f]{{8}})?(?:/|\b)")
+_FILE = re.compile(rf"(?<![\w.])\.([^/\n'\"]*?){_MARK}(\.\w+)?")
+
+
+def without_temporary(text: str) -> str:
+    """Return `text` with the names of our temporary files as those of the files that they become.
+
+    Examples
+    --------
+    >>> without_temporary("cannot load /tmp/.labutils.01234567-89-abcdef01.tmp/made/net.onnx")
+    'cannot load net.onnx'
+    >>> without_temporary("cannot load out/.net.01234567-89-abcdef01.tmp.onnx")
+    'cannot load out/net.onnx'
+    """
+    return _FILE.sub(r"\1\2", _FOLDER.sub("", text))
 
 
 class LabError(Exception):
-    """Base of all errors that the lab raises on purpose; `exit_code` is for the command line."""
+    """Base of all errors that the lab raises on purpose; `exit_code` is for the command line.
+
+    No message names a temporary file of ours.
+    """
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(without_temporary(a) if isinstance(a, str) else a for a in arguments))
 
 
 class UsageError(LabError):
@@ -183,6 +207,14 @@ class ParityError(LabError):
     def __init__(self, message: str, report: object = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class LibraryError(LabError):
+    """A library that the lab stands on failed; the message names the node, the cause, a way on."""
+
+
+class WrongFunctionError(LabError):
+    """A quantized file computes another function than its source, beside its rounding."""
 
 
 class WorkerError(LabError):

@@ -261,7 +261,6 @@ class InPlace(nn.Module):
         return x + y
 
 
-@pytest.mark.xfail(strict=True, reason="today: the function changes, a warning is all")
 @pytest.mark.parametrize("activation", [nn.Hardswish, nn.SiLU, nn.Hardsigmoid])
 def test_an_activation_in_place_whose_input_is_read_again(activation):
     import torch

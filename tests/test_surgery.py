@@ -642,21 +642,30 @@ def _wrong(module):
     return CustomHardsigmoid(0.3)
 
 
-def test_a_wrong_rule_shows_in_the_numeric_check(small):
+def test_a_wrong_rule_is_undone_and_raised(small):
     wrong = surgery.RULES["hardsigmoid"].with_layer(_wrong)
-    report = surgery.replace_(small, wrong, example_inputs=seeded(*IMAGE))
-    assert not report.check.rounding and report.check.sqnr_db < 40
-    assert "DIFFERENT" in str(report) and "WARNING" in str(report)
-    assert "WARNING" in report._repr_html_() and not report.to_dict()["check"]["rounding"]
+    weights, before = small.state_dict(), str(small)
+    expected = outputs(small, seeded(*IMAGE))
+    with pytest.raises(SurgeryError, match=r"'hardsigmoid' promises.*DIFFERENT.*left as it was"):
+        surgery.replace_(small, wrong, example_inputs=seeded(*IMAGE))
+    assert str(small) == before
+    assert all(a is b or torch.equal(a, b) for a, b in
+               zip(weights.values(), small.state_dict().values(), strict=True))  # fmt: skip
+    assert torch.equal(outputs(small, seeded(*IMAGE)), expected)
 
 
-def test_a_wrong_onnx_rule_shows_in_the_numeric_check(graphs):
+def test_a_wrong_onnx_rule_is_undone_and_raised(graphs):
     form = dataclasses.replace(
         surgery.RULES["hardswish"].onnx[0], build=lambda g, x, node: g.clip(x, 0.0, 6.0)
     )
     wrong = surgery.Rule(name="wrong", exact=True, error="none", source="a mistake", onnx=(form,))
-    report = surgery.replace_(graphs(17), wrong)
-    assert not report.check.rounding and "WARNING" in str(report)
+    model = graphs(17)
+    before = model.SerializeToString(deterministic=True)
+    with pytest.raises(SurgeryError, match=r"'wrong' promises.*DIFFERENT"):
+        surgery.replace_(model, wrong)
+    assert model.SerializeToString(deterministic=True) == before
+    report = surgery.replace_(model, dataclasses.replace(wrong, exact=False))
+    assert not report.check.rounding and "DIFFERENT" in str(report)
 
 
 def test_a_changed_shape_raises_and_leaves_the_model():

@@ -22,7 +22,9 @@ from ..images import data
 from ..models import modes, zoo
 from ..onnxfile import export_cleanup
 from ..onnxfile.file import OnnxFile
+from ..onnxfile.graph import serialized
 from ..onnxfile.session import Session
+from ..onnxfile.wall import wall
 from ..runtime import outputs
 from . import exporters
 from .exporters import OPSETS
@@ -157,7 +159,7 @@ def to_onnx(
     with modes.evaluating(module), paths.atomic(path) as temporary:
         written = unchecked(module, example, opset, exporter, preprocessing, origin, simplify)
         _check(written, opset, exporter)
-        temporary.write_bytes(written.SerializeToString(deterministic=True))
+        temporary.write_bytes(serialized(written, path.name))
         error, cosine, compared = _compare(module, temporary, example, preprocessing)
     nodes = Counter(node.op_type for node in written.graph.node)
     file = OnnxFile.written(path, written, checked=True)
@@ -275,13 +277,10 @@ def _check(model: onnx.ModelProto, opset: int, exporter: str) -> None:
             f"Asked for opset {opset}, and the {exporter} exporter wrote {found}. "
             "Choose the other exporter, or that opset."
         )
-    try:
+    what = f"what the {exporter} exporter wrote"
+    advice = "Try the other exporter, or another opset."
+    with wall("ONNX's checker refuses", what, error=ExportError, model=model, advice=advice):
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            f"The {exporter} exporter wrote an invalid opset {opset} graph: "
-            f"{exporters.first_line(error)}. Try the other exporter, or another opset."
-        ) from None
 
 
 def _compare(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError, UnknownNameError
+from ..onnxfile.wall import reason_of, wall
 
 if TYPE_CHECKING:
     import onnx
@@ -81,8 +82,9 @@ def write(
                 # torch.export fails where it depends on the values.
                 torch.export.export(module, (example,), strict=False)
     except Exception as error:  # exporters raise a dozen kinds
-        raise _explained(error, module, opset, exporter) from None
-    return onnx.load_from_string(buffer.getvalue())
+        raise _explained(error, module, opset, exporter) from error
+    with wall("onnx does not read", "what the exporter wrote", error=ExportError):
+        return onnx.load_from_string(buffer.getvalue())
 
 
 @contextlib.contextmanager
@@ -166,7 +168,13 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     import onnxsim
 
-    with _quiet():
+    advice = "Export with simplify=False."
+    with (
+        wall(
+            "onnxsim cannot simplify", "the export", error=ExportError, model=model, advice=advice
+        ),
+        _quiet(),
+    ):
         simplified, same = onnxsim.simplify(model)
     if not same:
         raise ExportError("onnxsim changed what the model computes; export with simplify=False.")
@@ -175,5 +183,4 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def first_line(error: BaseException) -> str:
     """Return what an error says, as much as fits a line; its kind where it says nothing."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return reason_of(error, lines=1)

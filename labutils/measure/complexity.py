@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import typesetting
-from ..errors import UnknownNameError, UsageError
+from ..errors import ModelFileError, UnknownNameError, UsageError
 from ..models import modes, zoo
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, with_shapes
+from ..onnxfile.wall import wall
 
 if TYPE_CHECKING:
     import onnx
@@ -330,7 +331,8 @@ def _closed(file: OnnxFile, shape: tuple[int, ...]) -> onnx.ModelProto:
 
     model = file.copy()
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        with wall("onnx cannot inline the functions of", file.name, error=ModelFileError):
+            model = onnx.inliner.inline_local_functions(model)
     for dim, n in zip(inputs(model)[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = n
     del model.graph.value_info[:]  # stale where a size was left open

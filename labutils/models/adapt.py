@@ -29,6 +29,7 @@ from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
 from ..onnxfile.half_precision import half_types
 from ..onnxfile.session import Session
+from ..onnxfile.wall import wall
 
 if TYPE_CHECKING:
     import onnx
@@ -208,10 +209,11 @@ class _Adapting:
             return
         import onnx_ir as ir
 
-        folded = ir.from_proto(self.model)
-        constants.fold_(folded, shapes=True)
-        constants.drop_identities_(folded)
-        self.model.CopyFrom(ir.to_proto(folded))
+        with wall("onnxscript cannot fold the sizes of", "the file", error=ModelFileError):
+            folded = ir.from_proto(self.model)
+            constants.fold_(folded, shapes=True)
+            constants.drop_identities_(folded)
+            self.model.CopyFrom(ir.to_proto(folded))
         left = sum(node.op_type == "Shape" for node in self.model.graph.node)
         if left < computed:
             self.changes.append(f"{computed - left} sizes that it computed are constants")

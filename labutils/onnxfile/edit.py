@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSet,
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError
+from .wall import wall
 
 if TYPE_CHECKING:
     import onnx
@@ -171,12 +172,12 @@ def cut(
 
     whole = _read(model)
     given = list(whole.graph.inputs) if inputs is None else list(inputs)
-    try:
-        part = ir.convenience.extract(whole.graph, given, list(dict.fromkeys(outputs)))
-    except ValueError as error:
-        raise ModelFileError(f"{_called(model)} cannot be cut there: {error}") from None
-    whole.graph = part
-    made = ir.to_proto(whole)
+    advice = "Cut elsewhere, or check the file with `python -m onnx.checker`."
+    with wall(
+        "onnx_ir cannot cut", _called(model), error=ModelFileError, model=model, advice=advice
+    ):
+        whole.graph = ir.convenience.extract(whole.graph, given, list(dict.fromkeys(outputs)))
+        made = ir.to_proto(whole)
     order = {tensor.name: index for index, tensor in enumerate(model.graph.initializer)}
     made.graph.initializer.sort(key=lambda tensor: order.get(tensor.name, len(order)))
     return made
@@ -187,8 +188,9 @@ def _apply_(model: onnx.ModelProto, change: ir.passes.InPlacePass) -> None:
     import onnx_ir as ir
 
     changed = _read(model)
-    change(changed)
-    made = ir.to_proto(changed)
+    with wall("onnx_ir cannot edit", _called(model), error=ModelFileError, model=model):
+        change(changed)
+        made = ir.to_proto(changed)
     model.graph.CopyFrom(made.graph)
     del model.functions[:]
     model.functions.extend(made.functions)
@@ -197,15 +199,13 @@ def _apply_(model: onnx.ModelProto, change: ir.passes.InPlacePass) -> None:
 def _read(model: onnx.ModelProto) -> ir.Model:
     import onnx_ir as ir
 
-    try:
+    advice = (
+        "It is damaged, or has what onnx_ir does not know, such as sparse constants. Export it "
+        "again."
+    )
+    with wall("onnx_ir does not read", _called(model), error=ModelFileError, advice=advice):
         return ir.from_proto(model)
-    except ir.serde.SerdeError as error:
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ModelFileError(
-            f"{_called(model)} cannot be edited, onnx_ir does not read it: {reason}. It is "
-            "damaged, or has what onnx_ir does not know, such as sparse constants. Export it again."
-        ) from None
 
 
 def _called(model: onnx.ModelProto) -> str:
-    return f"The graph {model.graph.name!r}" if model.graph.name else "The graph"
+    return f"the graph {model.graph.name!r}" if model.graph.name else "the graph"

@@ -71,7 +71,7 @@ class OnnxFile:
             Whether ONNX's checker has passed it already.
         """
         with paths.atomic(Path(path)) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+            temporary.write_bytes(graph.serialized(model, Path(path).name))
         return cls.written(path, model, checked=checked)
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import paths, untrusted
 from ..errors import LimitError, ModelFileError
+from .wall import reason_of, wall
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,6 @@ def read(path: str | Path) -> onnx.ModelProto:
         The file is missing, empty, truncated, or no ONNX model; the message says what it is.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     path = Path(path)
     try:
@@ -63,9 +63,9 @@ def read(path: str | Path) -> onnx.ModelProto:
             raise ModelFileError(f"{path} is {what}, not an ONNX file: export it to ONNX first.")
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(data)
-    except DecodeError:
+    except Exception as error:  # a DecodeError, or what protobuf's C raises
         what = "is text" if _is_text(data) else "is truncated or of another format"
-        raise ModelFileError(f"{path} {what}: it does not parse as an ONNX model.") from None
+        raise ModelFileError(f"{path} {what}: it does not parse as an ONNX model.") from error
     if not model.graph.node:
         raise ModelFileError(
             f"{path} holds no ONNX graph with nodes: truncated, or another format."
@@ -104,6 +104,22 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
                 yield from _tensors(inner)
+
+
+def serialized(model: onnx.ModelProto, name: str) -> bytes:
+    """Return a model as the bytes of a file called `name`, the same ones each time.
+
+    Raises
+    ------
+    LimitError
+        It has more than protobuf can write, 2 GB.
+    """
+    with wall(
+        "protobuf cannot write", name, error=LimitError,
+        advice="A model of more than 2 GB needs its weights in files beside it.",
+    ):  # fmt: skip
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
 
 
 def load_weights_(model: onnx.ModelProto, path: Path) -> None:
@@ -183,11 +199,15 @@ def require_valid(path: Path, model: onnx.ModelProto) -> None:
             return
         if "should be stored in" in reason:
             reason = f"{reason[:340]} Put the file with its weights beside it."
-        raise ModelFileError(f"{path} is not a valid ONNX model: {reason[:400]}") from None
-    except UnicodeDecodeError:  # the checker's own words, with the name that it complains about
+        raise ModelFileError(f"{path} is not a valid ONNX model: {reason[:400]}") from error
+    except UnicodeDecodeError as error:  # the checker's words, with the name that it objects to
         raise ModelFileError(
             f"{path} is not a valid ONNX model, and has names that are not UTF-8: it is damaged."
-        ) from None
+        ) from error
+    except Exception as error:  # its C++ raises several kinds
+        raise ModelFileError(
+            f"ONNX's checker refuses {path}: {reason_of(error)}. Export it again."
+        ) from error
 
 
 def with_shapes(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
@@ -204,7 +224,7 @@ def with_shapes(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelPr
 
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+    except Exception:  # its C++ raises several kinds
         return model  # a node that contradicts another, or a model beyond protobuf's 2 GB
 
 

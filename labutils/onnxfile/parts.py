@@ -13,6 +13,7 @@ from ..errors import ModelFileError, UnknownNameError, UsageError
 from . import edit, graph
 from .edit import cut, producers
 from .file import OnnxFile
+from .wall import reason_of
 
 if TYPE_CHECKING:
     import onnx
@@ -101,12 +102,13 @@ def extract(
         part = cut(shaped, outputs, inputs)
         onnx.checker.check_model(part)
     except Exception as error:  # the extractor and the checker raise several kinds
-        reason = str(error).splitlines()[0]
         ends = f"from {', '.join(inputs)} to {', '.join(outputs)}"
-        raise UsageError(f"{source.name} cannot be cut {ends}: {reason}") from None
+        raise UsageError(
+            f"{source.name} cannot be cut {ends}: {reason_of(error)}. Choose other tensors."
+        ) from error
     del part.metadata_props[:]  # the network's preprocessing and classes are not the part's
     with paths.atomic(destination) as temporary:
-        onnx.save(part, str(temporary))
+        temporary.write_bytes(graph.serialized(part, destination.name))
     shapes = _shapes(part.graph.input), _shapes(part.graph.output)
     return Part(destination, source.path, *shapes, len(part.graph.node), len(model.graph.node))
 

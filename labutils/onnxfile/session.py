@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelFileError, UnknownNameError
+from ..errors import ModelFileError, UnknownNameError, without_temporary
 from .file import OnnxFile
+from .graph import serialized
+from .wall import reason_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +21,6 @@ SILENT = 4
 """Severity of what ONNX Runtime logs: fatal errors only. The others are raised, and worded here."""
 
 _LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
-_LONGEST = 400  # characters of a reason
 
 
 def options(
@@ -88,15 +89,15 @@ class Session:
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
         is_file = isinstance(model, OnnxFile | str | os.PathLike)
-        self.name = name or (str(model) if is_file else "the graph")
+        self.name = without_temporary(name or (str(model) if is_file else "the graph"))
         try:
             self._session = onnxruntime.InferenceSession(
                 _loadable(model), settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's have no common base
             raise ModelFileError(
-                f"ONNX Runtime does not load {self.name}: {_reason(error)}"
-            ) from None
+                f"ONNX Runtime does not load {self.name}: {reason_of(error)}"
+            ) from error
         ends = self._session.get_inputs(), self._session.get_outputs()
         self.inputs, self.outputs = ([(e.name, e.shape, e.type) for e in side] for side in ends)
 
@@ -113,7 +114,7 @@ class Session:
         try:
             found: list[np.ndarray] = self._session.run(names, dict(feeds))
         except Exception as error:
-            raise ModelFileError(f"{self.name} fails while it runs: {_reason(error)}") from None
+            raise ModelFileError(f"{self.name} fails while it runs: {reason_of(error)}") from error
         return found
 
 
@@ -121,9 +122,4 @@ def _loadable(model: OnnxFile | str | os.PathLike[str] | onnx.ModelProto) -> str
     """Return what ONNX Runtime loads: the path of a file, the bytes of a model in memory."""
     if isinstance(model, OnnxFile | str | os.PathLike):
         return os.fspath(model)
-    content: bytes = model.SerializeToString()
-    return content
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:_LONGEST]
+    return serialized(model, "the graph")

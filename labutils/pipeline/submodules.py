@@ -63,7 +63,7 @@ def rename_ends(
             renames[names[0]] = new
     parts.rename_tensors_(model, renames)
     with paths.atomic(destination) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(graph.serialized(model, Path(destination).name))
         graph.require_valid(temporary, model)
     return destination
 

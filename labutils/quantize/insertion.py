@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 _SMALLEST = 1e-4  # range of a tensor that is constant 0, as in ONNX Runtime's QNN settings
 
 
-def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.ModelProto:
+def insert(
+    model: onnx.ModelProto, recipe: Recipe, ranges: Ranges, keep_rectifiers: bool = False
+) -> onnx.ModelProto:
     """Return `model` with QuantizeLinear and DequantizeLinear around what the recipe quantizes.
+
+    A Relu or Clip is removed, its work left to the range of its output, unless `keep_rectifiers`.
 
     ``quantize_static`` would do the same after raising a16w8's opset to 21; with the Q and DQ of
     com.microsoft, which the QNN settings choose below 21 anyway, the source's opset serves.
@@ -66,7 +70,7 @@ def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.Model
             per_channel=recipe.weights.per_channel, nodes_to_exclude=exclude,
             init_overrides=overrides or None, add_qtype_converts=False,
             activation_symmetric=recipe.activations.symmetric,
-            weight_symmetric=recipe.weights.symmetric,
+            weight_symmetric=recipe.weights.symmetric, keep_removable_activations=keep_rectifiers,
         )  # fmt: skip
         quantizer = QDQQuantizer(
             model, recipe.weights.per_channel, False, weight, activation,

@@ -23,6 +23,8 @@ from .. import export, paths, train
 from ..errors import MissingToolError, UsageError
 from ..images import data
 from ..onnxfile.edit import producers, remove_unused_
+from ..onnxfile.graph import serialized
+from ..onnxfile.wall import wall
 from . import recipe as recipes
 from .recipe import Calibration, Qat, Recipe
 from .training import graph as qat_graph
@@ -115,7 +117,7 @@ def write_qdq(
     counts = _finish_(graph, plain)
     images = calibration[:16]
     with paths.atomic(path) as temporary:
-        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+        temporary.write_bytes(serialized(graph, path.name))
         found = compared(_Dividing(plain), temporary, images, path.name)
     return QdqReport(
         path, 21, counts["activations"], counts["weights"], counts["biases"],
@@ -180,9 +182,11 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
     recipe = recipes.load(recipe)
     graph = qat_graph.trace(model)
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.export.export(graph, (example,), dynamic_shapes=dynamic).module()
     make = prepare_pt2e if recipe.qat is None else prepare_qat_pt2e
-    return make(program, _annotator(recipe))
+    advice = "Quantize its ONNX file instead: quantize.static."
+    with wall("torch.export or torchao refuses", type(model).__name__, advice=advice):
+        program = torch.export.export(graph, (example,), dynamic_shapes=dynamic).module()
+        return make(program, _annotator(recipe))
 
 
 def _convert(prepared: fx.GraphModule) -> fx.GraphModule:

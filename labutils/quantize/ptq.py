@@ -34,10 +34,12 @@ from ..errors import UnknownNameError, UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.edit import producers, rename_tensors_
 from ..onnxfile.file import OnnxFile
-from ..onnxfile.graph import opset
+from ..onnxfile.graph import opset, serialized
+from ..onnxfile.wall import naming, wall
 from ..tracking import Progress
 from . import equalize, rounding
 from . import recipe as recipes
+from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
 from .insertion import insert, verify, widths
 from .prepare import prepared
 from .ranges import Ranges, checked_inputs, measure_ranges
@@ -92,6 +94,9 @@ class QuantizeReport(typesetting.Shown):
         Nodes that compute on 16-bit activations, where others compute on 8.
     repairs
         What was done to the network, its weights and its biases, one sentence each.
+    function
+        How what the file computes without its rounding compares with the source. It was compared
+        before what changes the function on purpose: adaptive rounding, corrected biases.
     """
 
     source: Path
@@ -106,6 +111,7 @@ class QuantizeReport(typesetting.Shown):
     opset: int
     wide: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
+    function: FloatFunction | None = None
 
     @property
     def per_channel(self) -> bool:
@@ -119,7 +125,8 @@ class QuantizeReport(typesetting.Shown):
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest says of the quantization: recipe, how many images, opset."""
-        return quantization_facts(self.recipe, self.images) | {"opset": self.opset}
+        facts = quantization_facts(self.recipe, self.images) | {"opset": self.opset}
+        return facts | ({"function": self.function.to_dict()} if self.function else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -129,6 +136,7 @@ class QuantizeReport(typesetting.Shown):
             "excluded": list(self.excluded), "wide": list(self.wide),
             "repairs": list(self.repairs), "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after, "opset": self.opset,
+            "function": self.function and self.function.to_dict(),
         }  # fmt: skip
 
     def _parts(self) -> tuple[str, list[tuple[str, str]]]:
@@ -151,6 +159,7 @@ class QuantizeReport(typesetting.Shown):
             ("quantized", f"{sum(self.quantized.values())} nodes: {nodes}"),
             ("16 bits", _listed(self.wide) if self.wide else ""),
             ("repairs", "; ".join(self.repairs)),
+            ("function", str(self.function) if self.function else ""),
             ("in float", _listed(self.left)),
             ("excluded", _listed(self.excluded)),
             ("size", f"{sizes}, opset {self.opset}"),
@@ -240,24 +249,40 @@ def static(
     _check_names(model, recipe, source, exclude)
     if recipe.equalize:
         repairs.append(str(equalize.equalize_(model)))
-    ranges = _ranges(model, calibration, recipe, preprocessing, progress, source)
+    with naming(source.name, draft="part.onnx"):
+        ranges = _ranges(model, calibration, recipe, preprocessing, progress, source)
     float_model = _copy(model)
-    quantized = insert(model, recipe, ranges)
+    quantized = _inserted(model, float_model, recipe, ranges, source.name)
+    function = _compare(quantized, float_model, source, ranges, recipe, destination.name)
     excluded = [n.name for n in float_model.graph.node if recipe.excluded(n.name)]
     touched, left = verify(quantized, destination.name, excluded)
     if recipe.correct_bias or recipe.rounding != "nearest":
         images = _images(calibration, float_model, preprocessing, recipe)
-        repairs += rounding.reconstruct_(quantized, float_model, images, recipe, progress)
+        changed = rounding.reconstruct_(quantized, float_model, images, recipe, progress)
+        function = dataclasses.replace(function, on_purpose=tuple(changed))
+        repairs += changed
     _integer_ends_(quantized, recipe)
     with paths.atomic(destination) as temporary:
-        temporary.write_bytes(quantized.SerializeToString(deterministic=True))
+        temporary.write_bytes(serialized(quantized, destination.name))
     width = widths(float_model, recipe)
     wide = [name for name, bits in width.items() if bits == 16 and recipe.activations.bits == 8]
     return QuantizeReport(
         source.path, destination, recipe, len(ranges.low), touched, left, tuple(excluded),
         source.path.stat().st_size, destination.stat().st_size, opset(quantized), tuple(wide),
-        tuple(repairs),
+        tuple(repairs), function,
     )  # fmt: skip
+
+
+def _inserted(
+    model: onnx.ModelProto, floating: onnx.ModelProto, recipe: Recipe, ranges: Ranges, name: str
+) -> onnx.ModelProto:
+    """Return the model with Q and DQ; `model` is used up, `floating` is a copy of it."""
+    advice = "Exclude that node by name in the recipe, or export the network in another form."
+    with wall("ONNX Runtime's quantizer cannot take", name, model=floating, advice=advice):
+        quantized = insert(model, recipe, ranges)
+        if unrectified(quantized, floating):  # no range does the work of a Clip
+            quantized = insert(_copy(floating), recipe, ranges, keep_rectifiers=True)
+    return quantized
 
 
 def _adapted(recipe: Recipe, outliers: float | None, exclude: Sequence[str]) -> Recipe:
@@ -313,6 +338,36 @@ def _ranges(
     if producers(model.graph.node).keys().isdisjoint(calibration.tensors):
         raise UsageError(f"These ranges were measured on another model than {source.name}.")
     return calibration
+
+
+def _compare(
+    quantized: onnx.ModelProto,
+    floating: onnx.ModelProto,
+    source: OnnxFile,
+    ranges: Ranges,
+    recipe: Recipe,
+    name: str,
+) -> FloatFunction:
+    """Compare the function without rounding with the source's, on images where some are known."""
+    images, drawn = ranges.examples, not len(ranges.examples)
+    if drawn:
+        shape = [d.dim_value for d in floating.graph.input[0].type.tensor_type.shape.dim]
+        size = (MOST_IMAGES, *shape[1:])
+        images = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    widths_ = {recipe.weights.bits, *(o.weights for o in recipe.overrides if o.weights)}
+    clips = recipe.weights.mse or min(widths_) < 8
+    reference = source.whole
+    if _computes_in_half(source):  # rounds itself, by more than is allowed here
+        reference = prepared(source)
+    return compare_functions(quantized, floating, reference, images, name, drawn, clips)
+
+
+def _computes_in_half(source: OnnxFile) -> bool:
+    from onnx import TensorProto
+
+    values = source.shaped.graph.value_info
+    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return any(value.type.tensor_type.elem_type in halves for value in values)
 
 
 def _images(

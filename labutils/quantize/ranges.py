@@ -52,12 +52,15 @@ class Ranges:
     histograms
         By tensor: how many values lie in each of `BINS` equal bins from the least value (or 0) to
         the greatest (or 0). Empty unless asked for.
+    examples
+        The first of the images, at most 32: (n, 3, size, size) float32.
     """
 
     tensors: tuple[str, ...]
     low: np.ndarray
     high: np.ndarray
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
+    examples: np.ndarray = field(default_factory=lambda: np.zeros((0,), np.float32), repr=False)
 
     def limits(self, outliers: float = 0.0) -> dict[str, tuple[float, float]]:
         """Return (low, high) per tensor, leaving out that share of the images on either side.
@@ -140,7 +143,9 @@ def measure_ranges(
                 for name in kept:
                     span = edges[name][0], edges[name][-1]
                     counts[name] += np.histogram(tensors[name], BINS, span)[0]
-    return Ranges(tuple(kept), low, high, counts)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    examples = checked_inputs(calibration, 0, preprocessing, shape, _BATCH)
+    return Ranges(tuple(kept), low, high, counts, examples.copy())
 
 
 def _seen(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .rule import Rule
 
+_LIMIT = 1e-4  # of the largest output: what rounding explains
+_LIMITS = {"float16": 2e-2, "bfloat16": 0.16}  # 41 units of the last place, both
 _LISTED = 3  # matches of one kind that the text names; to_dict() has all
 
 
@@ -105,7 +107,8 @@ def check_outputs(
             f"The replacement changed the outputs' shapes from {shapes[0]} to {shapes[1]}; "
             "the model was left as it was."
         )
-    half = any(a.dtype == np.float16 for a in (*before, *after))
+    kinds = {a.dtype.name for a in (*before, *after)}
+    limit = max(_LIMITS.get(kind, _LIMIT) for kind in kinds) if kinds else _LIMIT
     a, b = (np.concatenate([x.ravel().astype(np.float64) for x in xs]) for xs in (before, after))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
@@ -113,9 +116,29 @@ def check_outputs(
         max_error=float(np.abs(a - b).max()),
         peak=float(np.abs(a).max()),
         sqnr_db=metrics.sqnr_db(a, b),
-        limit=2e-2 if half else 1e-4,
+        limit=limit,
         inputs=inputs,
     )
+
+
+def require_same(report: Report) -> None:
+    """Refuse a replacement by exact rules that changed the outputs by more than rounding.
+
+    Raises
+    ------
+    SurgeryError
+        It did; the caller undoes it.
+    """
+    if report.check and report.exact and not report.check.rounding:
+        found = [rule for rule in report.rules if report.counts[rule.name]]
+        names = ", ".join(repr(rule.name) for rule in found)
+        promise = f"The rule {names} promises" if len(found) == 1 else f"The rules {names} promise"
+        one = "" if len(found) == 1 else " Apply them one by one to see which one it is."
+        raise SurgeryError(
+            f"{promise} the same result, and the outputs changed by more than rounding "
+            f"({report.check}).{one} {report.target} was left as it was. A rule that is meant to "
+            "change the function says exact=False."
+        )
 
 
 @dataclass(frozen=True)
@@ -190,13 +213,6 @@ class Report:
             same = "unchanged" if before == after else "CHANGED"
             rows.append(("MACs", f"{before / 1e6:,.2f} M -> {after / 1e6:,.2f} M ({same})"))
         rows.append(("check", str(self.check) if self.check else "not run"))
-        if self.check and self.exact and not self.check.rounding:
-            rows.append(
-                (
-                    "WARNING",
-                    "the rules promise the same result, but this is not rounding",
-                )
-            )
         return [*rows, *(("note", note) for note in self.notes)]
 
     def __str__(self) -> str:

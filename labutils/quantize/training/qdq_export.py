@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 from ... import export, metrics, paths, typesetting
 from ...errors import LabError, UsageError
 from ...images import data
+from ...onnxfile.graph import serialized
 from ...runtime import OrtRunner
 from . import graph as qat_graph
 from .fake_quant import FakeQuant, quantizers
@@ -189,7 +190,7 @@ def to_qdq(
     name_(graph.graph, getattr(model, "meta", {}).get("scopes", {}))
     counts = replace_marks_(graph, stored, opset)
     with paths.atomic(path) as temporary:
-        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+        temporary.write_bytes(serialized(graph, path.name))
         found = compared(copy.deepcopy(model).eval(), temporary, images, path.name)
     return QdqReport(
         path, opset, counts["activations"], counts["weights"], counts["biases"],

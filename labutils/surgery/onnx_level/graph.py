@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SurgeryError, counted
-from ..report import Report, nothing_matched
+from ...onnxfile.wall import wall
+from ..report import Report, nothing_matched, require_same
 from .check import compare_outputs
 from .rewriting import rewrite_
 
@@ -37,12 +38,11 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
     if not matches:
         raise nothing_matched(name, "onnx", rules, count_operators(model), left, "")
     _refuse_quantized(model)
-    try:
+    with wall(
+        "The rewritten graph is not valid ONNX:", name, error=SurgeryError, model=result,
+        advice="The model was left as it was.",
+    ):  # fmt: skip
         onnx.checker.check_model(result, full_check=True)
-    except Exception as error:  # the checker and shape inference raise several kinds
-        raise SurgeryError(
-            f"The rewritten graph {name} is not valid ONNX: {error}. The model was left as it was."
-        ) from None
     check, notes = compare_outputs(model, result, example_inputs)
     report = Report(
         target=name,
@@ -55,6 +55,7 @@ def replace_nodes_(model: onnx.ModelProto, rules: Sequence[Rule], example_inputs
         notes=notes,
         macs=_macs(model, result),
     )
+    require_same(report)
     model.CopyFrom(result)
     return report
 
@@ -85,15 +86,15 @@ def _rewritten(
             f"{model.graph.name or 'The graph'!r} is damaged: a name in it is not UTF-8 text. "
             "Download the file again, or export it again."
         )
-    try:
+    name = model.graph.name or "the graph"
+    read = "Is it damaged? Export it again."
+    with wall("onnx_ir cannot read", name, error=SurgeryError, model=model, advice=read):
         copy = ir.from_proto(model)
+    names = ", ".join(rule.name for rule in rules[:3]) + ", ..." * (len(rules) > 3)
+    advice = f"The rules were {names}; the model was left as it was. Apply them one by one."
+    with wall("Rules cannot rewrite", name, error=SurgeryError, model=model, advice=advice):
         matches, left = rewrite_(copy, rules)
         return ir.to_proto(copy), matches, left
-    except ir.serde.SerdeError as error:
-        name, reason = model.graph.name or "the graph", str(error.__cause__ or error)
-        raise SurgeryError(
-            f"{name} is damaged; onnx_ir cannot read it: {reason.partition(chr(10))[0]}"
-        ) from None
 
 
 def _refuse_quantized(model: onnx.ModelProto) -> None:

@@ -298,11 +298,12 @@ class _Hearing:
             self.watch.mark(result, len(self.calls))
         where = " ".join(filter(None, (owner or "(the model)", _source_line())))
         became = _short_name(form.replacement)
-        in_place = _is_in_place(func, args, kwargs)
+        in_place = is_in_place(func, args, kwargs)
         self.calls.append(Call(rule, owner, where, _name(func), became, in_place, why, checked))
 
 
-def _is_in_place(func: Callable[..., Any], args: tuple, kwargs: dict) -> bool:
+def is_in_place(func: Callable[..., Any], args: tuple, kwargs: dict) -> bool:
+    """Whether a call writes into its first argument."""
     flag = any(argument is True for argument in args[1:2])
     return bool(kwargs.get("inplace")) or flag or _name(func).endswith("_")
 

@@ -143,6 +143,9 @@ def _check_effect(node: fx.Node) -> Leave | None:
     """Leave a call in place whose argument is read later: out of place it would read old values."""
     name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace")
+    owner = node.graph.owning_module
+    if node.op == "call_module" and owner is not None:
+        in_place = getattr(owner.get_submodule(str(node.target)), "inplace", False)
     source = node.args[0] if node.args else None
     if not in_place or not isinstance(source, fx.Node):
         return None

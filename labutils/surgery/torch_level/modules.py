@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch import fx, nn
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ...errors import SurgeryError, UsageError
 from ...models.modes import evaluating
 from ..forms import Leave, ModuleForm, Site, ask
+from ..layers.in_place import InPlace
 from ..naming import full_name
 from ..report import Left, Match
 from ..rule import Rule
@@ -21,10 +23,14 @@ from . import gates as gating
 
 Swap = tuple[str, nn.Module]
 SUBCLASS = "a subclass of"
+READ_AGAIN = "it works in place, and its input is read again"
 
 
 def replace_modules_(
-    model: nn.Module, rules: Sequence[Rule], gates: Collection[nn.Module] | None = None
+    model: nn.Module,
+    rules: Sequence[Rule],
+    gates: Collection[nn.Module] | None = None,
+    read_again: Sequence[nn.Module] = (),
 ) -> tuple[list[Match], list[Left], list[Swap]]:
     """Replace every submodule that a rule knows; a shared instance stays shared.
 
@@ -35,6 +41,8 @@ def replace_modules_(
     ----------
     gates
         The modules whose output scales another tensor, seen in a run; None: no run was made.
+    read_again
+        The modules in place whose input is read again: what replaces them works in place, too.
 
     Returns
     -------
@@ -64,8 +72,14 @@ def replace_modules_(
             continue
         rule, form = chosen
         if (id(module), rule.name) not in made:
-            made[id(module), rule.name] = _make_layer(module, rule, form, model)
+            layer = _make_layer(module, rule, form, model)
+            if any(module is other for other in read_again):
+                layer = _in_place(layer, module)
+            made[id(module), rule.name] = layer
         replacement = made[id(module), rule.name]
+        if replacement is module:
+            left.append(Left(path, type(module).__name__, READ_AGAIN))
+            continue
         old.append((path, module))
         new.append((path, replacement))
         gone.append(path + ".")
@@ -113,6 +127,8 @@ def possible_gates(model: nn.Module, rules: Sequence[Rule]) -> list[nn.Module]:
 
 def _describe(module: nn.Module) -> str:
     """Return a class name, and for a chain what it is made of."""
+    if isinstance(module, InPlace):
+        return f"{_describe(module.layer)}, in place"
     if type(module) is nn.Sequential:
         return " + ".join(type(child).__name__ for child in module)
     return type(module).__name__
@@ -169,6 +185,13 @@ def _make_layer(module: nn.Module, rule: Rule, form: ModuleForm, model: nn.Modul
     }
     vars(replacement).update(hooks)
     return replacement
+
+
+def _in_place(new: nn.Module, old: nn.Module) -> nn.Module:
+    """Return a layer that writes into its input; the old one where the new one differs in that."""
+    if getattr(new, "inplace", False):
+        return new
+    return old if type(new) is type(old) else InPlace(new).train(old.training)
 
 
 def _move_like_(new: nn.Module, old: nn.Module, model: nn.Module) -> None:
@@ -242,4 +265,6 @@ def run_and_count(model: nn.Module, example_inputs: tuple) -> tuple[list[np.ndar
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    if tensor.dtype == torch.bfloat16:  # NumPy's own types lack it
+        return tensor.float().numpy().astype(ml_dtypes.bfloat16)
+    return tensor.numpy()

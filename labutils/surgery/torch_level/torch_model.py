@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from ...errors import SurgeryError, UsageError
-from ..report import Check, Left, Match, Report, check_outputs, nothing_matched
-from . import forwards, functions, graph_edit, modules
+from ..report import Check, Left, Match, Report, check_outputs, nothing_matched, require_same
+from . import forwards, functions, graph_edit, in_place, modules
 from .gates import watching
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def replace_in_module_(
         if inputs is not None and level != "graph" and not isinstance(model, fx.GraphModule):
             attempt.replace_functions_(inputs)
         report = attempt.make_report()
-        _refuse_lost_effects(report, attempt.in_place)
+        require_same(report)
         attempt.undo.pop_all()
     return report
 
@@ -56,7 +56,6 @@ class _Attempt:
         self.undo = ExitStack()
         self.matches: list[Match] = []
         self.left: list[Left] = []
-        self.in_place: list[str] = []
         self.before: list[ndarray] = []
         self.macs = 0
         self.gates: set[nn.Module] | None = None
@@ -64,10 +63,13 @@ class _Attempt:
             with watching(modules.possible_gates(model, rules)) as watch:
                 self.before, self.macs = modules.run_and_count(model, inputs)
             self.gates = watch.gates
+        self.read_again = in_place.layers_read_again(model, inputs, self.before)
 
     def replace_modules_(self) -> None:
         """Replace submodules."""
-        matches, left, swaps = modules.replace_modules_(self.model, self.rules, self.gates)
+        matches, left, swaps = modules.replace_modules_(
+            self.model, self.rules, self.gates, self.read_again
+        )
         self.undo.callback(modules.put_, self.model, swaps)
         self.matches += matches
         self.left += left
@@ -95,9 +97,9 @@ class _Attempt:
             why = "a function; level 'module' leaves it"
             self.left += [Left(call.where, call.was, why) for call in found]
         elif found:
+            _refuse_lost_effects(self.model, self.rules, inputs, found)
             self.undo.callback(functions.bake_(self.model, calls))
             self.matches += [call.match for call in found]
-            self.in_place += [call.where for call in found if call.in_place]
             reached = {call.owner for call in found}
             self.left = [item for item in self.left if not _by_its_function(item, reached)]
 
@@ -158,35 +160,41 @@ def replace_in_program_(
         if inputs is not None:
             after, fewer = _run_program(program, inputs)
             check = check_outputs(before, after, "the example inputs")
+        report = Report(
+            target="the exported program",
+            level="graph",
+            rules=tuple(rules),
+            matches=tuple(matches),
+            left=tuple(left),
+            parameters=(weights, modules.count_parameters(program)),
+            check=check,
+            macs=None if fewer is None else (macs, fewer),
+            notes=() if inputs else ("without example_inputs nothing was run or compared",),
+        )
+        require_same(report)
     except Exception:
         graph_module.graph = original
         vars(program.graph_signature).update(vars(signature))
         raise
-    return Report(
-        target="the exported program",
-        level="graph",
-        rules=tuple(rules),
-        matches=tuple(matches),
-        left=tuple(left),
-        parameters=(weights, modules.count_parameters(program)),
-        check=check,
-        macs=None if fewer is None else (macs, fewer),
-        notes=() if inputs else ("without example_inputs nothing was run or compared",),
-    )
+    return report
 
 
 def _run_program(program: ExportedProgram, inputs: tuple) -> tuple[list[ndarray], int]:
     return modules.run_and_count(program.module(check_guards=False), inputs)
 
 
-def _refuse_lost_effects(report: Report, in_place: Sequence[str]) -> None:
+def _refuse_lost_effects(
+    model: nn.Module, rules: Sequence[Rule], inputs: tuple, calls: Sequence[functions.Call]
+) -> None:
     """Raise if a call was made for its effect on its argument: the replacement has none."""
-    if report.exact and report.check and not report.check.rounding and in_place:
+    places = [call.where for call in calls if call.in_place]
+    known = [f for rule in rules for form in rule.functions for f in form.resolved()]
+    if places and in_place.calls_read_again(model, inputs, functions.is_in_place, known):
         raise SurgeryError(
-            f"The outputs changed ({report.check}), and these calls work in place: "
-            f"{', '.join(dict.fromkeys(in_place))}. The replacement only returns its result. "
-            "Use the result in the model's source: x = F.hardswish(x). The model was left as it "
-            "was."
+            f"These calls work in place, and their argument is read again: "
+            f"{', '.join(dict.fromkeys(places))}. The replacement only returns its result, so the "
+            "outputs would change. Use the result in the model's source: x = F.hardswish(x). The "
+            "model was left as it was."
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from labutils import dlc, paths, pipeline, surgery, targets
-from labutils.errors import ParityError, SurgeryError, TranslationError, UsageError
+from labutils.errors import SurgeryError, TranslationError, UsageError
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import steps

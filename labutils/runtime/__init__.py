@@ -10,8 +10,8 @@ from .runners import (
     connect,
     run_all,
     scores_name,
-    seconds_in_turns,
 )
+from .timing import seconds_in_turns
 
 __all__ = [
     "HtpRunner",

@@ -97,13 +97,23 @@ def test_what_every_recipe_makes_computes_what_the_source_computes(name, tmp_pat
     assert not report.function.drawn
     assert (name == "equalized") == any("equalized" in said for said in report.repairs)
     assert (name == "w4a8_adaptive") == bool(report.function.on_purpose)
-    # a range up to the next power of two does not do the work of the Clip, which therefore stays
-    # nor can the quantizer remove a rectifier whose output is converted to another width
+    # the quantizer removes no rectifier before symmetric codes, which reach below 0, and none whose
+    # output is converted to another width
     kept = {n.name for n in onnx.load(report.file).graph.node if n.op_type in ("Relu", "Clip")}
     every, wide = {"/relu", "/clip", "/rectified"}, {"/relu", "/clip"}
     expected = {"pow2": every, "pow2_channel": every, "wide inside": wide}
     assert kept == expected.get(name, set())
     assert sorted([*kept, *report.function.put_back]) == ["/clip", "/rectified", "/relu"]
+
+
+def test_a_clip_that_no_range_can_stand_for_stays(tmp_path):
+    """Up to the next power of two a range reaches over the Clip's end."""
+    int8 = quantize.load_recipe("int8")
+    activations = recipe.Activations(power_of_two=True)
+    rounded_up = int8.replaced(name="rounded up", activations=activations)
+    report = quantize.static(network(tmp_path), tmp_path / "q.onnx", images(), rounded_up)
+    assert [n.name for n in onnx.load(report.file).graph.node if n.op_type == "Clip"] == ["/clip"]
+    assert report.function.put_back == ()
 
 
 def test_the_report_and_the_manifest_say_it(tmp_path):

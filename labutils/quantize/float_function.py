@@ -71,7 +71,8 @@ class FloatFunction:
         what = "random input" if self.drawn else "image"
         said = (
             "without its rounding, the file computes what the source computes: "
-            f"{self.error:.1e} of the largest logit, {counted(self.images, what)}"
+            f"{format(self.error, '.1e') if self.error else 0} of the largest logit, "
+            f"{counted(self.images, what)}"
         )
         if self.clipped:
             weights, tensors = sum(self.clipped.values()), len(self.clipped)

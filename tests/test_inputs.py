@@ -116,12 +116,13 @@ def test_it_goes_all_the_way(channels, height, width, stated, lab, tmp_path):
     assert q.is_file() and not err, out + err
     picture = tmp_path / "p.png"
     Image.new("L", (50, 40), 90).save(picture)
-    for artifact, extra in ((file, stated), (made, []), (q, [])):
+    for artifact, extra in ((file, stated), (made, []), (q, stated)):
         code, out, err = lab("run", artifact, *extra, "--images", picture)
         assert code == 0 and "p.png" in out, out + err
 
 
 @pytest.mark.htp
+@pytest.mark.slow
 def test_a_network_by_name_takes_a_rectangle(lab, tmp_path):
     made = tmp_path / "m.dlc"
     code, out, err = lab(

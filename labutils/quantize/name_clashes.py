@@ -60,9 +60,10 @@ def rename_(model: onnx.ModelProto, tensors: Mapping[str, str], nodes: Mapping[s
 
 
 def restore_(model: onnx.ModelProto, tensors: Mapping[str, str], nodes: Mapping[str, str]) -> None:
-    """Give a quantized model the network's own names back, where they are free.
+    """Give a quantized model the network's own names back.
 
-    What the quantizer made of a renamed tensor is named after that tensor's own name, too.
+    Where the quantizer has made something of such a name meanwhile, that gets another one. What it
+    made of a renamed tensor is named after that tensor's own name, where that is free.
     """
     graph = model.graph
     found = {t.name for t in graph.initializer}
@@ -75,12 +76,15 @@ def _back(found: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
     """Return the own name of everything whose name begins with a neutral one."""
     own = {neutral: name for name, neutral in names.items()}
     taken, back = set(found), {}
-    for name in sorted(taken):
-        neutral = next((n for n in (name, *_stems(name)) if n in own), None)
-        if neutral is None:
-            continue
-        wanted = own[neutral] + name[len(neutral) :]
-        if wanted not in taken:
+    for neutral in sorted(taken & own.keys()):
+        wanted = back[neutral] = own[neutral]
+        if wanted in taken:
+            back[wanted] = free_name(wanted, taken)
+        taken.add(wanted)
+    for name in sorted(taken - back.keys()):
+        neutral = next((n for n in _stems(name) if n in own), "")
+        wanted = own.get(neutral, "") + name[len(neutral) :]
+        if neutral and wanted not in taken:
             taken.add(wanted)
             back[name] = wanted
     return back

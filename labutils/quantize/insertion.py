@@ -34,7 +34,7 @@ def insert(model: onnx.ModelProto, recipe: Recipe, ranges: Ranges) -> onnx.Model
     """Return `model` with QuantizeLinear and DequantizeLinear around what the recipe quantizes.
 
     ``quantize_static`` would do the same after raising a16w8's opset to 21; with the Q and DQ of
-    com.microsoft, which the QNN settings choose below 21 anyway, the source's opset serves.
+    com.microsoft, which the QNN settings choose below 21 anyway, the model's opset serves.
     """
     from onnx.helper import set_model_props
     from onnxruntime.quantization import CalibrationMethod

@@ -126,7 +126,7 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 
             diagnosis.write(plan, chosen.html, str(model), os.fspath(file))
             say(chosen, f"wrote {chosen.html}")
-    gone = pipeline.refused_as_brought(model.brought, plan) if model.brought else []
+    gone = pipeline.refused_as_brought(model.brought, plan.check) if model.brought else []
     if chosen.json:
         facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
         facts["refused_as_brought"] = [f"{n.op_type} {n.node}".strip() for n in gone]
@@ -175,7 +175,7 @@ def _repair(chosen: argparse.Namespace) -> int:
                 done = pipeline.apply(file, chosen.target, chosen.output, **allowed)
             except pipeline.NothingToRepairError as nothing:
                 plan = pipeline.suggest(file, chosen.target)
-                if model.brought and pipeline.refused_as_brought(model.brought, plan):
+                if model.brought and pipeline.refused_as_brought(model.brought, plan.check):
                     file.write(chosen.output, file.copy())
                     say(chosen, f"Repaired by adapting it: {model}\nwrote {chosen.output}")
                     return 0

@@ -35,6 +35,8 @@ def is_canonical(model: onnx.ModelProto) -> bool:
     if constants.computed_constants(graph) or not is_regular(model):
         return False
     weights = {tensor.name: tensor for tensor in graph.initializer}
+    if any(value.name in weights for value in graph.input):
+        return False
     written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
     for node in nodes_within(graph):
         if node.domain not in _STANDARD:
@@ -68,7 +70,7 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
         A sparse weight cannot be read.
     """
     changes: list[str] = []
-    for step in (_dense_, _inline_functions_, regularize_):
+    for step in (_dense_, _unlist_weights_, _inline_functions_, regularize_):
         changes += step(model)
     attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
         lambda changed: _settle_(changed, generated), _widen_, _plain_gemms_,
@@ -91,6 +93,12 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
 def _dense_(model: onnx.ModelProto) -> list[str]:
     count = constants.dense_(model)
     return [f"{counted(count, 'sparse weight')} written in full"] if count else []
+
+
+def _unlist_weights_(model: onnx.ModelProto) -> list[str]:
+    """Take the weights off the list of inputs: every stage may then rely on them."""
+    listed = unlist_weights_(model)
+    return [f"{listed} weights that were listed as inputs are constants"] if listed else []
 
 
 def _inline_functions_(model: onnx.ModelProto) -> list[str]:

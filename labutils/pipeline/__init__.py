@@ -5,6 +5,7 @@ is compared with it all the same. Approximate rules are only named, until they a
 they make is another network, and everything that is written then says so.
 """
 
+from .brought_files import refused_as_brought
 from .conversion import convert_model
 from .planning import (
     NothingToRepairError,
@@ -12,7 +13,6 @@ from .planning import (
     Repair,
     apply,
     refused,
-    refused_as_brought,
     replay,
     suggest,
 )

@@ -14,10 +14,9 @@ import numpy as np
 
 from .. import paths, surgery, targets, typesetting
 from ..errors import SurgeryError, TranslationError, counted
-from ..onnxfile import constants
-from ..onnxfile.canonical_form import canonicalize_, is_canonical
 from ..onnxfile.file import OnnxFile
 from ..surgery import Edits, Report
+from .brought_files import canonical
 from .trial import Trial, Writer, objections_to, try_rules
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ def suggest(file: OnnxFile | str | Path, target: str, *, allow_approximate: bool
       rule 'hardswish' would repair 1 node; ...
     """
     with paths.scratch() as folder:
-        source = _canonical(OnnxFile.of(file), folder)
+        source = canonical(OnnxFile.of(file), folder)
         return _plan_of(try_rules(source, target, folder, allow_approximate))
 
 
@@ -277,7 +276,7 @@ def apply(
     """
     source, destination = OnnxFile.of(source), Path(destination)
     with paths.scratch() as folder:
-        source = _canonical(source, folder)
+        source = canonical(source, folder)
         trial = try_rules(source, target, folder, allow_approximate, writer)
         plan = _plan_of(trial)
         if not plan.rules and not plan.needed:
@@ -310,7 +309,7 @@ def replay(
     """
     edits = edits if isinstance(edits, Edits) else Edits.read(edits)
     with paths.scratch() as folder:
-        source = _canonical(OnnxFile.of(source), folder)
+        source = canonical(OnnxFile.of(source), folder)
         model, before = source.copy(shaped=True), source.shaped
         reports = surgery.replay_(model, edits)
         file = OnnxFile.write(folder / Path(destination).name, model, checked=True)
@@ -319,37 +318,6 @@ def replay(
     known = edits.made_for in targets.TARGETS
     check = targets.check(made, edits.made_for) if known else None
     return Repair(Path(destination), None, report, check, edits, made)
-
-
-def refused_as_brought(file: OnnxFile | str | Path, plan: Plan) -> list[targets.NodeVerdict]:
-    """Return what blocks a user's file on the plan's target, and no longer its adapted copy.
-
-    Parameters
-    ----------
-    file
-        The user's file.
-    plan
-        For the adapted copy.
-    """
-    with constants.quiet():
-        found = targets.check(OnnxFile.of(file), plan.check.target).blockers
-    kept = Counter(node.op_type for node in plan.check.blockers)
-    gone = []
-    for node in found:
-        kept[node.op_type] -= 1
-        if kept[node.op_type] < 0:
-            gone.append(node)
-    return gone
-
-
-def _canonical(source: OnnxFile, folder: Path) -> OnnxFile:
-    """Return a file in canonical form: itself, or a copy that is; a file of `zoo.load` is."""
-    if is_canonical(source.proto):
-        return source
-    model = source.copy()
-    if not canonicalize_(model):
-        return source
-    return OnnxFile.write(paths.folder(folder / "canonical") / source.path.name, model)
 
 
 def refused(plan: Plan) -> TranslationError:

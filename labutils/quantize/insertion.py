@@ -38,7 +38,7 @@ def insert(
     A Relu or Clip is removed, its work left to the range of its output, unless `keep_rectifiers`.
 
     ``quantize_static`` would do the same after raising a16w8's opset to 21; with the Q and DQ of
-    com.microsoft, which the QNN settings choose below 21 anyway, the source's opset serves.
+    com.microsoft, which the QNN settings choose below 21 anyway, the model's opset serves.
     """
     from onnx.helper import set_model_props
     from onnxruntime.quantization import CalibrationMethod

@@ -89,7 +89,7 @@ class QuantizeReport(typesetting.Shown):
     bytes_before, bytes_after
         File sizes.
     opset
-        Read back from the file; the same as the source's.
+        Read back from the file; the same as the source's, or 13 where that is older.
     wide
         Nodes that compute on 16-bit activations, where others compute on 8.
     repairs

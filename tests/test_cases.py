@@ -143,7 +143,7 @@ CONVERTED = [
     # found in public trackers; the addresses are in tests/cases
     "nodes_of_one_name", "unsorted_nodes", "input_left_out", "other_name_of_the_domain",
     "stale_shapes", "negative_batch", "tied_weights", "fused_by_onnxruntime",
-    "group_normalization",
+    "group_normalization", "twin_branches",
 ]  # fmt: skip
 QUANTIZED_DLC = ["old_opset", "paddle", "gemm_scalar_bias", "gemm_bias_of_two_dimensions"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from .draft import CLASSES, Draft
 
@@ -105,4 +106,22 @@ def rare_activations(seed=0, slope=0.25) -> onnx.ModelProto:
     x = draft.node("Gelu", [draft.convolution(x, "c3", side=1)], "a7", approximate="tanh")
     x = draft.node("ThresholdedRelu", [draft.node("Softplus", [x], "a8")], "a9", alpha=0.5)
     draft.head(draft.node("Gelu", [x], "a10"))
+    return draft.finish()
+
+
+def twin_branches(seed=0, branches=2, generated=False) -> onnx.ModelProto:
+    """Return a network whose branches are the same layer: one weight, or equal ones computed."""
+    draft = Draft(seed)
+    s = draft.stem()
+    shared = draft.weight("shared", draft.draw(8, 8, 3, 3))
+    made = []
+    for number in range(branches):
+        weight = shared
+        if generated:
+            shape = draft.weight(f"shape{number}", np.int64([8, 8, 3, 3]))
+            value = numpy_helper.from_array(np.float32([0.02]))
+            weight = draft.node("ConstantOfShape", [shape], f"w{number}", value=value)
+        made.append(draft.node("Conv", [s, weight], f"twin{number}", pads=[1] * 4))
+    x = draft.node("HardSwish", [draft.node("Concat", made, "all", axis=1)], "h")
+    draft.head(x, channels=8 * branches)
     return draft.finish()

@@ -154,6 +154,20 @@ def _halves(model, chance):
     return bool(names)
 
 
+def _brain_floats(model, chance):
+    """Store some weights in bfloat16, behind a Cast."""
+    names = _some(chance, _floats(model), 3)
+    for name in names:
+        array = numpy_helper.to_array(_taken(model, name))
+        stored = helper.make_tensor(
+            f"{name}/brain", TensorProto.BFLOAT16, array.shape, array.ravel().tolist()
+        )
+        model.graph.initializer.append(stored)
+        cast = helper.make_node("Cast", [stored.name], [name], f"/Cast_{name}", to=1)
+        model.graph.node.insert(0, cast)
+    return bool(names)
+
+
 def _computed_weights(model, chance):
     """Store some weights in another order or shape, behind Transpose or Reshape."""
     names = [n for n in _floats(model) if _size(model, n) > 1]
@@ -203,7 +217,7 @@ def _functions(model, chance):
 
 
 def _branches(model, chance):
-    """Put a node into a branch of an If whose condition is a constant."""
+    """Put a node into a branch of an If whose condition is a constant; one has a Constant."""
     nodes = [n for n in model.graph.node if n.op_type in _SAME and n.domain == ""]
     if not nodes:
         return False
@@ -212,13 +226,19 @@ def _branches(model, chance):
     inner = onnx.NodeProto()
     inner.CopyFrom(node)
     inner.name, inner.output[0] = "inside", f"{out}/inside"
+    one = numpy_helper.from_array(np.float32(1), "one")
+    times_one = [
+        helper.make_node("Constant", [], [f"{out}/one"], "one", value=one),
+        helper.make_node("Mul", [inner.output[0], f"{out}/one"], [f"{out}/product"], "product"),
+    ]
     other = helper.make_node("Identity", [node.input[0]], [f"{out}/other"], "other")
 
-    def branch(name, body):
-        made = helper.make_tensor_value_info(body.output[0], TensorProto.FLOAT, None)
-        return helper.make_graph([body], name, [], [made])
+    def branch(name, *body):
+        made = helper.make_tensor_value_info(body[-1].output[0], TensorProto.FLOAT, None)
+        return helper.make_graph(list(body), name, [], [made])
 
-    taken, left = branch("taken", inner), branch("left", other)
+    taken = branch("taken", inner, *(times_one if chance.random() < 0.5 else ()))
+    left = branch("left", other)
     then, otherwise = (taken, left) if holds else (left, taken)
     model.graph.initializer.append(numpy_helper.from_array(np.array(holds), f"{out}/condition"))
     model.ir_version = max(model.ir_version, 4)
@@ -288,6 +308,7 @@ ODDITIES = {
     "Identity at the end": (7, _identity_at_the_end),
     "computed weights": (7, _computed_weights),
     "float16 weights": (9, _halves),
+    "bfloat16 weights": (13, _brain_floats),
     "Constant nodes": (9, _constant_nodes),
     "short constants": (12, _short_constants),
     "sparse weight": (11, _sparse),

@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import json
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .options import (
@@ -26,6 +28,9 @@ from .options import (
     stored_inputs,
     titled,
 )
+
+if TYPE_CHECKING:
+    from .. import targets
 
 
 def add(commands: Any) -> None:
@@ -113,13 +118,29 @@ def _diagnose(chosen: argparse.Namespace) -> int:
 
             diagnosis.write(plan, chosen.html, str(model), os.fspath(file))
             say(chosen, f"wrote {chosen.html}")
+    gone = pipeline.refused_as_brought(model.brought, plan) if model.brought else []
     if chosen.json:
         facts = {"model": str(model), **plan.check.to_dict(), "repair": plan.to_dict()}
+        facts["refused_as_brought"] = [f"{n.op_type} {n.node}".strip() for n in gone]
         print(json.dumps(facts, indent=2))
     else:
         after = [plan.after] if chosen.repair and plan.after is not None else []
-        say(chosen, "\n\n".join(map(str, [model, plan.check, plan, *after])))
-    return 1 if plan.needed else 0
+        said = [_as_brought(chosen, gone)] if gone else []
+        say(chosen, "\n\n".join(map(str, [model, plan.check, plan, *after, *said])))
+    by_hand = gone and not targets.TARGETS[chosen.target].convert  # the file itself is handed on
+    return 1 if plan.needed or by_hand else 0
+
+
+def _as_brought(chosen: argparse.Namespace, gone: Sequence[targets.NodeVerdict]) -> str:
+    """Say what the target refuses of the user's own file, which was adapted before the check."""
+    counts = Counter(node.op_type for node in gone)
+    listed = ", ".join(f"{count} x {op}" for op, count in counts.items())
+    first = f", first {gone[0].node}" if gone[0].node else ""
+    return (
+        f"{Path(chosen.model).name} as it is has {listed}{first}, which {chosen.target} refuses. "
+        "They are gone from the adapted copy that was checked here; to get it: labutils repair "
+        f"MODEL --target {chosen.target} -o FILE.onnx"
+    )
 
 
 def _repair(chosen: argparse.Namespace) -> int:
@@ -144,6 +165,11 @@ def _repair(chosen: argparse.Namespace) -> int:
             try:
                 done = pipeline.apply(file, chosen.target, chosen.output, **allowed)
             except pipeline.NothingToRepairError as nothing:
+                plan = pipeline.suggest(file, chosen.target)
+                if model.brought and pipeline.refused_as_brought(model.brought, plan):
+                    file.write(chosen.output, file.copy())
+                    say(chosen, f"Repaired by adapting it: {model}\nwrote {chosen.output}")
+                    return 0
                 say(chosen, f"{nothing} No file was written.")
                 return 0
     emit(chosen, done)

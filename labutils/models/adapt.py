@@ -24,7 +24,7 @@ from ..errors import ModelFileError
 from ..images import data
 from ..onnxfile import constants
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
-from ..onnxfile.edit import redirect_, unlist_weights_
+from ..onnxfile.edit import redirect_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
 from ..onnxfile.half_precision import half_types
@@ -89,7 +89,6 @@ def adapted(brought: OnnxFile | str | Path, size: int | None = None) -> Adapted:
     brought.require_valid()
     model = brought.copy()
     work = _Adapting(model, size)
-    work.constants_()
     work.canonicalize_()
     work.changes += raise_opset_(model, OLDEST)
     image = _image(model)
@@ -135,9 +134,6 @@ class _Adapting:
         self.widened = False  # from half precision
 
     def needed(self, image: onnx.ValueInfoProto | None) -> bool:
-        weights = {tensor.name for tensor in self.model.graph.initializer}
-        if any(value.name in weights for value in self.model.graph.input):
-            return True
         if 7 <= opset(self.model) < OLDEST:  # ONNX Runtime runs nothing older
             return True
         if not is_canonical(self.model):
@@ -145,12 +141,6 @@ class _Adapting:
         return image is not None and bool(
             self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
         )
-
-    def constants_(self) -> None:
-        """Take the weights off the list of inputs: every stage may then rely on them."""
-        listed = unlist_weights_(self.model)
-        if listed:
-            self.changes.append(f"{listed} weights that were listed as inputs are constants")
 
     def canonicalize_(self) -> None:
         """Bring the network into canonical form; the input's type may then be float32."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import counted
 from . import constants, gemm_factors, half_precision
 from .edit import nodes_within, unlist_weights_
-from .graph import opset
+from .graph import opset, with_shapes
 from .regularity import is_regular, regularize_
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def is_canonical(model: onnx.ModelProto) -> bool:
     if constants.computed_constants(graph) or not is_regular(model):
         return False
     weights = {tensor.name: tensor for tensor in graph.initializer}
+    if any(value.name in weights for value in graph.input):
+        return False
     written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
     for node in nodes_within(graph):
         if node.domain not in _STANDARD:
@@ -68,7 +70,7 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
         A sparse weight cannot be read.
     """
     changes: list[str] = []
-    for step in (_dense_, _inline_functions_, regularize_):
+    for step in (_dense_, _unlist_weights_, _inline_functions_, regularize_):
         changes += step(model)
     attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
         lambda changed: _settle_(changed, generated), _widen_, _plain_gemms_,
@@ -93,6 +95,12 @@ def _dense_(model: onnx.ModelProto) -> list[str]:
     return [f"{counted(count, 'sparse weight')} written in full"] if count else []
 
 
+def _unlist_weights_(model: onnx.ModelProto) -> list[str]:
+    """Take the weights off the list of inputs: every stage may then rely on them."""
+    listed = unlist_weights_(model)
+    return [f"{listed} weights that were listed as inputs are constants"] if listed else []
+
+
 def _inline_functions_(model: onnx.ModelProto) -> list[str]:
     from onnx import inliner
 
@@ -100,7 +108,9 @@ def _inline_functions_(model: onnx.ModelProto) -> list[str]:
         return []
     count = len(model.functions)
     try:
-        model.CopyFrom(inliner.inline_local_functions(model, convert_version=True))
+        # a function of another opset is converted, which takes the types of what it is called with
+        model.CopyFrom(inliner.inline_local_functions(with_shapes(model), convert_version=True))
+        del model.graph.value_info[:]
     except Exception as error:  # whatever its C++ raises
         reason = " ".join(str(error).split())[:_LONGEST]
         return [f"its functions could NOT be inlined ({reason})"]
@@ -117,10 +127,11 @@ def _settle_(model: onnx.ModelProto, generated: int) -> list[str]:
     identities = _pass_(read, generated)
     made = ir.to_proto(read)
     after = _census(made)
-    gone = Counter({op: before[op] - after[op] for op in ("Constant", "If")})
+    gone = Counter({op: before[op] - after[op] for op in ("Constant", "ConstantOfShape", "If")})
     computed -= len(constants.computed_constants(made.graph))
     said = [
         (gone["Constant"], "Constant node", "stored as weights"),
+        (gone["ConstantOfShape"], "generated constant", "stored as weights"),
         (identities, "Identity node", "taken out"),
         (computed, "computed constant", "folded"),
         (gone["If"], "If node", "with a constant condition replaced by the branch taken"),

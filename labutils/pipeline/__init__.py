@@ -6,7 +6,16 @@ they make is another network, and everything that is written then says so.
 """
 
 from .conversion import convert_model
-from .planning import NothingToRepairError, Plan, Repair, apply, refused, replay, suggest
+from .planning import (
+    NothingToRepairError,
+    Plan,
+    Repair,
+    apply,
+    refused,
+    refused_as_brought,
+    replay,
+    suggest,
+)
 from .quantization import Quantized, add_tidl_hints, quantize_model
 from .settings import Comparison, Explanation, Listener, Preparation, Search
 
@@ -25,6 +34,7 @@ __all__ = [
     "convert_model",
     "quantize_model",
     "refused",
+    "refused_as_brought",
     "replay",
     "suggest",
 ]

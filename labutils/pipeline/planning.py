@@ -14,6 +14,8 @@ import numpy as np
 
 from .. import paths, surgery, targets, typesetting
 from ..errors import SurgeryError, TranslationError, counted
+from ..onnxfile import constants
+from ..onnxfile.canonical_form import canonicalize_, is_canonical
 from ..onnxfile.file import OnnxFile
 from ..surgery import Edits, Report
 
@@ -226,7 +228,8 @@ def suggest(file: OnnxFile | str | Path, target: str, *, allow_approximate: bool
       rule 'hardswish' would repair 1 node; ...
     """
     with paths.scratch() as folder:
-        return _try_rules(OnnxFile.of(file), target, Path(folder), allow_approximate).plan()
+        source = _canonical(OnnxFile.of(file), folder)
+        return _try_rules(source, target, folder, allow_approximate).plan()
 
 
 def apply(
@@ -261,6 +264,7 @@ def apply(
     """
     source, destination = OnnxFile.of(source), Path(destination)
     with paths.scratch() as folder:
+        source = _canonical(source, folder)
         trial = _try_rules(source, target, Path(folder), allow_approximate)
         plan = trial.plan()
         if not plan.rules and not plan.needed:
@@ -292,16 +296,47 @@ def replay(
         The file of edits is faulty; the line is named.
     """
     edits = edits if isinstance(edits, Edits) else Edits.read(edits)
-    source = OnnxFile.of(source)
-    model, before = source.copy(shaped=True), source.shaped
-    reports = surgery.replay_(model, edits)
     with paths.scratch() as folder:
+        source = _canonical(OnnxFile.of(source), folder)
+        model, before = source.copy(shaped=True), source.shaped
+        reports = surgery.replay_(model, edits)
         file = OnnxFile.write(folder / Path(destination).name, model, checked=True)
         report = _join_reports(reports, before, file, inputs)
         made = _write(file, Path(destination), edits)
     known = edits.made_for in targets.TARGETS
     check = targets.check(made, edits.made_for) if known else None
     return Repair(Path(destination), None, report, check, edits, made)
+
+
+def refused_as_brought(file: OnnxFile | str | Path, plan: Plan) -> list[targets.NodeVerdict]:
+    """Return what blocks a user's file on the plan's target, and no longer its adapted copy.
+
+    Parameters
+    ----------
+    file
+        The user's file.
+    plan
+        For the adapted copy.
+    """
+    with constants.quiet():
+        found = targets.check(OnnxFile.of(file), plan.check.target).blockers
+    kept = Counter(node.op_type for node in plan.check.blockers)
+    gone = []
+    for node in found:
+        kept[node.op_type] -= 1
+        if kept[node.op_type] < 0:
+            gone.append(node)
+    return gone
+
+
+def _canonical(source: OnnxFile, folder: Path) -> OnnxFile:
+    """Return a file in canonical form: itself, or a copy that is; a file of `zoo.load` is."""
+    if is_canonical(source.proto):
+        return source
+    model = source.copy()
+    if not canonicalize_(model):
+        return source
+    return OnnxFile.write(paths.folder(folder / "canonical") / source.path.name, model)
 
 
 def refused(plan: Plan) -> TranslationError:

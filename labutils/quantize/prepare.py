@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ModelFileError, counted
+from ..errors import ModelFileError
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.constants import MOST_ELEMENTS
 from ..onnxfile.edit import (
@@ -15,7 +15,6 @@ from ..onnxfile.edit import (
     lift_constants_,
     nodes_within,
     subgraphs,
-    unlist_weights_,
     unshare_weights_,
 )
 from ..onnxfile.file import OnnxFile
@@ -91,8 +90,7 @@ def _refuse_quantized(model: onnx.ModelProto, source: OnnxFile) -> None:
 
 def _canonicalize_(model: onnx.ModelProto, source: OnnxFile) -> list[str]:
     """Bring a model into the form that the quantizer reads; return what was changed."""
-    listed = unlist_weights_(model)
-    done = [f"{counted(listed, 'weight')} that were listed as inputs are constants"] * bool(listed)
+    done: list[str] = []
     generated = any(node.op_type == "ConstantOfShape" for node in model.graph.node)
     if generated or not is_canonical(model):
         done += canonicalize_(model, MOST_ELEMENTS)

@@ -1,0 +1,189 @@
+"""One network in many spellings: adapted, it computes the same, and it can be quantized."""
+
+import numpy as np
+import onnx
+import pytest
+import random_graphs
+import spellings
+from cases.draft import SIDE, Draft
+from onnx import helper, numpy_helper
+
+from labutils import metrics, pipeline, quantize
+from labutils.errors import ModelFileError
+from labutils.models import adapt
+from labutils.onnxfile import canonical_form, constants, gemm_factors
+from labutils.onnxfile.edit import nodes_within
+from labutils.onnxfile.session import Session
+from labutils.quantize import name_clashes
+from labutils.quantize.prepare import prepared
+
+IMAGES = np.random.default_rng(1).standard_normal((8, 3, SIDE, SIDE)).astype(np.float32)
+MOST = {"float16": 1e-2}  # of the largest output; half precision rounds between the nodes
+LEAST_SQNR_DB = 30  # of a16w8; a lost factor of a Gemm leaves less than 10
+
+
+def computed(model, images=IMAGES[:1]):
+    """Return every output by name, for each image."""
+    session = Session(model)
+    name, _, kind = session.inputs[0]
+    kind = np.float16 if kind == "tensor(float16)" else np.float32
+    names = [name for name, _, _ in session.outputs]
+    rows = [session.run({name: image[None].astype(kind)}) for image in images]
+    return {n: np.stack([row[i] for row in rows]) for i, n in enumerate(names)}
+
+
+def assert_same(found, expected, most):
+    assert list(found) == list(expected), "the names of the outputs stay"
+    for name, values in expected.items():
+        peak = np.abs(values.astype(np.float32)).max()
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=most * peak)
+
+
+@pytest.fixture(params=spellings.SPELLINGS)
+def spelled(request, tmp_path):
+    file = tmp_path / f"{request.param}.onnx"
+    onnx.save(spellings.SPELLINGS[request.param](), file)
+    return file
+
+
+def test_every_spelling_is_adapted_and_quantized(spelled, tmp_path):
+    most = MOST.get(spelled.stem.split("_")[0], 1e-5)
+    before, made = spelled.read_bytes(), adapt.adapted(spelled)
+    assert spelled.read_bytes() == before
+    onnx.checker.check_model(made.onnx.whole, full_check=True)
+    assert canonical_form.canonicalize_(made.onnx.copy()) == []
+    ready = prepared(spelled)
+    onnx.checker.check_model(ready, full_check=True)
+    found = computed(made.onnx)
+    if spelled.stem.startswith("bfloat16"):  # which ONNX Runtime does not run
+        assert any("NOT compared" in change for change in made.changes)
+    else:
+        assert_same(found, computed(spelled), most)
+    assert_same(computed(ready), found, 1e-5)
+    quantize.static(spelled, tmp_path / "q.onnx", IMAGES, "a16w8")
+    shown = computed(made.onnx, IMAGES), computed(tmp_path / "q.onnx", IMAGES)
+    assert list(shown[0]) == list(shown[1])
+    assert metrics.sqnr_db(*(out["scores"].reshape(8, -1) for out in shown)) > LEAST_SQNR_DB
+
+
+@pytest.mark.parametrize("op", spellings.STAY)
+def test_a_branch_that_stays_is_refused_by_its_name(op, tmp_path):
+    file = tmp_path / "stays.onnx"
+    onnx.save(spellings.STAY[op](), file)
+    made = adapt.adapted(file)
+    assert_same(computed(made.onnx or file), computed(file), 1e-5)
+    node = next(node for node in onnx.load(file).graph.node if node.op_type == op)
+    with pytest.raises(ModelFileError, match=f"stays.onnx .*: {op} '{node.name}'"):
+        quantize.static(file, tmp_path / "q.onnx", IMAGES, "int8")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_what_a_branch_reads_keeps_its_name(tmp_path):
+    model = spellings.decided_while_it_runs()
+    assert canonical_form.canonicalize_(model)
+    onnx.checker.check_model(model, full_check=True)
+    made = {name for node in model.graph.node for name in node.output}
+    branch = next(
+        a.g for node in model.graph.node for a in node.attribute if a.name == "else_branch"
+    )
+    assert branch.node[0].input[0] == "stem_act"
+    assert "stem_act" in made
+
+
+def test_what_needs_no_change_is_handed_on_untouched(tmp_path):
+    draft = Draft()
+    draft.constant("low", value=numpy_helper.from_array(np.float32(0)))
+    draft.head(draft.node("Clip", [draft.stem(), "low"], "clip"))
+    file = tmp_path / "plain.onnx"
+    onnx.save(draft.finish(), file)
+    made = adapt.adapted(file)
+    assert (made.file, made.changes) == (file, ())
+
+
+def test_a_random_network_needs_one_adaptation():
+    """What was brought into canonical form is in it: a second time there is nothing to do."""
+    for seed in range(6):
+        model, oddities = random_graphs.network(seed)
+        canonical_form.unlist_weights_(model)
+        canonical_form.canonicalize_(model)
+        assert canonical_form.is_canonical(model), oddities
+        before = model.SerializeToString()
+        assert canonical_form.canonicalize_(model) == []
+        assert model.SerializeToString() == before
+
+
+def test_a_damaged_sparse_weight_is_refused_by_its_name():
+    values = numpy_helper.from_array(np.float32([1, 2]), "pruned")
+    for places, shape in (([0, 99], [8]), ([0, -1], [8]), ([0, 1], [2**20, 2**20])):
+        draft = Draft()
+        draft.head(draft.stem())
+        model = draft.finish()
+        indices = numpy_helper.from_array(np.int64(places), "places")
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, shape))
+        with pytest.raises(ModelFileError, match="'pruned'"):
+            constants.dense_(model)
+
+
+def test_large_generated_constants_stay_computed():
+    draft = Draft()
+    shape = draft.weight("shape", np.int64([8, 8, 3, 3]))
+    w = draft.node("ConstantOfShape", [shape], "w", value=numpy_helper.from_array(np.float32([1])))
+    draft.head(draft.node("Conv", [draft.stem(), w], "c", pads=[1] * 4))
+    for most, left in ((575, 1), (576, 0)):
+        model = draft.finish()
+        canonical_form.canonicalize_(model, most)
+        ops = [node.op_type for node in nodes_within(model.graph)]
+        assert ops.count("ConstantOfShape") == left
+
+
+def test_names_come_back_where_they_are_free():
+    draft = Draft()
+    draft.weight("b", draft.draw(8))
+    draft.weight("b_scale", np.float32(0.5))
+    x = draft.node("Conv", ["image", draft.weight("w", draft.draw(8, 3, 3, 3)), "b"], "c")
+    draft.head(draft.node("Mul", [x, "b_scale"], "m"))
+    model = draft.finish()
+    tensors, nodes = name_clashes.clashes(model)
+    assert (set(tensors), nodes) == ({"b_scale"}, {})
+    before = model.SerializeToString(deterministic=True)
+    name_clashes.rename_(model, tensors, nodes)
+    assert name_clashes.clashes(model) == ({}, {})
+    name_clashes.restore_(model, tensors, nodes)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_plain_gemm_stays_what_it_is():
+    draft = Draft()
+    draft.head(draft.stem())
+    model = draft.finish()
+    before = model.SerializeToString()
+    assert gemm_factors.plain_gemms_(model) == 0
+    assert model.SerializeToString() == before
+
+
+def test_the_user_is_told_what_a_target_refuses_of_the_file_as_it_is(lab, tmp_path):
+    draft = Draft()
+    draft.node("Identity", [draft.head(draft.stem(), output="raw")], "scores")
+    file, made = tmp_path / "mine.onnx", tmp_path / "repaired.onnx"
+    onnx.save(draft.finish(), file)
+    code, out, _ = lab("diagnose", file, "--target", "tidl-11")
+    assert code == 1
+    assert "mine.onnx as it is has 1 x Identity, first /Identity_scores" in out
+    code, out, _ = lab("repair", file, "--target", "tidl-11", "-o", made)
+    assert code == 0
+    assert "1 Identity node taken out" in out
+    assert_same(computed(made), computed(file), 1e-5)
+    assert lab("diagnose", made, "--target", "tidl-11")[0] == 0
+
+
+def test_python_repairs_what_the_command_line_repairs(tmp_path):
+    """A path that was not adapted before takes the same form first."""
+    file = tmp_path / "function.onnx"
+    onnx.save(spellings.SPELLINGS["function_of_another_opset"](), file)
+    plan = pipeline.suggest(file, "snpe-2.7")
+    assert [node.op_type for node in plan.check.blockers] == ["HardSwish"]
+    made = pipeline.apply(file, "snpe-2.7", tmp_path / "repaired.onnx")
+    assert not made.check.blockers
+    assert_same(computed(made.file), computed(file), 1e-5)
+    again = pipeline.replay(file, made.edits, tmp_path / "again.onnx")
+    assert_same(computed(again.file), computed(file), 1e-5)

@@ -125,3 +125,18 @@ def twin_branches(seed=0, branches=2, generated=False) -> onnx.ModelProto:
     x = draft.node("HardSwish", [draft.node("Concat", made, "all", axis=1)], "h")
     draft.head(x, channels=8 * branches)
     return draft.finish()
+
+
+def recurrent(seed=0, op="GRU") -> onnx.ModelProto:
+    """Return a network that reads the columns of its features with a recurrent layer."""
+    draft = Draft(seed)
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
+    rows = draft.node("ReduceMean", [draft.stem()], "rows", axes=[2], keepdims=0)
+    steps = draft.node("Transpose", [rows], "steps", perm=[2, 0, 1])
+    w = draft.weight("w", draft.draw(1, 8 * gates, 8))
+    r = draft.weight("r", draft.draw(1, 8 * gates, 8))
+    draft.node(op, [steps, w, r], ["", "last"], hidden_size=8)
+    flat = draft.node("Reshape", ["last", draft.weight("shape", np.int64([1, 8]))], "flat")
+    draft.weight("fc", draft.draw(8, CLASSES))
+    draft.node("Gemm", [flat, "fc", draft.weight("fc.bias", draft.draw(CLASSES))], "scores")
+    return draft.finish()

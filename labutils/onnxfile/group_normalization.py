@@ -22,10 +22,13 @@ _SINCE = 21  # before, scale and bias were per group, and ONNX took that operato
 _EPSILON = 1e-5
 
 
-def written_out(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def written_out(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the nodes that `expand_` writes out: scale and bias are float32 constants."""
     from onnx import TensorProto
 
+    graph = model.graph
+    if not any(x.version >= _SINCE for x in model.opset_import if not x.domain):
+        return []
     weights = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     return [
         node
@@ -39,9 +42,8 @@ def expand_(model: onnx.ModelProto) -> list[str]:
 
     One whose input has an unknown number of dimensions stays.
     """
-    version = next((x.version for x in model.opset_import if not x.domain), 0)
     count = 0
-    while version >= _SINCE and (nodes := written_out(model.graph)):
+    while nodes := written_out(model):
         found = shapes.inferred(model)  # behind one, shapes are known once it is written out
         known = {node.input[0]: shapes.sizes(found[node.input[0]])
                  for node in nodes if node.input[0] in found}  # fmt: skip

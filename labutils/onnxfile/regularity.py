@@ -33,7 +33,7 @@ def is_regular(model: onnx.ModelProto) -> bool:
         or any(_left_out(node) for node in nodes)
         or not _is_sorted(model.graph, set())
         or contrib_operators.fused(model.graph)
-        or group_normalization.written_out(model.graph)
+        or group_normalization.written_out(model)
         or _tied(model.graph)
         or _negative(model.graph)
         or shapes.contradicted(model)

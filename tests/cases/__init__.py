@@ -190,6 +190,16 @@ KINDS: dict[str, Kind] = {
         _varied(seed=_SEED, groups=st.sampled_from([1, 2, 8]), layers=st.integers(1, 3)),
         "github.com/onnx/onnx/issues/7157, github.com/NVIDIA/TensorRT/issues/4336",
     ),
+    "twin_branches": Kind(
+        layers.twin_branches,
+        _varied(seed=_SEED, branches=st.integers(2, 4), generated=st.booleans()),
+        "light_inception_v1.onnx of the onnx package: equal branches, which ONNX Runtime merges",
+    ),
+    "recurrent": Kind(
+        layers.recurrent,
+        _varied(seed=_SEED, op=st.sampled_from(["GRU", "LSTM"])),
+        "github.com/onnxruntime/onnxruntime-qnn/pull/498: LSTM and GRU end QNN's DLC writer",
+    ),
     "fused_by_onnxruntime": Kind(
         loose.fused_by_onnxruntime,
         _varied(seed=_SEED, activation=st.sampled_from(["Relu", "Sigmoid", "LeakyRelu", "Tanh"])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from .draft import CLASSES, Draft
 
@@ -105,4 +106,37 @@ def rare_activations(seed=0, slope=0.25) -> onnx.ModelProto:
     x = draft.node("Gelu", [draft.convolution(x, "c3", side=1)], "a7", approximate="tanh")
     x = draft.node("ThresholdedRelu", [draft.node("Softplus", [x], "a8")], "a9", alpha=0.5)
     draft.head(draft.node("Gelu", [x], "a10"))
+    return draft.finish()
+
+
+def twin_branches(seed=0, branches=2, generated=False) -> onnx.ModelProto:
+    """Return a network whose branches are the same layer: one weight, or equal ones computed."""
+    draft = Draft(seed)
+    s = draft.stem()
+    shared = draft.weight("shared", draft.draw(8, 8, 3, 3))
+    made = []
+    for number in range(branches):
+        weight = shared
+        if generated:
+            shape = draft.weight(f"shape{number}", np.int64([8, 8, 3, 3]))
+            value = numpy_helper.from_array(np.float32([0.02]))
+            weight = draft.node("ConstantOfShape", [shape], f"w{number}", value=value)
+        made.append(draft.node("Conv", [s, weight], f"twin{number}", pads=[1] * 4))
+    x = draft.node("HardSwish", [draft.node("Concat", made, "all", axis=1)], "h")
+    draft.head(x, channels=8 * branches)
+    return draft.finish()
+
+
+def recurrent(seed=0, op="GRU") -> onnx.ModelProto:
+    """Return a network that reads the columns of its features with a recurrent layer."""
+    draft = Draft(seed)
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[op]
+    rows = draft.node("ReduceMean", [draft.stem()], "rows", axes=[2], keepdims=0)
+    steps = draft.node("Transpose", [rows], "steps", perm=[2, 0, 1])
+    w = draft.weight("w", draft.draw(1, 8 * gates, 8))
+    r = draft.weight("r", draft.draw(1, 8 * gates, 8))
+    draft.node(op, [steps, w, r], ["", "last"], hidden_size=8)
+    flat = draft.node("Reshape", ["last", draft.weight("shape", np.int64([1, 8]))], "flat")
+    draft.weight("fc", draft.draw(8, CLASSES))
+    draft.node("Gemm", [flat, "fc", draft.weight("fc.bias", draft.draw(CLASSES))], "scores")
     return draft.finish()

@@ -313,7 +313,7 @@ def _convert(
     """Write the DLCs; the gate compares with the model as it was loaded, and keeps what fails."""
     made, model = {}, trip.model
     inputs = steps.gate_inputs(model.known_preprocessing())
-    with runtime.connect(model.module) as reference:
+    with runtime.connect(model.module, name=model.name) as reference:
         gate = dlc.Gate(
             reference, inputs, original,
             check_top1=model.trained, keep_failed=True, memory=trip.memory,
@@ -355,7 +355,7 @@ def _compile(trip: _Trip, quantized: Path) -> None:
         context = dlc.context_binary(quantized, path, soc)
         inputs = steps.gate_inputs(model.known_preprocessing())[:8]
         with (
-            runtime.connect(model.module) as reference,
+            runtime.connect(model.module, name=model.name) as reference,
             runtime.connect(context.wrapper, "htp", soc=soc) as reloaded,
         ):
             try:

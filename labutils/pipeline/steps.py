@@ -54,6 +54,8 @@ def export_model(model: zoo.Model, path: Path, opset: int, **facts: Any) -> expo
 
 def connect(model: zoo.Model, artifact: Any, **settings: Any) -> runtime.Runner:
     """Return a runner of a model, or of a file made from it; both have the same scores."""
+    if artifact is model.module:
+        settings.setdefault("name", model.name)
     return runtime.connect(artifact, output=model.output or None, **settings)
 
 

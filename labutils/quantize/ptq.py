@@ -142,9 +142,9 @@ class QuantizeReport(typesetting.Shown):
     def _parts(self) -> tuple[str, list[tuple[str, str]]]:
         weights, calibration = self.recipe.weights, self.recipe.calibration
         symmetry = "symmetric" if weights.symmetric else "asymmetric"
-        kept = f"{100 * (1 - self.outliers):g} % of" if self.outliers else "all"
+        out = f", {100 * self.outliers:g} % of them left out on either side" if self.outliers else ""
         method = {
-            "minmax": f"min-max over {kept} {self.images} calibration images",
+            "minmax": f"min-max over {self.images} calibration images{out}",
             "percentile": f"{calibration.percentile:g} % of the values of {self.images} images",
             "mse": f"least squared error on {self.images} calibration images",
             "entropy": f"least divergence on {self.images} calibration images",

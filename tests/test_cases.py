@@ -24,8 +24,7 @@ OURS = re.compile(r"\.labutils\.|/made/|Traceback|cannot be found in any scope")
 LEAST_SQNR_DB = {"int8": 5, "a16w8": 25}
 
 # (what is done, kind) -> what comes today.
-TODAY = {
-}
+TODAY = {}
 
 
 def marked(doing, kinds):

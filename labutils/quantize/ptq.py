@@ -142,9 +142,10 @@ class QuantizeReport(typesetting.Shown):
     def _parts(self) -> tuple[str, list[tuple[str, str]]]:
         weights, calibration = self.recipe.weights, self.recipe.calibration
         symmetry = "symmetric" if weights.symmetric else "asymmetric"
-        out = f", {100 * self.outliers:g} % of them left out on either side" if self.outliers else ""
+        out = f"{100 * self.outliers:g} % of them left out on either side"
         method = {
-            "minmax": f"min-max over {self.images} calibration images{out}",
+            "minmax": f"min-max over {self.images} calibration images"
+            + (f", {out}" if self.outliers else ""),
             "percentile": f"{calibration.percentile:g} % of the values of {self.images} images",
             "mse": f"least squared error on {self.images} calibration images",
             "entropy": f"least divergence on {self.images} calibration images",

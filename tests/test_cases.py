@@ -242,8 +242,7 @@ def test_labels_are_refused_before_any_work(command, lab, tmp_path):
 
 
 @pytest.mark.htp
-@pytest.mark.xfail(strict=True, reason="today: 'The QNN worker died (signal SIGABRT)', no node")
-@pytest.mark.parametrize("op", ["GRU", "LSTM"])
+@pytest.mark.parametrize("op", ["GRU", "LSTM", "RNN"])
 def test_a_recurrent_layer_is_refused_by_name(op, lab, tmp_path):
     """QNN's DLC writer ends its process over one: github.com/onnxruntime/onnxruntime-qnn/pull/498.
 

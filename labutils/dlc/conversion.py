@@ -332,7 +332,7 @@ def _write(
         notes = {"target": check.target, "precision": precision, "made_from": written.name}
         writing.write(written, draft, inside, notes)
 
-    refusals.refuse_computed_otherwise(source)
+    refusals.refuse_never_written(source)
     if check.target == snpe.TARGET:
         transcript = snpe.translate(source, draft, echo=echo, write=write)
         if transcript.real:  # its DLC is kept, but only what can be run and compared counts

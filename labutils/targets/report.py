@@ -31,6 +31,8 @@ class NodeVerdict:
         What the tool does with the node.
     silent
         Whether the tool takes the node silently, and computes another function.
+    aborts
+        Whether the tool's process ends over the node.
     """
 
     node: str
@@ -43,6 +45,7 @@ class NodeVerdict:
     version: int | None = None
     action: str = ""
     silent: bool = False
+    aborts: bool = False
 
 
 @dataclass(frozen=True, repr=False)

@@ -89,6 +89,8 @@ class Op:
     since, detail, workaround, placement, maps_to, note
         First release, the text of the refusal, a replacement, the processor it runs on, the
         target's own operator, anything else. Empty where not stated.
+    aborts
+        Whether the tool's process ends over the operator, without a word about the node.
     """
 
     verdict: Verdict
@@ -104,6 +106,7 @@ class Op:
     placement: str = ""
     maps_to: str = ""
     note: str = ""
+    aborts: bool = False
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ def judge(node: Node, table: Table) -> NodeVerdict:
         confidence=op.confidence if op else "",
         version=node.version,
         silent=silent,
+        aborts=op is not None and op.aborts,
     )
 
 

@@ -103,7 +103,9 @@ def test_what_the_htp_is_known_to_compute_otherwise_is_refused(build, target, tm
     with runtime.connect(source) as reference, pytest.raises(TranslationError) as caught:
         dlc.convert(source, target, out / "m.dlc", dlc.Gate(reference, batch, check_top1=False))
     assert caught.value.op_type in ("Resize", "Pad")
-    assert "silently computes another function" in str(caught.value) and caught.value.node in str(caught.value)
+    assert "silently computes another function" in str(caught.value) and caught.value.node in str(
+        caught.value
+    )
     assert names(out) == []
     repaired = pipeline.apply(source, "qnn", tmp_path / "repaired.onnx")
     with runtime.connect(source) as reference:

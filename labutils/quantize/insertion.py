@@ -13,6 +13,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,12 +31,36 @@ if TYPE_CHECKING:
 _SMALLEST = 1e-4  # range of a tensor that is constant 0, as in ONNX Runtime's QNN settings
 
 
+@dataclass(frozen=True)
+class Inserted:
+    """A QDQ model and the float model that it was made of, under names that do not clash.
+
+    Attributes
+    ----------
+    quantized, floating
+        The two, with the same names for the same tensors and nodes of the network.
+    tensors, nodes
+        Name in the user's network -> neutral name, of those that stood in the quantizer's way.
+    """
+
+    quantized: onnx.ModelProto
+    floating: onnx.ModelProto
+    tensors: dict[str, str]
+    nodes: dict[str, str]
+
+    def restored(self) -> onnx.ModelProto:
+        """Return the QDQ model under the network's own names; `quantized` is used up."""
+        name_clashes.restore_(self.quantized, self.tensors, self.nodes)
+        return self.quantized
+
+
 def insert(
     model: onnx.ModelProto, recipe: Recipe, ranges: Ranges, keep_rectifiers: bool = False
-) -> onnx.ModelProto:
-    """Return `model` with QuantizeLinear and DequantizeLinear around what the recipe quantizes.
+) -> Inserted:
+    """Put QuantizeLinear and DequantizeLinear around what the recipe quantizes.
 
-    A Relu or Clip is removed, its work left to the range of its output, unless `keep_rectifiers`.
+    `model` is used up. A Relu or Clip is removed, its work left to the range of its output, unless
+    `keep_rectifiers`.
 
     ``quantize_static`` would do the same after raising a16w8's opset to 21; with the Q and DQ of
     com.microsoft, which the QNN settings choose below 21 anyway, the model's opset serves.
@@ -57,6 +82,8 @@ def insert(
     data = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in default.items()}
     tensors, nodes = name_clashes.clashes(model)
     name_clashes.rename_(model, tensors, nodes)
+    floating = type(model)()
+    floating.CopyFrom(model)
     for entry in (entry for entries in overrides.values() for entry in entries):
         if "convert" in entry:
             readers_ = entry["convert"]["recv_nodes"]
@@ -80,9 +107,8 @@ def insert(
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     result = quantizer.model.model
-    name_clashes.restore_(result, tensors, nodes)
     set_model_props(result, properties)  # the source's own, without the quantizer's mark
-    return result
+    return Inserted(result, floating, tensors, nodes)
 
 
 def quant_type(bits: int, signed: bool) -> Any:

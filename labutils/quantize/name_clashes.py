@@ -39,10 +39,12 @@ def clashes(model: onnx.ModelProto) -> tuple[dict[str, str], dict[str, str]]:
     known = tensors | nodes
     renamed = {name for name in tensors - ends if any(s in known for s in _stems(name))}
     renamed |= {stem for end in ends for stem in _stems(end) if stem in tensors - ends}
-    taken = set(known)
-    of_tensors = {name: free_name(_NEUTRAL, taken) for name in sorted(renamed)}
+    neutral, taken = _NEUTRAL, set(known)
+    while any(name.startswith(neutral) for name in known):  # nor does any name that is made of it
+        neutral = f"_{neutral}"
+    of_tensors = {name: free_name(neutral, taken) for name in sorted(renamed)}
     moved = sorted(name for name in nodes if any(stem in known for stem in _stems(name)))
-    return of_tensors, {name: free_name(_NEUTRAL, taken) for name in moved}
+    return of_tensors, {name: free_name(neutral, taken) for name in moved}
 
 
 def _stems(name: str) -> Iterator[str]:
@@ -75,13 +77,14 @@ def restore_(model: onnx.ModelProto, tensors: Mapping[str, str], nodes: Mapping[
 def _back(found: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
     """Return the own name of everything whose name begins with a neutral one."""
     own = {neutral: name for name, neutral in names.items()}
-    taken, back = set(found), {}
-    for neutral in sorted(taken & own.keys()):
+    found, back = set(found), {}
+    present = sorted(found & own.keys())
+    taken = found | {own[neutral] for neutral in present}
+    for neutral in present:
         wanted = back[neutral] = own[neutral]
-        if wanted in taken:
+        if wanted in found:
             back[wanted] = free_name(wanted, taken)
-        taken.add(wanted)
-    for name in sorted(taken - back.keys()):
+    for name in sorted(found - back.keys()):
         neutral = next((n for n in _stems(name) if n in own), "")
         wanted = own.get(neutral, "") + name[len(neutral) :]
         if neutral and wanted not in taken:

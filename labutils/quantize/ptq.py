@@ -40,7 +40,7 @@ from ..tracking import Progress
 from . import equalize, rounding
 from . import recipe as recipes
 from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
-from .insertion import insert, verify, widths
+from .insertion import Inserted, insert, verify, widths
 from .prepare import prepared
 from .ranges import Ranges, checked_inputs, measure_ranges
 from .recipe import Recipe
@@ -253,15 +253,18 @@ def static(
     with naming(source.name, draft="part.onnx"):
         ranges = _ranges(model, calibration, recipe, preprocessing, progress, source)
     float_model = _copy(model)
-    quantized = _inserted(model, float_model, recipe, ranges, source.name)
-    function = _compare(quantized, float_model, source, ranges, recipe, destination.name)
-    excluded = [n.name for n in float_model.graph.node if recipe.excluded(n.name)]
-    touched, left = verify(quantized, destination.name, excluded)
+    inserted = _inserted(model, float_model, recipe, ranges, source.name)
+    function = _compare(inserted, source, ranges, recipe, destination.name)
     if recipe.correct_bias or recipe.rounding != "nearest":
         images = _images(calibration, float_model, preprocessing, recipe)
-        changed = rounding.reconstruct_(quantized, float_model, images, recipe, progress)
+        changed = rounding.reconstruct_(
+            inserted.quantized, inserted.floating, images, recipe, progress
+        )
         function = dataclasses.replace(function, on_purpose=tuple(changed))
         repairs += changed
+    quantized = inserted.restored()
+    excluded = [n.name for n in float_model.graph.node if recipe.excluded(n.name)]
+    touched, left = verify(quantized, destination.name, excluded)
     _integer_ends_(quantized, recipe)
     with paths.atomic(destination) as temporary:
         temporary.write_bytes(serialized(quantized, destination.name))
@@ -276,14 +279,14 @@ def static(
 
 def _inserted(
     model: onnx.ModelProto, floating: onnx.ModelProto, recipe: Recipe, ranges: Ranges, name: str
-) -> onnx.ModelProto:
+) -> Inserted:
     """Return the model with Q and DQ; `model` is used up, `floating` is a copy of it."""
     advice = "Exclude that node by name in the recipe, or export the network in another form."
     with wall("ONNX Runtime's quantizer cannot take", name, model=floating, advice=advice):
-        quantized = insert(model, recipe, ranges)
-        if unrectified(quantized, floating):  # no range does the work of a Clip
-            quantized = insert(_copy(floating), recipe, ranges, keep_rectifiers=True)
-    return quantized
+        inserted = insert(model, recipe, ranges)
+        if unrectified(inserted.quantized, inserted.floating):  # no range does the work of a Clip
+            inserted = insert(_copy(floating), recipe, ranges, keep_rectifiers=True)
+    return inserted
 
 
 def _adapted(recipe: Recipe, outliers: float | None, exclude: Sequence[str]) -> Recipe:
@@ -342,17 +345,13 @@ def _ranges(
 
 
 def _compare(
-    quantized: onnx.ModelProto,
-    floating: onnx.ModelProto,
-    source: OnnxFile,
-    ranges: Ranges,
-    recipe: Recipe,
-    name: str,
+    inserted: Inserted, source: OnnxFile, ranges: Ranges, recipe: Recipe, name: str
 ) -> FloatFunction:
     """Compare the function without rounding with the source's, on images where some are known."""
     images, drawn = ranges.examples, not len(ranges.examples)
     if drawn:
-        shape = [d.dim_value for d in floating.graph.input[0].type.tensor_type.shape.dim]
+        graph = inserted.floating.graph
+        shape = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
         size = (MOST_IMAGES, *shape[1:])
         images = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     widths_ = {recipe.weights.bits, *(o.weights for o in recipe.overrides if o.weights)}
@@ -360,7 +359,9 @@ def _compare(
     reference = source.whole
     if _computes_in_half(source):  # rounds itself, by more than is allowed here
         reference = prepared(source)
-    return compare_functions(quantized, floating, reference, images, name, drawn, clips)
+    return compare_functions(
+        inserted.quantized, inserted.floating, reference, images, name, drawn, clips
+    )
 
 
 def _computes_in_half(source: OnnxFile) -> bool:

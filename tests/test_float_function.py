@@ -85,7 +85,7 @@ def made(tmp_path_factory):
     found = {}
     for name in ("int8", "a16w8", "int8_tensor", "wide inside"):
         copy = prepare.prepared(file)
-        found[name] = insertion.insert(copy, recipe_of(name), ranges), floating
+        found[name] = insertion.insert(copy, recipe_of(name), ranges).quantized, floating
     return found
 
 
@@ -153,7 +153,7 @@ def test_a_beta_that_the_quantizer_loses_is_an_error(tmp_path):
     ranges = quantize.measure_ranges(floating, images())
     copy = onnx.ModelProto()
     copy.CopyFrom(floating)
-    quantized = insertion.insert(copy, recipe_of("int8"), ranges)
+    quantized = insertion.insert(copy, recipe_of("int8"), ranges).quantized
     with pytest.raises(WrongFunctionError, match=r"departs is Gemm '/scores': exclude it") as error:
         float_function.compare_functions(quantized, floating, floating, images(), "q.onnx")
     assert "q.onnx does not compute what its source computes" in str(error.value)
@@ -161,9 +161,9 @@ def test_a_beta_that_the_quantizer_loses_is_an_error(tmp_path):
 
 def test_a_wrong_function_writes_nothing(tmp_path, monkeypatch):
     def wrong(*arguments, **settings):
-        quantized = insertion.insert(*arguments, **settings)
-        del named(quantized, "/second").input[2:]
-        return quantized
+        inserted = insertion.insert(*arguments, **settings)
+        del named(inserted.quantized, "/second").input[2:]
+        return inserted
 
     file = network(tmp_path)
     monkeypatch.setattr(ptq, "insert", wrong)

@@ -14,6 +14,7 @@ the range does not reach further than the node lets pass.
 from __future__ import annotations
 
 import contextlib
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -298,7 +299,9 @@ class _Rebuilding:
 
     def _partner(self, node: onnx.NodeProto) -> str:
         codes, meant = node.input[0], node.output[0]
-        names = (codes.removesuffix(_CODES), meant, meant.removesuffix(_MEANT))
+        own = codes.removesuffix(_CODES)
+        # ONNX Runtime's copies of a bias that two layers share are numbered
+        names = (own, meant, meant.removesuffix(_MEANT), own.rstrip(string.digits))
         partner = next((name for name in names if name in self.weights), None)
         if partner is None:
             raise WrongFunctionError(

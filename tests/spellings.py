@@ -251,6 +251,108 @@ def softmax_of_two_meanings():
     return draft.finish()
 
 
+def _dropouts(opset, flag=None, mask=False):
+    """Return a network with Dropout before its scores: `flag` is training_mode, as array."""
+    draft = Draft(opset=opset)
+    extra, given = [], {"ratio": 0.3} if opset < 12 else {}
+    if flag is not None:
+        extra = [draft.weight("ratio", np.float32(0.3)), draft.weight("training", flag)]
+    outputs = ["kept", "mask"] if mask else "kept"
+    x = draft.node("Dropout", [draft.stem(), *extra], outputs, **given)
+    draft.node("Dropout", [draft.head(x, output="raw")], "scores", **given)
+    return draft.finish()
+
+
+def squeeze_decided_by_a_size():
+    """Return what torch's legacy exporter makes of ``squeeze(3).squeeze(2)``."""
+    draft = Draft()
+    x = draft.node("GlobalAveragePool", [draft.stem()], "pooled")
+    for axis, start in ((3, 3), (2, -2)):
+        size = draft.node("Shape", [x], f"size{axis}")
+        if axis == 3:
+            one = draft.node("Gather", [size, draft.weight("three", np.int64(start))], "one")
+        else:
+            ends = [draft.weight(f"end{i}", np.int64([i])) for i in (2, 3)]
+            one = draft.node("Slice", [size, *ends], "last")
+        is_one = draft.node("Equal", [one, draft.weight("1", np.int64(1))], f"is_one{axis}")
+        which = numpy_helper.from_array(np.int64([axis]), f"axis{axis}")
+        squeeze = helper.make_node("Squeeze", [x, which.name], [f"then{axis}.y"], f"squeeze{axis}")
+        then = _branch(f"then{axis}", squeeze, weights=[which])
+        otherwise = _passed_on(x, f"else{axis}")
+        branches = {"then_branch": then, "else_branch": otherwise}
+        x = draft.node("If", [is_one], f"squeezed{axis}", **branches)
+    draft.node("Gemm", [x, draft.weight("fc", draft.draw(8, CLASSES))], "scores")
+    return draft.finish()
+
+
+def view_by_sizes():
+    """Return ``x.view(x.size(0), -1)``, and the same by Size and by a Shape of part of the axes."""
+    draft = Draft()
+    pooled = draft.node("GlobalAveragePool", [draft.stem()], "pooled")
+    batch = draft.node("Shape", [pooled], "batch", start=0, end=-3)
+    whole = draft.node("Size", [pooled], "whole")
+    row = draft.node("Unsqueeze", [whole, draft.weight("0", np.int64([0]))], "row")
+    size = draft.node("Concat", [batch, row], "size", axis=0)
+    flat = draft.node("Reshape", [pooled, size], "flat")
+    draft.node("Gemm", [flat, draft.weight("fc", draft.draw(8, CLASSES))], "scores")
+    return draft.finish()
+
+
+def _pad(pads, axes, *value, opset=18, **attributes):
+    draft = Draft(opset=opset)
+    inputs = [draft.stem(), draft.weight("pads", np.int64(pads))]
+    inputs += [draft.weight("value", np.float32(value[0])) if value else ""]
+    x = draft.node("Pad", [*inputs, draft.weight("axes", np.int64(axes))], "padded", **attributes)
+    draft.head(draft.convolution(x, "c"))
+    return draft.finish()
+
+
+def _normalized_while_training(opset):
+    """Return a network whose normalizations use the image's own statistics."""
+    draft, x = Draft(opset=opset), "stem_act"
+    draft.stem()
+    for name in ("n1", "n2"):
+        given = [draft.weight(f"{name}.{i}", np.abs(draft.draw(8, scale=1.0)) + 1) for i in "gbmv"]
+        made = [f"{name}.{i}" for i in ("y", "m2", "v2", *(("m3", "v3") if opset < 14 else ()))]
+        flags = {"training_mode": 1} if opset >= 14 else {}
+        normal = draft.node("BatchNormalization", [x, *given], made, epsilon=1e-3, **flags)
+        x = draft.convolution(normal, f"{name}.c")
+    draft.head(draft.node("Relu", [x], "relu"))
+    return draft.finish()
+
+
+def output_without_a_shape():
+    draft = Draft()
+    draft.head(draft.stem())
+    model = draft.finish()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+def graph_without_a_name():
+    draft = Draft()
+    draft.head(draft.stem())
+    model = draft.finish()
+    model.graph.name = ""
+    return model
+
+
+def idle_outputs():
+    """Return a network that also gives a weight, a Constant, what follows from both, the image."""
+    draft = Draft()
+    draft.head(draft.stem())
+    draft.node("Identity", [draft.weight("anchors", draft.draw(4, 4))], "again")
+    draft.tensor_node("strides", np.float32([8, 16]))
+    draft.node("ReduceSum", ["anchors"], "total", keepdims=0)
+    draft.node("Shape", ["stem_act"], "sizes")
+    draft.node("Dropout", ["image"], "same")
+    shapes = {"again": (4, 4), "anchors": (4, 4), "strides": (2,), "total": (),
+              "same": draft.shape, "image": draft.shape}  # fmt: skip
+    model = draft.finish([("scores", (1, CLASSES)), *shapes.items()])
+    model.graph.output.append(_value("sizes", (4,), TensorProto.INT64))
+    return model
+
+
 def decided_while_it_runs():
     draft = Draft()
     stem = draft.stem()
@@ -285,7 +387,8 @@ SPELLINGS: dict[str, Callable[[], onnx.ModelProto]] = {
         branch_in_a_function, branches_with_the_same_names, branch_in_a_branch, branch_at_the_end,
         sparse_by_coordinates_and_in_a_constant, gemms_that_share_weights,
         outputs_that_repeat_each_other, normalized_weight, one_weight_in_many_places, strings,
-        names_of_the_ends, softmax_of_two_meanings,
+        names_of_the_ends, softmax_of_two_meanings, squeeze_decided_by_a_size, view_by_sizes,
+        output_without_a_shape, graph_without_a_name,
     )
 }  # fmt: skip
 SPELLINGS |= {
@@ -299,5 +402,16 @@ SPELLINGS |= {
     "gemm_without_c": lambda: _gemm(alpha=2.5),
     "gemm_with_a_computed_c": lambda: _gemm(c_computed=True, alpha=0.7, beta=0.3),
     "gemm_with_a_computed_b": lambda: _gemm((8,), b_computed=True, alpha=0.7, beta=0.5),
+}
+SPELLINGS |= {
+    "dropout_7": lambda: _dropouts(7),
+    "dropout_11_with_a_mask": lambda: _dropouts(11, mask=True),
+    "dropout_13_without_a_flag": lambda: _dropouts(13),
+    "dropout_17_with_a_flag": lambda: _dropouts(17, np.array(False), mask=True),
+    "pad_of_some_axes": lambda: _pad([1, 2, 1, 0], [3, -2]),
+    "pad_of_one_axis": lambda: _pad([1, 2], [2], 0.5),
+    "pad_of_some_axes_reflecting": lambda: _pad([1, 2, 3, 0], [-1, 2], mode="reflect"),
+    "normalized_while_training_9": lambda: _normalized_while_training(9),
+    "normalized_while_training_15": lambda: _normalized_while_training(15),
 }
 STAY = {"If": decided_while_it_runs, "Loop": repeated_while_it_runs}

@@ -22,9 +22,9 @@ MOST = {"float16": 1e-2}  # of the largest output; half precision rounds between
 LEAST_SQNR_DB = 30  # of a16w8; a lost factor of a Gemm leaves less than 10
 
 
-def computed(model, images=IMAGES[:1]):
+def computed(model, images=IMAGES[:1], optimize="all"):
     """Return every output by name, for each image."""
-    session = Session(model)
+    session = Session(model, optimize=optimize)
     name, _, kind = session.inputs[0]
     kind = np.float16 if kind == "tensor(float16)" else np.float32
     names = [name for name, _, _ in session.outputs]
@@ -98,6 +98,101 @@ def test_what_needs_no_change_is_handed_on_untouched(tmp_path):
     onnx.save(draft.finish(), file)
     made = adapt.adapted(file)
     assert (made.file, made.changes) == (file, ())
+
+
+def resized(opset, mode, scales):
+    """Return a network that gives what an old Upsample or Resize makes of its first layer."""
+    draft = Draft(opset=opset)
+    op, inputs = ("Resize" if opset == 10 else "Upsample"), [draft.stem()]
+    given = {"scales": scales} if opset < 9 else {}
+    if opset >= 9:
+        inputs.append(draft.weight("scales", np.float32(scales)))
+    draft.node(op, inputs, "resized", mode=mode, **given)
+    return draft.finish([("resized", (1, 8, *(int(SIDE / 2 * scale) for scale in scales[2:])))])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    "factors", [(2, 2), (1.5, 3), (0.5, 0.5), (0.75, 0.6), (2, 0.5), (1, 1 / 3)]
+)
+def test_a_resize_of_before_opset_11_computes_what_it_did(mode, factors, tmp_path):
+    for opset in (10,) if min(factors) < 1 else (7, 8, 9, 10):
+        file = tmp_path / f"{opset}.onnx"
+        onnx.save(resized(opset, mode, [1.0, 1.0, *map(float, factors)]), file)
+        made = adapt.adapted(file)
+        assert_same(computed(made.onnx), computed(file), 1e-5)
+        ready = prepared(made.onnx)
+        assert_same(computed(ready), computed(file), 1e-5)
+        node = next(node for node in ready.graph.node if node.op_type == "Resize")
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        assert given["coordinate_transformation_mode"] == b"asymmetric"
+
+
+def test_an_output_that_nothing_computes_is_left_out_by_name(tmp_path):
+    file = tmp_path / "idle.onnx"
+    onnx.save(spellings.idle_outputs(), file)
+    made = adapt.adapted(file)
+    said = " ".join(made.changes)
+    for name in ("again", "anchors", "strides", "total", "sizes"):
+        assert f"output '{name}' left out: it is a constant" in said
+    for name in ("image", "same"):
+        assert f"output '{name}' left out: it is the input itself" in said
+    assert "equal to the original" in said
+    expected = computed(file)
+    assert_same(computed(made.onnx), {"scores": expected["scores"]}, 1e-5)
+    quantize.static(file, tmp_path / "q.onnx", IMAGES, "int8")
+    assert list(computed(tmp_path / "q.onnx")) == ["scores"]
+
+
+def test_a_network_that_computes_nothing_is_refused_by_name(tmp_path):
+    draft = Draft()
+    draft.node("Identity", ["image"], "same")
+    file = tmp_path / "idle.onnx"
+    onnx.save(draft.finish([("same", draft.shape)]), file)
+    with pytest.raises(ModelFileError, match="'same' is the input itself"):
+        adapt.adapted(file)
+
+
+def trained(op, shape=(1, 3, SIDE, SIDE)):
+    draft = Draft(shape=shape)
+    flag = draft.weight("training", np.array(True))
+    if op == "Dropout":
+        x = draft.node("Dropout", [draft.stem(), draft.weight("ratio", np.float32(0.5)), flag], "x")
+    else:
+        given = [draft.weight(name, np.ones(8, np.float32)) for name in "gbmv"]
+        made = ["x", "mean", "variance"]
+        x = draft.node("BatchNormalization", [draft.stem(), *given], made, training_mode=1)
+    draft.head(x)
+    return draft.finish([("scores", (shape[0], 16))])
+
+
+def test_a_network_in_training_mode_is_refused_by_its_node(tmp_path):
+    file = tmp_path / "trained.onnx"
+    for op, shape in (("Dropout", (1, 3, SIDE, SIDE)), ("BatchNormalization", (2, 3, SIDE, SIDE))):
+        onnx.save(trained(op, shape), file)
+        with pytest.raises(ModelFileError, match=rf"{op} '/{op}_x' .* model\.eval\(\)"):
+            adapt.adapted(file)
+
+
+def test_an_open_batch_is_fixed_before_what_depends_on_it(tmp_path):
+    """A normalization that sees one image, and a branch decided by a size, need a static batch."""
+    for model in (trained("BatchNormalization"), spellings.squeeze_decided_by_a_size()):
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+        file = tmp_path / "open.onnx"
+        onnx.save(model, file)
+        made = adapt.adapted(file)
+        assert not {"BatchNormalization", "If"} & {n.op_type for n in made.onnx.proto.graph.node}
+        assert_same(computed(made.onnx), computed(file, optimize="none"), 1e-5)
+
+
+def test_a_normalization_without_its_other_outputs_is_written_plainly():
+    """ONNX Runtime does not load what a cleaner left of it, so its twin is what to expect."""
+    model = trained("BatchNormalization")
+    expected = computed(model, optimize="none")
+    node = next(node for node in model.graph.node if node.op_type == "BatchNormalization")
+    del node.output[1:]
+    assert any("model.eval()" in change for change in canonical_form.canonicalize_(model))
+    assert_same(computed(model), expected, 1e-5)
 
 
 def test_a_random_network_needs_one_adaptation():

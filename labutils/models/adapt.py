@@ -22,7 +22,7 @@ import numpy as np
 from .. import paths
 from ..errors import ModelFileError
 from ..images import data
-from ..onnxfile import constants
+from ..onnxfile import constants, training_mode
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.edit import redirect_
 from ..onnxfile.file import OnnxFile
@@ -81,8 +81,8 @@ def adapted(brought: OnnxFile | str | Path, size: data.Size | None = None) -> Ad
     Raises
     ------
     ModelFileError
-        The file is not an ONNX model, its external data is missing, or the copy would compute
-        something else.
+        The file is not an ONNX model, its external data is missing, it was exported in training
+        mode, or the copy would compute something else.
     """
     brought = OnnxFile.of(brought)
     path = brought.path
@@ -95,6 +95,7 @@ def adapted(brought: OnnxFile | str | Path, size: data.Size | None = None) -> Ad
     work.changes += raise_opset_(model, OLDEST)
     image = _image(model)
     pixels = image is not None and work.input_(image)
+    training_mode.refuse(model, path.name)
     if not work.changes:
         return Adapted(path, onnx=brought)
     place = _folder() / secrets.token_hex(4)
@@ -141,11 +142,12 @@ class _Adapting:
         self.changes: list[str] = []
         self.turned = False  # from NHWC
         self.widened = False  # from half precision
+        self.trained = bool(training_mode.training(model))
 
     def needed(self, image: onnx.ValueInfoProto | None) -> bool:
         if 7 <= opset(self.model) < OLDEST:  # ONNX Runtime runs nothing older
             return True
-        if not is_canonical(self.model):
+        if not is_canonical(self.model) or self.trained:
             return True
         return image is not None and bool(
             self._open_(image, change=False) or _channels_last(image) or _kind(image) != "FLOAT"
@@ -155,8 +157,8 @@ class _Adapting:
         """Bring the network into canonical form; the input's type may then be float32."""
         halves = half_types(self.model)
         done = canonicalize_(self.model)
-        self.changes += done
-        self.widened = bool(halves) and any("float32" in change for change in done)
+        self.changes += [change for change in done if change not in self.changes]
+        self.widened |= bool(halves) and any("float32" in change for change in done)
 
     def input_(self, image: onnx.ValueInfoProto) -> bool:
         """Make the input one static float32 NCHW image; return whether it takes pixels 0..255."""
@@ -195,8 +197,12 @@ class _Adapting:
         """Compute what only depended on the open sizes: converters want constants there."""
         del self.model.graph.value_info[:]
         computed = sum(node.op_type == "Shape" for node in self.model.graph.node)
-        if not computed:
-            return
+        if computed:
+            self._fold_known_(computed)
+        if not is_canonical(self.model):
+            self.canonicalize_()
+
+    def _fold_known_(self, computed: int) -> None:
         import onnx_ir as ir
 
         with wall("onnxscript cannot fold the sizes of", "the file", error=ModelFileError):
@@ -317,16 +323,19 @@ def _compare(path: Path, file: Path, work: _Adapting) -> None:
     changes say so.
     """
     try:
-        brought, copy = Session(path), Session(file)
+        # optimized, ONNX Runtime takes the trained statistics of a normalization in training mode
+        level = "none" if work.trained else "all"
+        brought, copy = Session(path, optimize=level), Session(file, optimize=level)
         (wanted, _, kind), (given, shape, _) = brought.inputs[0], copy.inputs[0]
         if not all(isinstance(dim, int) for dim in shape):
             return  # a size is still open, which no stage accepts
         ours, theirs = _noise(shape, kind, work.turned)
-        expected = brought.run({wanted: theirs})
+        names = [name for name, _, _ in copy.outputs]  # not those that were left out
+        expected = brought.run({wanted: theirs}, names)
     except (ModelFileError, IndexError, ValueError, MemoryError):  # or no such input can be made
         work.changes.append("NOT compared with the original, which ONNX Runtime does not run")
         return
-    found = copy.run({given: ours})
+    found = copy.run({given: ours}, names)
     most = _MOST_HALF if work.widened else _MOST
     for a, b in zip(expected, found, strict=True):
         peak = np.abs(np.nan_to_num(a.astype(np.float64))).max(initial=0)

@@ -1,8 +1,9 @@
 """The canonical form of an ONNX network: one spelling of what ONNX lets files spell in many ways.
 
 Functions are inlined, constants are dense initializers, Identity is gone, half precision is
-float32, a settled If is the branch it takes, a Gemm has no factors. What a network computes, and
-the names of its inputs and outputs, stay.
+float32, a settled If is the branch it takes, a Gemm has no factors, sizes that are static are
+constants, operators mean inference, and every output is computed. What a network computes, and the
+names of its inputs and outputs, stay.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import counted
-from . import constants, gemm_factors, half_precision
+from . import (
+    constants,
+    gemm_factors,
+    half_precision,
+    idle_outputs,
+    operator_versions,
+    static_sizes,
+    training_mode,
+)
 from .edit import nodes_within, unlist_weights_
 from .graph import opset, with_shapes
 from .regularity import is_regular, regularize_
@@ -23,7 +32,9 @@ if TYPE_CHECKING:
 
 _STANDARD = ("", "ai.onnx")
 _CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
+_ROUNDS = 8  # a settled branch may hold what settles another one
 _LONGEST = 120  # characters of a reason
+_RESIZES_ALIKE = 11  # the opset since which Resize says how it maps and rounds
 _IR_VERSIONS = {13: 7, 12: 7, 11: 6, 10: 5}  # of the onnx package that brought each opset
 
 
@@ -37,6 +48,8 @@ def is_canonical(model: onnx.ModelProto) -> bool:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     if any(value.name in weights for value in graph.input):
         return False
+    if not _is_plain(model) or idle_outputs.idle_outputs(graph):
+        return False
     written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
     for node in nodes_within(graph):
         if node.domain not in _STANDARD:
@@ -48,6 +61,15 @@ def is_canonical(model: onnx.ModelProto) -> bool:
         if node.op_type == "Gemm" and not gemm_factors.is_plain(node, weights):
             return False
     return True
+
+
+def _is_plain(model: onnx.ModelProto) -> bool:
+    """Return whether `_plain_operators_` has nothing to do."""
+    return (
+        training_mode.is_plain(model)
+        and static_sizes.is_folded(model)
+        and not operator_versions.padded_axes(model)
+    )
 
 
 def _is_rare_constant(node: onnx.NodeProto) -> bool:
@@ -67,13 +89,15 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
     Raises
     ------
     ModelFileError
-        A sparse weight cannot be read.
+        A sparse weight cannot be read, or nothing computes the outputs.
     """
     changes: list[str] = []
     for step in (_dense_, _unlist_weights_, _inline_functions_, regularize_):
         changes += step(model)
     attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
-        lambda changed: _settle_(changed, generated), _widen_, _plain_gemms_,
+        lambda changed: _settle_(changed, generated),
+        lambda changed: _plain_operators_(changed, generated),
+        _widen_, _plain_gemms_,
     )  # fmt: skip
     for attempt in attempts:
         trial = type(model)()
@@ -87,7 +111,8 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
         if done:
             model.CopyFrom(trial)
             changes += done
-    return changes + regularize_(model)  # where constants and Identity hid something
+    changes += regularize_(model)  # where constants and Identity hid something
+    return list(dict.fromkeys(changes + idle_outputs.leave_out_(model)))
 
 
 def _dense_(model: onnx.ModelProto) -> list[str]:
@@ -142,6 +167,18 @@ def _settle_(model: onnx.ModelProto, generated: int) -> list[str]:
     return changes
 
 
+def _plain_operators_(model: onnx.ModelProto, generated: int) -> list[str]:
+    """Write operators as every reader takes them; settle what that makes constant or Identity."""
+    changes: list[str] = []
+    for _ in range(_ROUNDS):
+        done = training_mode.rewrite_(model)
+        done += [*static_sizes.fold_(model), *operator_versions.pad_all_axes_(model)]
+        if not done:
+            break
+        changes += done + _settle_(model, generated)
+    return changes
+
+
 def _pass_(model: ir.Model, generated: int) -> int:
     import onnx_ir.passes.common as common
 
@@ -191,6 +228,8 @@ def raise_opset_(model: onnx.ModelProto, oldest: int) -> list[str]:
     except Exception as error:  # the converter raises whatever its C++ does
         reason = " ".join(str(error).split())[:_LONGEST]
         return [f"its opset {before} could NOT be raised to {oldest} ({reason})"]
+    if before < _RESIZES_ALIKE:
+        operator_versions.pin_resizes_(raised)
     model.CopyFrom(raised)
     model.ir_version = max(model.ir_version, _IR_VERSIONS.get(oldest, 3))
     return [f"its opset {before} was raised to {oldest}"]

@@ -32,6 +32,7 @@ _TOLERATED = (
     "No opset import for domain",
     "Field 'shape' of 'type'",
     "must be topologically sorted",
+    "Field 'name' of 'graph'",
 )  # which ONNX Runtime does itself
 SCOPES = "pkg.torch.onnx.name_scopes"
 _ADDED = re.compile(r"_token_\d+$")  # what the QNN provider appends when it lays out NHWC
@@ -192,7 +193,7 @@ def require_valid(path: Path, model: onnx.ModelProto) -> None:
                 "Export it at another opset (17 suits every target here but rdk-x5)."
             )
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(_named(model) or str(path))
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split())
         if any(words in reason for words in _TOLERATED):
@@ -208,6 +209,16 @@ def require_valid(path: Path, model: onnx.ModelProto) -> None:
         raise ModelFileError(
             f"ONNX's checker refuses {path}: {reason_of(error)}. Export it again."
         ) from error
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Return a copy whose graph has a name, where the file gives it none, as others write them."""
+    if model.graph.name or has_external_data(model.graph):
+        return None
+    copy = type(model)()
+    copy.CopyFrom(model)
+    copy.graph.name = "graph"
+    return copy
 
 
 def with_shapes(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:

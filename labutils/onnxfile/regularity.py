@@ -1,9 +1,9 @@
 """What ONNX lets a file leave loose, and other readers stumble over: names, order, shapes.
 
-Two nodes of one name, nodes that come before what they read, an optional input that is left out by
-an empty name at the end, the standard domain by its other name, stated shapes that the network no
-longer has, and one weight that layers of several kinds read. What a network computes, and the names
-of its inputs, outputs and tensors, stay.
+Two nodes of one name, a graph without one, nodes that come before what they read, an optional input
+that is left out by an empty name at the end, the standard domain by its other name, stated shapes
+that the network no longer has, outputs that state none, and one weight that layers of several kinds
+read. What a network computes, and the names of its inputs, outputs and tensors, stay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import counted
 from . import contrib_operators, group_normalization, shapes
-from .edit import free_name, nodes_within, subgraphs
+from .edit import free_name, graphs_within, nodes_within, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -36,15 +36,17 @@ def is_regular(model: onnx.ModelProto) -> bool:
         or group_normalization.written_out(model)
         or _tied(model.graph)
         or _negative(model.graph)
+        or not all(owner.name for owner in graphs_within(model.graph))
         or shapes.contradicted(model)
+        or shapes.unstated(model)
     )
 
 
 def regularize_(model: onnx.ModelProto) -> list[str]:
     """Make a file regular, in place; return what was changed, as text."""
     steps = (
-        _name_domain_, _name_nodes_, _trim_, _sort_, contrib_operators.expand_, _untie_,
-        _open_, _forget_shapes_, group_normalization.expand_,
+        _name_domain_, _name_graphs_, _name_nodes_, _trim_, _sort_, contrib_operators.expand_,
+        _untie_, _open_, _forget_shapes_, group_normalization.expand_, _state_outputs_,
     )  # fmt: skip
     return [change for step in steps for change in step(model)]
 
@@ -66,6 +68,14 @@ def _name_domain_(model: onnx.ModelProto) -> list[str]:
                 else:
                     entry.domain = _STANDARD
     return ["its operators of 'ai.onnx' are those of the standard domain"] if found else []
+
+
+def _name_graphs_(model: onnx.ModelProto) -> list[str]:
+    nameless = [owner for owner in graphs_within(model.graph) if not owner.name]
+    for owner in nameless:
+        owner.name = "graph"
+    found = len(nameless)
+    return [f"{counted(found, 'graph')} without a name given one"] if found else []
 
 
 def _name_nodes_(model: onnx.ModelProto) -> list[str]:
@@ -218,3 +228,12 @@ def _forget_shapes_(model: onnx.ModelProto) -> list[str]:
         if output.name in wrong:
             output.type.CopyFrom(found[output.name].type)
     return [f"{counted(len(wrong), 'stated shape')} corrected: the network has others"]
+
+
+def _state_outputs_(model: onnx.ModelProto) -> list[str]:
+    """State the shapes of the outputs that the file leaves out, where they follow."""
+    found = shapes.unstated(model)
+    for output in model.graph.output:
+        if output.name in found:
+            output.type.CopyFrom(found[output.name].type)
+    return [f"the shape of {counted(len(found), 'output')} stated"] if found else []

@@ -40,11 +40,21 @@ def inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
         made = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         if math.prod(tensor.dims) <= _MOST_SIZES:  # it may be a shape, or the sizes of a Resize
             made.CopyFrom(tensor)
+    made_by_none = {value.name for value in (*graph.input, *graph.initializer)}
     for output in model.graph.output:
+        if output.name in made_by_none:
+            continue  # without its shape it would hide that of the input
         graph.output.add().CopyFrom(output)
         graph.output[-1].type.tensor_type.ClearField("shape")
     found = with_shapes(bare).graph
     return {value.name: value for value in (*found.input, *found.value_info, *found.output)}
+
+
+def unstated(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Return the types of the outputs that state no shape, where one follows from the inputs."""
+    bare = [output.name for output in model.graph.output if sizes(output) is None]
+    found = inferred(model) if bare else {}
+    return {name: found[name] for name in bare if name in found and sizes(found[name]) is not None}
 
 
 def contradicted(model: onnx.ModelProto) -> set[str]:

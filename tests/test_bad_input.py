@@ -15,7 +15,10 @@ JUDGED = {
     "no inputs",
     "sequence output", "script in a name", "line break in a name", "deep chain",
 }  # fmt: skip
-RUNS = {"opset 6", "zero weights", "script in a name", "line break in a name"}
+RUNS = {
+    "opset 6", "zero weights", "script in a name", "line break in a name", "oblong input",
+    "deep chain",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,8 @@ def test_none_takes_long_or_much(outcomes):
 def test_nothing_is_left_half_written(outcomes):
     _, made = outcomes
     whole = re.compile(
-        r"zero weights\.dlc(\.json|\.manifest\.json)?|.*\.npy"
-        r"|(zero weights|.* in a name)\.onnx(\.manifest\.json|\.quantization\.yaml)?"
+        r"(zero weights|oblong input|deep chain)\.dlc(\.json|\.manifest\.json)?|.*\.npy"
+        r"|(zero weights|oblong input|deep chain|.* in a name)\.onnx"
+        r"(\.manifest\.json|\.quantization\.yaml)?"
     )
     assert [str(path) for path in made if not whole.fullmatch(path.name)] == []

@@ -30,7 +30,10 @@ from ..models import random_weights
 from ..onnxfile.file import OnnxFile
 
 OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
-_OF_ERROR = {"TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong"}
+_OF_ERROR = {
+    "TranslationError": "refused", "ConvertError": "refused", "ParityError": "wrong",
+    "SurgeryError": "refused",  # no rule repairs what the target refuses
+}  # fmt: skip
 _AGAIN = ("crashed", "timed out")  # another run may end otherwise
 STATE = "batch.jsonl"
 _TABLE = "batch.csv"

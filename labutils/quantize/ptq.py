@@ -357,7 +357,7 @@ def _compare(
         images = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     widths_ = {recipe.weights.bits, *(o.weights for o in recipe.overrides if o.weights)}
     clips = recipe.weights.mse or min(widths_) < 8
-    reference = _giving(source.whole, floating)
+    reference = _giving(source.whole, inserted.floating)
     # half precision rounds itself, by more than is allowed here; see `models.adapt` for the other
     if _computes_in_half(source) or training_mode.training(source.proto):
         reference = prepared(source)

@@ -200,4 +200,5 @@ def _by_plain_name(names: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"\W", "_", name)
+    """Return a name as QNN writes it: letters, digits and _, and no digit first."""
+    return re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", name))

@@ -150,7 +150,7 @@ def _half(kind, at_the_ends):
     else:
         draft.node("Cast", [draft.head(x, output="raw")], "scores", to=FLOAT)
     draft.weights = {name: np.asarray(array, np.float16) for name, array in draft.weights.items()}
-    model = draft.finish(kind=FLOAT) if not at_the_ends and kind == FLOAT16 else _unchecked(draft)
+    model = draft.finish(kind=FLOAT) if not at_the_ends and kind == FLOAT16 else unchecked(draft)
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(helper.make_tensor(tensor.name, kind, array.shape, array.ravel().tolist()))
@@ -160,7 +160,7 @@ def _half(kind, at_the_ends):
     return model
 
 
-def _unchecked(draft):
+def unchecked(draft):
     """Return a draft's model before its types fit."""
     weights = [numpy_helper.from_array(array, name) for name, array in draft.weights.items()]
     ends = [_value("image", draft.shape)], [_value("scores", (1, CLASSES))]
@@ -353,6 +353,19 @@ def idle_outputs():
     return model
 
 
+def casts_that_saturate():
+    """Return a network of opset 19, whose Casts have an attribute before `to`."""
+    draft = Draft(opset=19)
+    half = draft.node("Cast", ["image"], "half", to=FLOAT16, saturate=1)
+    draft.weights["w"] = draft.draw(8, 3, 3, 3).astype(np.float16)
+    x = draft.node("Relu", [draft.node("Conv", [half, "w"], "c", strides=[2, 2])], "relu")
+    x = draft.node("Cast", [x], "full", to=FLOAT, saturate=1)
+    whole = draft.node("Cast", [x], "whole", to=TensorProto.INT32, saturate=1)
+    whole = draft.node("Cast", [whole], "rounded", to=FLOAT, saturate=1)
+    draft.head(draft.node("Sub", [x, whole], "rest"))
+    return draft.finish()
+
+
 def decided_while_it_runs():
     draft = Draft()
     stem = draft.stem()
@@ -414,4 +427,5 @@ SPELLINGS |= {
     "normalized_while_training_9": lambda: _normalized_while_training(9),
     "normalized_while_training_15": lambda: _normalized_while_training(15),
 }
+SPELLINGS["float16_casts_that_saturate"] = casts_that_saturate
 STAY = {"If": decided_while_it_runs, "Loop": repeated_while_it_runs}

@@ -195,6 +195,23 @@ def test_a_normalization_without_its_other_outputs_is_written_plainly():
     assert_same(computed(model), expected, 1e-5)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.uint8, np.float16])
+def test_the_tensor_behind_an_adapted_input_takes_no_other_ones_name(kind, tmp_path):
+    draft = Draft(shape=(1, SIDE, SIDE, 3))
+    what = {np.float32: "nhwc"}.get(kind, np.dtype(kind).name)
+    x = draft.node("Mul", ["image", draft.weight("image_nhwc_1", np.array(1, kind))], "image_same")
+    x = draft.node("Transpose", [x], f"image_{what}", perm=[0, 3, 1, 2])
+    x = draft.node("Cast", [x], f"image_{what}_2", to=onnx.TensorProto.FLOAT)
+    draft.head(draft.node("Relu", [draft.convolution(x, "c", 3)], "relu"))
+    model, file = spellings.unchecked(draft), tmp_path / "clash.onnx"
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    model.graph.input[0].type.tensor_type.elem_type = number
+    onnx.save(model, file)
+    made = adapt.adapted(file)
+    assert made.changes[-1] == "equal to the original on one input"
+    onnx.checker.check_model(made.onnx.whole, full_check=True)
+
+
 def test_a_random_network_needs_one_adaptation():
     """What was brought into canonical form is in it: a second time there is nothing to do."""
     for seed in range(6):

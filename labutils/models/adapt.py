@@ -24,10 +24,10 @@ from ..errors import ModelFileError
 from ..images import data
 from ..onnxfile import constants, training_mode
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
-from ..onnxfile.edit import redirect_
+from ..onnxfile.edit import free_name, nodes_within, redirect_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
-from ..onnxfile.half_precision import half_types
+from ..onnxfile.half_precision import cast_type, half_types
 from ..onnxfile.session import Session
 from ..onnxfile.wall import wall
 
@@ -267,8 +267,11 @@ class _Adapting:
 
     def _renamed(self, name: str, what: str) -> str:
         """Let all readers of the input read another tensor instead; return its name."""
-        inner = f"{name}_{what}"
-        redirect_(self.model.graph.node, {name: inner})
+        graph = self.model.graph
+        taken = {n for node in nodes_within(graph) for n in (*node.input, *node.output, node.name)}
+        taken |= {value.name for value in (*graph.initializer, *graph.output)}
+        inner = free_name(f"{name}_{what}", taken)
+        redirect_(nodes_within(graph), {name: inner})
         return inner
 
     def _bypass_(self, node: onnx.NodeProto) -> None:
@@ -284,7 +287,7 @@ def _casts_behind(owner: onnx.GraphProto, name: str) -> list[onnx.NodeProto] | N
         return None
     casts: list[onnx.NodeProto] = []
     for node in (node for node in owner.node if name in node.input):
-        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT:
+        if node.op_type == "Cast" and cast_type(node) == TensorProto.FLOAT:
             casts.append(node)
             continue
         further = _casts_behind(owner, node.output[0]) if node.op_type in _REARRANGING else None

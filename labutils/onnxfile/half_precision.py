@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .edit import nodes_within, subgraphs
+from .edit import graphs_within, nodes_within
 from .graph import with_shapes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _DTYPES = ("to", "dtype", "output_dtype", "stash_type")  # attributes that name 
 
 def half_types(model: onnx.ModelProto) -> set[str]:
     """Return which half-precision types the model's tensors and Casts have."""
-    found = {value.type.tensor_type.elem_type for graph in _graphs(model.graph)
+    found = {value.type.tensor_type.elem_type for graph in graphs_within(model.graph)
              for value in (*graph.input, *graph.output)}  # fmt: skip
     found |= {tensor.data_type for tensor in _tensors(model.graph)}
     found |= {a.i for node in nodes_within(model.graph) for a in node.attribute
@@ -41,7 +41,7 @@ def widen_(model: onnx.ModelProto) -> set[str]:
         return found
     for tensor in _tensors(model.graph):
         _widen_tensor_(tensor)
-    for graph in _graphs(model.graph):
+    for graph in graphs_within(model.graph):
         for value in (*graph.input, *graph.output):
             if value.type.tensor_type.elem_type in HALVES:
                 value.type.tensor_type.elem_type = FLOAT
@@ -65,27 +65,25 @@ def _widen_tensor_(tensor: onnx.TensorProto) -> None:
 def _idle_casts_(model: onnx.ModelProto) -> None:
     """Turn Casts from float32 to float32 into Identity."""
     shaped = with_shapes(model)
-    for graph in _graphs(shaped.graph):
+    for graph in graphs_within(shaped.graph):
         if len(graph.node) and graph is shaped.graph:
             types = {v.name: v.type.tensor_type.elem_type
                      for v in (*graph.input, *graph.value_info, *graph.output)}  # fmt: skip
             types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in nodes_within(model.graph):
-        if node.op_type == "Cast" and types.get(node.input[0]) == FLOAT == node.attribute[0].i:
+        if node.op_type == "Cast" and types.get(node.input[0]) == FLOAT == cast_type(node):
             node.op_type = "Identity"
             del node.attribute[:]
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
+def cast_type(node: onnx.NodeProto) -> int:
+    """Return the number of the type that a Cast gives; since opset 19 `to` has company."""
+    return next(a.i for a in node.attribute if a.name == "to")
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield the weights, and the tensors that are attributes of nodes."""
-    for owner in _graphs(graph):
+    for owner in graphs_within(graph):
         yield from owner.initializer
         for node in owner.node:
             for attribute in node.attribute:

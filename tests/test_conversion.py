@@ -4,7 +4,9 @@ import json
 
 import known_wrong
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from labutils import dlc, manifests, pipeline, quantize, runtime, surgery
 from labutils.errors import (
@@ -93,6 +95,29 @@ def test_conversions_that_succeed_and_are_wrong_write_nothing(build, tmp_path):
         dlc.convert(source, "qnn", out / "m.dlc", gate)
     assert caught.value.report.parity.cosine_min < 0.9
     assert names(out) == []
+
+
+def test_an_output_that_no_dlc_can_hold_is_refused_by_the_users_name(tmp_path):
+    """QNN leaves an output out that is a weight."""
+    source, _ = known_wrong.hardswish_of_opset_13(tmp_path)
+    model = onnx.load(source)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 4), np.float32), "anchors"))
+    model.graph.node.append(helper.make_node("Identity", ["anchors"], ["boxes"], name="/boxes"))
+    model.graph.output.append(helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 4]))
+    onnx.save(model, source)
+    with pytest.raises(ConvertError, match=r"^mine\.dlc does not hold the graph of ") as caught:
+        dlc.write(source, tmp_path / "mine.dlc")
+    assert "remove it from the graph" in str(caught.value)
+    assert "QNNExecutionProvider" not in str(caught.value)
+    assert not (tmp_path / "mine.dlc").exists()
+
+
+def test_an_output_without_a_shape_is_written(tmp_path):
+    source, _ = known_wrong.hardswish_of_opset_13(tmp_path)
+    model = onnx.load(source)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, source)
+    assert dlc.write(source, tmp_path / "m.dlc").outputs[0].shape == (1, 768)
 
 
 @pytest.mark.parametrize("target", ["qnn", "snpe-2.7"])  # for every target, QNN writes the DLC

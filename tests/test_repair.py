@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from labutils import dlc, paths, pipeline, surgery, targets
-from labutils.errors import SurgeryError, TranslationError, UsageError
+from labutils.errors import ConvertError, SurgeryError, TranslationError, UsageError
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import steps
@@ -259,6 +259,26 @@ def test_the_writer_takes_part_in_the_plan(target, tmp_path):
     assert any("not supported by QNN EP" in node.evidence for node in refused)
     done = pipeline.apply(source, target, tmp_path / "r.onnx", writer=dlc.refused_nodes)
     assert {"celu", "pad-to-concat"} <= done.plan.rules.keys()
+    assert dlc.refused_nodes(OnnxFile.of(done.file)) == ()
+
+
+@pytest.mark.htp
+def test_operators_that_part_the_graph_are_named_and_replaced(tmp_path):
+    """ONNX Runtime writes a Mish as its parts, which QNN takes: five graphs, and no refusal."""
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], name="/a/Conv"),
+        helper.make_node("Mish", ["a"], ["b"], name="/b/Mish"),
+        helper.make_node("Conv", ["b", "w"], ["pixels"], name="/c/Conv"),
+    ]
+    constants = {"w": np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)}
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=8, opset=18, constants=constants)
+    with pytest.raises(ConvertError, match=r"(?s)split at these.*Mish '/b/Mish'.*--repair"):
+        dlc.write(source, tmp_path / "m.dlc")
+    assert not (tmp_path / "m.dlc").exists()
+    (refused,) = dlc.refused_nodes(OnnxFile.of(source))
+    assert (refused.op_type, refused.node, refused.module) == ("Mish", "/b/Mish", "b")
+    done = pipeline.apply(source, "snpe-2.7", tmp_path / "r.onnx", writer=dlc.refused_nodes)
+    assert done.plan.rules == {"mish": 1}
     assert dlc.refused_nodes(OnnxFile.of(done.file)) == ()
 
 

@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from labutils import dlc, quantize, runtime, surgery, targets
-from labutils.errors import SurgeryError
+from labutils.errors import SurgeryError, TranslationError
+from labutils.onnxfile.file import OnnxFile
 from labutils.onnxfile.session import Session
 from labutils.targets import resampling
 
@@ -122,6 +123,80 @@ def test_whole_factors_stay_one_node_and_others_become_gathers(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("mode", "opset", "stated", "silent", "why"),
+    [
+        ("nearest", 11, {"coordinate_transformation_mode": "tf_half_pixel_for_nn"}, False,
+         "does not compile"),
+        ("linear", 11, {"coordinate_transformation_mode": "tf_half_pixel_for_nn"}, False,
+         "coordinate_transformation_mode is"),
+        ("linear", 17, {"coordinate_transformation_mode": "tf_crop_and_resize"}, False,
+         "coordinate_transformation_mode is"),
+        ("linear", 19, {"coordinate_transformation_mode": "half_pixel_symmetric"}, False,
+         "coordinate_transformation_mode is"),
+        ("linear", 18, {"antialias": 1}, False, "no antialias"),
+        ("cubic", 17, {"exclude_outside": 1}, True, "exclude_outside"),
+    ],
+)  # fmt: skip
+def test_a_resize_that_the_htp_does_not_have_is_diagnosed(
+    mode, opset, stated, silent, why, tmp_path
+):
+    path = resize(tmp_path / "r.onnx", (2, 2), mode, opset, **stated)
+    (found,) = targets.check(path, "qnn").blockers
+    assert (found.node, found.silent) == ("/up/Resize", silent) and why in found.evidence
+    assert found.fails == (mode == "nearest")
+
+
+def named(path, wanted, places, policy, mode="nearest", **settings):
+    """Write Relu -> Resize of a (1, 3, 6, 7) input to sizes of the named axes, opset 18."""
+    nodes = [
+        helper.make_node("Relu", ["input"], ["x"], name="/relu"),
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], name="/up/Resize", mode=mode,
+                         axes=places, keep_aspect_ratio_policy=policy, **settings),
+    ]  # fmt: skip
+    ends = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 6, 7]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:],
+                              [numpy_helper.from_array(np.array(wanted), "sizes")])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(onnx.shape_inference.infer_shapes(model, data_prop=True), path)
+    return path
+
+
+@settings(max_examples=30, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(
+    way=st.sampled_from([w for w in NEAREST if w[0] != "half_pixel_symmetric"]),
+    wanted=st.tuples(st.integers(4, 20), st.integers(4, 20)),
+    places=st.sampled_from([[2, 3], [3, 2], [-1, -2]]),
+    policy=st.sampled_from(["stretch", "not_larger", "not_smaller"]),
+)
+@example(way=("half_pixel", "floor"), wanted=(4, 4), places=[-1, -2], policy="not_larger")
+def test_axes_that_are_named_and_sides_in_proportion_are_read_as_onnx_runtime_does(
+    way, wanted, places, policy, tmp_path
+):
+    path = named(tmp_path / "r.onnx", list(wanted), places, policy,
+                 coordinate_transformation_mode=way[0], nearest_mode=way[1])  # fmt: skip
+    images = np.arange(126, dtype=np.float32).reshape(1, 3, 6, 7)
+    before = Session(path).run({"input": images})[0]
+    lengths = resampling.axes([1, 3, 6, 7], None, np.array(wanted), places, policy)
+    if lengths is None:
+        assert policy != "stretch" and before.shape == images.shape
+    else:
+        assert [axis.resized for axis in lengths] == list(before.shape)
+    repaired(path)
+    np.testing.assert_array_equal(Session(path).run({"input": images})[0], before)
+    told = blocks(path)
+    assert policy != "stretch" or told == []
+
+
+def test_a_side_that_is_rounded_up_to_keep_the_ratio_is_told(tmp_path):
+    """7 x 1.5 is 11 elements by a factor of 1.5, which the HTP takes for 11 / 7."""
+    path = named(tmp_path / "r.onnx", [9, 15], [2, 3], "not_larger", "linear")
+    (found,) = targets.check(path, "qnn").blockers
+    assert found.silent and "the ratio of the sizes" in found.evidence
+
+
 def test_what_no_rule_repairs_is_diagnosed(tmp_path):
     path = resize(tmp_path / "r.onnx", (1.3, 1.3), "linear")
     (found,) = targets.check(path, "qnn").blockers
@@ -155,6 +230,18 @@ def test_integers_are_gathered_rightly_on_the_htp(bits, tmp_path):
 )
 def test_a_repaired_resize_is_right_in_the_dlc(mode, coordinates, rounding, factors, tmp_path):
     right_in_the_dlc(mode, coordinates, rounding, factors, tmp_path / "r.onnx")
+
+
+@pytest.mark.htp
+def test_tf_half_pixel_is_refused_before_it_is_written_and_right_once_repaired(tmp_path):
+    path = resize(tmp_path / "r.onnx", (2, 1.5), opset=11, sized=True, nearest_mode="floor",
+                  coordinate_transformation_mode="tf_half_pixel_for_nn")  # fmt: skip
+    with pytest.raises(TranslationError, match="not write a working DLC for Resize '/up"):
+        dlc.refuse_never_written(OnnxFile(path))
+    (expected,) = Session(path).run({"input": ramp()})
+    repaired(path)
+    assert not blocks(path)
+    assert np.abs(on_the_dlc(path).reshape(expected.shape) - expected).max() < 0.1
 
 
 @pytest.mark.sweep

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from labutils import errors, export, paths, quantize, surgery
+from labutils import dlc, errors, export, paths, quantize, surgery
 from labutils.errors import ExportError, LabError, LibraryError, ModelFileError, SurgeryError
 from labutils.onnxfile import edit, graph, parts
 from labutils.onnxfile.file import OnnxFile
@@ -160,6 +160,10 @@ def trimmed(file, folder):
     edit.remove_unused_(OnnxFile(file).copy())
 
 
+def halved(file, folder):
+    dlc.to_fp16(file, folder / "h.onnx")
+
+
 def checked(file, folder):
     OnnxFile(file).require_valid()
 
@@ -189,6 +193,11 @@ BOUNDARIES = [
     (trimmed, "onnx_ir.to_proto", ModelFileError),
     (trimmed, "onnx_ir.passes.common.RemoveUnusedNodesPass.call", ModelFileError),
     (checked, "onnx.checker.check_model", ModelFileError),
+    (
+        halved,
+        "onnxruntime.transformers.float16.convert_float_to_float16",
+        errors.ConvertError,
+    ),
 ]
 
 
@@ -233,7 +242,7 @@ RAISING = {
     "FromString", "SerializeToString", "load_external_data_for_model", "apply_to_model",
     "get_qnn_qdq_config", "onnxsim.simplify", "torch.onnx.export", "torch.export.export",
     "ir.convenience.extract",
-    "rewrite_",
+    "rewrite_", "convert_float_to_float16",
 }  # fmt: skip
 
 INSIDE = {

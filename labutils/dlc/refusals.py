@@ -2,11 +2,12 @@
 
 A target may have another table of operators; its DLC is written by QNN and runs on the HTP. Both
 have a say: QNN with its REASON per node, and what was measured of nodes that QNN silently takes and
-the HTP computes as something else, or that end QNN's process.
+the HTP computes as something else or does not run, or that end QNN's process.
 """
 
 from __future__ import annotations
 
+from .. import paths
 from ..errors import ConvertError, TranslationError, counted
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import module_of_name
@@ -19,8 +20,9 @@ WRITER = "qnn"
 
 
 def never_written(source: OnnxFile) -> tuple[NodeVerdict, ...]:
-    """Return the nodes that QNN takes for another function, or that end its process."""
-    return tuple(node for node in check(source, WRITER).nodes if node.silent or node.aborts)
+    """Return the nodes that QNN takes and the HTP does not compute, or that end QNN's process."""
+    nodes = check(source, WRITER).nodes
+    return tuple(node for node in nodes if node.silent or node.aborts or node.fails)
 
 
 def refused_nodes(source: OnnxFile, soc: str = "SM8550") -> tuple[NodeVerdict, ...]:
@@ -41,7 +43,7 @@ def refused_nodes(source: OnnxFile, soc: str = "SM8550") -> tuple[NodeVerdict, .
     if any(node.aborts for node in known):
         return known
     try:
-        qnn.shared().build(qnn.Graph.of(source, options.htp(chip)), "asking QNN", keep=False)
+        _ask(source, chip)
     except ConvertError as error:
         version = qnn.require().versions["QNN"]
         refused = [
@@ -53,13 +55,25 @@ def refused_nodes(source: OnnxFile, soc: str = "SM8550") -> tuple[NodeVerdict, .
     return known
 
 
+def _ask(source: OnnxFile, chip: options.Soc) -> None:
+    """Raise ConvertError where QNN refuses a node, or takes the graph in parts."""
+    with paths.scratch() as folder:
+        settings = options.htp(chip, dump_qnn_ir_dlc=1, dump_qnn_ir_dlc_dir=folder)
+        asked = qnn.Graph.of(source, settings)
+        qnn.shared().build(asked, "asking QNN", keep=False)
+        if len(list(folder.glob("*.dlc"))) != 1:
+            raise qnn.shared().why_split(asked, "asking QNN")
+
+
 def refuse_never_written(source: OnnxFile) -> None:
     """Raise TranslationError for a file with a node that `never_written` names."""
     found = never_written(source)
     if not found:
         return
     first = found[0]
-    what = "ends its process over" if first.aborts else "silently computes another function for"
+    what = "silently computes another function for"
+    if not first.silent:
+        what = "ends its process over" if first.aborts else "does not write a working DLC for"
     more = f" {counted(len(found), 'node')} in all." if len(found) > 1 else ""
     raise TranslationError(
         f"{source.name}: QNN {what} {first.op_type} {first.node!r} (module {first.module or '-'}): "

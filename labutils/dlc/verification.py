@@ -59,11 +59,30 @@ _LIGHT = {
 }
 
 
-def verify(dlc: str | Path, source: OnnxFile | str | Path) -> Verification:
+_CURE_OF_ENDS = (
+    "let nodes compute every output from the input, with a static shape in the file; an output "
+    "that is a weight, or the input itself, has no place in a DLC: remove it from the graph."
+)
+_CURE_OF_WEIGHTS = (
+    "do not use the DLC. Export the network again, at opset 17, and convert that; where it still "
+    "differs, report the network: QNN wrote another one."
+)
+
+
+def verify(
+    dlc: str | Path, source: OnnxFile | str | Path, called: str | None = None
+) -> Verification:
     """Compare a DLC with its ONNX file: operators, input and output shapes, every weight.
 
     Weights are compared value by value, whatever order of axes QNN chose. Element-wise operators
     may be fused or split; a difference there is a remark, for the parity gate to judge.
+
+    Parameters
+    ----------
+    dlc, source
+        The files.
+    called
+        What errors call the DLC: a draft has another name than the user's file will have.
 
     Raises
     ------
@@ -74,6 +93,7 @@ def verify(dlc: str | Path, source: OnnxFile | str | Path) -> Verification:
     model = source.proto
     nodes = list(model.graph.node)
     differences = _compare_interface(made, model)
+    cure = _CURE_OF_ENDS if differences else _CURE_OF_WEIGHTS
     have, want = Counter(op.type for op in made.ops), Counter(n.op_type for n in nodes)
     heavy = sum(want[name] for name in _HEAVY)
     became = sum(have[name] for name in {t for types in _HEAVY.values() for t in types})
@@ -87,8 +107,8 @@ def verify(dlc: str | Path, source: OnnxFile | str | Path) -> Verification:
     if differences:
         listed = "".join(f"\n  - {line}" for line in differences[:20])
         raise ConvertError(
-            f"{Path(dlc).name} does not hold the graph of {source.name}:{listed}\n"
-            "What to do: convert again; if it fails again, report the graph; do not use the file."
+            f"{called or Path(dlc).name} does not hold the graph of {source.name}:{listed}\n"
+            f"What to do: {cure}"
         )
     remarks = tuple(
         f"{want[name]} {name} in the ONNX are {have[kind]} {kind} in the DLC"
@@ -110,7 +130,11 @@ def _compare_interface(made: dlc_file.Contents, model: onnx.ModelProto) -> list[
             if e.name not in static
         }
         have = {t.name: t.shape for t in made.tensors.values() if t.kind == kind}
-        unsaid = {name for name, shape in want.items() if not all(shape)}
+        unsaid = {
+            e.name
+            for e in entries
+            if not (e.type.tensor_type.HasField("shape") and all(want.get(e.name, ())))
+        }
         if want.keys() != have.keys() or any(want[n] != have[n] for n in want.keys() - unsaid):
             found.append(f"{kind}s: ONNX {want}, DLC {have}")
     return found

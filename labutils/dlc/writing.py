@@ -18,6 +18,7 @@ from .. import paths, typesetting, untrusted
 from ..errors import ConvertError, ModelFileError, UsageError
 from ..onnxfile import graph
 from ..onnxfile.file import OnnxFile
+from ..onnxfile.wall import wall
 from ..runtime import qnn
 from ..runtime.qnn import dlc_file, options, refusal
 from .verification import Verification, verify
@@ -214,11 +215,12 @@ def write(
         if precision == "fp16":
             model = to_fp16(source, folder / source.name)
         asked = qnn.Graph.of(model, options.dlc(out))
-        (pool or qnn.shared()).build(asked, "writing a DLC", keep=False)
+        workers = pool or qnn.shared()
+        workers.build(asked, "writing a DLC", keep=False)
         made = sorted(out.glob("*.dlc"))
         if len(made) != 1:
-            raise ConvertError(f"QNN wrote {len(made)} DLC files for {source.name}, not one.")
-        verified = verify(made[0], model)
+            raise workers.why_split(asked, "writing a DLC")
+        verified = verify(made[0], model, target.name)
         with paths.atomic(target) as temporary:
             shutil.copyfile(made[0], temporary)
             sidecar(target).unlink(missing_ok=True)  # it described another file
@@ -253,7 +255,16 @@ def to_fp16(source: OnnxFile | str | Path, target: str | Path) -> OnnxFile:
     source = OnnxFile.of(source)
     if any(node.op_type == "QuantizeLinear" for node in source.proto.graph.node):
         raise UsageError(f"{source.name} is quantized: precision fp16 is for float graphs.")
-    return OnnxFile.write(target, convert_float_to_float16(source.copy(), keep_io_types=True))
+    model = source.copy()
+    with wall(
+        "ONNX Runtime's converter to float16 cannot take",
+        source.name,
+        error=ConvertError,
+        model=source.proto,
+        advice="Convert with --precision fp32: the HTP computes a float graph in float16 anyway.",
+    ):
+        half = convert_float_to_float16(model, keep_io_types=True)
+    return OnnxFile.write(target, half)
 
 
 @dataclass(frozen=True, repr=False)
@@ -302,7 +313,7 @@ def context_binary(
         qnn.shared().build(asked, f"compiling it for {chip}", keep=False)
         binaries = list(folder.glob("*.bin"))
         if len(binaries) != 1:
-            raise ConvertError(f"QNN wrote {len(binaries)} binaries for {source.name}, not one.")
+            raise qnn.shared().why_split(asked, f"compiling it for {chip}")
         small = OnnxFile(folder / "made_ctx.onnx").copy()
         for attribute in small.graph.node[0].attribute:
             if attribute.name == "ep_cache_context":

@@ -28,7 +28,7 @@ def resize(node: Node, _: Any) -> bool | None:
         rounding = node.attribute("nearest_mode")
         pairs = [(resampling.nearest(axis, coordinates, rounding),
                   resampling.htp_nearest(axis, coordinates)) for axis in changed]  # fmt: skip
-        if any(None in pair for pair in pairs):
+        if any(theirs is None for _, theirs in pairs):
             return None
         return all(ours == theirs for ours, theirs in pairs)
     if coordinates == "pytorch_half_pixel" and any(axis.resized == 1 for axis in changed):
@@ -39,10 +39,17 @@ def resize(node: Node, _: Any) -> bool | None:
 
 def resize_axes(node: Node) -> list[resampling.Axis] | None:
     """Return the axes of a Resize; None where it has no fixed factor."""
-    stretches = node.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
-    if node.version is None or node.version < 11 or node.attribute("axes") or not stretches:
+    if node.version is None or node.version < 11:
         return None
-    return resampling.axes(node.shape(0), node.value(2), node.value(3))
+    policy = node.attribute("keep_aspect_ratio_policy", "stretch")
+    named = node.attribute("axes", [])
+    return resampling.axes(node.shape(0), node.value(2), node.value(3), named, policy)
+
+
+def resize_coordinates(node: Node, _: Any) -> bool:
+    """Whether the HTP has the coordinates of a nearest Resize; QNN refuses others by name."""
+    stated = node.attribute("mode"), node.attribute("coordinate_transformation_mode")
+    return stated != ("nearest", "tf_half_pixel_for_nn")
 
 
 def pad(node: Node, _: Any) -> bool | None:

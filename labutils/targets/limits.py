@@ -356,6 +356,7 @@ CHECKS: dict[str, Check] = {
     "graph_boundary": _graph_boundary,
     "within_gelu": _within_gelu,
     "htp_resize": htp.resize,
+    "htp_resize_coordinates": htp.resize_coordinates,
     "htp_nearest_mode": htp.nearest_mode,
     "htp_pad": htp.pad,
     "htp_point": htp.point,

@@ -33,6 +33,8 @@ class NodeVerdict:
         Whether the tool takes the node silently, and computes another function.
     aborts
         Whether the tool's process ends over the node.
+    fails
+        Whether the tool writes the node, and the device does not run what was written.
     """
 
     node: str
@@ -46,6 +48,7 @@ class NodeVerdict:
     action: str = ""
     silent: bool = False
     aborts: bool = False
+    fails: bool = False
 
 
 @dataclass(frozen=True, repr=False)

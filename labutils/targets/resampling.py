@@ -62,21 +62,59 @@ def ratio(resized: int, length: int) -> float:
 
 
 def axes(
-    shape: Sequence[int | None] | None, scales: np.ndarray | None, sizes: np.ndarray | None
+    shape: Sequence[int | None] | None,
+    scales: np.ndarray | None,
+    sizes: np.ndarray | None,
+    named: Sequence[int] = (),
+    policy: str = "stretch",
 ) -> list[Axis] | None:
-    """Return the axes of a Resize; None where a length is unknown, or no factor is a constant."""
-    given = sizes if sizes is not None and sizes.size else scales
-    if shape is None or given is None or len(given) != len(shape):
+    """Return the axes of a Resize; None where a length is unknown, or no factor is a constant.
+
+    Parameters
+    ----------
+    shape
+        Of the input.
+    scales, sizes
+        The inputs of these names; None where they are absent or computed.
+    named, policy
+        The attributes ``axes`` (all of them, by default) and ``keep_aspect_ratio_policy``.
+
+    Examples
+    --------
+    >>> axes([1, 8, 6, 4], None, np.array([9, 9]), [2, 3], "not_larger")[3]
+    Axis(length=4, resized=6, scale=1.5, sized=False)
+    """
+    by_size = sizes is not None and sizes.size > 0
+    given = sizes if by_size else scales
+    known = [length for length in shape or () if length]
+    if shape is None or given is None or len(known) != len(shape):
         return None
-    known = [length for length in shape if length]
-    if len(known) != len(shape):
+    places = [place % len(known) for place in named] or range(len(known))
+    if len(given) != len(places):
         return None
-    pairs = list(zip(known, given.tolist(), strict=True))
-    if given is sizes:
-        return [Axis(n, int(m), ratio(int(m), n), sized=True) for n, m in pairs]
-    found = [Axis(n, int(np.float32(s) * np.float32(n)), float(np.float32(s))) for n, s in pairs]
+    asked = dict(zip(places, given.tolist(), strict=True))
+    if by_size and policy != "stretch":
+        if min(named, default=0) < 0:
+            return None  # ONNX Runtime 1.31 does not resize at all then
+        return _in_proportion(known, asked, policy)
+    if by_size:
+        resized = [int(asked.get(k, n)) for k, n in enumerate(known)]
+        return [Axis(n, m, ratio(m, n), True) for n, m in zip(known, resized, strict=True)]
+    factors = [np.float32(asked.get(k, 1)) for k in range(len(known))]
+    found = [Axis(n, int(s * np.float32(n)), float(s)) for n, s in zip(known, factors, strict=True)]
     if all(axis.length == axis.resized for axis in found):  # ONNX Runtime copies then
         return [Axis(n, n, 1.0) for n in known]
+    return found
+
+
+def _in_proportion(known: list[int], asked: dict[int, int], policy: str) -> list[Axis]:
+    """Return axes that share the factor of the one that fits first, or last."""
+    factors = [ratio(int(m), known[k]) for k, m in asked.items()]
+    factor = min(factors) if policy == "not_larger" else max(factors)
+    found = []
+    for k, n in enumerate(known):
+        scale = factor if k in asked else 1.0
+        found.append(Axis(n, int(np.floor(np.float32(scale) * np.float32(n) + 0.5)), scale))
     return found
 
 
@@ -94,7 +132,8 @@ def nearest(axis: Axis, coordinates: str, rounding: str) -> tuple[int, ...] | No
     Returns
     -------
     tuple or None
-        `axis.resized` positions; None where they depend on an input, or the mode is unknown.
+        `axis.resized` positions; None where they depend on an input, the mode is unknown, or the
+        factor alone does not make that length.
 
     Examples
     --------
@@ -106,6 +145,8 @@ def nearest(axis: Axis, coordinates: str, rounding: str) -> tuple[int, ...] | No
         return tuple(range(axis.length))
     if coordinates not in COORDINATES or rounding not in ROUNDINGS:
         return None
+    if not axis.sized and int(np.float32(axis.scale) * np.float32(axis.length)) != axis.resized:
+        return None  # rounded up, as only a Resize that keeps the ratio of the sides does
     ramp = np.arange(axis.length, dtype=np.float32).reshape(1, 1, -1, 1)
     (found,) = Session(_nearest_graph(axis, coordinates, rounding)).run({"x": ramp})
     return tuple(int(n) for n in found[0, 0, :, 0])

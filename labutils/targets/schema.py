@@ -36,12 +36,14 @@ class Constraint:
     """A limit as text, and where a machine can check it ``{name of the check: argument}``.
 
     `silent`: the tool silently takes a node that misses the limit, and computes another
-    function. Such a node is never converted, even where QNN is asked and accepts it.
+    function. Such a node is never converted, even where QNN is asked and accepts it. `fails`: the
+    tool writes such a node, and the device does not run what was written.
     """
 
     text: str
     check: dict[str, Any] | None = None
     silent: bool = False
+    fails: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Op:
         First release, the text of the refusal, a replacement, the processor it runs on, the
         target's own operator, anything else. Empty where not stated.
     aborts
-        Whether the tool's process ends over the operator, without a word about the node.
+        Whether the tool's process ends over the operator, and names no node.
     """
 
     verdict: Verdict

@@ -16,7 +16,7 @@ from .limits import CHECKS
 from .onnx_nodes import Graph, Node, read
 from .partition import subgraphs
 from .report import CheckReport, NodeVerdict
-from .schema import Op, Table, parse
+from .schema import Constraint, Op, Table, parse
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def judge_graph(graph: Graph, table: Table) -> CheckReport:
 
 def judge(node: Node, table: Table) -> NodeVerdict:
     """Return the verdict of the table on one node; limits are checked where a machine can."""
-    op, silent = table.ops.get(node.op_type) if node.standard else None, False
+    op, missed = table.ops.get(node.op_type) if node.standard else None, ()
     if op is None:
         verdict, evidence = "unknown", _why_unknown(node, table)
     elif op.verdict == "unsupported":
         verdict, evidence = "unsupported", _known(op, op.detail)
     else:
-        verdict, evidence, silent = _judge_limits(node, op, table)
+        verdict, evidence, missed = _judge_limits(node, op, table)
     return NodeVerdict(
         node=node.name,
         op_type=node.op_type,
@@ -160,8 +160,9 @@ def judge(node: Node, table: Table) -> NodeVerdict:
         source=", ".join(op.source) if op else "",
         confidence=op.confidence if op else "",
         version=node.version,
-        silent=silent,
+        silent=any(limit.silent for limit in missed),
         aborts=op is not None and op.aborts,
+        fails=any(limit.fails for limit in missed),
     )
 
 
@@ -178,27 +179,27 @@ def _known(op: Op, *parts: str) -> str:
     return f"{op.evidence}{where}: {text}" if text else f"{op.evidence}{where}"
 
 
-def _judge_limits(node: Node, op: Op, table: Table) -> tuple[str, str, bool]:
-    """Verdict, evidence, and whether an operator is silently taken for another one."""
+def _judge_limits(node: Node, op: Op, table: Table) -> tuple[str, str, tuple[Constraint, ...]]:
+    """Verdict, evidence, and the limits that are missed."""
     listed = ", ".join(map(str, op.op_versions))
     other = bool(op.op_versions) and node.version not in op.op_versions
     version = f"version {node.version} of the operator, documented: {listed}" if other else ""
     if other and table.on_other_version == "unsupported":
-        return "unsupported", _known(op, version), False
+        return "unsupported", _known(op, version), ()
     answers = [(c, _answer(node, c.check)) for c in op.constraints]
-    missed = "; ".join(limit.text for limit, met in answers if met is False)
-    silent = any(limit.silent for limit, met in answers if met is False)
+    found = tuple(limit for limit, met in answers if met is False)
+    missed = "; ".join(limit.text for limit in found)
     unclear = "; ".join(limit.text for limit, met in answers if met is None)
     met = sum(met is True for _, met in answers)
     if missed and table.on_limit_missed == "unsupported":
-        return "unsupported", _known(op, f"misses a limit: {missed}"), silent
+        return "unsupported", _known(op, f"misses a limit: {missed}"), found
     if missed:
-        found = _known(op, f"misses a limit, so it runs on the CPU: {missed}", version)
-        return "constrained", found, silent
+        evidence = _known(op, f"misses a limit, so it runs on the CPU: {missed}", version)
+        return "constrained", evidence, found
     if unclear:
-        return "constrained", _known(op, f"for you to look at: {unclear}", version), False
+        return "constrained", _known(op, f"for you to look at: {unclear}", version), ()
     limits = f"within its {met} limit{'s' * (met > 1)}" if met else ""
-    return "constrained" if other else "supported", _known(op, limits, version), False
+    return "constrained" if other else "supported", _known(op, limits, version), ()
 
 
 def _answer(node: Node, check: dict[str, Any] | None) -> bool | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import paths
-from ...errors import LabError, MissingToolError, UsageError, WorkerError
+from ...errors import ConvertError, LabError, MissingToolError, UsageError, WorkerError
 from ...onnxfile.file import OnnxFile
 from ...tracking import Progress, tracked
 from . import bisection, process, refusal
@@ -113,6 +113,16 @@ class Pool:
         require()
         with self._borrowed() as worker:
             return self._ask(worker, graph, "build", doing, {}, keep=keep)[0]
+
+    def why_split(self, graph: Graph, doing: str) -> ConvertError:
+        """Return the error of a graph that QNN took in parts, with the nodes between them.
+
+        ONNX Runtime writes an operator that no provider takes as the ONNX functions that it is
+        made of, and offers those: every node then runs, but the graph is not one any more.
+        """
+        with self._borrowed() as worker:
+            answer, _ = worker.call(graph.message("listen"), {}, self.timeout)
+        return refusal.split(graph.onnx or graph.file, answer["heard"], doing)
 
     def run(
         self, graph: Graph, items: list[Arrays], progress: Progress | None = None

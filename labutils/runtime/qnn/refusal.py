@@ -142,18 +142,31 @@ def _tidy(reason: str, op_type: str) -> str:
 
 def refuse(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> ConvertError:
     """Return the error for `facts`: what QNN refused while `doing`, per node, and what to do."""
-    modules = _modules(model)
-    lines = []
-    for op_type, name, reason in facts["nodes"]:
-        module = modules.get(name) or module_of_name(name)
-        place = f" (module {module})" if module else ""
-        lines.append(f"{op_type} '{name}'{place}: {reason}")
-    lines += facts["notes"] if not lines else []
+    lines = _lines(model, facts) or facts["notes"]
     text, cure = _headline(facts["error"])
     head = f"QNN refused {model.name} while {doing}: {text}"
     listed = [f"  - {line}" for line in lines]
     nodes = tuple((op_type, name, reason) for op_type, name, reason in facts["nodes"])
     return ConvertError("\n".join([head, *listed, f"What to do: {cure}"]), nodes)
+
+
+def split(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> ConvertError:
+    """Return the error for a graph that QNN takes in parts, with the nodes that part it."""
+    nodes = tuple((op_type, name, reason) for op_type, name, reason in facts["nodes"])
+    head = f"QNN does not take {model.name} as one graph while {doing}"
+    if not nodes:
+        return ConvertError(
+            f"{head}, and names no node. What to do: see that the outputs are computed from the "
+            "input by operators that `labutils diagnose --target qnn` calls supported."
+        )
+    listed = [f"  - {line}" for line in _lines(model, facts)]
+    cure = (
+        "pass --repair, which replaces what a rule can; write the others with the operators that "
+        "`labutils diagnose --target qnn` calls supported."
+    )
+    return ConvertError(
+        "\n".join([f"{head}; it is split at these nodes.", *listed, f"What to do: {cure}"]), nodes
+    )
 
 
 def names_no_node(facts: dict[str, Any]) -> bool:
@@ -164,6 +177,16 @@ def names_no_node(facts: dict[str, Any]) -> bool:
 def with_node(facts: dict[str, Any], node: onnx.NodeProto) -> dict[str, Any]:
     """Return the facts with the node that the parts of the graph led to."""
     return {**facts, "nodes": [[node.op_type, node.name or node.output[0], _FOUND]]}
+
+
+def _lines(model: OnnxFile | Path, facts: dict[str, Any]) -> list[str]:
+    """Return a line per node of a refusal: operator, name, module, reason."""
+    modules, lines = _modules(model), []
+    for op_type, name, reason in facts["nodes"]:
+        module = modules.get(name) or module_of_name(name)
+        place = f" (module {module})" if module else ""
+        lines.append(f"{op_type} '{name}'{place}: {reason}")
+    return lines
 
 
 def _headline(error: str) -> tuple[str, str]:

@@ -150,6 +150,13 @@ class Server:
             "outputs": [[o.name, o.shape, o.type] for o in session.get_outputs()],
         }, {}
 
+    def call_listen(self, message: dict[str, Any], arrays: Arrays) -> Answer:
+        """Make a session that says everything; answer what QNN did not take, though it was made."""
+        _check_digest(message)
+        _empty_log()
+        _, error = _attempt(message["model"], message["options"], message["config"], _VERBOSE)
+        return {"heard": refusal.parse(str(error or ""), _read_log())}, {}
+
     def call_run(self, message: dict[str, Any], arrays: Arrays) -> Answer:
         """Run a session once, and make it first if this process does not have it."""
         session = self._session(message)

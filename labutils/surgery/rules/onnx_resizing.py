@@ -39,7 +39,9 @@ def _nearest(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     found = [nearest(axis, coordinates or "", rounding or "") for axis in axes]
     reads = [read for read in found if read is not None]
     if len(reads) < len(axes):
-        return Leave(f"{coordinates} reads a region that is given at run time")
+        if coordinates == "tf_crop_and_resize":
+            return Leave(f"{coordinates} reads a region that is given at run time")
+        return Leave("it keeps the ratio of the sides, and rounds a side up")
     takes = (coordinates, rounding) in HTP_NEAREST.items()
     if takes and reads == [htp_nearest(axis, coordinates or "") for axis in axes]:
         return NOT_MINE
@@ -56,17 +58,17 @@ def _nearest(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
 
 def _axes(node: ir.Node) -> list[Axis] | Leave:
     from ...targets.resampling import axes
-    from ..onnx_level.writing import array_of
+    from ..onnx_level.writing import array_of, numbers
 
-    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
-    if "axes" in node.attributes or policy != "stretch":
-        return Leave("it names axes, or keeps the ratio of the sides (opset 18)")
     if node.attributes.get_int("antialias", 0):
         return Leave("it smooths (antialias)")
     shape = required_input(node).shape
     known = None if shape is None else [n if isinstance(n, int) else None for n in shape]
     scales, sizes = (array_of(optional_input(node, n)) for n in (2, 3))
-    return axes(known, scales, sizes) or Leave("its size or that of its input is not known")
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch") or "stretch"
+    return axes(known, scales, sizes, numbers(node, "axes", ()), policy) or Leave(
+        "its size or that of its input is not known"
+    )
 
 
 def _sized(axis: Axis) -> Axis:

@@ -377,7 +377,7 @@ def _compare(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> comp
     except ParityError as failed:
         raise _with_place(failed, written, gate, device, settings) from None
     except ConvertError:
-        runtime.connect(written, "htp", soc=device.soc).close()  # its compiler names the node
+        _gate_graph(written, gate, device, settings)  # what is wrong with it says more
         raise
     except MissingToolError as missing:  # a QNN whose C interface is not the one we know
         with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
@@ -388,18 +388,23 @@ def _compare(draft: Path, written: OnnxFile, gate: Gate, device: Device) -> comp
         return replace(report, notes=(*report.notes, note))
 
 
+def _gate_graph(written: OnnxFile, gate: Gate, device: Device, settings: dict[str, Any]) -> None:
+    """Gate the graph on the HTP, whose compiler names a node and whose tensors can be looked at."""
+    few = {**settings, "check_top1": False}  # a flip among so few images says nothing
+    with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
+        compare.gate(
+            gate.reference, graph_on_htp, gate.inputs[:8], reference_onnx=gate.original, **few
+        )
+
+
 def _with_place(
     failed: ParityError, written: OnnxFile, gate: Gate, device: Device, settings: dict[str, Any]
 ) -> ParityError:
     """Return the error with the first tensor that departs, which only the graph can name."""
     if not isinstance(failed.report, compare.GateReport):
         return failed
-    few = {**settings, "check_top1": False}  # a flip among so few images says nothing
     try:
-        with runtime.connect(written, "htp", soc=device.soc) as graph_on_htp:
-            compare.gate(
-                gate.reference, graph_on_htp, gate.inputs[:8], reference_onnx=gate.original, **few
-            )
+        _gate_graph(written, gate, device, settings)
     except ParityError as graph:
         if not isinstance(graph.report, compare.GateReport):
             return failed

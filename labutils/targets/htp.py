@@ -7,6 +7,7 @@ does not say.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from . import resampling
@@ -84,6 +85,18 @@ def pads_at_the_end(pads: list[int], zero: bool) -> bool:
     last = pads[rank - 1] <= 0 < pads[-1]
     channels = rank > 2 and pads[1] <= 0 < pads[rank + 1] and not zero
     return last or channels
+
+
+def hard_swish_of_two(node: Node, _: Any) -> bool:
+    """Whether a HardSigmoid is not the half of a HardSwish, which QNN makes one operator of.
+
+    That operator computes another function in an ONNX session, and does not compile in a DLC.
+    """
+    alpha, beta = node.attribute("alpha", 0.2), node.attribute("beta", 0.5)
+    if not (math.isclose(alpha, 1 / 6, rel_tol=1e-4) and math.isclose(beta, 0.5, rel_tol=1e-4)):
+        return True
+    users = (user for user in node.users() if user.op_type == "Mul")
+    return not any(node.proto.input[0] in user.proto.input for user in users)
 
 
 def point(node: Node, _: Any) -> bool | None:

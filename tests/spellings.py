@@ -366,6 +366,15 @@ def casts_that_saturate():
     return draft.finish()
 
 
+def reductions_over_no_axis():
+    draft = Draft(opset=18)
+    x = draft.node("ReduceSum", [draft.stem()], "sum", noop_with_empty_axes=1)
+    none = draft.weight("none", np.zeros(0, np.int64))
+    x = draft.node("ReduceMean", [x, none], "mean", keepdims=0, noop_with_empty_axes=1)
+    draft.head(x)
+    return draft.finish()
+
+
 def decided_while_it_runs():
     draft = Draft()
     stem = draft.stem()
@@ -401,7 +410,7 @@ SPELLINGS: dict[str, Callable[[], onnx.ModelProto]] = {
         sparse_by_coordinates_and_in_a_constant, gemms_that_share_weights,
         outputs_that_repeat_each_other, normalized_weight, one_weight_in_many_places, strings,
         names_of_the_ends, softmax_of_two_meanings, squeeze_decided_by_a_size, view_by_sizes,
-        output_without_a_shape, graph_without_a_name,
+        output_without_a_shape, graph_without_a_name, reductions_over_no_axis,
     )
 }  # fmt: skip
 SPELLINGS |= {

@@ -69,6 +69,7 @@ def _is_plain(model: onnx.ModelProto) -> bool:
         training_mode.is_plain(model)
         and static_sizes.is_folded(model)
         and not operator_versions.padded_axes(model)
+        and not operator_versions.idle_reductions(model)
     )
 
 
@@ -171,7 +172,7 @@ def _plain_operators_(model: onnx.ModelProto, generated: int) -> list[str]:
     """Write operators as every reader takes them; settle what that makes constant or Identity."""
     changes: list[str] = []
     for _ in range(_ROUNDS):
-        done = training_mode.rewrite_(model)
+        done = [*training_mode.rewrite_(model), *operator_versions.pass_on_(model)]
         done += [*static_sizes.fold_(model), *operator_versions.pad_all_axes_(model)]
         if not done:
             break

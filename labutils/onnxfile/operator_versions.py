@@ -1,4 +1,7 @@
-"""Operators whose older and newer versions mean something else: Resize before 11, Pad from 18."""
+"""Operators whose older or newer versions mean something else.
+
+Resize before opset 11, Pad from 18, and the reductions that got their axes as an input (13, 18).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from .edit import free_name, nodes_within
 if TYPE_CHECKING:
     import onnx
 
+_REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")
 _AXES = 3  # the input of Pad that lists the axes, since opset 18
 
 
@@ -84,6 +88,29 @@ def pad_all_axes_(model: onnx.ModelProto) -> list[str]:
         while not node.input[-1]:
             del node.input[-1]
     return [f"the axes of {counted(len(nodes), 'Pad')} written in full"]
+
+
+def idle_reductions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the reductions over no axis, which pass their input on (`noop_with_empty_axes`)."""
+    empty = {tensor.name for tensor in model.graph.initializer if list(tensor.dims) == [0]}
+    return [
+        node
+        for node in nodes_within(model.graph)
+        if node.op_type in _REDUCTIONS
+        and not node.domain
+        and any(a.name == "noop_with_empty_axes" and a.i for a in node.attribute)
+        and {name for name in node.input[1:] if name} <= empty
+    ]
+
+
+def pass_on_(model: onnx.ModelProto) -> list[str]:
+    """Write the reductions over no axis as Identity; return what was changed."""
+    nodes = idle_reductions(model)
+    for node in nodes:
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
+    words = "over no axis written as Identity"
+    return [f"{counted(len(nodes), 'reduction')} {words}"] if nodes else []
 
 
 def _arrays(graph: onnx.GraphProto) -> dict[str, np.ndarray]:

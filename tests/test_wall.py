@@ -246,6 +246,9 @@ RAISING = {
 }  # fmt: skip
 
 INSIDE = {
+    "onnxfile/canonical_form.py": "canonicalize_, which says what could not be done",
+    "onnxfile/constants.py": "onnxfile/canonical_form.py, canonicalize_, and models/adapt.py",
+    "onnxfile/idle_outputs.py": "a copy of an output's entry",
     "surgery/onnx_level/rewriting.py": "surgery/onnx_level/graph.py, _rewritten",
     "surgery/onnx_level/passes.py": "surgery/onnx_level/graph.py, _rewritten",
     "quantize/insertion.py": "quantize/ptq.py, _inserted",

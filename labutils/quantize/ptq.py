@@ -33,6 +33,7 @@ from .. import paths, typesetting
 from ..errors import UnknownNameError, UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile import training_mode
+from ..onnxfile.canonical_form import is_canonical
 from ..onnxfile.edit import producers, rename_tensors_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset, serialized
@@ -357,7 +358,7 @@ def _compare(
         images = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     widths_ = {recipe.weights.bits, *(o.weights for o in recipe.overrides if o.weights)}
     clips = recipe.weights.mse or min(widths_) < 8
-    reference = _giving(source.whole, inserted.floating)
+    reference = _with_computed_outputs(source)
     # half precision rounds itself, by more than is allowed here; see `models.adapt` for the other
     if _computes_in_half(source) or training_mode.training(source.proto):
         reference = prepared(source)
@@ -366,13 +367,13 @@ def _compare(
     )
 
 
-def _giving(model: onnx.ModelProto, other: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model with the outputs that another one has too: some may have been left out."""
-    names = {output.name for output in other.graph.output}
-    kept = [output for output in model.graph.output if output.name in names]
-    if len(kept) == len(model.graph.output):
-        return model
-    made = _copy(model)
+def _with_computed_outputs(source: OnnxFile) -> onnx.ModelProto:
+    """Return the source without the outputs that nothing computes: they were left out."""
+    if is_canonical(source.proto):
+        return source.whole
+    names = {output.name for output in prepared(source).graph.output}
+    kept = [output for output in source.whole.graph.output if output.name in names]
+    made = source.copy()
     del made.graph.output[:]
     made.graph.output.extend(kept)
     return made

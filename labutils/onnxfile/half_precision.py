@@ -78,7 +78,7 @@ def _idle_casts_(model: onnx.ModelProto) -> None:
 
 def cast_type(node: onnx.NodeProto) -> int:
     """Return the number of the type that a Cast gives; since opset 19 `to` has company."""
-    return next(a.i for a in node.attribute if a.name == "to")
+    return next(int(a.i) for a in node.attribute if a.name == "to")
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

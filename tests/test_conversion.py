@@ -1,5 +1,6 @@
 """`targets.convert`: a DLC gets its name only after it was executed and compared."""
 
+import dataclasses
 import json
 
 import known_wrong
@@ -8,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import dlc, manifests, pipeline, quantize, runtime, surgery
+from labutils import dlc, manifests, pipeline, quantize, runtime, surgery, targets
 from labutils.errors import (
     ConvertError,
     ParityError,
@@ -16,6 +17,8 @@ from labutils.errors import (
     UnknownNameError,
     UsageError,
 )
+from labutils.images import data
+from labutils.models import zoo
 
 pytestmark = pytest.mark.htp
 
@@ -110,6 +113,53 @@ def test_an_output_that_no_dlc_can_hold_is_refused_by_the_users_name(tmp_path):
     assert "remove it from the graph" in str(caught.value)
     assert "QNNExecutionProvider" not in str(caught.value)
     assert not (tmp_path / "mine.dlc").exists()
+
+
+@pytest.mark.parametrize("way", ["dynamic", "operators"])
+def test_a_file_quantized_in_a_way_that_no_dlc_holds_is_refused_with_the_way_on(way, tmp_path):
+    from onnxruntime import quantization
+
+    weights = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["c"], name="/a/Conv"),
+        helper.make_node("Relu", ["c"], ["pixels"], name="/a/Relu"),
+    ]
+    source, images = known_wrong.build(
+        tmp_path / "f.onnx", nodes, size=16, opset=17, constants={"w": weights}
+    )
+    made = tmp_path / "q.onnx"
+    if way == "dynamic":
+        quantization.quantize_dynamic(source, made)
+    else:
+        quantization.quantize_static(
+            source, made, _Images(images), quant_format=quantization.QuantFormat.QOperator
+        )
+    first = {"dynamic": "DynamicQuantizeLinear 'input", "operators": "QLinearConv '/a/Conv"}[way]
+    model = dataclasses.replace(zoo.load(made), preprocessing=data.Preprocessing(16))
+    for target in ("qnn", "snpe-2.7"):
+        with pytest.raises(TranslationError, match=rf"{first}.*--quantize int8") as caught:
+            pipeline.convert_model(model, target, tmp_path / "q.dlc")
+        assert "--repair" not in str(caught.value)
+
+
+class _Images:
+    """What ONNX Runtime's calibration reads from."""
+
+    def __init__(self, images):
+        self.left = iter([{"input": image[None]} for image in images])
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+def test_a_weight_that_is_dequantized_is_within_its_limits(tmp_path):
+    weights = {"w": np.ones((3, 3, 1, 1), np.int8), "s": np.float32(0.1), "z": np.int8(0)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["v"], name="/w"),
+        helper.make_node("Conv", ["input", "v"], ["pixels"], name="/a/Conv"),
+    ]
+    source, _ = known_wrong.build(tmp_path / "f.onnx", nodes, size=8, opset=17, constants=weights)
+    assert {node.verdict for node in targets.check(source, "qnn").nodes} == {"supported"}
 
 
 def test_an_output_without_a_shape_is_written(tmp_path):

@@ -13,7 +13,7 @@ from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import module_of_name
 from ..runtime import qnn
 from ..runtime.qnn import options
-from ..targets import NodeVerdict, check
+from ..targets import NodeVerdict, check, load
 
 WRITER = "qnn"
 """The target whose table says what the writer does; every DLC is written by it."""
@@ -75,10 +75,11 @@ def refuse_never_written(source: OnnxFile) -> None:
     if not first.silent:
         what = "ends its process over" if first.aborts else "does not write a working DLC for"
     more = f" {counted(len(found), 'node')} in all." if len(found) > 1 else ""
+    known = load(WRITER).ops.get(first.op_type)
+    rules = "" if known and known.workaround else " `--repair` replaces what a rule can;"
     raise TranslationError(
         f"{source.name}: QNN {what} {first.op_type} {first.node!r} (module {first.module or '-'}): "
-        f"{first.evidence}.{more} `--repair` replaces what a rule can; see `labutils diagnose "
-        "--target qnn`.",
+        f"{first.evidence}.{more}{rules} see `labutils diagnose --target qnn`.",
         node=first.node,
         op_type=first.op_type,
         module=first.module,

@@ -77,6 +77,7 @@ def convert_model(
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
         fixed = _repair(original, target, folder, preparation, device.soc, listener.echo)
         floating = _file_of(fixed) or original
+        dlc.refuse_never_written(floating)
         done = None
         if quantization is not None:
             done = _quantize(model, floating, folder, quantization, comparison, listener)
@@ -205,11 +206,18 @@ def _repair(
         return None
     if preparation.edits is None and preparation.repair_for is None:
         plan = planning.suggest(original, target)
-        if plan.needed and target != "qnn":  # QNN itself judges for "qnn", at conversion
+        if plan.needed and (target != "qnn" or _known(plan)):  # QNN judges the limits for "qnn"
             raise planning.refused(plan)
         return None
     writer = functools.partial(dlc.refused_nodes, soc=soc)
     return steps.repair_file(original, destination, preparation, echo, writer)
+
+
+def _known(plan: planning.Plan) -> bool:
+    """Whether the table says of an operator that blocks that it is not taken in any form."""
+    ops = plan.check.table.ops
+    found = (ops.get(node.op_type) for node in plan.check.blockers if not node.fails)
+    return any(op is not None and op.verdict == "unsupported" and not op.aborts for op in found)
 
 
 def _measure_approximation(

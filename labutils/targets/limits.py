@@ -307,6 +307,11 @@ def _graph_boundary(node: Node, _: bool) -> bool:
     return node.at_boundary
 
 
+def _of_a_weight(node: Node, _: bool) -> bool | None:
+    """Whether a QuantizeLinear or DequantizeLinear reads a constant; open where it does not."""
+    return node.is_constant(0) or None
+
+
 def _within_gelu(node: Node, wanted: bool) -> bool:
     """Whether an Erf reads ``x / sqrt(2)``, and one is added to what it gives (or a half)."""
     divided = node.producer(0)
@@ -355,6 +360,7 @@ CHECKS: dict[str, Check] = {
     "batch_not_broadcast": _batch_not_broadcast,
     "graph_boundary": _graph_boundary,
     "within_gelu": _within_gelu,
+    "of_a_weight": _of_a_weight,
     "htp_resize": htp.resize,
     "htp_resize_coordinates": htp.resize_coordinates,
     "htp_nearest_mode": htp.nearest_mode,

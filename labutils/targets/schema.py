@@ -93,6 +93,8 @@ class Op:
         target's own operator, anything else. Empty where not stated.
     aborts
         Whether the tool's process ends over the operator, and names no node.
+    fails
+        Whether what the tool writes of the operator is of no use, though it may take it.
     """
 
     verdict: Verdict
@@ -109,6 +111,7 @@ class Op:
     maps_to: str = ""
     note: str = ""
     aborts: bool = False
+    fails: bool = False
 
 
 @dataclass(frozen=True)

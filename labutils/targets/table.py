@@ -144,7 +144,8 @@ def judge_graph(graph: Graph, table: Table) -> CheckReport:
 
 def judge(node: Node, table: Table) -> NodeVerdict:
     """Return the verdict of the table on one node; limits are checked where a machine can."""
-    op, missed = table.ops.get(node.op_type) if node.standard else None, ()
+    op = table.ops.get(node.op_type) if node.standard else None
+    missed: tuple[Constraint, ...] = ()
     if op is None:
         verdict, evidence = "unknown", _why_unknown(node, table)
     elif op.verdict == "unsupported":
@@ -162,7 +163,7 @@ def judge(node: Node, table: Table) -> NodeVerdict:
         version=node.version,
         silent=any(limit.silent for limit in missed),
         aborts=op is not None and op.aborts,
-        fails=any(limit.fails for limit in missed),
+        fails=(op is not None and op.fails) or any(limit.fails for limit in missed),
     )
 
 

@@ -194,10 +194,13 @@ def test_other_channels_go_with_inputs_of_one_s_own(channels, lab, tmp_path):
 
 
 def other(folder, *inputs, sequence=False):
-    """A model with these inputs, (name, type, shape), of which it gives the first."""
+    """A model with these inputs, (name, type, shape), of which it negates or lowers the first."""
     values = [helper.make_tensor_value_info(*entry) for entry in inputs]
     made = helper.make_tensor_value_info("y", inputs[0][1], inputs[0][2])
-    node = helper.make_node("Identity", [inputs[0][0]], ["y"], "/id")
+    text = inputs[0][1] == TensorProto.STRING
+    lower = {"case_change_action": "LOWER"} if text else {}
+    op_type = "StringNormalizer" if text else "Neg"
+    node = helper.make_node(op_type, [inputs[0][0]], ["y"], "/one", **lower)
     if sequence:
         values = [helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)]
         made = helper.make_tensor_value_info("y", TensorProto.INT64, ())

@@ -183,7 +183,7 @@ def test_a_part_begins_where_it_is_told_to(model):
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(["nothing"], None), (["y"], ["w"]), (["y"], [])])
 def test_a_part_that_cannot_be_is_refused_in_words(model, outputs, inputs):
-    with pytest.raises(ModelFileError, match="cannot be cut there"):
+    with pytest.raises(ModelFileError, match="onnx_ir cannot cut the graph 'g'"):
         edit.cut(model, outputs, inputs)
 
 
@@ -192,13 +192,13 @@ def test_a_sparse_constant_is_refused_in_words(model):
     sparse = helper.make_sparse_tensor(numpy_helper.from_array(np.float32([1]), "v"), indices, [4])
     lone = helper.make_node("Constant", [], ["s"], name="/sparse", sparse_value=sparse)
     model.graph.node.append(lone)
-    with pytest.raises(ModelFileError, match=r"'g' cannot be edited.*sparse"):
+    with pytest.raises(ModelFileError, match=r"does not read the graph 'g'.*Sparse"):
         edit.lift_constants_(model)
 
 
 def test_a_damaged_graph_is_refused_in_words(model):
     model.graph.initializer[1].data_type = 999
-    with pytest.raises(ModelFileError, match="'g' cannot be edited"):
+    with pytest.raises(ModelFileError, match="does not read the graph 'g'"):
         edit.remove_unused_(model)
 
 
@@ -230,7 +230,7 @@ ONCE = {
     ),
     "data of other files": (r"load_external_data_for_model", {"onnxfile/graph.py"}),
     "parsing a file": (r"ModelProto\.FromString\(|\bonnx\.load\(", {"onnxfile/graph.py"}),
-    "checking a file": (r"check_model\(str\(", {"onnxfile/graph.py"}),
+    "checking a file": (r"check_model\(.*\bstr\(", {"onnxfile/graph.py"}),
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UnknownNameError
+from ..onnxfile.edit import producers
 
 if TYPE_CHECKING:
     import onnx
@@ -111,7 +112,7 @@ def found_name(wanted: str, names: Iterable[str], owner: str) -> str:
 
 def labelling(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
     """Return the ArgMax, TopK or the like that a tensor comes from; None where it does not."""
-    made = {output: node for node in model.graph.node for output in node.output if output}
+    made = producers(model.graph.node)
     node = made.get(name)
     while node is not None and node.op_type in _HANDING_ON:
         node = made.get(node.input[0])

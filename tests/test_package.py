@@ -156,6 +156,8 @@ class Installed:
         venv.create(self.env, symlinks=os.name != "nt", with_pip=not self.pip_here)
         self.bin = self.env / ("Scripts" if os.name == "nt" else "bin")
         self.site = Path(sysconfig.get_path("purelib", vars={"base": str(self.env)}))
+        if tools and not self.pip_here:  # Python 3.11 brings an old one beside its pip
+            self.pip("uninstall", "-y", "setuptools")
         if tools:
             (self.site / "tools.pth").write_text(f"{tools}\n")
         self.pip("install", "--no-deps", "--no-index", *what)

@@ -173,8 +173,9 @@ def _typed(value: onnx.ValueInfoProto) -> str:
     if kind != "tensor_type":
         return (kind or "no type").removesuffix("_type")
     tensor = value.type.tensor_type
-    names = {1: "float", 11: "double"}
-    name = names.get(tensor.elem_type) or TensorProto.DataType.Name(tensor.elem_type).lower()
+    names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    names |= {TensorProto.FLOAT: "float", TensorProto.DOUBLE: "double"}
+    name = names.get(tensor.elem_type, f"type {tensor.elem_type}, not an ONNX type")
     if not tensor.HasField("shape"):
         return f"tensor({name}) of any rank"
     sizes = ", ".join(str(d.dim_value or d.dim_param or "?") for d in tensor.shape.dim)

@@ -414,6 +414,9 @@ def test_another_file_and_another_target_get_another_verdict(board):
     second = words(board.verdict)
     assert "would stop at HardSigmoid in features.0.2" in second and second != first
     board.target.value = "qnn"
+    board.diagnose_button.click()  # QNN fuses HardSigmoid and Mul into another function
+    assert 'data-kind="bad"' in board.verdict.value and "HardSigmoid" in words(board.verdict)
+    board.file.value = "opset 17"
     board.diagnose_button.click()
     assert 'data-kind="good"' in board.verdict.value and "for qnn" in words(board.verdict)
 

@@ -10,13 +10,12 @@ splits never overlap. The images are synthetic.
 from __future__ import annotations
 
 import colorsys
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 
 from ..errors import UnknownNameError, UsageError
-from . import markings, sketches
+from . import markings, rendering, sketches
 from . import scene as scenes
 from .markings import Marking
 from .rendering import render
@@ -119,7 +118,4 @@ def image(index: int, split: str = "train", size: int = 128) -> np.ndarray:
 
 def digest(split: str, n: int = 112, size: int = 128) -> str:
     """Return the SHA-256 over the first `n` images of a split: the identity of the pixels."""
-    total = hashlib.sha256()
-    for index in range(n):
-        total.update(image(index, split, size).tobytes())
-    return total.hexdigest()
+    return rendering.digest(image, split, n, size)

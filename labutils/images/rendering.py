@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -137,3 +138,11 @@ def render(scene: Scene, size: int = 128) -> np.ndarray:
     picture = _over(_clutter_layer(scene, size), picture)
     picture = _thing_over(scene, size, picture)
     return _sensed(scene, size, _lit(scene, size, picture))
+
+
+def digest(image: Callable[[int, str, int], np.ndarray], split: str, n: int, size: int) -> str:
+    """Return the SHA-256 over the first `n` images of a split, as ``image(index, split, size)``."""
+    total = hashlib.sha256()
+    for index in range(n):
+        total.update(image(index, split, size).tobytes())
+    return total.hexdigest()

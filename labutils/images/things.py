@@ -9,15 +9,14 @@ split is part of the seed. The images are synthetic: no photograph is in them.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import UnknownNameError, UsageError
+from . import rendering, sketches
 from . import scene as scenes
-from . import sketches
 from .rendering import MIN_SIZE, render
 from .scene import THINGS, Scene, distractors, occluders
 from .strokes import Random
@@ -122,7 +121,4 @@ def image(index: int, split: str = "train", size: int = 128) -> np.ndarray:
 
 def digest(split: str, n: int = 64, size: int = 128) -> str:
     """Return the SHA-256 over the first `n` images of a split: the identity of the pixels."""
-    total = hashlib.sha256()
-    for index in range(n):
-        total.update(image(index, split, size).tobytes())
-    return total.hexdigest()
+    return rendering.digest(image, split, n, size)

@@ -208,8 +208,10 @@ def _shuffle(d: Draw, x: str) -> str:
 
 def _upsample(d: Draw, x: str) -> str:
     n, c, h, w = d.shapes[x]
-    if h > 12 or d.opset == 7:
+    if h > 12:
         return convolution(d, x)
+    if d.opset < 9:  # an attribute still
+        return d.node("Upsample", [x], (n, c, 2 * h, 2 * w), scales=[1.0, 1.0, 2.0, 2.0])
     scales = d.weight(np.float32([1, 1, 2, 2]))
     if d.opset < 11:
         op = "Upsample" if d.opset < 10 else "Resize"

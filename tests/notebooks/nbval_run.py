@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labutils import paths
+from labutils.lab import exercise
 from labutils.pipeline import batch
 
 STARTUP = Path(__file__).parent / "startup"
@@ -18,13 +19,15 @@ NOTEBOOK_SECONDS = 1800
 @dataclass(frozen=True)
 class Outcome:
     """What became of a notebook: whether all was well, numbers of the code cells that passed or
-    were skipped, attempts to leave this machine, and what nbval said."""
+    were skipped, attempts to leave this machine, what nbval said, and what the notebook
+    remembers of each exercise."""
 
     ok: bool
     passed: tuple[int, ...]
     skipped: tuple[int, ...]
     outside: str
     text: str
+    exercises: dict[str, exercise.Record]
 
     def __str__(self):
         asked = f"\nIt tried to leave this machine:\n{self.outside}" if self.outside else ""
@@ -77,4 +80,5 @@ def run(notebook, generated, *, strict=False, hidden="", cell_seconds=CELL_SECON
         skipped=tuple(number(cell) for cell in cells if cell.find("skipped") is not None),
         outside=asked,
         text=done.stdout,
+        exercises=exercise.recall(private / exercise.progress_file().name)[0],
     )

@@ -1,18 +1,21 @@
-"""Every notebook, three times: as shipped, without Qualcomm's wheel, and solved.
+"""Every notebook, twice: as a learner walks through it, and without Qualcomm's wheel.
 
-The first two passes go from notebook to notebook, as a learner does, and each finds what the one
-before it left; they run side by side. The third starts from the files of the first, two at a time.
+The walk runs each exercise as shipped, and then once more with its answer; the pass without the
+wheel answers nothing. Both go from notebook to notebook, as a learner does, and each notebook finds
+what the one before it left; the two passes run side by side.
 """
 
+import copy
 import datetime
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 from nbval_run import run
 
-from labutils.lab import notebooks
+from labutils.lab import exercises, notebooks
+from labutils.lab.exercise import PASSED
 
 pytestmark = pytest.mark.slow
 
@@ -22,13 +25,21 @@ SKIPPED = {}
 NOTEBOOKS = pytest.mark.parametrize("path", notebooks.find(), ids=lambda path: path.stem)
 
 
-def edition(path, solved):
-    """A notebook as it is run: with its kept outputs, which a learner's copy does not have.
+def answered(notebook):
+    """A copy in which each exercise, once judged as shipped, is answered and judged again.
 
-    nbval compares nothing where a cell has no count.
+    Like the others it keeps its outputs, which a learner's copy does not have: nbval compares
+    nothing where a cell has no count.
     """
-    original = notebooks.read(path)
-    return notebooks.solve(original) if solved else original
+    walk = copy.deepcopy(notebook)
+    answers = {cell.id: exercises.find(id) for id, cell in notebooks.exercise_cells(notebook)}
+    walk.cells, asked = [], None
+    for cell in copy.deepcopy(notebook.cells):
+        walk.cells.append(cell)
+        asked = answers.get(cell.id, asked)
+        if "check" in notebooks.tags(cell):
+            walk.cells += [new_code_cell(asked.reference), new_code_cell(cell.source)]
+    return walk
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +47,15 @@ def start(request, tmp_path_factory):
     """A function that starts a pass for the notebooks chosen, and returns {path: future}."""
     pools = []
 
-    def start_pass(test, generated, *, workers=1, solved=False, **options):
-        pools.append(ThreadPoolExecutor(workers))
+    def start_pass(test, edition, **options):
+        pools.append(ThreadPoolExecutor(1))
+        generated = tmp_path_factory.mktemp("generated_models")
         chosen = [i for i in request.session.items if getattr(i, "originalname", "") == test]
         jobs = {}
         for path in (item.callspec.params["path"] for item in chosen):
-            copy = notebooks.checkout(tmp_path_factory.mktemp("my")).folder / path.name
-            nbformat.write(edition(path, solved), copy)
-            jobs[path] = pools[-1].submit(run, copy, generated(), **options)
+            mine = notebooks.checkout(tmp_path_factory.mktemp("my")).folder / path.name
+            nbformat.write(edition(notebooks.read(path)), mine)
+            jobs[path] = pools[-1].submit(run, mine, generated, **options)
         return jobs
 
     yield start_pass
@@ -52,57 +64,40 @@ def start(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory):
-    """Where the notebooks of the first pass leave their files; empty at its start."""
-    return tmp_path_factory.mktemp("generated_models")
+def walked(start):
+    return start("test_walked_through", answered)
 
 
 @pytest.fixture(scope="module")
-def as_shipped(start, generated):
-    return start("test_as_shipped", lambda: generated)
-
-
-@pytest.fixture(scope="module")
-def without_the_wheel(start, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("generated_models")
-    return start("test_without_the_wheel", lambda: folder, hidden="onnxruntime_qnn")
-
-
-@pytest.fixture(scope="module")
-def solved(start, generated, tmp_path_factory):
-    def copied():
-        folder = tmp_path_factory.mktemp("generated_models")
-        for file in generated.glob("0*.onnx*"):  # with their manifests
-            shutil.copy(file, folder)
-        return folder
-
-    return start("test_solved", copied, workers=2, solved=True, strict=True)
+def without_the_wheel(start):
+    return start("test_without_the_wheel", copy.deepcopy, hidden="onnxruntime_qnn")
 
 
 @NOTEBOOKS
-def test_as_shipped(path, as_shipped, without_the_wheel):
-    outcome = as_shipped[path].result()
+def test_walked_through(path, walked, without_the_wheel):
+    outcome = walked[path].result()
     assert outcome.ok, outcome
-    code = [cell for cell in notebooks.read(path).cells if cell.cell_type == "code"]
+    walk = answered(notebooks.read(path))
+    code = [cell for cell in walk.cells if cell.cell_type == "code"]
     assert len(outcome.passed + outcome.skipped) == len(code), outcome
+    asked = exercises.of(path.name[:2])
+    assert set(outcome.exercises) == {exercise.id for exercise in asked}
+    for record in outcome.exercises.values():  # as shipped, and answered
+        assert (record.attempts, record.outcome, record.settled) == (1, PASSED, False)
 
 
 @NOTEBOOKS
 def test_without_the_wheel(path, without_the_wheel):
     outcome = without_the_wheel[path].result()
     assert outcome.ok, outcome
-
-
-@NOTEBOOKS
-def test_solved(path, solved):
-    outcome = solved[path].result()
-    assert outcome.ok, outcome
+    assert set(outcome.exercises) == {exercise.id for exercise in exercises.of(path.name[:2])}
+    assert all(record.settled for record in outcome.exercises.values()), "answered by nobody"
 
 
 @NOTEBOOKS
 def test_every_pass_has_outputs_to_compare(path):
-    for solved in (False, True):
-        cells = edition(path, solved).cells
+    for edition in (copy.deepcopy, answered):
+        cells = edition(notebooks.read(path)).cells
         kept = [cell for cell in cells if notebooks.KEPT in notebooks.tags(cell)]
         assert kept and all(cell.execution_count and cell.outputs for cell in kept)
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import __version__, streams, untrusted
@@ -28,7 +29,7 @@ from .commands import (
     running,
     training,
 )
-from .errors import EarlierFormatWarning, LabError, UsageError, printable
+from .errors import EarlierFormatWarning, LabError, UsageError, printable, without_temporary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return UsageError.exit_code
     chosen = parser.parse_args(options.joined(sys.argv[1:] if arguments is None else arguments))
     try:
-        with _stoppable(), _names_that_fit(), _notes_in_one_line():
+        with _stoppable(), _files_that_can_be_written(), _notes_in_one_line():
             return chosen.command(chosen)
     except LabError as error:
         if getattr(chosen, "json", False):
@@ -61,14 +62,25 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 @contextlib.contextmanager
-def _names_that_fit() -> Iterator[None]:
-    """Tell of a name that is too long for any file as of a mistake, wherever it is looked up."""
+def _files_that_can_be_written() -> Iterator[None]:
+    """Tell of a name too long for any file, and of a place that takes none, as of a mistake.
+
+    Most places are refused before any work. A full disk shows while a file is written.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise UsageError(f"No file can have the name {untrusted.shown(error.filename)}.") from None
+        name = str(error.filename or "")
+        unfinished = without_temporary(name) != name  # nobody knows that name
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"No file can have the name {untrusted.shown(name)}.") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UsageError("The disk is full. Free some room, and run the same again.") from None
+        if unfinished or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            place = f"a file in {Path(name).parent}" if unfinished else name
+            words = f"Cannot read or write {place}: {error.strerror}."
+            raise UsageError(f"{words} Name another place.") from None
+        raise
 
 
 @contextlib.contextmanager

@@ -116,6 +116,21 @@ def folder(path: str | Path) -> Path:
     return path
 
 
+def refuse_unwritable(file: str | Path) -> None:
+    """Refuse, before any work, the name of a file that cannot be written; makes nothing.
+
+    Raises
+    ------
+    UsageError
+        The nearest folder above it that exists does not take files, or it is a file itself.
+    """
+    place = next(above for above in expanded(file).absolute().parents if above.exists())
+    if not place.is_dir():
+        raise UsageError(f"Cannot write {file}: {place} is a file, not a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"Cannot write {file}: {place} takes no files. Name another folder.")
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only when the block succeeds.

@@ -1,5 +1,6 @@
 """How files get their names, and what becomes of work that was never finished."""
 
+import errno
 import multiprocessing
 import os
 import platform
@@ -236,3 +237,53 @@ def _alive(pid):
 def test_a_name_that_no_file_can_have_is_told(suffix, lab):
     code, _, err = lab("run", "x" * 300 + suffix)
     assert code == 2 and "Error: " in err
+
+
+def test_a_place_that_takes_no_file_is_refused_before_any_work(tmp_path, monkeypatch, lab):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    allowed = os.access
+
+    def access(path, mode):  # whoever runs the tests may write anywhere
+        return allowed(path, mode) and not (Path(path) == closed and mode & os.W_OK)
+
+    monkeypatch.setattr(os, "access", access)
+    monkeypatch.setattr("torch.onnx.export", lambda *_, **__: pytest.fail("it began to work"))
+    for command in (
+        ("export", "mobilenet_v3_small", "-o", closed / "new" / "x.onnx"),
+        ("quantize", "mobilenet_v3_small", "-o", closed / "x.onnx"),
+        ("convert", "mobilenet_v3_small", "--target", "qnn", "-o", closed / "x.dlc"),
+        ("repair", "mobilenet_v3_small", "--target", "snpe-2.7", "-o", closed / "x.onnx"),
+    ):
+        code, _, said = lab(*command)
+        assert code == 2 and f"{closed} takes no files" in said, command
+    assert not list(closed.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "The disk is full. Free some room"),
+        (errno.EROFS, "a file in out: Read-only file system"),
+        (errno.ENOENT, "a file in out: No such file"),
+    ],
+)
+def test_what_is_found_out_while_a_file_is_written_is_one_sentence(number, words, lab, monkeypatch):
+    unfinished = "out/.x.01234567-89-abcdef01.tmp.onnx"
+
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number), unfinished)
+
+    monkeypatch.setattr("labutils.machine.doctor.examine", refused)
+    code, _, said = lab("doctor")
+    assert code == 2 and words in said and ".tmp" not in said
+
+
+def test_another_error_of_the_system_keeps_its_own_words(lab, monkeypatch, capsys):
+    def refused(*_, **__):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "somewhere")
+
+    monkeypatch.setattr("labutils.machine.doctor.examine", refused)
+    with pytest.raises(SystemExit):
+        lab("doctor")
+    assert capsys.readouterr().err == "OSError: [Errno 22] Invalid argument: 'somewhere'\n"

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from labutils import dlc, paths, pipeline, surgery, targets
+from labutils import dlc, manifests, paths, pipeline, surgery, targets
 from labutils.errors import ConvertError, SurgeryError, TranslationError, UsageError
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
@@ -43,6 +43,21 @@ def test_apply_leaves_nothing_that_blocks(opset, small_onnx, inputs, tmp_path):
     with pytest.raises(SurgeryError, match="no repair is needed"):
         pipeline.apply(tmp_path / "r.onnx", "snpe-2.7", tmp_path / "again.onnx")
     assert not (tmp_path / "again.onnx").exists()
+
+
+def test_a_repaired_file_has_a_manifest_that_says_what_was_done(small_onnx, tmp_path, lab):
+    asked = ("--target", "snpe-2.7", "-o", tmp_path / "r.onnx")
+    code, said, err = lab("repair", small_onnx(17), *asked)
+    assert code == 0 and "Surgery on the ONNX graph" in said, err
+    manifest = manifests.read(tmp_path / "r.onnx")
+    assert manifest["sha256"] == paths.sha256(tmp_path / "r.onnx")
+    assert manifest["brought"]["sha256"] == paths.sha256(small_onnx(17))
+    assert (manifest["target"], manifest["opset"]) == ("snpe-2.7", 17)
+    assert manifest["repair"]["rules"]["hardswish"]["exact"] is True
+    again = ("--replay", paths.edits_file(tmp_path / "r.onnx"), "-o", tmp_path / "again.onnx")
+    assert lab("repair", small_onnx(17), *again)[0] == 0
+    replayed = manifests.read(tmp_path / "again.onnx")["repair"]
+    assert replayed["edits"] == manifest["repair"]["edits"]
 
 
 def test_what_no_rule_repairs_is_said(tmp_path):

@@ -33,7 +33,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from .. import targets
+    from .. import pipeline, targets
+    from ..models import zoo
 
 
 def add(commands: Any) -> None:
@@ -177,13 +178,25 @@ def _repair(chosen: argparse.Namespace) -> int:
                 plan = pipeline.suggest(file, chosen.target)
                 if model.brought and pipeline.refused_as_brought(model.brought, plan.check):
                     file.write(chosen.output, file.copy())
+                    _describe(chosen, model, None)
                     say(chosen, f"Repaired by adapting it: {model}\nwrote {chosen.output}")
                     return 0
                 say(chosen, f"{nothing} No file was written.")
                 return 0
+        _describe(chosen, model, done)
     emit(chosen, done)
     say(chosen, f"wrote {done.file} and {paths.edits_file(done.file).name}")
     return 0
+
+
+def _describe(chosen: argparse.Namespace, model: zoo.Model, done: pipeline.Repair | None) -> None:
+    """Write the manifest of a repaired file."""
+    from .. import manifests
+    from ..onnxfile.file import OnnxFile
+    from ..pipeline import steps
+
+    facts = {"target": chosen.target, "opset": OnnxFile(chosen.output).opset}
+    manifests.write(chosen.output, steps.facts_of(model, done) | facts)
 
 
 def _convert(chosen: argparse.Namespace) -> int:

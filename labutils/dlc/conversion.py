@@ -7,7 +7,6 @@ executed, and compared with the model that the user brought. Only then does it g
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -312,9 +311,7 @@ def refuse_impossible(target: str, destination: Path) -> None:
         )
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
-    existing = next(p for p in destination.absolute().parents if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"Cannot write {destination}: {existing} is not a folder you may write.")
+    paths.refuse_unwritable(destination)
 
 
 def _write(

@@ -129,7 +129,7 @@ def load(
 
 
 def refuse_output(path: str | Path, model: Model, *suffixes: str) -> None:
-    """Refuse an output that is a folder, has the wrong ending, or would overwrite the model.
+    """Refuse an output that has no place, has the wrong ending, or would overwrite the model.
 
     Parameters
     ----------
@@ -143,7 +143,8 @@ def refuse_output(path: str | Path, model: Model, *suffixes: str) -> None:
     Raises
     ------
     UsageError
-        `path` is a folder, has another ending, or is the file that the model was read from.
+        `path` is a folder or in one that takes no files, has another ending, or is the file that
+        the model was read from.
     """
     path = Path(path)
     if path.is_dir():
@@ -153,6 +154,7 @@ def refuse_output(path: str | Path, model: Model, *suffixes: str) -> None:
     brought = [file for file in (model.file, model.brought) if file]
     if any(path.resolve() == file.resolve() for file in brought):
         raise UsageError(f"{path} is the model itself: choose another name for the output.")
+    paths.refuse_unwritable(path)
 
 
 def _a(suffix: str) -> str:

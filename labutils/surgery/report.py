@@ -218,7 +218,10 @@ class Report:
     def __str__(self) -> str:
         rows = self._rows()
         width = max(len(subject) for subject, _ in rows)
-        head = f"Surgery on {self.target}, level {self.level}: {len(self.matches)} replaced"
+        where = f"{self.target}, level {self.level}"
+        if self.level == "onnx":
+            where = f"the ONNX graph {self.target!r}"
+        head = f"Surgery on {where}: {len(self.matches)} replaced"
         return "\n".join([head, *(f"  {subject:<{width}}  {text}" for subject, text in rows)])
 
     def __repr__(self) -> str:

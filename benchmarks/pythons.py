@@ -36,6 +36,8 @@ def commit() -> str:
 
 def main(arguments: list[str]) -> int:
     status, summary = run(arguments)
+    if not re.search(r"\d+ (passed|failed)", summary):
+        return status  # such as --help: no test was run
     day = datetime.datetime.now(datetime.UTC).date()
     lines = [
         f"Python {platform.python_version()}, torch {torch.__version__}, {day}, {commit()}",

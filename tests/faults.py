@@ -31,8 +31,8 @@ from labutils.runtime.qnn import dlc_file
 HEAVY = ["labutils.__main__", "labutils.pipeline.journey", "labutils._torchvision", "torch.export"]
 HEAVY += ["torch.onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas"]
 HEAVY += ["tiny_network"]  # with timm, which learns of it
-MODEL = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
-TINY = [tiny_network.NAME, "--weights", "random"]
+MODEL = [tiny_network.NAME, "--weights", "random"]
+RECIPE = "calibration: {images: 16}\n"
 MARK = "LABUTILS_TEST_RUN"
 HOWS = ("kill", "kill", "kill", "terminate", "kill a worker")
 PATIENCE_S = 30  # for the kernel and a busy machine
@@ -128,18 +128,20 @@ class Ground:
         self.said = place / "said"
         for folder in (self.artifacts, self.temporary, self.said):
             folder.mkdir()
+        self.recipe = self.said / "quantization.yaml"
+        self.recipe.write_text(RECIPE, encoding="utf-8")
         self.runs = 0
         self.chance = random.Random(seed)
         self.mark = str(place)
         self.lasted = {"journey": 10.0, "convert": 5.0}  # seconds; measured by `complete`
 
-    def start(self, command, model=MODEL, quantize="int8"):
+    def start(self, command):
         """Start ``journey`` or ``convert``; return the run when it has said its first line."""
-        arguments = [command, *model]
+        arguments = [command, *MODEL]
         if command == "journey":
             arguments += ["--images", "1", "-o", str(self.artifacts)]
         else:
-            arguments += ["--target", "snpe-2.7", "--repair", "--quantize", str(quantize)]
+            arguments += ["--target", "snpe-2.7", "--repair", "--quantize", str(self.recipe)]
             arguments += ["-o", str(self.artifacts / "own.dlc")]
         self.runs += 1
         run = Run(arguments, self.said / f"{self.runs}.txt", self.temporary, self.mark)

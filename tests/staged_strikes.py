@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 
 import faults
-from faults import GIVEN_UP_S, TINY, Ground
+from faults import GIVEN_UP_S, Ground
 
 KILL, TERMINATE, WORKER = "kill", "terminate", "kill a worker"
 # What a command says when a stage begins, and when it is over.
@@ -35,7 +35,6 @@ STAGES = {
 # before the first of Qualcomm's workers is there
 ALONE = {("journey", stage) for stage in HEADS[:3]}
 ALONE |= {("convert", stage) for stage in ("export", "repair", "quantize")}
-RECIPE = "calibration: {images: 16}\n"
 TRIES = 12  # until a strike lands in its stage
 
 
@@ -84,8 +83,6 @@ class Campaign:
     def __init__(self, ground: Ground, each, done=(), note=lambda struck: None):
         self.ground, self.each, self.note = ground, each, note
         self.done = list(done)
-        self.source = {"model": TINY, "quantize": ground.said / "quantization.yaml"}
-        self.source["quantize"].write_text(RECIPE, encoding="utf-8")
 
     def todo(self, command, stage):
         """The ways of the strikes that this stage still lacks."""
@@ -125,7 +122,7 @@ class Campaign:
 
     def _whole(self, command):
         """The moments at which a run that is left alone came to each sign of its stages."""
-        run = self.ground.start(command, **self.source)
+        run = self.ground.start(command)
         signs = {sign for signs in STAGES[command].values() for sign in signs}
         said = {}
         while run.code is None or signs - set(said):
@@ -138,7 +135,7 @@ class Campaign:
         """Strike a run in a stage; return None when it was through before."""
         first, last = STAGES[command][stage]
         known = self.ground.running()
-        run = self.ground.start(command, **self.source)
+        run = self.ground.start(command)
         victim = run.process.pid
 
         def ended():

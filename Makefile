@@ -82,8 +82,9 @@ $(VENV)/.html-tools $(VENV)/.test-tools: $(VENV)/.%-tools: $(SETUP)
 run: setup
 	$(BIN)/python -m labutils journey
 
-# Two processes; each file's tests stay together and in order. The long files come first.
-TEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores, because many tests wait for a child or a page. Each file's tests
+# stay together and in order; the long files come first.
+TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 test: test-tools
 	$(TEST)
 

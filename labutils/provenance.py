@@ -115,7 +115,7 @@ def origin_note(path: Path, origin: dict[str, Any], model: onnx.ModelProto) -> s
         return f"a file that the lab knows nothing about. {error}"
     except NoManifestError:
         pass  # what the file says itself is all there is
-    return f"exported by the lab: {origin['note']}{edited}"
+    return f"exported by the lab with {origin['note']}{edited}"
 
 
 def of_manifest(manifest: dict[str, Any]) -> tuple[data.Preprocessing, tuple[str, ...], str]:

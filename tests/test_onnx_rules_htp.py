@@ -103,7 +103,17 @@ LOWERED = {
                         {"sizes": [1, 5, 9, 5]}, 19),
     "resize by scales": ([node("Resize", "x  scales", "y", keep_aspect_ratio_policy="stretch")],
                          {"scales": np.float32([1, 1, 2, 2])}, 17),
+    "resize of some axes": ([node("Resize", "x  scales", "y", axes=[-1, 2], mode="linear")],
+                            {"scales": np.float32([2, 1.5])}, 18),
+    "resize of some axes by sizes": ([node("Resize", "x   sizes", "y", axes=[3])],
+                                     {"sizes": [13]}, 19),
+    "antialias that enlarges": ([node("Resize", "x  scales", "y", mode="cubic", antialias=1)],
+                                {"scales": np.float32([1, 1, 1.5, 2])}, 18),
+    "antialias by sizes": ([node("Resize", "x   sizes", "y", mode="linear", antialias=1)],
+                           {"sizes": [1, 5, 6, 9]}, 18),
     "reshape": ([node("Reshape", "x shape", "y")], {"shape": [5, 36]}, 21),
+    "reshape that may be empty": ([node("Reshape", "x shape", "y", allowzero=1)],
+                                  {"shape": [5, -1]}, 18),
     "chain": ([node("Relu", "x", "a"), node("GlobalAveragePool", "a", "b"),
                node("Flatten", "b", "y")], {}, NEWEST),
 }  # fmt: skip
@@ -126,14 +136,54 @@ def test_what_newer_opsets_write_otherwise_is_lowered(name):
         assert n.op_type != "Resize" or all(n.input)  # opset 11 takes no absent input
 
 
+def branching(*body):
+    """A branch that the input decides; the other one passes it on."""
+    ends = [helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [1, 5, 6, 6])]
+    inner = helper.make_graph(list(body), "inner", [], ends)
+    other = helper.make_graph([node("Relu", "x", "b")], "other", [], ends)
+    nodes = [node("ReduceMax", "x", "most", keepdims=0), node("Greater", "most zero", "c")]
+    return [*nodes, node("If", "c", "y", then_branch=inner, else_branch=other)]
+
+
+def test_branches_are_lowered_with_what_they_hold():
+    body = [node("ReduceMean", "x axes", "m", keepdims=1), node("Add", "x m", "b")]
+    constants = {"zero": np.float32(0), "axes": [2, 3]}
+    after, report = replaced(_at_opset(18, branching(*body), constants), "opset-11")
+    assert after.opset_import[0].version == 11 and report.check.relative_error < 1e-6
+    model = _at_opset(20, branching(node("Gelu", "x", "b")), {"zero": np.float32(0)})
+    with pytest.raises(SurgeryError, match="Gelu: opset 11 has no such operator"):
+        surgery.replace_(model, "opset-11")
+
+
+def test_a_loop_is_lowered_with_its_body():
+    value, kind = helper.make_tensor_value_info, onnx.TensorProto
+    ends = [
+        value("k", kind.INT64, []),
+        value("go", kind.BOOL, []),
+        value("a", kind.FLOAT, [1, 5, 6, 6]),
+    ]
+    nodes = [node("Identity", "go", "on"), node("ReduceMax", "a axes", "m", keepdims=1),
+             node("Add", "a m", "n")]  # fmt: skip
+    given = [value("on", kind.BOOL, []), value("n", kind.FLOAT, [1, 5, 6, 6])]
+    body = helper.make_graph(nodes, "body", ends, given)
+    constants = {"trips": np.int64(3), "yes": np.array(True), "axes": [1], "all": [1, 5, 6, 6]}
+    nodes = [node("Loop", "trips yes x", "l", body=body), node("Reshape", "l all", "y")]
+    model = _at_opset(18, nodes, constants)
+    after, report = replaced(model, "opset-11")
+    assert after.opset_import[0].version == 11 and report.check.relative_error < 1e-6
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants", "opset", "why"),
     [
         ([node("Gelu", "x", "y")], {}, 20, "Gelu: opset 11 has no such operator"),
         ([node("Resize", "x  scales", "y", mode="linear", antialias=1)],
          {"scales": np.float32([1, 1, 0.5, 0.5])}, 18, "Resize: antialias = 1"),
-        ([node("Resize", "x  scales", "y", axes=[2, 3])],
-         {"scales": np.float32([2, 2])}, 18, "Resize: its attribute 'axes' is newer"),
+        ([node("Relu", "x", "r"), node("Shape", "r", "n"), node("Slice", "n two four", "s"),
+          node("Resize", "r   s", "y", axes=[2, 3])], {"two": [2], "four": [4]}, 18,
+         "Resize: axes, and its factors are computed"),
+        ([node("Resize", "x   sizes", "y", mode="linear", antialias=1)],
+         {"sizes": [1, 5, 6, 5]}, 18, "Resize: antialias = 1"),
         ([node("Resize", "x  scales", "y", coordinate_transformation_mode="half_pixel_symmetric")],
          {"scales": np.float32([1, 1, 2, 2])}, 19, "half_pixel_symmetric is of opset 19"),
         ([node("AveragePool", "x", "y", kernel_shape=[2, 2], dilations=[2, 2])], {}, 19,

@@ -144,8 +144,7 @@ def _combined(op_type: str, one: np.ndarray, other: np.ndarray) -> np.ndarray | 
     product: np.ndarray = np.ones(1)
     if op_type == "Div" and plain and other[0]:
         product = one / other[0]
-        return product
-    if op_type == "Mul":
+    elif op_type == "Mul":
         product = np.convolve(one, other)
     elif op_type == "Pow" and plain and other[0] in range(1, _DEGREE + 1):
         for _ in range(int(other[0])):

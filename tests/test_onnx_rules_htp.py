@@ -3,10 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from cases.draft import Draft
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from test_onnx_rules import QUICK, graph, node, ops, replaced
+from test_onnx_rules import QUICK, RNG, graph, node, ops, replaced
 
 from labutils import surgery, targets
 from labutils.errors import SurgeryError
@@ -54,6 +55,59 @@ def test_the_table_and_the_rule_mean_the_same_pads(tmp_path):
     assert "pad-to-concat" in blocks.evidence
     onnx.save(replaced(model, "pad-to-concat")[0], tmp_path / "after.onnx")
     assert not targets.check(tmp_path / "after.onnx", "qnn").blockers
+
+
+SIDES = st.integers(1, 4)
+
+
+@QUICK
+@given(
+    kernel=st.tuples(SIDES, SIDES), before=st.tuples(*[st.integers(0, 4)] * 2),
+    stride=st.integers(1, 2), dilation=st.integers(1, 2), apart=st.booleans(),
+)  # fmt: skip
+def test_a_kernel_gets_longer_than_the_padding_before_it(
+    kernel, before, stride, dilation, apart, tmp_path_factory
+):
+    fills = any(pad >= side > 1 for pad, side in zip(before, kernel, strict=True))
+    wrong = fills and stride == dilation == 1
+    constants = {"w": RNG.normal(size=(2, 3, *kernel)).astype(np.float32)}
+    settings = {"strides": [stride] * 2, "dilations": [dilation] * 2}
+    if apart:  # half of them in a Pad, which ONNX Runtime makes a part of the Conv
+        constants["pads"] = np.array([0, 0, before[0], 0, 0, 0, 0, 0])
+        nodes = [node("Relu", "x", "r"), node("Pad", "r pads", "p"),
+                 node("Conv", "p w", "y", pads=[0, before[1], 1, 1], **settings)]  # fmt: skip
+    else:
+        nodes = [node("Relu", "x", "r"),
+                 node("Conv", "r w", "y", pads=[*before, 1, 1], **settings)]  # fmt: skip
+    model = graph(nodes, constants, [1, 3, 8, 9])
+    path = tmp_path_factory.mktemp("pads") / "net.onnx"
+    onnx.save(model, path)
+    assert bool(targets.check(path, "qnn").blockers) == wrong
+    if not wrong:
+        with pytest.raises(SurgeryError, match="matched nothing"):
+            surgery.replace_(model, "longer-kernel")
+        return
+    after, report = replaced(model, "longer-kernel")
+    assert ops(after) == ops(model) and report.check.relative_error < 1e-6
+    onnx.save(after, path)
+    assert not targets.check(path, "qnn").blockers
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize("pads", [[3, 1, 1, 1], [1, 3, 1, 1]])
+def test_a_convolution_behind_a_kernel_of_padding_is_repaired(pads, lab, tmp_path):
+    draft = Draft(opset=18)
+    over = {"ps": np.array([1, pads[0] - 1, 0, 0]), "axes": np.array([3, -2])}
+    x = draft.node("Pad", [draft.stem(), *(draft.weight(*a) for a in over.items())], "pad")
+    draft.head(draft.node("Relu", [draft.convolution(x, "c2", pads=[1, pads[1] - 1, 1, 1])], "r"))
+    draft.nodes[2].input.insert(2, "")
+    onnx.save(draft.finish(), tmp_path / "net.onnx")
+    stated = ["--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
+    command = ("convert", tmp_path / "net.onnx", "--target", "qnn", *stated)
+    code, _, err = lab(*command, "-o", tmp_path / "net.dlc")
+    assert code == 1 and "--repair" in err and "longer-kernel" in err
+    code, out, err = lab(*command, "--repair", "-o", tmp_path / "net.dlc")
+    assert code == 0, out + err
 
 
 # --- softmax-of-three-dimensions

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...targets import htp
-from ..forms import NOT_MINE, Leave
+from ..forms import NOT_MINE, Leave, OnnxPass
 from ..onnx_level.nodes import optional_input, required_input, shape_of
+from ..report import Left, Match
 from ..rule import Rule
 from .onnx_operators import make_pass, static_shape
 
@@ -117,6 +118,15 @@ def _settings(node: ir.Node) -> tuple[list[int], list[int], list[int]]:
     return numbers(node, "pads", [0] * (2 * axes)), dilations, strides
 
 
+def _lengthen(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left]]:
+    import onnx_ir.passes.common as common
+
+    matches, left = make_pass("Conv", _conv).run(model, rule)
+    if matches:
+        common.RemoveUnusedNodesPass()(model)  # takes the shorter kernels away as well
+    return matches, left
+
+
 PAD_TO_CONCAT = Rule(
     name="pad-to-concat",
     exact=True,
@@ -132,7 +142,7 @@ LONGER_KERNEL = Rule(
     source="a kernel's zeros add nothing; QNN 2.51's HTP reads past the tensor where the padding "
     "before it is as long as the kernel (measured)",
     keeps="the bias and the attributes; the weights get zeros at the end",
-    onnx_passes=(make_pass("Conv", _conv),),
+    onnx_passes=(OnnxPass(_lengthen, frozenset({"Conv"})),),
 )
 
 RULES = (PAD_TO_CONCAT, LONGER_KERNEL)

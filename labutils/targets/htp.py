@@ -15,6 +15,7 @@ from . import resampling
 if TYPE_CHECKING:
     from .onnx_nodes import Node
 
+_WHOLE = {"Floor", "Ceil", "Round", "Sign", "Shape", "ArgMax", "ArgMin", "Size", "NonZero"}
 _MERGED = {"Conv", "AveragePool", "MaxPool"}  # ONNX Runtime makes a Pad of zeros part of these
 
 
@@ -120,6 +121,18 @@ def reads_before(
     """
     each = zip(pads, kernel, dilations, strides, strict=True)
     return any(pad >= side > 1 and dilation == stride == 1 for pad, side, dilation, stride in each)
+
+
+def cast(node: Node, _: Any) -> bool | None:
+    """Whether a Cast gives what ONNX says: the HTP rounds to integers, ONNX cuts off."""
+    from onnx import TensorProto
+
+    if node.attribute("to") in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BOOL):
+        return True
+    before = node.producer(0)
+    if before is None:
+        return None
+    return True if before.op_type in _WHOLE else None
 
 
 def hard_swish_of_two(node: Node, _: Any) -> bool:

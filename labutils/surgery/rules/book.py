@@ -18,6 +18,7 @@ from . import (
     in_place,
     normalization,
     onnx_convolutions,
+    onnx_functions,
     onnx_operators,
     onnx_opset,
     onnx_padding,
@@ -56,6 +57,7 @@ ONNX_ONLY: dict[str, Rule] = {
     for family in (
         passes,
         onnx_convolutions,
+        onnx_functions,
         onnx_operators,
         onnx_padding,
         onnx_resizing,

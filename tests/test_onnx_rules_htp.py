@@ -3,10 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from cases.draft import Draft
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from test_onnx_rules import QUICK, graph, node, ops, replaced
+from test_onnx_rules import QUICK, RNG, graph, node, ops, replaced
 
 from labutils import surgery, targets
 from labutils.errors import SurgeryError
@@ -56,6 +57,59 @@ def test_the_table_and_the_rule_mean_the_same_pads(tmp_path):
     assert not targets.check(tmp_path / "after.onnx", "qnn").blockers
 
 
+SIDES = st.integers(1, 4)
+
+
+@QUICK
+@given(
+    kernel=st.tuples(SIDES, SIDES), before=st.tuples(*[st.integers(0, 4)] * 2),
+    stride=st.integers(1, 2), dilation=st.integers(1, 2), apart=st.booleans(),
+)  # fmt: skip
+def test_a_kernel_gets_longer_than_the_padding_before_it(
+    kernel, before, stride, dilation, apart, tmp_path_factory
+):
+    fills = any(pad >= side > 1 for pad, side in zip(before, kernel, strict=True))
+    wrong = fills and stride == dilation == 1
+    constants = {"w": RNG.normal(size=(2, 3, *kernel)).astype(np.float32)}
+    settings = {"strides": [stride] * 2, "dilations": [dilation] * 2}
+    if apart:  # half of them in a Pad, which ONNX Runtime makes a part of the Conv
+        constants["pads"] = np.array([0, 0, before[0], 0, 0, 0, 0, 0])
+        nodes = [node("Relu", "x", "r"), node("Pad", "r pads", "p"),
+                 node("Conv", "p w", "y", pads=[0, before[1], 1, 1], **settings)]  # fmt: skip
+    else:
+        nodes = [node("Relu", "x", "r"),
+                 node("Conv", "r w", "y", pads=[*before, 1, 1], **settings)]  # fmt: skip
+    model = graph(nodes, constants, [1, 3, 8, 9])
+    path = tmp_path_factory.mktemp("pads") / "net.onnx"
+    onnx.save(model, path)
+    assert bool(targets.check(path, "qnn").blockers) == wrong
+    if not wrong:
+        with pytest.raises(SurgeryError, match="matched nothing"):
+            surgery.replace_(model, "longer-kernel")
+        return
+    after, report = replaced(model, "longer-kernel")
+    assert ops(after) == ops(model) and report.check.relative_error < 1e-6
+    onnx.save(after, path)
+    assert not targets.check(path, "qnn").blockers
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize("pads", [[3, 1, 1, 1], [1, 3, 1, 1]])
+def test_a_convolution_behind_a_kernel_of_padding_is_repaired(pads, lab, tmp_path):
+    draft = Draft(opset=18)
+    over = {"ps": np.array([1, pads[0] - 1, 0, 0]), "axes": np.array([3, -2])}
+    x = draft.node("Pad", [draft.stem(), *(draft.weight(*a) for a in over.items())], "pad")
+    draft.head(draft.node("Relu", [draft.convolution(x, "c2", pads=[1, pads[1] - 1, 1, 1])], "r"))
+    draft.nodes[2].input.insert(2, "")
+    onnx.save(draft.finish(), tmp_path / "net.onnx")
+    stated = ["--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
+    command = ("convert", tmp_path / "net.onnx", "--target", "qnn", *stated)
+    code, _, err = lab(*command, "-o", tmp_path / "net.dlc")
+    assert code == 1 and "--repair" in err and "longer-kernel" in err
+    code, out, err = lab(*command, "--repair", "-o", tmp_path / "net.dlc")
+    assert code == 0, out + err
+
+
 # --- softmax-of-three-dimensions
 
 
@@ -103,7 +157,17 @@ LOWERED = {
                         {"sizes": [1, 5, 9, 5]}, 19),
     "resize by scales": ([node("Resize", "x  scales", "y", keep_aspect_ratio_policy="stretch")],
                          {"scales": np.float32([1, 1, 2, 2])}, 17),
+    "resize of some axes": ([node("Resize", "x  scales", "y", axes=[-1, 2], mode="linear")],
+                            {"scales": np.float32([2, 1.5])}, 18),
+    "resize of some axes by sizes": ([node("Resize", "x   sizes", "y", axes=[3])],
+                                     {"sizes": [13]}, 19),
+    "antialias that enlarges": ([node("Resize", "x  scales", "y", mode="cubic", antialias=1)],
+                                {"scales": np.float32([1, 1, 1.5, 2])}, 18),
+    "antialias by sizes": ([node("Resize", "x   sizes", "y", mode="linear", antialias=1)],
+                           {"sizes": [1, 5, 6, 9]}, 18),
     "reshape": ([node("Reshape", "x shape", "y")], {"shape": [5, 36]}, 21),
+    "reshape that may be empty": ([node("Reshape", "x shape", "y", allowzero=1)],
+                                  {"shape": [5, -1]}, 18),
     "chain": ([node("Relu", "x", "a"), node("GlobalAveragePool", "a", "b"),
                node("Flatten", "b", "y")], {}, NEWEST),
 }  # fmt: skip
@@ -126,14 +190,54 @@ def test_what_newer_opsets_write_otherwise_is_lowered(name):
         assert n.op_type != "Resize" or all(n.input)  # opset 11 takes no absent input
 
 
+def branching(*body):
+    """A branch that the input decides; the other one passes it on."""
+    ends = [helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [1, 5, 6, 6])]
+    inner = helper.make_graph(list(body), "inner", [], ends)
+    other = helper.make_graph([node("Relu", "x", "b")], "other", [], ends)
+    nodes = [node("ReduceMax", "x", "most", keepdims=0), node("Greater", "most zero", "c")]
+    return [*nodes, node("If", "c", "y", then_branch=inner, else_branch=other)]
+
+
+def test_branches_are_lowered_with_what_they_hold():
+    body = [node("ReduceMean", "x axes", "m", keepdims=1), node("Add", "x m", "b")]
+    constants = {"zero": np.float32(0), "axes": [2, 3]}
+    after, report = replaced(_at_opset(18, branching(*body), constants), "opset-11")
+    assert after.opset_import[0].version == 11 and report.check.relative_error < 1e-6
+    model = _at_opset(20, branching(node("Gelu", "x", "b")), {"zero": np.float32(0)})
+    with pytest.raises(SurgeryError, match="Gelu: opset 11 has no such operator"):
+        surgery.replace_(model, "opset-11")
+
+
+def test_a_loop_is_lowered_with_its_body():
+    value, kind = helper.make_tensor_value_info, onnx.TensorProto
+    ends = [
+        value("k", kind.INT64, []),
+        value("go", kind.BOOL, []),
+        value("a", kind.FLOAT, [1, 5, 6, 6]),
+    ]
+    nodes = [node("Identity", "go", "on"), node("ReduceMax", "a axes", "m", keepdims=1),
+             node("Add", "a m", "n")]  # fmt: skip
+    given = [value("on", kind.BOOL, []), value("n", kind.FLOAT, [1, 5, 6, 6])]
+    body = helper.make_graph(nodes, "body", ends, given)
+    constants = {"trips": np.int64(3), "yes": np.array(True), "axes": [1], "all": [1, 5, 6, 6]}
+    nodes = [node("Loop", "trips yes x", "l", body=body), node("Reshape", "l all", "y")]
+    model = _at_opset(18, nodes, constants)
+    after, report = replaced(model, "opset-11")
+    assert after.opset_import[0].version == 11 and report.check.relative_error < 1e-6
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants", "opset", "why"),
     [
         ([node("Gelu", "x", "y")], {}, 20, "Gelu: opset 11 has no such operator"),
         ([node("Resize", "x  scales", "y", mode="linear", antialias=1)],
          {"scales": np.float32([1, 1, 0.5, 0.5])}, 18, "Resize: antialias = 1"),
-        ([node("Resize", "x  scales", "y", axes=[2, 3])],
-         {"scales": np.float32([2, 2])}, 18, "Resize: its attribute 'axes' is newer"),
+        ([node("Relu", "x", "r"), node("Shape", "r", "n"), node("Slice", "n two four", "s"),
+          node("Resize", "r   s", "y", axes=[2, 3])], {"two": [2], "four": [4]}, 18,
+         "Resize: axes, and its factors are computed"),
+        ([node("Resize", "x   sizes", "y", mode="linear", antialias=1)],
+         {"sizes": [1, 5, 6, 5]}, 18, "Resize: antialias = 1"),
         ([node("Resize", "x  scales", "y", coordinate_transformation_mode="half_pixel_symmetric")],
          {"scales": np.float32([1, 1, 2, 2])}, 19, "half_pixel_symmetric is of opset 19"),
         ([node("AveragePool", "x", "y", kernel_shape=[2, 2], dilations=[2, 2])], {}, 19,

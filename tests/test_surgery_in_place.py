@@ -117,6 +117,100 @@ def test_what_is_read_through_another_view_is_seen(inputs):
     torch.testing.assert_close(outputs(model, IMAGE), expected, rtol=1e-5, atol=1e-5)
 
 
+VIEWS = {
+    "view": lambda x: x.view(x.shape),
+    "reshape": lambda x: torch.reshape(x, (x.shape[0], -1)),
+    "transpose": lambda x: x.transpose(1, 2),
+    "permute": lambda x: x.permute(0, 2, 3, 1),
+    "slice": lambda x: x[:, :4],
+    "chunk": lambda x: x.chunk(2, 1)[1],
+    "split": lambda x: torch.split(x, 4, dim=1)[0],
+    "unbind": lambda x: x.unbind(0)[0],
+    "detach": lambda x: x.detach(),
+    "flatten": lambda x: torch.flatten(x, 1),
+    "a flatten layer": lambda x: nn.Flatten()(x),
+    "unsqueeze": lambda x: x.unsqueeze(0),
+    "squeeze": lambda x: x.squeeze(-1),
+    "movedim": lambda x: torch.movedim(x, 1, -1),
+    "attribute": lambda x: x.mT,
+    "data": lambda x: x.data,
+    "the same type": lambda x: x.float(),
+    "dropout while evaluated": lambda x: F.dropout(x, 0.5, training=False),
+    "view of a view": lambda x: x.flatten(2).transpose(1, 2)[:, 1:],
+}
+
+
+class ViewRead(nn.Module):
+    """A view is taken before the activation overwrites its memory, and is read after it."""
+
+    def __init__(self, act, view, of_input):
+        super().__init__()
+        self.act, self.view, self.of_input = act, view, of_input
+
+    def forward(self, x):
+        if self.of_input:
+            x = x.view(x.shape)
+        seen = self.view(x)
+        self.act(x)
+        return seen + 1
+
+
+@pytest.mark.parametrize("of_input", [False, True], ids=["", "both are views"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_that_is_read_after_the_layer_is_seen(name, of_input):
+    act = [*EXACT.values()][len(name) % len(EXACT)](inplace=True)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), ViewRead(act, VIEWS[name], of_input)).eval()
+    expected = outputs(model, IMAGE)
+    surgery.replace_(model, "exact", "module")
+    assert type(model[1].act) is InPlace
+    torch.testing.assert_close(outputs(model, IMAGE), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", LITE)
+def test_an_approximate_rule_is_guarded_behind_a_view(rule):
+    def net(act):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), ViewRead(act, VIEWS["view"], False)).eval()
+
+    model = net(LITE[rule](inplace=True))
+    surgery.replace_(model, rule, "module")
+    assert torch.equal(outputs(model, IMAGE), outputs(net(nn.ReLU(inplace=True)), IMAGE))
+
+
+def test_a_model_that_cannot_be_traced_keeps_its_layers_in_place():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.SiLU(inplace=True)
+
+        def forward(self, x):
+            seen = x.view(x.shape)
+            if x.sum() > 1e9:
+                return x
+            self.act(x)
+            return seen * 2
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Branching()).eval()
+    expected = outputs(model, IMAGE)
+    surgery.replace_(model, "silu", "module")
+    torch.testing.assert_close(outputs(model, IMAGE), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_view_that_is_only_read_before_leaves_a_plain_layer():
+    class Before(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.SiLU(inplace=True)
+
+        def forward(self, x):
+            y = x.flatten(1) * 2
+            return self.act(x).flatten(1) + y
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Before()).eval()
+    surgery.replace_(model, "silu", "module")
+    assert not isinstance(model[1].act, InPlace)
+
+
 @pytest.mark.parametrize("inputs", [IMAGE, None], ids=["run", "traced"])
 def test_a_plain_chain_gets_plain_layers(inputs):
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(inplace=True), nn.SiLU(inplace=True))

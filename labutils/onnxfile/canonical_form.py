@@ -35,7 +35,7 @@ _CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "P
 _ROUNDS = 8  # a settled branch may hold what settles another one
 _LONGEST = 120  # characters of a reason
 _RESIZES_ALIKE = 11  # the opset since which Resize says how it maps and rounds
-_IR_VERSIONS = {13: 7, 12: 7, 11: 6, 10: 5}  # of the onnx package that brought each opset
+_IR_VERSIONS = {20: 9, 13: 7, 12: 7, 11: 6, 10: 5}  # of the onnx package that brought each opset
 
 
 def is_canonical(model: onnx.ModelProto) -> bool:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that multiply and accumulate."""
 
+NORMALIZATION = "LayerNormalization"
+"""Its factors are unsigned codes: QNN's HTP adds no LayerNorm with signed ones (measured, 2.51)."""
+
 
 def weight_axis(node: onnx.NodeProto) -> int | None:
     """Return the axis of a carrier's output channels in its weights.

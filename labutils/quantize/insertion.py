@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import LabError
 from ..onnxfile.edit import producers, readers
 from . import name_clashes
-from .carriers import CARRIERS, weight_axis
+from .carriers import CARRIERS, NORMALIZATION, weight_axis
 from .ranges import Ranges, least_error
 from .recipe import Recipe
 
@@ -76,7 +76,7 @@ def insert(
     exclude = [node.name for node in model.graph.node if recipe.excluded(node.name)]
     limits = limits_by_bits(recipe, ranges, model)
     overrides = _activations(model, recipe, ranges, limits, exclude)
-    overrides |= _weights(model, recipe, exclude)
+    overrides |= _weights(model, recipe, exclude) | _factors(model, recipe, exclude)
     default = limits[recipe.activations.bits]
     properties = {entry.key: entry.value for entry in model.metadata_props}
     data = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in default.items()}
@@ -255,6 +255,25 @@ def _weights(
             {**kind, "scale": np.array(scale, np.float32), "zero_point": np.array(zero, codes)}
             for scale, zero in _per_row(recipe, array, bits, axis)
         ]
+    return found
+
+
+def _factors(
+    model: onnx.ModelProto, recipe: Recipe, exclude: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return type, scale and zero point of what a layer normalization multiplies by."""
+    from onnx import numpy_helper
+
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type != NORMALIZATION or node.name in exclude or node.input[1] not in values:
+            continue
+        array = numpy_helper.to_array(values[node.input[1]])
+        ends = float(array.min()), float(array.max())
+        scale, zero = scale_of(ends, 8, symmetric=False, power_of_two=recipe.weights.power_of_two)
+        kinds = {"scale": np.array(scale, np.float32), "zero_point": np.array(zero, np.uint8)}
+        found[node.input[1]] = [{"quant_type": quant_type(8, signed=False), **kinds}]
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelFileError
+from ..onnxfile import gelu
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.constants import MOST_ELEMENTS
 from ..onnxfile.edit import (
@@ -19,7 +20,7 @@ from ..onnxfile.edit import (
 )
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset, with_shapes
-from .carriers import CARRIERS, weight_axis
+from .carriers import CARRIERS, NORMALIZATION, weight_axis
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +33,7 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
     """Return the model in `source`, ready to be quantized; it computes what the file computes.
 
     It is checked, in canonical form, of opset 13 or later, with shapes, and every node has a name.
+    A GELU is one node, for which the opset is 20 or later.
 
     Parameters
     ----------
@@ -100,7 +102,21 @@ def _canonicalize_(model: onnx.ModelProto, source: OnnxFile) -> list[str]:
             f"{source.name} cannot be quantized: {'; '.join(raised)}, and scales per channel came "
             f"with opset {_PER_CHANNEL}. Export it again, at opset 17."
         )
-    return done + raised
+    return done + raised + _contract_gelus_(model)
+
+
+def _contract_gelus_(model: onnx.ModelProto) -> list[str]:
+    """Write each GELU as one operator, so that no rounding comes between its parts."""
+    if not gelu.written_out(model):
+        return []
+    trial = type(model)()
+    trial.CopyFrom(model)
+    done = raise_opset_(trial, gelu.SINCE)
+    if opset(trial) < gelu.SINCE:
+        return [f"GELU left in several nodes: {'; '.join(done)}"]
+    done += gelu.contract_(trial)
+    model.CopyFrom(trial)
+    return done
 
 
 def _refuse_branches(model: onnx.ModelProto, source: OnnxFile) -> None:
@@ -123,6 +139,8 @@ def _of_two_scales(graph: onnx.GraphProto) -> set[str]:
                 use = ("bias", node.name)
             elif node.op_type in CARRIERS and index == 1:
                 use = ("weight", str(weight_axis(node)))
+            elif node.op_type == NORMALIZATION and index:
+                use = ("normalization", f"{node.name} {index}")
             else:
                 use = ("operand", None)
             uses.setdefault(name, set()).add(use)

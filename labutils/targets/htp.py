@@ -15,6 +15,7 @@ from . import resampling
 if TYPE_CHECKING:
     from .onnx_nodes import Node
 
+_WHOLE = {"Floor", "Ceil", "Round", "Sign", "Shape", "ArgMax", "ArgMin", "Size", "NonZero"}
 _MERGED = {"Conv", "AveragePool", "MaxPool"}  # ONNX Runtime makes a Pad of zeros part of these
 
 
@@ -59,12 +60,14 @@ def pad(node: Node, _: Any) -> bool | None:
     After an activation it does not write what is added at the end of the last axis alone; after a
     convolution it writes zeros at the end of the channels, whatever the value.
     """
-    if node.attribute("mode", "constant") != "constant" or node.producer(0) is None:
+    if node.attribute("mode", "constant") != "constant":
         return True
     shape, pads, value = node.shape(0), node.value(1), node.value(2)
+    zero = value is None or not value.any()
+    if node.producer(0) is None:
+        return True
     if shape is None or pads is None or len(pads) != 2 * len(shape):
         return None
-    zero = value is None or not value.any()
     users = {user.op_type for user in node.users()}
     if zero and users and users <= _MERGED:
         return True
@@ -85,6 +88,51 @@ def pads_at_the_end(pads: list[int], zero: bool) -> bool:
     last = pads[rank - 1] <= 0 < pads[-1]
     channels = rank > 2 and pads[1] <= 0 < pads[rank + 1] and not zero
     return last or channels
+
+
+def conv(node: Node, _: Any) -> bool | None:
+    """Whether the HTP reads what is padded before a Conv, by itself or by the Pad that it reads."""
+    weights = node.shape(1)
+    if weights is None or None in weights:
+        return None
+    axes, pad = len(weights) - 2, node.producer(0)
+    before = [int(n) for n in node.attribute("pads", [0] * axes)[:axes]]
+    if pad is not None and pad.op_type == "Pad" and pad.attribute("mode", "constant") == "constant":
+        pads, value = pad.value(1), pad.value(2)
+        if pads is not None and (value is None or not value.any()):
+            before = [one + int(two) for one, two in zip(before, pads[2:], strict=False)]
+    sides = [side or 0 for side in weights[2:]]
+    dilations, strides = (node.attribute(name, [1] * axes) for name in ("dilations", "strides"))
+    return not reads_before(before, sides, dilations, strides)
+
+
+def reads_before(
+    pads: list[int], kernel: list[int], dilations: list[int], strides: list[int]
+) -> bool:
+    """Whether the first positions of a convolution lie in its padding alone.
+
+    The HTP then reads what was in memory before the tensor, or the process dies: with a kernel of
+    more than one element, and without dilation and stride.
+
+    Examples
+    --------
+    >>> reads_before([3, 1], [3, 3], [1, 1], [1, 1]), reads_before([2, 2], [3, 3], [1, 1], [1, 1])
+    (True, False)
+    """
+    each = zip(pads, kernel, dilations, strides, strict=True)
+    return any(pad >= side > 1 and dilation == stride == 1 for pad, side, dilation, stride in each)
+
+
+def cast(node: Node, _: Any) -> bool | None:
+    """Whether a Cast gives what ONNX says: the HTP rounds to integers, ONNX cuts off."""
+    from onnx import TensorProto
+
+    if node.attribute("to") in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BOOL):
+        return True
+    before = node.producer(0)
+    if before is None:
+        return None
+    return True if before.op_type in _WHOLE else None
 
 
 def hard_swish_of_two(node: Node, _: Any) -> bool:

@@ -365,6 +365,8 @@ CHECKS: dict[str, Check] = {
     "htp_resize_coordinates": htp.resize_coordinates,
     "htp_nearest_mode": htp.nearest_mode,
     "htp_pad": htp.pad,
+    "htp_conv": htp.conv,
+    "htp_cast": htp.cast,
     "htp_hard_swish_of_two": htp.hard_swish_of_two,
     "htp_point": htp.point,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConvertError, ModelFileError
+from ...onnxfile.edit import producers
 from ...onnxfile.file import OnnxFile
 from ...onnxfile.graph import module_of_name, module_path
 from .options import Soc
@@ -142,6 +143,7 @@ def _tidy(reason: str, op_type: str) -> str:
 
 def refuse(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> ConvertError:
     """Return the error for `facts`: what QNN refused while `doing`, per node, and what to do."""
+    facts = _of_own_nodes(model, facts)
     lines = _lines(model, facts) or facts["notes"]
     text, cure = _headline(facts["error"])
     head = f"QNN refused {model.name} while {doing}: {text}"
@@ -152,6 +154,7 @@ def refuse(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> Convert
 
 def split(model: OnnxFile | Path, facts: dict[str, Any], doing: str) -> ConvertError:
     """Return the error for a graph that QNN takes in parts, with the nodes that part it."""
+    facts = _of_own_nodes(model, facts)
     nodes = tuple((op_type, name, reason) for op_type, name, reason in facts["nodes"])
     head = f"QNN does not take {model.name} as one graph while {doing}"
     if not nodes:
@@ -177,6 +180,24 @@ def names_no_node(facts: dict[str, Any]) -> bool:
 def with_node(facts: dict[str, Any], node: onnx.NodeProto) -> dict[str, Any]:
     """Return the facts with the node that the parts of the graph led to."""
     return {**facts, "nodes": [[node.op_type, node.name or node.output[0], _FOUND]]}
+
+
+def _of_own_nodes(model: OnnxFile | Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts that name a network's nodes, not the QuantizeLinear behind each.
+
+    QNN takes a node and the Q and DQ around it as one, and calls that by the last of them.
+    """
+    try:
+        nodes = OnnxFile.of(model).proto.graph.node
+    except ModelFileError:  # the refusal is the news here, not the file
+        return facts
+    made_by, own = producers(nodes), {}
+    for node in nodes:
+        inner = made_by.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if inner is not None and inner.op_type != "DequantizeLinear":
+            own[node.name] = [inner.op_type, inner.name or inner.output[0]]
+    named = [[*own.get(name, [op, name]), reason] for op, name, reason in facts["nodes"]]
+    return {**facts, "nodes": named}
 
 
 def _lines(model: OnnxFile | Path, facts: dict[str, Any]) -> list[str]:

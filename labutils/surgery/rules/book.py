@@ -18,8 +18,10 @@ from . import (
     in_place,
     normalization,
     onnx_convolutions,
+    onnx_functions,
     onnx_operators,
     onnx_opset,
+    onnx_padding,
     onnx_resizing,
     pooling,
     products,
@@ -52,7 +54,15 @@ EXACT = tuple(name for name, rule in RULES.items() if rule.exact)
 
 ONNX_ONLY: dict[str, Rule] = {
     rule.name: rule
-    for family in (passes, onnx_convolutions, onnx_operators, onnx_resizing, onnx_opset)
+    for family in (
+        passes,
+        onnx_convolutions,
+        onnx_functions,
+        onnx_operators,
+        onnx_padding,
+        onnx_resizing,
+        onnx_opset,
+    )
     for rule in family.RULES
 }
 """Also exact, but for particular targets: some enlarge a graph. By name, or through `repair`."""

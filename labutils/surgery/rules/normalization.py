@@ -76,7 +76,7 @@ def _check_aten_call(
     return _check_statistics(running_mean, use_input_stats)
 
 
-def _reduce(g: Builder, x: ir.Value, axes: list[int]) -> ir.Value:
+def reduce_mean(g: Builder, x: ir.Value, axes: list[int]) -> ir.Value:
     """Write a mean over axes that stay: they are an attribute until opset 17, then an input."""
     if g.opset < 18:
         return g.op("ReduceMean", x, elementwise=False, axes=axes, keepdims=1)
@@ -84,8 +84,8 @@ def _reduce(g: Builder, x: ir.Value, axes: list[int]) -> ir.Value:
 
 
 def _standardized(g: Builder, x: ir.Value, axes: list[int], eps: float) -> ir.Value:
-    centred = g.sub(x, _reduce(g, x, axes))
-    variance = _reduce(g, g.mul(centred, centred), axes)
+    centred = g.sub(x, reduce_mean(g, x, axes))
+    variance = reduce_mean(g, g.mul(centred, centred), axes)
     root = g.op("Sqrt", g.op("Add", variance, eps, elementwise=False), elementwise=False)
     return g.div(centred, root)
 
@@ -137,9 +137,9 @@ def _build_instance_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
 def _build_group_norm(g: Builder, x: ir.Value, node: ir.Node) -> ir.Value:
     groups, rank = node.attributes.get_int("num_groups", 1), _rank(x)
     flat = g.op("Reshape", x, np.array([0, groups, -1]), elementwise=False)
-    centred = g.op("Sub", flat, _reduce(g, flat, [2]), elementwise=False)
+    centred = g.op("Sub", flat, reduce_mean(g, flat, [2]), elementwise=False)
     square = g.op("Mul", centred, centred, elementwise=False)
-    variance = g.op("Add", _reduce(g, square, [2]), node.attributes.get_float("epsilon", 1e-5),
+    variance = g.op("Add", reduce_mean(g, square, [2]), node.attributes.get_float("epsilon", 1e-5),
                     elementwise=False)  # fmt: skip
     y = g.op("Div", centred, g.op("Sqrt", variance, elementwise=False), elementwise=False)
     y = g.op("Reshape", y, np.array([d if isinstance(d, int) else 0 for d in x.shape or ()]))

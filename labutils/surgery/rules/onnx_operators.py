@@ -82,7 +82,7 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     from ..onnx_level.writing import array_of, numbers
 
     x = required_input(node)
-    shape = _static(x)
+    shape = static_shape(x)
     if shape is None or len(shape) <= MOST_DIMENSIONS:
         return NOT_MINE
     uses = [use.node for use in node.outputs[0].uses()]
@@ -106,7 +106,8 @@ def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     return [first, second]
 
 
-def _static(value: ir.Value | None) -> list[int] | None:
+def static_shape(value: ir.Value | None) -> list[int] | None:
+    """Return the shape of a value, None where the file leaves a part of it open."""
     if value is None or value.shape is None:
         return None
     sizes = [n for n in value.shape if isinstance(n, int)]
@@ -154,48 +155,12 @@ def _few_dimensions(model: ir.Model, rule: Rule) -> tuple[list[Match], list[Left
     return matches, left
 
 
-def _pad(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
-    """Join constants to the tensor, one axis after the other."""
-    import onnx_ir as ir
-
-    from ...targets import htp
-    from ..onnx_level.writing import array_of
-
-    x, pads = required_input(node), array_of(optional_input(node, 1))
-    if node.attributes.get_string("mode", "constant") != "constant":
-        return NOT_MINE
-    shape, dtype = _static(x), x.dtype or node.outputs[0].dtype
-    value = optional_input(node, 2)
-    filling = np.zeros((), np.float32) if value is None else array_of(value)
-    if pads is None or filling is None or optional_input(node, 3) is not None:
-        return Leave("what it adds is computed")
-    if not htp.pads_at_the_end(pads.tolist(), zero=not filling.any()):
-        return NOT_MINE
-    if shape is None or dtype is None:
-        return Leave("the shape or the type of its input is unknown: run onnx.shape_inference")
-    if min(pads) < 0:
-        return Leave("it takes elements away")
-    new: list[ir.Node] = []
-    for axis in (a for a in range(len(shape)) if pads[a] or pads[a + len(shape)]):
-        parts: list[ir.Value] = [x]
-        for count, place in ((pads[axis], 0), (pads[axis + len(shape)], len(parts) + 1)):
-            if count:
-                sizes = [*shape[:axis], int(count), *shape[axis + 1 :]]
-                added = np.full(sizes, filling.reshape(()), dtype.numpy())
-                parts.insert(place, writer.constant(added, f"{node.outputs[0].name}.{axis}"))
-        new.append(writer.node("Concat", parts, node, axis=axis))
-        shape[axis] += int(pads[axis] + pads[axis + len(shape)])
-        x = new[-1].outputs[0]
-        x.shape, x.dtype = ir.Shape(shape), dtype
-    return new
-
-
 def _softmax(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     """Compute at three dimensions what is before the axis, the axis, and what is after it."""
     import onnx_ir as ir
 
     x = required_input(node)
-    shape = _static(x)
+    shape = static_shape(x)
     if shape is None or len(shape) < MOST_DIMENSIONS:
         return NOT_MINE
     if writer.opset < 13:
@@ -203,7 +168,7 @@ def _softmax(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     axis = node.attributes.get_int("axis", -1) % len(shape)
     before = x.producer()
     if before is not None and before.op_type in ("Reshape", "Unsqueeze"):
-        flat = _static(before.inputs[0])  # two Reshapes in a row do not compile either
+        flat = static_shape(before.inputs[0])  # two Reshapes in a row do not compile either
         x = required_input(before) if flat is not None else x
     name, sides = node.outputs[0].name, [shape[:axis], shape[axis : axis + 1], shape[axis + 1 :]]
     sizes = np.array([int(np.prod(side)) for side in sides], np.int64)
@@ -270,14 +235,6 @@ FIVE_DIMENSIONS = Rule(
     onnx_passes=(OnnxPass(_few_dimensions, frozenset({"Transpose", "Reshape"})),),
 )
 
-PAD_TO_CONCAT = Rule(
-    name="pad-to-concat",
-    exact=True,
-    error="none: the same constants, joined to the tensor",
-    source="definition; QNN 2.51's HTP does not write what a Pad adds at the end alone (measured)",
-    keeps="everything",
-    onnx_passes=(make_pass("Pad", _pad),),
-)
 THREE_DIMENSIONS = Rule(
     name="softmax-of-three-dimensions",
     exact=True,
@@ -297,4 +254,4 @@ CELU = Rule(
     onnx_passes=(make_pass("Celu", _celu),),
 )
 
-RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX, PAD_TO_CONCAT, THREE_DIMENSIONS, CELU)
+RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX, THREE_DIMENSIONS, CELU)

@@ -62,10 +62,12 @@ _SAME = frozenset(
         "Greater",
         "HardSigmoid",
         "Identity",
+        "If",
         "InstanceNormalization",
         "LeakyRelu",
         "Less",
         "Log",
+        "Loop",
         "LRN",
         "MatMul",
         "Max",
@@ -82,6 +84,7 @@ _SAME = frozenset(
         "Reciprocal",
         "Relu",
         "Reshape",
+        "Scan",
         "Selu",
         "Shape",
         "Sigmoid",
@@ -148,7 +151,8 @@ def _objection(node: ir.Node) -> str:
     if node.domain not in ("", "ai.onnx"):
         return f"an operator of the domain {node.domain}"
     for name, harmless in _NEW_ATTRIBUTES.get(op, {}).items():
-        if name in node.attributes and not _is_all(node.attributes[name].value, harmless):
+        given = name in node.attributes and not _is_all(node.attributes[name].value, harmless)
+        if given and not _is_idle(node, name):
             return f"{name} = {node.attributes[name].value}"
     if op in (*_AXES, "Split", "Softmax", "LogSoftmax", "Resize", "Pad"):
         return _special_objection(node)
@@ -163,13 +167,57 @@ def _is_all(value: Any, harmless: int | str | None) -> bool:
     return all(v == harmless for v in values)
 
 
+def _is_idle(node: ir.Node, name: str) -> bool:
+    """Whether what an attribute asks for changes nothing here."""
+    from ..onnx_level.writing import array_of
+
+    if name == "allowzero":  # a 0 in the shape is then a size
+        shape = array_of(optional_input(node, 1))
+        return shape is not None and bool(shape.all())
+    if name == "antialias":  # of what becomes smaller
+        factors = _factors(node)
+        return factors is not None and all(factor >= 1 for factor in factors)
+    return False
+
+
+def _factors(node: ir.Node) -> list[float] | None:
+    """Return how many times as long a Resize makes each axis that it names; None where unknown."""
+    from ..onnx_level.writing import array_of
+
+    scales, sizes = (array_of(optional_input(node, index)) for index in (2, 3))
+    if scales is not None and scales.size:
+        return [float(scale) for scale in scales]
+    shape, axes = required_input(node).shape, _resized_axes(node)
+    lengths = [
+        shape[axis] if shape is not None and axes is not None else None for axis in axes or ()
+    ]
+    if sizes is None or not lengths or len(sizes) != len(lengths):
+        return None
+    known = [length for length in lengths if isinstance(length, int) and length > 0]
+    if len(known) != len(lengths):
+        return None
+    return [int(size) / length for size, length in zip(sizes, known, strict=True)]
+
+
+def _resized_axes(node: ir.Node) -> list[int] | None:
+    """Return the axes that a Resize's factors are for; None where the rank is unknown."""
+    from ..onnx_level.writing import rank_of
+
+    rank = rank_of(node.inputs[0])
+    if rank is None:
+        return None
+    named = node.attributes.get_ints("axes", None)
+    return list(range(rank)) if named is None else [int(axis) % rank for axis in named]
+
+
 def _news(node: ir.Node) -> str:
     """Return what a node has that the operator's older definition lacks."""
     import onnx
 
     schema = onnx.defs.get_schema(node.op_type, OLDEST, "")
     dropped = _NEW_ATTRIBUTES.get(node.op_type, {})
-    new = [n for n in node.attributes if n not in schema.attributes and n not in dropped]
+    handled = ("axes",) if node.op_type == "Resize" else ()
+    new = [n for n in node.attributes if n not in (*schema.attributes, *dropped, *handled)]
     if new:
         return f"its attribute {new[0]!r} is newer than opset {OLDEST}"
     given = [k for k, value in enumerate(node.inputs) if value is not None]
@@ -204,7 +252,28 @@ def _special_objection(node: ir.Node) -> str:
         return "it reads a region of interest"
     if mode == "half_pixel_symmetric":
         return f"coordinate_transformation_mode = {mode} is of opset 19"
+    if "axes" in node.attributes and _whole_axes(node) is None:
+        return "axes, and its factors are computed or its input has no known size"
     return _news(node)
+
+
+def _whole_axes(node: ir.Node) -> tuple[int, np.ndarray] | None:
+    """Return which input of a Resize has its factors or sizes, and their values for all axes."""
+    from ..onnx_level.writing import array_of
+
+    axes, shape = _resized_axes(node), required_input(node).shape
+    for index, kind in ((2, np.float32), (3, np.int64)):
+        named = array_of(optional_input(node, index))
+        if named is None or not named.size or axes is None or shape is None:
+            continue
+        lengths = [1 if index == 2 else length for length in shape]
+        fixed = [length for k, length in enumerate(lengths) if k not in axes]
+        if not all(isinstance(length, int) for length in fixed):
+            return None
+        whole = np.array([n if isinstance(n, int) else 0 for n in lengths], kind)
+        whole[axes] = named.ravel()
+        return index, whole
+    return None
 
 
 def _parts(node: ir.Node) -> list[int]:
@@ -224,6 +293,8 @@ def _downgrade_(node: ir.Node, writer: Writer) -> None:
     from ..onnx_level.writing import array_of, rank_of
 
     op, parts = node.op_type, _parts(node) if node.op_type == "Split" else []
+    if op == "Resize" and "axes" in node.attributes:
+        _write_all_factors_(node, writer)
     for name in _NEW_ATTRIBUTES.get(op, {}):
         node.attributes.pop(name, None)
     if op in (*_AXES, "Split") and len(node.inputs) > 1:
@@ -253,6 +324,15 @@ def _fill_inputs_(node: ir.Node, writer: Writer) -> None:
         if node.inputs[index] is None:
             empty = writer.constant(np.zeros(0, np.float32), f"{node.outputs[0].name}.none")
             node.replace_input_with(index, empty)
+
+
+def _write_all_factors_(node: ir.Node, writer: Writer) -> None:
+    """Write the factors or sizes of some axes as those of all."""
+    found = _whole_axes(node)
+    assert found is not None  # `_special_objection` leaves a node without
+    index, whole = found
+    node.replace_input_with(index, writer.constant(whole, f"{node.outputs[0].name}.all"))
+    node.attributes.pop("axes")
 
 
 def _write_all_pads_(node: ir.Node, writer: Writer) -> None:

@@ -20,8 +20,9 @@ from . import scene as scenes
 from .markings import Marking
 from .rendering import render
 from .scene import THINGS, Colour, Scene
-from .strokes import ACCENT, TURN, Random, Sketch, chance, uniform
+from .strokes import ACCENT, BODY, LIGHT, TURN, Random, Sketch, Stroke, chance, uniform
 
+TITLE = "Marked Things"
 CARRIERS: tuple[str, ...] = tuple(name for name in THINGS if name not in ("clock", "key"))
 CLASSES: tuple[str, ...] = tuple(f"{kind} {thing}" for thing in CARRIERS for kind in markings.KINDS)
 SPLITS: dict[str, int] = {"train": 0, "val": 1, "calib": 2, "test": 3}
@@ -33,8 +34,10 @@ BLUR = 0.012  # largest radius, in units of the frame
 NOISE = 22.0  # largest standard deviation, in 1/255
 FREQUENCY = (2.0, 3.6)
 
-# What Things-16 draws on these by chance would be taken for a marking.
-_BARE = ("mushroom", "fish")
+# What Things-16 draws on these by chance would be taken for a marking: spots, gills, fruit, veins.
+_BARE = {"mushroom": ACCENT, "fish": ACCENT, "tree": ACCENT}
+_VEIN = 0.04  # width of a leaf's side veins
+_PANELLED = ("umbrella", "balloon")  # their panels in a second shade would look like stripes
 
 
 def label(index: int) -> int:
@@ -68,7 +71,8 @@ def scene(index: int, split: str = "train") -> Scene:
     drawn = scenes.draw(r, label(index), _sketch(r, CARRIERS[thing]), CLUTTER)
     palette = list(drawn.thing.palette)
     hue, saturation, value = colorsys.rgb_to_hsv(*palette[0])
-    palette[1] = colorsys.hsv_to_rgb(hue, saturation, value * uniform(r, 0.7, 0.9))
+    shade = 1.0 if CARRIERS[thing] in _PANELLED else uniform(r, 0.7, 0.9)
+    palette[1] = colorsys.hsv_to_rgb(hue, saturation, value * shade)
     return replace(
         drawn,
         thing=drawn.thing._replace(palette=palette),
@@ -81,10 +85,18 @@ def scene(index: int, split: str = "train") -> Scene:
 
 
 def _sketch(r: Random, thing: str) -> Sketch:
+    """Draw an object without what would be taken for a marking, with room for one."""
     drawn = sketches.OBJECTS[thing](r)
-    if thing not in _BARE:
-        return drawn
-    return Sketch(stroke for stroke in drawn if stroke.slot != ACCENT)
+    if thing == "leaf":
+        return Sketch(stroke for stroke in drawn if stroke.width != _VEIN)
+    if thing == "sailboat":  # the large sail can carry more than the hull
+        return Sketch(_sail(stroke) for stroke in drawn)
+    return Sketch(stroke for stroke in drawn if stroke.slot != _BARE.get(thing))
+
+
+def _sail(stroke: Stroke) -> Stroke:
+    large = len(stroke.points) == 3 and stroke.slot == LIGHT
+    return stroke._replace(slot=BODY) if large else stroke
 
 
 def _marking(r: Random, kind: str, body: Colour) -> Marking:

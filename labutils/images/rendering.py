@@ -133,7 +133,7 @@ def _sensed(scene: Scene, size: int, picture: np.ndarray) -> np.ndarray:
 def render(scene: Scene, size: int = 128) -> np.ndarray:
     """Render a scene as (size, size, 3) uint8 RGB, for any `size` from 16 up."""
     if size < MIN_SIZE:
-        raise UsageError(f"Things-16 renders at {MIN_SIZE} pixels or more, got {size}.")
+        raise UsageError(f"Pictures are drawn at {MIN_SIZE} pixels or more, got {size}.")
     picture = textures.colour(scene.background, size)
     picture = _over(_clutter_layer(scene, size), picture)
     picture = _thing_over(scene, size, picture)

@@ -80,7 +80,7 @@ def _in_float(chosen: argparse.Namespace) -> int:
     settings["image_set"], known = image_set, data.drawn(image_set)
     tuned = train.fine_tune(module, steps=chosen.steps or 300, progress=progress_bar, **settings)
     say(chosen, tuned)
-    n, size = data.VALIDATION_IMAGES, train.EVALUATION_SIZE
+    n, size = data.validation_images(image_set), train.EVALUATION_SIZE
     validation = data.load("val", n, size, image_set)
     top1 = metrics.accuracy(train.logits_of(module, validation), validation.labels)
     say(chosen, f"top-1 {top1} on the validation images of {known.TITLE}, {size} px")

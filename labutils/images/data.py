@@ -61,6 +61,11 @@ def checkpoint_name(architecture: str, image_set: str) -> str:
     return architecture if image_set == THINGS16 else f"{architecture}-{image_set}"
 
 
+def validation_images(image_set: str) -> int:
+    """Return how many a model card is about: of each class as many as of Things-16's (100)."""
+    return VALIDATION_IMAGES // len(things.CLASSES) * len(drawn(image_set).CLASSES)
+
+
 def set_of(classes: tuple[str, ...]) -> str | None:
     """Return which procedural set has these classes, None where none has."""
     return next((name for name, known in DRAWN.items() if classes == known.CLASSES), None)

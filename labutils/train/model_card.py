@@ -10,7 +10,7 @@ import numpy as np
 from .. import metrics, paths
 from ..images import data
 from .config import CONFIGS, TrainConfig, stored
-from .loop import EVALUATION_SIZE, WATCHED, Trainer, logits_of, starting_point, state_file
+from .loop import EVALUATION_SIZE, Trainer, logits_of, starting_point, state_file
 
 _NOT_LISTED = ("format", "architecture", "phases", "image_set", "start")
 
@@ -18,9 +18,9 @@ _NOT_LISTED = ("format", "architecture", "phases", "image_set", "start")
 def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1) -> dict:
     """Write the averaged weights as fp16 safetensors, with their model card; return the card.
 
-    The figures on the card are those of the rounded weights that are shipped, on 1,600 validation
-    images, or 20 of each class where that is more. `processes` is how many trained it, for the
-    command on the card.
+    The figures on the card are those of the rounded weights that are shipped, on 100
+    validation images of each class. `processes` is how many trained it, for the command on the
+    card.
     """
     from safetensors.torch import load_file, save_file
 
@@ -42,7 +42,8 @@ def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1)
 
 def _card(config: TrainConfig, trainer: Trainer, weights: Path, processes: int) -> dict:
     drawn = data.drawn(config.image_set)
-    validation = data.load("val", _judged(config), EVALUATION_SIZE, config.image_set)
+    n = data.validation_images(config.image_set)
+    validation = data.load("val", n, EVALUATION_SIZE, config.image_set)
     logits = logits_of(trainer.ema, validation)
     top1 = metrics.accuracy(logits, validation.labels)
     predicted, classes = logits.argmax(1), drawn.CLASSES
@@ -85,12 +86,6 @@ def _origin(config: TrainConfig) -> str:
         return "torchvision's model definition, trained from random weights"
     known = f"{start.name} (SHA-256 {paths.sha256(start)})"
     return f"torchvision's model definition, trained from {known}, its last layer from random ones"
-
-
-def _judged(config: TrainConfig) -> int:
-    """Return how many validation images a card is about."""
-    each = WATCHED * len(data.drawn(config.image_set).CLASSES)
-    return max(data.VALIDATION_IMAGES, each)
 
 
 def _command(config: TrainConfig, processes: int) -> str:

@@ -62,7 +62,7 @@ def checkpoint_name(architecture: str, image_set: str) -> str:
 
 
 def validation_images(image_set: str) -> int:
-    """Return how many a model card is about: of each class as many as of Things-16's (100)."""
+    """Return how many images a model card is about: 100 of each class, as for Things-16."""
     return VALIDATION_IMAGES // len(things.CLASSES) * len(drawn(image_set).CLASSES)
 
 

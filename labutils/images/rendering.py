@@ -65,7 +65,12 @@ def _clutter_layer(scene: Scene, size: int) -> np.ndarray:
         _paint(table, base, placed.palette)
         _draw(canvas, placed, base, 0, 0)
         base += len(placed.palette)
-    return _resolve(indices, table)
+    layer = _resolve(indices, table)
+    if scene.stray_marking is None:
+        return layer
+    table[table[:, 3] > 0, :3] = (np.array(scene.stray_marking.colour) * 255).astype(np.uint8)
+    drawn = markings.coverage(scene.stray_marking, np.eye(2), np.zeros(2), size)
+    return layer + (_resolve(indices, table) - layer.astype(np.float32)) * drawn[..., None]
 
 
 def _cast_shadow(indices: Image.Image, scene: Scene, size: int, picture: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import math
 import typing
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,10 +151,20 @@ def is_stored(config: TrainConfig, text: object) -> bool:
     return isinstance(found, dict) and stored(TrainConfig()) | found == plain
 
 
+# Fine markings need more of the larger sizes, and pictures as large as the last of them.
+_MARKED = TrainConfig(
+    image_set="marked-things",
+    start="things16",
+    source_size=128,
+    phases=((64, 4500), (96, 2200), (128, 500)),
+)
+
 CONFIGS = {
     config.name: config
     for config in (
         TrainConfig(),
         TrainConfig(architecture="mobilenet_v3_small", phases=((64, 2800), (96, 900), (128, 280))),
+        _MARKED,
+        replace(_MARKED, architecture="mobilenet_v3_small"),
     )
 }

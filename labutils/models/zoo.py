@@ -27,7 +27,7 @@ from ..onnxfile.file import OnnxFile
 from ..runtime import outputs
 from ..runtime.outputs import ONLY
 from ..runtime.qnn import dlc_file
-from . import adapt, architectures, checkpoint, ends, random_weights
+from . import adapt, architectures, checkpoint, ends, random_weights, timm_twins
 from .model import Model
 from .modes import evaluating
 
@@ -60,12 +60,12 @@ def load(
     weights
         ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
         torchvision's V1, the file of the vendor case study). ``things16``, ``marked-things``: the
-        checkpoint shipped with the lab that learned this set. ``random``: seeded, conditioned such
-        that float16 can hold them (see `random_weights`), with BatchNorm statistics measured on
+        checkpoint shipped with the lab that learned this set; timm's ``mobilenetv3_large_100`` and
+        ``mobilenetv3_small_100`` carry it as well. ``random``: seeded, conditioned such that
+        float16 can hold them (see `random_weights`), with BatchNorm statistics measured on
         Things-16, so that activations have a realistic scale. A path: your ``.safetensors`` or
-        ``.pth``. ``auto``:
-        ImageNet weights when they are in the cache already, else the shipped Things-16 checkpoint,
-        else random; it never downloads.
+        ``.pth``. ``auto``: ImageNet weights when they are in the cache already, else the shipped
+        Things-16 checkpoint, else random; it never downloads.
     size
         Image side in pixels, or (height, width); default is what the weights were made for.
     output
@@ -185,13 +185,19 @@ def _checkpoint(architecture: str, image_set: str) -> Path:
 
 def _shipped(arch: architectures.Architecture, image_set: str) -> architectures.Weighted:
     title = data.drawn(image_set).TITLE
-    if arch.name not in architectures.LAB_MODELS:
+    twin = timm_twins.TWINS.get(arch.name.partition(".")[0])
+    if arch.name not in architectures.LAB_MODELS and twin is None:
         raise UsageError(
             f"There is no {title} checkpoint of {arch.name}, only of "
             f"{' and '.join(architectures.LAB_MODELS)}. Use weights='imagenet', 'random' or a path."
         )
-    found = _own(arch, _checkpoint(arch.name, image_set))
-    return replace(found, weights=image_set, what=f"{title} checkpoint of the lab")
+    what = f"{title} checkpoint of the lab"
+    if twin is None:
+        return replace(_own(arch, _checkpoint(arch.name, image_set)), weights=image_set, what=what)
+    source = _own(architectures.find(twin), _checkpoint(twin, image_set))
+    module = arch.build(len(source.classes))
+    timm_twins.carry_over_(module, source.module)
+    return replace(source, module=module, weights=image_set, what=f"{what}, of {twin}")
 
 
 def _own(arch: architectures.Architecture, path: str | Path) -> architectures.Weighted:

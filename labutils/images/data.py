@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,8 @@ from . import marked_things, rendering, things
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 VALIDATION_IMAGES = 1600
+
+_PART = 128  # pictures that one process draws at a time
 
 NO_LABEL = -1
 """The label of a picture of which nobody has said what it shows."""
@@ -284,10 +286,20 @@ def _rendered(image_set: str, split: str, n: int, size: int) -> np.ndarray:
                 return np.load(path, mmap_mode="r")[:n]
             except (ValueError, OSError):  # left over from a crash or a full disk: draw it again
                 path.unlink(missing_ok=True)
-    images = _render_all(image_set, split, n, size)
-    with paths.atomic(folder / f"{split}-{size}-{n:07d}.npy") as temporary:
-        np.save(temporary, images)
-    return images
+    path = folder / f"{split}-{size}-{n:07d}.npy"
+    with paths.atomic(path) as temporary:
+        _render_into(temporary, image_set, split, n, size)
+    return np.load(path, mmap_mode="r")
+
+
+def _render_into(file: Path, image_set: str, split: str, n: int, size: int) -> None:
+    """Write `n` pictures as .npy, part by part: no more than a few parts are ever in memory."""
+    images = np.lib.format.open_memmap(file, "w+", np.uint8, (n, size, size, 3))
+    jobs = [(image_set, split, a, min(a + _PART, n), size) for a in range(0, n, _PART)]
+    with _mapped(len(jobs)) as parts:
+        for (_, _, start, stop, _), part in zip(jobs, parts(_render_part, jobs), strict=True):
+            images[start:stop] = part
+    images.flush()
 
 
 def _render_part(job: tuple[str, str, int, int, int]) -> np.ndarray:
@@ -295,15 +307,15 @@ def _render_part(job: tuple[str, str, int, int, int]) -> np.ndarray:
     return np.stack([drawn(image_set).image(index, split, size) for index in range(start, stop)])
 
 
-def _render_all(image_set: str, split: str, n: int, size: int) -> np.ndarray:
-    """Render on all cores when that pays and a fork is safe (a script needs no main guard)."""
+@contextlib.contextmanager
+def _mapped(jobs: int) -> Iterator[Callable[..., Iterable[np.ndarray]]]:
+    """Yield `map`, on all cores where it pays and a fork is safe (a script needs no main guard)."""
     cores = os.cpu_count() or 1
-    if n < 512 or cores == 1 or os.name != "posix":
-        return _render_part((image_set, split, 0, n, size))
-    edges = [n * i // cores for i in range(cores + 1)]
-    jobs = [(image_set, split, a, b, size) for a, b in itertools.pairwise(edges)]
+    if jobs < 4 or cores == 1 or os.name != "posix":
+        yield map
+        return
     with get_context("fork").Pool(cores, _end_with, (os.getpid(),)) as pool:
-        return np.concatenate(pool.map(_render_part, jobs))
+        yield pool.imap
 
 
 def _end_with(parent: int) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labutils import paths
-from labutils.errors import UsageError
+from labutils.errors import UnknownNameError, UsageError
 from labutils.images import data, things
 
 
@@ -32,6 +32,25 @@ def test_a_broken_cache_file_is_drawn_again(own_cache):
     (file,) = own_cache.rglob("*.npy")
     file.write_bytes(file.read_bytes()[:200])
     np.testing.assert_array_equal(data.load("val", 5, 32).images, first)
+
+
+@pytest.mark.parametrize("name", data.DRAWN)
+def test_every_drawn_set_is_loaded_by_its_name(own_cache, name):
+    known = data.drawn(name)
+    n = len(known.CLASSES) + 1
+    found = data.load("calib", n, 16, name)
+    assert found.classes == known.CLASSES and data.set_of(known.CLASSES) == name
+    assert found.labels.tolist() == [known.label(i) for i in range(n)]
+    np.testing.assert_array_equal(found.images[-1], known.image(n - 1, "calib", 16))
+    assert found.source == f"{known.TITLE} calib (drawn, synthetic), {n} images at 16 px"
+    (folder,) = (own_cache / name).iterdir()
+    assert list(folder.iterdir())
+
+
+def test_an_unknown_set_suggests_the_nearest():
+    with pytest.raises(UnknownNameError, match="marked-things"):
+        data.load("val", 1, 16, "marked-thing")
+    assert data.set_of(("cat", "dog")) is None
 
 
 def test_many_processes_draw_the_same_pixels_as_one(own_cache):

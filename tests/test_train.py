@@ -1,6 +1,7 @@
 """Training: resumable to the bit, deterministic, and it learns."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from labutils import train
+from labutils import paths, train
 from labutils.errors import ModelFileError, UnknownNameError
 from labutils.images import data
+from labutils.train import loop
 
 TINY = train.TrainConfig(
     architecture="mobilenet_v3_small",
@@ -70,6 +72,48 @@ def test_another_configuration_is_not_resumed(tmp_path):
     other = dataclasses.replace(TINY, seed=1)
     with pytest.raises(ModelFileError, match="another configuration"):
         run(other, tmp_path)
+
+
+def test_a_state_from_before_there_was_a_choice_of_sets_is_resumed(tmp_path):
+    before = dataclasses.asdict(TINY)
+    del before["image_set"], before["start"]
+    path = tmp_path / "mobilenet_v3_small.resume.pt"
+    trainer = train.Trainer(TINY)
+    trainer.step = 3
+    trainer.save(path)
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"config": json.dumps(before)}, path)
+    again = train.Trainer(TINY)
+    again.resume(path)
+    assert again.step == 3
+    other = train.Trainer(dataclasses.replace(TINY, image_set="marked-things"))
+    with pytest.raises(ModelFileError, match="another configuration"):
+        other.resume(path)
+
+
+def test_a_run_on_another_set_has_its_own_state_and_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "WATCHED", 1)
+    config = dataclasses.replace(TINY, image_set="marked-things", images=112, batch_size=8)
+    (*_, line) = run(config, tmp_path, stop_at=1)
+    assert line["step"] == 1
+    (state,) = tmp_path.iterdir()
+    assert state.name == "mobilenet_v3_small-marked-things.resume.pt"
+    head = torch.load(state, weights_only=True)["model"]["classifier.3.weight"]
+    assert len(head) == len(data.drawn("marked-things").CLASSES) == 112
+
+
+def test_a_run_begins_as_a_shipped_checkpoint_but_for_its_last_layer():
+    shipped = load_file(paths.CHECKPOINTS / "mobilenet_v3_small.safetensors")
+    config = dataclasses.replace(TINY, image_set="marked-things", start="things16")
+    begun = train.Trainer(config).model.state_dict()
+    for name, value in begun.items():
+        assert name.startswith("classifier.3") or (value == shipped[name].to(value.dtype)).all()
+    assert begun["classifier.3.weight"].shape == (112, 1024)
+
+
+def test_a_missing_starting_point_is_explained(tmp_path):
+    with pytest.raises(ModelFileError, match="start: null"):
+        loop.begin_as_(train.network("mobilenet_v3_small"), tmp_path / "none.safetensors")
 
 
 def test_every_image_is_used_once_per_epoch():

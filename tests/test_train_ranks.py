@@ -184,8 +184,10 @@ def test_what_is_not_a_configuration_is_refused(tmp_path, text, reason):
 
 
 def test_the_configuration_on_a_card_is_the_one_that_made_it(checkpoints):
-    for name, config in train.CONFIGS.items():
-        assert train.read_config(checkpoints / f"{name}.json") == config
+    shipped = {name for name in train.CONFIGS if (checkpoints / f"{name}.safetensors").is_file()}
+    assert shipped >= {"mobilenet_v3_large", "mobilenet_v3_small"}
+    for name in shipped:
+        assert train.read_config(checkpoints / f"{name}.json") == train.CONFIGS[name]
 
 
 def test_a_card_of_an_earlier_version_is_read_with_a_line(tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert",
                 "rknn-2.3")  # fmt: skip
 NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
+WEIGHTS_HELP = "auto, imagenet, things16, marked-things, random, or a file"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MAX_INPUT_BYTES = 4 << 30
@@ -135,9 +136,7 @@ def require_file(chosen: argparse.Namespace, ending: str) -> None:
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and what an export of it needs."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--weights", default="auto", help="auto, imagenet, things16, random, or a file"
-    )
+    parser.add_argument("--weights", default="auto", help=WEIGHTS_HELP)
     size_argument(parser)
     parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the export (17)")
 

@@ -12,6 +12,7 @@ from ..tracking import tracked
 from .options import (
     MODEL_HELP,
     NAME_HELP,
+    WEIGHTS_HELP,
     command,
     input_arguments,
     listener,
@@ -55,7 +56,7 @@ def _journey_parser(commands: Any) -> None:
     text = "The whole way, MobileNetV3 from PyTorch to an int8 Snapdragon artifact."
     parser = command(commands, "journey", _journey, text)
     parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=NAME_HELP)
-    parser.add_argument("--weights", default="auto", help="auto, imagenet, things16, random, file")
+    parser.add_argument("--weights", default="auto", help=WEIGHTS_HELP)
     size_argument(parser)
     parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from ..models.checkpoint import LoadReport
 
 ROUTES = ("lab", "pt2e")
+SETS = ("things16", "marked-things")  # data.DRAWN, heavier to import than a help text may be
 _CALIBRATION = 256  # images before training with a recipe
 _SIDE = 96  # pixels
 
 
 def add(commands: Any) -> None:
     """Add the parser of this command."""
-    text = "Fine-tune a model on Things-16; with --recipe, with the rounding in place (QAT)."
+    text = "Fine-tune a model on drawn pictures; with --recipe, with the rounding in place (QAT)."
     parser = command(commands, "train", _train, text)
     parser.add_argument("model", metavar="MODEL", help=NAME_HELP)
-    parser.add_argument("--weights", default="auto", help="auto, things16, or a file that fits")
+    parser.add_argument(
+        "--weights", default="auto", help="auto, things16, marked-things, or a file"
+    )
     parser.add_argument(
         "--from", dest="start", type=Path, metavar="FILE",
         help="start from those weights of a .pth or .safetensors that fit by name and shape",
@@ -41,6 +44,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--steps", type=int, help="how many (300, or what the recipe says)")
     sides = "side of the training images (96; by PT2E the model's own, its program has one size)"
     parser.add_argument("--size", type=int, help=sides)
+    learned = "which pictures (those that the weights learned, else things16)"
+    parser.add_argument("--set", dest="image_set", choices=SETS, help=learned)
     parser.add_argument("--images", type=int, default=8000, help="training images (8000)")
     written = "the .safetensors to write, with its card; with --recipe the .onnx"
     parser.add_argument("-o", "--output", type=Path, required=True, help=written)
@@ -68,21 +73,23 @@ def _in_float(chosen: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
     from .. import metrics, paths, train
-    from ..images import data, things
+    from ..images import data
 
-    module, loaded = _start(chosen)
+    module, loaded, image_set = _start(chosen)
     settings: dict[str, Any] = {"size": chosen.size or _SIDE, "images": chosen.images}
+    settings["image_set"], known = image_set, data.drawn(image_set)
     tuned = train.fine_tune(module, steps=chosen.steps or 300, progress=progress_bar, **settings)
     say(chosen, tuned)
-    validation = data.load("val", data.VALIDATION_IMAGES, train.EVALUATION_SIZE)
+    n, size = data.validation_images(image_set), train.EVALUATION_SIZE
+    validation = data.load("val", n, size, image_set)
     top1 = metrics.accuracy(train.logits_of(module, validation), validation.labels)
-    say(chosen, f"top-1 {top1} on Things-16's validation images, {train.EVALUATION_SIZE} px")
+    say(chosen, f"top-1 {top1} on the validation images of {known.TITLE}, {size} px")
     with paths.atomic(chosen.output) as temporary:
         state = {name: values.contiguous() for name, values in module.state_dict().items()}
         save_file(state, temporary)
     card = {
         "architecture": chosen.model,
-        "classes": list(things.CLASSES),
+        "classes": list(known.CLASSES),
         "sha256": paths.sha256(chosen.output),
         "from": loaded.to_dict() if loaded else chosen.weights,
         "fine_tuning": {**tuned.settings, "steps": tuned.steps},
@@ -97,23 +104,31 @@ def _in_float(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _start(chosen: argparse.Namespace) -> tuple[nn.Module, LoadReport | None]:
-    """Return the network to train, and what of a foreign file went into it."""
+def _start(chosen: argparse.Namespace) -> tuple[nn.Module, LoadReport | None, str]:
+    """Return the network to train, what of a foreign file went into it, and what it learns."""
     import torch
 
-    from ..images import things
+    from ..images import data
     from ..models import architectures, checkpoint
 
     if not chosen.start:
-        return _loaded(chosen)[1], None
+        model, module = _loaded(chosen)
+        return module, None, _image_set(chosen, model)
+    image_set = chosen.image_set or data.THINGS16
     renames = dict(_pair(rename) for rename in chosen.rename)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what the file has nothing for begins the same in every run
-        module = architectures.find(chosen.model).build(len(things.CLASSES))
+        module = architectures.find(chosen.model).build(len(data.drawn(image_set).CLASSES))
     state = checkpoint.state_dict(chosen.start)
     report = checkpoint.load_partly_(module, state, chosen.start.name, renames)
     say(chosen, report)
-    return module, report
+    return module, report, image_set
+
+
+def _image_set(chosen: argparse.Namespace, model: zoo.Model) -> str:
+    from ..images import data
+
+    return chosen.image_set or data.set_of(model.classes) or data.THINGS16
 
 
 def _pair(rename: str) -> tuple[str, str]:
@@ -148,12 +163,13 @@ def _for_recipe(chosen: argparse.Namespace) -> int:
         )
     model, module = _loaded(chosen)
     prepared = model.known_preprocessing()
-    inputs = prepared(data.calibration(_CALIBRATION, prepared.size).images)
+    image_set = _image_set(chosen, model)
+    inputs = prepared(data.calibration(_CALIBRATION, prepared.size, image_set).images)
     with paths.scratch(chosen.output.parent) as folder:
         draft = folder / chosen.output.name
         report = _written(chosen, recipe, model, module, inputs, draft)
         say(chosen, report)
-        pictures = prepared(data.load("val", 32, prepared.size).images)
+        pictures = prepared(data.load("val", 32, prepared.size, image_set).images)
         kind = "ort_a16w8" if recipe.activations.bits == 16 else "ort_int8"
         with runtime.connect(module) as ours, runtime.connect(draft) as theirs:
             gate = compare.gate(ours, theirs, pictures, kind=kind)
@@ -183,6 +199,7 @@ def _written(
     official = chosen.route == "pt2e"
     size = chosen.size or (prepared.size if official else _SIDE)
     how: dict[str, Any] = {"size": size, "images": chosen.images, "progress": progress_bar}
+    how["image_set"] = _image_set(chosen, model)
     if chosen.steps:
         how["steps"] = chosen.steps
     if official:

@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from .. import paths
-from ..errors import UsageError, counted
-from . import things
+from ..errors import UnknownNameError, UsageError, counted
+from . import marked_things, rendering, things
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 VALIDATION_IMAGES = 1600
 
+_PART = 128  # pictures that one process draws at a time
+
 NO_LABEL = -1
 """The label of a picture of which nobody has said what it shows."""
+
+
+class Drawn(Protocol):
+    """A procedural set: endless, each picture a function of its split and its number."""
+
+    TITLE: str
+    CLASSES: tuple[str, ...]
+    SPLITS: dict[str, int]
+
+    def image(self, index: int, split: str, size: int) -> np.ndarray:
+        """Return one picture, (size, size, 3) uint8 RGB."""
+
+    def label(self, index: int) -> int:
+        """Return its class."""
+
+    def digest(self, split: str) -> str:
+        """Return the identity of a split's pixels."""
+
+
+THINGS16 = "things16"
+DRAWN: dict[str, Drawn] = {THINGS16: things, "marked-things": marked_things}
+"""The procedural sets by name; the weights that were trained on one have the same name."""
+
+
+def drawn(image_set: str) -> Drawn:
+    """Return a procedural set by its name; UnknownNameError where there is none."""
+    if image_set not in DRAWN:
+        raise UnknownNameError("image set", image_set, DRAWN)
+    return DRAWN[image_set]
+
+
+def checkpoint_name(architecture: str, image_set: str) -> str:
+    """Return what the checkpoint of a network that learned a set is called, without a suffix."""
+    return architecture if image_set == THINGS16 else f"{architecture}-{image_set}"
+
+
+def validation_images(image_set: str) -> int:
+    """Return how many images a model card is about: 100 of each class, as for Things-16."""
+    return VALIDATION_IMAGES // len(things.CLASSES) * len(drawn(image_set).CLASSES)
+
+
+def set_of(classes: tuple[str, ...]) -> str | None:
+    """Return which procedural set has these classes, None where none has."""
+    return next((name for name, known in DRAWN.items() if classes == known.CLASSES), None)
 
 
 Size = int | tuple[int, int]
@@ -165,7 +212,7 @@ class ImageSet:
         return len(self.labels)
 
     def head(self, n: int) -> ImageSet:
-        """Return the first `n` images (Things-16 classes take turns, so they stay balanced)."""
+        """Return the first `n` images (drawn classes take turns, so they stay balanced)."""
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
     def batches(
@@ -177,8 +224,10 @@ class ImageSet:
             yield preprocessing(self.images[part]), self.labels[part]
 
 
-def load(split: str = "val", n: int = VALIDATION_IMAGES, size: Size = 128) -> ImageSet:
-    """Return the first `n` Things-16 images of a split, rendered once and then cached.
+def load(
+    split: str = "val", n: int = VALIDATION_IMAGES, size: Size = 128, image_set: str = THINGS16
+) -> ImageSet:
+    """Return the first `n` images of a procedural set's split, rendered once and then cached.
 
     Parameters
     ----------
@@ -189,61 +238,84 @@ def load(split: str = "val", n: int = VALIDATION_IMAGES, size: Size = 128) -> Im
     size
         Side in pixels; or (height, width), which is cut out of the centre of a square of the
         longer side.
+    image_set
+        One of `DRAWN`.
+
+    Raises
+    ------
+    UnknownNameError
+        No such split or set.
+    UsageError
+        Less than one image, or a size below 16 pixels.
     """
     if n < 1:
         raise UsageError(f"{n} images: pass at least one image.")
-    things.scene(0, split)  # an unknown split ends here
-    drawn = _rendered(split, n, max(sides(size)))
-    images = drawn if isinstance(size, int) else np.stack([fitted(p, size) for p in drawn])
+    known = drawn(image_set)
+    if split not in known.SPLITS:
+        raise UnknownNameError("split", split, known.SPLITS)
+    squares = _rendered(image_set, split, n, max(sides(size)))
+    images = squares if isinstance(size, int) else np.stack([fitted(p, size) for p in squares])
     return ImageSet(
         images=images,
-        labels=np.arange(n, dtype=np.int64) % len(things.CLASSES),
-        classes=things.CLASSES,
-        source=f"Things-16 {split} (drawn, synthetic), {counted(n, 'image')} at {shown(size)}",
+        labels=np.arange(n, dtype=np.int64) % len(known.CLASSES),
+        classes=known.CLASSES,
+        source=f"{known.TITLE} {split} (drawn, synthetic), {counted(n, 'image')} at {shown(size)}",
     )
 
 
-def calibration(n: int = 256, size: Size = 128) -> ImageSet:
+def calibration(n: int = 256, size: Size = 128, image_set: str = THINGS16) -> ImageSet:
     """Return `n` images for quantizer calibration; never used for training or validation."""
-    return load("calib", n, size)
+    return load("calib", n, size, image_set)
 
 
 @functools.cache
-def _pixels_version() -> str:
+def _pixels_version(image_set: str) -> str:
     """Return a key that changes whenever the pixels do: another generator, another cache."""
     import PIL
 
-    return f"{things.digest('train', 4, 64)[:12]}-{np.__version__}-{PIL.__version__}"
+    known = drawn(image_set)
+    pixels = rendering.digest(known.image, "train", len(known.CLASSES), 32)
+    return f"{pixels[:12]}-{np.__version__}-{PIL.__version__}"
 
 
-def _rendered(split: str, n: int, size: int) -> np.ndarray:
-    folder = paths.cache() / "things16" / _pixels_version()
+def _rendered(image_set: str, split: str, n: int, size: int) -> np.ndarray:
+    folder = paths.cache() / image_set / _pixels_version(image_set)
     for path in sorted(folder.glob(f"{split}-{size}-*.npy"), key=lambda p: int(p.stem[-7:])):
         if int(path.stem.rsplit("-", 1)[1]) >= n:
             try:
                 return np.load(path, mmap_mode="r")[:n]
             except (ValueError, OSError):  # left over from a crash or a full disk: draw it again
                 path.unlink(missing_ok=True)
-    images = _render_all(split, n, size)
-    with paths.atomic(folder / f"{split}-{size}-{n:07d}.npy") as temporary:
-        np.save(temporary, images)
-    return images
+    path = folder / f"{split}-{size}-{n:07d}.npy"
+    with paths.atomic(path) as temporary:
+        _render_into(temporary, image_set, split, n, size)
+    return np.load(path, mmap_mode="r")
 
 
-def _render_part(job: tuple[str, int, int, int]) -> np.ndarray:
-    split, start, stop, size = job
-    return np.stack([things.image(index, split, size) for index in range(start, stop)])
+def _render_into(file: Path, image_set: str, split: str, n: int, size: int) -> None:
+    """Write `n` pictures as .npy, part by part: no more than a few parts are ever in memory."""
+    images = np.lib.format.open_memmap(file, "w+", np.uint8, (n, size, size, 3))
+    jobs = [(image_set, split, a, min(a + _PART, n), size) for a in range(0, n, _PART)]
+    with _mapped(len(jobs)) as parts:
+        for (_, _, start, stop, _), part in zip(jobs, parts(_render_part, jobs), strict=True):
+            images[start:stop] = part
+    images.flush()
 
 
-def _render_all(split: str, n: int, size: int) -> np.ndarray:
-    """Render on all cores when that pays and a fork is safe (a script needs no main guard)."""
+def _render_part(job: tuple[str, str, int, int, int]) -> np.ndarray:
+    image_set, split, start, stop, size = job
+    return np.stack([drawn(image_set).image(index, split, size) for index in range(start, stop)])
+
+
+@contextlib.contextmanager
+def _mapped(jobs: int) -> Iterator[Callable[..., Iterable[np.ndarray]]]:
+    """Yield `map`, on all cores where it pays and a fork is safe (a script needs no main guard)."""
     cores = os.cpu_count() or 1
-    if n < 512 or cores == 1 or os.name != "posix":
-        return _render_part((split, 0, n, size))
-    edges = [n * i // cores for i in range(cores + 1)]
-    jobs = [(split, a, b, size) for a, b in itertools.pairwise(edges)]
+    if jobs < 4 or cores == 1 or os.name != "posix":
+        yield map
+        return
     with get_context("fork").Pool(cores, _end_with, (os.getpid(),)) as pool:
-        return np.concatenate(pool.map(_render_part, jobs))
+        yield pool.imap
 
 
 def _end_with(parent: int) -> None:

@@ -10,6 +10,7 @@ splits never overlap. The images are synthetic.
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,21 +21,42 @@ from . import scene as scenes
 from .markings import Marking
 from .rendering import render
 from .scene import THINGS, Colour, Scene
-from .strokes import ACCENT, TURN, Random, Sketch, chance, uniform
+from .strokes import (
+    ACCENT,
+    BODY,
+    LIGHT,
+    SECOND,
+    TURN,
+    Random,
+    Sketch,
+    Stroke,
+    chance,
+    uniform,
+)
 
+TITLE = "Marked Things"
 CARRIERS: tuple[str, ...] = tuple(name for name in THINGS if name not in ("clock", "key"))
 CLASSES: tuple[str, ...] = tuple(f"{kind} {thing}" for thing in CARRIERS for kind in markings.KINDS)
 SPLITS: dict[str, int] = {"train": 0, "val": 1, "calib": 2, "test": 3}
 SEED = 77
 CLUTTER = 0.8
-CONTRAST = (0.12, 0.5)  # of a marking: difference in brightness from the body it lies on
+CONTRAST = (0.14, 0.5)  # of a marking: difference in brightness from the body it lies on
 SCENE_CONTRAST = (0.4, 1.1)
-BLUR = 0.012  # largest radius, in units of the frame
+BLUR = 0.010  # largest radius, in units of the frame
 NOISE = 22.0  # largest standard deviation, in 1/255
 FREQUENCY = (2.0, 3.6)
+STRAY = 0.7  # how often what lies behind the object carries a marking as well
 
-# What Things-16 draws on these by chance would be taken for a marking.
-_BARE = ("mushroom", "fish")
+# What Things-16 draws on these, at times, would be taken for a marking.
+_LEFT_OUT: dict[str, Callable[[Stroke], bool]] = {
+    "mushroom": lambda stroke: stroke.slot == ACCENT,  # spots
+    "fish": lambda stroke: stroke.slot == ACCENT,  # gills
+    "tree": lambda stroke: stroke.slot == ACCENT,  # fruit
+    "leaf": lambda stroke: stroke.width == 0.04,  # side veins
+    "sailboat": lambda stroke: stroke.slot == LIGHT,  # a stripe on the hull
+    "balloon": lambda stroke: stroke.slot == SECOND,  # panels
+    "umbrella": lambda stroke: stroke.width == 0.03 or stroke[1:] == (SECOND, 0),  # ribs, panels
+}
 
 
 def label(index: int) -> int:
@@ -74,6 +96,7 @@ def scene(index: int, split: str = "train") -> Scene:
         thing=drawn.thing._replace(palette=palette),
         pattern=None,
         marking=_marking(r, markings.KINDS[kind], palette[0]),
+        stray_marking=_stray_marking(r) if chance(r, STRAY) else None,
         contrast=uniform(r, *SCENE_CONTRAST),
         blur=uniform(r, 0, BLUR) if chance(r, 0.6) else 0.0,
         noise=uniform(r, 1, NOISE) if chance(r, 0.7) else 0.0,
@@ -81,10 +104,16 @@ def scene(index: int, split: str = "train") -> Scene:
 
 
 def _sketch(r: Random, thing: str) -> Sketch:
+    """Draw an object without what would be taken for a marking, with room for one."""
     drawn = sketches.OBJECTS[thing](r)
-    if thing not in _BARE:
-        return drawn
-    return Sketch(stroke for stroke in drawn if stroke.slot != ACCENT)
+    if thing == "sailboat":  # sails can carry more than the narrow hull
+        drawn = Sketch(_sail(stroke) for stroke in drawn)
+    left_out = _LEFT_OUT.get(thing, lambda stroke: False)
+    return Sketch(stroke for stroke in drawn if not left_out(stroke))
+
+
+def _sail(stroke: Stroke) -> Stroke:
+    return stroke._replace(slot=BODY) if len(stroke.points) == 3 else stroke
 
 
 def _marking(r: Random, kind: str, body: Colour) -> Marking:
@@ -97,6 +126,14 @@ def _marking(r: Random, kind: str, body: Colour) -> Marking:
         balance=uniform(r, -0.8, 0.8),
         origin=(0.0, 0.0) if ringed else (uniform(r, 0, 1), uniform(r, 0, 1)),
     )
+
+
+def _stray_marking(r: Random) -> Marking:
+    """Draw a marking of any kind in the frame, about as fine as an object's."""
+    kind = markings.KINDS[int(r.integers(len(markings.KINDS)))]
+    colour = colorsys.hsv_to_rgb(r.random(), uniform(r, 0, 0.9), uniform(r, 0.1, 1))
+    place = uniform(r, 0, TURN), 0.0, (uniform(r, 0, 1), uniform(r, 0, 1))
+    return Marking(kind, colour, uniform(r, 6, 11), *place)
 
 
 def _marking_colour(r: Random, body: Colour) -> Colour:

@@ -65,7 +65,12 @@ def _clutter_layer(scene: Scene, size: int) -> np.ndarray:
         _paint(table, base, placed.palette)
         _draw(canvas, placed, base, 0, 0)
         base += len(placed.palette)
-    return _resolve(indices, table)
+    layer = _resolve(indices, table)
+    if scene.stray_marking is None:
+        return layer
+    table[table[:, 3] > 0, :3] = (np.array(scene.stray_marking.colour) * 255).astype(np.uint8)
+    drawn = markings.coverage(scene.stray_marking, np.eye(2), np.zeros(2), size)
+    return layer + (_resolve(indices, table) - layer.astype(np.float32)) * drawn[..., None]
 
 
 def _cast_shadow(indices: Image.Image, scene: Scene, size: int, picture: np.ndarray) -> np.ndarray:
@@ -133,7 +138,7 @@ def _sensed(scene: Scene, size: int, picture: np.ndarray) -> np.ndarray:
 def render(scene: Scene, size: int = 128) -> np.ndarray:
     """Render a scene as (size, size, 3) uint8 RGB, for any `size` from 16 up."""
     if size < MIN_SIZE:
-        raise UsageError(f"Things-16 renders at {MIN_SIZE} pixels or more, got {size}.")
+        raise UsageError(f"Pictures are drawn at {MIN_SIZE} pixels or more, got {size}.")
     picture = textures.colour(scene.background, size)
     picture = _over(_clutter_layer(scene, size), picture)
     picture = _thing_over(scene, size, picture)

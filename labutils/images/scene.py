@@ -55,7 +55,8 @@ class Scene:
     blur: float
     noise: float
     noise_origin: tuple[int, int]
-    marking: Marking | None = None
+    marking: Marking | None = None  # of the object
+    stray_marking: Marking | None = None  # of what lies behind it
 
 
 def _colour(r: Random, hue: float | None = None) -> Colour:

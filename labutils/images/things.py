@@ -22,8 +22,9 @@ from .scene import THINGS, Scene, distractors, occluders
 from .strokes import Random
 
 __all__ = ["CLASSES", "CLUTTER", "MIN_SIZE", "SPLITS", "custom_scene", "digest", "image"]
-__all__ += ["label", "render", "scene"]
+__all__ += ["TITLE", "label", "render", "scene"]
 
+TITLE = "Things-16"
 CLASSES: tuple[str, ...] = THINGS
 SPLITS: dict[str, int] = {"train": 0, "val": 1, "calib": 2, "test": 3}
 SEED = 7

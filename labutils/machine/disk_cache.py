@@ -19,6 +19,7 @@ from ..errors import UnknownNameError, UsageError, counted
 
 ABOUT = {
     "things16": "rendered images, drawn again when needed",
+    "marked-things": "rendered images, drawn again when needed",
     "weights": "downloaded weights, downloaded again when asked for",
     "photographs": "downloaded photographs, downloaded again when asked for",
     "benchmarks": "what programs in benchmarks/ keep between runs",

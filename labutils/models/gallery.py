@@ -1,4 +1,4 @@
-"""Labelled pictures that a model can be judged on: Things-16, or photographs.
+"""Labelled pictures that a model can be judged on: drawn ones, or photographs.
 
 The one place where a notebook gets its pictures from, so that the same cells serve both kinds of
 weights. Photographs come from the folder that ``LABUTILS_PHOTOGRAPHS`` names (one subfolder per
@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import metrics
 from ..errors import UsageError
-from ..images import data, photographs, things
+from ..images import data, photographs
 from . import zoo
 
 _FOLDER = "let LABUTILS_PHOTOGRAPHS name a folder with one subfolder per class"
@@ -48,8 +48,8 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
         ``LABUTILS_PHOTOGRAPHS`` names no folder of photographs of these classes.
     """
     size = model.known_preprocessing().size
-    if model.classes == things.CLASSES:
-        return data.load(split, n, size)
+    if image_set := data.set_of(model.classes):
+        return data.load(split, n, size, image_set)
     folder = os.environ.get("LABUTILS_PHOTOGRAPHS") or photographs.imagenette()
     if folder and model.trained:
         part = "calib" if split == "calib" else "val"

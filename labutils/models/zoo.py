@@ -27,7 +27,7 @@ from ..onnxfile.file import OnnxFile
 from ..runtime import outputs
 from ..runtime.outputs import ONLY
 from ..runtime.qnn import dlc_file
-from . import adapt, architectures, checkpoint, ends, random_weights
+from . import adapt, architectures, checkpoint, ends, random_weights, timm_twins
 from .model import Model
 from .modes import evaluating
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-WEIGHTS = ("auto", "imagenet", "things16", "random")
+WEIGHTS = ("auto", "imagenet", *data.DRAWN, "random")
 
 MIN_SIZE, MAX_SIZE = things.MIN_SIZE, provenance.MAX_SIZE
-_THINGS16_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
+_DRAWN_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
 _SEED = 0
 _CALIBRATION_IMAGES = 32
 
@@ -59,12 +59,13 @@ def load(
         of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
     weights
         ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
-        torchvision's V1, the file of the vendor case study). ``things16``: the checkpoint shipped
-        with the lab. ``random``: seeded, conditioned such that float16 can hold them (see
-        `random_weights`), with BatchNorm statistics measured on Things-16, so that
-        activations have a realistic scale. A path: your ``.safetensors`` or ``.pth``. ``auto``:
-        ImageNet weights when they are in the cache already, else the shipped checkpoint, else
-        random; it never downloads.
+        torchvision's V1, the file of the vendor case study). ``things16``, ``marked-things``: the
+        checkpoint shipped with the lab that learned this set; timm's ``mobilenetv3_large_100`` and
+        ``mobilenetv3_small_100`` carry it as well. ``random``: seeded, conditioned such that
+        float16 can hold them (see `random_weights`), with BatchNorm statistics measured on
+        Things-16, so that activations have a realistic scale. A path: your ``.safetensors`` or
+        ``.pth``. ``auto``: ImageNet weights when they are in the cache already, else the shipped
+        Things-16 checkpoint, else random; it never downloads.
     size
         Image side in pixels, or (height, width); default is what the weights were made for.
     output
@@ -106,8 +107,8 @@ def load(
     chosen, why = _choose(arch) if weights == "auto" else (weights, "as asked")
     if chosen == "imagenet":
         found = arch.imagenet()
-    elif chosen == "things16":
-        found = _things16(arch)
+    elif chosen in data.DRAWN:
+        found = _shipped(arch, str(chosen))
     elif chosen == "random":
         found = _random(arch, size)
     else:
@@ -175,23 +176,30 @@ def _choose(arch: architectures.Architecture) -> tuple[str, str]:
     """Return what ``auto`` takes for `arch`, and why."""
     if arch.imagenet_cached():
         return "imagenet", "auto: found in the cache"
-    if _shipped(arch.name).is_file():
-        return "things16", "auto: no ImageNet weights in the cache, the lab's own are shipped"
+    if _checkpoint(arch.name, data.THINGS16).is_file():
+        return data.THINGS16, "auto: no ImageNet weights in the cache, the lab's own are shipped"
     return "random", "auto: no ImageNet weights in the cache, and none shipped for this model"
 
 
-def _shipped(name: str) -> Path:
-    return paths.CHECKPOINTS / f"{name}.safetensors"
+def _checkpoint(architecture: str, image_set: str) -> Path:
+    return paths.CHECKPOINTS / f"{data.checkpoint_name(architecture, image_set)}.safetensors"
 
 
-def _things16(arch: architectures.Architecture) -> architectures.Weighted:
-    if arch.name not in architectures.LAB_MODELS:
+def _shipped(arch: architectures.Architecture, image_set: str) -> architectures.Weighted:
+    title = data.drawn(image_set).TITLE
+    twin = timm_twins.TWINS.get(arch.name.partition(".")[0])
+    if arch.name not in architectures.LAB_MODELS and twin is None:
         raise UsageError(
-            f"There is no Things-16 checkpoint of {arch.name}, only of "
+            f"There is no {title} checkpoint of {arch.name}, only of "
             f"{' and '.join(architectures.LAB_MODELS)}. Use weights='imagenet', 'random' or a path."
         )
-    found = _own(arch, _shipped(arch.name))
-    return replace(found, weights="things16", what="Things-16 checkpoint of the lab")
+    what = f"{title} checkpoint of the lab"
+    if twin is None:
+        return replace(_own(arch, _checkpoint(arch.name, image_set)), weights=image_set, what=what)
+    source = _own(architectures.find(twin), _checkpoint(twin, image_set))
+    module = arch.build(len(source.classes))
+    timm_twins.carry_over_(module, source.module)
+    return replace(source, module=module, weights=image_set, what=f"{what}, of {twin}")
 
 
 def _own(arch: architectures.Architecture, path: str | Path) -> architectures.Weighted:
@@ -207,8 +215,9 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
     found = architectures.outputs_of(module)
     classes = provenance.card_classes(path, found) or architectures.class_names(found)
     preprocessing = arch.preprocessing
-    if classes == things.CLASSES:
-        preprocessing = replace(preprocessing, size=_THINGS16_SIZE, source="Things-16 training")
+    if image_set := data.set_of(classes):
+        source = f"{data.drawn(image_set).TITLE} training"
+        preprocessing = replace(preprocessing, size=_DRAWN_SIZE, source=source)
     what = f"weights from {path.name}"
     return architectures.Weighted(module, preprocessing, classes, str(path), what, file=path)
 

@@ -73,7 +73,7 @@ def write_qdq(
     calibration
         (n, 3, size, size) float32, normalized.
     recipe
-        As for `qat.prepare`. With `Recipe.qat` the network is trained on Things-16 in between.
+        As for `qat.prepare`. With `Recipe.qat` the network is trained in between.
     teacher
         The float network, for training.
     preprocessing

@@ -1,4 +1,4 @@
-"""Train MobileNetV3 on Things-16; a run that was stopped resumes where it was.
+"""Train MobileNetV3 on drawn pictures; a run that was stopped resumes where it was.
 
 Several processes share every batch when torchrun starts them:
 torchrun --nproc-per-node 2 -m labutils.train mobilenet_v3_large
@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import paths, streams
 from ..errors import LabError
 from ..images import data
-from .config import ARCHITECTURES, CONFIGS, read_config
+from .config import ARCHITECTURES, CONFIGS, TrainConfig, read_config
 from .loop import SAVE_EVERY, fit
 from .model_card import ship
 from .ranks import joined, local_rank
@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m labutils.train", description=__doc__)
     parser.add_argument("architecture", choices=ARCHITECTURES)
+    parser.add_argument(
+        "--set", dest="image_set", choices=list(data.DRAWN), help="what is learned (things16)"
+    )
     parser.add_argument(
         "--config", type=Path, help="YAML or JSON with other settings, or a model card"
     )
@@ -47,13 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> None:
-    config = CONFIGS[chosen.architecture]
-    if chosen.config:
-        own = read_config(chosen.config)
-        config = dataclasses.replace(own, architecture=chosen.architecture)
+    config = _config(chosen)
     work = chosen.work or paths.cache() / "training"
     if local_rank() == 0:  # the others of this machine wait, and find the images rendered
-        data.load("train", config.images, config.source_size)
+        data.load("train", config.images, config.source_size, config.image_set)
     with joined() as ranks:
         options = {"stop_at": chosen.stop_at, "save_every": chosen.save_every, "ranks": ranks}
         for line in fit(config, work, **options):
@@ -62,6 +62,16 @@ def _train(chosen: argparse.Namespace) -> None:
     if chosen.stop_at is None and ranks.first:
         card = ship(config, work, chosen.out, ranks.size)
         print(f"{card['file']}: top-1 {100 * card['top1']:.2f} % on {card['n']} validation images")
+
+
+def _config(chosen: argparse.Namespace) -> TrainConfig:
+    """Return the configuration of a file, or the lab's own for this network and set."""
+    if not chosen.config:
+        image_set = chosen.image_set or data.THINGS16
+        return CONFIGS[data.checkpoint_name(chosen.architecture, image_set)]
+    own = read_config(chosen.config)
+    image_set = chosen.image_set or own.image_set
+    return dataclasses.replace(own, architecture=chosen.architecture, image_set=image_set)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import typing
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +14,11 @@ from annotated_types import Ge, MinLen, doc
 
 from .. import located_yaml, untrusted, validation
 from ..errors import EarlierFormatWarning, UsageError
+from ..images import data
 
 Architecture = Literal["mobilenet_v3_large", "mobilenet_v3_small"]
 ARCHITECTURES: tuple[str, ...] = typing.get_args(Architecture)
+ImageSetName = Literal["things16", "marked-things"]
 FORMAT = 1
 """Of stored configurations; a newer one is refused."""
 
@@ -38,6 +41,11 @@ class TrainConfig:
         (side in pixels, steps): progressive resizing, small and cheap first.
     momentum
         Of the BatchNorm statistics; torchvision's 0.01 is too slow for a run this short.
+    image_set
+        The procedural set that is learned, one of `data.DRAWN`.
+    start
+        The set whose shipped checkpoint the weights begin as, all but the last layer; None for
+        random weights.
     """
 
     architecture: Architecture = "mobilenet_v3_large"
@@ -53,6 +61,13 @@ class TrainConfig:
     ema_decay: _NotNegative = 0.998
     momentum: _NotNegative = 0.1
     smallest_crop: _NotNegative = 0.75
+    image_set: ImageSetName = "things16"
+    start: ImageSetName | None = None
+
+    @property
+    def name(self) -> str:
+        """What its checkpoint is called, without a suffix."""
+        return data.checkpoint_name(self.architecture, self.image_set)
 
     @property
     def steps(self) -> int:
@@ -126,9 +141,30 @@ def stored(config: TrainConfig) -> dict[str, Any]:
     return {"format": FORMAT, **asdict(config)}
 
 
+def is_stored(config: TrainConfig, text: object) -> bool:
+    """Whether a stored configuration (JSON) is this one; what it leaves out has its default."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return False
+    plain = json.loads(json.dumps(stored(config)))
+    return isinstance(found, dict) and stored(TrainConfig()) | found == plain
+
+
+# Fine markings need more of the larger sizes, and pictures as large as the last of them.
+_MARKED = TrainConfig(
+    image_set="marked-things",
+    start="things16",
+    source_size=128,
+    phases=((64, 4500), (96, 2200), (128, 500)),
+)
+
 CONFIGS = {
-    "mobilenet_v3_large": TrainConfig(),
-    "mobilenet_v3_small": TrainConfig(
-        architecture="mobilenet_v3_small", phases=((64, 2800), (96, 900), (128, 280))
-    ),
+    config.name: config
+    for config in (
+        TrainConfig(),
+        TrainConfig(architecture="mobilenet_v3_small", phases=((64, 2800), (96, 900), (128, 280))),
+        _MARKED,
+        replace(_MARKED, architecture="mobilenet_v3_small"),
+    )
 }

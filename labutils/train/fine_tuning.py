@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .. import typesetting
 from ..errors import TrainingError, UsageError
-from ..images import data, things
+from ..images import data
 from ..tracking import Progress, tracked
 from .batches import Batches
 from .config import TrainConfig, cosine
@@ -95,6 +95,7 @@ def fine_tune(
     batch_size: int = 64,
     learning_rate: float = 5e-4,
     images: int = 8000,
+    image_set: str = data.THINGS16,
     seed: int = 0,
     label_smoothing: float = 0.05,
     weight_decay: float = 0.02,
@@ -104,7 +105,7 @@ def fine_tune(
     on_step: OnStep | None = None,
     progress: Progress | None = None,
 ) -> FineTuning:
-    """Train a network a little further on Things-16, in place; return what was done.
+    """Train a network a little further on drawn pictures, in place; return what was done.
 
     AdamW on the parameters that the model has when this is called (wrap first, then call), with a
     short warm-up and a cosine rate. Given `steps`, the result is a function of the arguments (on
@@ -113,10 +114,10 @@ def fine_tune(
     Parameters
     ----------
     model
-        Any module that takes (n, 3, size, size) normalised float32 and returns (n, 16) logits. It
-        is trained in train mode; afterwards every part has the mode that it had before. Where no
-        parameter asks for a gradient (as `zoo.load` gives it), all are trained; where some do,
-        those.
+        Any module that takes (n, 3, size, size) normalised float32 and returns (n, classes)
+        logits. It is trained in train mode; afterwards every part has the mode that it had before.
+        Where no parameter asks for a gradient (as `zoo.load` gives it), all are trained; where
+        some do, those.
     teacher
         A network whose outputs are to be matched as well, e.g. a copy of the original from before
         the surgery. It is run in eval mode and not changed.
@@ -131,6 +132,8 @@ def fine_tune(
         The highest, after the warm-up.
     images
         How many of the training images are used; rendered once, and then cached.
+    image_set
+        Which are drawn, one of `data.DRAWN`.
     seed
         Of the order, the augmentation and dropout.
     label_smoothing
@@ -174,6 +177,7 @@ def fine_tune(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "images": images,
+        "image_set": image_set,
         "seed": seed,
         "label_smoothing": label_smoothing,
         "weight_decay": weight_decay,
@@ -181,13 +185,14 @@ def fine_tune(
         "distillation_weight": distillation_weight,
         "freeze_batch_norm_at": freeze_batch_norm_at,
     }
-    train = data.load("train", images, max(SOURCE_SIZE, size))
+    train = data.load("train", images, max(SOURCE_SIZE, size), image_set)
     batches = Batches(train, batch_size, seed)
     losses: list[float] = []
     with _training(model), _evaluating(teacher), torch.random.fork_rng(), torch.enable_grad():
         groups = parameter_groups(model, weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
-        loss_of = _Loss(model, teacher, label_smoothing, temperature, distillation_weight)
+        weights = (label_smoothing, temperature, distillation_weight)
+        loss_of = _Loss(model, teacher, *weights, image_set)
         clock = _Clock(steps, seconds)
         for step in tracked(clock, "fine-tuning", "steps", progress):
             share = clock.share(step)
@@ -248,7 +253,9 @@ class _Loss:
         label_smoothing: float,
         temperature: float,
         weight: float,
+        image_set: str,
     ) -> None:
+        self.image_set = image_set
         self.model, self.teacher = model, teacher
         self.label_smoothing, self.temperature, self.weight = label_smoothing, temperature, weight
         self.device = next(p for p in model.parameters() if p.requires_grad).device
@@ -259,12 +266,12 @@ class _Loss:
     def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         inputs = inputs.to(self.device).contiguous(memory_format=self.memory_format)
         labels = labels.to(self.device)
-        logits = _logits(self.model, inputs)
+        logits = _logits(self.model, inputs, self.image_set)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            taught = _logits(self.teacher, inputs)
+            taught = _logits(self.teacher, inputs, self.image_set)
         t = self.temperature
         distance = F.kl_div(
             F.log_softmax(logits / t, 1),
@@ -300,7 +307,7 @@ def _step(
     return value
 
 
-def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def _logits(model: nn.Module, inputs: torch.Tensor, image_set: str) -> torch.Tensor:
     try:
         logits = model(inputs)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -309,11 +316,12 @@ def _logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
             f"{(str(error).strip() or type(error).__name__).splitlines()[0]} A program that was "
             "exported with a fixed batch or size needs the same batch_size and size here."
         ) from error
-    expected = (len(inputs), len(things.CLASSES))
+    known = data.drawn(image_set)
+    expected = (len(inputs), len(known.CLASSES))
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UsageError(
-            f"{type(model).__name__} returns {got} for inputs {tuple(inputs.shape)}; Things-16 "
+            f"{type(model).__name__} returns {got} for inputs {tuple(inputs.shape)}; {known.TITLE} "
             f"needs logits of shape {expected}. Build it with {expected[1]} classes."
         )
     return logits

@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from .. import _torchvision, metrics, paths
 from ..errors import ModelFileError, TrainingError, UnknownNameError
 from ..images import data, things
 from .batches import Batches
-from .config import ARCHITECTURES, TrainConfig
+from .config import ARCHITECTURES, TrainConfig, is_stored, stored
 from .ranks import Ranks
 
 EVALUATION_SIZE = 128
 LOG_EVERY, SAVE_EVERY = 50, 200
+WATCHED = 20  # validation images of each class that a run's log is about
 # What gloo and NCCL say when a process at the other end is gone.
 LOST = re.compile("connection (was )?(closed|reset)|broken pipe|remote process exited", re.I)
 
@@ -57,6 +57,39 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+def starting_point(config: TrainConfig) -> Path | None:
+    """Return the shipped checkpoint that a run begins with, None for random weights."""
+    if config.start is None:
+        return None
+    name = data.checkpoint_name(config.architecture, config.start)
+    return paths.CHECKPOINTS / f"{name}.safetensors"
+
+
+def begin_as_(model: nn.Module, checkpoint: Path) -> None:
+    """Copy what fits of a checkpoint of the same architecture into `model`, in place.
+
+    The last layer of another number of classes stays as it is.
+
+    Raises
+    ------
+    ModelFileError
+        There is no such file, or it cannot be read.
+    """
+    import safetensors
+    from safetensors.torch import load_file
+
+    try:
+        known = load_file(checkpoint)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelFileError(
+            f"Training begins with {checkpoint}, which cannot be read ({error}). Restore it, or "
+            "pass a configuration with start: null (--config)."
+        ) from None
+    own = model.state_dict()
+    fitting = {name: v for name, v in known.items() if own[name].shape == v.shape}
+    model.load_state_dict(fitting, strict=False)
+
+
 class Trainer:
     """The state of a run: model, average of its weights, optimizer, and the step reached.
 
@@ -72,7 +105,9 @@ class Trainer:
         self.config, self.step, self.ranks = config, 0, ranks or Ranks()
         self.part = self.ranks.part(config.batch_size)
         torch.manual_seed(config.seed)
-        model: Any = network(config.architecture)
+        model: Any = network(config.architecture, len(data.drawn(config.image_set).CLASSES))
+        if (checkpoint := starting_point(config)) is not None:
+            begin_as_(model, checkpoint)
         model = model.to(memory_format=torch.channels_last)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -125,7 +160,7 @@ class Trainer:
         if not self.ranks.first:
             return
         state = {
-            "config": json.dumps(asdict(self.config)),
+            "config": json.dumps(stored(self.config)),
             "step": self.step,
             "processes": self.ranks.size,
             "model": self.model.state_dict(),
@@ -145,7 +180,7 @@ class Trainer:
         if state is None:
             return
         # "recipe": as an earlier version called it
-        if state.get("config", state.get("recipe")) != json.dumps(asdict(self.config)):
+        if not is_stored(self.config, state.get("config", state.get("recipe"))):
             raise ModelFileError(
                 f"{path} was written with another configuration. Remove it to start again, "
                 "or train into another folder with --work."
@@ -156,6 +191,11 @@ class Trainer:
         self.step = state["step"]
 
 
+def state_file(config: TrainConfig, work: Path) -> Path:
+    """Return where the resumable state of a run lies in its folder."""
+    return work / f"{config.name}.resume.pt"
+
+
 def fit(
     config: TrainConfig,
     work: Path,
@@ -164,7 +204,7 @@ def fit(
     save_every: int = SAVE_EVERY,
     ranks: Ranks | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train, saving to ``work/<architecture>.resume.pt``; yield a log line now and then.
+    """Train, saving to `state_file`; yield a log line now and then.
 
     Parameters
     ----------
@@ -184,8 +224,8 @@ def fit(
     ------
     dict
         step, side of the images, mean loss, images per second (of all processes together), and at
-        each eighth of the run the top-1 of the averaged weights on 320 validation images, in rank
-        0 only (for the log; nothing is chosen).
+        each eighth of the run the top-1 of the averaged weights on 20 validation images of each
+        class, in rank 0 only (for the log; nothing is chosen).
 
     Raises
     ------
@@ -194,10 +234,10 @@ def fit(
     TrainingError
         Another process of the run was lost.
     """
-    trainer, path = Trainer(config, ranks), work / f"{config.architecture}.resume.pt"
+    trainer, path = Trainer(config, ranks), state_file(config, work)
     work.mkdir(parents=True, exist_ok=True)
     trainer.resume(path)
-    train = data.load("train", config.images, config.source_size)
+    train = data.load("train", config.images, config.source_size, config.image_set)
     batches = Batches(train, config.batch_size, config.seed, config.smallest_crop)
     last = stop_at or config.steps
     losses, start = [], time.perf_counter()
@@ -212,11 +252,17 @@ def fit(
             line["images_per_s"] = len(losses) * config.batch_size / (time.perf_counter() - start)
             eighth = step % max(1, config.steps // 8) < LOG_EVERY or step == last
             if eighth and trainer.ranks.first:
-                watched = data.load("val", 320, EVALUATION_SIZE)
-                hits = metrics.accuracy(logits_of(trainer.ema, watched), watched.labels)
-                line["top1"] = hits.value
+                line["top1"] = _watched(trainer)
             yield line
             losses, start = [], time.perf_counter()
+
+
+def _watched(trainer: Trainer) -> float:
+    """Return the top-1 of the averaged weights on some validation images."""
+    image_set = trainer.config.image_set
+    n = WATCHED * len(data.drawn(image_set).CLASSES)
+    images = data.load("val", n, EVALUATION_SIZE, image_set)
+    return metrics.accuracy(logits_of(trainer.ema, images), images.labels).value
 
 
 def _together(trainer: Trainer, batches: Batches) -> float:

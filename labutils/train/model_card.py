@@ -8,24 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from .. import metrics, paths
-from ..images import data, things
+from ..images import data
 from .config import CONFIGS, TrainConfig, stored
-from .loop import EVALUATION_SIZE, Trainer, logits_of
+from .loop import EVALUATION_SIZE, Trainer, logits_of, starting_point, state_file
 
-_NOT_LISTED = ("format", "architecture", "phases")
+_NOT_LISTED = ("format", "architecture", "phases", "image_set", "start")
 
 
 def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1) -> dict:
     """Write the averaged weights as fp16 safetensors, with their model card; return the card.
 
-    The figures on the card are those of the rounded weights that are shipped, on all 1,600
-    validation images. `processes` is how many trained it, for the command on the card.
+    The figures on the card are those of the rounded weights that are shipped, on 100
+    validation images of each class. `processes` is how many trained it, for the command on the
+    card.
     """
     from safetensors.torch import load_file, save_file
 
     trainer = Trainer(config)
-    trainer.resume(work / f"{config.architecture}.resume.pt")
-    target = destination / f"{config.architecture}.safetensors"
+    trainer.resume(state_file(config, work))
+    target = destination / f"{config.name}.safetensors"
     rounded = {
         name: (v.half() if v.is_floating_point() else v).contiguous()
         for name, v in trainer.ema.state_dict().items()
@@ -40,18 +41,20 @@ def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1)
 
 
 def _card(config: TrainConfig, trainer: Trainer, weights: Path, processes: int) -> dict:
-    validation = data.load("val", data.VALIDATION_IMAGES, EVALUATION_SIZE)
+    drawn = data.drawn(config.image_set)
+    n = data.validation_images(config.image_set)
+    validation = data.load("val", n, EVALUATION_SIZE, config.image_set)
     logits = logits_of(trainer.ema, validation)
     top1 = metrics.accuracy(logits, validation.labels)
-    predicted, classes = logits.argmax(1), things.CLASSES
+    predicted, classes = logits.argmax(1), drawn.CLASSES
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (validation.labels, predicted), 1)
     wrong = confusion - np.diag(np.diag(confusion))
     pairs = [tuple(divmod(int(i), len(classes))) for i in np.argsort(-wrong, axis=None)[:8]]
     return {
         "architecture": config.architecture,
-        "from": "torchvision's model definition, trained from random weights",
-        "task": f"Things-16 (drawn, synthetic), {EVALUATION_SIZE} px",
+        "from": _origin(config),
+        "task": f"{drawn.TITLE} (drawn, synthetic), {EVALUATION_SIZE} px",
         "classes": list(classes),
         "file": weights.name,
         "sha256": paths.sha256(weights),
@@ -59,7 +62,7 @@ def _card(config: TrainConfig, trainer: Trainer, weights: Path, processes: int) 
         "command": _command(config, processes),
         "config": stored(config),
         "steps": trainer.step,
-        "dataset_digest": {split: things.digest(split) for split in things.SPLITS},
+        "dataset_digest": {split: drawn.digest(split) for split in drawn.SPLITS},
         "chosen": "the averaged weights at the last step; validation images chose nothing",
         "top1": top1.value,
         "top1_interval_95": list(top1.interval),
@@ -76,11 +79,21 @@ def _card(config: TrainConfig, trainer: Trainer, weights: Path, processes: int) 
     }
 
 
+def _origin(config: TrainConfig) -> str:
+    """Return what the network is and where its weights began, as a phrase."""
+    start = starting_point(config)
+    if start is None:
+        return "torchvision's model definition, trained from random weights"
+    known = f"{start.name} (SHA-256 {paths.sha256(start)})"
+    return f"torchvision's model definition, trained from {known}, its last layer from random ones"
+
+
 def _command(config: TrainConfig, processes: int) -> str:
     python = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
     command = f"{python} -m labutils.train {config.architecture}"
-    own = CONFIGS.get(config.architecture) != config
-    return f"{command} --config {config.architecture}.json" if own else command
+    if CONFIGS.get(config.name) != config:
+        return f"{command} --config {config.name}.json"
+    return command if config.image_set == data.THINGS16 else f"{command} --set {config.image_set}"
 
 
 def _card_text(card: dict) -> str:
@@ -90,11 +103,13 @@ def _card_text(card: dict) -> str:
     settings = [f"{k} {v}" for k, v in config.items() if k not in _NOT_LISTED]
     classes = [f"| {name} | {100 * v:.0f} % |" for name, v in card["accuracy_per_class"].items()]
     pairs = [f"| {p['true']} | {p['predicted']} | {p['images']} |" for p in card["confusion_pairs"]]
+    origin, title = card["from"], data.drawn(config["image_set"]).TITLE
     lines = [
-        f"# {card['architecture']}, trained on Things-16",
+        f"# {card['architecture']}, trained on {title}",
         "",
-        f"{card['from'].capitalize()}, on {card['task']}. The images are drawn, not photographed:",
-        "the network knows these sixteen drawings and nothing else. Use it to learn and to test.",
+        f"{origin[0].upper()}{origin[1:]}, on {card['task']}. The images are drawn,",
+        f"not photographed: the network knows these {len(classes)} kinds of drawings and nothing",
+        "else. Use it to learn and to test.",
         "",
         f"**Top-1 {100 * card['top1']:.2f} %** on {card['n']:,} validation images "
         f"(95 % interval {100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %), measured on the",

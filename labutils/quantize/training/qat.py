@@ -248,7 +248,7 @@ def fit_(
     progress: Progress | None = None,
     **settings: Any,
 ) -> train.FineTuning:
-    """Train a calibrated network on Things-16, with the schedule of its recipe.
+    """Train a calibrated network on drawn pictures, with the schedule of its recipe.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def fit_(
     size
         Side of the training images in pixels; by default the recipe's, or 96.
     on_step, progress, **settings
-        Passed on to `train.fine_tune`, e.g. ``images=``, ``seed=``.
+        Passed on to `train.fine_tune`, e.g. ``images=``, ``image_set=``, ``seed=``.
 
     Raises
     ------

@@ -1,0 +1,62 @@
+"""timm's MobileNetV3 carries torchvision's weights, and computes what torchvision's computes."""
+
+import pytest
+import torch
+
+from labutils import train
+from labutils.errors import ModelFileError, UsageError
+from labutils.images import data
+from labutils.models import architectures, timm_twins, zoo
+
+
+@pytest.fixture(params=timm_twins.TWINS)
+def pair(request):
+    theirs = zoo.load(f"timm:{request.param}", "things16")
+    return theirs, zoo.load(timm_twins.TWINS[request.param], "things16")
+
+
+def test_the_twins_give_the_same_logits(pair):
+    theirs, ours = pair
+    images = torch.from_numpy(ours.preprocessing(data.load("val", 48, 128).images))
+    with torch.inference_mode():
+        found, expected = (
+            theirs.module.double()(images.double()),
+            ours.module.double()(images.double()),
+        )
+    # not of float32's rounding: BatchNorm's epsilon would make a difference of more than 0.01
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert expected.abs().max() > 3
+
+
+def test_a_twin_is_known_as_what_it_carries(pair):
+    theirs, ours = pair
+    assert (theirs.weights, theirs.classes, theirs.sha256) == (
+        "things16",
+        ours.classes,
+        ours.sha256,
+    )
+    assert theirs.preprocessing == ours.preprocessing and theirs.trained
+    assert "mobilenet_v3" in theirs.note
+    assert type(theirs.module).__module__.startswith("timm.")
+
+
+def test_epsilon_alone_makes_a_difference():
+    """So the test above would see it, were it not taken up."""
+    name = "mobilenetv3_small_100"
+    ours = zoo.load(timm_twins.TWINS[name], "things16")
+    without = architectures.find(f"timm:{name}").build(16).eval()
+    timm_twins.carry_over_(without, ours.module)
+    for layer in without.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_var -= 1e-3 - layer.eps
+    images = torch.from_numpy(ours.preprocessing(data.load("val", 8, 128).images))
+    with torch.inference_mode():
+        assert (without(images) - ours.module(images)).abs().max() > 0.01
+
+
+def test_networks_of_other_layers_are_refused():
+    small = train.network("mobilenet_v3_small")
+    with pytest.raises(ModelFileError, match="does not have the layers"):
+        timm_twins.carry_over_(train.network("mobilenet_v3_large"), small)
+    with pytest.raises(UsageError, match="no Things-16 checkpoint of mobilenetv3_rw"):
+        zoo.load("timm:mobilenetv3_rw", "things16")

@@ -111,13 +111,13 @@ def litert_setup() -> None:
     """
     import sysconfig
 
-    folder = litert_python().parent.parent
+    folder, lab = litert_python().parent.parent, sysconfig.get_paths()["purelib"] + "\n"
     if (folder / "complete").exists():
+        _site(folder).write_text(lab, encoding="utf-8")  # it may have been another environment's
         return
     print(f"Installing {', '.join(LITERT)} into {folder} ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    (site / "lab.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+    _site(folder).write_text(lab, encoding="utf-8")
     torches = [f"{name}=={v}" for name, v in paths.versions("torch").items() if name != "python"]
     pip = [str(litert_python()), "-m", "pip", "install", "-q", *LITERT]
     done = subprocess.run(
@@ -126,6 +126,11 @@ def litert_setup() -> None:
     if done.returncode:
         raise LabError(f"pip could not install {', '.join(LITERT)}: {_last(done.stderr)}")
     (folder / "complete").touch()
+
+
+def _site(folder: Path) -> Path:
+    """Return the file by which an environment finds the lab's packages."""
+    return next(folder.glob("lib/python*/site-packages")) / "lab.pth"
 
 
 def _litert(*arguments: str | Path) -> None:

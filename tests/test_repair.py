@@ -48,12 +48,12 @@ def test_apply_leaves_nothing_that_blocks(opset, small_onnx, inputs, tmp_path):
 def test_what_no_rule_repairs_is_said(tmp_path):
     nodes = [
         helper.make_node("HardSwish", ["input"], ["a"], name="/act/HardSwish"),
-        helper.make_node("Softsign", ["a"], ["pixels"], name="/odd/Softsign"),
+        helper.make_node("Hardmax", ["a"], ["pixels"], name="/odd/Hardmax"),
     ]
     source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=17)
-    plan = pipeline.suggest(source, "qnn")  # QNN takes HardSwish, and has no Softsign
-    assert [node.node for node in plan.unrepairable] == ["/odd/Softsign"]
-    assert "no rule repairs 1 x Softsign" in str(plan)
+    plan = pipeline.suggest(source, "qnn")  # QNN takes HardSwish, and has no Hardmax
+    assert [node.node for node in plan.unrepairable] == ["/odd/Hardmax"]
+    assert "no rule repairs 1 x Hardmax" in str(plan)
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
         pipeline.apply(source, "qnn", tmp_path / "r.onnx")
     assert not (tmp_path / "r.onnx").exists()

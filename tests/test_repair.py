@@ -45,6 +45,16 @@ def test_apply_leaves_nothing_that_blocks(opset, small_onnx, inputs, tmp_path):
     assert not (tmp_path / "again.onnx").exists()
 
 
+def test_what_the_table_does_not_know_is_not_called_fine(lab, tmp_path):
+    einsum = helper.make_node("Einsum", ["input"], ["pixels"], name="/e", equation="nchw->nwhc")
+    source, _ = known_wrong.build(tmp_path / "m.onnx", [einsum], size=16, opset=17)
+    said = str(pipeline.suggest(source, "qnn"))
+    assert "Unknown to it, and perhaps refused: Einsum (1 node)" in said
+    assert "no repair is needed" not in said and "labutils convert" in said
+    _, out, _ = lab("diagnose", source, "--target", "qnn")
+    assert "Einsum (1 node)" in out and "no repair is needed" not in out
+
+
 def test_what_no_rule_repairs_is_said(tmp_path):
     nodes = [
         helper.make_node("HardSwish", ["input"], ["a"], name="/act/HardSwish"),

@@ -190,8 +190,9 @@ def _of_batches(
         given[output.name] = ["n", *dims[1:]] if dims[:1] == [shape[0]] else dims
     return (
         f"{source.name} takes {shape[0]} images at once ({name} {list(shape)}); calibration and "
-        "the HTP need a fixed shape with batch 1. Export it again with one example image, or open its batch, which is "
-        "then fixed to 1: onnx.tools.update_model_dims.update_inputs_outputs_dims("
+        "the HTP need a fixed shape with batch 1. Export it again with one example image, or open "
+        "its batch, which is then fixed to 1: "
+        "onnx.tools.update_model_dims.update_inputs_outputs_dims("
         f"onnx.load({source.name!r}), {opened}, {given}), saved with onnx.save. A Reshape that "
         f"states {shape[0]} needs the new export."
     )

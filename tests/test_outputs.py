@@ -398,3 +398,15 @@ def test_a_network_that_ends_in_a_suppression_is_told_to_be_cut_before_it(lab, t
         tmp_path / "net.onnx", tmp_path / "cut.onnx", inputs=["image"], outputs=["boxes", "by_box"]
     )
     assert [o.name for o in onnx.load(made.file).graph.output] == ["boxes", "by_box"]
+
+
+@pytest.mark.htp
+def test_a_single_number_is_converted(lab, tmp_path):
+    draft = Draft()
+    draft.head(draft.stem(), output="row")
+    draft.node("ReduceSum", ["row"], "age", keepdims=0)
+    onnx.save(draft.finish([("age", ())]), tmp_path / "net.onnx")
+    code, out, err = lab(
+        "convert", tmp_path / "net.onnx", "--target", "qnn", *STATED, "-o", tmp_path / "n.dlc"
+    )
+    assert code == 0, out + err

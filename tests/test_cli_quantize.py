@@ -160,7 +160,7 @@ def test_a_network_for_several_images_is_told_how_to_take_one(lab, tmp_path):
     command = ("quantize", path, *stated, "--held-out", "16", "-o", tmp_path / "q.onnx")
     code, _, err = lab(*command)
     assert code == 2 and "takes 4 images at once" in err
-    words = r"onnx\.tools\.(\w+)\.(\w+)\(onnx\.load\('net\.onnx'\), (.*?)\), saved"
+    words = r"onnx\.tools\.(\w+)\.(\w+)\(model, (.*?)\) changes"
     advice = re.search(words, err)
     assert advice[1] == "update_model_dims"
     opened, given = ast.literal_eval(f"[{advice[3]}]")

@@ -70,12 +70,15 @@ def test_what_no_rule_repairs_is_said(tmp_path):
 
 
 def test_a_refused_opset_is_not_promised_a_repair(small_onnx, tmp_path):
-    plan = pipeline.suggest(small_onnx(20), "rdk-x5")
+    plan = pipeline.suggest(small_onnx(20), "rdk-x5")  # whose Reshape has an idle allowzero
     if plan.check.opset_blocker is None:
         pytest.fail("the table of rdk-x5 documents opsets 10 and 11 only")
-    assert not plan.complete
+    assert plan.complete and "opset-11" in plan.rules
+    nodes = [helper.make_node("Hardmax", ["input"], ["pixels"], name="/h")]  # another one at 11
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=20)
+    assert not pipeline.suggest(source, "rdk-x5").complete
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
-        pipeline.apply(small_onnx(20), "rdk-x5", tmp_path / "r.onnx")
+        pipeline.apply(source, "rdk-x5", tmp_path / "r.onnx")
     assert not (tmp_path / "r.onnx").exists()
 
 

@@ -193,6 +193,6 @@ def _of_batches(
         "the HTP need a fixed shape with batch 1. Export it again with one example image, or open "
         "its batch, which is then fixed to 1: "
         "onnx.tools.update_model_dims.update_inputs_outputs_dims("
-        f"onnx.load({source.name!r}), {opened}, {given}), saved with onnx.save. A Reshape that "
-        f"states {shape[0]} needs the new export."
+        f"model, {opened}, {given}) changes a model that onnx has loaded; save it with onnx.save. "
+        f"A Reshape that states {shape[0]} needs the new export."
     )

@@ -1,5 +1,6 @@
 """`labutils quantize` as a user meets it: files, figures, front, reasons, refusals."""
 
+import ast
 import dataclasses
 import json
 import re
@@ -7,7 +8,9 @@ import re
 import numpy as np
 import onnx
 import pytest
+from cases.draft import Draft
 from onnx import TensorProto, helper, numpy_helper
+from onnx.tools import update_model_dims
 from PIL import Image
 
 from labutils import compare, metrics, paths, pipeline, quantize, runtime
@@ -139,6 +142,32 @@ def test_what_is_not_good_enough_is_kept_and_said(lab, tiny, tmp_path):
     assert "FAILED" in out and "OVERRIDDEN" in out and "NOT GOOD ENOUGH" in out
     assert (tmp_path / "q.onnx").exists()
     assert not json.loads((tmp_path / "q.onnx.manifest.json").read_text())["gate"]["passed"]
+
+
+def test_with_16_bits_everywhere_it_is_not_advised(lab, tiny, tmp_path):
+    asked = ("--recipe", "a16w8", "--min-cosine", 0.9999999, "-o", tmp_path / "q.onnx")
+    code, out, _ = lab("quantize", tiny, *FEW, *asked)
+    assert code == 1 and "NOT GOOD ENOUGH" in out
+    assert "have 16 bits already" in out and "the recipe a16w8 spends" not in out
+
+
+def test_a_network_for_several_images_is_told_how_to_take_one(lab, tmp_path):
+    draft = Draft(shape=(4, 3, 32, 32))
+    draft.head(draft.stem())
+    path = tmp_path / "net.onnx"
+    onnx.save(draft.finish([("scores", (4, 16))]), path)
+    stated = ["--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5", "--images", "8"]
+    command = ("quantize", path, *stated, "--held-out", "16", "-o", tmp_path / "q.onnx")
+    code, _, err = lab(*command)
+    assert code == 2 and "takes 4 images at once" in err
+    words = r"onnx\.tools\.(\w+)\.(\w+)\(model, (.*?)\) changes"
+    advice = re.search(words, err)
+    assert advice[1] == "update_model_dims"
+    opened, given = ast.literal_eval(f"[{advice[3]}]")
+    change = getattr(update_model_dims, advice[2])
+    onnx.save(change(onnx.load(path), opened, given), path)
+    code, out, err = lab(*command)
+    assert (code, err) in ((0, ""), (1, "")) and "open batch was fixed to 1" in out
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,10 @@ import random
 
 import bad_files
 import mutations
+import numpy as np
 import onnx
 import pytest
+from cases.draft import Draft
 
 from labutils import dlc
 
@@ -44,6 +46,27 @@ def judged(folder, count, seed):
     found = bad_files.run(folder, mutations.build(folder, count, seed))
     assert len(found) == 4 * count
     return {name: o for name, o in found.items() if not bad_files.well_told(o)}
+
+
+NAMES = [b"graph_name", b"tensor_w", b"node_name", b"node_op", b"image_in", b"pads", b"high_n"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_not_text_is_refused(name, lab, tmp_path):
+    draft = Draft()
+    x = draft.node("LeakyRelu", [draft.stem()], "y")
+    draft.nodes[-1].name = "node_name"
+    x = draft.node("Pad", [x, draft.weight("tensor_w", np.int64([0] * 8))], "pads_out")
+    x = draft.node("Clip", [x, "", draft.weight("high_n", np.float32(6))], "clipped")
+    draft.head(x)
+    model = draft.finish()
+    model.graph.name = "graph_name"
+    content = model.SerializeToString().replace(b"LeakyRelu", b"node_op__")
+    broken = content.replace(name[:5], b"\x8d" + name[1:5])
+    assert broken != content
+    (tmp_path / "net.onnx").write_bytes(broken)
+    code, _, err = lab("diagnose", tmp_path / "net.onnx")
+    assert code == 2 and "not UTF-8" in err
 
 
 @pytest.mark.slow

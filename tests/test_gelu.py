@@ -13,10 +13,12 @@ from onnx import TensorProto, helper
 from test_onnx_rules import graph, node, ops
 from torch import nn
 
+from labutils import quantize
 from labutils.onnxfile import gelu
 from labutils.onnxfile.canonical_form import raise_opset_
 from labutils.onnxfile.session import Session
 from labutils.quantize.prepare import prepared
+from labutils.quantize.tidl_hints import tidl_hints
 
 ROOT = math.sqrt(2)
 STATED = ["--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
@@ -142,6 +144,13 @@ def test_the_gelu_of_an_exporter_is_prepared_as_one_node(body, export, tmp_path)
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     one, other = (Session(m).run({"image": x})[0] for m in (path, model))
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_tidl_is_warned_of_the_one_operator(tmp_path):
+    inputs = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
+    quantize.static(exported("erf", "legacy 17", tmp_path), tmp_path / "q.onnx", inputs, "pow2")
+    warnings = tidl_hints(tmp_path / "q.onnx")["warnings"]
+    assert any("GELU is one operator here (first /1/Mul_1)" in warning for warning in warnings)
 
 
 CONVERTED = [("erf", "legacy 17", "int8"), ("tanh", "legacy 11", "a16w8"),

@@ -57,6 +57,14 @@ def test_the_table_and_the_rule_mean_the_same_pads(tmp_path):
     assert not targets.check(tmp_path / "after.onnx", "qnn").blockers
 
 
+@pytest.mark.parametrize(("mode", "blocks"), [("wrap", 1), ("reflect", 0), ("edge", 0)])
+def test_the_table_knows_the_modes_of_a_pad(mode, blocks, tmp_path):
+    nodes = [node("Relu", "x", "r"), node("Pad", "r pads", "y", mode=mode)]
+    model = graph(nodes, {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, [1, 2, 4, 4], 19)
+    onnx.save(model, tmp_path / "net.onnx")
+    assert len(targets.check(tmp_path / "net.onnx", "qnn").blockers) == blocks
+
+
 SIDES = st.integers(1, 4)
 
 

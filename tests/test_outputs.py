@@ -20,6 +20,7 @@ from labutils import compare, export, runtime
 from labutils.errors import ExportError, ModelFileError, ParityError, UnknownNameError, UsageError
 from labutils.images import data
 from labutils.models import zoo
+from labutils.onnxfile import parts
 from labutils.runtime import outputs
 
 STATED = ["--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
@@ -363,3 +364,49 @@ def test_squeezenet_of_onnx_s_own_light_models_runs(lab):
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     code, out, err = lab("run", folder / "light_squeezenet.onnx", *STATED, "--images", "1")
     assert code == 0 and "1000 classes" in out, out + err
+
+
+def test_an_output_that_was_left_out_is_refused_with_the_reason(tmp_path):
+    draft = Draft()
+    draft.head(draft.stem())
+    draft.node("Identity", [draft.weight("anchors", draft.draw(4, 4))], "boxes")
+    onnx.save(draft.finish([("scores", (1, 16)), ("boxes", (4, 4))]), tmp_path / "net.onnx")
+    words = "Output 'boxes' of net.onnx was left out: it is a constant, .*computed: scores"
+    with pytest.raises(UsageError, match=words):
+        zoo.load(str(tmp_path / "net.onnx"), output="boxes")
+
+
+def test_a_network_that_ends_in_a_suppression_is_told_to_be_cut_before_it(lab, tmp_path):
+    draft = Draft()
+    scores = draft.head(draft.stem(), output="classes")
+    shape = draft.weight("shape", np.int64([1, 4, 4]))
+    one = draft.node("Reshape", [scores, shape], "by_box")
+    boxes = draft.node("Sigmoid", [one], "boxes")
+    most = draft.weight("most", np.int64(3))
+    draft.node("NonMaxSuppression", [boxes, one, most], "kept")
+    model = draft.finish([("kept", (None, 3))], kind=onnx.TensorProto.INT64)
+    onnx.save(model, tmp_path / "net.onnx")
+    code, _, err = lab(
+        "convert", tmp_path / "net.onnx", "--target", "qnn", *STATED, "-o", tmp_path / "n.dlc"
+    )
+    assert (
+        code == 2
+        and "inputs=['image'], outputs=['boxes', 'by_box']" in err
+        and "--output" not in err
+    )
+    made = parts.extract(
+        tmp_path / "net.onnx", tmp_path / "cut.onnx", inputs=["image"], outputs=["boxes", "by_box"]
+    )
+    assert [o.name for o in onnx.load(made.file).graph.output] == ["boxes", "by_box"]
+
+
+@pytest.mark.htp
+def test_a_single_number_is_converted(lab, tmp_path):
+    draft = Draft()
+    draft.head(draft.stem(), output="row")
+    draft.node("ReduceSum", ["row"], "age", keepdims=0)
+    onnx.save(draft.finish([("age", ())]), tmp_path / "net.onnx")
+    code, out, err = lab(
+        "convert", tmp_path / "net.onnx", "--target", "qnn", *STATED, "-o", tmp_path / "n.dlc"
+    )
+    assert code == 0, out + err

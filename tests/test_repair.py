@@ -60,27 +60,40 @@ def test_a_repaired_file_has_a_manifest_that_says_what_was_done(small_onnx, tmp_
     assert replayed["edits"] == manifest["repair"]["edits"]
 
 
+def test_what_the_table_does_not_know_is_not_called_fine(lab, tmp_path):
+    einsum = helper.make_node("Einsum", ["input"], ["pixels"], name="/e", equation="nchw->nwhc")
+    source, _ = known_wrong.build(tmp_path / "m.onnx", [einsum], size=16, opset=17)
+    said = str(pipeline.suggest(source, "qnn"))
+    assert "Unknown to it, and perhaps refused: Einsum (1 node)" in said
+    assert "no repair is needed" not in said and "labutils convert" in said
+    _, out, _ = lab("diagnose", source, "--target", "qnn")
+    assert "Einsum (1 node)" in out and "no repair is needed" not in out
+
+
 def test_what_no_rule_repairs_is_said(tmp_path):
     nodes = [
         helper.make_node("HardSwish", ["input"], ["a"], name="/act/HardSwish"),
-        helper.make_node("Softsign", ["a"], ["pixels"], name="/odd/Softsign"),
+        helper.make_node("Hardmax", ["a"], ["pixels"], name="/odd/Hardmax"),
     ]
     source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=17)
-    plan = pipeline.suggest(source, "qnn")  # QNN takes HardSwish, and has no Softsign
-    assert [node.node for node in plan.unrepairable] == ["/odd/Softsign"]
-    assert "no rule repairs 1 x Softsign" in str(plan)
+    plan = pipeline.suggest(source, "qnn")  # QNN takes HardSwish, and has no Hardmax
+    assert [node.node for node in plan.unrepairable] == ["/odd/Hardmax"]
+    assert "no rule repairs 1 x Hardmax" in str(plan)
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
         pipeline.apply(source, "qnn", tmp_path / "r.onnx")
     assert not (tmp_path / "r.onnx").exists()
 
 
 def test_a_refused_opset_is_not_promised_a_repair(small_onnx, tmp_path):
-    plan = pipeline.suggest(small_onnx(20), "rdk-x5")
+    plan = pipeline.suggest(small_onnx(20), "rdk-x5")  # whose Reshape has an idle allowzero
     if plan.check.opset_blocker is None:
         pytest.fail("the table of rdk-x5 documents opsets 10 and 11 only")
-    assert not plan.complete
+    assert plan.complete and "opset-11" in plan.rules
+    nodes = [helper.make_node("Hardmax", ["input"], ["pixels"], name="/h")]  # another one at 11
+    source, _ = known_wrong.build(tmp_path / "m.onnx", nodes, size=16, opset=20)
+    assert not pipeline.suggest(source, "rdk-x5").complete
     with pytest.raises(SurgeryError, match="cannot be repaired in full"):
-        pipeline.apply(small_onnx(20), "rdk-x5", tmp_path / "r.onnx")
+        pipeline.apply(source, "rdk-x5", tmp_path / "r.onnx")
     assert not (tmp_path / "r.onnx").exists()
 
 

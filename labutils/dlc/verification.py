@@ -124,8 +124,8 @@ def _compare_interface(made: dlc_file.Contents, model: onnx.ModelProto) -> list[
     found = []
     static = {initializer.name for initializer in model.graph.initializer}
     for kind, entries in (("input", model.graph.input), ("output", model.graph.output)):
-        want = {
-            e.name: tuple(d.dim_value for d in e.type.tensor_type.shape.dim)
+        want = {  # QNN has no tensor without dimensions: a single number is one of one element
+            e.name: tuple(d.dim_value for d in e.type.tensor_type.shape.dim) or (1,)
             for e in entries
             if e.name not in static
         }

@@ -27,7 +27,7 @@ from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.edit import free_name, nodes_within, redirect_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import inputs, opset
-from ..onnxfile.half_precision import cast_type, half_types
+from ..onnxfile.half_precision import HALVES, cast_type, half_types
 from ..onnxfile.session import Session
 from ..onnxfile.wall import wall
 
@@ -155,7 +155,7 @@ class _Adapting:
 
     def canonicalize_(self) -> None:
         """Bring the network into canonical form; the input's type may then be float32."""
-        halves = half_types(self.model)
+        halves = half_types(self.model) & {*HALVES.values()}
         done = canonicalize_(self.model)
         self.changes += [change for change in done if change not in self.changes]
         self.widened |= bool(halves) and any("float32" in change for change in done)

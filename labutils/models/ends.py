@@ -62,7 +62,9 @@ def outputs_of_program(
     return tuple(Output(n, tuple(t.shape), t.is_floating_point()) for n, t in named.items())
 
 
-def chosen(file: OnnxFile, wanted: str | None) -> tuple[OnnxFile, str, str]:
+def chosen(
+    file: OnnxFile, wanted: str | None, changes: Sequence[str] = ()
+) -> tuple[OnnxFile, str, str]:
     """Return a file whose outputs are those that the user means.
 
     Parameters
@@ -72,6 +74,8 @@ def chosen(file: OnnxFile, wanted: str | None) -> tuple[OnnxFile, str, str]:
     wanted
         One of its outputs; or a tensor inside it, and then the network ends there. None leaves
         the choice to `outputs.scores_of`.
+    changes
+        What was done to the user's file, as text: it may have lost the output that is wanted.
 
     Returns
     -------
@@ -83,15 +87,31 @@ def chosen(file: OnnxFile, wanted: str | None) -> tuple[OnnxFile, str, str]:
     ------
     UnknownNameError
         There is no such tensor; the message suggests the nearest.
+    UsageError
+        The output was left out; the message says why.
     """
     known, change = outputs_of(file), ""
     if wanted and wanted not in (names := [output.name for output in known]):
+        _refuse_left_out(file, wanted, names, changes)
         inside = edit.producers(file.proto.graph.node)
         if wanted not in inside:
             raise UnknownNameError(f"output of {file.name}", wanted, {*names, *inside})
         file, change = _ending_at(file, wanted), f"it ends at {wanted!r}, as asked"
         known = outputs_of(file)
     return file, outputs.scores_of(known, wanted, file.name, file.proto), change
+
+
+def _refuse_left_out(
+    file: OnnxFile, wanted: str, names: Sequence[str], changes: Sequence[str]
+) -> None:
+    """Raise UsageError for an output of the user's file that was left out of its copy."""
+    head = f"output {wanted!r} left out: "
+    why = next((change.removeprefix(head) for change in changes if change.startswith(head)), "")
+    if why:
+        raise UsageError(
+            f"Output {wanted!r} of {file.name} was left out: {why}, so nothing computes it. Choose "
+            f"one that is computed: {', '.join(names)}."
+        )
 
 
 def _ending_at(file: OnnxFile, name: str) -> OnnxFile:
@@ -132,7 +152,16 @@ def refuse_labels(model: Model) -> None:
     if floats or not choosing:
         return
     node = choosing[0]
-    before = node.input[1 if node.op_type == "NonMaxSuppression" else 0]
+    if node.op_type == "NonMaxSuppression":
+        boxes, scores = node.input[:2]
+        raise ModelFileError(
+            f"{model.name} ends in NonMaxSuppression (node {node.name or '-'}): it gives which "
+            "boxes are kept, and how close two networks are cannot be said from that. Cut the "
+            "network before it, and select the boxes outside: labutils.onnxfile.parts.extract("
+            f"file, new_file, inputs={[value.name for value in file.inputs]}, outputs="
+            f"[{boxes!r}, {scores!r}]) ends at the boxes and their scores."
+        )
+    before = node.input[0]
     raise ModelFileError(
         f"{model.name} ends in {node.op_type} (node {node.name or '-'}): it gives labels, not "
         "scores, and how close two networks are cannot be said from labels. Pass --output "

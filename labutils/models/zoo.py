@@ -269,7 +269,7 @@ def _from_onnx(path: Path, weights: str, size: data.Size | None, output: str | N
     if not brought.outputs:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
     found = adapt.adapted(brought, size)
-    model, scores, cut = ends.chosen(found.onnx or OnnxFile(found.file), output)
+    model, scores, cut = ends.chosen(found.onnx or OnnxFile(found.file), output, found.changes)
     known = ends.outputs_of(model)
     changes = (*found.changes, *([cut] if cut else []))
     origin, preprocessing = provenance.stored(path, model.proto)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import counted
+from ..errors import ModelFileError, counted
 from . import (
     constants,
     gemm_factors,
@@ -90,7 +90,8 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
     Raises
     ------
     ModelFileError
-        A sparse weight cannot be read, or nothing computes the outputs.
+        A sparse weight cannot be read, one of float64 is too large for float32, or nothing
+        computes the outputs.
     """
     changes: list[str] = []
     for step in (_dense_, _unlist_weights_, _inline_functions_, regularize_):
@@ -105,6 +106,8 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
         trial.CopyFrom(model)
         try:
             done = attempt(trial)
+        except ModelFileError:
+            raise
         except Exception as error:  # of onnx_ir, onnxscript and onnx, which share no base
             reason = " ".join(str(error.__cause__ or error).split())[:_LONGEST]
             changes.append(f"its constants could NOT be simplified ({reason})")

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,44 @@ def read(path: str | Path) -> onnx.ModelProto:
         raise ModelFileError(
             f"{path} holds no ONNX graph with nodes: truncated, or another format."
         )
+    if any(isinstance(name, bytes) for name in _names(model)):  # protobuf could not decode it
+        raise ModelFileError(
+            f"{path} is not a valid ONNX model, and has names that are not UTF-8: it is damaged. "
+            "Export or download it again."
+        )
     _refuse_too_much(model.graph, path)
     return model
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Yield the names in a model: of operator sets, tensors, nodes, attributes, open sizes."""
+    for used in model.opset_import:
+        yield used.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from _names_of_nodes(function.node)
+    yield from _names_of_graph(model.graph)
+
+
+def _names_of_graph(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    yield graph.name
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    yield from _names_of_nodes(graph.node)
+
+
+def _names_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[str | bytes]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            if attribute.HasField("g"):
+                yield from _names_of_graph(attribute.g)
+            for inner in attribute.graphs:
+                yield from _names_of_graph(inner)
 
 
 def _refuse_too_much(graph: onnx.GraphProto, path: Path) -> None:

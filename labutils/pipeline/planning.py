@@ -88,7 +88,7 @@ class Plan:
         target = self.check.target
         lines = [_rule_line(name, count) for name, count in self.rules.items()]
         if not self.needed:
-            none = f"Nothing blocks this model on {target}: no repair is needed."
+            none = self._nothing()
             return "\n".join([none, *lines]) if lines else none
         for op, count in Counter(node.op_type for node in self.unrepairable).items():
             first = next(node for node in self.unrepairable if node.op_type == op)
@@ -111,6 +111,20 @@ class Plan:
             )
         head = f"Repair for {target}: {counted(len(self.check.blockers), 'blocking node')}."
         return "\n".join([head, *lines, *self._cure()])
+
+    def _nothing(self) -> str:
+        """Return that nothing blocks; where the table does not know an operator, who does."""
+        target, unknown = self.check.target, self.check.unknown
+        if not unknown:
+            return f"Nothing blocks this model on {target}: no repair is needed."
+        listed = ", ".join(f"{op} ({counted(count, 'node')})" for op, count in unknown.items())
+        asked = "its converter says whether it takes them"
+        if targets.TARGETS[target].convert:
+            asked = "`labutils convert` asks the converter itself"
+        return (
+            f"Nothing that the table of {target} knows blocks this model. Unknown to it, and "
+            f"perhaps refused: {listed}; {asked}."
+        )
 
     def _cure(self) -> list[str]:
         target, allow = self.check.target, "" if self.exact else " --allow-approximate"

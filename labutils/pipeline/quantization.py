@@ -94,14 +94,24 @@ class Quantized:
     def _notes(self) -> list[str]:
         notes = [self.missed] if self.missed else []
         if not self.ok:
-            notes.append(
-                "NOT GOOD ENOUGH; the gate or the budget says why. --explain names the "
-                "layers that cost most; --mac-share or --agreement spends 16 bits on them; the "
-                "recipe a16w8 spends them everywhere."
-            )
+            notes.append(f"NOT GOOD ENOUGH; the gate or the budget says why. {self._advice()}")
         names = ", ".join(path.name for path in self.written)
         notes.append(f"Wrote {names}." if names else "Nothing was written (no -o).")
         return notes
+
+    def _advice(self) -> str:
+        """Return what may help: other things where every activation has 16 bits already."""
+        costly = "--explain names the layers that cost most"
+        if self.report.recipe.activations.bits < 16:
+            return (
+                f"{costly}; --mac-share or --agreement spends 16 bits on them; the recipe a16w8 "
+                "spends them everywhere."
+            )
+        return (
+            f"{costly}. All activations have 16 bits already, so the weights or the ranges are the "
+            "cause: a recipe with weights of 16 bits for these layers (an override), more "
+            "calibration images (--images), or a float DLC (convert without --quantize)."
+        )
 
     def __str__(self) -> str:
         return "\n\n".join([*map(str, self._sections()), "\n".join(self._notes())])

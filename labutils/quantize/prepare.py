@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,8 +170,29 @@ def _check_input(model: onnx.ModelProto, source: OnnxFile) -> None:
     if len(inputs) != 1:
         raise ModelFileError(f"{source.name} has {len(inputs)} inputs; calibration feeds one.")
     shape = [d.dim_param or d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
+    if len(shape) > 1 and all(isinstance(d, int) and d > 0 for d in shape) and shape[0] > 1:
+        raise ModelFileError(_of_batches(model, source, inputs[0].name, shape))
     if not all(isinstance(d, int) and d > 0 for d in shape) or shape[:1] != [1]:
         raise ModelFileError(
             f"{source.name} takes the shape {shape}; calibration and the HTP need a fixed shape "
             "with batch 1. Export it again with one example image."
         )
+
+
+def _of_batches(
+    model: onnx.ModelProto, source: OnnxFile, name: str, shape: Sequence[int | str]
+) -> str:
+    """Return what to do with a network that takes several images at once."""
+    opened = {name: ["n", *shape[1:]]}
+    given = {}
+    for output in model.graph.output:
+        dims = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
+        given[output.name] = ["n", *dims[1:]] if dims[:1] == [shape[0]] else dims
+    return (
+        f"{source.name} takes {shape[0]} images at once ({name} {list(shape)}); calibration and "
+        "the HTP need a fixed shape with batch 1. Export it again with one example image, or open "
+        "its batch, which is then fixed to 1: "
+        "onnx.tools.update_model_dims.update_inputs_outputs_dims("
+        f"model, {opened}, {given}) changes a model that onnx has loaded; save it with onnx.save. "
+        f"A Reshape that states {shape[0]} needs the new export."
+    )

@@ -68,6 +68,12 @@ def tidl_hints(qdq: OnnxFile | str | Path) -> dict[str, Any]:
         )
     if any(t.data_type in (21, 22) for t in model.graph.initializer):
         warnings.append("4-bit weights: TIDL's documentation lists tensor_bits 8 and 16 only.")
+    gelus = [node.name for node in model.graph.node if node.op_type == "Gelu"]
+    if gelus:
+        warnings.append(
+            f"GELU is one operator here (first {gelus[0]}), which TIDL 11 does not list: it "
+            "computes only the pattern with Erf, in a float file that it calibrates itself."
+        )
     if any(n.domain == "com.microsoft" for n in quantize):
         warnings.append(
             "The Q and DQ operators are com.microsoft's; write the file with opset 21 to have "

@@ -55,9 +55,10 @@ th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: left;
 {% for line in check.summary() if line != check.conclusion %}<p>{{ line | words }}</p>
 {% endfor %}<p>Written {{ date }} by labutils {{ versions.labutils }}.</p>
 <h2>What to do</h2>
-{% if not plan.needed %}<p>Nothing blocks this model on {{ check.target }}: no repair is needed.
-{% if check.unknown %}What the table does not know may still fail: convert
-{% else %}Convert{% endif %}, and let the parity gate compare the result with this model.</p>
+{% if not plan.needed %}<p>{% if check.unknown %}Nothing that the table knows blocks this model on
+{{ check.target }}. What the table does not know may still fail: convert
+{% else %}Nothing blocks this model on {{ check.target }}: no repair is needed.
+Convert{% endif %}, and let the parity gate compare the result with this model.</p>
 {% elif rules %}<p>{{ blocking }}.
 {% if plan.complete %}These rules remove all of them:
 {% else %}These rules remove some of them, not all:{% endif %}</p>

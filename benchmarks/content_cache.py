@@ -21,7 +21,17 @@ from typing import Any
 import numpy as np
 
 from labutils import paths
-from labutils.images import data, sketches, strokes, textures, things
+from labutils.images import (
+    data,
+    marked_things,
+    markings,
+    rendering,
+    scene,
+    sketches,
+    strokes,
+    textures,
+    things,
+)
 from labutils.runtime import Runner
 
 
@@ -68,8 +78,9 @@ def statements(source: str) -> str:
 
 
 def drawn() -> str:
-    """Return the digest of what draws Things-16: an image is a function of its number."""
-    return code(things, sketches, strokes, textures, data)
+    """Return the digest of what draws the sets: an image is a function of its number."""
+    sets, parts = (things, marked_things), (scene, sketches, strokes, markings, textures)
+    return code(*sets, *parts, rendering, data)
 
 
 def checkpoint(architecture: str) -> str:

@@ -2,8 +2,8 @@
 
     python benchmarks/learning_curve.py [mobilenet_v3_large]
 
-Trains the network's schedule shortened to 1/8, 1/4 and 1/2, each with the end of its own (warm-up,
-the falling rate, the last steps at 128 px), and puts the shipped checkpoint, which has the whole
+Trains the network's schedule shortened to 1/8, 1/4 and 1/2, each whole (warm-up, the
+falling rate, the last steps at 128 px), and puts the shipped checkpoint, which has the whole
 schedule, beside them. On two idle cores this takes as long as 7/8 of that training. The states lie
 under the cache (training/curve): a run that was stopped resumes. Writes
 benchmarks/results/learning_curve.txt and .csv.
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     made_by = results.command("learning_curve.py", arguments)
     head = results.head(made_by, said, "torch", "torchvision", developed=False)
     title = f"{chosen.architecture} on Marked Things: what a longer training brings"
-    notes = [f"Each row is a training of its own, on {config.images:,} pictures of train."]
+    notes = [f"Each row is a separate training, on {config.images:,} pictures of train."]
     text = tabular.text(title, columns, table, notes)
     paths.write_text(place / "learning_curve.txt", "\n".join([*head, "", text]) + "\n")
     lines = [",".join(f'"{cell}"' for cell in row) + "\n" for row in (columns, *table)]

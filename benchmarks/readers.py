@@ -30,7 +30,7 @@ from labutils.images import data, marked_things
 ARCHITECTURE, IMAGE_SET, SPLIT, SIZE = "mobilenet_v3_large", "marked-things", "val", 128
 PICTURES, SEED = 100, 14
 COLUMNS, ROWS, ENLARGED, CAPTION = 5, 4, 2, 16  # of a sheet; the caption's height in pixels
-KNOWN = ("picture", "index", "truth", "network")  # columns of readers.csv that are no reader's
+KNOWN = ("picture", "index", "truth", "network")  # columns of readers.csv beside the readers'
 
 
 def chosen() -> list[int]:

@@ -51,6 +51,8 @@ def test_an_unknown_set_suggests_the_nearest():
     with pytest.raises(UnknownNameError, match="marked-things"):
         data.load("val", 1, 16, "marked-thing")
     assert data.set_of(("cat", "dog")) is None
+    assert data.set_for(("cat", "dog")) == "things16"
+    assert data.set_for(data.drawn("marked-things").CLASSES) == "marked-things"
 
 
 def test_many_processes_draw_the_same_pixels_as_one(own_cache):

@@ -72,6 +72,16 @@ def test_the_same_steps_give_the_same_weights(small):
     assert not same(twice[0].state_dict(), other.state_dict())
 
 
+def test_another_set_is_learned_by_a_network_with_its_classes(small):
+    known = data.drawn("marked-things")
+    wide = train.network("mobilenet_v3_small", len(known.CLASSES))
+    options = SHORT | {"images": 32, "image_set": "marked-things"}
+    report = train.fine_tune(wide, steps=1, **options)
+    assert report.settings["image_set"] == "marked-things"
+    with pytest.raises(UsageError, match=r"Marked Things needs logits of shape \(16, 112\)"):
+        train.fine_tune(small, steps=1, **options)
+
+
 def test_only_weights_and_statistics_change(small):
     small.requires_grad_(False)
     small.features[0].train()

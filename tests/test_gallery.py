@@ -9,6 +9,7 @@ from PIL import Image
 from labutils.errors import UsageError
 from labutils.images import data, things
 from labutils.models import gallery, zoo
+from labutils.pipeline import quantization
 
 DRAWN = zoo.Model(
     name="drawn",
@@ -32,6 +33,21 @@ def test_the_labs_weights_are_judged_on_things_16():
     images = gallery.pictures(DRAWN, 5)
     assert images.images.shape == (5, 32, 32, 3)
     assert gallery.truth(images, 3) == things.CLASSES[3]
+
+
+@pytest.mark.parametrize("name", data.DRAWN)
+def test_what_calibrates_and_compares_is_of_the_set_that_was_learned(name):
+    known = data.drawn(name)
+    model = replace(DRAWN, classes=known.CLASSES, weights=name)
+    _, calibration = quantization._choose_recipe("int8", 3, model)
+    compared = quantization._held_out(model, 3, 32)
+    assert calibration.source.startswith(f"{known.TITLE} calib")
+    assert compared.source.startswith(f"{known.TITLE} val") and compared.labels.tolist() == [
+        0,
+        1,
+        2,
+    ]
+    assert gallery.pictures(model, 3).source == compared.source
 
 
 def test_other_weights_get_pictures_whose_labels_do_not_count():

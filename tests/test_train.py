@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from labutils import paths, train
 from labutils.errors import ModelFileError, UnknownNameError
 from labutils.images import data
+from labutils.train import __main__ as train_command
 from labutils.train import loop
 
 TINY = train.TrainConfig(
@@ -100,6 +101,23 @@ def test_a_run_on_another_set_has_its_own_state_and_classes(tmp_path, monkeypatc
     assert state.name == "mobilenet_v3_small-marked-things.resume.pt"
     head = torch.load(state, weights_only=True)["model"]["classifier.3.weight"]
     assert len(head) == len(data.drawn("marked-things").CLASSES) == 112
+
+
+def test_the_command_line_trains_on_the_set_that_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "WATCHED", 1)
+    tiny = {"format": 1, "images": 112, "source_size": 32, "batch_size": 8, "phases": [[32, 2]]}
+    paths.write_text(tmp_path / "tiny.json", json.dumps(tiny))
+    words = ["--config", tmp_path / "tiny.json", "--work", tmp_path / "work", "--stop-at", 1]
+    arguments = ["mobilenet_v3_small", "--set", "marked-things", *map(str, words)]
+    assert train_command.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 1
+    assert (tmp_path / "work" / "mobilenet_v3_small-marked-things.resume.pt").is_file()
+
+
+def test_each_network_has_a_schedule_for_each_set():
+    pairs = {(config.architecture, config.image_set) for config in train.CONFIGS.values()}
+    assert pairs == {(a, s) for a in train.ARCHITECTURES for s in data.DRAWN}
+    assert all(train.CONFIGS[config.name] is config for config in train.CONFIGS.values())
 
 
 def test_a_run_begins_as_a_shipped_checkpoint_but_for_its_last_layer():

@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from labutils import _torchvision, export, fetch, metrics, paths
+from labutils import _torchvision, export, fetch, metrics, paths, train
 from labutils.errors import FetchError, ModelFileError, UnknownNameError, UsageError
 from labutils.images import data, things
-from labutils.models import checkpoint, zoo
+from labutils.models import checkpoint, gallery, zoo
 
 
 class Bomb:
@@ -205,6 +205,24 @@ def test_damaged_and_missing_checkpoints(own, small, tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
     with pytest.raises(ModelFileError, match="holds a list"):
         zoo.load("mobilenet_v3_small", tmp_path / "list.pth")
+
+
+def test_weights_that_learned_another_set_know_its_classes_and_get_its_pictures(
+    tmp_path, monkeypatch
+):
+    known = data.drawn("marked-things")
+    state = train.network("mobilenet_v3_small", len(known.CLASSES)).state_dict()
+    file = tmp_path / "mobilenet_v3_small-marked-things.safetensors"
+    safetensors.torch.save_file(state, file)
+    paths.write_text(file.with_suffix(".json"), json.dumps({"classes": known.CLASSES}))
+    monkeypatch.setattr(paths, "CHECKPOINTS", tmp_path)
+    for name in ("mobilenet_v3_small", "timm:mobilenetv3_small_100"):
+        model = zoo.load(name, "marked-things")
+        assert (model.weights, model.classes) == ("marked-things", known.CLASSES)
+        assert model.preprocessing.size == 128 and "Marked Things" in str(model)
+        assert model.sha256 == paths.sha256(file)
+    images = gallery.pictures(zoo.load("mobilenet_v3_small", "marked-things", 32), 3)
+    assert images.source.startswith("Marked Things val") and images.classes == known.CLASSES
 
 
 def test_things16_exists_for_two_models_only(shipped):

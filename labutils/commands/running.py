@@ -117,7 +117,8 @@ def _inputs(
         inputs = stored_inputs(Path(chosen.images[0]))
         return [f"input {i}" for i in range(len(inputs))], inputs, None
     if len(chosen.images) == 1 and chosen.images[0].isdigit():
-        images = data.load("val", int(chosen.images[0]), preprocessing.size)
+        n, image_set = int(chosen.images[0]), data.set_for(model.classes)
+        images = data.load("val", n, preprocessing.size, image_set)
         names = [f"{images.classes[label]} (val {i})" for i, label in enumerate(images.labels)]
         known = tuple(images.classes) == tuple(model.classes)
         inputs = preprocessing(np.asarray(images.images))

@@ -128,7 +128,7 @@ def _start(chosen: argparse.Namespace) -> tuple[nn.Module, LoadReport | None, st
 def _image_set(chosen: argparse.Namespace, model: zoo.Model) -> str:
     from ..images import data
 
-    return chosen.image_set or data.set_of(model.classes) or data.THINGS16
+    return chosen.image_set or data.set_for(model.classes)
 
 
 def _pair(rename: str) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""Pictures: the procedural Things-16, photographs, a learner's own."""
+"""Pictures: the procedural Things-16 and Marked Things, photographs, a learner's own."""

@@ -93,6 +93,11 @@ def shown(size: Size) -> str:
     return f"{size} px" if isinstance(size, int) else f"{size[0]} x {size[1]} px"
 
 
+def set_for(classes: tuple[str, ...]) -> str:
+    """Return the procedural set that a network with these classes gets: its own, or Things-16."""
+    return set_of(classes) or THINGS16
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What happens to 8-bit RGB pixels before a network sees them.

@@ -132,11 +132,12 @@ def _quantize(
     comparison: Comparison,
     listener: Listener,
 ) -> quantize.QuantizeReport:
-    """Quantize the float file on what is given, or as many Things-16 images as the recipe says."""
+    """Quantize the float file on what is given, or as many drawn images as the recipe says."""
     place = folder / manifests.file_name(floating.path.stem, "onnx", recipe.name)
     images = comparison.calibration
     if images is None:
-        images = data.calibration(recipe.calibration.images, model.known_preprocessing().size)
+        n, size = recipe.calibration.images, model.known_preprocessing().size
+        images = data.calibration(n, size, data.set_for(model.classes))
     counted = dataclasses.replace(recipe.calibration, images=len(images))
     pictures = images.source if isinstance(images, data.ImageSet) else "your own inputs"
     done = steps.quantize_file(

@@ -187,7 +187,7 @@ def quantize_model(
         raise UsageError(f"{model.name} does not say how its input is made: give preprocessing.")
     if destination is not None:
         zoo.refuse_output(destination, model, ".onnx")
-    wanted, known = _choose_recipe(recipe, calibration, model.known_preprocessing().size)
+    wanted, known = _choose_recipe(recipe, calibration, model)
     name = manifests.file_name(model.name, "onnx", wanted.name)
     name = Path(destination).name if destination else name
     with paths.scratch(Path(destination).parent if destination else None) as folder:
@@ -245,7 +245,7 @@ class _Source:
 def _choose_recipe(
     recipe: str | Path | quantize.Recipe | Search,
     calibration: int | np.ndarray | data.ImageSet | None,
-    size: data.Size,
+    model: zoo.Model,
 ) -> tuple[quantize.Recipe, np.ndarray | data.ImageSet]:
     """Return the recipe with the number of calibration images that there are, and these."""
     found = conversion.runnable(recipe.start if isinstance(recipe, Search) else recipe)
@@ -253,7 +253,8 @@ def _choose_recipe(
     if isinstance(known, int):
         if known < 1:
             raise UsageError(f"{known} calibration images: at least one is needed.")
-        known = data.calibration(known, size)
+        size = model.known_preprocessing().size
+        known = data.calibration(known, size, data.set_for(model.classes))
     counted = dataclasses.replace(found.calibration, images=len(known))
     return found.replaced(calibration=counted), known
 
@@ -353,7 +354,8 @@ def _held_out(
     if isinstance(held_out, np.ndarray):
         return held_out
     if held_out is None or isinstance(held_out, int):
-        held_out = data.load("val", HELD_OUT_IMAGES if held_out is None else held_out, size)
+        n = HELD_OUT_IMAGES if held_out is None else held_out
+        held_out = data.load("val", n, size, data.set_for(model.classes))
     if tuple(held_out.classes) == tuple(model.classes):
         return held_out
     return dataclasses.replace(held_out, labels=np.full(len(held_out), data.NO_LABEL))

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import re
+from collections import Counter
 
 import pytest
 
@@ -192,6 +193,18 @@ def test_ten_families():
     outcomes = [row["outcome"] for row in records("ten_families")]
     told = stated(r"ten timm networks of ten families.{0,60}?All (\d+) passed the gate")
     assert outcomes == ["converted"] * int(told[0])
+
+
+def test_files_of_wheels():
+    rows = records("wheels")
+    told = stated(
+        r"Of (\d+) ONNX files in wheels of other packages .{0,80}? (\d+) become a DLC that passes "
+        r"the gate and (\d+) are refused by name; (\d+) pass it in int8"
+    )
+    ends = Counter(row["convert"] for row in rows), Counter(row["quantize"] for row in rows)
+    counted = len(rows), ends[0]["passed"], ends[0]["refused"], ends[1]["passed"]
+    assert told == tuple(map(str, counted))
+    assert not ends[0]["crashed"] and not ends[1]["crashed"]
 
 
 def test_places_of_deit():

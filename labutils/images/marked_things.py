@@ -10,7 +10,6 @@ splits never overlap. The images are synthetic.
 from __future__ import annotations
 
 import colorsys
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -41,12 +40,12 @@ CLASSES: tuple[str, ...] = tuple(f"{kind} {thing}" for thing in CARRIERS for kin
 SPLITS: dict[str, int] = {"train": 0, "val": 1, "calib": 2, "test": 3}
 SEED = 77
 CLUTTER = 0.9
-CONTRAST = (0.12, 0.40)  # of a marking: difference in brightness from the body it lies on
+CONTRAST = (0.12, 0.45)  # of a marking: difference in brightness from the body it lies on
 SCENE_CONTRAST = (0.4, 1.1)
 BLUR = 0.010  # largest radius, in units of the frame
 NOISE = 22.0  # largest standard deviation, in 1/255
 FREQUENCY = (2.0, 3.6)
-RADIUS = (0.20, 0.41)  # of the object, in units of the frame
+RADIUS = (0.23, 0.44)  # of the object, in units of the frame
 STRAY = 0.7  # how often what lies behind the object carries a marking as well
 
 # What Things-16 draws on these, at times, would be taken for a marking.
@@ -91,13 +90,12 @@ def scene(index: int, split: str = "train") -> Scene:
     thing, kind = divmod(label(index), len(markings.KINDS))
     sketch, radius = _sketch(r, CARRIERS[thing]), uniform(r, *RADIUS)
     drawn = scenes.draw(r, label(index), sketch, CLUTTER, radius=radius)
-    matrix = drawn.thing.matrix @ _turn(uniform(r, 0, TURN))
     palette = list(drawn.thing.palette)
     hue, saturation, value = colorsys.rgb_to_hsv(*palette[0])
     palette[1] = colorsys.hsv_to_rgb(hue, saturation, value * uniform(r, 0.7, 0.9))
     return replace(
         drawn,
-        thing=drawn.thing._replace(palette=palette, matrix=matrix),
+        thing=drawn.thing._replace(palette=palette),
         pattern=None,
         marking=_marking(r, markings.KINDS[kind], palette[0]),
         stray_marking=_stray_marking(r) if chance(r, STRAY) else None,
@@ -105,12 +103,6 @@ def scene(index: int, split: str = "train") -> Scene:
         blur=uniform(r, 0, BLUR) if chance(r, 0.6) else 0.0,
         noise=uniform(r, 1, NOISE) if chance(r, 0.7) else 0.0,
     )
-
-
-def _turn(angle: float) -> np.ndarray:
-    """Return the (2, 2) matrix that turns row vectors."""
-    c, d = math.cos(angle), math.sin(angle)
-    return np.array([[c, d], [-d, c]])
 
 
 def _sketch(r: Random, thing: str) -> Sketch:

@@ -1,6 +1,7 @@
 """Answers outside the catalogues: every right one passes, every wrong one is told what is wrong."""
 
 import re
+import signal
 import threading
 
 import answers
@@ -73,6 +74,17 @@ def test_an_answer_that_never_ends_is_stopped(monkeypatch):
         answer.call(endless)
     with pytest.raises(NotYet, match="your function was stopped"):  # also within another call
         answer.call(lambda: answer.call(endless))
+
+
+def test_it_is_stopped_where_the_process_ignores_interrupts_and_that_stays_so(monkeypatch):
+    monkeypatch.setattr(answer, "LIMIT_S", 0.05)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts a job with &
+    try:
+        with pytest.raises(NotYet, match="stopped after"):
+            answer.call(endless)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_answer_in_time_is_not_stopped_later(monkeypatch):

@@ -13,6 +13,7 @@ import itertools
 import math
 import numbers
 import reprlib
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -154,20 +155,35 @@ def _within_time(function: Callable, arguments: tuple[Any, ...], what: str) -> A
 
     timer = threading.Timer(LIMIT_S, strike)
     timer.daemon = True
-    timer.start()
     try:
-        try:
-            return function(*arguments)
-        finally:
-            with lock:
-                finished.set()
-            timer.cancel()
+        with _interruptible():
+            timer.start()
+            try:
+                return function(*arguments)
+            finally:
+                with lock:
+                    finished.set()
+                timer.cancel()
     except KeyboardInterrupt:
         if not struck.is_set():  # the learner's own interrupt key
             raise
         raise NotYet(
             f"{what} was stopped after {LIMIT_S:g} seconds. Does it loop forever?"
         ) from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interrupt be raised, also where the process was started to ignore it (by ``&``)."""
+    before = signal.getsignal(signal.SIGINT)
+    ignored = before in (signal.SIG_IGN, signal.SIG_DFL)
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, before)
 
 
 def _snapshot(value: Any) -> Any:

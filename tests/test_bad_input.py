@@ -17,7 +17,7 @@ JUDGED = {
 }  # fmt: skip
 RUNS = {
     "opset 6", "zero weights", "script in a name", "line break in a name", "oblong input",
-    "deep chain",
+    "deep chain", "double input", "double weights",  # float64 is computed in float32, and said
 }  # fmt: skip
 
 
@@ -67,8 +67,8 @@ def test_none_takes_long_or_much(outcomes):
 def test_nothing_is_left_half_written(outcomes):
     _, made = outcomes
     whole = re.compile(
-        r"(zero weights|oblong input|deep chain)\.dlc(\.json|\.manifest\.json)?|.*\.npy"
-        r"|(zero weights|oblong input|deep chain|.* in a name)\.onnx"
+        r"(zero weights|oblong input|deep chain|double \w+)\.dlc(\.json|\.manifest\.json)?|.*\.npy"
+        r"|(zero weights|oblong input|deep chain|double \w+|.* in a name)\.onnx"
         r"(\.manifest\.json|\.quantization\.yaml)?"
     )
     assert [str(path) for path in made if not whole.fullmatch(path.name)] == []

@@ -65,7 +65,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _files_that_can_be_written() -> Iterator[None]:
     """Tell of a name too long for any file, and of a place that takes none, as of a mistake.
 
-    Most places are refused before any work. A full disk shows while a file is written.
+    Most places are refused before any work. `paths.atomic` tells of a full disk.
     """
     try:
         yield
@@ -74,8 +74,6 @@ def _files_that_can_be_written() -> Iterator[None]:
         unfinished = without_temporary(name) != name  # nobody knows that name
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"No file can have the name {untrusted.shown(name)}.") from None
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UsageError("The disk is full. Free some room, and run the same again.") from None
         if unfinished or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             place = f"a file in {Path(name).parent}" if unfinished else name
             words = f"Cannot read or write {place}: {error.strerror}."

@@ -14,6 +14,7 @@ the cache of rendered images and downloads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from .errors import UsageError
+from .errors import LabError, UsageError
 
 PROJECT = "mobilenetv3-edge-lab"
 PACKAGE = Path(__file__).resolve().parent
@@ -132,6 +133,17 @@ def refuse_unwritable(file: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def _room_on_disk(place: Path) -> Iterator[None]:
+    """Tell of a disk that gets full while something is written into `place`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise LabError(f"The disk of {place} is full. Free some room, and try again.") from None
+
+
+@contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only when the block succeeds.
 
@@ -142,6 +154,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     ------
     UsageError
         `path` is a folder.
+    LabError
+        The disk is full.
     """
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
@@ -150,7 +164,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     mark = f"{_owner()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
     try:
-        yield temporary
+        with _room_on_disk(path.parent):
+            yield temporary
         for described in (manifest, edits_file, recipe_file, earlier_edits_file):
             described(path).unlink(missing_ok=True)
         temporary.replace(path)
@@ -170,7 +185,8 @@ def scratch(place: str | Path | None = None) -> Iterator[Path]:
     made = place / f".labutils.{_owner()}-{secrets.token_hex(4)}.tmp"
     try:
         made.mkdir(mode=0o700)
-        yield made
+        with _room_on_disk(place):
+            yield made
     finally:
         try:
             shutil.rmtree(made, ignore_errors=True)

@@ -132,8 +132,8 @@ def test_a_file_that_computes_in_half_precision_is_no_reference(tmp_path):
 
     halved = convert_float_to_float16(onnx.load(network(tmp_path)), keep_io_types=True)
     onnx.save(halved, tmp_path / "half.onnx")
-    assert ptq._computes_in_half(OnnxFile(tmp_path / "half.onnx"))
-    assert not ptq._computes_in_half(OnnxFile(tmp_path / "places.onnx"))
+    assert ptq._has_another_precision(OnnxFile(tmp_path / "half.onnx"))
+    assert not ptq._has_another_precision(OnnxFile(tmp_path / "places.onnx"))
 
 
 def test_ranges_keep_images_to_compare_on_and_without_them_inputs_are_drawn(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labutils import manifests, paths
-from labutils.errors import UsageError
+from labutils.errors import LabError, UsageError
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 NOBODY = 2**22 + 1  # above the largest process id of Linux
@@ -263,7 +263,6 @@ def test_a_place_that_takes_no_file_is_refused_before_any_work(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "The disk is full. Free some room"),
         (errno.EROFS, "a file in out: Read-only file system"),
         (errno.ENOENT, "a file in out: No such file"),
     ],
@@ -277,6 +276,18 @@ def test_what_is_found_out_while_a_file_is_written_is_one_sentence(number, words
     monkeypatch.setattr("labutils.machine.doctor.examine", refused)
     code, _, said = lab("doctor")
     assert code == 2 and words in said and ".tmp" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("opened", [lambda place: paths.atomic(place / "x"), paths.scratch])
+def test_a_disk_that_gets_full_is_told_and_nothing_stays(opened, tmp_path):
+    with (
+        pytest.raises(LabError, match=rf"The disk of {tmp_path} is full\. Free some room"),
+        opened(tmp_path),
+        open("/dev/full", "wb", buffering=0) as full,  # noqa: PTH123
+    ):
+        full.write(b"x")
+    assert not names(tmp_path)
 
 
 def test_another_error_of_the_system_keeps_its_own_words(lab, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import http.server
+import importlib.util
 import os
 import re
 import shutil
@@ -455,6 +456,9 @@ def test_no_command_adds_an_index_for_all_packages():
         assert "extra-index" not in Path(paths.ROOT, name).read_text(encoding="utf-8"), name
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("pip") is None, reason="uv made this environment, without pip"
+)
 def test_a_pack_takes_torch_from_its_index_and_the_rest_from_the_default(
     tmp_path, monkeypatch, default
 ):

@@ -144,10 +144,10 @@ def stored(config: TrainConfig) -> dict[str, Any]:
 def is_stored(config: TrainConfig, text: object) -> bool:
     """Whether a stored configuration (JSON) is this one; what it leaves out has its default."""
     try:
-        found = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+        found = untrusted.json_value(text) if isinstance(text, str) else None
+    except (ValueError, untrusted.LimitError):
         return False
-    plain = json.loads(json.dumps(stored(config)))
+    plain = untrusted.json_value(json.dumps(stored(config)))
     return isinstance(found, dict) and stored(TrainConfig()) | found == plain
 
 

@@ -132,11 +132,12 @@ def test_a_run_whose_rank_was_killed_goes_on_to_the_same_weights(config, tmp_pat
     assert "SIGKILL" in output or "-9" in output
     reached = weights(work)["step"]
     assert 4 <= reached < 20
-    assert [file.name for file in work.iterdir()] == ["mobilenet_v3_small.resume.pt"]
 
     again = training(config, work, "--stop-at", 20)
     assert finished(again) is not None
     assert again.returncode == 0
+    # torchrun stops the other rank, which may be writing: what that left is swept by this run
+    assert [file.name for file in work.iterdir()] == ["mobilenet_v3_small.resume.pt"]
     one, other = weights(tmp_path / "whole"), weights(work)
     assert one["step"] == other["step"] == 20
     assert one["processes"] == 2

@@ -342,16 +342,16 @@ def test_files_of_packages_become_rows(cache, tmp_path, monkeypatch, capsys):
     import wheels
 
     monkeypatch.setattr(wheels, "IMAGES", 2)
-    wheels.main(["--rows", "onnx/light_squeezenet.onnx", "-o", str(tmp_path / "made")])
+    wheels.main(["--rows", "onnx/light_shufflenet.onnx", "-o", str(tmp_path / "made")])
     told = (tmp_path / "made" / "wheels.csv").read_text("utf-8").splitlines()
     (row,) = csv.DictReader(line for line in told if not line.startswith("#"))
     assert (row["licence"], row["opset"]) == ("Apache-2.0", "9")
     assert row["takes"] == "float32 1x3x224x224"
     assert row["convert"] != "not made" and row["convert_says"]
     text = (tmp_path / "made" / "wheels.txt").read_text("utf-8")
-    assert "light_squeezenet.onnx, quantize: " in text and str(tmp_path) not in text
+    assert "light_shufflenet.onnx, quantize: " in text and str(tmp_path) not in text
     capsys.readouterr()
-    wheels.main(["--rows", "onnx/light_squeezenet.onnx", "-o", str(tmp_path / "again")])
+    wheels.main(["--rows", "onnx/light_shufflenet.onnx", "-o", str(tmp_path / "again")])
     assert "[1/1]" not in capsys.readouterr().out  # it was kept
 
     row = wheels.tried(wheels.Row("sound"), sound(tmp_path / "sound.onnx"), wheels.wheel_files.RGB)

@@ -9,7 +9,7 @@ from PIL import Image
 from labutils.errors import UsageError
 from labutils.images import data, things
 from labutils.models import gallery, zoo
-from labutils.pipeline import quantization
+from labutils.pipeline import quantization, steps
 
 DRAWN = zoo.Model(
     name="drawn",
@@ -47,7 +47,11 @@ def test_what_calibrates_and_compares_is_of_the_set_that_was_learned(name):
         1,
         2,
     ]
-    assert gallery.pictures(model, 3).source == compared.source
+    drawn = gallery.pictures(model, 3)
+    assert drawn.source == compared.source
+    np.testing.assert_array_equal(
+        steps.gate_inputs(model, 3), model.known_preprocessing()(np.asarray(drawn.images))
+    )
 
 
 def test_other_weights_get_pictures_whose_labels_do_not_count():

@@ -71,7 +71,7 @@ def convert_model(
     comparison, listener = comparison or Comparison(), listener or Listener()
     _refuse_unprepared(model, target, preparation)
     quantization = runnable(recipe) if recipe is not None else None
-    inputs = _inputs(comparison, model.known_preprocessing())
+    inputs = _inputs(comparison, model)
     with paths.scratch() as folder:
         place = folder / f"{Path(destination).stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
@@ -116,12 +116,12 @@ def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) 
         )
 
 
-def _inputs(comparison: Comparison, preprocessing: data.Preprocessing) -> np.ndarray:
+def _inputs(comparison: Comparison, model: zoo.Model) -> np.ndarray:
     """Return what the gate compares on: (n, channels, height, width) float32, normalized."""
     images = comparison.images
     if isinstance(images, data.ImageSet):
-        return preprocessing(np.asarray(images.images))
-    return images if isinstance(images, np.ndarray) else steps.gate_inputs(preprocessing, images)
+        return model.known_preprocessing()(np.asarray(images.images))
+    return images if isinstance(images, np.ndarray) else steps.gate_inputs(model, images)
 
 
 def _quantize(

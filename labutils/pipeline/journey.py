@@ -312,7 +312,7 @@ def _convert(
 ) -> dict[str, dlc.Conversion]:
     """Write the DLCs; the gate compares with the model as it was loaded, and keeps what fails."""
     made, model = {}, trip.model
-    inputs = steps.gate_inputs(model.known_preprocessing())
+    inputs = steps.gate_inputs(model)
     with runtime.connect(model.module, name=model.name) as reference:
         gate = dlc.Gate(
             reference, inputs, original,
@@ -353,7 +353,7 @@ def _compile(trip: _Trip, quantized: Path) -> None:
     with trip.log.step(f"context binary for {soc}") as said:
         path = trip.path("compile", f"int8_{soc}")
         context = dlc.context_binary(quantized, path, soc)
-        inputs = steps.gate_inputs(model.known_preprocessing())[:8]
+        inputs = steps.gate_inputs(model)[:8]
         with (
             runtime.connect(model.module, name=model.name) as reference,
             runtime.connect(context.wrapper, "htp", soc=soc) as reloaded,

@@ -194,9 +194,14 @@ def quantize_file(
     return report
 
 
-def gate_inputs(preprocessing: data.Preprocessing, n: int | None = None) -> np.ndarray:
-    """Return the images that a DLC is compared on: (n, channels, height, width) float32."""
-    images = data.load("val", GATE_IMAGES if n is None else n, preprocessing.size)
+def gate_inputs(model: zoo.Model, n: int | None = None) -> np.ndarray:
+    """Return the images that a DLC is compared on: (n, channels, height, width) float32.
+
+    They are drawn from the set that the model learned, where it is one of ours.
+    """
+    preprocessing = model.known_preprocessing()
+    n = GATE_IMAGES if n is None else n
+    images = data.load("val", n, preprocessing.size, data.set_for(model.classes))
     return preprocessing(np.asarray(images.images))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import paths
 from ..errors import UnknownNameError, UsageError, counted
-from . import marked_things, rendering, things
+from . import marked_things, picture_files, rendering, things
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -356,21 +356,7 @@ def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> n
     UsageError
         A file is missing or no picture; the message names it.
     """
-    from PIL import Image, ImageOps
-
-    pictures = []
-    for file in files:
-        try:
-            with Image.open(file) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-        except FileNotFoundError:
-            raise UsageError(f"There is no picture {file}.") from None
-        except IsADirectoryError:
-            raise UsageError(f"{file} is a folder: name the pictures in it.") from None
-        except Exception as error:  # Pillow's readers raise a dozen kinds, SyntaxError among them
-            raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
-        pictures.append(fitted(np.asarray(upright), size, crop))
-    return np.stack(pictures)
+    return np.stack([fitted(picture_files.upright(Path(f))[0], size, crop) for f in files])
 
 
 def fitted(pixels: np.ndarray, size: Size, crop: float = 1.0) -> np.ndarray:

@@ -22,6 +22,7 @@ ABOUT = {
     "marked-things": "rendered images, drawn again when needed",
     "weights": "downloaded weights, downloaded again when asked for",
     "photographs": "downloaded photographs, downloaded again when asked for",
+    "picture_files": "what is known of picture files, read again when needed",
     "benchmarks": "what programs in benchmarks/ keep between runs",
     "coverage": "what programs in benchmarks/ keep between runs",
     "lite": "what programs in benchmarks/ keep between runs",

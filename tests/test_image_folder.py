@@ -1,0 +1,196 @@
+"""A reader's own pictures: parts that share no picture, classes matched, bad files named."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from labutils.errors import UnknownNameError, UsageError
+from labutils.images import data, folder, picture_files
+
+MODEL = ("tench", "cassette player", "French horn")
+
+
+def picture(path, seed=0, mode="RGB", size=(40, 30), **options):
+    """Write a picture of noise; the same seed gives the same pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for k, name in enumerate(("cat", "dog", "owl")):
+        for i in range(40):
+            picture(tmp_path / name / f"{i:02}.png", 100 * k + i)
+    return tmp_path
+
+
+def names(found, part):
+    return [used.file.name for used in found.part(part)]
+
+
+def test_parts_share_no_picture_and_together_are_all(classes):
+    found = folder.read(classes)
+    assert (found.classes, found.labelled, found.divided) == (("cat", "dog", "owl"), True, False)
+    parts = {part: set(names(found, part)) for part in folder.PARTS}
+    assert sum(map(len, parts.values())) == 120 == len(set().union(*parts.values()))
+    assert set(names(found, "calib")) == parts["train"]
+    assert all(12 <= len(parts[p]) <= 40 for p in ("val", "test"))
+    assert found.left_out == {}
+
+
+def test_a_picture_stays_in_its_part_whatever_is_added_and_whatever_it_is_called(classes):
+    before = {u.file.pixels: u.part for u in folder.read(classes).files}
+    for i in range(40, 60):
+        picture(classes / "cat" / f"{i}.png", i + 1000)
+    (classes / "cat" / "00.png").rename(classes / "cat" / "zz.png")
+    after = {u.file.pixels: u.part for u in folder.read(classes).files}
+    assert before.items() <= after.items() and len(after) == 140
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_part_follows_from_the_pixels(start):
+    part = folder._part(f"{start:08x}" + "0" * 56)
+    share = start / 2**32
+    assert part == ("val" if share < 0.2 else "test" if share < 0.4 else "train")
+
+
+def test_copies_count_once_in_whatever_file_and_both_are_named(classes):
+    picture(classes / "cat" / "copy.bmp", 5)  # the pixels of 05.png, other bytes
+    found = folder.read(classes)
+    assert found.left_out == {"cat/copy.bmp": "the same picture as cat/05.png"}
+    picture(classes / "dog" / "stray.png", 6)  # a cat's
+    left_out = folder.read(classes).left_out
+    assert left_out["dog/stray.png"] == "the same picture has another class: cat/06.png"
+    assert left_out["cat/06.png"] == "the same picture has another class: dog/stray.png"
+
+
+def test_a_folder_that_is_divided_keeps_its_parts_but_no_leak(tmp_path):
+    for part, seeds in (("train", range(6)), ("valid", range(4, 8)), ("Test", range(8, 10))):
+        for seed in seeds:
+            picture(tmp_path / part / "cat" / f"{seed}.png", seed)
+    found = folder.read(tmp_path)
+    assert found.divided
+    assert sorted(names(found, "train")) == [f"train/cat/{i}.png" for i in range(4)]
+    assert len(names(found, "val")) == 4 and len(names(found, "test")) == 2
+    assert found.left_out["train/cat/5.png"] == (
+        "the same picture as valid/cat/5.png, which is in another part"
+    )
+    assert found.evaluation == "val"
+
+
+def test_classes_called_like_parts_are_classes(tmp_path):
+    for name in ("bus", "train", "test"):
+        picture(tmp_path / name / "0.png", len(name))
+    assert folder.read(tmp_path).classes == ("bus", "test", "train")
+
+
+def test_a_part_that_is_missing_is_asked_for(tmp_path):
+    for i in range(3):
+        picture(tmp_path / "train" / "cat" / f"{i}.png", i)
+    found = folder.read(tmp_path)
+    with pytest.raises(UsageError, match=r"no pictures in val/, which measuring accuracy needs"):
+        found.load("val")
+    with pytest.raises(UnknownNameError, match="trian"):
+        found.part("trian")
+    picture(tmp_path / "few" / "a.png")
+    few = folder.read(tmp_path / "few")
+    missing = next(p for p in folder.PARTS if p != few.files[0].part)
+    with pytest.raises(UsageError, match=f"none came into the part {missing}"):
+        few.load(missing)
+
+
+def test_classes_of_a_model_are_found_by_name_number_and_wordnet_id(tmp_path):
+    for i, name in enumerate(("French_Horn", "0", "n02979186")):
+        picture(tmp_path / name / "a.png", i)
+    found = folder.read(tmp_path, MODEL)
+    assert found.classes == MODEL
+    assert {u.file.name.split("/")[0]: u.label for u in found.files} == {
+        "French_Horn": 2, "0": 0, "n02979186": 1,
+    }  # fmt: skip
+    picture(tmp_path / "cassete player" / "a.png", 9)
+    with pytest.raises(UnknownNameError, match="Did you mean cassette player"):
+        folder.read(tmp_path, MODEL)
+
+
+def test_without_classes_there_are_no_labels(tmp_path):
+    for i in range(30):
+        picture(tmp_path / f"{i}.png", i)
+    found = folder.read(tmp_path)
+    assert not found.labelled and found.classes == ()
+    assert set(found.load("val").labels) == {data.NO_LABEL}
+    picture(tmp_path / "cat" / "a.png", 99)
+    assert folder.read(tmp_path).left_out["0.png"] == "not in the folder of a class"
+
+
+def test_every_kind_of_file_is_read_or_named(tmp_path, monkeypatch):
+    cat = tmp_path / "cat"
+    picture(cat / "gray.png", 1, "L")
+    picture(cat / "cmyk.jpg", 2, "CMYK")
+    picture(cat / "palette.png", 3, "P")
+    picture(cat / "alpha.png", 4, "RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(cat / "turned.jpg", 5, exif=exif)
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(cat / "moving.gif", save_all=True, append_images=frames[1:])
+    deep = (np.linspace(0, 65535, 900).reshape(30, 30)).astype(np.uint16)
+    Image.fromarray(deep).save(cat / "deep.png")
+    (cat / "broken.jpg").write_bytes((cat / "cmyk.jpg").read_bytes()[:300])
+    (cat / "text.png").write_text("not a picture")
+    (cat / "notes.txt").write_text("no picture, and not called one")
+    (cat / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 5000)
+    picture(cat / "huge.png", 6, size=(80, 80))
+
+    found = folder.read(tmp_path)
+    assert set(found.left_out) == {
+        "cat/broken.jpg", "cat/text.png", "cat/gone.png", "cat/huge.png",
+    }  # fmt: skip
+    assert "6,400" in found.left_out["cat/huge.png"] or "80 x 80" in found.left_out["cat/huge.png"]
+    traits = {used.file.name[4:]: used.file.traits for used in found.files}
+    assert traits["gray.png"] == ("gray",)
+    assert traits["cmyk.jpg"] == ("CMYK",)
+    assert traits["turned.jpg"] == ("turned",)
+    assert "animated" in traits["moving.gif"]
+    assert traits["deep.png"] == ("gray", "16-bit")
+    assert "1 turned" in str(found) and "left out: 4" in str(found)
+    assert picture_files.upright(cat / "turned.jpg")[0].shape == (40, 30, 3)
+    values = picture_files.upright(cat / "deep.png")[0]
+    assert (values.min(), values.max()) == (0, 255) and len(np.unique(values)) > 200
+
+
+def test_pictures_are_decoded_once_and_again_when_they_change(classes, monkeypatch):
+    read, seen = picture_files._read, []
+    monkeypatch.setattr(
+        picture_files, "_read", lambda root, name: seen.append(name) or read(root, name)
+    )
+    first = folder.read(classes)
+    assert len(seen) == 120
+    assert folder.read(classes) == first and len(seen) == 120
+    picture(classes / "cat" / "00.png", 777)
+    assert folder.read(classes) != first and seen[120:] == ["cat/00.png"]
+    picture_files._kept(classes).write_text("{")
+    assert len(folder.read(classes).files) == 120
+
+
+def test_classes_take_turns_and_a_head_is_the_start_of_the_whole(classes):
+    found = folder.read(classes)
+    whole, few = found.load("train", size=24), found.load("train", 6, size=24)
+    assert few.labels.tolist() == [0, 1, 2] * 2
+    np.testing.assert_array_equal(whole.images[:6], few.images)
+    assert found.digest("train") != found.digest("val")
+    assert whole.source == f"{classes.name} train, {len(whole)} pictures at 24 px"
+
+
+def test_what_is_no_folder_of_pictures_is_said(tmp_path):
+    with pytest.raises(UsageError, match="no folder"):
+        folder.read(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="has no pictures"):
+        folder.read(tmp_path)
+    (tmp_path / "a.png").write_text("x")
+    with pytest.raises(UsageError, match=r"No picture in .* can be used\. a\.png: "):
+        folder.read(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labutils.errors import UsageError
+from labutils.errors import UnknownNameError, UsageError
 from labutils.images import data, things
 from labutils.models import gallery, zoo
 from labutils.pipeline import quantization, steps
@@ -64,9 +64,10 @@ def test_other_weights_get_pictures_whose_labels_do_not_count():
 
 
 def test_photographs_are_labelled_with_the_models_own_numbers(tmp_path, monkeypatch):
-    for name in ("lynx", "tiger cat"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (40, 50), "red").save(tmp_path / name / "a.png")
+    for name, colour in (("lynx", "red"), ("tiger cat", "blue")):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 50), colour).save(tmp_path / "val" / name / "a.png")
     monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
     images = gallery.pictures(PHOTOS, 96)
     assert [gallery.truth(images, i) for i in range(len(images))] == ["lynx", "tiger cat"]
@@ -76,14 +77,13 @@ def test_photographs_are_labelled_with_the_models_own_numbers(tmp_path, monkeypa
 
 def test_photographs_calibrate_where_they_are_and_never_judge_too(tmp_path, monkeypatch):
     monkeypatch.setenv("LABUTILS_PHOTOGRAPHS", str(tmp_path))
-    for i in range(8):
+    for i in range(20):
         (tmp_path / "lynx").mkdir(exist_ok=True)
-        Image.new("RGB", (40, 50), (30 * i, 0, 0)).save(tmp_path / "lynx" / f"{i}.png")
+        Image.new("RGB", (40, 50), (10 * i, 0, 0)).save(tmp_path / "lynx" / f"{i}.png")
     calib, val = (
-        gallery.pictures(PHOTOS, 96, split).images[:, 0, 0, 0] for split in ("calib", "val")
+        set(gallery.pictures(PHOTOS, 96, split).images[:, 0, 0, 0]) for split in ("calib", "val")
     )
-    assert calib.tolist() == [30, 150]
-    assert len(val) == 6 and not set(val) & set(calib)
+    assert calib and val and not val & calib
 
 
 def test_drawings_that_calibrate_other_weights_say_so():
@@ -121,3 +121,18 @@ def test_the_difference_is_paired_and_unknown_without_labels():
     assert gallery.difference(wrong, right, nobody) is None
     with pytest.raises(UsageError, match="4 and 3 rows"):
         gallery.difference(wrong, right[:3], images)
+
+
+def test_a_folder_is_labelled_as_the_model_numbers_its_classes(tmp_path):
+    for i, name in enumerate(("tiger_cat", "lynx")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 50), (200 * i, 9, 9)).save(tmp_path / name / "a.png")
+    model, read = gallery.in_folder(PHOTOS, tmp_path)
+    assert model is PHOTOS and {used.label for used in read.files} == {1, 2}
+    (tmp_path / "lnx").mkdir()
+    Image.new("RGB", (40, 50), (1, 2, 3)).save(tmp_path / "lnx" / "a.png")
+    with pytest.raises(UnknownNameError, match="Did you mean lynx"):
+        gallery.in_folder(PHOTOS, tmp_path)
+    untrained = replace(PHOTOS, trained=False)
+    read = gallery.in_folder(untrained, tmp_path)[1]
+    assert not read.labelled and {used.label for used in read.files} == {data.NO_LABEL}

@@ -86,6 +86,10 @@ def test_classes_called_like_parts_are_classes(tmp_path):
     for name in ("bus", "train", "test"):
         picture(tmp_path / name / "0.png", len(name))
     assert folder.read(tmp_path).classes == ("bus", "test", "train")
+    picture(tmp_path / "only" / "val" / "cat" / "a.png")
+    assert folder.read(tmp_path / "only").divided
+    picture(tmp_path / "flat" / "val" / "a.png")
+    assert folder.read(tmp_path / "flat").classes == ("val",)
 
 
 def test_a_part_that_is_missing_is_asked_for(tmp_path):

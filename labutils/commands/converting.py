@@ -16,12 +16,14 @@ from .options import (
     APPROXIMATE,
     TARGET_NAMES,
     command,
+    data_argument,
     emit,
     file_argument,
     input_arguments,
     listener,
     model_arguments,
     output_argument,
+    own_folder,
     own_images,
     preprocessing_of,
     refuse_earlier,
@@ -90,6 +92,11 @@ def _convert_parser(commands: Any) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="PATH", help="with --quantize: calibrate on such images"
     )
+    data_argument(parser, "one part calibrates, the DLC's accuracy is measured on another")
+    parser.add_argument(
+        "--images", type=int, default=96, metavar="N",
+        help="with --data: pictures to measure the accuracy on, simulated (96)",
+    )  # fmt: skip
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
 
 
@@ -203,6 +210,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     from .. import dlc, pipeline
     from ..models import ends, zoo
     from ..onnxfile.file import OnnxFile
+    from ..pipeline import steps
     from ..runtime import qnn
 
     refuse_earlier(chosen)
@@ -213,7 +221,7 @@ def _convert(chosen: argparse.Namespace) -> int:
         raise UsageError("--calibration is for an integer DLC: pass --quantize RECIPE with it.")
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
-    if not (chosen.inputs and (chosen.calibration or not chosen.quantize)):
+    if not chosen.data and not (chosen.inputs and (chosen.calibration or not chosen.quantize)):
         also = " and --calibration FILE.npz" if chosen.quantize else ""
         ends.refuse_no_pictures(
             model, f"Pass --inputs FILE.npz{also}: normalised NCHW float32 of your own."
@@ -228,20 +236,38 @@ def _convert(chosen: argparse.Namespace) -> int:
     preparation = pipeline.Preparation(
         chosen.opset, chosen.target if repair else None, chosen.allow_approximate, chosen.replay
     )
-    given = chosen.inputs, chosen.calibration
-    inputs, calibration = (path and own_images(path, preprocessing) for path in given)
+    model = dataclasses.replace(model, preprocessing=preprocessing)
+    model, inputs, calibration = _images(chosen, model)
+    shown = inputs.head(steps.GATE_IMAGES) if chosen.data else inputs
     conversion = pipeline.convert_model(
-        dataclasses.replace(model, preprocessing=preprocessing),
+        model,
         chosen.target,
         chosen.output,
         preparation,
         dlc.Device(chosen.soc, chosen.precision),
         recipe=chosen.quantize,
-        comparison=pipeline.Comparison(inputs, chosen.min_cosine, calibration),
+        comparison=pipeline.Comparison(shown, chosen.min_cosine, calibration),
         listener=listener(chosen),
     )
     emit(chosen, conversion)
+    if chosen.data:
+        follower = listener(chosen)
+        say(chosen, pipeline.measure_accuracy(model, conversion, inputs, chosen.soc, follower))
     return 0
+
+
+def _images(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, Any, Any]:
+    """Return the model, what its DLC is compared on, and what calibrates; None: our own."""
+    from .. import quantize
+
+    if chosen.data:
+        model, load = own_folder(chosen, model)
+        recipe = quantize.load_recipe(chosen.quantize) if chosen.quantize else None
+        calibration = load("calib", recipe.calibration.images) if recipe else None
+        return model, load("val", chosen.images), calibration
+    given, preprocessing = (chosen.inputs, chosen.calibration), model.known_preprocessing()
+    inputs, calibration = (path and own_images(path, preprocessing) for path in given)
+    return model, inputs, calibration
 
 
 def _batch(chosen: argparse.Namespace) -> int:

@@ -290,6 +290,43 @@ def own_images(path: Path, preprocessing: data.Preprocessing) -> Any:
     return data.ImageSet(pixels, unknown, (), f"{len(files)} pictures in {path.name}")
 
 
+def data_argument(parser: Any, use: str) -> None:
+    """Add ``--data FOLDER`` to a parser or a group of one."""
+    text = (
+        "a folder of your own pictures, one subfolder per class (or train/, val/, test/ with "
+        f"classes inside): {use}"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help=text)
+
+
+def own_folder(
+    chosen: argparse.Namespace, model: zoo.Model
+) -> tuple[zoo.Model, Callable[[str, int | None], data.ImageSet]]:
+    """Return the model, with the class names that ``--data`` gives it, and what loads a part.
+
+    ``load(part, n)`` gives the first `n` pictures of ``calib``, or of ``val``: those that accuracy
+    is measured on, which are of ``test`` in a folder without ``val``.
+    """
+    from ..models import gallery
+
+    for option in ("calibration", "inputs"):
+        if getattr(chosen, option, None):
+            raise UsageError(f"--data takes the place of --{option}: pass one of them.")
+    model, folder = gallery.in_folder(model, chosen.data, progress_bar)
+    say(chosen, folder)
+    if not folder.labelled:
+        say(chosen, f"{_why_unlabelled(model)}, so accuracy is unknown; agreement is not.")
+    return model, gallery.loader(model, folder)
+
+
+def _why_unlabelled(model: zoo.Model) -> str:
+    if not model.trained:
+        return "The network is not trained"
+    if model.classes:
+        return "The pictures lie in no folders of classes"
+    return "The network names no classes, and the folder does not have as many as it has scores"
+
+
 def progress_bar(items: Iterable, description: str) -> Iterable:
     """Show a progress bar on stderr when that is a terminal, else a line every ten seconds."""
     from rich.console import Console

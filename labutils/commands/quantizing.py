@@ -6,21 +6,26 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError, UsageError
 from .options import (
     command,
+    data_argument,
     emit,
     file_argument,
     input_arguments,
     listener,
     model_arguments,
+    own_folder,
     own_images,
     preprocessing_of,
     say,
     titled,
 )
+
+if TYPE_CHECKING:
+    from ..models import zoo
 
 
 def add(commands: Any) -> None:
@@ -58,11 +63,12 @@ def _quantize_parser(commands: Any) -> None:
         help="calibration images: as many as the recipe says, or all of your own",
     )  # fmt: skip
     images.add_argument(
-        "--held-out", type=int, default=256, metavar="N",
-        help="Things-16 validation images to compare on (256)",
+        "--held-out", type=int, metavar="N",
+        help="validation images to compare on: 256 of Things-16, or all that --data has",
     )  # fmt: skip
     own = "compare on your own images instead; accuracy is then unknown"
     images.add_argument("--inputs", type=Path, metavar="PATH", help=own)
+    data_argument(images, "one part calibrates, accuracy is measured on another")
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
     parser.add_argument("--repair-for", metavar="TARGET", help="first replace what it refuses")
     parser.add_argument("--tidl-hints", action="store_true", help="write import options for TIDL")
@@ -93,7 +99,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
     budget = _budget(chosen)
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
-    if not (chosen.calibration and chosen.inputs):
+    if not chosen.data and not (chosen.calibration and chosen.inputs):
         ends.refuse_no_pictures(
             model,
             "Pass --calibration FILE.npz and --inputs FILE.npz: normalised NCHW float32 of your "
@@ -101,18 +107,16 @@ def _quantize(chosen: argparse.Namespace) -> int:
         )
     say(chosen, titled(model))
     say(chosen, f"input: {preprocessing}")
-    given = chosen.calibration, chosen.inputs
-    calibration, inputs = (path and own_images(path, preprocessing) for path in given)
+    model = dataclasses.replace(model, preprocessing=preprocessing)
+    model, calibration, compared = _images(chosen, model)
     explanation = pipeline.Explanation(chosen.layers, chosen.backend, chosen.soc)
     made = pipeline.quantize_model(
-        dataclasses.replace(model, preprocessing=preprocessing),
+        model,
         chosen.output,
         chosen.recipe if budget is None else pipeline.Search(budget, chosen.recipe),
-        _first(calibration, chosen.images),
+        calibration,
         preparation=pipeline.Preparation(chosen.opset, chosen.repair_for),
-        comparison=pipeline.Comparison(
-            chosen.held_out if inputs is None else inputs, chosen.min_cosine
-        ),
+        comparison=pipeline.Comparison(compared, chosen.min_cosine),
         explanation=explanation if chosen.explain else None,
         listener=listener(chosen),
     )
@@ -120,6 +124,19 @@ def _quantize(chosen: argparse.Namespace) -> int:
         made = pipeline.add_tidl_hints(made)
     emit(chosen, made)
     return 0 if made.ok else 1
+
+
+def _images(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, Any, Any]:
+    """Return the model, what calibrates it, and what it is compared on (numbers: of ours)."""
+    from .. import quantize
+
+    if chosen.data:
+        model, load = own_folder(chosen, model)
+        n = chosen.images or quantize.load_recipe(chosen.recipe).calibration.images
+        return model, load("calib", n), load("val", chosen.held_out)
+    given, preprocessing = (chosen.calibration, chosen.inputs), model.known_preprocessing()
+    calibration, inputs = (path and own_images(path, preprocessing) for path in given)
+    return model, _first(calibration, chosen.images), chosen.held_out if inputs is None else inputs
 
 
 def _first(calibration: Any, images: int | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ from .options import (
     NAME_HELP,
     WEIGHTS_HELP,
     command,
+    data_argument,
     input_arguments,
     listener,
     output_argument,
+    own_folder,
     preprocessing_of,
     progress_bar,
     say,
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
     from ..images import data
     from ..models import zoo
+
+_MOST_ROWS = 256  # of answers on a screen
+_TOP5_SAYS = 10  # with as many classes or fewer, five guesses say little
 
 
 def add(commands: Any) -> None:
@@ -47,7 +53,8 @@ def _run_parser(commands: Any) -> None:
     size_argument(parser, ", where it is left open")
     output_argument(parser)
     given = "a number of Things-16 images, picture files, or an .npz or .npy of normalised inputs"
-    parser.add_argument("--images", nargs="+", default=["16"], help=given)
+    parser.add_argument("--images", nargs="+", help=f"{given} (16 of Things-16)")
+    data_argument(parser, "the answers are counted, with top-1 and top-5 (--images N: so many)")
     parser.add_argument("--backend", default="auto", help="torch, ort or htp (auto)")
     parser.add_argument("--soc", default="SM8550", help="chip to simulate (SM8550)")
 
@@ -60,6 +67,7 @@ def _journey_parser(commands: Any) -> None:
     size_argument(parser)
     parser.add_argument("--images", type=int, default=96, help="images per HTP row (96)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
+    data_argument(parser, "one part calibrates, accuracy is measured on another")
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")
 
 
@@ -69,15 +77,23 @@ def _run(chosen: argparse.Namespace) -> int:
     from ..runtime import qnn
 
     chip = qnn.soc(chosen.soc)
+    if not chosen.data:
+        chosen.images = chosen.images or ["16"]
     model = zoo.load(chosen.artifact, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
-    if not _own_inputs(chosen):
+    if chosen.data:
+        model, load = own_folder(chosen, dataclasses.replace(model, preprocessing=preprocessing))
+        pictures = load("val", _number(chosen))
+    elif not _own_inputs(chosen):
         ends.refuse_no_pictures(model, "Pass --images FILE.npz: normalised NCHW float32.")
     say(chosen, titled(model))
     artifact = model.module if model.module is not None else model.file
     simulated = chosen.backend == "htp" or str(artifact).endswith(".dlc")
     settings = {"soc": chip} if simulated else {}
-    names, inputs, labels = _inputs(chosen, model, preprocessing)
+    if chosen.data:
+        names, inputs, labels = _of_folder(pictures, preprocessing)
+    else:
+        names, inputs, labels = _inputs(chosen, model, preprocessing)
     output = model.output or None
     with runtime.connect(artifact, chosen.backend, output=output, **settings) as runner:
         name = getattr(runner, "input", "input")
@@ -99,6 +115,23 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     import numpy as np
 
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _number(chosen: argparse.Namespace) -> int | None:
+    """Return how many pictures of ``--data`` to run; all of them without ``--images``."""
+    if not chosen.images:
+        return None
+    if len(chosen.images) > 1 or not chosen.images[0].isdigit():
+        raise UsageError("With --data, --images is a number: how many of its pictures to run.")
+    return int(chosen.images[0])
+
+
+def _of_folder(pictures: data.ImageSet, preprocessing: data.Preprocessing) -> tuple:
+    """Return (names, inputs, labels) of a folder's pictures, as `_inputs` does."""
+    known = pictures.labels.min() >= 0
+    names = [pictures.classes[label] if known else "" for label in pictures.labels]
+    numbered = [f"{name} {i}".strip() for i, name in enumerate(names)]
+    return numbered, preprocessing(pictures.images), pictures.labels if known else None
 
 
 def _own_inputs(chosen: argparse.Namespace) -> bool:
@@ -171,15 +204,18 @@ def _answers(
         {"image": name, "top": [(classes[k], round(float(row[k]), 4)) for k in order]}
         for name, row, order in zip(names, shares, best, strict=True)
     ]
-    top1 = str(metrics.accuracy(shares, labels)) if labels is not None else None
+    wanted = () if labels is None else (1, 5) if shares.shape[1] > _TOP5_SAYS else (1,)
+    found = {f"top{k}": str(metrics.accuracy(shares, labels, k)) for k in wanted}
     if chosen.json:
-        print(json.dumps({"runtime": runtime, "rows": rows, "top1": top1}, indent=2))
+        print(json.dumps({"runtime": runtime, "rows": rows, "top1": None, **found}, indent=2))
         return
-    for row in rows:
+    for row in rows[:_MOST_ROWS]:
         answers = ", ".join(f"{name} {share:.4f}" for name, share in row["top"])
         say(chosen, f"{row['image']:<24} {answers}")
-    if top1:
-        print(f"top-1 {top1}")
+    if len(rows) > _MOST_ROWS:
+        say(chosen, f"and {len(rows) - _MOST_ROWS} more (all of them with --json)")
+    for k in wanted:
+        print(f"top-{k} {found[f'top{k}']}")
 
 
 def _journey(chosen: argparse.Namespace) -> int:
@@ -194,6 +230,7 @@ def _journey(chosen: argparse.Namespace) -> int:
         images=chosen.images,
         soc=chosen.soc,
         folder=chosen.output,
+        pictures=chosen.data,
         listener=listener(chosen),
     )
     if chosen.json:

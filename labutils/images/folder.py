@@ -14,7 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,11 @@ class ImageFolder(typesetting.Shown):
             "divided": self.divided, "pictures": dict(sorted(counts.items())),
             "left_out": self.left_out,
         }  # fmt: skip
+
+    def unlabelled(self) -> ImageFolder:
+        """Return the same pictures without labels, for a network of other classes."""
+        files = tuple(replace(used, label=data.NO_LABEL) for used in self.files)
+        return replace(self, classes=(), files=files, labelled=False)
 
     @property
     def evaluation(self) -> str:
@@ -255,10 +260,11 @@ class _Placed:
 
 
 def _is_divided(names: Iterable[str]) -> bool:
-    """Return whether all folders at the top are parts, and one of them is for training."""
-    tops = {Path(name).parts[0] for name in names if "/" in name}
-    called = [_CALLED.get(top.casefold()) for top in tops]
-    return bool(called) and None not in called and "train" in called
+    """Return whether all folders at the top are parts: one for training, or with classes inside."""
+    folders = [Path(name).parts[:-1] for name in names if "/" in name]
+    called = {_CALLED.get(parts[0].casefold()) for parts in folders}
+    inside = all(len(parts) > 1 for parts in folders)
+    return bool(called) and None not in called and ("train" in called or inside)
 
 
 def _place(name: str, divided: bool) -> tuple[str, str]:

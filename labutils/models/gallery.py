@@ -1,20 +1,27 @@
-"""Labelled pictures that a model can be judged on: drawn ones, or photographs.
+"""Labelled pictures that a model can be judged on: drawn ones, or a folder of the reader's own.
 
 The one place where a notebook gets its pictures from, so that the same cells serve both kinds of
-weights. Photographs come from the folder that ``LABUTILS_PHOTOGRAPHS`` names (one subfolder per
-class), else from Imagenette when it is in the cache; nothing is downloaded here.
+weights. Photographs come from the folder that ``LABUTILS_PHOTOGRAPHS`` names (see
+`labutils.images.folder`), else from Imagenette when it is in the cache; nothing is downloaded here.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from .. import metrics
 from ..errors import UsageError
 from ..images import data, photographs
-from . import zoo
+from ..images import folder as image_folder
+from ..images.folder import ImageFolder
+from ..tracking import Progress
+from . import ends, zoo
 
 _FOLDER = "let LABUTILS_PHOTOGRAPHS name a folder with one subfolder per class"
 _DRAWN = {  # by whether they calibrate
@@ -33,8 +40,8 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     n
         How many; classes take turns. Of photographs there may be fewer.
     split
-        Of Things-16. Of photographs, ``calib`` is one part and all else the other: no picture that
-        calibrates a quantizer is ever one that accuracy is measured on.
+        ``train``, ``val``, ``calib`` or ``test``. Of a folder, ``calib`` is of the part for
+        training: no picture that calibrates a quantizer is ever one that accuracy is measured on.
 
     Returns
     -------
@@ -52,11 +59,78 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
         return data.load(split, n, size, image_set)
     folder = os.environ.get("LABUTILS_PHOTOGRAPHS") or photographs.imagenette()
     if folder and model.trained:
-        part = "calib" if split == "calib" else "val"
-        return photographs.read(folder, model.classes, size, n, part=part)
+        read = image_folder.read(folder, model.classes)
+        part = read.evaluation if split == "val" else split
+        return read.load(part, n, size, crop(model))
     drawn = data.load(split, n, size)
     source = f"{drawn.source}: not what these weights were trained on, {_DRAWN[split == 'calib']}"
     return data.ImageSet(drawn.images, np.full(n, data.NO_LABEL, np.int64), model.classes, source)
+
+
+def in_folder(
+    model: zoo.Model, root: str | Path, progress: Progress | None = None
+) -> tuple[zoo.Model, ImageFolder]:
+    """Return the pictures of a folder, labelled as the model numbers its classes.
+
+    Parameters
+    ----------
+    model
+        Where it is trained and names its classes, the subfolders are called like those. A file
+        that names none, with as many outputs as there are subfolders, has them in their order, as
+        torchvision's ``ImageFolder`` numbers them. Otherwise there are no labels: a network with
+        random weights knows no class.
+    root
+        See `labutils.images.folder.read`.
+    progress
+        Follows the pictures that are decoded for the first time.
+
+    Returns
+    -------
+    model, folder
+        The model, with its classes where the folder gave them their names.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or no picture that can be read.
+    UnknownNameError
+        A subfolder is not a class of the model; the message suggests the nearest.
+    """
+    if model.trained and model.classes:
+        return model, image_folder.read(root, model.classes, progress)
+    read = image_folder.read(root, None, progress)
+    if model.trained and read.labelled and len(read.classes) == _scores(model):
+        return dataclasses.replace(model, classes=read.classes), read
+    return model, read.unlabelled()
+
+
+def loader(model: zoo.Model, folder: ImageFolder) -> Callable[[str, int | None], data.ImageSet]:
+    """Return ``load(part, n)``: the first `n` pictures of a part as the model sees them.
+
+    ``val`` is the part that accuracy is measured on: ``test`` in a folder that has no other.
+    """
+    size, share = model.known_preprocessing().size, crop(model)
+
+    def load(part: str, n: int | None) -> data.ImageSet:
+        if n is not None and n < 1:
+            raise UsageError(f"{n} pictures: at least one is needed.")
+        return folder.load(folder.evaluation if part == "val" else part, n, size, share)
+
+    return load
+
+
+def crop(model: zoo.Model) -> float:
+    """Return the share of a picture's shorter side that a network sees: what it was trained for."""
+    return photographs.CROP if model.weights == "imagenet" else 1.0
+
+
+def _scores(model: zoo.Model) -> int | None:
+    """Return how many scores a file gives for an image, None where it does not say."""
+    known = {output.name: output for output in ends.outputs_of(model.onnx)} if model.onnx else {}
+    found = known.get(model.output or "")
+    if found is None or not all(isinstance(side, int) for side in found.shape[1:]):
+        return None
+    return math.prod(found.shape[1:])
 
 
 def accuracy(logits: np.ndarray, images: data.ImageSet, k: int = 1) -> metrics.Proportion | None:

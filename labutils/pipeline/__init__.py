@@ -6,7 +6,7 @@ they make is another network, and everything that is written then says so.
 """
 
 from .brought_files import refused_as_brought
-from .conversion import convert_model
+from .conversion import convert_model, measure_accuracy
 from .planning import (
     NothingToRepairError,
     Plan,
@@ -32,6 +32,7 @@ __all__ = [
     "add_tidl_hints",
     "apply",
     "convert_model",
+    "measure_accuracy",
     "quantize_model",
     "refused",
     "refused_as_brought",

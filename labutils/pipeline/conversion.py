@@ -101,6 +101,37 @@ def convert_model(
     return made
 
 
+def measure_accuracy(
+    model: zoo.Model, made: dlc.Conversion, images: data.ImageSet, soc: str, listener: Listener
+) -> compare.Ladder:
+    """Run a DLC beside its model on pictures, and keep the result in its manifest.
+
+    Parameters
+    ----------
+    model
+        What was converted, with the classes of the pictures.
+    made
+        From `convert_model`.
+    images
+        With labels for the model's classes; without, accuracy is unknown and agreement is not.
+    soc
+        The chip to simulate.
+    listener
+        Follows the images.
+    """
+    brought = model.module if model.module is not None else model.onnx or model.file
+    with (
+        steps.connect(model, brought) as theirs,
+        steps.connect(model, made.file, soc=soc) as ours,
+    ):
+        stages = [compare.Stage("original", theirs), compare.Stage("DLC, simulated", ours)]
+        ladder = compare.ladder(
+            stages, images, model.known_preprocessing(), progress=listener.progress
+        )
+    manifests.write(made.file, manifests.read(made.file) | {"ladder": ladder.to_dict()})
+    return ladder
+
+
 def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) -> None:
     ends.refuse_other_inputs(model)
     ends.refuse_labels(model)

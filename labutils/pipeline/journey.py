@@ -157,7 +157,13 @@ class _Trip:
     chip: qnn.Soc
     log: _Log
     listener: Listener
+    pictures: Callable[[str, int], data.ImageSet]
     memory: qnn.Memory = field(default_factory=qnn.Memory)
+
+    def gate_inputs(self) -> np.ndarray:
+        """Return what artifacts are compared on: the first of the pictures that judge."""
+        images = self.pictures("val", steps.GATE_IMAGES)
+        return self.model.known_preprocessing()(np.asarray(images.images))
 
     def path(self, stage: str, detail: str) -> Path:
         return self.folder / manifests.file_name(self.model.name, stage, detail)
@@ -171,6 +177,7 @@ def run(
     images: int = 96,
     soc: str = "SM8550",
     folder: str | Path | None = None,
+    pictures: str | Path | None = None,
     listener: Listener | None = None,
 ) -> Journey:
     """Take MobileNetV3 from PyTorch to an int8 Snapdragon artifact, comparing every step.
@@ -186,6 +193,9 @@ def run(
     folder
         Where artifacts go; ``generated_models/`` by default. Running again overwrites them; of
         two journeys in one folder the second waits for the first.
+    pictures
+        A folder of your own (see `labutils.images.folder`): one part calibrates, another judges.
+        By default those of `gallery.pictures`.
     listener
         Follows every line of the story, and the long loops; by default the lines are printed.
 
@@ -219,10 +229,22 @@ def run(
             "diagnose, quantize and convert on files."
         )
     listener.echo(str(model))
+    model, load = _pictures(model, pictures, listener)
     log = _Log(Journey(str(model)), listener.echo)
     wait = f"Another journey is writing into {folder}: waiting for it to finish."
     with paths.locked(folder, functools.partial(listener.echo, wait)):
-        return _travel(_Trip(model, folder, images, chip, log, listener))
+        return _travel(_Trip(model, folder, images, chip, log, listener, load))
+
+
+def _pictures(
+    model: zoo.Model, root: str | Path | None, listener: Listener
+) -> tuple[zoo.Model, Callable[[str, int], data.ImageSet]]:
+    """Return the model, with the class names that a folder gives it, and what loads a part."""
+    if root is None:
+        return model, lambda part, n: gallery.pictures(model, n, part)
+    model, found = gallery.in_folder(model, root, listener.progress)
+    listener.echo(str(found))
+    return model, gallery.loader(model, found)
 
 
 def _travel(trip: _Trip) -> Journey:
@@ -239,7 +261,7 @@ def _travel(trip: _Trip) -> Journey:
         stages += _htp_stages(trip, made)
     else:
         journey.notes.append(f"No DLC and no HTP rows: {wheel.reason}")
-    _run_ladder(trip.model, stages, trip.folder, trip.log, trip.listener)
+    _run_ladder(trip, stages)
     return journey
 
 
@@ -292,7 +314,7 @@ def _quantize(trip: _Trip, patched: Path) -> dict[str, Path]:
     """Write the QDQ files, from ranges that are measured once."""
     made = {}
     with trip.log.step("quantize") as said:
-        images = steps.calibration_images(trip.model, steps.CALIBRATION_IMAGES)
+        images = trip.pictures("calib", steps.CALIBRATION_IMAGES)
         ranges = quantize.measure_ranges(
             patched, images, trip.model.preprocessing, trip.listener.progress
         )
@@ -312,7 +334,7 @@ def _convert(
 ) -> dict[str, dlc.Conversion]:
     """Write the DLCs; the gate compares with the model as it was loaded, and keeps what fails."""
     made, model = {}, trip.model
-    inputs = steps.gate_inputs(model)
+    inputs = trip.gate_inputs()
     with runtime.connect(model.module, name=model.name) as reference:
         gate = dlc.Gate(
             reference, inputs, original,
@@ -353,7 +375,7 @@ def _compile(trip: _Trip, quantized: Path) -> None:
     with trip.log.step(f"context binary for {soc}") as said:
         path = trip.path("compile", f"int8_{soc}")
         context = dlc.context_binary(quantized, path, soc)
-        inputs = steps.gate_inputs(model)[:8]
+        inputs = trip.gate_inputs()[:8]
         with (
             runtime.connect(model.module, name=model.name) as reference,
             runtime.connect(context.wrapper, "htp", soc=soc) as reloaded,
@@ -400,23 +422,23 @@ def _htp_stages(trip: _Trip, made: dict[str, dlc.Conversion]) -> list[compare.St
     return found
 
 
-def _run_ladder(
-    model: zoo.Model, stages: list[compare.Stage], folder: Path, log: _Log, listener: Listener
-) -> None:
+def _run_ladder(trip: _Trip, stages: list[compare.Stage]) -> None:
     """Run every stage, write ``ladder.csv``, and close the runners."""
-    journey = log.journey
-    with log.step("compare") as said:
+    model, journey = trip.model, trip.log.journey
+    with trip.log.step("compare") as said:
         total = max(stage.n or 0 for stage in stages)
-        images = gallery.pictures(model, total)
+        images = trip.pictures("val", total)
         if images.labels.min() == data.NO_LABEL:
             journey.notes.append(
                 f"Top-1 is unknown, agreement with PyTorch is not: {images.source}."
             )
         preprocessing = model.known_preprocessing()
-        journey.ladder = compare.ladder(stages, images, preprocessing, progress=listener.progress)
+        journey.ladder = compare.ladder(
+            stages, images, preprocessing, progress=trip.listener.progress
+        )
         first, truth = np.asarray(images.images[0]), gallery.truth(images, 0)
         journey.table = compare.accuracy_table(stages, first, preprocessing, model.classes, truth)
-        journey.artifacts["ladder.csv"] = journey.ladder.to_csv(folder / "ladder.csv")
+        journey.artifacts["ladder.csv"] = journey.ladder.to_csv(trip.folder / "ladder.csv")
         said.append(f"{len(stages)} stages on up to {len(images)} images, ladder.csv")
     for stage in stages:
         stage.runner.close()

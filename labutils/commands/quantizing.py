@@ -132,7 +132,9 @@ def _images(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, An
 
     if chosen.data:
         model, load = own_folder(chosen, model)
-        n = chosen.images or quantize.load_recipe(chosen.recipe).calibration.images
+        n = chosen.images
+        if n is None:
+            n = quantize.load_recipe(chosen.recipe).calibration.images
         return model, load("calib", n), load("val", chosen.held_out)
     given, preprocessing = (chosen.calibration, chosen.inputs), model.known_preprocessing()
     calibration, inputs = (path and own_images(path, preprocessing) for path in given)

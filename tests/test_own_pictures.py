@@ -1,0 +1,93 @@
+"""`--data FOLDER`: one part calibrates, accuracy with its interval is measured on another."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from labutils import paths
+from labutils.images import data, folder
+
+NAMES = ("mug", "teapot", "fish", "leaf")
+SMALL = ("mobilenet_v3_small", "--weights", "things16", "--size", 64)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """80 drawn pictures in four classes of Things-16."""
+    root = tmp_path_factory.mktemp("own") / "pictures"
+    pictures = data.load("test", 320, 64)
+    for i, label in enumerate(pictures.labels):
+        if (name := pictures.classes[label]) in NAMES:
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pictures.images[i]).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_quantize_calibrates_on_one_part_and_judges_on_another(lab, drawn, tmp_path):
+    made = tmp_path / "q.onnx"
+    code, out, err = lab("quantize", *SMALL, "--data", drawn, "-o", made, "--json")
+    assert code == 0, err
+    read = folder.read(drawn)
+    assert f"ranges     min-max over {len(read.part('train'))}" in err or "calib" in out
+    told = json.loads(out)
+    assert [row["n"] for row in told["ladder"]["rows"]] == [len(read.part("val"))] * 2
+    assert told["ladder"]["rows"][0]["top1"]
+    story = json.loads(paths.manifest(made).read_text())
+    assert story["calibration"] == len(read.part("train"))
+    assert story["pictures"].startswith("pictures calib")
+
+    code, out, _ = lab("run", made, "--data", drawn)
+    assert code == 0 and f"(n={len(read.part('val'))})" in out
+    assert out.splitlines()[-2].startswith("top-1 ") and out.splitlines()[-1].startswith("top-5 ")
+    code, out, _ = lab("run", made, "--data", drawn, "--images", 3, "--json")
+    assert len(json.loads(out)["rows"]) == 3 and "(n=3)" in json.loads(out)["top1"]
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_convert_states_the_accuracy_of_the_dlc_itself(lab, drawn, tmp_path):
+    made = tmp_path / "m.dlc"
+    asked = ("--target", "qnn", "--quantize", "int8", "--images", 5, "-o", made)
+    code, out, err = lab("convert", *SMALL, "--data", drawn, *asked)
+    assert code == 0, err
+    assert "DLC, simulated" in out and "Images: pictures val, 5 pictures at 64 px" in out
+    rows = json.loads(paths.manifest(made).read_text())["ladder"]["rows"]
+    assert [row["n"] for row in rows] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--calibration", "x.npz"), "takes the place of --calibration"),
+        (("--inputs", "x.npz"), "takes the place of --inputs"),
+        (("--images", "0"), "at least one is needed"),
+        (("--held-out", "0"), "at least one is needed"),
+    ],
+)
+def test_what_contradicts_the_folder_is_refused(lab, drawn, tmp_path, arguments, words):
+    asked = ("quantize", *SMALL, "--data", drawn, *arguments, "-o", tmp_path / "q.onnx")
+    code, _, err = lab(*asked)
+    assert code == 2 and words in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_class_is_named_with_the_nearest(lab, drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "p")
+    (tmp_path / "p" / "fish").rename(tmp_path / "p" / "fisch")
+    code, _, err = lab("run", *SMALL[:3], "--data", tmp_path / "p")
+    assert code == 2 and "Did you mean fish" in err
+
+
+def test_a_network_that_is_not_trained_has_no_accuracy(lab, drawn):
+    code, out, _ = lab("run", "mobilenet_v3_small", "--weights", "random", "--size", 64,
+                       "--data", drawn, "--images", 2)  # fmt: skip
+    assert code == 0
+    assert "The network is not trained, so accuracy is unknown" in out and "top-1" not in out
+
+
+def test_images_of_a_folder_are_a_number(lab, drawn):
+    code, _, err = lab("run", *SMALL, "--data", drawn, "--images", "a.png")
+    assert code == 2 and "With --data, --images is a number" in err

@@ -24,27 +24,44 @@ EDITS_KEY = "labutils.surgery"
 MAX_SIZE = 4096  # pixels; larger is surely a typo (200 MB per image)
 _MAX_NAME = 300  # characters of a class's name; ImageNet's longest has 121
 _MAX_TEXT = 2000  # of a claim or a source
+_MAX_SIDE = 4096
 _MAX_CHANNELS = 4096
 
 
 def card_classes(path: Path, outputs: int) -> tuple[str, ...]:
     """Return the class names on the model card beside a checkpoint, if it has one that fits."""
+    classes = _card(path).get("classes", [])
+    if not _are_names(classes):
+        raise ModelFileError(
+            f"The model card {path.with_suffix('.json')} is damaged: its classes are not a list of "
+            "names."
+        )
+    return tuple(classes) if len(classes) == outputs else ()
+
+
+def card_size(path: Path) -> int | None:
+    """Return the side of the images, in pixels, that the model card beside a checkpoint states."""
+    size = _card(path).get("size")
+    if size is not None and (type(size) is not int or not 1 <= size <= _MAX_SIDE):
+        raise ModelFileError(
+            f"The model card {path.with_suffix('.json')} is damaged: its size is {size!r:.40}, not "
+            "a side in pixels."
+        )
+    return size
+
+
+def _card(path: Path) -> dict[str, Any]:
     card = path.with_suffix(".json")
     try:
         content = untrusted.json_file(card)
     except FileNotFoundError:
-        return ()
+        return {}
     except (OSError, ValueError, RecursionError):
         raise ModelFileError(
             f"The model card {card} is damaged: it is not JSON. Copy it again, or delete it: the "
             "classes are then numbered."
         ) from None
-    classes = content.get("classes", []) if isinstance(content, dict) else []
-    if not _are_names(classes):
-        raise ModelFileError(
-            f"The model card {card} is damaged: its classes are not a list of names."
-        )
-    return tuple(classes) if len(classes) == outputs else ()
+    return content if isinstance(content, dict) else {}
 
 
 def _are_names(classes: Any) -> bool:

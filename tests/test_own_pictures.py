@@ -4,10 +4,12 @@ import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from labutils import paths
 from labutils.images import data, folder
+from labutils.models import checkpoint, zoo
 
 NAMES = ("mug", "teapot", "fish", "leaf")
 SMALL = ("mobilenet_v3_small", "--weights", "things16", "--size", 64)
@@ -91,3 +93,64 @@ def test_a_network_that_is_not_trained_has_no_accuracy(lab, drawn):
 def test_images_of_a_folder_are_a_number(lab, drawn):
     code, _, err = lab("run", *SMALL, "--data", drawn, "--images", "a.png")
     assert code == 2 and "With --data, --images is a number" in err
+
+
+def renamed(drawn, place):
+    """The same pictures in classes of other names."""
+    for name, other in zip(NAMES, ("cup", "pot", "carp", "oak"), strict=True):
+        shutil.copytree(drawn / name, place / other)
+    return place
+
+
+@pytest.mark.slow
+def test_other_classes_are_learned_trained_for_int8_and_run_each_by_one_command(
+    lab, drawn, tmp_path
+):
+    own, weights, made = renamed(drawn, tmp_path / "own"), tmp_path / "w.safetensors", "q.onnx"
+    few = ("--data", own, "--size", 48)
+    code, out, err = lab("train", "mobilenet_v3_small", *few, "--steps", 24, "-o", weights)
+    assert code == 0, err
+    assert "242 of 244 tensors loaded" in out
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["classes"] == ["carp", "cup", "oak", "pot"] and card["size"] == 128
+    n = len(folder.read(own).part("val"))
+    assert card["n"] == n and f"(n={n}) (before: " in out
+    assert card["top1"] > 0.5
+
+    asked = ("--recipe", "int8_qat", "--steps", 2, "-o", tmp_path / made)
+    named = ("mobilenet_v3_small", "--weights", weights)
+    code, out, err = lab("train", *named, *few, *asked)
+    assert (tmp_path / made).exists() == (code == 0), err
+    code, out, err = lab("run", *named, "--data", own)
+    assert code == 0 and f"top-1 {100 * card['top1']:.1f} %" in out
+
+
+@pytest.mark.slow
+def test_the_last_layer_alone_leaves_the_rest_as_it_is(lab, drawn, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    asked = ("--size", 48, "--steps", 2, "--head-only", "-o", weights)
+    assert lab("train", "mobilenet_v3_small", "--data", drawn, *asked)[0] == 0
+    before = zoo.load("mobilenet_v3_small", "things16").module.state_dict()
+    after = checkpoint.state_dict(weights)
+    changed = {name for name, values in before.items() if not torch.equal(after[name], values)}
+    assert changed == {"classifier.3.weight", "classifier.3.bias"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "things16"), "--data takes the place of --set"),
+        (("--head-only", "--recipe", "int8_qat"), "--head-only is for training in float"),
+    ],
+)
+def test_a_training_that_contradicts_itself_is_refused(lab, drawn, tmp_path, arguments, words):
+    out = tmp_path / ("q.onnx" if "--recipe" in arguments else "w.safetensors")
+    code, _, err = lab("train", "mobilenet_v3_small", "--data", drawn, *arguments, "-o", out)
+    assert code == 2 and words in err
+
+
+def test_pictures_without_classes_teach_nothing(lab, drawn, tmp_path):
+    shutil.copytree(drawn / "mug", tmp_path / "flat")
+    out = tmp_path / "w.safetensors"
+    code, _, err = lab("train", "mobilenet_v3_small", "--data", tmp_path / "flat", "-o", out)
+    assert code == 2 and "has no subfolders with the names of classes" in err

@@ -320,11 +320,15 @@ def own_folder(
 
 
 def _why_unlabelled(model: zoo.Model) -> str:
+    from ..models import gallery
+
     if not model.trained:
         return "The network is not trained"
-    if model.classes:
+    if gallery.names_classes(model):
         return "The pictures lie in no folders of classes"
-    return "The network names no classes, and the folder does not have as many as it has scores"
+    return (
+        f"The network has {len(model.classes)} classes without names, and the folder another number"
+    )
 
 
 def progress_bar(items: Iterable, description: str) -> Iterable:

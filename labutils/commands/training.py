@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelFileError, UsageError
-from .options import NAME_HELP, command, emit, progress_bar, say
+from ..errors import ModelFileError, UnknownNameError, UsageError
+from .options import NAME_HELP, command, data_argument, emit, progress_bar, say
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from .. import metrics
+    from ..images import data
+    from ..images.folder import ImageFolder
     from ..models import zoo
     from ..models.checkpoint import LoadReport
 
@@ -20,11 +25,12 @@ ROUTES = ("lab", "pt2e")
 SETS = ("things16", "marked-things")  # data.DRAWN, heavier to import than a help text may be
 _CALIBRATION = 256  # images before training with a recipe
 _SIDE = 96  # pixels
+_BATCH = 64  # images in a step, as `train.fine_tune` has it
 
 
 def add(commands: Any) -> None:
     """Add the parser of this command."""
-    text = "Fine-tune a model on drawn pictures; with --recipe, with the rounding in place (QAT)."
+    text = "Fine-tune a model on pictures; with --recipe, with the rounding in place (QAT)."
     parser = command(commands, "train", _train, text)
     parser.add_argument("model", metavar="MODEL", help=NAME_HELP)
     parser.add_argument(
@@ -46,7 +52,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--size", type=int, help=sides)
     learned = "which pictures (those that the weights learned, else things16)"
     parser.add_argument("--set", dest="image_set", choices=SETS, help=learned)
-    parser.add_argument("--images", type=int, default=8000, help="training images (8000)")
+    data_argument(parser, "learned from one part, judged on another")
+    head = "train the last layer alone, and keep the rest as it is"
+    parser.add_argument("--head-only", action="store_true", help=head)
+    parser.add_argument("--images", type=int, default=8000, help="training images, at most (8000)")
     written = "the .safetensors to write, with its card; with --recipe the .onnx"
     parser.add_argument("-o", "--output", type=Path, required=True, help=written)
 
@@ -63,6 +72,10 @@ def _train(chosen: argparse.Namespace) -> int:
         )
     if chosen.route != "lab" and not chosen.recipe:
         raise UsageError("--route says how to train for a --recipe.")
+    if chosen.data and chosen.image_set:
+        raise UsageError("--data takes the place of --set: pass one of them.")
+    if chosen.head_only and chosen.recipe:
+        raise UsageError("--head-only is for training in float, without --recipe.")
     if chosen.steps is not None and chosen.steps < 1:
         raise UsageError(f"--steps must be at least 1, not {chosen.steps}.")
     return _for_recipe(chosen) if chosen.recipe else _in_float(chosen)
@@ -72,27 +85,35 @@ def _in_float(chosen: argparse.Namespace) -> int:
     """Fine-tune, write weights and card, and say what was loaded and what it scores."""
     from safetensors.torch import save_file
 
-    from .. import metrics, paths, train
+    from .. import paths, train
     from ..images import data
 
-    module, loaded, image_set = _start(chosen)
+    module, loaded, source = _start(chosen)
     settings: dict[str, Any] = {"size": chosen.size or _SIDE, "images": chosen.images}
-    settings["image_set"], known = image_set, data.drawn(image_set)
-    tuned = train.fine_tune(module, steps=chosen.steps or 300, progress=progress_bar, **settings)
+    settings |= _smaller_batch(source, _BATCH)
+    if chosen.head_only:  # the rest stays as it is, its statistics too
+        settings["freeze_batch_norm_at"] = 0.0
+    validation = data.load("val", data.validation_images(source), train.EVALUATION_SIZE, source)
+    before = None if chosen.start else _top1(module, validation)
+    with _trained_part(module, chosen.head_only):
+        tuned = train.fine_tune(
+            module, steps=chosen.steps or 300, image_set=source, progress=progress_bar, **settings
+        )
     say(chosen, tuned)
-    n, size = data.validation_images(image_set), train.EVALUATION_SIZE
-    validation = data.load("val", n, size, image_set)
-    top1 = metrics.accuracy(train.logits_of(module, validation), validation.labels)
-    say(chosen, f"top-1 {top1} on the validation images of {known.TITLE}, {size} px")
+    top1 = _top1(module, validation)
+    was = f" (before: {before})" if before else ""
+    say(chosen, f"top-1 {top1}{was}: {validation.source}")
     with paths.atomic(chosen.output) as temporary:
         state = {name: values.contiguous() for name, values in module.state_dict().items()}
         save_file(state, temporary)
     card = {
         "architecture": chosen.model,
-        "classes": list(known.CLASSES),
+        "classes": list(data.classes_of(source)),
+        "size": train.EVALUATION_SIZE,
         "sha256": paths.sha256(chosen.output),
         "from": loaded.to_dict() if loaded else chosen.weights,
-        "fine_tuning": {**tuned.settings, "steps": tuned.steps},
+        "fine_tuning": {**tuned.settings, "steps": tuned.steps, "head_only": chosen.head_only},
+        "pictures": validation.source,
         "top1": top1.value,
         "top1_interval_95": list(top1.interval),
         "n": top1.n,
@@ -104,31 +125,87 @@ def _in_float(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _start(chosen: argparse.Namespace) -> tuple[nn.Module, LoadReport | None, str]:
-    """Return the network to train, what of a foreign file went into it, and what it learns."""
-    import torch
+def _smaller_batch(source: data.ImageSource, usual: int) -> dict[str, int]:
+    """Return a smaller batch where a folder has fewer pictures than the usual one."""
+    if isinstance(source, str):
+        return {}
+    there = len(source.load("train", usual, 16))
+    return {"batch_size": there} if there < usual else {}
 
-    from ..images import data
-    from ..models import architectures, checkpoint
 
+def _top1(module: nn.Module, images: data.ImageSet) -> metrics.Proportion:
+    from .. import metrics, train
+
+    return metrics.accuracy(train.logits_of(module, images), images.labels)
+
+
+@contextlib.contextmanager
+def _trained_part(module: nn.Module, head_only: bool) -> Iterator[None]:
+    """Let the last layer alone be trained, where that is wanted: for this block."""
+    from ..models import architectures
+
+    head = architectures.head_name(module)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(not head_only or name.startswith(f"{head}."))
+    try:
+        yield
+    finally:
+        module.requires_grad_(False)
+
+
+def _start(chosen: argparse.Namespace) -> tuple[nn.Module, LoadReport | None, data.ImageSource]:
+    """Return the network to train, what of another's weights went into it, and what it learns."""
+    from ..images import data, folder
+    from ..models import checkpoint
+
+    renames = dict(_pair(rename) for rename in chosen.rename)
     if not chosen.start:
         model, module = _loaded(chosen)
-        return module, None, _image_set(chosen, model)
-    image_set = chosen.image_set or data.THINGS16
-    renames = dict(_pair(rename) for rename in chosen.rename)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # what the file has nothing for begins the same in every run
-        module = architectures.find(chosen.model).build(len(data.drawn(image_set).CLASSES))
-    state = checkpoint.state_dict(chosen.start)
-    report = checkpoint.load_partly_(module, state, chosen.start.name, renames)
+        try:
+            return module, None, _image_set(chosen, model)
+        except UnknownNameError:  # other classes: another last layer
+            state, named = module.state_dict(), f"the weights of {model.name} ({model.weights})"
+    else:
+        state, named = checkpoint.state_dict(chosen.start), chosen.start.name
+    source: data.ImageSource = chosen.image_set or data.THINGS16
+    if chosen.data:
+        source = folder.read(chosen.data, progress=progress_bar)
+        _require_labels(source)
+        say(chosen, source)
+    module = _fresh(chosen.model, len(data.classes_of(source)))
+    report = checkpoint.load_partly_(module, state, named, renames)
     say(chosen, report)
-    return module, report, image_set
+    return module, report, source
 
 
-def _image_set(chosen: argparse.Namespace, model: zoo.Model) -> str:
+def _fresh(name: str, classes: int) -> nn.Module:
+    """Return a network whose random weights are the same in every run."""
+    import torch
+
+    from ..models import architectures
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return architectures.find(name).build(classes)
+
+
+def _image_set(chosen: argparse.Namespace, model: zoo.Model) -> data.ImageSource:
     from ..images import data
+    from ..models import gallery
 
-    return chosen.image_set or data.set_for(model.classes)
+    if not chosen.data:
+        return chosen.image_set or data.set_for(model.classes)
+    found = gallery.in_folder(model, chosen.data, progress_bar)[1]
+    _require_labels(found)
+    return found
+
+
+def _require_labels(found: ImageFolder) -> None:
+    if not found.labelled:
+        raise UsageError(
+            f"{found.root} has no subfolders with the names of classes, so nobody says what its "
+            "pictures show. Put those of each class into one."
+        )
 
 
 def _pair(rename: str) -> tuple[str, str]:
@@ -199,7 +276,8 @@ def _written(
     official = chosen.route == "pt2e"
     size = chosen.size or (prepared.size if official else _SIDE)
     how: dict[str, Any] = {"size": size, "images": chosen.images, "progress": progress_bar}
-    how["image_set"] = _image_set(chosen, model)
+    how["image_set"] = source = _image_set(chosen, model)
+    how |= _smaller_batch(source, recipe.qat.batch_size)
     if chosen.steps:
         how["steps"] = chosen.steps
     if official:

@@ -46,6 +46,27 @@ class Drawn(Protocol):
         """Return the identity of a split's pixels."""
 
 
+class Pictures(Protocol):
+    """Pictures in parts, to learn and to be judged on; `labutils.images.folder` has such."""
+
+    @property
+    def title(self) -> str:
+        """What they are called in a text."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by label."""
+
+    def load(self, part: str, n: int | None, size: Size) -> ImageSet:
+        """Return the first `n` pictures of ``train``, ``calib``, ``val`` or ``test``; see `load`.
+
+        There may be fewer.
+        """
+
+
+ImageSource = str | Pictures
+"""What a network learns: the name of a procedural set, or a folder's pictures."""
+
 THINGS16 = "things16"
 DRAWN: dict[str, Drawn] = {THINGS16: things, "marked-things": marked_things}
 """The procedural sets by name; the weights that were trained on one have the same name."""
@@ -58,14 +79,24 @@ def drawn(image_set: str) -> Drawn:
     return DRAWN[image_set]
 
 
+def title_of(source: ImageSource) -> str:
+    """Return what a set is called in a text."""
+    return drawn(source).TITLE if isinstance(source, str) else source.title
+
+
+def classes_of(source: ImageSource) -> tuple[str, ...]:
+    """Return the names of a set's classes, by label."""
+    return drawn(source).CLASSES if isinstance(source, str) else source.classes
+
+
 def checkpoint_name(architecture: str, image_set: str) -> str:
     """Return what the checkpoint of a network that learned a set is called, without a suffix."""
     return architecture if image_set == THINGS16 else f"{architecture}-{image_set}"
 
 
-def validation_images(image_set: str) -> int:
+def validation_images(image_set: ImageSource) -> int:
     """Return how many images a model card is about: 100 of each class, as for Things-16."""
-    return VALIDATION_IMAGES // len(things.CLASSES) * len(drawn(image_set).CLASSES)
+    return VALIDATION_IMAGES // len(things.CLASSES) * len(classes_of(image_set))
 
 
 def set_of(classes: tuple[str, ...]) -> str | None:
@@ -230,9 +261,12 @@ class ImageSet:
 
 
 def load(
-    split: str = "val", n: int = VALIDATION_IMAGES, size: Size = 128, image_set: str = THINGS16
+    split: str = "val",
+    n: int = VALIDATION_IMAGES,
+    size: Size = 128,
+    image_set: ImageSource = THINGS16,
 ) -> ImageSet:
-    """Return the first `n` images of a procedural set's split, rendered once and then cached.
+    """Return the first `n` images of a set's split; drawn ones are rendered once and then cached.
 
     Parameters
     ----------
@@ -244,7 +278,7 @@ def load(
         Side in pixels; or (height, width), which is cut out of the centre of a square of the
         longer side.
     image_set
-        One of `DRAWN`.
+        One of `DRAWN`, or a folder's pictures, of which there may be fewer.
 
     Raises
     ------
@@ -255,6 +289,8 @@ def load(
     """
     if n < 1:
         raise UsageError(f"{n} images: pass at least one image.")
+    if not isinstance(image_set, str):
+        return image_set.load(split, n, size)
     known = drawn(image_set)
     if split not in known.SPLITS:
         raise UnknownNameError("split", split, known.SPLITS)
@@ -268,7 +304,7 @@ def load(
     )
 
 
-def calibration(n: int = 256, size: Size = 128, image_set: str = THINGS16) -> ImageSet:
+def calibration(n: int = 256, size: Size = 128, image_set: ImageSource = THINGS16) -> ImageSet:
     """Return `n` images for quantizer calibration; never used for training or validation."""
     return load("calib", n, size, image_set)
 

@@ -71,6 +71,11 @@ class ImageFolder(typesetting.Shown):
     labelled: bool
     divided: bool
 
+    @property
+    def title(self) -> str:
+        """What it is called in a text: the folder's name."""
+        return self.root.name
+
     def __str__(self) -> str:
         return "\n".join([self._head(), *self._parts(), *self._omitted()])
 
@@ -185,8 +190,7 @@ class ImageFolder(typesetting.Shown):
             images=images,
             labels=np.array([entry.label for entry in used], np.int64),
             classes=self.classes,
-            source=f"{self.root.name} {part}, {counted(len(used), 'picture')} at "
-            f"{data.shown(size)}",
+            source=f"{self.title} {part}, {counted(len(used), 'picture')} at {data.shown(size)}",
             skipped=tuple(f"{name}: {why}" for name, why in self.left_out.items()),
         )
 

@@ -8,7 +8,6 @@ weights. Photographs come from the folder that ``LABUTILS_PHOTOGRAPHS`` names (s
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..images import data, photographs
 from ..images import folder as image_folder
 from ..images.folder import ImageFolder
 from ..tracking import Progress
-from . import ends, zoo
+from . import architectures, zoo
 
 _FOLDER = "let LABUTILS_PHOTOGRAPHS name a folder with one subfolder per class"
 _DRAWN = {  # by whether they calibrate
@@ -96,12 +95,17 @@ def in_folder(
     UnknownNameError
         A subfolder is not a class of the model; the message suggests the nearest.
     """
-    if model.trained and model.classes:
+    if model.trained and names_classes(model):
         return model, image_folder.read(root, model.classes, progress)
     read = image_folder.read(root, None, progress)
-    if model.trained and read.labelled and len(read.classes) == _scores(model):
+    if model.trained and read.labelled and len(read.classes) == len(model.classes):
         return dataclasses.replace(model, classes=read.classes), read
     return model, read.unlabelled()
+
+
+def names_classes(model: zoo.Model) -> bool:
+    """Return whether a network says what its classes are called: a bare file has numbers only."""
+    return model.classes not in ((), architectures.numbered(len(model.classes)))
 
 
 def loader(model: zoo.Model, folder: ImageFolder) -> Callable[[str, int | None], data.ImageSet]:
@@ -122,15 +126,6 @@ def loader(model: zoo.Model, folder: ImageFolder) -> Callable[[str, int | None],
 def crop(model: zoo.Model) -> float:
     """Return the share of a picture's shorter side that a network sees: what it was trained for."""
     return photographs.CROP if model.weights == "imagenet" else 1.0
-
-
-def _scores(model: zoo.Model) -> int | None:
-    """Return how many scores a file gives for an image, None where it does not say."""
-    known = {output.name: output for output in ends.outputs_of(model.onnx)} if model.onnx else {}
-    found = known.get(model.output or "")
-    if found is None or not all(isinstance(side, int) for side in found.shape[1:]):
-        return None
-    return math.prod(found.shape[1:])
 
 
 def accuracy(logits: np.ndarray, images: data.ImageSet, k: int = 1) -> metrics.Proportion | None:

@@ -218,6 +218,8 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
     if image_set := data.set_of(classes):
         source = f"{data.drawn(image_set).TITLE} training"
         preprocessing = replace(preprocessing, size=_DRAWN_SIZE, source=source)
+    elif size := provenance.card_size(path):
+        preprocessing = replace(preprocessing, size=size, source=f"card of {path.name}")
     what = f"weights from {path.name}"
     return architectures.Weighted(module, preprocessing, classes, str(path), what, file=path)
 

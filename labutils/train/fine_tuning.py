@@ -95,7 +95,7 @@ def fine_tune(
     batch_size: int = 64,
     learning_rate: float = 5e-4,
     images: int = 8000,
-    image_set: str = data.THINGS16,
+    image_set: data.ImageSource = data.THINGS16,
     seed: int = 0,
     label_smoothing: float = 0.05,
     weight_decay: float = 0.02,
@@ -105,7 +105,7 @@ def fine_tune(
     on_step: OnStep | None = None,
     progress: Progress | None = None,
 ) -> FineTuning:
-    """Train a network a little further on drawn pictures, in place; return what was done.
+    """Train a network a little further, in place; return what was done.
 
     AdamW on the parameters that the model has when this is called (wrap first, then call), with a
     short warm-up and a cosine rate. Given `steps`, the result is a function of the arguments (on
@@ -131,9 +131,9 @@ def fine_tune(
     learning_rate
         The highest, after the warm-up.
     images
-        How many of the training images are used; rendered once, and then cached.
+        How many of the training images are used, at most.
     image_set
-        Which are drawn, one of `data.DRAWN`.
+        What is learned: one of `data.DRAWN`, or a folder of pictures (`labutils.images.folder`).
     seed
         Of the order, the augmentation and dropout.
     label_smoothing
@@ -169,15 +169,17 @@ def fine_tune(
     Distillation: the KL divergence of softened outputs, times temperature squared, as in Hinton,
     Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015).
     """
-    _check(steps, seconds, batch_size, images, distillation_weight, freeze_batch_norm_at)
+    _check(steps, seconds, distillation_weight, freeze_batch_norm_at)
     _check_teacher(model, teacher)
+    train = data.load("train", images, max(SOURCE_SIZE, size), image_set)
+    _check_batch(batch_size, len(train))
     settings = {
         "teacher": type(teacher).__name__ if teacher is not None else None,
         "size": size,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "images": images,
-        "image_set": image_set,
+        "images": len(train),
+        "image_set": image_set if isinstance(image_set, str) else image_set.title,
         "seed": seed,
         "label_smoothing": label_smoothing,
         "weight_decay": weight_decay,
@@ -185,7 +187,6 @@ def fine_tune(
         "distillation_weight": distillation_weight,
         "freeze_batch_norm_at": freeze_batch_norm_at,
     }
-    train = data.load("train", images, max(SOURCE_SIZE, size), image_set)
     batches = Batches(train, batch_size, seed)
     losses: list[float] = []
     with _training(model), _evaluating(teacher), torch.random.fork_rng(), torch.enable_grad():
@@ -253,7 +254,7 @@ class _Loss:
         label_smoothing: float,
         temperature: float,
         weight: float,
-        image_set: str,
+        image_set: data.ImageSource,
     ) -> None:
         self.image_set = image_set
         self.model, self.teacher = model, teacher
@@ -307,7 +308,7 @@ def _step(
     return value
 
 
-def _logits(model: nn.Module, inputs: torch.Tensor, image_set: str) -> torch.Tensor:
+def _logits(model: nn.Module, inputs: torch.Tensor, image_set: data.ImageSource) -> torch.Tensor:
     try:
         logits = model(inputs)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -316,13 +317,13 @@ def _logits(model: nn.Module, inputs: torch.Tensor, image_set: str) -> torch.Ten
             f"{(str(error).strip() or type(error).__name__).splitlines()[0]} A program that was "
             "exported with a fixed batch or size needs the same batch_size and size here."
         ) from error
-    known = data.drawn(image_set)
-    expected = (len(inputs), len(known.CLASSES))
+    expected = (len(inputs), len(data.classes_of(image_set)))
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UsageError(
-            f"{type(model).__name__} returns {got} for inputs {tuple(inputs.shape)}; {known.TITLE} "
-            f"needs logits of shape {expected}. Build it with {expected[1]} classes."
+            f"{type(model).__name__} returns {got} for inputs {tuple(inputs.shape)}; "
+            f"{data.title_of(image_set)} needs logits of shape {expected}. Build it with "
+            f"{expected[1]} classes."
         )
     return logits
 
@@ -390,8 +391,6 @@ def _freeze_batch_norm(model: nn.Module) -> None:
 def _check(
     steps: int | None,
     seconds: float | None,
-    batch_size: int,
-    images: int,
     distillation_weight: float,
     freeze_batch_norm_at: float | None,
 ) -> None:
@@ -399,17 +398,20 @@ def _check(
         raise UsageError("Pass steps=200 or seconds=30, to say how long.")
     if (steps is not None and steps < 1) or (seconds is not None and not seconds > 0):
         raise UsageError(f"steps ({steps}) and seconds ({seconds}) must be above zero.")
-    if not 1 < batch_size <= images:
-        raise UsageError(
-            f"batch_size ({batch_size}) must be at least 2 (BatchNorm needs more than one image) "
-            f"and at most images ({images})."
-        )
     for name, value in (
         ("distillation_weight", distillation_weight),
         ("freeze_batch_norm_at", freeze_batch_norm_at),
     ):
         if value is not None and not 0 <= value <= 1:
             raise UsageError(f"{name} is a share between 0 and 1, got {value}.")
+
+
+def _check_batch(batch_size: int, images: int) -> None:
+    if not 1 < batch_size <= images:
+        raise UsageError(
+            f"batch_size ({batch_size}) must be at least 2 (BatchNorm needs more than one image) "
+            f"and at most images ({images})."
+        )
 
 
 def _check_teacher(model: nn.Module, teacher: nn.Module | None) -> None:

@@ -123,7 +123,8 @@ def _inputs(
         known = tuple(images.classes) == tuple(model.classes)
         inputs = preprocessing(np.asarray(images.images))
         return names, inputs, images.labels if known else None
-    pixels = data.read_images(chosen.images, preprocessing.size)
+    how = preprocessing.resampling
+    pixels = data.read_images(chosen.images, preprocessing.size, resampling=how)
     return chosen.images, preprocessing(pixels), None
 
 

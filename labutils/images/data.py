@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -73,6 +73,9 @@ def set_of(classes: tuple[str, ...]) -> str | None:
     return next((name for name, known in DRAWN.items() if classes == known.CLASSES), None)
 
 
+Resampling = Literal["bilinear", "bicubic"]
+"""How a picture is scaled, in the words of Pillow."""
+
 Size = int | tuple[int, int]
 """Of images, in pixels: a side for squares, else (height, width)."""
 
@@ -111,12 +114,15 @@ class Preprocessing:
         RGB as Pillow's mode ``L`` has it. Other numbers of channels cannot be made of pictures.
     source
         Where these figures come from, e.g. ``"torchvision IMAGENET1K_V1"``.
+    resampling
+        How a picture file is scaled to `size`, before.
     """
 
     size: Size
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     source: str = "torchvision's ImageNet convention"
+    resampling: Resampling = "bilinear"
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int):
@@ -334,7 +340,9 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> np.ndarray:
+def read_images(
+    files: Sequence[str | Path], size: Size, crop: float = 1.0, resampling: Resampling = "bilinear"
+) -> np.ndarray:
     """Read pictures as a network of this size wants them.
 
     Parameters
@@ -342,9 +350,11 @@ def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> n
     files
         Picture files of any format and mode that Pillow reads.
     size
-        Side in pixels, or (height, width), after scaling (bilinear).
+        Side in pixels, or (height, width), after scaling.
     crop
         Share of the shorter side that the centre cut keeps.
+    resampling
+        How it is scaled.
 
     Returns
     -------
@@ -369,12 +379,14 @@ def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> n
             raise UsageError(f"{file} is a folder: name the pictures in it.") from None
         except Exception as error:  # Pillow's readers raise a dozen kinds, SyntaxError among them
             raise UsageError(f"{file} is not a picture that Pillow reads: {error}") from None
-        pictures.append(fitted(np.asarray(upright), size, crop))
+        pictures.append(fitted(np.asarray(upright), size, crop, resampling))
     return np.stack(pictures)
 
 
-def fitted(pixels: np.ndarray, size: Size, crop: float = 1.0) -> np.ndarray:
-    """Return a picture as a network of this size wants it: scaled (bilinear), its centre cut out.
+def fitted(
+    pixels: np.ndarray, size: Size, crop: float = 1.0, resampling: Resampling = "bilinear"
+) -> np.ndarray:
+    """Return a picture as a network of this size wants it: scaled, its centre cut out.
 
     Parameters
     ----------
@@ -384,10 +396,12 @@ def fitted(pixels: np.ndarray, size: Size, crop: float = 1.0) -> np.ndarray:
         Side in pixels, or (height, width), of what is returned, (height, width, 3) uint8.
     crop
         Share of the shorter side that the centre cut keeps.
+    resampling
+        How it is scaled.
     """
     from PIL import Image, ImageOps
 
     border = (1 - crop) / 2  # on each side; `fit` cuts the longer side to the shorter
-    how = Image.Resampling.BILINEAR
+    how = Image.Resampling[resampling.upper()]
     wanted = sides(size)[::-1]  # Pillow says width first
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), wanted, how, bleed=border))

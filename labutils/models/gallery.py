@@ -2,19 +2,21 @@
 
 The one place where a notebook gets its pictures from, so that the same cells serve both kinds of
 weights. Photographs come from the folder that ``LABUTILS_PHOTOGRAPHS`` names (one subfolder per
-class), else from Imagenette when it is in the cache; nothing is downloaded here.
+class), else from Imagenette when it is in the cache, else, without labels, from scikit-image when
+that is installed; nothing is downloaded here.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
 from .. import metrics
 from ..errors import UsageError
-from ..images import data, photographs
-from . import zoo
+from ..images import crops, data, photographs
+from . import architectures, zoo
 
 _FOLDER = "let LABUTILS_PHOTOGRAPHS name a folder with one subfolder per class"
 _DRAWN = {  # by whether they calibrate
@@ -39,8 +41,9 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     Returns
     -------
     data.ImageSet
-        ``source`` says which pictures they are. Where there are none for this model, Things-16
-        pictures labelled `data.NO_LABEL`, and ``source`` says what to do.
+        ``source`` says which pictures they are. Of ImageNet's classes without labelled photographs,
+        crops of scikit-image's, labelled `data.NO_LABEL`. Where there are none for this model,
+        Things-16 pictures so labelled, and ``source`` says what to do.
 
     Raises
     ------
@@ -54,6 +57,9 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     if folder and model.trained:
         part = "calib" if split == "calib" else "val"
         return photographs.read(folder, model.classes, size, n, part=part)
+    if model.trained and crops.installed() and model.classes == architectures.class_names(1000):
+        part = "calib" if split == "calib" else "val"
+        return replace(crops.load(part, n, size), classes=model.classes)
     drawn = data.load(split, n, size)
     source = f"{drawn.source}: not what these weights were trained on, {_DRAWN[split == 'calib']}"
     return data.ImageSet(drawn.images, np.full(n, data.NO_LABEL, np.int64), model.classes, source)

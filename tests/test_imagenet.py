@@ -1,6 +1,9 @@
 """EfficientNet-Lite0 with ImageNet's weights, from packages; and crops of real photographs."""
 
+import csv
+import functools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,12 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from labutils import export, metrics, runtime
+from labutils import export, metrics, paths, runtime
 from labutils.__main__ import main
 from labutils.errors import MissingToolError, ModelFileError, UnknownNameError, UsageError
 from labutils.images import crops, data
 from labutils.models import architectures, efficientnet_lite, gallery, zoo
 from labutils.pipeline import quantization
+
+sys.path.insert(0, str(paths.ROOT / "benchmarks"))
+
+import imagenet
 
 NEEDED = "the extra imagenet is not installed (make test-tools installs it)"
 weights = pytest.mark.skipif(efficientnet_lite.weights_file() is None, reason=NEEDED)
@@ -191,3 +198,86 @@ def test_a_network_of_imagenets_classes_is_calibrated_and_compared_on_crops(lite
     np.testing.assert_array_equal(calibration.images, crops.load("calib", 3).images)
     np.testing.assert_array_equal(compared.images, crops.load("val", 3).images)
     assert compared.classes == lite0.classes and set(compared.labels) == {data.NO_LABEL}
+
+
+# --- the benchmark --------------------------------------------------------------------------------
+
+
+def test_a_crop_is_clear_where_the_first_class_leads():
+    shares = np.array([[0.50, 0.45, 0.05], [0.52, 0.38, 0.10], [0.34, 0.33, 0.33]])
+    assert imagenet.clear(np.log(shares)).tolist() == [False, True, False]
+
+
+def test_agreement_is_that_with_the_float_file_on_all_crops_and_on_the_clear_ones():
+    exact = np.log(np.array([[0.50, 0.45, 0.05], [0.1, 0.2, 0.7], [0.8, 0.1, 0.1]]))
+    found = exact.copy()
+    found[0, :2] = found[0, 1::-1]  # the unclear one flips
+    n, everywhere, sure, _ = imagenet.cells(found, exact)
+    assert (n, everywhere[:5], sure) == ("3", "66.67", "100.00 (n=2)")
+
+
+def test_a_row_that_cannot_be_made_gives_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path))
+
+    def fails(inputs, file):
+        raise ValueError("no such\n operator")
+
+    source = tmp_path / "float.onnx"
+    source.write_bytes(b"a network")
+    images = data.ImageSet(np.zeros((1, 4, 4, 3), np.uint8), np.zeros(1), (), "")
+    inputs = imagenet.Inputs(source, images, data.Preprocessing(4))
+    row = imagenet.Row("peer", "broken", functools.partial(fails))
+    line = imagenet.measured(row, "ORT", inputs, images, np.zeros((1, 2)))
+    assert line[4] == "not made: ValueError: no such operator"
+    assert len(line) == len(imagenet.COLUMNS)
+
+
+def test_another_recipe_or_calibration_is_another_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path))
+    source = tmp_path / "float.onnx"
+    source.write_bytes(b"a network")
+    made = []
+
+    def write(inputs, file, *, recipe):
+        made.append(recipe)
+        file.write_text(recipe)
+
+    images = [
+        data.ImageSet(np.full((1, 4, 4, 3), i, np.uint8), np.zeros(1), (), "") for i in (0, 1)
+    ]
+    inputs = [imagenet.Inputs(source, image, data.Preprocessing(4)) for image in images]
+    rows = [imagenet.row("ours", "same", write, recipe=recipe) for recipe in ("one", "other")]
+    files = {row.file(given) for row in rows for given in inputs}
+    assert len(files) == len(made) == 4
+    assert rows[0].file(inputs[0]) in files and len(made) == 4  # kept
+
+
+def test_a_smaller_run_does_not_replace_what_is_recorded():
+    with pytest.raises(SystemExit):
+        imagenet.main(["--crops", "4"])
+
+
+@weights
+@pictures
+@pytest.mark.slow
+def test_the_benchmark_quantizes_runs_and_writes_its_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
+    rows = [row for row in imagenet.ROWS if row.name in ("int8", "ONNX Runtime, defaults")]
+    monkeypatch.setattr(imagenet, "ROWS", rows)
+    command = [
+        "--crops",
+        "8",
+        "--htp-crops",
+        "0",
+        "--calibration",
+        "4",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert imagenet.main(command) == 0
+    told = (tmp_path / "out" / "imagenet.csv").read_text("utf-8").splitlines()
+    found = list(csv.DictReader(line for line in told if not line.startswith("#")))
+    assert [row["what"] for row in found] == ["int8", "ONNX Runtime, defaults"]
+    assert all(float(row["SQNR dB"]) > 3 and 4 < float(row["MB"]) < 7 for row in found)
+    text = (tmp_path / "out" / "imagenet.txt").read_text("utf-8")
+    assert "Agreement, not accuracy" in text and "(test)" in text and "(calib)" in text

@@ -94,6 +94,7 @@ def test_the_command_names_what_photographs_show(capsys):
     command = ["run", efficientnet_lite.NAME, "--weights", "imagenet", "--json", "--images", *files]
     assert main(command) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {len(row["top"]) for row in rows} == {5}
     best = [row["top"][0][0] for row in rows]
     assert all(name in shown for name, shown in zip(best, SHOWN.values(), strict=True)), best
 
@@ -281,3 +282,14 @@ def test_the_benchmark_quantizes_runs_and_writes_its_table(tmp_path, monkeypatch
     assert all(float(row["SQNR dB"]) > 3 and 4 < float(row["MB"]) < 7 for row in found)
     text = (tmp_path / "out" / "imagenet.txt").read_text("utf-8")
     assert "Agreement, not accuracy" in text and "(test)" in text and "(calib)" in text
+
+
+RECORDED = paths.ROOT / "benchmarks" / "results" / "imagenet.csv"
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="benchmarks/imagenet.py has recorded nothing yet")
+def test_recorded_agreement_is_of_enough_crops():
+    told = RECORDED.read_text("utf-8").splitlines()
+    found = list(csv.DictReader(line for line in told if not line.startswith("#")))
+    assert {row["what"] for row in found} == {row.name for row in imagenet.ROWS}
+    assert all(int(row["crops"]) >= 500 for row in found if row["runtime"] == "ORT")

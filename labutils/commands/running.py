@@ -161,7 +161,8 @@ def _answers(
     from ..runtime import outputs
 
     shares = metrics.softmax(outputs.as_scores(scores))
-    best = metrics.topk(shares, min(3, shares.shape[1]))
+    count = shares.shape[1]
+    best = metrics.topk(shares, 5 if count >= 1000 else min(3, count))  # top-5 is ImageNet's custom
     classes = model.classes or tuple(f"class {i}" for i in range(shares.shape[1]))
     if len(classes) != shares.shape[1]:
         raise ModelFileError(

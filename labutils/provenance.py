@@ -7,7 +7,7 @@ differs, nothing of it is repeated. A damaged statement is an error, never an em
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from . import manifests, untrusted
 from .errors import ModelFileError, NoManifestError, OtherFileError, UsageError
@@ -154,13 +154,16 @@ def _preprocessing(stored: Any) -> data.Preprocessing:
     mean, std, size, source = (stored[key] for key in ("mean", "std", "size", "source"))
     if not (_are_figures(mean) and _are_figures(std) and _is_text(source, _MAX_TEXT)):
         raise TypeError("mean, std or source")
+    how = stored.get("resampling", "bilinear")  # earlier files do not say it
+    if how not in get_args(data.Resampling):
+        raise ValueError("resampling")
     lengths = size if isinstance(size, list) and len(size) == 2 else [size]
     if not all(type(side) is int and 1 <= side <= MAX_SIZE for side in lengths):
         raise ValueError("size")
     try:
         figures = tuple(map(float, mean)), tuple(map(float, std))
         whole = (lengths[0], lengths[-1])
-        return data.Preprocessing(whole, *figures, source)
+        return data.Preprocessing(whole, *figures, source, how)
     except (UsageError, OverflowError):
         raise ValueError("mean or std") from None
 

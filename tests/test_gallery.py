@@ -40,7 +40,7 @@ def test_what_calibrates_and_compares_is_of_the_set_that_was_learned(name):
     known = data.drawn(name)
     model = replace(DRAWN, classes=known.CLASSES, weights=name)
     _, calibration = quantization._choose_recipe("int8", 3, model)
-    compared = quantization._held_out(model, 3, 32)
+    compared = quantization._held_out(model, 3)
     assert calibration.source.startswith(f"{known.TITLE} calib")
     assert compared.source.startswith(f"{known.TITLE} val") and compared.labels.tolist() == [
         0,

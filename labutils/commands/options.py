@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # as in targets.TARGETS, which is heavier to import than a help text may be
 TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert",
                 "rknn-2.3")  # fmt: skip
-NAME_HELP = "mobilenet_v3_large, mobilenet_v3_small, tv:NAME (torchvision), timm:NAME"
+NAME_HELP = (
+    "mobilenet_v3_large, mobilenet_v3_small, efficientnet_lite0, tv:NAME (torchvision), timm:NAME"
+)
 WEIGHTS_HELP = "auto, imagenet, things16, marked-things, random, or a file"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -285,7 +287,7 @@ def own_images(path: Path, preprocessing: data.Preprocessing) -> Any:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
     if not files:
         raise UsageError(f"{path} holds no pictures ({', '.join(_PICTURES)}).")
-    pixels = data.read_images(files, preprocessing.size)
+    pixels = data.read_images(files, preprocessing.size, resampling=preprocessing.resampling)
     unknown = np.full(len(files), data.NO_LABEL)
     return data.ImageSet(pixels, unknown, (), f"{len(files)} pictures in {path.name}")
 

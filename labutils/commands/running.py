@@ -156,7 +156,8 @@ def _inputs(
         known = tuple(images.classes) == tuple(model.classes)
         inputs = preprocessing(np.asarray(images.images))
         return names, inputs, images.labels if known else None
-    pixels = data.read_images(chosen.images, preprocessing.size)
+    how = preprocessing.resampling
+    pixels = data.read_images(chosen.images, preprocessing.size, resampling=how)
     return chosen.images, preprocessing(pixels), None
 
 
@@ -193,7 +194,8 @@ def _answers(
     from ..runtime import outputs
 
     shares = metrics.softmax(outputs.as_scores(scores))
-    best = metrics.topk(shares, min(3, shares.shape[1]))
+    count = shares.shape[1]
+    best = metrics.topk(shares, 5 if count >= 1000 else min(3, count))  # top-5 is ImageNet's custom
     classes = model.classes or tuple(f"class {i}" for i in range(shares.shape[1]))
     if len(classes) != shares.shape[1]:
         raise ModelFileError(

@@ -247,7 +247,10 @@ def _describe(
 ) -> None:
     """Write into the file what `zoo.load` needs to use it."""
     if preprocessing is not None:
-        text = json.dumps(asdict(preprocessing))
+        facts = asdict(preprocessing)
+        if preprocessing.resampling == "bilinear":
+            del facts["resampling"]  # what a reader assumes, and what files always were
+        text = json.dumps(facts)
         model.metadata_props.add(key=provenance.PREPROCESSING_KEY, value=text)
     if origin is not None:
         facts = {

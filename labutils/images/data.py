@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -104,6 +104,9 @@ def set_of(classes: tuple[str, ...]) -> str | None:
     return next((name for name, known in DRAWN.items() if classes == known.CLASSES), None)
 
 
+Resampling = Literal["bilinear", "bicubic"]
+"""How a picture is scaled, in the words of Pillow."""
+
 Size = int | tuple[int, int]
 """Of images, in pixels: a side for squares, else (height, width)."""
 
@@ -142,12 +145,15 @@ class Preprocessing:
         RGB as Pillow's mode ``L`` has it. Other numbers of channels cannot be made of pictures.
     source
         Where these figures come from, e.g. ``"torchvision IMAGENET1K_V1"``.
+    resampling
+        How a picture file is scaled to `size`, before.
     """
 
     size: Size
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     source: str = "torchvision's ImageNet convention"
+    resampling: Resampling = "bilinear"
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int):
@@ -370,7 +376,9 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> np.ndarray:
+def read_images(
+    files: Sequence[str | Path], size: Size, crop: float = 1.0, resampling: Resampling = "bilinear"
+) -> np.ndarray:
     """Read pictures as a network of this size wants them.
 
     Parameters
@@ -378,9 +386,11 @@ def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> n
     files
         Picture files of any format and mode that Pillow reads.
     size
-        Side in pixels, or (height, width), after scaling (bilinear).
+        Side in pixels, or (height, width), after scaling.
     crop
         Share of the shorter side that the centre cut keeps.
+    resampling
+        How it is scaled.
 
     Returns
     -------
@@ -392,11 +402,14 @@ def read_images(files: Sequence[str | Path], size: Size, crop: float = 1.0) -> n
     UsageError
         A file is missing or no picture; the message names it.
     """
-    return np.stack([fitted(picture_files.upright(Path(f))[0], size, crop) for f in files])
+    pictures = (picture_files.upright(Path(file))[0] for file in files)
+    return np.stack([fitted(pixels, size, crop, resampling) for pixels in pictures])
 
 
-def fitted(pixels: np.ndarray, size: Size, crop: float = 1.0) -> np.ndarray:
-    """Return a picture as a network of this size wants it: scaled (bilinear), its centre cut out.
+def fitted(
+    pixels: np.ndarray, size: Size, crop: float = 1.0, resampling: Resampling = "bilinear"
+) -> np.ndarray:
+    """Return a picture as a network of this size wants it: scaled, its centre cut out.
 
     Parameters
     ----------
@@ -406,10 +419,12 @@ def fitted(pixels: np.ndarray, size: Size, crop: float = 1.0) -> np.ndarray:
         Side in pixels, or (height, width), of what is returned, (height, width, 3) uint8.
     crop
         Share of the shorter side that the centre cut keeps.
+    resampling
+        How it is scaled.
     """
     from PIL import Image, ImageOps
 
     border = (1 - crop) / 2  # on each side; `fit` cuts the longer side to the shorter
-    how = Image.Resampling.BILINEAR
+    how = Image.Resampling[resampling.upper()]
     wanted = sides(size)[::-1]  # Pillow says width first
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), wanted, how, bleed=border))

@@ -167,7 +167,12 @@ class ImageFolder(typesetting.Shown):
         return hashlib.sha256(listed.encode()).hexdigest()
 
     def load(
-        self, part: str, n: int | None = None, size: data.Size = 128, crop: float = 1.0
+        self,
+        part: str,
+        n: int | None = None,
+        size: data.Size = 128,
+        crop: float = 1.0,
+        resampling: data.Resampling = "bilinear",
     ) -> data.ImageSet:
         """Return the first `n` pictures of a part, all of them without `n`.
 
@@ -181,10 +186,12 @@ class ImageFolder(typesetting.Shown):
             Side in pixels, or (height, width).
         crop
             Share of the shorter side that the centre cut keeps.
+        resampling
+            How they are scaled.
         """
         used = self.part(part)[:n]
         with ThreadPoolExecutor() as pool:
-            read = functools.partial(_fitted, self.root, size=size, crop=crop)
+            read = functools.partial(_fitted, self.root, how=(size, crop, resampling))
             images = np.stack(list(pool.map(read, used)))
         return data.ImageSet(
             images=images,
@@ -195,9 +202,11 @@ class ImageFolder(typesetting.Shown):
         )
 
 
-def _fitted(root: Path, used: LabelledFile, size: data.Size, crop: float) -> np.ndarray:
+def _fitted(
+    root: Path, used: LabelledFile, how: tuple[data.Size, float, data.Resampling]
+) -> np.ndarray:
     pixels, _ = picture_files.upright(root / used.file.name)
-    return data.fitted(pixels, size, crop)
+    return data.fitted(pixels, *how)
 
 
 def _purpose(part: str) -> str:

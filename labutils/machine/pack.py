@@ -122,7 +122,9 @@ def _download_torch(wheels: Path, index: str, echo: Callable[[str], object]) -> 
 
 def _test_tools() -> list[str]:
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    own = f"{paths.PROJECT}[imagenet]"  # pip would look for the lab itself
+    return [name for name in extras["test"] if name != own] + extras["imagenet"]
 
 
 def _download(wheels: Path, requirements: Sequence[str]) -> None:

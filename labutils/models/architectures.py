@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import fetch
 from ..errors import FetchError, UnknownNameError, UsageError
 from ..images import data, things
-from . import checkpoint
+from . import checkpoint, efficientnet_lite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,11 +63,14 @@ def find(name: str) -> Architecture:
         return _timm_architecture(rest)
     if library == "tv" or name in LAB_MODELS:
         return _tv_architecture(rest)
+    if name == efficientnet_lite.NAME:
+        return _packaged_architecture()
     if Path(name).exists():
         what = "a folder" if Path(name).is_dir() else "a file of another kind"
         raise UsageError(f"{name} is {what}. A model file is an .onnx, a .pt2 or, to run, a .dlc.")
     models = _models()
-    known = [*LAB_MODELS, *(f"tv:{n}" for n in models.list_models(module=models))]
+    known = [*LAB_MODELS, efficientnet_lite.NAME]
+    known += [f"tv:{n}" for n in models.list_models(module=models)]
     known += [f"timm:{n}" for n in _timm().list_models()]
     raise UnknownNameError("model", name, known)
 
@@ -149,6 +152,26 @@ def _timm_architecture(name: str) -> Architecture:
     return Architecture(
         name, build, imagenet, lambda: _timm_cached(config) is not None, preprocessing
     )
+
+
+def _packaged_architecture() -> Architecture:
+    """Return EfficientNet-Lite0, whose ImageNet weights a package brings (the extra imagenet)."""
+    preprocessing = efficientnet_lite.PREPROCESSING
+
+    def build(classes: int | None) -> nn.Module:
+        outputs = {} if classes is None else {"num_classes": classes}
+        return _timm().create_model(efficientnet_lite.TIMM, **outputs)
+
+    def imagenet() -> Weighted:
+        module = build(None)
+        file = efficientnet_lite.load_into_(module)
+        what = f"ImageNet {file.name}"
+        return Weighted(module, preprocessing, class_names(1000), "imagenet", what, file=file)
+
+    return Architecture(
+        efficientnet_lite.NAME, build, imagenet,
+        lambda: efficientnet_lite.weights_file() is not None, preprocessing,
+    )  # fmt: skip
 
 
 def _timm_cached(config: Any) -> str | None:

@@ -2,7 +2,8 @@
 
 The one place where a notebook gets its pictures from, so that the same cells serve both kinds of
 weights. Photographs come from the folder that ``LABUTILS_PHOTOGRAPHS`` names (see
-`labutils.images.folder`), else from Imagenette when it is in the cache; nothing is downloaded here.
+`labutils.images.folder`), else from Imagenette when it is in the cache, else, without labels, from
+scikit-image when that is installed; nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from .. import metrics
 from ..errors import UsageError
-from ..images import data, photographs
+from ..images import crops, data, photographs
 from ..images import folder as image_folder
 from ..images.folder import ImageFolder
 from ..tracking import Progress
@@ -45,8 +46,9 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
     Returns
     -------
     data.ImageSet
-        ``source`` says which pictures they are. Where there are none for this model, Things-16
-        pictures labelled `data.NO_LABEL`, and ``source`` says what to do.
+        ``source`` says which pictures they are. Of ImageNet's classes without labelled photographs,
+        crops of scikit-image's, labelled `data.NO_LABEL`. Where there are none for this model,
+        Things-16 pictures so labelled, and ``source`` says what to do.
 
     Raises
     ------
@@ -58,9 +60,10 @@ def pictures(model: zoo.Model, n: int, split: str = "val") -> data.ImageSet:
         return data.load(split, n, size, image_set)
     folder = os.environ.get("LABUTILS_PHOTOGRAPHS") or photographs.imagenette()
     if folder and model.trained:
-        read = image_folder.read(folder, model.classes)
-        part = read.evaluation if split == "val" else split
-        return read.load(part, n, size, crop(model))
+        return loader(model, image_folder.read(folder, model.classes))(split, n)
+    if model.trained and crops.installed() and model.classes == architectures.class_names(1000):
+        part = "calib" if split == "calib" else "val"
+        return dataclasses.replace(crops.load(part, n, size), classes=model.classes)
     drawn = data.load(split, n, size)
     source = f"{drawn.source}: not what these weights were trained on, {_DRAWN[split == 'calib']}"
     return data.ImageSet(drawn.images, np.full(n, data.NO_LABEL, np.int64), model.classes, source)
@@ -113,12 +116,13 @@ def loader(model: zoo.Model, folder: ImageFolder) -> Callable[[str, int | None],
 
     ``val`` is the part that accuracy is measured on: ``test`` in a folder that has no other.
     """
-    size, share = model.known_preprocessing().size, crop(model)
+    preprocessing, share = model.known_preprocessing(), crop(model)
 
     def load(part: str, n: int | None) -> data.ImageSet:
         if n is not None and n < 1:
             raise UsageError(f"{n} pictures: at least one is needed.")
-        return folder.load(folder.evaluation if part == "val" else part, n, size, share)
+        part = folder.evaluation if part == "val" else part
+        return folder.load(part, n, preprocessing.size, share, preprocessing.resampling)
 
     return load
 

@@ -1,7 +1,7 @@
 """A name becomes a model: architecture, weights, preprocessing and class names.
 
-Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``tv:NAME`` (torchvision), ``timm:NAME``,
-or a file (``.onnx``, ``.pt2``, ``.dlc``).
+Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``tv:NAME``
+(torchvision), ``timm:NAME``, or a file (``.onnx``, ``.pt2``, ``.dlc``).
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def load(
     Parameters
     ----------
     name
-        ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``tv:NAME``, ``timm:NAME``, or the path
-        of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
+        ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``tv:NAME``,
+        ``timm:NAME``, or the path of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
     weights
         ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
-        torchvision's V1, the file of the vendor case study). ``things16``, ``marked-things``: the
-        checkpoint shipped with the lab that learned this set; timm's ``mobilenetv3_large_100`` and
+        torchvision's V1, the file of the vendor case study; ``efficientnet_lite0`` has them from
+        the extra ``imagenet``, without a download). ``things16``, ``marked-things``: the checkpoint
+        shipped with the lab that learned this set; timm's ``mobilenetv3_large_100`` and
         ``mobilenetv3_small_100`` carry it as well. ``random``: seeded, conditioned such that
         float16 can hold them (see `random_weights`), with BatchNorm statistics measured on
         Things-16, so that activations have a realistic scale. A path: your ``.safetensors`` or
@@ -78,6 +79,8 @@ def load(
         No such model, kind of weights or output; the message suggests the nearest.
     FetchError
         ``weights="imagenet"`` and the download failed.
+    MissingToolError
+        ``efficientnet_lite0`` with ``weights="imagenet"``, and the extra is not installed.
     ModelFileError
         A file is missing, damaged, unsafe to read, or of another architecture; or the model card or
         the manifest beside it is damaged.

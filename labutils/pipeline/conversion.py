@@ -167,8 +167,7 @@ def _quantize(
     place = folder / manifests.file_name(floating.path.stem, "onnx", recipe.name)
     images = comparison.calibration
     if images is None:
-        n, size = recipe.calibration.images, model.known_preprocessing().size
-        images = data.calibration(n, size, data.set_for(model.classes))
+        images = steps.calibration_images(model, recipe.calibration.images, listener.echo)
     counted = dataclasses.replace(recipe.calibration, images=len(images))
     pictures = images.source if isinstance(images, data.ImageSet) else "your own inputs"
     done = steps.quantize_file(

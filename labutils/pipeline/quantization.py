@@ -13,7 +13,7 @@ import numpy as np
 from .. import compare, manifests, paths, quantize, typesetting
 from ..errors import ParityError, UsageError
 from ..images import data
-from ..models import ends, zoo
+from ..models import ends, gallery, zoo
 from ..onnxfile.file import OnnxFile
 from ..quantize import mixed
 from ..quantize.tidl_hints import write_tidl_hints
@@ -253,8 +253,7 @@ def _choose_recipe(
     if isinstance(known, int):
         if known < 1:
             raise UsageError(f"{known} calibration images: at least one is needed.")
-        size = model.known_preprocessing().size
-        known = data.calibration(known, size, data.set_for(model.classes))
+        known = gallery.pictures(model, known, "calib")
     counted = dataclasses.replace(found.calibration, images=len(known))
     return found.replaced(calibration=counted), known
 
@@ -301,7 +300,7 @@ def _compare(
 ) -> tuple[compare.GateReport, compare.Ladder | None]:
     """Run both on the images; return the gate's report, and accuracy where there are labels."""
     preprocessing, ladder = source.model.known_preprocessing(), None
-    shown = _held_out(source.model, comparison.images, preprocessing.size)
+    shown = _held_out(source.model, comparison.images)
     model = source.model
     with steps.connect(model, source.brought) as theirs, steps.connect(model, draft) as ours:
         if isinstance(shown, data.ImageSet) and model.output == "":  # accuracy says nothing here
@@ -348,14 +347,14 @@ def _first(
 
 
 def _held_out(
-    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet | None, size: data.Size
+    model: zoo.Model, held_out: int | np.ndarray | data.ImageSet | None
 ) -> np.ndarray | data.ImageSet:
     """Return what to compare on; labels are unknown to a model of other classes."""
     if isinstance(held_out, np.ndarray):
         return held_out
     if held_out is None or isinstance(held_out, int):
         n = HELD_OUT_IMAGES if held_out is None else held_out
-        held_out = data.load("val", n, size, data.set_for(model.classes))
+        held_out = gallery.pictures(model, n)
     if tuple(held_out.classes) == tuple(model.classes):
         return held_out
     return dataclasses.replace(held_out, labels=np.full(len(held_out), data.NO_LABEL))

@@ -197,12 +197,10 @@ def quantize_file(
 def gate_inputs(model: zoo.Model, n: int | None = None) -> np.ndarray:
     """Return the images that a DLC is compared on: (n, channels, height, width) float32.
 
-    They are drawn from the set that the model learned, where it is one of ours.
+    They are those of `gallery.pictures`: of the set that the model learned, where it is known.
     """
-    preprocessing = model.known_preprocessing()
-    n = GATE_IMAGES if n is None else n
-    images = data.load("val", n, preprocessing.size, data.set_for(model.classes))
-    return preprocessing(np.asarray(images.images))
+    images = gallery.pictures(model, GATE_IMAGES if n is None else n)
+    return model.known_preprocessing()(np.asarray(images.images))
 
 
 def write_manifest(path: Path, model: zoo.Model, **facts: Any) -> None:

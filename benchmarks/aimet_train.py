@@ -1,4 +1,4 @@
-"""AIMET's quantization-aware training, in an environment of its own.
+"""AIMET's quantization-aware training, in its own environment.
 
 Called by benchmarks/quantization.py with the interpreter of that environment:
     python aimet_train.py quantize FOLDER

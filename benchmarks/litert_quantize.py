@@ -81,7 +81,7 @@ class Interpreter:
 def ratio(file: Path, exact: Path, image: np.ndarray) -> float:
     """Return the time of a file by that of the float ONNX file, in turns on one thread each."""
     both = {"this": Interpreter(file), "fp32": runtime.connect(exact, "ort", threads=1)}
-    taken = timing.seconds_in_turns(both, image)
+    taken = timing.seconds_in_turns(both, image, 100)
     return taken["this"] / taken["fp32"]
 
 

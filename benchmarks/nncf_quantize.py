@@ -1,4 +1,4 @@
-"""NNCF's post-training quantization of an ONNX file, in an environment of its own.
+"""NNCF's post-training quantization of an ONNX file, in its own environment.
 
 Called by benchmarks/quantization.py with the interpreter of that environment:
     python nncf_quantize.py quantize FOLDER

@@ -1,4 +1,4 @@
-"""NNCF's quantization-aware training, in an environment of its own.
+"""NNCF's quantization-aware training, in its own environment.
 
 Called by benchmarks/quantization.py with the interpreter of that environment:
     python nncf_train.py quantize FOLDER
@@ -21,11 +21,15 @@ os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "900")
 os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import torch
+from onnx.reference import ReferenceEvaluator
 from quantization_training import fit_
 from torch import nn
 
 from labutils.models import zoo
+from labutils.onnxfile.edit import remove_unused_
 
 
 def simulated(network: nn.Module, images: torch.Tensor) -> nn.Module:
@@ -37,6 +41,17 @@ def simulated(network: nn.Module, images: torch.Tensor) -> nn.Module:
         nncf.Dataset([image[None] for image in images]),
         preset=nncf.QuantizationPreset.MIXED, subset_size=len(images),
     )  # fmt: skip
+
+
+def stored_(model: onnx.ModelProto) -> None:
+    """Store weights as the integers that their QuantizeLinear makes of them, once."""
+    graph, values = model.graph, {t.name: t for t in model.graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in values]:
+        given = {name: onnx.numpy_helper.to_array(values[name]) for name in node.input}
+        (found,) = ReferenceEvaluator(node).run(None, given)
+        graph.initializer.append(onnx.numpy_helper.from_array(found, node.output[0]))
+        graph.node.remove(node)
+    remove_unused_(model)
 
 
 def main() -> None:
@@ -53,9 +68,12 @@ def main() -> None:
     seconds = fit_(network, original, settings["schedule"])
     stripped = nncf.strip(network.eval(), example_input=images[:1])
     torch.onnx.export(
-        stripped, (images[:1],), str(folder / "made.onnx"), input_names=["input"],
+        stripped, (images[:1],), str(folder / "float.onnx"), input_names=["input"],
         output_names=["logits"], opset_version=17, dynamo=False,
     )  # fmt: skip
+    made = onnx.load(folder / "float.onnx")
+    stored_(made)
+    onnx.save(made, folder / "made.onnx")
     (folder / "seconds.txt").write_text(str(seconds), encoding="utf-8")
 
 

@@ -1,10 +1,10 @@
-"""Environments of their own for the quantizers of others, kept in the cache.
+"""Separate environments for the quantizers of others, kept in the cache.
 
 Each holds one tool on top of the lab's own packages (torch, onnx, onnxruntime), which it finds by
 a ``.pth`` file: what the tool does not bring itself is the same for all. A peer's program lies
 beside this module and is called with the interpreter of its environment: ``quantize FOLDER`` reads
 float.onnx, calibration.npy and settings.json there and writes made.onnx (or another ending) and
-seconds.txt; those with a runtime of their own take ``run`` and ``time`` as well.
+seconds.txt; those with their own runtime take ``run`` and ``time`` as well.
 """
 
 from __future__ import annotations
@@ -126,6 +126,9 @@ ENVIRONMENTS = {
             "litert", "litert_quantize.py",
             ("litert-torch==0.10.0", "ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0"),
             "LiteRT", ".tflite",
+        ),
+        Environment(
+            "executorch", "executorch_quantize.py", ("executorch==1.5.1",), "ExecuTorch", ".pte"
         ),
         Environment("nncf", "nncf_quantize.py", NNCF),
         Environment("nncf_train", "nncf_train.py", NNCF),

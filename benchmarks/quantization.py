@@ -8,9 +8,8 @@
 `--htp-images`, `--calibration`, `--training` and `--steps` make a trial of the command shorter,
 and `--set` takes the networks and images of another set. Every row: the shipped checkpoint at
 128 px, 256 calibration images. What is measured is the file that was written, in its runtime: ONNX
-Runtime, LiteRT and Qualcomm's HTP simulator. Google's, Intel's and Qualcomm's quantizers are
-installed into environments of their own in the cache, once (ai-edge-quantizer 1.2 GB, NNCF 0.4,
-AIMET 0.8 for ONNX and 0.7 for PyTorch). A row that could not be made says why, and the exit code
+Runtime, LiteRT, ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and Qualcomm's quantizers and
+ExecuTorch are installed into separate environments in the cache, once (3.5 GB in all). A row that could not be made says why, and the exit code
 is then 1.
 
 Files, trained networks and answers are kept by the content of all that they depend on (see
@@ -45,7 +44,9 @@ from labutils.images import data
 from labutils.runtime import qnn
 
 RUNTIMES = {e.runtime: e for e in ENVIRONMENTS.values() if e.runtime != "ORT"}
-"""Runtimes that live in an environment of their own."""
+"""Runtimes that live in a separate environment."""
+
+PROGRAM_BATCH = 1024  # images for which their interpreter is started once
 
 # ---------------------------------------------------------------- measuring
 
@@ -83,9 +84,10 @@ def connected(file: Path, where: str) -> content_cache.Remembered:
 def logits_of(file: Path, where: str, images: data.ImageSet) -> np.ndarray:
     """Run images, or find what an earlier run answered."""
     start, parts, n = time.time(), [], len(images)
+    step = PROGRAM_BATCH if where in RUNTIMES else BATCH
     with connected(file, where) as runner:
-        for i in range(0, n, BATCH):
-            parts.append(runner.run(PREPROCESSING(images.images[i : i + BATCH])))
+        for i in range(0, n, step):
+            parts.append(runner.run(PREPROCESSING(images.images[i : i + step])))
             if i and i % 320 == 0 and time.time() - start > 10:
                 took = time.time() - start
                 print(f"  {file.stem}, {where}: {i}/{n} images, {took:.0f} s", flush=True)
@@ -159,7 +161,7 @@ def head(inputs: Inputs) -> list[str]:
         "onnxruntime-qnn", developed=inputs.split == "val",
     )  # fmt: skip
     others = dict.fromkeys(package for e in ENVIRONMENTS.values() for package in e.packages)
-    return [*told, "In environments of their own: " + ", ".join(others).replace("==", " ")]
+    return [*told, "In separate environments: " + ", ".join(others).replace("==", " ")]
 
 
 def parser() -> argparse.ArgumentParser:

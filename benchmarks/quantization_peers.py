@@ -1,7 +1,7 @@
 """The makers of the rows of others in benchmarks/quantization.py.
 
 Each takes an architecture, a file to write and the inputs, and calls a library as its documentation
-does: ONNX Runtime and torchao here, the others in environments of their own. What trains lies in
+does: ONNX Runtime and torchao here, the others in separate environments. What trains lies in
 quantization_training.py.
 """
 
@@ -125,7 +125,7 @@ def by_torchao(architecture: str, file: Path, inputs: Inputs, *, recipe: Recipe)
     pt2e.write_qdq(network, file, inputs.calibration_inputs(), recipe)
 
 
-# ---------------------------------------------------------------- environments of their own
+# ---------------------------------------------------------------- separate environments
 
 
 def by_program(

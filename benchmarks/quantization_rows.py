@@ -64,7 +64,7 @@ class Row:
 
     @property
     def environment(self) -> Environment | None:
-        """The environment of its own that makes the file, where one does."""
+        """The separate environment that makes the file, where one does."""
         return ENVIRONMENTS.get(self.make.keywords.get("tool", ""))
 
     @property
@@ -195,6 +195,8 @@ ROWS = (
     torchao(CHANNEL, " route, min-max", by_torchao, recipe=recipes.PRESETS["int8"]),
     peer(CHANNEL, "ai-edge-quantizer, static int8", by_program, tool="litert",
          kind="static_wi8_ai8"),
+    peer(CHANNEL, "ExecuTorch, XNNPACK quantizer", by_program, tool="executorch",
+         per_channel=True),
     nncf(CHANNEL, "mixed preset", preset="mixed"),
     nncf(CHANNEL, "mixed preset, accurate bias correction", preset="mixed", fast=False),
     aimet(CHANNEL, "min-max", scheme="min_max"),
@@ -207,6 +209,8 @@ ROWS = (
     peer(PER_TENSOR, "ONNX Runtime, defaults", by_onnxruntime),
     peer(PER_TENSOR, QNN, **QNN8, per_channel=False),
     torchao(PER_TENSOR, ", XNNPACK quantizer", by_torchao_xnnpack, per_channel=False),
+    peer(PER_TENSOR, "ExecuTorch, XNNPACK quantizer", by_program, tool="executorch",
+         per_channel=False),
     nncf(PER_TENSOR, "mixed preset", preset="mixed", per_channel=False),
     aimet(PER_TENSOR, "SQNR ranges", **SQNR, per_channel=False),
     aimet(PER_TENSOR, "SQNR ranges, equalized", **SQNR, per_channel=False, equalize=True),

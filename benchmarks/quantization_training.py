@@ -2,8 +2,8 @@
 
 Ours, the peers' and the original network that is trained as long all go through
 `labutils.train.fine_tune` with the arguments that `schedule` returns: the same steps, images,
-order, augmentation, learning rate and distillation from the original. Peers that live in an
-environment of their own get these arguments as JSON, and call the same function.
+order, augmentation, learning rate and distillation from the original. Peers that live in a
+separate environment get these arguments as JSON, and call the same function.
 """
 
 from __future__ import annotations

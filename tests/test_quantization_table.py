@@ -218,7 +218,7 @@ def test_the_time_of_a_file_is_that_of_another_by_turns(tmp_path):
     assert 0 < figures.ratio(file, file, image) < 100  # finite, and of the right order
 
 
-# --- environments of their own --------------------------------------------------------------------
+# --- separate environments --------------------------------------------------------------------
 
 
 def test_environments_pin_what_they_install_and_share_a_folder_where_it_is_the_same(cache):

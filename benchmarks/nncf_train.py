@@ -29,7 +29,7 @@ from quantization_training import fit_
 from torch import nn
 
 from labutils.models import zoo
-from labutils.onnxfile.edit import remove_unused_
+from labutils.onnxfile.edit import lift_constants_, remove_unused_
 
 
 def simulated(network: nn.Module, images: torch.Tensor) -> nn.Module:
@@ -45,6 +45,7 @@ def simulated(network: nn.Module, images: torch.Tensor) -> nn.Module:
 
 def stored_(model: onnx.ModelProto) -> None:
     """Store weights as the integers that their QuantizeLinear makes of them, once."""
+    lift_constants_(model)
     graph, values = model.graph, {t.name: t for t in model.graph.initializer}
     for node in [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in values]:
         given = {name: onnx.numpy_helper.to_array(values[name]) for name in node.input}

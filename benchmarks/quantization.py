@@ -8,9 +8,9 @@
 `--htp-images`, `--calibration`, `--training` and `--steps` make a trial of the command shorter,
 and `--set` takes the networks and images of another set. Every row: the shipped checkpoint at
 128 px, 256 calibration images. What is measured is the file that was written, in its runtime: ONNX
-Runtime, LiteRT, ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and Qualcomm's quantizers and
-ExecuTorch are installed into separate environments in the cache, once (3.5 GB in all). A row that could not be made says why, and the exit code
-is then 1.
+Runtime, LiteRT, ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and Qualcomm's
+quantizers and ExecuTorch are installed into separate environments in the cache, once (3.5 GB in
+all). A row that could not be made says why, and the exit code is then 1.
 
 Files, trained networks and answers are kept by the content of all that they depend on (see
 content_cache.py), so a run that was stopped resumes, and what changed is made again; `--fresh`
@@ -99,8 +99,9 @@ def references(line: Line, inputs: Inputs) -> list[Path]:
 
     What was trained is compared with the original that was trained as long as well.
     """
+    as_long = line.row.recipe if line.row.trains and line.row.group != "float" else None
     floats = [row for row in ROWS if row.group == "float"]
-    wanted = [row for row in floats if row.recipe in (None, line.row.trains and line.row.recipe)]
+    wanted = [row for row in floats if row.recipe in (None, as_long)]
     return [made(replace(line, row=row, runtime="ORT"), inputs)[0] for row in wanted]
 
 

@@ -1,4 +1,4 @@
-"""The makers of our own rows in benchmarks/quantization.py, and of the float ones.
+"""The makers of our rows in benchmarks/quantization.py, and of the float ones.
 
 Each takes an architecture, a file to write and the inputs; one that trains returns the seconds of
 its training.

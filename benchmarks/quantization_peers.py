@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnxruntime.quantization import CalibrationDataReader
 from peer_environments import ENVIRONMENTS, Environment
 from quantization_inputs import PREPROCESSING, Inputs, float_file
 from quantization_training import schedule
@@ -81,7 +82,7 @@ def activation_noise(exact: Path, quantized: Path, images: np.ndarray, folder: P
     return {name: error["qdq_err"] for name, error in errors.items()}
 
 
-class _Reader:
+class _Reader(CalibrationDataReader):
     """Calibration images as ONNX Runtime wants them."""
 
     def __init__(self, images: np.ndarray) -> None:

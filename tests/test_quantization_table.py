@@ -109,6 +109,7 @@ def test_a_trained_row_is_compared_with_the_original_that_was_trained_as_long(mo
         return quantization.references(line, Inputs())
 
     assert compared("PTQ int8") == compared("fp32") == ["fp32"]
+    assert compared("fp32, trained as long as QAT int8") == ["fp32"]
     assert compared("QAT int8") == ["fp32", "fp32, trained as long as QAT int8"]
     assert compared("QAT w4a8") == ["fp32", "fp32, trained as long as QAT w4a8"]
 

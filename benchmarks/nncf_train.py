@@ -22,8 +22,8 @@ os.environ["OPENVINO_TELEMETRY_DISABLE"] = "1"
 
 import numpy as np
 import onnx
-import onnx.numpy_helper
 import torch
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from quantization_training import fit_
 from torch import nn
@@ -43,15 +43,21 @@ def simulated(network: nn.Module, images: torch.Tensor) -> nn.Module:
     )  # fmt: skip
 
 
+_FOLDED = ("Cast", "Identity", "QuantizeLinear")
+
+
 def stored_(model: onnx.ModelProto) -> None:
     """Store weights as the integers that their QuantizeLinear makes of them, once."""
     lift_constants_(model)
-    graph, values = model.graph, {t.name: t for t in model.graph.initializer}
-    for node in [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in values]:
-        given = {name: onnx.numpy_helper.to_array(values[name]) for name in node.input}
-        (found,) = ReferenceEvaluator(node).run(None, given)
-        graph.initializer.append(onnx.numpy_helper.from_array(found, node.output[0]))
-        graph.node.remove(node)
+    graph = model.graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type in _FOLDED and all(name in values for name in node.input):
+            given = {name: values[name] for name in node.input}
+            (found,) = ReferenceEvaluator(node).run(None, given)
+            values[node.output[0]] = found
+            graph.initializer.append(numpy_helper.from_array(found, node.output[0]))
+            graph.node.remove(node)
     remove_unused_(model)
 
 

@@ -227,6 +227,7 @@ ROWS = (
     ours(WIDE, "PTQ a16w8, ranges with room", "a16w8_room"),
     peer(WIDE, "ONNX Runtime, QNN, all 16-bit", **QNN8, per_channel=True, activation="QUInt16"),
     peer(WIDE, "ONNX Runtime, QNN, the worst 10 % of the tensors", by_onnxruntime_mixed, share=0.1),
+    aimet(WIDE, "5 % of the layers flipped", **SQNR, flip=5),
     aimet(WIDE, "10 % of the layers flipped", **SQNR, flip=10),
     aimet(WIDE, "all 16-bit", scheme="min_max", activations=16),
     ours(TRAINED8, "QAT int8", QAT8, htp=LARGE),

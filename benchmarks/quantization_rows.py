@@ -219,7 +219,7 @@ ROWS = (
     peer(W4, QNN, by_onnxruntime_qnn, weight="QInt4", per_channel=True),
     torchao(W4, " route, min-max", by_torchao, recipe=recipes.PRESETS["w4a8"]),
     aimet(W4, "SQNR ranges", **SQNR, weights=4),
-    aimet(W4, "sequential MSE", **SQNR, weights=4, rounding="seq_mse"),
+    aimet(W4, "sequential MSE", scheme="min_max", weights=4, rounding="seq_mse"),
     aimet(W4, "AdaRound", **SQNR, weights=4, **ADAROUND),
     Row(WIDE, "ours", "mixed, 15 % of the MACs",
         functools.partial(searched, recipe=TRIM, mac_share=0.15), LARGE),

@@ -20,7 +20,7 @@ from pathlib import Path
 import content_cache
 import numpy as np
 import results
-from quantization_inputs import BATCH, PREPROCESSING, SIZE, float_file, tool
+from quantization_inputs import BATCH, PREPROCESSING, SIZE, Inputs, float_file, tool
 
 from labutils import compare, paths, quantize, runtime, tabular
 from labutils.compare import gating
@@ -44,7 +44,7 @@ def plan() -> Iterator[tuple[str, str]]:
 
 def file_of(architecture: str, recipe: str) -> Path:
     """Return the float export, or the file that a preset makes of it."""
-    source = float_file(architecture)
+    source = float_file(architecture, Inputs(image_set=data.THINGS16))
     if recipe.startswith("fp"):
         return source
     key = content_cache.key(

@@ -1,15 +1,18 @@
 """Google's quantizer (ai-edge-quantizer) on the lab's network, in a separate environment.
 
 Called by benchmarks/quantization.py with the interpreter of that environment:
-    python litert_quantize.py quantize ARCHITECTURE CALIBRATION.npy RECIPE FOLDER
+    python litert_quantize.py quantize FOLDER
     python litert_quantize.py run FILE.tflite IMAGES.npy LOGITS.npy
+    python litert_quantize.py time FILE.tflite FLOAT.onnx IMAGE.npy RATIO.txt
 
-Images are NCHW float32; the network comes from the lab. The first writes made.tflite and
-seconds.txt into FOLDER, the second the logits.
+FOLDER has calibration.npy (NCHW float32) and settings.json: ``architecture`` and ``image_set``
+(which network of the lab) and ``kind``, one of ai-edge-quantizer's own recipes. The first writes
+made.tflite and seconds.txt there, the second the logits, the third the ratio of two times.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -22,42 +25,64 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 
+from labutils import runtime  # noqa: E402
 from labutils.models import zoo  # noqa: E402
+from labutils.runtime import timing  # noqa: E402
 
 
-def convert(architecture: str, example: np.ndarray, file: Path) -> None:
+def convert(settings: dict[str, str], example: np.ndarray, file: Path) -> None:
     """Write the float network as a LiteRT file that takes NHWC."""
     import litert_torch
     import torch
 
-    model = zoo.load(architecture, weights="things16").module
+    model = zoo.load(settings["architecture"], settings["image_set"]).module
     wrapped = litert_torch.to_channel_last_io(model.eval(), args=[0]).eval()
     inputs = torch.from_numpy(np.ascontiguousarray(example.transpose(0, 2, 3, 1)))
     litert_torch.convert(wrapped, (inputs,)).export(str(file))
 
 
-def run(file: Path, images: np.ndarray) -> np.ndarray:
-    """Return the logits, float32; integer ends are quantized and dequantized here."""
-    from ai_edge_litert.interpreter import Interpreter
+class Interpreter:
+    """A LiteRT file, image by image on one thread.
 
-    interpreter = Interpreter(str(file), num_threads=1)
-    interpreter.allocate_tensors()
-    entry, last = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    found = []
-    for image in images:
+    Parameters
+    ----------
+    file
+        The ``.tflite``; integer ends are quantized and dequantized here.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter as LiteRt
+
+        self.interpreter = LiteRt(str(file), num_threads=1)
+        self.interpreter.allocate_tensors()
+        self.entry = self.interpreter.get_input_details()[0]
+        self.last = self.interpreter.get_output_details()[0]
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+        return np.array([self._logits(image) for image in images], np.float32)
+
+    def _logits(self, image: np.ndarray) -> np.ndarray:
         x = np.ascontiguousarray(image.transpose(1, 2, 0)[None])
-        if entry["dtype"] != np.float32:
-            scale, zero = entry["quantization"]
-            limits = np.iinfo(entry["dtype"])
-            x = np.clip(np.rint(x / scale) + zero, limits.min, limits.max).astype(entry["dtype"])
-        interpreter.set_tensor(entry["index"], x)
-        interpreter.invoke()
-        y = interpreter.get_tensor(last["index"])
-        if last["dtype"] != np.float32:
-            scale, zero = last["quantization"]
+        if self.entry["dtype"] != np.float32:
+            scale, zero = self.entry["quantization"]
+            limits = np.iinfo(self.entry["dtype"])
+            x = np.clip(np.rint(x / scale) + zero, limits.min, limits.max)
+            x = x.astype(self.entry["dtype"])
+        self.interpreter.set_tensor(self.entry["index"], x)
+        self.interpreter.invoke()
+        y = self.interpreter.get_tensor(self.last["index"])
+        if self.last["dtype"] != np.float32:
+            scale, zero = self.last["quantization"]
             y = (y.astype(np.float32) - zero) * scale
-        found.append(y[0])
-    return np.array(found, np.float32)
+        return y[0]
+
+
+def ratio(file: Path, exact: Path, image: np.ndarray) -> float:
+    """Return the time of a file by that of the float ONNX file, in turns on one thread each."""
+    both = {"this": Interpreter(file), "fp32": runtime.connect(exact, "ort", threads=1)}
+    taken = timing.seconds_in_turns(both, image, 100)
+    return taken["this"] / taken["fp32"]
 
 
 def quantized(source: Path, calibration: np.ndarray, name: str, file: Path) -> float:
@@ -75,17 +100,28 @@ def quantized(source: Path, calibration: np.ndarray, name: str, file: Path) -> f
     return time.time() - start
 
 
-def main() -> None:
-    """Run one of the two."""
-    if sys.argv[1] == "run":
-        file, images, logits = map(Path, sys.argv[2:])
-        np.save(logits, run(file, np.load(images)))
-        return
-    architecture, given, name, place = sys.argv[2:]
-    calibration, folder = np.load(given), Path(place)
-    convert(architecture, calibration[:1], folder / "float.tflite")
-    seconds = quantized(folder / "float.tflite", calibration, name, folder / "made.tflite")
+def quantize(folder: Path) -> None:
+    """Write made.tflite and seconds.txt into a folder, from what lies there."""
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    calibration = np.load(folder / "calibration.npy")
+    convert(settings, calibration[:1], folder / "float.tflite")
+    seconds = quantized(
+        folder / "float.tflite", calibration, settings["kind"], folder / "made.tflite"
+    )
     (folder / "seconds.txt").write_text(str(seconds), encoding="utf-8")
+
+
+def main() -> None:
+    """Run one of the three."""
+    verb, *given = sys.argv[1:]
+    places = [Path(name) for name in given]
+    if verb == "quantize":
+        quantize(*places)
+    elif verb == "run":
+        np.save(places[2], Interpreter(places[0]).run(np.load(places[1])))
+    elif verb == "time":
+        found = ratio(places[0], places[1], np.load(places[2]))
+        places[3].write_text(str(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,16 @@ import numpy as np
 from labutils import export, paths, quantize, train
 from labutils.images import data
 from labutils.models import zoo
+from labutils.models.model import Model
 
 PROGRAM = "quantization"
 SIZE = 128
 PREPROCESSING = data.Preprocessing(SIZE)
 BATCH = 32
+IMAGE_SET = data.THINGS16
+"""Which the table is about: "marked-things" as soon as its checkpoints are shipped."""
+
+TEST_IMAGES, TEST_HTP_IMAGES = 20_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Inputs:
         Of the split ``train``, for quantization-aware training.
     steps
         Of that training; None for the recipe's own number.
+    image_set
+        Which set is drawn, one of `data.DRAWN`; the networks are those that learned it.
     """
 
     split: str = "val"
@@ -42,14 +49,35 @@ class Inputs:
     calibration: int = 256
     training: int = 8000
     steps: int | None = None
+    image_set: str = IMAGE_SET
+
+    def model(self, architecture: str) -> Model:
+        """Return the shipped network that learned the set."""
+        return zoo.load(architecture, weights=self.image_set)
+
+    def checkpoint(self, architecture: str) -> str:
+        """Return the digest of the bytes of that network's checkpoint."""
+        return content_cache.checkpoint(data.checkpoint_name(architecture, self.image_set))
+
+    def judged(self, n: int) -> data.ImageSet:
+        """Return the first `n` images that files are judged on."""
+        return data.load(self.split, n, SIZE, self.image_set)
 
     def calibration_set(self) -> data.ImageSet:
         """Return the calibration images."""
-        return data.calibration(self.calibration, SIZE)
+        return data.calibration(self.calibration, SIZE, self.image_set)
 
     def calibration_inputs(self) -> np.ndarray:
         """Return (n, 3, 128, 128) float32."""
-        return PREPROCESSING(data.load("calib", self.calibration, SIZE).images)
+        return PREPROCESSING(self.calibration_set().images)
+
+
+def usual(split: str = "val", image_set: str = IMAGE_SET) -> Inputs:
+    """Return the inputs of a whole table."""
+    if split == "test":
+        return Inputs(split, TEST_IMAGES, TEST_HTP_IMAGES, image_set=image_set)
+    n = data.validation_images(image_set)
+    return Inputs(split, n, n, image_set=image_set)
 
 
 def tool() -> dict[str, str]:
@@ -58,13 +86,13 @@ def tool() -> dict[str, str]:
     return {"lab": made, **paths.versions("torch", "onnx", "onnxruntime", "torchao")}
 
 
-def float_file(architecture: str) -> Path:
+def float_file(architecture: str, inputs: Inputs) -> Path:
     """Return the float export of the shipped checkpoint, written once."""
     key = content_cache.key(
-        what="float", checkpoint=content_cache.checkpoint(architecture), size=SIZE, tool=tool()
+        what="float", checkpoint=inputs.checkpoint(architecture), size=SIZE, tool=tool()
     )
     file = content_cache.folder(PROGRAM) / f"{architecture}_float_{key}.onnx"
     if not file.exists():
-        model = zoo.load(architecture, weights="things16")
+        model = inputs.model(architecture)
         export.to_onnx(model.module, file, size=SIZE, preprocessing=PREPROCESSING)
     return file

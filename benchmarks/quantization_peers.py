@@ -1,58 +1,92 @@
-"""The makers of the rows of others in benchmarks/quantization.py: ONNX Runtime, torchao, LiteRT.
+"""The makers of the rows of others in benchmarks/quantization.py.
 
-Each maker takes an architecture, a file to write and the inputs, and calls a library as its
-documentation does.
+Each takes an architecture, a file to write and the inputs, and calls a library as its documentation
+does: ONNX Runtime and torchao here, the others in separate environments. What trains lies in
+quantization_training.py.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
-import content_cache
 import numpy as np
 import torch
+from onnxruntime.quantization import CalibrationDataReader
+from peer_environments import ENVIRONMENTS, Environment
 from quantization_inputs import PREPROCESSING, Inputs, float_file
+from quantization_training import schedule
 
 from labutils import export, paths
-from labutils.errors import LabError
-from labutils.models import zoo
 from labutils.quantize import pt2e
 from labutils.quantize.recipe import Recipe
 
-LITERT = ("litert-torch==0.10.0", "ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0")
-
 
 def by_onnxruntime(architecture: str, file: Path, inputs: Inputs) -> None:
-    """Call onnxruntime.quantization.quantize_static with its defaults."""
+    """Call onnxruntime.quantization.quantize_static with its defaults: one scale per tensor."""
     from onnxruntime.quantization import quantize_static
 
-    quantize_static(float_file(architecture), file, _Reader(inputs))
+    quantize_static(float_file(architecture, inputs), file, _Reader(inputs.calibration_inputs()))
 
 
 def by_onnxruntime_qnn(
     architecture: str, file: Path, inputs: Inputs, *,
-    weight: str, per_channel: bool, activation: str = "QUInt8",
+    weight: str, per_channel: bool, activation: str = "QUInt8", wide: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
-    """Use ONNX Runtime's QNN configuration, as its documentation calls it."""
+    """Use ONNX Runtime's QNN configuration, as its documentation calls it.
+
+    Tensors named in `wide` get 16 bits, and what is between them and the others is converted.
+    """
     from onnxruntime.quantization import QuantType, quantize
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
-    source = float_file(architecture)
+    source = float_file(architecture, inputs)
     config = get_qnn_qdq_config(
-        source, _Reader(inputs), activation_type=QuantType[activation],
+        source, _Reader(inputs.calibration_inputs()), activation_type=QuantType[activation],
         weight_type=QuantType[weight], per_channel=per_channel,
+        init_overrides={name: [{"quant_type": QuantType.QUInt16}] for name in wide} or None,
     )  # fmt: skip
     quantize(source, file, config)
 
 
-class _Reader:
+def by_onnxruntime_mixed(architecture: str, file: Path, inputs: Inputs, *, share: float) -> None:
+    """Give 16 bits to the activations that ONNX Runtime's own debugging finds worst.
+
+    Its documentation of mixed precision names the tensors by hand; `qdq_loss_debug` is its tool
+    that compares each with the float network.
+    """
+    plain: dict[str, Any] = {"weight": "QInt8", "per_channel": True}
+    with paths.scratch(file.parent) as folder:
+        eight = folder / "eight.onnx"
+        by_onnxruntime_qnn(architecture, eight, inputs, **plain)
+        noise = activation_noise(
+            float_file(architecture, inputs), eight, inputs.calibration_inputs()[:16], folder
+        )
+    wide = sorted(noise, key=lambda name: noise[name])[: max(1, round(share * len(noise)))]
+    by_onnxruntime_qnn(architecture, file, inputs, **plain, wide=tuple(wide))
+
+
+def activation_noise(exact: Path, quantized: Path, images: np.ndarray, folder: Path) -> dict:
+    """Return tensor -> dB that its own rounding leaves, by ONNX Runtime's `qdq_loss_debug`."""
+    from onnxruntime.quantization import qdq_loss_debug as debug
+
+    found = []
+    for name, source in (("exact", exact), ("quantized", quantized)):
+        opened = folder / f"{name}.onnx"
+        debug.modify_model_output_intermediate_tensors(str(source), str(opened))
+        found.append(debug.collect_activations(str(opened), _Reader(images)))
+    matched = debug.create_activation_matching(found[1], found[0])
+    errors = debug.compute_activation_error(matched)
+    return {name: error["qdq_err"] for name, error in errors.items()}
+
+
+class _Reader(CalibrationDataReader):
     """Calibration images as ONNX Runtime wants them."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.images = iter(inputs.calibration_inputs())
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         image = next(self.images, None)
@@ -67,7 +101,7 @@ def by_torchao_xnnpack(architecture: str, file: Path, inputs: Inputs, *, per_cha
         get_symmetric_quantization_config,
     )  # fmt: skip
 
-    model = zoo.load(architecture, weights="things16").module
+    model = inputs.model(architecture).module
     images = torch.from_numpy(inputs.calibration_inputs())
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(model, (images[:2],), dynamic_shapes=dynamic).module()
@@ -88,89 +122,63 @@ def by_torchao(architecture: str, file: Path, inputs: Inputs, *, recipe: Recipe)
     Its observers take the least and the greatest value of all images: none is left out, whatever
     the recipe says.
     """
-    network = zoo.load(architecture, weights="things16").module
+    network = inputs.model(architecture).module
     pt2e.write_qdq(network, file, inputs.calibration_inputs(), recipe)
 
 
-# ---------------------------------------------------------------- LiteRT
+# ---------------------------------------------------------------- separate environments
 
 
-def litert_python() -> Path:
-    """Return the interpreter of the environment with Google's quantizer."""
-    key = content_cache.key(packages=LITERT, python=sys.version_info[:2])
-    return content_cache.folder(f"litert_{key}") / "bin" / "python"
+def by_program(
+    architecture: str, file: Path, inputs: Inputs, *,
+    tool: str, recipe: Recipe | None = None, **settings: Any,
+) -> float:  # fmt: skip
+    """Call a tool's program in its own environment; return the seconds that it says it took.
 
-
-def litert_setup() -> None:
-    """Make that environment, once: the lab's packages, and LITERT's on top (1.2 GB).
-
-    Raises
-    ------
-    LabError
-        It cannot be made, as without a network.
+    Parameters
+    ----------
+    architecture, file, inputs
+        As for every maker.
+    tool
+        A key of `ENVIRONMENTS`.
+    recipe
+        Of a row that is trained: whose schedule is used.
+    **settings
+        What the program takes, plain values.
     """
-    import sysconfig
-
-    folder, lab = litert_python().parent.parent, sysconfig.get_paths()["purelib"] + "\n"
-    if (folder / "complete").exists():
-        _site(folder).write_text(lab, encoding="utf-8")  # it may have been another environment's
-        return
-    print(f"Installing {', '.join(LITERT)} into {folder} ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    _site(folder).write_text(lab, encoding="utf-8")
-    torches = [f"{name}=={v}" for name, v in paths.versions("torch").items() if name != "python"]
-    pip = [str(litert_python()), "-m", "pip", "install", "-q", *LITERT]
-    done = subprocess.run(
-        [*pip, *(t.split("+")[0] for t in torches)], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise LabError(f"pip could not install {', '.join(LITERT)}: {_last(done.stderr)}")
-    (folder / "complete").touch()
-
-
-def _site(folder: Path) -> Path:
-    """Return the file by which an environment finds the lab's packages."""
-    return next(folder.glob("lib/python*/site-packages")) / "lab.pth"
-
-
-def _litert(*arguments: str | Path) -> None:
-    """Run litert_quantize.py in that environment."""
-    litert_setup()
-    script = Path(__file__).with_name("litert_quantize.py")
-    own = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
-    done = subprocess.run(
-        [str(litert_python()), str(script), *map(str, arguments)],
-        env=own, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise LabError(f"{' '.join(LITERT)}: {_last(done.stderr)}")
-
-
-def _last(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-
-
-def by_litert(architecture: str, file: Path, inputs: Inputs, *, kind: str) -> float:
-    """Call ai-edge-quantizer in its own environment; return the seconds of its quantizing."""
     with paths.scratch(file.parent) as folder:
+        shutil.copyfile(float_file(architecture, inputs), folder / "float.onnx")
         np.save(folder / "calibration.npy", inputs.calibration_inputs())
-        _litert("quantize", architecture, folder / "calibration.npy", kind, folder)
-        (folder / "made.tflite").replace(file)
+        told = {"architecture": architecture, "image_set": inputs.image_set} | settings
+        if recipe is not None:
+            told["schedule"] = schedule(recipe, inputs)
+        paths.write_text(folder / "settings.json", json.dumps(told, indent=2) + "\n")
+        ENVIRONMENTS[tool].run("quantize", folder)
+        next(folder.glob("made.*")).replace(file)
         return float((folder / "seconds.txt").read_text(encoding="utf-8"))
 
 
-class LiteRtRunner:
-    """A ``.tflite`` file in that environment: a `labutils.runtime.runners.Runner`."""
+class ProgramRunner:
+    """A file in the runtime of its tool's environment: a `labutils.runtime.runners.Runner`."""
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.name, self.runtime = file, file.name, "LiteRT"
+    def __init__(self, file: Path, environment: Environment) -> None:
+        self.file, self.name, self.runtime = file, file.name, environment.runtime
+        self.environment = environment
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
         with paths.scratch(self.file.parent) as folder:
             np.save(folder / "images.npy", batch)
-            _litert("run", self.file, folder / "images.npy", folder / "logits.npy")
+            self.environment.run("run", self.file, folder / "images.npy", folder / "logits.npy")
             return np.load(folder / "logits.npy")
 
     def close(self) -> None:
         """Nothing is held between batches."""
+
+
+def program_ratio(file: Path, environment: Environment, exact: Path, image: np.ndarray) -> float:
+    """Return the time of a file in its runtime by that of the float file in ONNX Runtime."""
+    with paths.scratch(file.parent) as folder:
+        np.save(folder / "image.npy", image)
+        environment.run("time", file, exact, folder / "image.npy", folder / "ratio.txt")
+        return float((folder / "ratio.txt").read_text(encoding="utf-8"))

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import functools
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import content_cache
-import torch
-from quantization_inputs import PREPROCESSING, PROGRAM, SIZE, Inputs, float_file, tool
+from peer_environments import ENVIRONMENTS, Environment
+from quantization_inputs import PROGRAM, SIZE, Inputs, tool
+from quantization_makers import corrected, exported, searched, static, trained
 from quantization_peers import (
-    LITERT,
-    by_litert,
     by_onnxruntime,
+    by_onnxruntime_mixed,
     by_onnxruntime_qnn,
+    by_program,
     by_torchao,
     by_torchao_xnnpack,
 )
+from quantization_training import by_torchao_qat, by_torchao_qat_route, trained_as_long
 
-from labutils import paths, quantize
-from labutils.models import zoo
-from labutils.quantize import mixed
 from labutils.quantize import recipe as recipes
-from labutils.quantize.training import corrections, qat
 
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
 LARGE = ARCHITECTURES[:1]
+_MAKERS = ("makers", "peers", "training", "inputs")
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,6 @@ class Row:
     make
         Writes the file: ``make(architecture, file, inputs)``; returns the seconds of its training,
         or of its quantizing where it knows better than a clock around it, else None.
-    backend
-        ``ort``, or ``litert``.
     htp
         For which networks the HTP simulator runs the same file as well: a further line each.
     """
@@ -53,26 +49,45 @@ class Row:
     by: str
     name: str
     make: functools.partial
-    backend: str = "ort"
     htp: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> recipes.Recipe | None:
+        """The recipe that the row is made with, where it has one."""
+        found = self.make.keywords.get("recipe")
+        return found if isinstance(found, recipes.Recipe) else None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the network is trained."""
+        return self.recipe is not None and self.recipe.qat is not None
+
+    @property
+    def environment(self) -> Environment | None:
+        """The separate environment that makes the file, where one does."""
+        return ENVIRONMENTS.get(self.make.keywords.get("tool", ""))
+
+    @property
+    def runtime(self) -> str:
+        """What runs the file."""
+        return self.environment.runtime if self.environment else "ORT"
 
     def content(self, architecture: str, inputs: Inputs) -> dict[str, Any]:
         """Return all that the file depends on, as plain values."""
         settings = {k: _plain(v) for k, v in self.make.keywords.items()}
-        used: dict[str, Any] = {"calib": inputs.calibration, "size": SIZE}
-        recipe = self.make.keywords.get("recipe")
-        if isinstance(recipe, recipes.Recipe) and recipe.qat:
+        used: dict[str, Any] = {"calib": inputs.calibration, "size": SIZE, "set": inputs.image_set}
+        if self.trains:
             used |= {"train": inputs.training, "steps": inputs.steps}
         return {
             "maker": self.make.func.__name__, "settings": settings, "inputs": used,
-            "checkpoint": content_cache.checkpoint(architecture), "images": content_cache.drawn(),
-            "tool": tool() | _makers(self.backend),
+            "checkpoint": inputs.checkpoint(architecture), "images": content_cache.drawn(),
+            "tool": tool() | _makers(self.environment),
         }  # fmt: skip
 
     def file(self, architecture: str, inputs: Inputs) -> Path:
         """Return where the file is kept: the name changes with its content."""
         key = content_cache.key(**self.content(architecture, inputs))
-        suffix = ".tflite" if self.backend == "litert" else ".onnx"
+        suffix = self.environment.suffix if self.environment else ".onnx"
         return content_cache.folder(PROGRAM) / f"{architecture}_{key}{suffix}"
 
 
@@ -80,11 +95,10 @@ def _plain(value: Any) -> Any:
     return value.to_yaml() if isinstance(value, recipes.Recipe) else value
 
 
-def _makers(backend: str) -> dict[str, Any]:
-    programs = [f"quantization_{name}.py" for name in ("rows", "peers")]
-    programs += ["litert_quantize.py"] if backend == "litert" else []
-    made = content_cache.code(*(Path(__file__).with_name(name) for name in programs))
-    return {"makers": made} | ({"litert": LITERT} if backend == "litert" else {})
+def _makers(environment: Environment | None) -> dict[str, Any]:
+    programs = [Path(__file__).with_name(f"quantization_{name}.py") for name in _MAKERS]
+    made = content_cache.code(*programs, *([environment.script] if environment else []))
+    return {"makers": made} | (environment.versions if environment else {})
 
 
 @dataclass(frozen=True)
@@ -95,90 +109,18 @@ class Line:
     row: Row
     runtime: str
 
+    @property
+    def words(self) -> str:
+        """What `--only` is compared with."""
+        return f"{self.architecture}, {self.row.group}, {self.row.name}, {self.runtime}"
 
-def plan() -> Iterator[Line]:
-    """Yield every line of the table, in its order."""
+
+def plan(only: str = "*") -> Iterator[Line]:
+    """Yield the lines of the table in their order; of some, where their words match a glob."""
     for architecture in ARCHITECTURES:
-        for row in ROWS:
-            yield Line(architecture, row, "LiteRT" if row.backend == "litert" else "ORT")
-        for row in ROWS:
-            if architecture in row.htp:
-                yield Line(architecture, row, "HTP simulator")
-
-
-# ---------------------------------------------------------------- ours
-
-
-def exported(architecture: str, file: Path, inputs: Inputs) -> None:
-    """Copy the float export: the network that all others are compared with."""
-    shutil.copyfile(float_file(architecture), file)
-
-
-def trained(architecture: str, file: Path, inputs: Inputs, *, recipe: recipes.Recipe) -> float:
-    """Train with the rounding in place, write the file, and return the seconds of the training."""
-    network, seconds = _fitted(architecture, file.with_suffix(".pt"), inputs, recipe)
-    print(qat.to_qdq(network, file, size=SIZE, preprocessing=PREPROCESSING))
-    return seconds
-
-
-def _fitted(
-    architecture: str, kept: Path, inputs: Inputs, recipe: recipes.Recipe
-) -> tuple[torch.nn.Module, float]:
-    """Return a network after QAT, and the seconds that its training took (once, when it ran)."""
-    model = zoo.load(architecture, weights="things16").module
-    network = qat.prepare(model, recipe, size=SIZE)
-    if not kept.exists():
-        print(qat.calibrate_(network, inputs.calibration_set(), PREPROCESSING))
-        start = time.time()
-
-        def on_step(step: int, last: int, _: torch.nn.Module) -> None:
-            if step % 10 == 0:
-                print(f"  {architecture} {recipe.name}: step {step}/{last}, "
-                      f"{time.time() - start:.0f} s", flush=True)  # fmt: skip
-
-        done = qat.fit_(
-            network, teacher=model, steps=inputs.steps, images=inputs.training, on_step=on_step
-        )
-        print(done, flush=True)
-        with paths.atomic(kept) as temporary:
-            torch.save({"state": network.state_dict(), "seconds": done.seconds}, temporary)
-    saved = torch.load(kept, weights_only=True)
-    network.load_state_dict(saved["state"])
-    return network.eval(), saved["seconds"]
-
-
-def static(architecture: str, file: Path, inputs: Inputs, *, recipe: recipes.Recipe) -> None:
-    """Quantize after training."""
-    quantize.static(float_file(architecture), file, inputs.calibration_set(), recipe,
-                    preprocessing=PREPROCESSING)  # fmt: skip
-
-
-def corrected(
-    architecture: str, file: Path, inputs: Inputs, *,
-    recipe: recipes.Recipe, ratio: float | None = None, biases: bool = False,
-) -> None:  # fmt: skip
-    """Quantize with the counterparts of TI's weight constraint and bias calibration."""
-    model = zoo.load(architecture, weights="things16").module
-    network = qat.prepare(model, recipe, size=SIZE)
-    if ratio is not None:
-        print(corrections.constrain_weights_(network, ratio))
-    qat.calibrate_(network, inputs.calibration_set(), PREPROCESSING)
-    if biases:
-        print(corrections.calibrate_bias_(network, inputs.calibration_inputs()))
-    qat.to_qdq(network, file, size=SIZE, preprocessing=PREPROCESSING)
-
-
-def searched(
-    architecture: str, file: Path, inputs: Inputs, *, recipe: recipes.Recipe, mac_share: float
-) -> None:
-    """Search 16-bit activations within a share of the MACs, and quantize so."""
-    calibration = inputs.calibration_set()
-    found = mixed.search(
-        float_file(architecture), calibration, mixed.Budget(mac_share=mac_share), recipe,
-        preprocessing=PREPROCESSING,
-    )  # fmt: skip
-    print(found)
-    static(architecture, file, inputs, recipe=found.recipe)
+        lines = [Line(architecture, row, row.runtime) for row in ROWS]
+        lines += [Line(architecture, r, "HTP simulator") for r in ROWS if architecture in r.htp]
+        yield from (line for line in lines if fnmatchcase(line.words.lower(), only.lower()))
 
 
 # ---------------------------------------------------------------- the rows
@@ -188,12 +130,12 @@ def ours(group: str, name: str, recipe: str | recipes.Recipe, htp: tuple[str, ..
     """Return a row of the lab's own: trained where the recipe says so, else after training."""
     chosen = recipes.load(recipe)
     make = functools.partial(trained if chosen.qat else static, recipe=chosen)
-    return Row(group, "ours", name, make, htp=htp)
+    return Row(group, "ours", name, make, htp)
 
 
-def peer(group: str, name: str, maker: Callable, backend: str = "ort", **settings: Any) -> Row:
+def peer(group: str, name: str, maker: Callable, **settings: Any) -> Row:
     """Return a row of another's quantizer."""
-    return Row(group, "peer", name, functools.partial(maker, **settings), backend)
+    return Row(group, "peer", name, functools.partial(maker, **settings))
 
 
 TRIM = recipes.PRESETS["int8_trim"]
@@ -201,46 +143,103 @@ TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_chan
 W4A16 = recipes.PRESETS["w4a16"].replaced(
     name="w4a16_adaptive", rounding="adaptive", correct_bias=True
 )
+QAT8, QAT4 = recipes.PRESETS["int8_qat"], recipes.PRESETS["w4a8_qat"]
+
+CHANNEL, PER_TENSOR, W4, WIDE = "int8 per channel", "int8 per tensor", "w4a8", "16 bits mixed"
+TRAINED8, TRAINED4, OTHER = "QAT int8", "QAT w4a8", "4-bit weights, wider activations"
+
+CHOSEN = {
+    CHANNEL: "PTQ int8",
+    PER_TENSOR: "PTQ int8, one scale per tensor, biases calibrated",
+    W4: "PTQ w4a8, adaptive rounding",
+    WIDE: "mixed, 15 % of the MACs",
+    TRAINED8: "QAT int8",
+    TRAINED4: "QAT w4a8",
+}
+"""Group -> our preset, which the verdict is about whatever our other rows score."""
 
 
 def ti(name: str, **settings: Any) -> Row:
     """Return a row of `corrected`, one scale per tensor."""
-    return Row("int8 per tensor", "ours", name,
-               functools.partial(corrected, recipe=TENSOR, **settings))  # fmt: skip
+    return Row(PER_TENSOR, "ours", name, functools.partial(corrected, recipe=TENSOR, **settings))
+
+
+def aimet(group: str, name: str, **settings: Any) -> Row:
+    """Return a row of AIMET after training, with its description of a v81 HTP."""
+    return peer(group, f"AIMET, {name}", by_program, tool="aimet", **settings)
+
+
+def nncf(group: str, name: str, **settings: Any) -> Row:
+    """Return a row of NNCF after training."""
+    return peer(group, f"NNCF, {name}", by_program, tool="nncf", **settings)
+
+
+def torchao(group: str, name: str, maker: Callable, **settings: Any) -> Row:
+    """Return a row of torchao's."""
+    return peer(group, f"torchao pt2e{name}", maker, **settings)
 
 
 QNN8 = {"maker": by_onnxruntime_qnn, "weight": "QInt8"}
+QNN = "ONNX Runtime, QNN configuration"
+SQNR: dict[str, Any] = {"scheme": "tf_enhanced"}
+ADAROUND = {"rounding": "adaround", "iterations": 15_000}  # what AIMET advises below 8 bits
 ROWS = (
     Row("float", "", "fp32", functools.partial(exported)),
-    ours("int8", "PTQ int8", TRIM, htp=LARGE),
-    ours("int8", "QAT int8", "int8_qat", htp=LARGE),
-    peer("int8", "ONNX Runtime, defaults", by_onnxruntime),
-    peer("int8", "ONNX Runtime, QNN configuration", **QNN8, per_channel=True),
-    peer("int8", "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack, per_channel=True),
-    peer("int8", "torchao pt2e route, min-max", by_torchao, recipe=recipes.PRESETS["int8"]),
-    peer("int8", "ai-edge-quantizer, static int8", by_litert, "litert", kind="static_wi8_ai8"),
-    ours("int8 per tensor", "PTQ int8, one scale per tensor", TENSOR),
-    ti("and biases calibrated", biases=True),
+    Row("float", "", "fp32, trained as long as QAT int8",
+        functools.partial(trained_as_long, recipe=QAT8)),
+    Row("float", "", "fp32, trained as long as QAT w4a8",
+        functools.partial(trained_as_long, recipe=QAT4)),
+    ours(CHANNEL, "PTQ int8", TRIM, htp=LARGE),
+    peer(CHANNEL, QNN, **QNN8, per_channel=True),
+    torchao(CHANNEL, ", XNNPACK quantizer", by_torchao_xnnpack, per_channel=True),
+    torchao(CHANNEL, " route, min-max", by_torchao, recipe=recipes.PRESETS["int8"]),
+    peer(CHANNEL, "ai-edge-quantizer, static int8", by_program, tool="litert",
+         kind="static_wi8_ai8"),
+    peer(CHANNEL, "ExecuTorch, XNNPACK quantizer", by_program, tool="executorch",
+         per_channel=True),
+    nncf(CHANNEL, "mixed preset", preset="mixed"),
+    nncf(CHANNEL, "mixed preset, accurate bias correction", preset="mixed", fast=False),
+    aimet(CHANNEL, "min-max", scheme="min_max"),
+    aimet(CHANNEL, "SQNR ranges, equalized", **SQNR, equalize=True),
+    ours(PER_TENSOR, "PTQ int8, one scale per tensor", TENSOR),
+    ti("PTQ int8, one scale per tensor, biases calibrated", biases=True),
     ti("and weights within 32 medians", ratio=32.0),
     ti("and weights within 16 medians", ratio=16.0),
     ti("within 16 medians, biases calibrated", ratio=16.0, biases=True),
-    peer("int8 per tensor", "ONNX Runtime, QNN configuration", **QNN8, per_channel=False),
-    peer("int8 per tensor", "torchao pt2e, XNNPACK quantizer", by_torchao_xnnpack,
+    peer(PER_TENSOR, "ONNX Runtime, defaults", by_onnxruntime),
+    peer(PER_TENSOR, QNN, **QNN8, per_channel=False),
+    torchao(PER_TENSOR, ", XNNPACK quantizer", by_torchao_xnnpack, per_channel=False),
+    peer(PER_TENSOR, "ExecuTorch, XNNPACK quantizer", by_program, tool="executorch",
          per_channel=False),
-    ours("4-bit weights", "PTQ w4a8", "w4a8"),
-    ours("4-bit weights", "PTQ w4a8, adaptive rounding", "w4a8_adaptive"),
-    ours("4-bit weights", "QAT w4a8", "w4a8_qat", htp=LARGE),
-    ours("4-bit weights", "PTQ w4a16, adaptive rounding", W4A16),
-    peer("4-bit weights", "ONNX Runtime, QNN configuration", by_onnxruntime_qnn, weight="QInt4",
-         per_channel=True),
-    peer("4-bit weights", "torchao pt2e route, min-max", by_torchao,
-         recipe=recipes.PRESETS["w4a8"]),
-    peer("4-bit weights", "ai-edge-quantizer, float activations", by_litert, "litert",
+    nncf(PER_TENSOR, "mixed preset", preset="mixed", per_channel=False),
+    aimet(PER_TENSOR, "SQNR ranges", **SQNR, per_channel=False),
+    aimet(PER_TENSOR, "SQNR ranges, equalized", **SQNR, per_channel=False, equalize=True),
+    ours(W4, "PTQ w4a8", "w4a8"),
+    ours(W4, "PTQ w4a8, adaptive rounding", "w4a8_adaptive"),
+    peer(W4, QNN, by_onnxruntime_qnn, weight="QInt4", per_channel=True),
+    torchao(W4, " route, min-max", by_torchao, recipe=recipes.PRESETS["w4a8"]),
+    aimet(W4, "SQNR ranges", **SQNR, weights=4),
+    aimet(W4, "sequential MSE", scheme="min_max", weights=4, rounding="seq_mse"),
+    aimet(W4, "AdaRound", **SQNR, weights=4, **ADAROUND),
+    Row(WIDE, "ours", "mixed, 15 % of the MACs",
+        functools.partial(searched, recipe=TRIM, mac_share=0.15), LARGE),
+    ours(WIDE, "PTQ a16w8, all 16-bit", "a16w8"),
+    ours(WIDE, "PTQ a16w8, ranges with room", "a16w8_room"),
+    peer(WIDE, "ONNX Runtime, QNN, all 16-bit", **QNN8, per_channel=True, activation="QUInt16"),
+    peer(WIDE, "ONNX Runtime, QNN, the worst 10 % of the tensors", by_onnxruntime_mixed, share=0.1),
+    aimet(WIDE, "5 % of the layers flipped", **SQNR, flip=5),
+    aimet(WIDE, "10 % of the layers flipped", **SQNR, flip=10),
+    aimet(WIDE, "all 16-bit", scheme="min_max", activations=16),
+    ours(TRAINED8, "QAT int8", QAT8, htp=LARGE),
+    torchao(TRAINED8, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT8, bits=8),
+    torchao(TRAINED8, " route, observed ranges", by_torchao_qat_route, recipe=QAT8),
+    peer(TRAINED8, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT8, weights=8),
+    peer(TRAINED8, "NNCF, mixed preset", by_program, tool="nncf_train", recipe=QAT8),
+    ours(TRAINED4, "QAT w4a8", QAT4, htp=LARGE),
+    torchao(TRAINED4, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT4, bits=4),
+    torchao(TRAINED4, " route, observed ranges", by_torchao_qat_route, recipe=QAT4),
+    peer(TRAINED4, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT4, weights=4),
+    ours(OTHER, "PTQ w4a16, adaptive rounding", W4A16),
+    peer(OTHER, "ai-edge-quantizer, float activations", by_program, tool="litert",
          kind="dynamic_wi4_afp32"),
-    Row("16-bit where it pays", "ours", "mixed, 15 % of the MACs",
-        functools.partial(searched, recipe=TRIM, mac_share=0.15), htp=LARGE),
-    ours("16-bit where it pays", "PTQ a16w8, all 16-bit", "a16w8"),
-    ours("16-bit where it pays", "PTQ a16w8, ranges with room", "a16w8_room"),
-    peer("16-bit where it pays", "ONNX Runtime, QNN, all 16-bit", **QNN8, per_channel=True,
-         activation="QUInt16"),
 )  # fmt: skip

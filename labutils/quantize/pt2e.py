@@ -181,7 +181,8 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
         ) from None
     recipe = recipes.load(recipe)
     graph = qat_graph.trace(model)
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    # the batch, and the sides: training may be at another size than calibration
+    dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
     make = prepare_pt2e if recipe.qat is None else prepare_qat_pt2e
     advice = "Quantize its ONNX file instead: quantize.static."
     with wall("torch.export or torchao refuses", type(model).__name__, advice=advice):

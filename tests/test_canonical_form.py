@@ -273,6 +273,20 @@ def test_a_plain_gemm_stays_what_it_is():
     assert model.SerializeToString() == before
 
 
+@pytest.mark.parametrize("recipe", ["int8", "a16w8", "int8_tensor"])
+def test_a_gemm_of_a_quantized_file_stays_what_it_is(recipe, tmp_path):
+    draft = Draft()
+    draft.head(draft.stem())
+    file, made = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+    onnx.save(draft.finish(), file)
+    quantize.static(file, made, IMAGES, recipe)
+    adapted = adapt.adapted(made)
+    assert (adapted.file, adapted.changes) == (made, ())
+    model = onnx.load(made)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    assert any(gemm.input[2] in node.output for node in model.graph.node)  # its bias is behind a DQ
+
+
 def test_the_user_is_told_what_a_target_refuses_of_the_file_as_it_is(lab, tmp_path):
     draft = Draft()
     draft.node("Identity", [draft.head(draft.stem(), output="raw")], "scores")

@@ -48,7 +48,7 @@ def is_canonical(model: onnx.ModelProto) -> bool:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     if any(value.name in weights for value in graph.input):
         return False
-    if not _is_plain(model) or idle_outputs.idle_outputs(graph):
+    if not _is_plain(model) or idle_outputs.idle_outputs(graph) or gemm_factors.odd_gemms(graph):
         return False
     written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
     for node in nodes_within(graph):
@@ -57,8 +57,6 @@ def is_canonical(model: onnx.ModelProto) -> bool:
         if node.op_type in ("Identity", "If") or _is_rare_constant(node):
             return False
         if node.op_type in _CARRIERS and not written.isdisjoint(node.input[1:]):
-            return False
-        if node.op_type == "Gemm" and not gemm_factors.is_plain(node, weights):
             return False
     return True
 

@@ -7,6 +7,7 @@ import known_wrong
 import numpy as np
 import onnx
 import pytest
+from cases.draft import CLASSES, Draft
 from onnx import TensorProto, helper, numpy_helper
 
 from labutils import dlc, manifests, pipeline, quantize, runtime, surgery, targets
@@ -32,6 +33,40 @@ def patched_onnx(small_onnx, tmp_path_factory):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def two_headed(file, names):
+    """Write a classifier of two outputs, whose values are nowhere near each other."""
+    draft = Draft(shape=(1, 3, 16, 16))
+    draft.head(draft.stem(), output=names[0])
+    draft.node("Mul", [names[0], draft.weight("times", np.float32(-5))], names[1])
+    onnx.save(draft.finish([(name, (1, CLASSES)) for name in names]), file)
+
+
+@pytest.mark.parametrize(
+    "pair", [("a/b", "a_b"), ("größe", "gr____e"), ("出", "1"), ("s:0", "s.0")]
+)
+def test_a_dlcs_outputs_have_the_names_of_the_file(pair, tmp_path):
+    file, inputs = tmp_path / "m.onnx", np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
+    two_headed(file, pair)
+    dlc.writing.write(file, tmp_path / "m.dlc")
+    with runtime.connect(file) as ours, runtime.connect(tmp_path / "m.dlc") as theirs:
+        expected, found = ours.tensors(inputs), theirs.tensors(inputs)
+    assert set(found) == set(pair)
+    for name in pair:
+        peak = np.abs(expected[name]).max()
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=0.02 * peak)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "a16w8"])
+def test_a_file_that_is_quantized_already_becomes_a_dlc_of_its_integers(recipe, lab, tmp_path):
+    stated = ["--mean", ".5", ".5", ".5", "--std", ".5", ".5", ".5"]
+    file, made = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+    two_headed(file, ("scores", "more"))
+    quantize.static(file, made, np.random.default_rng(1).random((8, 3, 16, 16), np.float32), recipe)
+    code, out, err = lab("convert", made, *stated, "--target", "qnn", "-o", tmp_path / "m.dlc")
+    assert code == 0, err
+    assert f"m.dlc: {recipe} DLC for qnn" in out
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

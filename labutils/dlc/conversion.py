@@ -260,7 +260,7 @@ def convert(
 
 
 def _precision_of(written: OnnxFile, device: Device) -> str:
-    """Return what a DLC holds: a file that was brought quantized is written in its integers."""
+    """Return what a DLC holds: a quantized file is written in its integers."""
     from onnx import TensorProto
 
     graph = written.proto.graph

@@ -273,6 +273,24 @@ def test_a_plain_gemm_stays_what_it_is():
     assert model.SerializeToString() == before
 
 
+@pytest.mark.parametrize(("opset", "factors"), [(18, 2), (19, 2), (20, 2), (21, 8)])
+def test_a_group_normalization_of_any_opset_is_written_out(opset, factors, tmp_path):
+    draft = Draft(opset=21)  # ONNX's checker takes that one only
+    pair = [draft.weight(name, draft.draw(factors, scale=1.0)) for name in ("scale", "bias")]
+    draft.node("GroupNormalization", [draft.stem(), *pair], "norm", num_groups=2, epsilon=1e-3)
+    draft.head("norm")
+    file = tmp_path / "norm.onnx"
+    model = draft.finish()
+    model.opset_import[0].version = opset
+    onnx.save(model, file)
+    made = adapt.adapted(file)
+    assert "1 GroupNormalization written out" in made.changes
+    assert "equal to the original on one input" in made.changes
+    onnx.checker.check_model(made.onnx.whole, full_check=True)
+    assert_same(computed(made.onnx), computed(file), 1e-5)
+    assert_same(computed(prepared(made.file)), computed(file), 1e-5)
+
+
 @pytest.mark.parametrize("recipe", ["int8", "a16w8", "int8_tensor"])
 def test_a_gemm_of_a_quantized_file_stays_what_it_is(recipe, tmp_path):
     draft = Draft()

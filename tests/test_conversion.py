@@ -319,3 +319,37 @@ def test_impossible_calls(target, output, settings, error, words, small_onnx, tm
             dlc.Device(**settings),
         )
     assert names(tmp_path) == []
+
+
+def test_the_products_inside_attention_are_counted(tmp_path):
+    draft = Draft(opset=23, shape=(1, 3, 16, 16))
+    draft.convolution("image", "cells", 3, strides=[4, 4], side=4, pads=[0] * 4)
+    draft.node("Reshape", ["cells", draft.weight("flat_shape", np.array([1, 8, 16]))], "rows")
+    draft.node("Transpose", ["rows"], "tokens", perm=[0, 2, 1])
+    parts = [draft.node("MatMul", ["tokens", draft.weight(f"w{i}", draft.draw(8, 8))], f"p{i}")
+             for i in range(3)]  # fmt: skip
+    draft.node("Attention", parts, "mixed", q_num_heads=2, kv_num_heads=2)
+    draft.node("ReduceMean", ["mixed", draft.weight("axis", np.array([1]))], "mean", keepdims=0)
+    draft.node("MatMul", ["mean", draft.weight("fc", draft.draw(8, CLASSES))], "scores")
+    onnx.save(draft.finish(), tmp_path / "m.onnx")
+    info = dlc.writing.write(tmp_path / "m.onnx", tmp_path / "m.dlc")
+    assert "7 heavy operators" in info.notes["verified"]
+
+
+def test_a_branch_that_no_dlc_holds_is_named(tmp_path):
+    file = tmp_path / "m.onnx"
+    draft = Draft(shape=(1, 3, 16, 16))
+    x = draft.stem()
+    draft.node("ReduceMean", [x], "mean", keepdims=0)
+    draft.node("Greater", ["mean", draft.weight("most", np.float32(-1))], "wide")
+    weight = numpy_helper.from_array(draft.draw(8, 8, 3, 3), "w_in")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "oe"]
+    conv = helper.make_node("Conv", [x, "w_in"], ["o"], pads=[1] * 4)
+    then = helper.make_graph([conv], "then", [], ends[:1], [weight])
+    other = helper.make_graph([helper.make_node("Neg", [x], ["e"])], "else", [], ends[1:])
+    draft.node("If", ["wide"], "chosen", then_branch=then, else_branch=other)
+    draft.head("chosen")
+    onnx.save(draft.finish(), file)
+    with pytest.raises(ConvertError, match=r"If '/If_chosen' decides while the network runs"):
+        dlc.writing.write(file, tmp_path / "m.dlc")
+    assert not (tmp_path / "m.dlc").exists()

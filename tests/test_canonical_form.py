@@ -291,6 +291,51 @@ def test_a_group_normalization_of_any_opset_is_written_out(opset, factors, tmp_p
     assert_same(computed(prepared(made.file)), computed(file), 1e-5)
 
 
+def weight_only(form, quantized_data=False):
+    """Return a network whose Conv reads a weight that is stored as integers."""
+    draft = Draft(opset=21 if form == "blocks" else 17)
+    x, codes = draft.stem(), np.random.default_rng(2).integers(-7, 7, (8, 8, 3, 3)).astype(np.int8)
+    scale = draft.weight("scale", np.full((1, 8, 3, 3) if form == "blocks" else 8, 0.05, "f4"))
+    zero, more = [draft.weight("zero", np.zeros(8, np.int8))], {"axis": 0}
+    if form == "blocks":
+        zero, more = [], {"axis": 0, "block_size": 8}
+    if form == "tensor":
+        scale, zero, more = draft.weight("scale", np.float32(0.05)), [], {}
+    name = draft.weight("codes", codes)
+    if form == "rounded":
+        real = draft.weight("codes", codes.astype(np.float32) * 0.05)
+        name = draft.node("QuantizeLinear", [real, scale, *zero], "rounded", **more)
+    w = draft.node("DequantizeLinear", [name, scale, *zero], "w", **more)
+    if form == "turned":
+        w = draft.node("Transpose", [w], "turned", perm=[1, 0, 2, 3])
+    if quantized_data:
+        step = draft.weight("step", np.float32(0.02)), draft.weight("none", np.uint8(0))
+        x = draft.node("QuantizeLinear", [x, *step], "x_codes")
+        x = draft.node("DequantizeLinear", [x, *step], "x_again")
+    draft.head(draft.node("Conv", [x, w], "conv"))
+    return draft.finish()
+
+
+@pytest.mark.parametrize("form", ["channels", "tensor", "blocks", "rounded", "turned"])
+def test_weights_stored_as_integers_beside_float_data_are_written_in_float(form, tmp_path):
+    file = tmp_path / "stored.onnx"
+    onnx.save(weight_only(form), file)
+    made = adapt.adapted(file)
+    assert "1 weight stored as integers written in float" in made.changes
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {
+        n.op_type for n in made.onnx.proto.graph.node
+    }
+    assert_same(computed(made.onnx), computed(file), 1e-6)
+    assert_same(computed(prepared(made.file)), computed(file), 1e-5)
+
+
+def test_weights_beside_quantized_data_stay_integers(tmp_path):
+    file = tmp_path / "quantized.onnx"
+    onnx.save(weight_only("channels", quantized_data=True), file)
+    made = adapt.adapted(file)
+    assert (made.file, made.changes) == (file, ())
+
+
 @pytest.mark.parametrize("recipe", ["int8", "a16w8", "int8_tensor"])
 def test_a_gemm_of_a_quantized_file_stays_what_it_is(recipe, tmp_path):
     draft = Draft()

@@ -19,6 +19,7 @@ from . import (
     half_precision,
     idle_outputs,
     operator_versions,
+    quantized_weights,
     static_sizes,
     training_mode,
 )
@@ -47,6 +48,8 @@ def is_canonical(model: onnx.ModelProto) -> bool:
         return False
     weights = {tensor.name: tensor for tensor in graph.initializer}
     if any(value.name in weights for value in graph.input):
+        return False
+    if quantized_weights.foldable(graph):
         return False
     if not _is_plain(model) or idle_outputs.idle_outputs(graph) or gemm_factors.odd_gemms(graph):
         return False
@@ -97,7 +100,7 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
     attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
         lambda changed: _settle_(changed, generated),
         lambda changed: _plain_operators_(changed, generated),
-        _widen_, _plain_gemms_,
+        _widen_, _fold_quantized_weights_, _plain_gemms_,
     )  # fmt: skip
     for attempt in attempts:
         trial = type(model)()
@@ -204,6 +207,13 @@ def _widen_(model: onnx.ModelProto) -> list[str]:
         return []
     _settle_(model, 0)
     return [f"its {' and '.join(sorted(found))} is computed in float32"]
+
+
+def _fold_quantized_weights_(model: onnx.ModelProto) -> list[str]:
+    done = quantized_weights.fold_(model)
+    if done:
+        _settle_(model, 0)  # what only turned or shaped them
+    return done
 
 
 def _plain_gemms_(model: onnx.ModelProto) -> list[str]:

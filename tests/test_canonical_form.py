@@ -273,6 +273,83 @@ def test_a_plain_gemm_stays_what_it_is():
     assert model.SerializeToString() == before
 
 
+@pytest.mark.parametrize(("opset", "factors"), [(18, 2), (19, 2), (20, 2), (21, 8)])
+def test_a_group_normalization_of_any_opset_is_written_out(opset, factors, tmp_path):
+    draft = Draft(opset=21)  # ONNX's checker takes that one only
+    pair = [draft.weight(name, draft.draw(factors, scale=1.0)) for name in ("scale", "bias")]
+    draft.node("GroupNormalization", [draft.stem(), *pair], "norm", num_groups=2, epsilon=1e-3)
+    draft.head("norm")
+    file = tmp_path / "norm.onnx"
+    model = draft.finish()
+    model.opset_import[0].version = opset
+    onnx.save(model, file)
+    made = adapt.adapted(file)
+    assert "1 GroupNormalization written out" in made.changes
+    assert "equal to the original on one input" in made.changes
+    onnx.checker.check_model(made.onnx.whole, full_check=True)
+    assert_same(computed(made.onnx), computed(file), 1e-5)
+    assert_same(computed(prepared(made.file)), computed(file), 1e-5)
+
+
+def weight_only(form, quantized_data=False):
+    """Return a network whose Conv reads a weight that is stored as integers."""
+    draft = Draft(opset=21 if form == "blocks" else 17)
+    x, codes = draft.stem(), np.random.default_rng(2).integers(-7, 7, (8, 8, 3, 3)).astype(np.int8)
+    scale = draft.weight("scale", np.full((1, 8, 3, 3) if form == "blocks" else 8, 0.05, "f4"))
+    zero, more = [draft.weight("zero", np.zeros(8, np.int8))], {"axis": 0}
+    if form == "blocks":
+        zero, more = [], {"axis": 0, "block_size": 8}
+    if form == "tensor":
+        scale, zero, more = draft.weight("scale", np.float32(0.05)), [], {}
+    name = draft.weight("codes", codes)
+    if form == "rounded":
+        real = draft.weight("codes", codes.astype(np.float32) * 0.05)
+        name = draft.node("QuantizeLinear", [real, scale, *zero], "rounded", **more)
+    w = draft.node("DequantizeLinear", [name, scale, *zero], "w", **more)
+    if form == "turned":
+        w = draft.node("Transpose", [w], "turned", perm=[1, 0, 2, 3])
+    if quantized_data:
+        step = draft.weight("step", np.float32(0.02)), draft.weight("none", np.uint8(0))
+        x = draft.node("QuantizeLinear", [x, *step], "x_codes")
+        x = draft.node("DequantizeLinear", [x, *step], "x_again")
+    draft.head(draft.node("Conv", [x, w], "conv"))
+    return draft.finish()
+
+
+@pytest.mark.parametrize("form", ["channels", "tensor", "blocks", "rounded", "turned"])
+def test_weights_stored_as_integers_beside_float_data_are_written_in_float(form, tmp_path):
+    file = tmp_path / "stored.onnx"
+    onnx.save(weight_only(form), file)
+    made = adapt.adapted(file)
+    assert "1 weight stored as integers written in float" in made.changes
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {
+        n.op_type for n in made.onnx.proto.graph.node
+    }
+    assert_same(computed(made.onnx), computed(file), 1e-6)
+    assert_same(computed(prepared(made.file)), computed(file), 1e-5)
+
+
+def test_weights_beside_quantized_data_stay_integers(tmp_path):
+    file = tmp_path / "quantized.onnx"
+    onnx.save(weight_only("channels", quantized_data=True), file)
+    made = adapt.adapted(file)
+    assert (made.file, made.changes) == (file, ())
+
+
+@pytest.mark.parametrize("recipe", ["int8", "a16w8", "int8_tensor"])
+def test_a_gemm_of_a_quantized_file_stays_what_it_is(recipe, tmp_path):
+    draft = Draft()
+    draft.head(draft.stem())
+    file, made = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+    onnx.save(draft.finish(), file)
+    quantize.static(file, made, IMAGES, recipe)
+    adapted = adapt.adapted(made)
+    assert (adapted.file, adapted.changes) == (made, ())
+    model = onnx.load(made)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    assert any(gemm.input[2] in node.output for node in model.graph.node)  # its bias is behind a DQ
+
+
 def test_the_user_is_told_what_a_target_refuses_of_the_file_as_it_is(lab, tmp_path):
     draft = Draft()
     draft.node("Identity", [draft.head(draft.stem(), output="raw")], "scores")

@@ -7,6 +7,7 @@ import known_wrong
 import numpy as np
 import onnx
 import pytest
+from cases.draft import CLASSES, Draft
 from onnx import TensorProto, helper, numpy_helper
 
 from labutils import dlc, manifests, pipeline, quantize, runtime, surgery, targets
@@ -32,6 +33,40 @@ def patched_onnx(small_onnx, tmp_path_factory):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def two_headed(file, names):
+    """Write a classifier of two outputs, whose values are nowhere near each other."""
+    draft = Draft(shape=(1, 3, 16, 16))
+    draft.head(draft.stem(), output=names[0])
+    draft.node("Mul", [names[0], draft.weight("times", np.float32(-5))], names[1])
+    onnx.save(draft.finish([(name, (1, CLASSES)) for name in names]), file)
+
+
+@pytest.mark.parametrize(
+    "pair", [("a/b", "a_b"), ("größe", "gr____e"), ("出", "1"), ("s:0", "s.0")]
+)
+def test_a_dlcs_outputs_have_the_names_of_the_file(pair, tmp_path):
+    file, inputs = tmp_path / "m.onnx", np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
+    two_headed(file, pair)
+    dlc.writing.write(file, tmp_path / "m.dlc")
+    with runtime.connect(file) as ours, runtime.connect(tmp_path / "m.dlc") as theirs:
+        expected, found = ours.tensors(inputs), theirs.tensors(inputs)
+    assert set(found) == set(pair)
+    for name in pair:
+        peak = np.abs(expected[name]).max()
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=0.02 * peak)
+
+
+@pytest.mark.parametrize("recipe", ["int8", "a16w8"])
+def test_a_file_that_is_quantized_already_becomes_a_dlc_of_its_integers(recipe, lab, tmp_path):
+    stated = ["--mean", ".5", ".5", ".5", "--std", ".5", ".5", ".5"]
+    file, made = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+    two_headed(file, ("scores", "more"))
+    quantize.static(file, made, np.random.default_rng(1).random((8, 3, 16, 16), np.float32), recipe)
+    code, out, err = lab("convert", made, *stated, "--target", "qnn", "-o", tmp_path / "m.dlc")
+    assert code == 0, err
+    assert f"m.dlc: {recipe} DLC for qnn" in out
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -284,3 +319,37 @@ def test_impossible_calls(target, output, settings, error, words, small_onnx, tm
             dlc.Device(**settings),
         )
     assert names(tmp_path) == []
+
+
+def test_the_products_inside_attention_are_counted(tmp_path):
+    draft = Draft(opset=23, shape=(1, 3, 16, 16))
+    draft.convolution("image", "cells", 3, strides=[4, 4], side=4, pads=[0] * 4)
+    draft.node("Reshape", ["cells", draft.weight("flat_shape", np.array([1, 8, 16]))], "rows")
+    draft.node("Transpose", ["rows"], "tokens", perm=[0, 2, 1])
+    parts = [draft.node("MatMul", ["tokens", draft.weight(f"w{i}", draft.draw(8, 8))], f"p{i}")
+             for i in range(3)]  # fmt: skip
+    draft.node("Attention", parts, "mixed", q_num_heads=2, kv_num_heads=2)
+    draft.node("ReduceMean", ["mixed", draft.weight("axis", np.array([1]))], "mean", keepdims=0)
+    draft.node("MatMul", ["mean", draft.weight("fc", draft.draw(8, CLASSES))], "scores")
+    onnx.save(draft.finish(), tmp_path / "m.onnx")
+    info = dlc.writing.write(tmp_path / "m.onnx", tmp_path / "m.dlc")
+    assert "7 heavy operators" in info.notes["verified"]
+
+
+def test_a_branch_that_no_dlc_holds_is_named(tmp_path):
+    file = tmp_path / "m.onnx"
+    draft = Draft(shape=(1, 3, 16, 16))
+    x = draft.stem()
+    draft.node("ReduceMean", [x], "mean", keepdims=0)
+    draft.node("Greater", ["mean", draft.weight("most", np.float32(-1))], "wide")
+    weight = numpy_helper.from_array(draft.draw(8, 8, 3, 3), "w_in")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "oe"]
+    conv = helper.make_node("Conv", [x, "w_in"], ["o"], pads=[1] * 4)
+    then = helper.make_graph([conv], "then", [], ends[:1], [weight])
+    other = helper.make_graph([helper.make_node("Neg", [x], ["e"])], "else", [], ends[1:])
+    draft.node("If", ["wide"], "chosen", then_branch=then, else_branch=other)
+    draft.head("chosen")
+    onnx.save(draft.finish(), file)
+    with pytest.raises(ConvertError, match=r"If '/If_chosen' decides while the network runs"):
+        dlc.writing.write(file, tmp_path / "m.dlc")
+    assert not (tmp_path / "m.dlc").exists()

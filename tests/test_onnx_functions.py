@@ -88,3 +88,52 @@ def test_it_is_converted(op, lab, tmp_path):
         "convert", path, "--target", "qnn", "--repair", *STATED, "-o", tmp_path / "net.dlc"
     )
     assert code == 0, out + err
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize("bounds", ["low", "high", "both", "one"])
+def test_a_clip_of_computed_bounds_is_written_exactly(bounds, lab, tmp_path):
+    draft = Draft()
+    x = draft.stem("Tanh")
+    draft.node("ReduceMax", [x], "most", axes=[0, 1, 2, 3], keepdims=0)
+    draft.node("Mul", ["most", draft.weight("half", np.float32(0.5))], "high")
+    draft.node("Neg", ["high"], "low")
+    draft.weight("zero", np.float32(0))
+    ends = {"low": ["low"], "high": ["", "high"], "both": ["low", "high"], "one": ["zero", "high"]}
+    draft.head(draft.node("Clip", [x, *ends[bounds]], "clipped"))
+    file = tmp_path / "net.onnx"
+    onnx.save(draft.finish(), file)
+    code, out, err = lab(
+        "convert", file, "--target", "qnn", "--repair", *STATED, "-o", tmp_path / "net.dlc"
+    )
+    assert code == 0, out + err
+    assert "clip-of-computed-bounds" in out
+    assert "allow-approximate" not in out
+
+
+def test_crossed_bounds_of_a_clip_give_the_upper_one():
+    nodes = [node("ReduceMax", "x", "low", axes=[0, 1, 2, 3], keepdims=0),
+             node("Sub", "low one", "high"), node("Clip", "x low high", "y")]  # fmt: skip
+    model = graph(nodes, {"one": np.float32(1)}, [1, 3, 5, 6])
+    after, report = replaced(model, "clip-of-computed-bounds")
+    assert ops(after)[-2:] == ["Max", "Min"]
+    assert report.check.max_error == 0
+
+
+@pytest.mark.htp
+@pytest.mark.parametrize(
+    "more", [{"dilations": [2, 2]}, {"dilations": [1, 3], "group": 2},
+             {"dilations": [2, 2], "strides": [2, 2], "output_padding": [1, 1], "group": 2}]
+)  # fmt: skip
+def test_a_dilated_transposed_convolution_has_its_zeros_written(more, lab, tmp_path):
+    draft = Draft(shape=(1, 3, 16, 16))
+    w = draft.weight("w", draft.draw(8, 8 // more.get("group", 1), 3, 3))
+    draft.head(draft.node("ConvTranspose", [draft.stem(), w], "wide", pads=[1] * 4, **more))
+    file = tmp_path / "net.onnx"
+    onnx.save(draft.finish(), file)
+    assert [n.op_type for n in targets.check(file, "qnn").blockers] == ["ConvTranspose"]
+    code, out, err = lab(
+        "convert", file, "--target", "qnn", "--repair", *STATED, "-o", tmp_path / "net.dlc"
+    )
+    assert code == 0, out + err
+    assert "spread-kernel" in out and "equal" in out

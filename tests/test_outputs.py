@@ -410,3 +410,64 @@ def test_a_single_number_is_converted(lab, tmp_path):
         "convert", tmp_path / "net.onnx", "--target", "qnn", *STATED, "-o", tmp_path / "n.dlc"
     )
     assert code == 0, out + err
+
+
+def zipped(file):
+    """Write a classifier as scikit-learn's converter does: probabilities become maps."""
+    labels = [0, 1]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node(
+            "LinearClassifier", ["flat"], ["label", "shares"], domain="ai.onnx.ml",
+            post_transform="SOFTMAX", coefficients=[0.1, 0.2] * 768, intercepts=[0.0, 1.0],
+            classlabels_ints=labels,
+        ),
+        helper.make_node(
+            "ZipMap", ["shares"], ["maps"], "zip", domain="ai.onnx.ml", classlabels_int64s=labels
+        ),
+    ]  # fmt: skip
+    map_type = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    ends = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, [1]),
+        helper.make_value_info("maps", helper.make_sequence_type_proto(map_type)),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    graph = helper.make_graph(nodes, "zipped", [image], ends)
+    onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=8), file)
+
+
+def split_in_two(file):
+    """Write a network whose output is a sequence."""
+    node = helper.make_node("SplitToSequence", ["image"], ["halves"], "halve", axis=1)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 4, 4])
+    ends = [helper.make_tensor_sequence_value_info("halves", TensorProto.FLOAT, None)]
+    graph = helper.make_graph([node], "split", [image], ends)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, file)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (zipped, r"Output 'maps' of m.onnx is a sequence of maps, .*ZipMap 'zip'.*\['shares'\]"),
+        (split_in_two, r"Output 'halves' of m.onnx is a sequence of tensors, .*'halve'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "quantize", "diagnose"])
+def test_an_output_that_is_no_tensor_is_refused_by_its_name(
+    write, words, command, lab, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write(Path("m.onnx"))
+    given = {"diagnose": ["--target", "qnn"], "quantize": [*STATED, "-o", "q.onnx"]}
+    code, _, err = lab(command, "m.onnx", *given.get(command, STATED))
+    assert code == 2
+    assert re.search(words, err.replace("\n", " ")), err
+    if write is zipped:  # what it says to do gives a network of tensors
+        cure = re.search(r"onnx\.utils\.extract_model\(.*\)", err.replace("\n", " "))
+        eval(cure.group(), {"onnx": onnx})
+        code, _, err = lab("run", "tensors.onnx", *STATED, "--images", "2")
+        assert code == 0, err

@@ -7,6 +7,7 @@ import known_wrong
 import numpy as np
 import onnx
 import pytest
+from cases.draft import CLASSES, Draft
 from onnx import helper
 
 from labutils import dlc, manifests, paths, pipeline, surgery, targets
@@ -320,3 +321,15 @@ def test_what_the_writer_refuses_and_no_rule_repairs_is_said_with_its_reason(tmp
     with pytest.raises(SurgeryError, match=r"MaxPool.*refuses it: .*dilations"):
         pipeline.apply(source, "snpe-2.7", tmp_path / "r.onnx", writer=dlc.refused_nodes)
     assert not (tmp_path / "r.onnx").exists()
+
+
+def test_what_adapting_a_file_left_out_is_told_by_its_repair(lab, tmp_path):
+    draft = Draft(shape=(1, 3, 16, 16))
+    draft.head(draft.stem("HardSwish"))
+    anchors = draft.weight("anchors", np.float32([1, 2]))
+    file, made = tmp_path / "m.onnx", tmp_path / "r.onnx"
+    onnx.save(draft.finish([("scores", (1, CLASSES)), (anchors, (2,))]), file)
+    code, said, err = lab("repair", file, "--target", "snpe-2.7", "-o", made)
+    assert code == 0, err
+    assert "output 'anchors' left out: it is a constant" in said
+    assert "output 'anchors' left out" in manifests.read(made)["model"]["note"]

@@ -190,6 +190,8 @@ def _repair(chosen: argparse.Namespace) -> int:
                     return 0
                 say(chosen, f"{nothing} No file was written.")
                 return 0
+        if model.brought:  # the report's check compares with the adapted copy
+            say(chosen, str(model))
         _describe(chosen, model, done)
     emit(chosen, done)
     say(chosen, f"wrote {done.file} and {paths.edits_file(done.file).name}")

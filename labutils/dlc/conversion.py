@@ -223,7 +223,8 @@ def convert(
     check = table.check(source, target)
     with paths.scratch(destination.parent) as folder:
         draft = folder / destination.name
-        say(f"writing the {device.precision} DLC ...")
+        precision = _precision_of(written, device)
+        say(f"writing the {precision} DLC ...")
         transcript = _write(source, written, check, draft, device.precision, say)
         images = counted(len(gate.inputs), "image")
         say(f"comparing {images} with the original on the simulated {device.soc} ...")
@@ -233,7 +234,7 @@ def convert(
         claim = ". ".join(filter(None, [notes.caveat, _claim(target, transcript, report)]))
         story = {
             "target": target,
-            "precision": device.precision,
+            "precision": precision,
             "claim": claim,
             "source": {"file": written.name, "sha256": paths.sha256(written)},
             "opset": check.opset,
@@ -247,7 +248,7 @@ def convert(
     return Conversion(
         file=destination,
         target=target,
-        precision=device.precision,
+        precision=precision,
         source=written.path,
         check=check,
         transcript=transcript,
@@ -256,6 +257,20 @@ def convert(
         claim=claim,
         manifest=paths.manifest(destination),
     )
+
+
+def _precision_of(written: OnnxFile, device: Device) -> str:
+    """Return what a DLC holds: a quantized file is written in its integers."""
+    from onnx import TensorProto
+
+    graph = written.proto.graph
+    points = {n.input[2] for n in graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2}
+    quantized = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    if not quantized or device.precision in ("int8", "a16w8"):
+        return device.precision
+    wide = (TensorProto.UINT16, TensorProto.INT16)
+    kinds = {tensor.data_type for tensor in graph.initializer if tensor.name in points}
+    return "a16w8" if kinds.issubset(wide) and kinds else "int8"
 
 
 def failed_place(destination: Path) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import paths
 from ..errors import ConvertError
+from ..onnxfile.edit import subgraphs
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.session import Session
 from ..runtime.qnn import dlc_file
@@ -49,6 +50,7 @@ _HEAVY = {
     "Gemm": ("FullyConnected", "MatMul"),
     "MatMul": ("FullyConnected", "MatMul"),
 }
+_PRODUCTS_INSIDE = {"Attention": 2}  # of ONNX: queries by keys, and what they select by values
 _LIGHT = {
     "HardSwish": "HardSwish",
     "HardSigmoid": "HardSigmoid",
@@ -66,6 +68,11 @@ _CURE_OF_ENDS = (
 _CURE_OF_WEIGHTS = (
     "do not use the DLC. Export the network again, at opset 17, and convert that; where it still "
     "differs, report the network: QNN wrote another one."
+)
+_CURE_OF_BRANCHES = (
+    "{op} '{name}' decides while the network runs what is computed, and a DLC holds one graph "
+    "without branches. Export the network without it (no `if` or loop that depends on the input), "
+    "or convert the part before it (labutils.onnxfile.parts.extract)."
 )
 
 
@@ -96,6 +103,7 @@ def verify(
     cure = _CURE_OF_ENDS if differences else _CURE_OF_WEIGHTS
     have, want = Counter(op.type for op in made.ops), Counter(n.op_type for n in nodes)
     heavy = sum(want[name] for name in _HEAVY)
+    heavy += sum(_PRODUCTS_INSIDE.get(n.op_type, 0) for n in nodes if not n.domain)
     became = sum(have[name] for name in {t for types in _HEAVY.values() for t in types})
     merged = heavy - _heavy_once(source) if heavy > became else 0
     if heavy - merged != became:
@@ -104,6 +112,10 @@ def verify(
         )
     weights, wrong = _compare_weights(made, source)
     differences += wrong
+    branching = next((node for node in nodes if any(True for _ in subgraphs(node))), None)
+    if branching is not None:
+        name = branching.name or branching.output[0]
+        cure = _CURE_OF_BRANCHES.format(op=branching.op_type, name=name)
     if differences:
         listed = "".join(f"\n  - {line}" for line in differences[:20])
         raise ConvertError(

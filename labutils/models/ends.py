@@ -170,6 +170,44 @@ def refuse_labels(model: Model) -> None:
     )
 
 
+def refuse_other_outputs(file: OnnxFile) -> None:
+    """Refuse a file that gives something else than tensors, before anything is done with it.
+
+    Raises
+    ------
+    ModelFileError
+        The message names the output and its type, and how to get tensors instead.
+    """
+    plain = ("tensor_type", None)  # without a type, ONNX's checker has its say
+    other = [value for value in file.outputs if value.type.WhichOneof("value") not in plain]
+    if not other:
+        return
+    first = other[0]
+    maker = edit.producers(file.proto.graph.node).get(first.name)
+    by = f", made by {maker.op_type} '{maker.name}'" if maker else ""
+    cure = "Export the network with tensors as its outputs."
+    if maker is not None and maker.op_type == "ZipMap":
+        cure = (
+            "Export it without that node (skl2onnx: options={'zipmap': False}), or end the file "
+            f"before it: onnx.utils.extract_model({file.name!r}, 'tensors.onnx', "
+            f"{[value.name for value in file.inputs]}, [{maker.input[0]!r}])."
+        )
+    raise ModelFileError(
+        f"Output {first.name!r} of {file.name} is {_described(first.type)}, not a tensor{by}; "
+        f"every output that is run, compared or converted is a tensor. {cure}"
+    )
+
+
+def _described(kind: onnx.TypeProto) -> str:
+    """Return a type in words: a sequence of maps."""
+    name = (kind.WhichOneof("value") or "").removesuffix("_type").replace("_", " ")
+    if name not in ("sequence", "optional"):
+        return f"a {name}"
+    inner = getattr(kind, f"{name}_type").elem_type
+    within = (inner.WhichOneof("value") or "value").removesuffix("_type").replace("_", " ")
+    return f"a sequence of {within}s" if name == "sequence" else f"an optional {within}"
+
+
 def refuse_other_inputs(model: Model) -> None:
     """Refuse a file whose input is not one float32 image, before anything is done with it.
 

@@ -273,6 +273,7 @@ def _from_onnx(path: Path, weights: str, size: data.Size | None, output: str | N
     brought = OnnxFile(path)
     if not brought.outputs:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
+    ends.refuse_other_outputs(brought)
     found = adapt.adapted(brought, size)
     model, scores, cut = ends.chosen(found.onnx or OnnxFile(found.file), output, found.changes)
     known = ends.outputs_of(model)

@@ -19,6 +19,7 @@ from . import (
     half_precision,
     idle_outputs,
     operator_versions,
+    quantized_weights,
     static_sizes,
     training_mode,
 )
@@ -48,7 +49,9 @@ def is_canonical(model: onnx.ModelProto) -> bool:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     if any(value.name in weights for value in graph.input):
         return False
-    if not _is_plain(model) or idle_outputs.idle_outputs(graph):
+    if quantized_weights.foldable(graph):
+        return False
+    if not _is_plain(model) or idle_outputs.idle_outputs(graph) or gemm_factors.odd_gemms(graph):
         return False
     written = {node.output[0] for node in graph.node if node.op_type == "Constant"}
     for node in nodes_within(graph):
@@ -57,8 +60,6 @@ def is_canonical(model: onnx.ModelProto) -> bool:
         if node.op_type in ("Identity", "If") or _is_rare_constant(node):
             return False
         if node.op_type in _CARRIERS and not written.isdisjoint(node.input[1:]):
-            return False
-        if node.op_type == "Gemm" and not gemm_factors.is_plain(node, weights):
             return False
     return True
 
@@ -99,7 +100,7 @@ def canonicalize_(model: onnx.ModelProto, generated: int = 0) -> list[str]:
     attempts: tuple[Callable[[onnx.ModelProto], list[str]], ...] = (
         lambda changed: _settle_(changed, generated),
         lambda changed: _plain_operators_(changed, generated),
-        _widen_, _plain_gemms_,
+        _widen_, _fold_quantized_weights_, _plain_gemms_,
     )  # fmt: skip
     for attempt in attempts:
         trial = type(model)()
@@ -206,6 +207,13 @@ def _widen_(model: onnx.ModelProto) -> list[str]:
         return []
     _settle_(model, 0)
     return [f"its {' and '.join(sorted(found))} is computed in float32"]
+
+
+def _fold_quantized_weights_(model: onnx.ModelProto) -> list[str]:
+    done = quantized_weights.fold_(model)
+    if done:
+        _settle_(model, 0)  # what only turned or shaped them
+    return done
 
 
 def _plain_gemms_(model: onnx.ModelProto) -> list[str]:

@@ -1,7 +1,8 @@
 """Gemm as a plain product and sum: its alpha and beta in its weights, its C a vector.
 
 ``Y = alpha A B + beta C``, where ONNX lets C be of any shape that broadcasts. Quantizers read the
-weights and forget the factors; of C they take a vector with one bias per output.
+weights and forget the factors; of C they take a vector with one bias per output. A Gemm between
+DequantizeLinear nodes stays as it is: converters take it with these as one node.
 """
 
 from __future__ import annotations
@@ -16,8 +17,19 @@ if TYPE_CHECKING:
     import onnx
 
 
-def is_plain(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
-    """Return whether a Gemm has no factors, and a vector as C."""
+def odd_gemms(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the main graph's Gemms that have factors, or no vector as C, and are not quantized."""
+    gemms = [node for node in graph.node if node.op_type == "Gemm"]
+    if not gemms:
+        return []
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    quantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [
+        node for node in gemms if node.input[0] not in quantized and not _is_plain(node, weights)
+    ]
+
+
+def _is_plain(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     if _factor(node, "alpha") != 1 or (_has_c(node) and _factor(node, "beta") != 1):
         return False
     if not _has_c(node):
@@ -35,8 +47,7 @@ def plain_gemms_(model: onnx.ModelProto) -> int:
     per image, is added behind it. Weights that others read too are copied.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    odd = [n for n in model.graph.node if n.op_type == "Gemm" and not is_plain(n, weights)]
-    odd = [n for n in odd if _is_float(n, weights)]
+    odd = [node for node in odd_gemms(model.graph) if _is_float(node, weights)]
     if odd:
         work = _Plain(model, weights)
         for node in odd:

@@ -29,6 +29,7 @@ _FOREIGN = (  # offset, magic bytes, what such a file is
 # Of the checker: operators that a target may know, and shapes that every reader infers.
 _TOLERATED = (
     "No Op registered",
+    "Op registered for GroupNormalization is deprecated",  # at opset 18 to 20; it is written out
     "No opset import for domain",
     "Field 'shape' of 'type'",
     "must be topologically sorted",
@@ -236,6 +237,8 @@ def require_valid(path: Path, model: onnx.ModelProto) -> None:
             return
         if "should be stored in" in reason:
             reason = f"{reason[:340]} Put the file with its weights beside it."
+        if "is deprecated" in reason:
+            reason = f"{reason[:270]}. That opset has it no more: export it again, at opset 17."
         raise ModelFileError(f"{path} is not a valid ONNX model: {reason[:400]}") from error
     except UnicodeDecodeError as error:  # the checker's words, with the name that it objects to
         raise ModelFileError(

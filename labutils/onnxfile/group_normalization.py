@@ -14,11 +14,13 @@ import numpy as np
 from ..errors import counted
 from . import shapes
 from .edit import free_name, nodes_within
+from .graph import opset
 
 if TYPE_CHECKING:
     import onnx
 
-_SINCE = 21  # before, scale and bias were per group, and ONNX took that operator back
+_SINCE = 18
+_PER_CHANNEL = 21  # before, scale and bias were per group, and ONNX took that operator back
 _EPSILON = 1e-5
 
 
@@ -27,7 +29,7 @@ def written_out(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     from onnx import TensorProto
 
     graph = model.graph
-    if not any(x.version >= _SINCE for x in model.opset_import if not x.domain):
+    if opset(model) < _SINCE:
         return []
     weights = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     return [
@@ -48,15 +50,18 @@ def expand_(model: onnx.ModelProto) -> list[str]:
         known = {node.input[0]: shapes.sizes(found[node.input[0]])
                  for node in nodes if node.input[0] in found}  # fmt: skip
         ready = [node for node in nodes if known.get(node.input[0])]
+        per_channel = opset(model) >= _PER_CHANNEL
         for node in ready:
-            _expand_node_(model.graph, node, known[node.input[0]] or [])
+            _expand_node_(model.graph, node, known[node.input[0]] or [], per_channel)
         count += len(ready)
         if not ready:
             break
     return [f"{counted(count, 'GroupNormalization')} written out"] if count else []
 
 
-def _expand_node_(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int]) -> None:
+def _expand_node_(
+    graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int], per_channel: bool
+) -> None:
     from onnx import helper, numpy_helper
 
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -77,21 +82,28 @@ def _expand_node_(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int])
         made.append(helper.make_node(op, inputs, [output], label, **attributes))
         return output
 
-    def per_channel(role: str, name: str) -> str:
+    def factors(role: str, name: str) -> str:
         array = numpy_helper.to_array(weights[name])
         return constant(role, array.reshape(-1, *[1] * (len(size) - 2)))
 
     inner = constant("groups", np.array([0, groups, -1], np.int64))
     flat = add("Reshape", [x, inner])
-    ones = constant("ones", np.ones(groups, np.float32))
-    zeros = constant("zeros", np.zeros(groups, np.float32))
+    per_group = [scale, bias]
+    if per_channel:
+        per_group = [
+            constant("ones", np.ones(groups, np.float32)),
+            constant("zeros", np.zeros(groups, np.float32)),
+        ]
     epsilon = given.get("epsilon", _EPSILON)
-    normal = add("InstanceNormalization", [flat, ones, zeros], epsilon=epsilon)
+    normal = add("InstanceNormalization", [flat, *per_group], epsilon=epsilon)
     known = all(size[1:])
     back = constant("sizes", np.array([0, *size[1:]], np.int64)) if known else add("Shape", [x])
-    whole = add("Reshape", [normal, back])
-    scaled = add("Mul", [whole, per_channel("scale", scale)])
-    add("Add", [scaled, per_channel("bias", bias)], y)
+    if per_channel:
+        whole = add("Reshape", [normal, back])
+        scaled = add("Mul", [whole, factors("scale", scale)])
+        add("Add", [scaled, factors("bias", bias)], y)
+    else:
+        add("Reshape", [normal, back], y)
     place = list(graph.node).index(node)
     graph.node.remove(node)
     for offset, new in enumerate(made):

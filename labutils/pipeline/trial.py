@@ -97,6 +97,16 @@ class Trial:
                 if surgery.RULES[name].ops & _ops(self.now):
                     self.attempt([name], folder, helping=True)
 
+    def matches(self, name: str) -> bool:
+        """Return whether a rule finds anything to replace in the file as it is now."""
+        try:
+            surgery.replace_(self.file.copy(shaped=True), name, "onnx")
+        except NothingMatchedError:
+            return False
+        except SurgeryError:  # it says why when it is allowed
+            return True
+        return True
+
     def _note(self, names: Sequence[str], left: Iterable[object]) -> None:
         places = [place for place in left if isinstance(place, Left)]
         for name in names:
@@ -134,7 +144,7 @@ def try_rules(
     blocking = Counter(node.op_type for node in trial.now.blockers)
     if not allow_approximate:
         offers = {n: sum(blocking[op] for op in book[n].ops) for n in approximate}
-        trial.offered = {n: count for n, count in offers.items() if count}
+        trial.offered = {n: count for n, count in offers.items() if count and trial.matches(n)}
     return trial
 
 

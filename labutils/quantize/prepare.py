@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelFileError
-from ..onnxfile import gelu
+from ..onnxfile import attention_masks, gelu
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.constants import MOST_ELEMENTS
 from ..onnxfile.edit import (
     free_name,
     lift_constants_,
     nodes_within,
+    readers,
     subgraphs,
     unshare_weights_,
 )
@@ -67,6 +68,7 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
     lift_constants_(model)
     lifted = {tensor.name for tensor in model.graph.initializer} - stored
     unshare_weights_(model.graph, lifted | _of_two_scales(model.graph))
+    done += attention_masks.make_finite_(model)
     _check_weights(model, source)
     if changes is not None:
         changes += done
@@ -161,7 +163,18 @@ def _check_weights(model: onnx.ModelProto, source: OnnxFile) -> None:
                 "damaged."
             ) from None
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ModelFileError(f"Weight {tensor.name!r} of {source.name} holds NaN or infinity.")
+            raise ModelFileError(_of_no_scale(model, source, tensor.name, values))
+
+
+def _of_no_scale(model: onnx.ModelProto, source: OnnxFile, name: str, values: np.ndarray) -> str:
+    """Return what to do with a weight that no scale holds."""
+    reader = next(iter(readers(model.graph.node).get(name, ())), None)
+    by = f", read by {reader.op_type} '{reader.name}'," if reader else ""
+    kind = "NaN" if np.isnan(values).any() else "infinity"
+    cure = "Its training or its export went wrong: export it from weights that are finite."
+    if kind == "infinity":
+        cure = "No scale holds that: export the network with a finite number in its place."
+    return f"Weight {name!r} of {source.name}{by} holds {kind}. {cure}"
 
 
 def _check_input(model: onnx.ModelProto, source: OnnxFile) -> None:

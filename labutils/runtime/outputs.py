@@ -104,7 +104,7 @@ def scores_of(
 def found_name(wanted: str, names: Iterable[str], owner: str) -> str:
     """Return the output that `wanted` means; UnknownNameError suggests the nearest."""
     known = list(names)
-    name = wanted if wanted in known else _by_plain_name(known).get(_plain(wanted))
+    name = wanted if wanted in known else _by_plain_name(known).get(plain_name(wanted))
     if name is None:
         raise UnknownNameError(f"output of {owner}", wanted, known)
     return name
@@ -186,7 +186,7 @@ def matched(
     plain = _by_plain_name(theirs)
     pairs = {}
     for name in ours:
-        other = name if name in theirs else plain.get(_plain(name))
+        other = name if name in theirs else plain.get(plain_name(name))
         if other is not None:
             pairs[name] = other
     return pairs, [name for name in ours if name not in pairs]
@@ -196,10 +196,18 @@ def _by_plain_name(names: Iterable[str]) -> dict[str, str]:
     """Return the names by how QNN writes them; those that become one name are left out."""
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(_plain(name), []).append(name)
+        found.setdefault(plain_name(name), []).append(name)
     return {plain: same[0] for plain, same in found.items() if len(same) == 1}
 
 
-def _plain(name: str) -> str:
-    """Return a name as QNN writes it: letters, digits and _, and no digit first."""
-    return re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", name))
+def plain_name(name: str) -> str:
+    """Return a name as QNN writes it: ASCII letters, digits and _, and no digit first.
+
+    Every other byte of its UTF-8 is one _.
+
+    Examples
+    --------
+    >>> plain_name("größe"), plain_name("2/a")
+    ('gr____e', '_2_a')
+    """
+    return re.sub(rb"^(?=\d)", b"_", re.sub(rb"\W", b"_", name.encode())).decode()

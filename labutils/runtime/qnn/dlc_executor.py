@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from . import refusal
+from ..outputs import plain_name
+from . import dlc_file, refusal
 
 KNOWN_INTERFACE = (2, 40)  # QNN core API of QNN 2.51 (onnxruntime-qnn 2.7.0)
 # Positions in the two function tables.
@@ -175,6 +176,7 @@ class Executor:
         self._qnn, self._system, self._backend = _libraries()
         self._open_context(int(options["soc_model"]))
         self._info = self._compose(file)
+        self._names = self._names_in(file)
         name = (c_char_p, self._info.name)
         context, handle = (c_void_p, self._context), (POINTER(c_void_p), byref(self._graph))
         _expect(self._qnn, _call(self._qnn, _GRAPH_RETRIEVE, context, name, handle), "find graph")
@@ -229,31 +231,52 @@ class Executor:
             raise ValueError(f"the DLC holds {count.value} graphs; one is expected")
         return graphs[0]
 
+    def _names_in(self, file: str) -> dict[str, list[str]]:
+        """Return the names of inputs and outputs as the file has them, in the graph's order.
+
+        The composed graph's are plain, with a number behind one that another has already.
+        """
+        info = self._info
+        sides = {
+            "input": (info.inputs, info.input_count),
+            "output": (info.outputs, info.output_count),
+        }
+        tensors, names = dlc_file.read(file).tensors.values(), {}
+        for kind, (composed, count) in sides.items():
+            own = [tensor.name for tensor in tensors if tensor.kind == kind]
+            plain = [composed[i].name.decode() for i in range(count)]
+            same = len(own) == count and all(
+                given.startswith(plain_name(name)) for given, name in zip(plain, own, strict=True)
+            )
+            names[kind] = own if same else plain
+        return names
+
     def describe(self) -> dict[str, Any]:
         """Return inputs and outputs as [name, shape, type], as a session would."""
 
-        def listed(tensors: Any, count: int) -> list:
-            rows = [tensors[i] for i in range(count)]
-            return [[t.name.decode(), t.shape, _kind(t.dtype)] for t in rows]
+        def listed(tensors: Any, names: list[str]) -> list:
+            return [
+                [name, tensors[i].shape, _kind(tensors[i].dtype)] for i, name in enumerate(names)
+            ]
 
         return {
-            "inputs": listed(self._info.inputs, self._info.input_count),
-            "outputs": listed(self._info.outputs, self._info.output_count),
+            "inputs": listed(self._info.inputs, self._names["input"]),
+            "outputs": listed(self._info.outputs, self._names["output"]),
         }
 
     def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs by name for inputs by name."""
         info, held, results = self._info, [], {}
-        for i in range(info.input_count):
+        for i, name in enumerate(self._names["input"]):
             tensor = info.inputs[i]
-            held.append(np.ascontiguousarray(arrays[tensor.name.decode()], _DTYPES[tensor.dtype]))
+            held.append(np.ascontiguousarray(arrays[name], _DTYPES[tensor.dtype]))
             if list(held[-1].shape) != tensor.shape:
-                raise ValueError(f"{tensor.name} is {tensor.shape}, given {held[-1].shape}")
+                raise ValueError(f"{name} is {tensor.shape}, given {held[-1].shape}")
             _attach(tensor, held[-1])
-        for i in range(info.output_count):
+        for i, name in enumerate(self._names["output"]):
             tensor = info.outputs[i]
-            results[tensor.name.decode()] = np.zeros(tensor.shape, _DTYPES[tensor.dtype])
-            _attach(tensor, results[tensor.name.decode()])
+            results[name] = np.zeros(tensor.shape, _DTYPES[tensor.dtype])
+            _attach(tensor, results[name])
         code = _call(
             self._qnn,
             _GRAPH_EXECUTE,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ..forms import OnnxPass
+from ..forms import NOT_MINE, Leave, OnnxPass
 from ..onnx_level.nodes import optional_input, required_input, shape_of
 from ..report import Left, Match
 from ..rule import Rule
+from .onnx_operators import make_pass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -285,6 +286,32 @@ def _widened(branch: _Convolution, wanted: int, writer: Writer) -> ir.Node:
     )
 
 
+def _spread(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
+    """Write the zeros between the weights of a dilated ConvTranspose into its kernel."""
+    import onnx_ir as ir
+
+    from ..onnx_level.writing import array_of, numbers
+
+    weight = required_input(node, 1)
+    kernel, steps = array_of(weight), numbers(node, "dilations", ())
+    if all(step == 1 for step in steps):
+        return NOT_MINE
+    if kernel is None:
+        return Leave("its kernel is computed")
+    sides = [(size - 1) * step + 1 for size, step in zip(kernel.shape[2:], steps, strict=True)]
+    spread = np.zeros((*kernel.shape[:2], *sides), kernel.dtype)
+    spread[(..., *(slice(None, None, step) for step in steps))] = kernel
+    made = writer.node(
+        "ConvTranspose",
+        [node.inputs[0], writer.constant(spread, f"{weight.name}.spread"), *node.inputs[2:]],
+        node,
+    )
+    made.attributes.update(node.attributes)
+    made.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", sides)
+    made.attributes["dilations"] = ir.AttrInt64s("dilations", [1] * len(sides))
+    return [made]
+
+
 WIDEN_KERNEL = Rule(
     name="widen-kernel",
     exact=True,
@@ -294,4 +321,13 @@ WIDEN_KERNEL = Rule(
     onnx_passes=(OnnxPass(_widen_kernel, frozenset({"Conv"})),),
 )
 
-RULES = (MERGE_BRANCHES, WIDEN_KERNEL)
+SPREAD_KERNEL = Rule(
+    name="spread-kernel",
+    exact=True,
+    error="none: zeros are added between the weights, where a dilated kernel has none",
+    source="definition of a transposed convolution; QNN 2.51 takes dilation 1 only (measured)",
+    keeps="stride, groups, padding, bias, the size of the output",
+    onnx_passes=(make_pass("ConvTranspose", _spread),),
+)
+
+RULES = (MERGE_BRANCHES, WIDEN_KERNEL, SPREAD_KERNEL)

@@ -75,6 +75,21 @@ def _clip(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     return [writer.node("Max", [node.inputs[0], node.inputs[1]], node)]
 
 
+def _computed_clip(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
+    """Write ``min(max(x, low), high)``, in this order: ONNX's Clip of crossed bounds gives high."""
+    from ..onnx_level.writing import array_of
+
+    bounds = [(op, optional_input(node, n)) for n, op in ((1, "Max"), (2, "Min"))]
+    given = [(op, bound) for op, bound in bounds if bound is not None]
+    if all(array_of(bound) is not None for _, bound in given):
+        return NOT_MINE
+    x, made = required_input(node), list["ir.Node"]()
+    for op, bound in given:
+        made.append(writer.node(op, [made[-1].outputs[0] if made else x, bound], node))
+        made[-1].outputs[0].shape, made[-1].outputs[0].type = x.shape, x.type
+    return made
+
+
 def _transpose(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
     """Drop axes of size 1, and join axes that stay adjacent, between two Reshapes."""
     import onnx_ir as ir
@@ -226,6 +241,14 @@ CLIP_TO_MAX = Rule(
     keeps="everything",
     onnx_passes=(make_pass("Clip", _clip),),
 )
+COMPUTED_CLIP = Rule(
+    name="clip-of-computed-bounds",
+    exact=True,
+    error="none: min(max(x, low), high) is the definition of Clip",
+    source="ONNX operator Clip; QNN 2.51 refuses bounds that are computed (measured)",
+    keeps="everything",
+    onnx_passes=(make_pass("Clip", _computed_clip),),
+)
 FIVE_DIMENSIONS = Rule(
     name="five-dimensions",
     exact=True,
@@ -254,4 +277,4 @@ CELU = Rule(
     onnx_passes=(make_pass("Celu", _celu),),
 )
 
-RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX, THREE_DIMENSIONS, CELU)
+RULES = (FIVE_DIMENSIONS, SUB_TO_ADD, CLIP_TO_MAX, COMPUTED_CLIP, THREE_DIMENSIONS, CELU)

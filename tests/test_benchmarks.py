@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from labutils import paths, runtime
 from labutils.images import data
@@ -337,10 +337,10 @@ def test_a_package_that_cannot_be_had_is_a_row_with_its_reason(monkeypatch, tmp_
     assert "another SHA-256" in wheels.made(other, wheels.Packages(tmp_path)).convert_says
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.htp
 def test_files_of_packages_become_rows(cache, tmp_path, monkeypatch, capsys):
-    """One light model, and a file of our own that takes sound: offline."""
+    """One of onnx's light models, of 224 px, which take the simulator a minute each."""
     import wheels
 
     monkeypatch.setattr(wheels, "IMAGES", 2)
@@ -356,10 +356,41 @@ def test_files_of_packages_become_rows(cache, tmp_path, monkeypatch, capsys):
     wheels.main(["--rows", "onnx/light_shufflenet.onnx", "-o", str(tmp_path / "again")])
     assert "[1/1]" not in capsys.readouterr().out  # it was kept
 
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_a_file_becomes_a_row_of_what_it_takes_and_what_became_of_it(tmp_path, monkeypatch):
+    import wheels
+
+    monkeypatch.setattr(wheels, "IMAGES", 4)
+    row = wheels.tried(wheels.Row("small"), small(tmp_path / "small.onnx"), wheels.wheel_files.RGB)
+    assert (row.convert, row.takes, row.opset) == ("passed", "float32 1x3x16x16", 17)
+    assert row.quantize in ("passed", "failed") and "cosine" in row.quantize_says
+    assert "cosine" in row.convert_says
+
     row = wheels.tried(wheels.Row("sound"), sound(tmp_path / "sound.onnx"), wheels.wheel_files.RGB)
     assert (row.convert, row.quantize) == ("refused", "refused")
     assert row.takes == "float32 ?x576, float32 2x1x128"
     assert not re.search(r"\.labutils\.|Traceback", row.convert_says + row.quantize_says)
+
+
+def small(path):
+    """Write a classifier of one convolution."""
+    r = np.random.default_rng(0)
+    weights = numpy_helper.from_array(r.normal(size=(8, 3, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], "conv"),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["logits"], "flat"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", (1, 3, 16, 16)), ("logits", (1, 8)))
+    ]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], [weights])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
 
 
 def sound(path):

@@ -125,11 +125,17 @@ def _contract_gelus_(model: onnx.ModelProto) -> list[str]:
 def _refuse_branches(model: onnx.ModelProto, source: OnnxFile) -> None:
     for node in model.graph.node:
         if any(True for _ in subgraphs(node)):
+            what, cure = (
+                "decides while the network runs what is computed",
+                "without it (no `if` or loop that depends on the input)",
+            )
+            if node.op_type in ("Loop", "Scan"):
+                what = "repeats the nodes inside it while the network runs"
+                cure = "with these repetitions written out (traced, not scripted)"
             raise ModelFileError(
-                f"{source.name} cannot be quantized: {node.op_type} '{node.name}' decides while "
-                "the network runs what is computed, and a quantizer does not look into its "
-                "branches. Export the network without it (no `if` or loop that depends on the "
-                "input), or quantize the part before it (labutils.onnxfile.parts.extract)."
+                f"{source.name} cannot be quantized: {node.op_type} '{node.name}' {what}, and a "
+                f"quantizer does not look into its branches. Export the network {cure}, or "
+                "quantize the part before it (labutils.onnxfile.parts.extract)."
             )
 
 

@@ -300,7 +300,8 @@ def _spread(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
         return Leave("its kernel is computed")
     sides = [(size - 1) * step + 1 for size, step in zip(kernel.shape[2:], steps, strict=True)]
     spread = np.zeros((*kernel.shape[:2], *sides), kernel.dtype)
-    spread[(..., *(slice(None, None, step) for step in steps))] = kernel
+    places = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
+    spread[places] = kernel
     made = writer.node(
         "ConvTranspose",
         [node.inputs[0], writer.constant(spread, f"{weight.name}.spread"), *node.inputs[2:]],

@@ -171,7 +171,7 @@ def refuse_labels(model: Model) -> None:
 
 
 def refuse_other_outputs(file: OnnxFile) -> None:
-    """Refuse a file that gives something else than tensors, before anything is done with it.
+    """Refuse a file that gives anything but tensors, before anything is done with it.
 
     Raises
     ------

@@ -376,3 +376,28 @@ def test_python_repairs_what_the_command_line_repairs(tmp_path):
     assert_same(computed(made.file), computed(file), 1e-5)
     again = pipeline.replay(file, made.edits, tmp_path / "again.onnx")
     assert_same(computed(again.file), computed(file), 1e-5)
+
+
+def pooled_with_dilations(file, dilations):
+    draft = Draft(opset=19)
+    window = {"kernel_shape": [2, 2], "dilations": dilations}
+    draft.head(draft.node("AveragePool", [draft.stem()], "small", **window))
+    onnx.save(draft.finish(), file)
+    return file
+
+
+def test_an_average_whose_dilations_are_idle_is_quantized(tmp_path):
+    file = pooled_with_dilations(tmp_path / "m.onnx", [1, 1])
+    quantize.static(file, tmp_path / "q.onnx", IMAGES, "int8")
+    shown = computed(file, IMAGES)["scores"], computed(tmp_path / "q.onnx", IMAGES)["scores"]
+    assert metrics.sqnr_db(*(out.reshape(8, -1) for out in shown)) > 15
+
+
+def test_a_dilated_average_is_refused_in_8_bits_and_quantized_in_16(tmp_path):
+    file = pooled_with_dilations(tmp_path / "m.onnx", [2, 1])
+    words = "m.onnx cannot be quantized to 8 bits: AveragePool '/AveragePool_small' has dilations"
+    with pytest.raises(ModelFileError, match=words):
+        quantize.static(file, tmp_path / "q.onnx", IMAGES, "int8")
+    quantize.static(file, tmp_path / "q.onnx", IMAGES, "a16w8")
+    shown = computed(file, IMAGES)["scores"], computed(tmp_path / "q.onnx", IMAGES)["scores"]
+    assert metrics.sqnr_db(*(out.reshape(8, -1) for out in shown)) > LEAST_SQNR_DB

@@ -181,7 +181,9 @@ def test_without_labels_that_count_accuracy_is_unknown(tmp_path, monkeypatch):
     made = journey.Journey()
     stages = [compare.Stage(name, runtime.connect(module), n=4) for name in ("a", "b")]
     log = journey._Log(made, lambda line: None)
-    journey._run_ladder(model, stages, tmp_path, log, Listener())
+    _, load = journey._pictures(model, None, Listener())
+    trip = journey._Trip(model, tmp_path, 4, qnn.soc("SM8550"), log, Listener(), load)
+    journey._run_ladder(trip, stages)
     assert [row.top1 for row in made.ladder.rows] == [None, None]
     assert made.ladder["b"].parity.agreement.value == 1
     assert "LABUTILS_PHOTOGRAPHS" in made.notes[0]

@@ -471,3 +471,24 @@ def test_an_output_that_is_no_tensor_is_refused_by_its_name(
         eval(cure.group(), {"onnx": onnx})
         code, _, err = lab("run", "tensors.onnx", *STATED, "--images", "2")
         assert code == 0, err
+
+
+def test_a_file_optimized_for_one_processor_is_refused_by_the_cause(lab, tmp_path):
+    node = helper.make_node(
+        "ReorderInput", ["image"], ["wide"], "order", domain="com.microsoft.nchwc"
+    )
+    back = helper.make_node(
+        "ReorderOutput", ["wide"], ["scores"], domain="com.microsoft.nchwc", channels=3
+    )
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])
+    ends = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 3, 16, 16])]
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft.nchwc", 1)]
+    graph = helper.make_graph([node, back], "g", [image], ends)
+    file = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=8), file)
+    for command in (["quantize", file, "-o", tmp_path / "q.onnx"],
+                    ["convert", file, "--target", "qnn", "-o", tmp_path / "m.dlc"]):  # fmt: skip
+        code, _, err = lab(*command, *STATED)
+        assert code == 2
+        assert "ReorderInput 'order' is of the domain com.microsoft.nchwc" in err
+        assert "before the optimization" in err

@@ -298,3 +298,15 @@ def test_every_call_into_a_library_stands_behind_the_wall():
 
 def test_what_is_said_to_stand_inside_exists():
     assert all((PACKAGE / place).is_file() for place in INSIDE)
+
+
+def test_an_operator_that_onnx_runtime_lacks_is_named_with_its_node():
+    node = onnx.helper.make_node("MyAct", ["x"], ["y"], "/act", domain="my.ops")
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    domains = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("my.ops", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=domains, ir_version=8)
+    with pytest.raises(
+        ModelFileError, match=r"MyAct of the domain my\.ops, at node '/act'.*Export"
+    ):
+        Session(model)

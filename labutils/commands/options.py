@@ -187,6 +187,7 @@ def preprocessing_of(chosen: argparse.Namespace, model: zoo.Model) -> data.Prepr
         raise UsageError("Give --mean and --std together.")
     ends.refuse_other_inputs(model)
     ends.refuse_labels(model)
+    ends.refuse_layout_of_one_processor(model)
     if not model.input_shape and model.file:
         raise UsageError(
             f"{_known_as(model)} leaves its input size open: give --size, such as 224, or --size "

@@ -171,7 +171,7 @@ def refuse_labels(model: Model) -> None:
 
 
 def refuse_other_outputs(file: OnnxFile) -> None:
-    """Refuse a file that gives something else than tensors, before anything is done with it.
+    """Refuse a file that gives anything but tensors, before anything is done with it.
 
     Raises
     ------
@@ -229,6 +229,25 @@ def refuse_other_inputs(model: Model) -> None:
             "float32 image (n, channels, height, width), so there is nothing to calibrate or to "
             f"compare it on. `labutils diagnose {model.name} --target TARGET` and `labutils "
             "repair` take any input."
+        )
+
+
+def refuse_layout_of_one_processor(model: Model) -> None:
+    """Refuse a file that ONNX Runtime has optimized for the processor that it ran on.
+
+    Raises
+    ------
+    ModelFileError
+        The message names the node, and the file to take instead.
+    """
+    nodes = model.onnx.proto.graph.node if model.onnx is not None else ()
+    node = next((node for node in nodes if node.domain == "com.microsoft.nchwc"), None)
+    if node is not None:
+        raise ModelFileError(
+            f"{model.name} was optimized by ONNX Runtime for the processor that it ran on: "
+            f"{node.op_type} '{node.name}' is of the domain {node.domain}, which has another "
+            "layout and no meaning elsewhere. Use the file as it was before the optimization, or "
+            "optimize it at ORT_ENABLE_BASIC."
         )
 
 

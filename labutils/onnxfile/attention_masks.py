@@ -25,8 +25,8 @@ def make_finite_(model: onnx.ModelProto) -> list[str]:
     """Write `FAR_BELOW` for -inf in the masks of a model, in place; return what was changed.
 
     A constant counts as a mask where each of its ways leads through an Add or a Where into a
-    Softmax. Where scores lie so far apart that this is not the same function, whoever compares it
-    with the file finds that.
+    Softmax. Where scores lie so far apart that this is not the same function, the comparison of the
+    quantized file with its source finds that.
     """
     from onnx import numpy_helper
 

@@ -237,6 +237,8 @@ def require_valid(path: Path, model: onnx.ModelProto) -> None:
             return
         if "should be stored in" in reason:
             reason = f"{reason[:340]} Put the file with its weights beside it."
+        if "initializer name is not unique" in reason:
+            reason = f"{reason[:270]}: two weights have that name. Export it again."
         if "is deprecated" in reason:
             reason = f"{reason[:270]}. That opset has it no more: export it again, at opset 17."
         raise ModelFileError(f"{path} is not a valid ONNX model: {reason[:400]}") from error

@@ -1,8 +1,8 @@
 """Weights stored as integers in a network that computes in float, written as the floats they mean.
 
 DequantizeLinear of a constant belongs to a quantized operator where the data comes through one,
-too; beside float data it is storage, and converters take no such node alone. The constant may have
-a QuantizeLinear of its own, as training that simulates quantization writes it.
+too; beside float data it is storage, and converters take no such node alone. A
+QuantizeLinear may come before it, as training that simulates quantization writes it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SILENT = 4
 """Severity of what ONNX Runtime logs: fatal errors only. The others are raised, and worded here."""
 
+_UNREGISTERED = re.compile(r"([\w.]+):(\w+)\(-?\d+\) is not a registered function")
 _LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 
 
@@ -95,9 +97,8 @@ class Session:
                 _loadable(model), settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's have no common base
-            raise ModelFileError(
-                f"ONNX Runtime does not load {self.name}: {reason_of(error)}"
-            ) from error
+            why = _unknown_operator(model, str(error)) or reason_of(error)
+            raise ModelFileError(f"ONNX Runtime does not load {self.name}: {why}") from error
         ends = self._session.get_inputs(), self._session.get_outputs()
         self.inputs, self.outputs = ([(e.name, e.shape, e.type) for e in side] for side in ends)
 
@@ -116,6 +117,25 @@ class Session:
         except Exception as error:
             raise ModelFileError(f"{self.name} fails while it runs: {reason_of(error)}") from error
         return found
+
+
+def _unknown_operator(
+    model: OnnxFile | str | os.PathLike[str] | onnx.ModelProto, words: str
+) -> str:
+    """Return what to do about an operator that ONNX Runtime lacks; "" for other errors."""
+    found = _UNREGISTERED.search(words)
+    if found is None:
+        return ""
+    domain, op = found.groups()
+    if isinstance(model, OnnxFile | str | os.PathLike):
+        model = OnnxFile.of(model).proto
+    nodes = model.graph.node
+    node = next((n.name or n.output[0] for n in nodes if n.op_type == op), "")
+    return (
+        f"it does not have the operator {op} of the domain {domain}, at node {node!r}, so the lab "
+        "can neither run the network nor compare with it. Export the network without that "
+        "operator, or take the part before it (labutils.onnxfile.parts.extract)."
+    )
 
 
 def _loadable(model: OnnxFile | str | os.PathLike[str] | onnx.ModelProto) -> str | bytes:

@@ -135,6 +135,7 @@ def measure_accuracy(
 def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) -> None:
     ends.refuse_other_inputs(model)
     ends.refuse_labels(model)
+    ends.refuse_layout_of_one_processor(model)
     if model.preprocessing is None:
         raise UsageError(
             f"{model.name} does not say how its input is made. Give its mean and std "

@@ -178,6 +178,7 @@ def quantize_model(
     comparison, listener = comparison or Comparison(), listener or Listener()
     ends.refuse_other_inputs(model)
     ends.refuse_labels(model)
+    ends.refuse_layout_of_one_processor(model)
     if model.output == "" and isinstance(recipe, Search) and recipe.budget.agreement is not None:
         raise UsageError(
             f"{model.name} is not a classifier, so there is no top-1 to agree on: ask for an SQNR "

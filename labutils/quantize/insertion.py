@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import LabError
+from ..errors import LabError, ModelFileError
 from ..onnxfile.edit import producers, readers
 from . import name_clashes
 from .carriers import CARRIERS, NORMALIZATION, weight_axis
@@ -125,6 +125,27 @@ def widths(model: onnx.ModelProto, recipe: Recipe) -> dict[str, int]:
         node.name: recipe.setting(node.name, node.op_type, "activations") or default
         for node in model.graph.node
     }
+
+
+def refuse_dilated_pools(model: onnx.ModelProto, recipe: Recipe, name: str) -> None:
+    """Refuse an average over dilated windows in 8 bits, which ONNX Runtime does not run.
+
+    Raises
+    ------
+    ModelFileError
+        The message names the node. ONNX Runtime fuses it with the Q and DQ nodes around it into
+        its QLinearAveragePool, which has no dilations, and then does not load the file.
+    """
+    width = widths(model, recipe)
+    for node in model.graph.node:
+        dilated = any(a.name == "dilations" for a in node.attribute)
+        if node.op_type == "AveragePool" and dilated and width[node.name] == 8:
+            raise ModelFileError(
+                f"{name} cannot be quantized to 8 bits: AveragePool '{node.name}' has dilations, "
+                "which the integer pooling of ONNX Runtime has not, so the result would not load. "
+                "Write it as a depthwise Conv, export the network at opset 17 without them, or use "
+                "the recipe a16w8."
+            )
 
 
 def limits_by_bits(

@@ -63,6 +63,7 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
     _check_input(model, source)
     _refuse_branches(model, source)
     _name_nodes_(model)
+    _drop_idle_dilations_(model)
     # the quantizer takes the output of a Constant node for an activation without a range
     stored = {tensor.name for tensor in source.proto.graph.initializer}
     lift_constants_(model)
@@ -82,6 +83,14 @@ def _name_nodes_(model: onnx.ModelProto) -> None:
         if not node.name or node.name in seen:
             node.name = free_name(node.name or f"{node.op_type}_{index}", taken)
         seen.add(node.name)
+
+
+def _drop_idle_dilations_(model: onnx.ModelProto) -> None:
+    """Leave dilations of 1 unsaid: ONNX Runtime's integer pooling does not know the attribute."""
+    for node in model.graph.node:
+        for attribute in list(node.attribute) if node.op_type == "AveragePool" else ():
+            if attribute.name == "dilations" and set(attribute.ints) == {1}:
+                node.attribute.remove(attribute)
 
 
 def _refuse_quantized(model: onnx.ModelProto, source: OnnxFile) -> None:
@@ -125,11 +134,17 @@ def _contract_gelus_(model: onnx.ModelProto) -> list[str]:
 def _refuse_branches(model: onnx.ModelProto, source: OnnxFile) -> None:
     for node in model.graph.node:
         if any(True for _ in subgraphs(node)):
+            what, cure = (
+                "decides while the network runs what is computed",
+                "without it (no `if` or loop that depends on the input)",
+            )
+            if node.op_type in ("Loop", "Scan"):
+                what = "repeats the nodes inside it while the network runs"
+                cure = "with these repetitions written out (traced, not scripted)"
             raise ModelFileError(
-                f"{source.name} cannot be quantized: {node.op_type} '{node.name}' decides while "
-                "the network runs what is computed, and a quantizer does not look into its "
-                "branches. Export the network without it (no `if` or loop that depends on the "
-                "input), or quantize the part before it (labutils.onnxfile.parts.extract)."
+                f"{source.name} cannot be quantized: {node.op_type} '{node.name}' {what}, and a "
+                f"quantizer does not look into its branches. Export the network {cure}, or "
+                "quantize the part before it (labutils.onnxfile.parts.extract)."
             )
 
 

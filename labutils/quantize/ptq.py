@@ -42,7 +42,7 @@ from ..tracking import Progress
 from . import equalize, rounding
 from . import recipe as recipes
 from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
-from .insertion import Inserted, insert, verify, widths
+from .insertion import Inserted, insert, refuse_dilated_pools, verify, widths
 from .prepare import prepared
 from .ranges import Ranges, checked_inputs, measure_ranges
 from .recipe import Recipe
@@ -250,6 +250,7 @@ def static(
     repairs: list[str] = []
     model = prepared(source, repairs)
     _check_names(model, recipe, source, exclude)
+    refuse_dilated_pools(model, recipe, source.name)
     if recipe.equalize:
         repairs.append(str(equalize.equalize_(model)))
     with naming(source.name, draft="part.onnx"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -300,7 +300,7 @@ def _spread(node: ir.Node, writer: Writer) -> list[ir.Node] | Leave:
         return Leave("its kernel is computed")
     sides = [(size - 1) * step + 1 for size, step in zip(kernel.shape[2:], steps, strict=True)]
     spread = np.zeros((*kernel.shape[:2], *sides), kernel.dtype)
-    places: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
+    places = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
     spread[places] = kernel
     made = writer.node(
         "ConvTranspose",

@@ -401,3 +401,15 @@ def test_a_dilated_average_is_refused_in_8_bits_and_quantized_in_16(tmp_path):
     quantize.static(file, tmp_path / "q.onnx", IMAGES, "a16w8")
     shown = computed(file, IMAGES)["scores"], computed(tmp_path / "q.onnx", IMAGES)["scores"]
     assert metrics.sqnr_db(*(out.reshape(8, -1) for out in shown)) > LEAST_SQNR_DB
+
+
+def test_an_output_that_is_listed_twice_is_listed_once(tmp_path):
+    draft, file = Draft(), tmp_path / "twice.onnx"
+    draft.head(draft.stem())
+    model = draft.finish()
+    model.graph.output.append(model.graph.output[0])
+    onnx.save(model, file)
+    made = adapt.adapted(file)
+    assert "1 output that was listed twice is listed once" in made.changes
+    assert [output.name for output in made.onnx.outputs] == ["scores"]
+    quantize.static(file, tmp_path / "q.onnx", IMAGES, "int8")

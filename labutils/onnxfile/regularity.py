@@ -26,8 +26,10 @@ def is_regular(model: onnx.ModelProto) -> bool:
     """Return whether `regularize_` has nothing to do."""
     nodes = list(nodes_within(model.graph))
     named = [node.name for node in nodes if node.name]
+    ends = [output.name for output in model.graph.output]
     return not (
         len(set(named)) < len(named)
+        or len(set(ends)) < len(ends)
         or any(node.domain == _ALIAS for node in nodes)
         or any(entry.domain == _ALIAS for entry in model.opset_import)
         or any(_left_out(node) for node in nodes)
@@ -45,10 +47,24 @@ def is_regular(model: onnx.ModelProto) -> bool:
 def regularize_(model: onnx.ModelProto) -> list[str]:
     """Make a file regular, in place; return what was changed, as text."""
     steps = (
-        _name_domain_, _name_graphs_, _name_nodes_, _trim_, _sort_, contrib_operators.expand_,
-        _untie_, _open_, _forget_shapes_, group_normalization.expand_, _state_outputs_,
+        _list_outputs_once_, _name_domain_, _name_graphs_, _name_nodes_, _trim_, _sort_,
+        contrib_operators.expand_, _untie_, _open_, _forget_shapes_, group_normalization.expand_,
+        _state_outputs_,
     )  # fmt: skip
     return [change for step in steps for change in step(model)]
+
+
+def _list_outputs_once_(model: onnx.ModelProto) -> list[str]:
+    once: dict[str, onnx.ValueInfoProto] = {}
+    for output in model.graph.output:
+        once.setdefault(output.name, output)
+    repeated = len(model.graph.output) - len(once)
+    if not repeated:
+        return []
+    copies = [type(output).FromString(output.SerializeToString()) for output in once.values()]
+    del model.graph.output[:]
+    model.graph.output.extend(copies)
+    return [f"{counted(repeated, 'output')} that was listed twice is listed once"]
 
 
 def _name_domain_(model: onnx.ModelProto) -> list[str]:

@@ -55,16 +55,13 @@ def regularize_(model: onnx.ModelProto) -> list[str]:
 
 
 def _list_outputs_once_(model: onnx.ModelProto) -> list[str]:
-    once: dict[str, onnx.ValueInfoProto] = {}
-    for output in model.graph.output:
-        once.setdefault(output.name, output)
-    repeated = len(model.graph.output) - len(once)
+    names = [output.name for output in model.graph.output]
+    repeated = [i for i, name in enumerate(names) if name in names[:i]]
     if not repeated:
         return []
-    copies = [type(output).FromString(output.SerializeToString()) for output in once.values()]
-    del model.graph.output[:]
-    model.graph.output.extend(copies)
-    return [f"{counted(repeated, 'output')} that was listed twice is listed once"]
+    for i in reversed(repeated):
+        del model.graph.output[i]
+    return [f"{counted(len(repeated), 'output')} that was listed twice is listed once"]
 
 
 def _name_domain_(model: onnx.ModelProto) -> list[str]:

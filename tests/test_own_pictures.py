@@ -50,6 +50,16 @@ def test_quantize_calibrates_on_one_part_and_judges_on_another(lab, drawn, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.htp
+def test_a_file_that_is_quantized_already_is_judged_as_one(lab, drawn, tmp_path):
+    made, few = tmp_path / "q.onnx", ("--data", drawn, "--images", 4)
+    assert lab("quantize", *SMALL, *few, "--held-out", 4, "-o", made)[0] == 0
+    code, out, err = lab("convert", made, "--target", "qnn", *few, "-o", tmp_path / "q.dlc")
+    assert code == 0, err
+    assert "q.dlc: int8 DLC for qnn" in out and "Parity gate (htp_int8): passed" in out
+
+
+@pytest.mark.slow
+@pytest.mark.htp
 def test_convert_states_the_accuracy_of_the_dlc_itself(lab, drawn, tmp_path):
     made = tmp_path / "m.dlc"
     asked = ("--target", "qnn", "--quantize", "int8", "--images", 5, "-o", made)

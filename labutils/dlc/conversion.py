@@ -228,7 +228,6 @@ def convert(
         transcript = _write(source, written, check, draft, device.precision, say)
         images = counted(len(gate.inputs), "image")
         say(f"comparing {images} with the original on the simulated {device.soc} ...")
-        # what a quantized file rounds, ONNX Runtime and the HTP round each in its own way
         report = _judge(draft, written, gate, replace(device, precision=precision))
         if not report.passed:
             draft, destination = _rename(draft), failed_place(destination)
@@ -261,13 +260,13 @@ def convert(
 
 
 def _precision_of(written: OnnxFile, device: Device) -> str:
-    """Return what a DLC holds: a quantized file is written in its integers."""
+    """Return what a DLC holds, and is judged as: a quantized file is written in its integers."""
     from onnx import TensorProto
 
     graph = written.proto.graph
-    points = {n.input[2] for n in graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2}
-    quantized = any(node.op_type == "QuantizeLinear" for node in graph.node)
-    if not quantized or device.precision in ("int8", "a16w8"):
+    quantizing = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    points = {node.input[2] for node in quantizing if len(node.input) > 2}
+    if not quantizing or device.precision in ("int8", "a16w8"):
         return device.precision
     wide = (TensorProto.UINT16, TensorProto.INT16)
     kinds = {tensor.data_type for tensor in graph.initializer if tensor.name in points}

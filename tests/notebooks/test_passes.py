@@ -76,10 +76,10 @@ def without_the_wheel(start):
 @NOTEBOOKS
 def test_walked_through(path, walked, without_the_wheel):
     outcome = walked[path].result()
-    assert outcome.ok, outcome
+    assert outcome.ok, str(outcome)
     walk = answered(notebooks.read(path))
     code = [cell for cell in walk.cells if cell.cell_type == "code"]
-    assert len(outcome.passed + outcome.skipped) == len(code), outcome
+    assert len(outcome.passed + outcome.skipped) == len(code), str(outcome)
     asked = exercises.of(path.name[:2])
     assert set(outcome.exercises) == {exercise.id for exercise in asked}
     for record in outcome.exercises.values():  # as shipped, and answered
@@ -89,7 +89,7 @@ def test_walked_through(path, walked, without_the_wheel):
 @NOTEBOOKS
 def test_without_the_wheel(path, without_the_wheel):
     outcome = without_the_wheel[path].result()
-    assert outcome.ok, outcome
+    assert outcome.ok, str(outcome)
     assert set(outcome.exercises) == {exercise.id for exercise in exercises.of(path.name[:2])}
     assert all(record.settled for record in outcome.exercises.values()), "answered by nobody"
 

@@ -1,5 +1,7 @@
 """One network in many spellings: adapted, it computes the same, and it can be quantized."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
@@ -334,6 +336,17 @@ def test_weights_beside_quantized_data_stay_integers(tmp_path):
     onnx.save(weight_only("channels", quantized_data=True), file)
     made = adapt.adapted(file)
     assert (made.file, made.changes) == (file, ())
+
+
+def test_weights_that_a_file_rounds_beside_quantized_data_become_integers(tmp_path):
+    """As TensorRT's tools write them: a float weight, QuantizeLinear, DequantizeLinear."""
+    file = tmp_path / "rounds.onnx"
+    onnx.save(weight_only("rounded", quantized_data=True), file)
+    made = adapt.adapted(file)
+    assert "1 weight that the file rounds stored as integers" in made.changes
+    operators = Counter(node.op_type for node in made.onnx.proto.graph.node)
+    assert (operators["QuantizeLinear"], operators["DequantizeLinear"]) == (1, 2)
+    assert_same(computed(made.onnx), computed(file), 1e-6)
 
 
 @pytest.mark.parametrize("recipe", ["int8", "a16w8", "int8_tensor"])

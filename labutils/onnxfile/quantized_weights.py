@@ -1,8 +1,9 @@
 """Weights stored as integers in a network that computes in float, written as the floats they mean.
 
 DequantizeLinear of a constant belongs to a quantized operator where the data comes through one,
-too; beside float data it is storage, and converters take no such node alone. A
-QuantizeLinear may come before it, as training that simulates quantization writes it.
+too; beside float data it is storage, and converters take no such node alone. A QuantizeLinear may
+come before it, as training that simulates quantization and TensorRT's tools write it: that one is
+computed wherever it stands, because quantized files store their weights as integers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def foldable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     data = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"} - known
     read_by = readers(graph.node)
     loose = {n.output[0] for n in nodes if _in_float(n.output[0], read_by, data)}
-    return [node for node in constant if node.output[0] in loose]
+    return [n for n in constant if n.op_type == "QuantizeLinear" or n.output[0] in loose]
 
 
 def _in_float(name: str, read_by: dict[str, list[onnx.NodeProto]], data: set[str]) -> bool:
@@ -62,14 +63,20 @@ def fold_(model: onnx.ModelProto) -> list[str]:
     """Compute the integers' floats in place, as ONNX Runtime does; return what was changed."""
     from onnx import numpy_helper
 
-    count = 0
+    written, rounded = 0, set()
     for _ in range(_ROUNDS):
         for node in foldable(model.graph):
             tensor = numpy_helper.from_array(_computed(model, node), node.output[0])
             model.graph.initializer.append(tensor)
             model.graph.node.remove(node)
-            count += node.op_type == "DequantizeLinear"
-    return [f"{counted(count, 'weight')} stored as integers written in float"] if count else []
+            written += node.op_type == "DequantizeLinear"
+            rounded.update(node.output if node.op_type == "QuantizeLinear" else ())
+    read = {name for node in model.graph.node for name in node.input}
+    changes = {
+        "stored as integers written in float": written,
+        "that the file rounds stored as integers": len(rounded & read),
+    }
+    return [f"{counted(n, 'weight')} {what}" for what, n in changes.items() if n]
 
 
 def _computed(model: onnx.ModelProto, node: onnx.NodeProto) -> np.ndarray:

@@ -174,7 +174,7 @@ def run(
     weights: str = "auto",
     *,
     size: data.Size | None = None,
-    images: int = 96,
+    images: int = 48,
     soc: str = "SM8550",
     folder: str | Path | None = None,
     pictures: str | Path | None = None,

@@ -63,7 +63,7 @@ def fold_(model: onnx.ModelProto) -> list[str]:
     """Compute the integers' floats in place, as ONNX Runtime does; return what was changed."""
     from onnx import numpy_helper
 
-    written, rounded = 0, set()
+    written, rounded = 0, set[str]()
     for _ in range(_ROUNDS):
         for node in foldable(model.graph):
             tensor = numpy_helper.from_array(_computed(model, node), node.output[0])

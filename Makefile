@@ -83,8 +83,8 @@ run: setup
 	$(BIN)/python -m labutils journey
 
 # Three processes for two cores, because many tests wait for a child or a page. Each file's tests
-# stay together and in order; the long files come first.
-TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# stay together and in order; the long files come first. The slowest are listed at the end.
+TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=120 --durations-min=4
 test: test-tools
 	$(TEST)
 

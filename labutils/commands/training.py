@@ -9,23 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelFileError, UnknownNameError, UsageError
-from .options import NAME_HELP, command, data_argument, emit, progress_bar, say
+from ..errors import UnknownNameError, UsageError
+from . import quantized_training, training_options
+from .options import NAME_HELP, command, data_argument, say
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .. import metrics
     from ..images import data
-    from ..images.folder import ImageFolder
-    from ..models import zoo
     from ..models.checkpoint import LoadReport
+    from ..train import FineTuningConfig
 
 ROUTES = ("lab", "pt2e")
 SETS = ("things16", "marked-things")  # data.DRAWN, heavier to import than a help text may be
-_CALIBRATION = 256  # images before training with a recipe
-_SIDE = 96  # pixels
-_BATCH = 64  # images in a step, as `train.fine_tune` has it
 
 
 def add(commands: Any) -> None:
@@ -47,15 +44,19 @@ def add(commands: Any) -> None:
     parser.add_argument("--recipe", help="a recipe to train for, such as int8_qat or a YAML")
     routes = "what quantizes: the lab's own layers, or torchao's PT2E, the official route (lab)"
     parser.add_argument("--route", choices=ROUTES, default="lab", help=routes)
+    settings = "YAML with batch size, learning rate, augmentation and the like, or a card"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=settings)
     parser.add_argument("--steps", type=int, help="how many (300, or what the recipe says)")
-    sides = "side of the training images (96; by PT2E the model's own, its program has one size)"
+    sides = "side of the training images (96, or what the recipe says; by PT2E the model's own)"
     parser.add_argument("--size", type=int, help=sides)
     learned = "which pictures (those that the weights learned, else things16)"
     parser.add_argument("--set", dest="image_set", choices=SETS, help=learned)
     data_argument(parser, "learned from one part, judged on another")
     head = "train the last layer alone, and keep the rest as it is"
     parser.add_argument("--head-only", action="store_true", help=head)
-    parser.add_argument("--images", type=int, default=8000, help="training images, at most (8000)")
+    parser.add_argument("--images", type=int, help="training images, at most (8000)")
+    saves = "steps between two saves of the state from which the same command resumes (50)"
+    parser.add_argument("--save-every", type=int, default=50, metavar="STEPS", help=saves)
     written = "the .safetensors to write, with its card; with --recipe the .onnx"
     parser.add_argument("-o", "--output", type=Path, required=True, help=written)
 
@@ -76,61 +77,71 @@ def _train(chosen: argparse.Namespace) -> int:
         raise UsageError("--data takes the place of --set: pass one of them.")
     if chosen.head_only and chosen.recipe:
         raise UsageError("--head-only is for training in float, without --recipe.")
-    if chosen.steps is not None and chosen.steps < 1:
-        raise UsageError(f"--steps must be at least 1, not {chosen.steps}.")
-    return _for_recipe(chosen) if chosen.recipe else _in_float(chosen)
+    for option in ("steps", "save_every"):
+        if (number := getattr(chosen, option)) is not None and number < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {number}.")
+    return quantized_training.run(chosen) if chosen.recipe else _in_float(chosen)
 
 
 def _in_float(chosen: argparse.Namespace) -> int:
     """Fine-tune, write weights and card, and say what was loaded and what it scores."""
-    from safetensors.torch import save_file
-
     from .. import paths, train
     from ..images import data
 
-    module, loaded, source = _start(chosen)
-    settings: dict[str, Any] = {"size": chosen.size or _SIDE, "images": chosen.images}
-    settings |= _smaller_batch(source, _BATCH)
+    config = training_options.config_of(chosen, train.FineTuningConfig())
     if chosen.head_only:  # the rest stays as it is, its statistics too
-        settings["freeze_batch_norm_at"] = 0.0
-    validation = data.load("val", data.validation_images(source), train.EVALUATION_SIZE, source)
-    before = None if chosen.start else _top1(module, validation)
-    with _trained_part(module, chosen.head_only):
-        tuned = train.fine_tune(
-            module, steps=chosen.steps or 300, image_set=source, progress=progress_bar, **settings
+        config = config.replaced(freeze_batch_norm_at=0.0)
+    with training_options.joined(lambda: _start(chosen, config)) as (start, ranks):
+        module, loaded, source = start
+        config = training_options.fitted_config(chosen, config, source, ranks)
+        held_out = training_options.held_out_pictures(
+            source, data.validation_images(source), train.EVALUATION_SIZE
         )
+        before = _top1(module, held_out) if ranks.first and not chosen.start else None
+        state = training_options.state_of(chosen, config)
+        with _trained_part(module, chosen.head_only):
+            tuned = train.fine_tune(
+                module, config=config, image_set=source, ranks=ranks, state=state,
+                progress=training_options.progress_of_first(),
+            )  # fmt: skip
+    if not ranks.first:
+        return 0
     say(chosen, tuned)
-    top1 = _top1(module, validation)
+    top1 = _top1(module, held_out)
     was = f" (before: {before})" if before else ""
-    say(chosen, f"top-1 {top1}{was}: {validation.source}")
-    with paths.atomic(chosen.output) as temporary:
-        state = {name: values.contiguous() for name, values in module.state_dict().items()}
-        save_file(state, temporary)
+    say(chosen, f"top-1 {top1}{was}: {held_out.source}")
+    _write_weights(module, chosen.output)
     card = {
         "architecture": chosen.model,
         "classes": list(data.classes_of(source)),
         "size": train.EVALUATION_SIZE,
         "sha256": paths.sha256(chosen.output),
         "from": loaded.to_dict() if loaded else chosen.weights,
+        "config": train.config.stored(config),
         "fine_tuning": {**tuned.settings, "steps": tuned.steps, "head_only": chosen.head_only},
-        "pictures": validation.source,
+        "processes": ranks.size,
+        "pictures": held_out.source,
         "top1": top1.value,
         "top1_interval_95": list(top1.interval),
         "n": top1.n,
     }
     paths.write_text(chosen.output.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
+    if state is not None:
+        state.remove()
     say(chosen, f"wrote {chosen.output}; use it with --weights {chosen.output}")
     if chosen.json:
         print(json.dumps(card))
     return 0
 
 
-def _smaller_batch(source: data.ImageSource, usual: int) -> dict[str, int]:
-    """Return a smaller batch where a folder has fewer pictures than the usual one."""
-    if isinstance(source, str):
-        return {}
-    there = len(source.load("train", usual, 16))
-    return {"batch_size": there} if there < usual else {}
+def _write_weights(module: nn.Module, output: Path) -> None:
+    from safetensors.torch import save_file
+
+    from .. import paths
+
+    with paths.atomic(output) as temporary:
+        state = {name: values.contiguous() for name, values in module.state_dict().items()}
+        save_file(state, temporary)
 
 
 def _top1(module: nn.Module, images: data.ImageSet) -> metrics.Proportion:
@@ -153,28 +164,34 @@ def _trained_part(module: nn.Module, head_only: bool) -> Iterator[None]:
         module.requires_grad_(False)
 
 
-def _start(chosen: argparse.Namespace) -> tuple[nn.Module, LoadReport | None, data.ImageSource]:
+def _start(
+    chosen: argparse.Namespace, config: FineTuningConfig
+) -> tuple[nn.Module, LoadReport | None, data.ImageSource]:
     """Return the network to train, what of another's weights went into it, and what it learns."""
     from ..images import data, folder
     from ..models import checkpoint
 
+    source: data.ImageSource
     renames = dict(_pair(rename) for rename in chosen.rename)
     if not chosen.start:
-        model, module = _loaded(chosen)
+        model, module = training_options.load_network(chosen)
         try:
-            return module, None, _image_set(chosen, model)
+            source = training_options.learned_pictures(chosen, model)
+            training_options.draw_once(source, config)
+            return module, None, source
         except UnknownNameError:  # other classes: another last layer
             state, named = module.state_dict(), f"the weights of {model.name} ({model.weights})"
     else:
         state, named = checkpoint.state_dict(chosen.start), chosen.start.name
-    source: data.ImageSource = chosen.image_set or data.THINGS16
+    source = chosen.image_set or data.THINGS16
     if chosen.data:
-        source = folder.read(chosen.data, progress=progress_bar)
-        _require_labels(source)
-        say(chosen, source)
+        source = folder.read(chosen.data, progress=training_options.progress_of_first())
+        training_options.require_labels(source)
+        training_options.tell(chosen, source)
     module = _fresh(chosen.model, len(data.classes_of(source)))
     report = checkpoint.load_partly_(module, state, named, renames)
-    say(chosen, report)
+    training_options.tell(chosen, report)
+    training_options.draw_once(source, config)
     return module, report, source
 
 
@@ -189,108 +206,8 @@ def _fresh(name: str, classes: int) -> nn.Module:
         return architectures.find(name).build(classes)
 
 
-def _image_set(chosen: argparse.Namespace, model: zoo.Model) -> data.ImageSource:
-    from ..images import data
-    from ..models import gallery
-
-    if not chosen.data:
-        return chosen.image_set or data.set_for(model.classes)
-    found = gallery.in_folder(model, chosen.data, progress_bar)[1]
-    _require_labels(found)
-    return found
-
-
-def _require_labels(found: ImageFolder) -> None:
-    if not found.labelled:
-        raise UsageError(
-            f"{found.root} has no subfolders with the names of classes, so nobody says what its "
-            "pictures show. Put those of each class into one."
-        )
-
-
 def _pair(rename: str) -> tuple[str, str]:
     old, equals, new = rename.partition("=")
     if not old or not equals:
         raise UsageError(f"--rename {rename}: OLD=NEW is needed, such as '^backbone\\.='.")
     return old, new
-
-
-def _loaded(chosen: argparse.Namespace) -> tuple[zoo.Model, nn.Module]:
-    from ..models import zoo
-
-    model = zoo.load(chosen.model, chosen.weights)
-    if model.file is not None or model.module is None:
-        raise ModelFileError(f"{model.name} is a file: only networks by name are trained.")
-    return model, model.module
-
-
-def _for_recipe(chosen: argparse.Namespace) -> int:
-    """Train with the rounding in place, and keep the QDQ file once it passed the gate."""
-    from .. import compare, paths, quantize, runtime
-    from ..images import data
-    from ..pipeline import steps
-    from ..quantize import ptq
-
-    recipe = quantize.load_recipe(chosen.recipe)
-    if recipe.qat is None:
-        known = ", ".join(name for name, preset in quantize.PRESETS.items() if preset.qat)
-        raise UsageError(
-            f"Recipe {recipe.name} is not for training: it has no `qat` part. Presets for "
-            f"training: {known}."
-        )
-    model, module = _loaded(chosen)
-    prepared = model.known_preprocessing()
-    image_set = _image_set(chosen, model)
-    inputs = prepared(data.calibration(_CALIBRATION, prepared.size, image_set).images)
-    with paths.scratch(chosen.output.parent) as folder:
-        draft = folder / chosen.output.name
-        report = _written(chosen, recipe, model, module, inputs, draft)
-        say(chosen, report)
-        pictures = prepared(data.load("val", 32, prepared.size, image_set).images)
-        kind = "ort_a16w8" if recipe.activations.bits == 16 else "ort_int8"
-        with runtime.connect(module) as ours, runtime.connect(draft) as theirs:
-            gate = compare.gate(ours, theirs, pictures, kind=kind)
-        facts = ptq.quantization_facts(recipe, _CALIBRATION)
-        steps.write_manifest(draft, model, route=chosen.route, gate=gate.to_dict(), **facts)
-        recipe.save(paths.recipe_file(draft))
-        for file in folder.iterdir():
-            file.replace(chosen.output.parent / file.name)
-    emit(chosen, gate)
-    return 0
-
-
-def _written(
-    chosen: argparse.Namespace,
-    recipe: Any,
-    model: zoo.Model,
-    module: nn.Module,
-    inputs: Any,
-    draft: Path,
-) -> Any:
-    """Train a copy by the chosen route, write it as a QDQ file, and return the report."""
-    from ..images import data
-    from ..quantize import pt2e
-    from ..quantize.training import qat
-
-    prepared = model.known_preprocessing()
-    official = chosen.route == "pt2e"
-    size = chosen.size or (prepared.size if official else _SIDE)
-    how: dict[str, Any] = {"size": size, "images": chosen.images, "progress": progress_bar}
-    how["image_set"] = source = _image_set(chosen, model)
-    how |= _smaller_batch(source, recipe.qat.batch_size)
-    if chosen.steps:
-        how["steps"] = chosen.steps
-    if official:
-        if size != prepared.size:
-            raise UsageError(
-                f"--size {size}: the program that PT2E trains takes {prepared.size} px only. Leave "
-                "out --size, or take --route lab."
-            )
-        return pt2e.write_qdq(
-            module, draft, inputs, recipe, teacher=module, preprocessing=prepared, **how
-        )
-    side = max(data.sides(prepared.size))  # networks by name take squares
-    student = qat.prepare(module, recipe, size=side)
-    qat.calibrate_(student, inputs, progress=progress_bar)
-    say(chosen, qat.fit_(student, teacher=module, **how))
-    return qat.to_qdq(student, draft, size=side, preprocessing=prepared)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TOOLS = ("sphinx", "myst_nb", "furo")
-PAGES = ("INSTRUCTOR.md", "troubleshooting.md", "glossary.md")
+PAGES = ("own_training_loop.md", "INSTRUCTOR.md", "troubleshooting.md", "glossary.md")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 CONFIG: dict[str, Any] = {
@@ -53,7 +53,8 @@ solution is folded away, so that you can think first. Widgets are still pictures
 
 To do it yourself, run `make lab` in the project's folder. A message that you do not understand is
 on the [troubleshooting](notebooks/troubleshooting.md) page, a word in the
-[glossary](notebooks/glossary.md). Writing code of your own? See the
+[glossary](notebooks/glossary.md). Training with code of your own? See
+[your own training loop](notebooks/own_training_loop.md). Writing other code? See the
 [reference](api/index.md). Teaching? See the [instructor's guide](notebooks/INSTRUCTOR.md).
 
 {map}

@@ -36,7 +36,7 @@ ELSEWHERE = "edge_lab"
 KEPT = "nbval-check-output"
 """Tag of the cells whose output is stored, and compared by the tests."""
 
-PAGES = ("troubleshooting.md", "glossary.md", "images/*")
+PAGES = ("troubleshooting.md", "glossary.md", "own_training_loop.md", "images/*")
 """What notebooks link to; it goes with the copies."""
 
 CELL_SECONDS = 300  # a loaded laptop, and a cold cache

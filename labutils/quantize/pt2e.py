@@ -28,6 +28,7 @@ from ..onnxfile.wall import wall
 from . import recipe as recipes
 from .recipe import Calibration, Qat, Recipe
 from .training import graph as qat_graph
+from .training.qat import Schedule, training_config
 from .training.qdq_export import QdqReport, compared
 
 if TYPE_CHECKING:
@@ -203,18 +204,13 @@ def _fit(
 ) -> None:
     from torchao.quantization import pt2e
 
-    chosen = recipe.qat or Qat()
-
     def freeze(step: int, last: int, trained: nn.Module) -> None:
-        if step == max(1, round(chosen.freeze_at * last)):
-            trained.apply(pt2e.disable_observer)
+        schedule.reach(step, last)
 
+    share = (recipe.qat or Qat()).freeze_at
+    schedule = Schedule(prepared, 1, freeze_observers_at=share, freeze_batch_norm_at=None)
     pt2e.allow_exported_model_train_eval(prepared)
-    options: dict[str, Any] = {
-        "steps": chosen.steps, "size": chosen.size or 96, "batch_size": chosen.batch_size,
-        "learning_rate": chosen.learning_rate, "temperature": chosen.temperature,
-        "distillation_weight": chosen.distillation, "weight_decay": 0.0,
-    } | settings  # fmt: skip
+    options = {"config": training_config(recipe), **settings}
     train.fine_tune(prepared, teacher=teacher, on_step=freeze, **options)
 
 

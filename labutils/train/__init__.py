@@ -11,8 +11,15 @@ With ``torchrun --nproc-per-node N -m labutils.train ...`` N processes share eve
 original as a teacher.
 """
 
-from .batches import Batches
-from .config import ARCHITECTURES, CONFIGS, TrainConfig, read_config
+from .batches import Augmentation, Batches
+from .config import (
+    ARCHITECTURES,
+    CONFIGS,
+    FineTuningConfig,
+    TrainConfig,
+    read_config,
+    read_fine_tuning_config,
+)
 from .fine_tuning import FineTuning, fine_tune
 from .loop import EVALUATION_SIZE, Trainer, fit, logits_of, network
 from .model_card import ship
@@ -24,15 +31,19 @@ from .norms import (
     unfreeze_batch_norm_,
 )
 from .ranks import Ranks, joined
+from .run_state import Resumable
 
 __all__ = [
     "ARCHITECTURES",
     "CONFIGS",
     "EVALUATION_SIZE",
+    "Augmentation",
     "Batches",
     "FineTuning",
+    "FineTuningConfig",
     "NormReport",
     "Ranks",
+    "Resumable",
     "TrainConfig",
     "Trainer",
     "averaged",
@@ -44,6 +55,7 @@ __all__ = [
     "logits_of",
     "network",
     "read_config",
+    "read_fine_tuning_config",
     "ship",
     "unfreeze_batch_norm_",
 ]

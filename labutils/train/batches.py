@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch.nn import functional as F
 
 from ..images import data
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How pictures are varied, so that a network does not learn them by heart.
+
+    Attributes
+    ----------
+    smallest_crop
+        Smallest side of the random crop, as a share of the picture's; 1 leaves crops out.
+    flip
+        Whether half of the batches are mirrored, left to right. Turn it off where a mirrored
+        picture shows another class: an arrow to the left, a letter, a traffic sign.
+    tint
+        Each colour channel is multiplied by a random factor between 1 - tint and 1 + tint.
+    brightness
+        Levels, of 255, by which a picture is made brighter or darker at most.
+    """
+
+    smallest_crop: Annotated[float, Interval(gt=0, le=1)] = 0.75
+    flip: bool = True
+    tint: Annotated[float, Interval(ge=0, le=1)] = 0.2
+    brightness: Annotated[float, Interval(ge=0, le=255)] = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +48,14 @@ class Batches:
         Images per step.
     seed
         Of the order and of the augmentation.
-    smallest_crop
-        Smallest side of the random crop, as a share of the image's.
+    augmentation
+        How they are varied.
     """
 
     train: data.ImageSet
     batch_size: int
     seed: int = 0
-    smallest_crop: float = 0.75
+    augmentation: Augmentation = Augmentation()
 
     def indices(self, step: int) -> np.ndarray:
         """Return the images of a step: every epoch is another permutation, its tail left out."""
@@ -66,19 +91,20 @@ class Batches:
 
     def _augmented(self, pixels: np.ndarray, step: int, size: int, part: slice) -> torch.Tensor:
         """Crop, resize, flip and tint; (n, h, w, 3) uint8 to (n, 3, size, size) float."""
-        r = np.random.default_rng([self.seed, 2, step])
+        r, how = np.random.default_rng([self.seed, 2, step]), self.augmentation
         full = pixels.shape[1]
-        side = int(full * r.uniform(self.smallest_crop, 1.0))
+        side = max(1, int(full * r.uniform(how.smallest_crop, 1.0)))
         x, y = r.integers(0, full - side + 1, 2)
         batch = torch.from_numpy(np.ascontiguousarray(pixels[:, y : y + side, x : x + side]))
         batch = batch.permute(0, 3, 1, 2).float()
         if side != size:
             batch = F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True)
-        if r.random() < 0.5:
+        mirrored = r.random() < 0.5  # drawn in any case: the tints stay the same without flips
+        if how.flip and mirrored:
             batch = batch.flip(3)
-        n = self.batch_size  # a tint for every image of the step, whichever rank has it
-        gain = r.uniform(0.8, 1.2, (n, 3, 1, 1)).astype(np.float32)[part]
-        offset = r.uniform(-20, 20, (n, 1, 1, 1)).astype(np.float32)[part]
+        n, tint, levels = self.batch_size, how.tint, how.brightness  # for every rank's images
+        gain = r.uniform(1 - tint, 1 + tint, (n, 3, 1, 1)).astype(np.float32)[part]
+        offset = r.uniform(-levels, levels, (n, 1, 1, 1)).astype(np.float32)[part]
         return _normalized(batch * torch.from_numpy(gain) + torch.from_numpy(offset))
 
 

@@ -6,15 +6,17 @@ import json
 import math
 import typing
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MinLen, doc
+from annotated_types import Ge, Gt, Interval, MinLen, doc
 
 from .. import located_yaml, untrusted, validation
-from ..errors import EarlierFormatWarning, UsageError
+from ..errors import EarlierFormatWarning, UnknownNameError, UsageError
 from ..images import data
+from ..located_yaml import Fail
+from .batches import Augmentation
 
 Architecture = Literal["mobilenet_v3_large", "mobilenet_v3_small"]
 ARCHITECTURES: tuple[str, ...] = typing.get_args(Architecture)
@@ -24,6 +26,7 @@ FORMAT = 1
 
 _Count = Annotated[int, Ge(1)]
 _NotNegative = Annotated[float, Ge(0)]
+_Share = Annotated[float, Interval(ge=0, le=1)]
 _Phases = Annotated[
     tuple[tuple[_Count, _Count], ...],
     MinLen(1),
@@ -96,6 +99,68 @@ class TrainConfig:
         return self.learning_rate * warmup * cosine(done, sum(work))
 
 
+@dataclass(frozen=True)
+class FineTuningConfig:
+    """Everything that decides a fine-tuning but the network, its teacher and the pictures.
+
+    Attributes
+    ----------
+    steps, seconds
+        How long; `train.fine_tune` needs one of the two. With `seconds` alone the rate follows the
+        clock; with both, whichever ends first ends the run.
+    size
+        Side of the training images, in pixels.
+    batch_size
+        Images per step, of all processes together.
+    learning_rate
+        The highest, after the warm-up.
+    images
+        How many of the training images are used, at most.
+    seed
+        Of the order, the augmentation and dropout.
+    label_smoothing
+        Of the cross-entropy.
+    weight_decay
+        Of matrices and filters; vectors (biases, norms, scales) do not decay.
+    temperature
+        Of both softmaxes in the distillation term.
+    distillation_weight
+        Share of the distillation term in the loss, 0 to 1; the labels have the rest.
+    freeze_batch_norm_at
+        Share of the run (0 to 1) from which BatchNorm keeps its statistics; 0 for all of it.
+    augmentation
+        How the pictures are varied.
+    """
+
+    steps: _Count | None = None
+    seconds: Annotated[float, Gt(0)] | None = None
+    size: Annotated[int, Ge(16)] = 96
+    batch_size: Annotated[int, Ge(2)] = 64
+    learning_rate: _NotNegative = 5e-4
+    images: _Count = 8000
+    seed: Annotated[int, Ge(0)] = 0
+    label_smoothing: _Share = 0.05
+    weight_decay: _NotNegative = 0.02
+    temperature: Annotated[float, Gt(0)] = 2.0
+    distillation_weight: _Share = 0.5
+    freeze_batch_norm_at: _Share | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def replaced(self, **settings: Any) -> FineTuningConfig:
+        """Return a copy with other fields, e.g. ``replaced(steps=200)``.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such field; the message suggests the nearest.
+        """
+        known = [entry.name for entry in fields(self)]
+        for name in settings:
+            if name not in known:
+                raise UnknownNameError("setting of a fine-tuning", name, known)
+        return replace(self, **settings)
+
+
 def cosine(done: float, whole: float = 1.0) -> float:
     """Return the factor of a learning rate after `done` of the `whole` run: from 1 to 0.005."""
     return 0.995 * (0.5 * (1 + math.cos(math.pi * done / whole))) + 0.005
@@ -112,19 +177,9 @@ def read_config(path: str | Path) -> TrainConfig:
         No such file, a field that `TrainConfig` does not have or that is given twice, or a value
         that it does not take; the message names the line.
     """
-    try:
-        text = untrusted.text(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as a training configuration: {error}") from None
-    data, fail = located_yaml.read(text, str(path), "a training configuration", UsageError)
-    if not isinstance(data, dict):
-        raise fail((), "write fields and values, such as batch_size: 256")
-    key = next((key for key in ("config", "recipe") if key in data), None)
-    place = () if key is None else (key,)
-    fields = data if key is None else data[key]
-    values = validation.without_format(fields, FORMAT, fail, place)
-    config = validation.checked(TrainConfig, values, fail, place)
-    if key == "recipe":
+    found, place, fail = _read(path)
+    config = validation.checked(TrainConfig, _values(found, place, fail), fail, place)
+    if place == ("recipe",):
         warnings.warn(
             f"{path} is a model card of an earlier version, which called the configuration a "
             "recipe; it was read as one.",
@@ -132,11 +187,58 @@ def read_config(path: str | Path) -> TrainConfig:
             stacklevel=2,
         )
     else:
-        validation.note_missing_format(fields, FORMAT, str(path))
+        validation.note_missing_format(found, FORMAT, str(path))
     return config
 
 
-def stored(config: TrainConfig) -> dict[str, Any]:
+def read_fine_tuning_config(
+    path: str | Path, base: FineTuningConfig | None = None
+) -> FineTuningConfig:
+    """Read the settings of a fine-tuning from YAML or JSON, or those on the card of such a run.
+
+    Parameters
+    ----------
+    path
+        The file; ``format: 1`` and any fields of `FineTuningConfig`.
+    base
+        What a field has that the file leaves out; by default, its default.
+
+    Raises
+    ------
+    UsageError
+        As for `read_config`.
+    """
+    found, place, fail = _read(path)
+    given = _values(found, place, fail)
+    if isinstance(given, dict):
+        values = asdict(base or FineTuningConfig())
+        inner = given.get("augmentation")
+        if isinstance(inner, dict):
+            given = {**given, "augmentation": values["augmentation"] | inner}
+        given = values | given
+    config = validation.checked(FineTuningConfig, given, fail, place)
+    validation.note_missing_format(found, FORMAT, str(path))
+    return config
+
+
+def _read(path: str | Path) -> tuple[Any, tuple[str, ...], Fail]:
+    """Return the fields in a file, where in it they stand (in a card: below a key), and `fail`."""
+    try:
+        text = untrusted.text(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a training configuration: {error}") from None
+    found, fail = located_yaml.read(text, str(path), "a training configuration", UsageError)
+    if not isinstance(found, dict):
+        raise fail((), "write fields and values, such as batch_size: 256")
+    key = next((key for key in ("config", "recipe") if key in found), None)
+    return (found, (), fail) if key is None else (found[key], (key,), fail)
+
+
+def _values(found: Any, place: tuple[str, ...], fail: Fail) -> Any:
+    return validation.without_format(found, FORMAT, fail, place)
+
+
+def stored(config: TrainConfig | FineTuningConfig) -> dict[str, Any]:
     """Return a configuration with all its values and its format, as a model card holds it."""
     return {"format": FORMAT, **asdict(config)}
 

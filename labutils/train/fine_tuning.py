@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .. import typesetting
 from ..errors import TrainingError, UsageError
 from ..images import data
 from ..tracking import Progress, tracked
+from . import run_state
 from .batches import Batches
-from .config import TrainConfig, cosine
+from .config import FineTuningConfig, TrainConfig, cosine
 from .loop import parameter_groups
+from .loss import Loss
+from .ranks import RESUMES, Ranks
+from .run_state import Resumable, Run, RunState
 
 WARMUP_SHARE = 0.05  # of the run
 SOURCE_SIZE = TrainConfig.source_size  # the images that training has rendered already
@@ -44,6 +48,8 @@ class FineTuning(typesetting.Paragraph):
         The loss of every step.
     settings
         What was asked for, by parameter name; `teacher` is the class's name, or None.
+    resumed_at
+        Steps that were done when an earlier process was stopped; 0 for a run in one go.
     """
 
     steps: int
@@ -51,6 +57,7 @@ class FineTuning(typesetting.Paragraph):
     images: int
     losses: tuple[float, ...]
     settings: dict[str, Any]
+    resumed_at: int = 0
 
     @property
     def first_loss(self) -> float:
@@ -77,9 +84,11 @@ class FineTuning(typesetting.Paragraph):
     def __str__(self) -> str:
         teacher = self.settings["teacher"]
         taught = f", with a {teacher} as teacher" if teacher else ""
+        resumed = f", resumed at step {self.resumed_at:,}" if self.resumed_at else ""
         rate = self.images / self.seconds
         return (
-            f"Fine-tuned for {self.steps:,} steps in {self.seconds:.1f} s{taught} ({self.images:,} "
+            f"Fine-tuned for {self.steps:,} steps in {self.seconds:.1f} s{taught}{resumed} "
+            f"({self.images:,} "
             f"images at {self.settings['size']} px, {rate:,.0f} per second): "
             f"loss {self.first_loss:.3f} in the first tenth, {self.last_loss:.3f} in the last."
         )
@@ -88,22 +97,14 @@ class FineTuning(typesetting.Paragraph):
 def fine_tune(
     model: nn.Module,
     *,
+    config: FineTuningConfig | None = None,
     teacher: nn.Module | None = None,
-    steps: int | None = None,
-    seconds: float | None = None,
-    size: int = 96,
-    batch_size: int = 64,
-    learning_rate: float = 5e-4,
-    images: int = 8000,
     image_set: data.ImageSource = data.THINGS16,
-    seed: int = 0,
-    label_smoothing: float = 0.05,
-    weight_decay: float = 0.02,
-    temperature: float = 2.0,
-    distillation_weight: float = 0.5,
-    freeze_batch_norm_at: float | None = None,
     on_step: OnStep | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    state: str | Path | Resumable | None = None,
+    **settings: Any,
 ) -> FineTuning:
     """Train a network a little further, in place; return what was done.
 
@@ -118,47 +119,41 @@ def fine_tune(
         logits. It is trained in train mode; afterwards every part has the mode that it had before.
         Where no parameter asks for a gradient (as `zoo.load` gives it), all are trained; where
         some do, those.
+    config
+        How long, how fast, with which augmentation; the defaults of `FineTuningConfig` without.
     teacher
         A network whose outputs are to be matched as well, e.g. a copy of the original from before
         the surgery. It is run in eval mode and not changed.
-    steps, seconds
-        How long; at least one of the two. With `seconds` alone the rate follows the clock, and
-        the report says how many steps that were; with both, whichever ends first ends the run.
-    size
-        Side of the training images, in pixels.
-    batch_size
-        Images per step.
-    learning_rate
-        The highest, after the warm-up.
-    images
-        How many of the training images are used, at most.
     image_set
         What is learned: one of `data.DRAWN`, or a folder of pictures (`labutils.images.folder`).
-    seed
-        Of the order, the augmentation and dropout.
-    label_smoothing
-        Of the cross-entropy.
-    weight_decay
-        Of matrices and filters; vectors (biases, norms, scales) do not decay.
-    temperature
-        Of both softmaxes in the distillation term.
-    distillation_weight
-        Share of the distillation term in the loss, 0 to 1; the labels have the rest.
-    freeze_batch_norm_at
-        Share of the run (0 to 1) from which BatchNorm keeps its statistics; 0 for all of it.
     on_step
         Called as ``on_step(step, steps, model)`` after every step, `step` counting from 1. With
         `seconds` alone `steps` is the estimate at that moment. It may change modes and buffers
-        (freeze observers, for instance), but must not replace parameters.
+        (freeze observers, for instance), but must not replace parameters. An object that has
+        ``state_dict`` and ``load_state_dict`` keeps its own state in `state`.
     progress
         Called as ``progress(iterable, description)`` around the steps.
+    ranks
+        The processes that share every batch (`train.joined`); each must call this. Afterwards all
+        have the same network.
+    state
+        A file, or a folder for one, in which the run is saved now and then, and from which the same
+        call resumes after a kill: with the same number of processes to the same weights, bit by
+        bit. It is left there, and the call returns at once what it holds when the run is over:
+        ``Resumable(path).remove()`` deletes it.
+    **settings
+        Fields of `FineTuningConfig` that replace those of `config`: ``steps=200``, ``size=128``.
+        One of `steps` and `seconds` is needed.
 
     Raises
     ------
     TrainingError
-        The loss is no longer finite, or the network cannot be differentiated.
+        The loss is no longer finite, the network cannot be differentiated, or another process of
+        the run was lost.
     UsageError
         The arguments contradict each other, or the network has other inputs or outputs.
+    ModelFileError
+        `state` is that of another run.
 
     Notes
     -----
@@ -169,58 +164,88 @@ def fine_tune(
     Distillation: the KL divergence of softened outputs, times temperature squared, as in Hinton,
     Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015).
     """
-    _check(steps, seconds, distillation_weight, freeze_batch_norm_at)
+    config = (config or FineTuningConfig()).replaced(**settings)
+    kept = Resumable(state) if isinstance(state, str | Path) else state
+    group = ranks or Ranks()
+    _check(config, group, kept)
     _check_teacher(model, teacher)
-    train = data.load("train", images, max(SOURCE_SIZE, size), image_set)
-    _check_batch(batch_size, len(train))
-    settings = {
+    train = data.load("train", config.images, max(SOURCE_SIZE, config.size), image_set)
+    _check_batch(config.batch_size, len(train))
+    said = asdict(config) | {
         "teacher": type(teacher).__name__ if teacher is not None else None,
-        "size": size,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
         "images": len(train),
         "image_set": image_set if isinstance(image_set, str) else image_set.title,
-        "seed": seed,
-        "label_smoothing": label_smoothing,
-        "weight_decay": weight_decay,
-        "temperature": temperature,
-        "distillation_weight": distillation_weight,
-        "freeze_batch_norm_at": freeze_batch_norm_at,
     }
-    batches = Batches(train, batch_size, seed)
-    losses: list[float] = []
-    with _training(model), _evaluating(teacher), torch.random.fork_rng(), torch.enable_grad():
-        groups = parameter_groups(model, weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
-        weights = (label_smoothing, temperature, distillation_weight)
-        loss_of = _Loss(model, teacher, *weights, image_set)
-        clock = _Clock(steps, seconds)
-        for step in tracked(clock, "fine-tuning", "steps", progress):
-            share = clock.share(step)
-            if freeze_batch_norm_at is not None and share >= freeze_batch_norm_at:
-                _freeze_batch_norm(model)
-            torch.manual_seed(seed * 1_000_003 + step)  # dropout
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, share / WARMUP_SHARE) * cosine(share)
-            losses.append(_step(optimizer, loss_of, batches.at(step, size), step))
-            if on_step is not None:
-                on_step(step + 1, clock.expected(step + 1), model)
-        elapsed = clock.elapsed()
-    return FineTuning(len(losses), elapsed, len(losses) * batch_size, tuple(losses), settings)
+    batches = Batches(train, config.batch_size, config.seed, config.augmentation)
+    with (
+        _training(model), _evaluating(teacher), _placed(ranks, model, teacher),
+        torch.random.fork_rng(), torch.enable_grad(),
+    ):  # fmt: skip
+        groups = parameter_groups(model, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+        run = Run(model, optimizer, on_step)
+        saved = RunState(kept, _facts(config, train, run, teacher), group) if kept else None
+        if saved is not None:
+            saved.resume(run)
+        resumed_at = len(run.losses)
+        loss_of = Loss(model, teacher, config, image_set, group)
+        _take_steps(run, loss_of, batches, saved, progress)
+        group.share_buffers_(model)
+    steps = len(run.losses)
+    seen = steps * config.batch_size
+    return FineTuning(steps, run.seconds, seen, tuple(run.losses), said, resumed_at)
+
+
+def _facts(
+    config: FineTuningConfig, train: data.ImageSet, run: Run, teacher: nn.Module | None
+) -> dict[str, Any]:
+    """Return what decides a run, for the file of its state."""
+    return asdict(config) | {
+        "the pictures": run_state.pictures_digest(train),
+        "the weights that it began with": run_state.digest(run.model),
+        "the teacher": run_state.digest(teacher) if teacher is not None else None,
+        "a state of on_step": run_state.keeps(run.on_step),
+    }
+
+
+def _take_steps(
+    run: Run, loss_of: Loss, batches: Batches, saved: RunState | None, progress: Progress | None
+) -> None:
+    """Take the steps that are left, and save what a resumed run needs."""
+    config, ranks = loss_of.config, loss_of.ranks
+    part = ranks.part(config.batch_size)
+    clock = _Clock(config.steps, config.seconds, run.seconds)
+    advice = RESUMES if saved else "Start again, with state=FILE for a run that can be resumed."
+    for step in tracked(clock.steps_after(len(run.losses)), "fine-tuning", "steps", progress):
+        share = clock.share(step)
+        if config.freeze_batch_norm_at is not None and share >= config.freeze_batch_norm_at:
+            _freeze_batch_norm(run.model)
+        seed = config.seed * 1_000_003 + step
+        torch.manual_seed(seed * ranks.size + ranks.rank)  # dropout
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, share / WARMUP_SHARE) * cosine(share)
+        with ranks.explaining_losses(step, advice):
+            loss = _step(run.optimizer, loss_of, batches.at(step, config.size, part), step)
+        run.losses.append(loss)
+        run.seconds = clock.elapsed()
+        if run.on_step is not None:
+            run.on_step(step + 1, clock.expected(step + 1), run.model)
+        if saved and ((step + 1) % saved.every == 0 or step + 1 == config.steps):
+            saved.save(run)
 
 
 class _Clock:
     """The steps of a run that ends after a number of steps or of seconds.
 
-    Time counts from the first step on.
+    Time counts from the first step on, and begins with what an earlier process took.
     """
 
-    def __init__(self, steps: int | None, seconds: float | None) -> None:
-        self.steps, self.start = steps, time.perf_counter()
+    def __init__(self, steps: int | None, seconds: float | None, before: float = 0.0) -> None:
+        self.steps, self.before, self.start = steps, before, time.perf_counter()
         self.seconds = math.inf if seconds is None else seconds
 
     def elapsed(self) -> float:
-        return time.perf_counter() - self.start
+        return self.before + time.perf_counter() - self.start
 
     def share(self, step: int) -> float:
         """Return how much of the run lies behind the middle of `step`, 0 to 1."""
@@ -235,62 +260,30 @@ class _Clock:
             return self.steps
         return max(done, round(done * self.seconds / self.elapsed()))
 
-    def __iter__(self) -> Iterator[int]:
-        self.start, step = time.perf_counter(), 0
+    def steps_after(self, done: int) -> Iterable[int]:
+        """Return the numbers of the steps that are left; a range where nothing but they end it."""
+        if self.steps is not None and self.seconds == math.inf:
+            return range(done, self.steps)
+        return self._until_the_end(done)
+
+    def _until_the_end(self, step: int) -> Iterator[int]:
+        self.start, first = time.perf_counter(), step
         while (self.steps is None or step < self.steps) and (
-            step == 0 or self.elapsed() < self.seconds
+            step == first or self.elapsed() < self.seconds
         ):
             yield step
             step += 1
 
 
-class _Loss:
-    """The loss of a batch: cross-entropy, and the distance to what the teacher says."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        teacher: nn.Module | None,
-        label_smoothing: float,
-        temperature: float,
-        weight: float,
-        image_set: data.ImageSource,
-    ) -> None:
-        self.image_set = image_set
-        self.model, self.teacher = model, teacher
-        self.label_smoothing, self.temperature, self.weight = label_smoothing, temperature, weight
-        self.device = next(p for p in model.parameters() if p.requires_grad).device
-        # An exported graph was traced on contiguous tensors, and may reshape them without a copy.
-        traced = any(isinstance(m, torch.fx.GraphModule) for m in (model, teacher) if m is not None)
-        self.memory_format = torch.contiguous_format if traced else torch.channels_last
-
-    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        inputs = inputs.to(self.device).contiguous(memory_format=self.memory_format)
-        labels = labels.to(self.device)
-        logits = _logits(self.model, inputs, self.image_set)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            taught = _logits(self.teacher, inputs, self.image_set)
-        t = self.temperature
-        distance = F.kl_div(
-            F.log_softmax(logits / t, 1),
-            F.log_softmax(taught / t, 1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1 - self.weight) * loss + self.weight * t * t * distance
-
-
 def _step(
     optimizer: torch.optim.Optimizer,
-    loss_of: _Loss,
+    loss_of: Loss,
     batch: tuple[torch.Tensor, torch.Tensor],
     step: int,
 ) -> float:
     loss = loss_of(*batch)
-    if not math.isfinite(value := loss.item()):
+    value = loss_of.ranks.mean(loss.item())  # not finite in one is not finite in all
+    if not math.isfinite(value):
         raise TrainingError(
             f"The loss is {value} at step {step}: the network computes no finite numbers, or the "
             "learning rate is too high. Check its outputs before, or lower learning_rate."
@@ -299,6 +292,8 @@ def _step(
     try:
         loss.backward()
     except RuntimeError as error:
+        if loss_of.ranks.is_lost(error):
+            raise
         raise TrainingError(
             f"The network has no gradient: {str(error).splitlines()[0]} If it computes something "
             "in place (F.relu(x, inplace=True), x.add_(y)), write that without inplace; if it was "
@@ -306,26 +301,6 @@ def _step(
         ) from error
     optimizer.step()
     return value
-
-
-def _logits(model: nn.Module, inputs: torch.Tensor, image_set: data.ImageSource) -> torch.Tensor:
-    try:
-        logits = model(inputs)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UsageError(
-            f"{type(model).__name__} does not take inputs {tuple(inputs.shape)}: "
-            f"{(str(error).strip() or type(error).__name__).splitlines()[0]} A program that was "
-            "exported with a fixed batch or size needs the same batch_size and size here."
-        ) from error
-    expected = (len(inputs), len(data.classes_of(image_set)))
-    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UsageError(
-            f"{type(model).__name__} returns {got} for inputs {tuple(inputs.shape)}; "
-            f"{data.title_of(image_set)} needs logits of shape {expected}. Build it with "
-            f"{expected[1]} classes."
-        )
-    return logits
 
 
 @contextlib.contextmanager
@@ -378,6 +353,32 @@ def _evaluating(teacher: nn.Module | None) -> Iterator[None]:
             module.training = mode
 
 
+@contextlib.contextmanager
+def _placed(ranks: Ranks | None, model: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
+    """Have both networks where this process computes; afterwards, where they were.
+
+    A BatchNorm layer that has the whole batch's statistics is one of another class: what it learned
+    is in the same tensors.
+    """
+    if ranks is None:
+        yield
+        return
+    networks = [network for network in (model, teacher) if network is not None]
+    places = [next(network.parameters(), torch.zeros(())).device for network in networks]
+    for network in networks:
+        network.to(ranks.device)
+    norms = {name: m for name, m in model.named_modules() if name and _is_batch_norm(m)}
+    ranks.placed(model)
+    try:
+        yield
+    finally:
+        for name, norm in norms.items():
+            if model.get_submodule(name) is not norm:
+                model.set_submodule(name, norm)
+        for network, place in zip(networks, places, strict=True):
+            network.to(place)
+
+
 def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
@@ -388,22 +389,21 @@ def _freeze_batch_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def _check(
-    steps: int | None,
-    seconds: float | None,
-    distillation_weight: float,
-    freeze_batch_norm_at: float | None,
-) -> None:
+def _check(config: FineTuningConfig, ranks: Ranks, kept: Resumable | None) -> None:
+    steps, seconds = config.steps, config.seconds
     if steps is None and seconds is None:
         raise UsageError("Pass steps=200 or seconds=30, to say how long.")
     if (steps is not None and steps < 1) or (seconds is not None and not seconds > 0):
         raise UsageError(f"steps ({steps}) and seconds ({seconds}) must be above zero.")
-    for name, value in (
-        ("distillation_weight", distillation_weight),
-        ("freeze_batch_norm_at", freeze_batch_norm_at),
-    ):
+    for name in ("distillation_weight", "freeze_batch_norm_at"):
+        value = getattr(config, name)
         if value is not None and not 0 <= value <= 1:
             raise UsageError(f"{name} is a share between 0 and 1, got {value}.")
+    if seconds is not None and (ranks.size > 1 or kept is not None):
+        raise UsageError(
+            "seconds end a run of one process, in one go: another process, or the same one when it "
+            "resumes, would end at another step. Pass steps instead."
+        )
 
 
 def _check_batch(batch_size: int, images: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +15,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import _torchvision, metrics, paths
-from ..errors import ModelFileError, TrainingError, UnknownNameError
+from ..errors import ModelFileError, UnknownNameError
 from ..images import data, things
-from .batches import Batches
+from .batches import Augmentation, Batches
 from .config import ARCHITECTURES, TrainConfig, is_stored, stored
-from .ranks import Ranks
+from .ranks import RESUMES, Ranks
 
 EVALUATION_SIZE = 128
 LOG_EVERY, SAVE_EVERY = 50, 200
 WATCHED = 20  # validation images of each class that a run's log is about
-# What gloo and NCCL say when a process at the other end is gone.
-LOST = re.compile("connection (was )?(closed|reset)|broken pipe|remote process exited", re.I)
 
 
 def network(architecture: str, classes: int = len(things.CLASSES)) -> nn.Module:
@@ -238,11 +235,13 @@ def fit(
     work.mkdir(parents=True, exist_ok=True)
     trainer.resume(path)
     train = data.load("train", config.images, config.source_size, config.image_set)
-    batches = Batches(train, config.batch_size, config.seed, config.smallest_crop)
+    augmentation = Augmentation(smallest_crop=config.smallest_crop)
+    batches = Batches(train, config.batch_size, config.seed, augmentation)
     last = stop_at or config.steps
     losses, start = [], time.perf_counter()
     while trainer.step < last:
-        losses.append(_together(trainer, batches))
+        with trainer.ranks.explaining_losses(trainer.step, RESUMES):
+            losses.append(trainer.train_step(batches))
         step = trainer.step
         if step % save_every == 0 or step == last:
             trainer.save(path)
@@ -263,17 +262,3 @@ def _watched(trainer: Trainer) -> float:
     n = WATCHED * len(data.drawn(image_set).CLASSES)
     images = data.load("val", n, EVALUATION_SIZE, image_set)
     return metrics.accuracy(logits_of(trainer.ema, images), images.labels).value
-
-
-def _together(trainer: Trainer, batches: Batches) -> float:
-    """Take a step; the loss of another process becomes an error that says how to continue."""
-    try:
-        return trainer.train_step(batches)
-    except RuntimeError as error:
-        if trainer.ranks.size == 1 or not LOST.search(str(error)):
-            raise
-        raise TrainingError(
-            f"Rank {trainer.ranks.rank} lost another process of the run at step {trainer.step} "
-            f"({str(error).splitlines()[0]}). Start the same command again: it resumes from the "
-            "last state that was saved."
-        ) from error

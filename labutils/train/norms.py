@@ -105,7 +105,7 @@ def unfreeze_batch_norm_(model: nn.Module) -> NormReport:
     UsageError
         No layer is frozen.
     """
-    frozen = {path: norm for path, norm in _norms(model).items() if "train" in vars(norm)}
+    frozen = {path: norm for path, norm in _norms(model).items() if _is_frozen(norm)}
     if not frozen:
         raise UsageError(f"No BatchNorm layer of {type(model).__name__} is frozen.")
     for norm in frozen.values():
@@ -187,8 +187,9 @@ def averaged(
 ) -> tuple[AveragedModel, Callable[[int, int, nn.Module], None]]:
     """Return a running average of `model`'s weights, and the function that updates it.
 
-    The function fits ``train.fine_tune(on_step=...)``. The average's network is ``average.module``;
-    re-estimate its BatchNorm statistics before use (`estimate_batch_norm_`).
+    The function fits ``train.fine_tune(on_step=...)``, which keeps the average in the state of the
+    run. The average's network is ``average.module``; re-estimate its BatchNorm statistics before
+    use (`estimate_batch_norm_`).
 
     Parameters
     ----------
@@ -205,19 +206,40 @@ def averaged(
         raise UsageError(f"decay={decay}: an exponential average needs 0 < decay < 1.")
     function = {} if decay is None else {"multi_avg_fn": get_ema_multi_avg_fn(decay)}
     average = AveragedModel(model, **function)
-
-    def update(step: int, steps: int, trained: nn.Module) -> None:
-        average.update_parameters(trained)
-
-    return average, update
+    return average, _Averaging(average)
 
 
-def _norms(model: nn.Module) -> dict[str, BatchNorm]:
-    norms = {
+class _Averaging:
+    """Takes the weights of every step into an average, which is its state."""
+
+    def __init__(self, average: AveragedModel) -> None:
+        self.state_dict, self.load_state_dict = average.state_dict, average.load_state_dict
+        self.update = average.update_parameters
+
+    def __call__(self, step: int, steps: int, trained: nn.Module) -> None:
+        self.update(trained)
+
+
+def moving_norms(model: nn.Module) -> dict[str, BatchNorm]:
+    """Return the BatchNorm layers of a model that move their statistics in training, by path."""
+    return {path: norm for path, norm in with_statistics(model).items() if not _is_frozen(norm)}
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    return "train" in vars(norm)
+
+
+def with_statistics(model: nn.Module) -> dict[str, BatchNorm]:
+    """Return the BatchNorm layers of a model that have statistics, by path."""
+    return {
         path: part
         for path, part in model.named_modules()
         if isinstance(part, BatchNorm) and part.running_mean is not None
     }
+
+
+def _norms(model: nn.Module) -> dict[str, BatchNorm]:
+    norms = with_statistics(model)
     if not norms:
         raise UsageError(f"{type(model).__name__} has no BatchNorm layer with statistics.")
     return norms

@@ -14,16 +14,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import distributed, nn
 
-from ..errors import UsageError, counted
+from ..errors import ModelFileError, TrainingError, UsageError, counted
+
+# What gloo and NCCL say when a process at the other end is gone.
+LOST = re.compile("connection (was )?(closed|reset)|broken pipe|remote process exited", re.I)
 
 _PATIENCE = timedelta(minutes=30)  # while one rank renders the images, the others wait
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -92,25 +97,81 @@ class Ranks:
         """Return the tensors and texts in a file of rank 0, or None where it has none.
 
         The others need no file system in common with it. Nothing but tensors is read.
+
+        Raises
+        ------
+        ModelFileError
+            It cannot be read.
         """
-        content = path.read_bytes() if self.first and path.exists() else b""
-        if self.size > 1:
-            length = torch.tensor(len(content), device=self.device)
-            distributed.broadcast(length, 0)
-            sent = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
-            if self.first and content:
-                sent.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            if length:
-                distributed.broadcast(sent, 0)
-            content = sent.cpu().numpy().tobytes()
+        content = self._sent(path.read_bytes() if self.first and path.exists() else b"")
         if not content:
             return None
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        try:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+            raise ModelFileError(
+                f"{path} is damaged, or is not the state of a run. Remove it to start again."
+            ) from error
+
+    def agreed(self, text: str) -> str:
+        """Return what rank 0 has for `text`; every rank must ask."""
+        return self._sent(text.encode() if self.first else b"").decode()
+
+    def _sent(self, content: bytes) -> bytes:
+        """Return the bytes of rank 0, in every rank."""
+        if self.size == 1:
+            return content
+        length = torch.tensor(len(content), device=self.device)
+        distributed.broadcast(length, 0)
+        sent = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
+        if self.first and content:
+            sent.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        if length:
+            distributed.broadcast(sent, 0)
+        return sent.cpu().numpy().tobytes()
+
+    def share_buffers_(self, model: nn.Module) -> None:
+        """Give every rank the buffers of rank 0: BatchNorm's statistics are not averaged."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether an error says that another process of the run is gone."""
+        return self.size > 1 and bool(LOST.search(str(error)))
+
+    @contextlib.contextmanager
+    def explaining_losses(self, step: int, advice: str) -> Iterator[None]:
+        """Turn the loss of another process into an error that says how to continue.
+
+        Raises
+        ------
+        TrainingError
+            Another process of the run was lost; `advice` is the end of its message.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.is_lost(error):
+                raise
+            raise TrainingError(
+                f"Rank {self.rank} lost another process of the run at step {step} "
+                f"({str(error).splitlines()[0]}). {advice}"
+            ) from error
+
+
+RESUMES = "Start the same command again: it resumes from the last state that was saved."
+"""What to do after a loss, where a state is saved."""
 
 
 def local_rank() -> int:
     """Return the number of this process on its machine; 0 where torchrun did not start it."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that talks, before the processes have met."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 @contextlib.contextmanager

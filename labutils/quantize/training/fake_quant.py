@@ -142,12 +142,22 @@ class FakeQuant(nn.Module):
         self._fit_activation()
 
     def freeze_(self) -> None:
-        """Stop adapting; from here on only the optimizer moves the step, if it is learned."""
+        """Stop adapting; from here on only the optimizer moves the step, if it is learned.
+
+        A frozen one stays as it is: to fit it to its range again would undo what was learned.
+        """
+        if self.phase == _FROZEN:
+            return
         if not self.grid.signed:
             _agree(self.low, self.high)
             self._fit_activation()
         self.phase = _FROZEN
         self.exponent.requires_grad_(self.learned)
+
+    @property
+    def follows(self) -> bool:
+        """Whether training adapts the range to what it sees."""
+        return self.phase == _FOLLOW
 
     def get_extra_state(self) -> torch.Tensor:
         """Keep the phase in the state dict."""

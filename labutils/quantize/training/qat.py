@@ -6,8 +6,9 @@
     qat.to_qdq(quantized, "w4a8.onnx", size=96)
 
 `prepare` returns an ordinary module, which `copy.deepcopy`, `state_dict`, `DistributedDataParallel`
-and any training loop take. It is a copy with its own parameters: build the optimizer
-afterwards. An optimizer from before would train nothing, silently; here its first step raises.
+and any training loop take; a `Schedule` freezes its ranges there. It is a copy with its own
+parameters: build the optimizer afterwards. An optimizer from before would train nothing, silently;
+here its first step raises.
 
 **The official route** is torchao's PT2E (`quantize.pt2e`), with the same recipes and gate::
 
@@ -23,7 +24,6 @@ with ``--route pt2e`` for the official one.
 from __future__ import annotations
 
 import functools
-import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -38,6 +38,7 @@ from ... import train, typesetting
 from ...errors import StaleOptimizerError, UsageError
 from ...images.data import ImageSet, Preprocessing
 from ...tracking import Progress, tracked
+from ...train import run_state
 from ...train.fine_tuning import OnStep
 from .. import recipe as recipes
 from ..recipe import Qat, Recipe
@@ -45,8 +46,19 @@ from . import corrections
 from . import graph as qat_graph
 from .fake_quant import quantizers
 from .qdq_export import to_qdq
+from .schedule import Schedule, recipe_of
 
-__all__ = ["QatReport", "calibrate_", "describe", "fit_", "freeze_", "prepare", "to_qdq"]
+__all__ = [
+    "QatReport",
+    "Schedule",
+    "calibrate_",
+    "describe",
+    "fit_",
+    "freeze_",
+    "prepare",
+    "to_qdq",
+    "training_config",
+]
 
 
 _CANDIDATES = 40  # steps tried for a weight of few bits
@@ -237,67 +249,98 @@ def freeze_(model: nn.Module) -> None:
         quantizer.freeze_()
 
 
+def training_config(recipe: str | Recipe) -> train.FineTuningConfig:
+    """Return how a recipe trains, as `train.fine_tune` takes it.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such recipe.
+    """
+    chosen = recipes.load(recipe).qat or Qat()
+    return train.FineTuningConfig(
+        steps=chosen.steps,
+        size=chosen.size or 96,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        temperature=chosen.temperature,
+        distillation_weight=chosen.distillation,
+        weight_decay=0.0,
+    )
+
+
 def fit_(
     model: fx.GraphModule,
     *,
+    config: train.FineTuningConfig | None = None,
     teacher: nn.Module | None = None,
-    steps: int | None = None,
-    seconds: float | None = None,
-    size: int | None = None,
     on_step: OnStep | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> train.FineTuning:
-    """Train a calibrated network on drawn pictures, with the schedule of its recipe.
+    """Train a calibrated network with the schedule of its recipe.
 
     Parameters
     ----------
     model
         What `prepare` returned, calibrated.
+    config
+        How long, how fast, with which augmentation; by default as the recipe says
+        (`training_config`).
     teacher
         The float network, whose answers are asked for as well (`Qat.distillation`).
-    steps, seconds
-        Length of the run; by default the recipe's steps.
-    size
-        Side of the training images in pixels; by default the recipe's, or 96.
     on_step, progress, **settings
-        Passed on to `train.fine_tune`, e.g. ``images=``, ``image_set=``, ``seed=``.
+        Passed on to `train.fine_tune`: what is learned (``image_set=``), the processes that share
+        the work (``ranks=``), the file to resume from (``state=``), and fields of the
+        configuration, e.g. ``steps=``, ``seconds=``, ``size=``, ``images=``, ``seed=``. With
+        ``seconds=`` alone the recipe's steps do not count.
 
     Raises
     ------
     UsageError
         The network was not calibrated.
     """
-    chosen = _settings(model)
-    if all(q.exponent.abs().max() == 0 for q in qat_graph.activations_of(model).values()):
-        raise UsageError("The network is not calibrated: call calibrate_ with images first.")
-    freeze_from = chosen.freeze_at if chosen.scales == "observed" else 0.0
-
-    def after(step: int, last: int, trained: nn.Module) -> None:
-        if step == max(1, math.ceil(freeze_from * last)):
-            freeze_(trained)
-        if on_step is not None:
-            on_step(step, last, trained)
-
-    options = {
-        "batch_size": chosen.batch_size,
-        "learning_rate": chosen.learning_rate,
-        "temperature": chosen.temperature,
-        "distillation_weight": chosen.distillation,
-        "weight_decay": 0.0,
-    } | settings
+    if config is None:
+        config = training_config(_recipe(model))
+        if settings.get("seconds") is not None:
+            config = config.replaced(steps=None)
+    settings = {  # None: what the configuration says
+        name: value for name, value in settings.items()
+        if value is not None or name not in ("steps", "seconds", "size")
+    }  # fmt: skip
+    following = Schedule(model, config.steps or 1, freeze_batch_norm_at=None)
     done = train.fine_tune(
-        model, teacher=teacher, steps=chosen.steps if steps is seconds is None else steps,
-        seconds=seconds, size=size or chosen.size or 96, on_step=after, progress=progress,
-        **options,
+        model, config=config, teacher=teacher, on_step=_Following(following, on_step),
+        progress=progress, **settings,
     )  # fmt: skip
     freeze_(model)
     model.eval()
     return done
 
 
+class _Following:
+    """Tells a schedule of every step; its state is that of what else is told."""
+
+    def __init__(self, schedule: Schedule, on_step: OnStep | None) -> None:
+        self.schedule, self.on_step = schedule, on_step
+
+    def __call__(self, step: int, steps: int, trained: nn.Module) -> None:
+        self.schedule.reach(step, steps)
+        if self.on_step is not None:
+            self.on_step(step, steps, trained)
+
+    def state_dict(self) -> dict[str, Any]:
+        own: Any = self.on_step  # ranges and phases are in the network's state
+        return own.state_dict() if run_state.keeps(own) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own: Any = self.on_step
+        if run_state.keeps(own):
+            own.load_state_dict(state)
+
+
 def _recipe(model: nn.Module) -> Recipe:
-    found = getattr(model, "meta", {}).get("recipe")
+    found = recipe_of(model)
     if found is None:
         raise UsageError(f"{type(model).__name__} is not prepared: call qat.prepare first.")
     return found

@@ -1,0 +1,220 @@
+"""The four questions that users of TI's toolkit ask first, each answered by a run.
+
+1. Does DistributedDataParallel complain about unused parameters?
+2. Do surgery and quantization work together?
+3. Is accuracy the same under several processes, and what if one dies?
+4. Can a network be copied while it trains, for an average of its weights?
+"""
+
+import copy
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from labutils import paths, runtime, surgery, train
+from labutils.images import data
+from labutils.models import zoo
+from labutils.quantize.recipe import PRESETS, Qat
+from labutils.quantize.training import qat
+
+SIZE, BATCH, STEPS = 32, 8, 4
+RECIPE = PRESETS["int8"].replaced(qat=Qat(scales="learned", learning_rate=1e-3))
+HOW = {"steps": STEPS, "size": SIZE, "batch_size": BATCH, "images": 32}
+
+
+def operated():
+    """MobileNetV3-Small after the surgery that changes its function."""
+    model = zoo.load("mobilenet_v3_small", "things16").module.requires_grad_(True)
+    surgery.replace_(model, "lite")
+    return model
+
+
+def prepared(network):
+    model = qat.prepare(network, RECIPE, size=SIZE)
+    images = data.load("calib", 16, SIZE)
+    qat.calibrate_(model, images, data.Preprocessing(SIZE))
+    return model
+
+
+def gradients(called, model, part=slice(None)):
+    """Backward of a batch; the gradients of `model`, which `called` may average over ranks."""
+    images = data.load("train", BATCH, SIZE)
+    inputs = torch.from_numpy(data.Preprocessing(SIZE)(images.images[part]))
+    loss = nn.functional.cross_entropy(called(inputs), torch.from_numpy(images.labels[part]))
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def worker(task, folder):
+    """What one of two processes does."""
+    torch.set_num_threads(1)
+    with train.joined() as ranks:
+        {"gradients": _rank_of_gradients, "fit": _rank_of_fit}[task](ranks, folder)
+
+
+def _rank_of_gradients(ranks, folder):
+    network, part = operated(), ranks.part(BATCH)
+    wrapped = nn.parallel.DistributedDataParallel(network.train())
+    for _ in range(2):  # what was unused in the first step is noticed in the second
+        gradients(wrapped, network, part)
+    del wrapped
+    model = prepared(network.eval())
+    wrapped = nn.parallel.DistributedDataParallel(model.train())
+    gradients(wrapped, model, part)
+    torch.save(gradients(wrapped, model, part), f"{folder}/{ranks.rank}.pt")
+    del wrapped  # before its process group: as the group's last owner it could wait for ever
+
+
+def _rank_of_fit(ranks, folder):
+    network = operated()
+    model = prepared(network)
+
+    whole, second = (Path(folder, name).exists() for name in ("whole", "second"))
+
+    def die(step, steps, trained):
+        if ranks.rank == 1 and step == 3 and not second:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    state = train.Resumable(f"{folder}/run.pt", every=2)
+    done = qat.fit_(
+        model, teacher=network, ranks=ranks, state=None if whole else state,
+        on_step=None if whole else die, **HOW,
+    )  # fmt: skip
+    print(done)
+    torch.save(model.state_dict(), f"{folder}/{ranks.rank}.pt")
+
+
+def two(task, folder):
+    """Run two processes; return their exit codes and what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    meeting |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, task, str(folder)],
+            env=os.environ | meeting | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    return [rank.returncode for rank in ranks], said
+
+
+def read(folder, rank):
+    return torch.load(folder / f"{rank}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Drawn once, before two processes want them."""
+    for split, n, size in (("train", 32, 112), ("train", BATCH, SIZE), ("calib", 16, SIZE)):
+        data.load(split, n, size)
+
+
+@pytest.mark.slow
+def test_1_and_3_two_processes_have_the_gradients_of_one_and_no_unused_parameters(images, tmp_path):
+    codes, said = two("gradients", tmp_path)
+    assert codes == [0, 0], said
+    model = prepared(operated().eval())
+    torch.set_num_threads(1)
+    expected = gradients(model.train(), model)
+    ranks = [read(tmp_path, rank) for rank in range(2)]
+    assert ranks[0].keys() == expected.keys()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == expected.keys(), "a parameter that the forward pass does not use"
+    for name, gradient in expected.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        peak = gradient.abs().max().item()
+        # an average over two halves rounds otherwise than a sum over all
+        torch.testing.assert_close(ranks[0][name], gradient, rtol=0, atol=1e-4 * peak, msg=name)
+
+
+@pytest.mark.slow
+def test_3_a_killed_process_is_named_and_the_run_resumes_to_the_same_weights(images, tmp_path):
+    whole, stopped = paths.folder(tmp_path / "a"), paths.folder(tmp_path / "b")
+    (whole / "whole").touch()
+    codes, said = two("fit", whole)
+    assert codes == [0, 0], said
+
+    codes, said = two("fit", stopped)
+    assert codes[1] == -signal.SIGKILL and codes[0] != 0
+    assert "TrainingError: Rank 0 lost another process of the run at step 3" in said[0]
+    assert "Start the same command again: it resumes from the last state" in said[0]
+    state = torch.load(stopped / "run.pt", weights_only=True)
+    assert len(state["losses"]) == 2 and state["processes"] == 2
+
+    (stopped / "second").touch()
+    codes, said = two("fit", stopped)
+    assert codes == [0, 0], said
+    assert "resumed at step 2" in said[0]
+    for rank in range(2):
+        for name, value in read(whole, 0).items():
+            assert torch.equal(read(stopped, rank)[name], value), (rank, name)
+
+
+@pytest.mark.slow
+def test_2_a_network_after_surgery_is_trained_for_8_bits_and_exported(images, tmp_path):
+    network = operated()
+    assert not any(isinstance(m, nn.Hardswish) for m in network.modules())
+    model = prepared(network.eval())
+    qat.fit_(model, teacher=network, **HOW)
+    report = qat.to_qdq(model, tmp_path / "q.onnx", size=SIZE)
+    assert report.sqnr_db > 40
+    kinds = {node.op_type for node in onnx.load(report.path).graph.node}
+    assert {"QuantizeLinear", "Relu"} <= kinds and "HardSwish" not in kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scales", ["learned", "observed"])
+def test_4_a_copy_while_it_trains_serves_as_an_average(images, tmp_path, scales):
+    network = operated().eval()
+    recipe = PRESETS["int8"].replaced(qat=Qat(scales=scales))
+    model = qat.prepare(network, recipe, size=SIZE)
+    qat.calibrate_(model, data.load("calib", 16, SIZE), data.Preprocessing(SIZE))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    schedule = qat.Schedule(model, 4)
+    gradients(model.train(), model)
+    twin, average = copy.deepcopy(model), None
+    before = {name: p.detach().clone() for name, p in twin.named_parameters()}
+    weights = []
+    for _ in range(4):
+        gradients(model.train(), model)
+        optimizer.step()
+        if "observers" in schedule.step() or (scales == "learned" and average is None):
+            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+        if average is not None:
+            average.update_parameters(model)
+            weights.append(_weight(model))
+    assert all(torch.equal(p, before[name]) for name, p in twin.named_parameters())
+    expected = weights[0]
+    for weight in weights[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    torch.testing.assert_close(_weight(average.module), expected)
+    report = qat.to_qdq(average.module.eval(), tmp_path / "average.onnx", size=SIZE)
+    assert report.sqnr_db > 40
+    with runtime.connect(report.path) as runner:
+        assert np.isfinite(runner.run(np.zeros((1, 3, SIZE, SIZE), np.float32))).all()
+
+
+def _weight(model):
+    return model.get_submodule("classifier.0").parametrizations.weight.original.detach().clone()
+
+
+if __name__ == "__main__":
+    worker(*sys.argv[1:])

@@ -71,7 +71,7 @@ def _prune(chosen: argparse.Namespace) -> int:
     model, module = _loaded(chosen)
     source = _image_set(chosen, model)
     options = {"criterion": chosen.criterion, "exclude": chosen.exclude}
-    rated = ()
+    rated: Any = ()
     if chosen.criterion == "taylor" or chosen.sensitivity or chosen.budget:
         rated = _rated_on(model, source)
     if chosen.criterion == "taylor":
@@ -160,7 +160,7 @@ def _planned(
     else:
         plan = prune.plan(
             module, chosen.method, ratio=_ratio(chosen), scope=chosen.scope,
-            multiple=chosen.multiple, size=model.input_shape, **options,
+            multiple=chosen.multiple, size=model.input_shape or prune.DEFAULT_SIZE, **options,
         )  # fmt: skip
     say(chosen, plan)
     return plan
@@ -190,7 +190,7 @@ def _written(
         say(chosen, tuned)
     else:
         prune.apply_masks_(student, plan)
-    removal = prune.removed(student, size=model.input_shape)
+    removal = prune.removed(student, size=model.input_shape or prune.DEFAULT_SIZE)
     say(chosen, removal)
     before, after = (train.logits_of(m, validation) for m in (module, removal.network))
     labels = validation.labels
@@ -206,7 +206,11 @@ def _written(
         report = export.to_onnx(removal.network, draft, opset=chosen.opset, preprocessing=prepared)
         with runtime.connect(student) as ours, runtime.connect(draft) as theirs:
             gate = compare.gate(ours, theirs, pictures, kind="ort_fp32")
-        facts = {"plan": plan.to_dict(), "removal": removal.to_dict(), "gate": gate.to_dict()}
+        facts: dict[str, Any] = {
+            "plan": plan.to_dict(),
+            "removal": removal.to_dict(),
+            "gate": gate.to_dict(),
+        }
         facts["training"] = tuned.to_dict() if tuned else None
         facts["top1"] = {"value": top1.value, "n": top1.n, "pictures": validation.source}
         steps.write_manifest(draft, model, opset=report.opset, **facts)

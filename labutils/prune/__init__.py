@@ -14,16 +14,16 @@ from .budget import Budget, Search, search
 from .coupling import Group, Refusal, Slice, coupled
 from .criteria import CRITERIA, Criterion, taylor
 from .masks import Mask, masks_of, remove_, set_masks_
-from .planning import plan
+from .planning import DEFAULT_SIZE, plan
 from .recovery import recover_, reestimate_
 from .removal import Removal, removed
 from .report import ChannelPlan, Plan, WeightPlan
+from .scan import Sensitivity, sensitivity
 from .schedule import KINDS, Schedule
-from .sensitivity import Sensitivity, sensitivity
 
 __all__ = [
-    "CRITERIA", "KINDS", "Budget", "ChannelPlan", "Criterion", "Group", "Mask", "Plan",
-    "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice", "WeightPlan",
+    "CRITERIA", "DEFAULT_SIZE", "KINDS", "Budget", "ChannelPlan", "Criterion", "Group", "Mask",
+    "Plan", "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice", "WeightPlan",
     "apply_masks_", "coupled", "masks_of", "plan", "recover_", "reestimate_", "remove_",
     "removed", "search", "sensitivity", "set_masks_", "taylor",
 ]  # fmt: skip

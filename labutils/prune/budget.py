@@ -22,7 +22,7 @@ from .masks import remove_, set_masks_
 from .planning import Rated
 from .removal import removed
 from .report import ChannelPlan, Channels, channel_masks
-from .sensitivity import Sensitivity, compared, logits_of, sensitivity
+from .scan import Sensitivity, compared, logits_of, sensitivity
 from .widths import State, path
 
 _BYTES = 4  # of a float32 parameter

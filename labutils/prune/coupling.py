@@ -105,15 +105,19 @@ class Group:
         return sorted(part * self.units + unit for part in range(self.parts) for unit in units)
 
     def rows(self, part: Slice, values: torch.Tensor) -> torch.Tensor:
-        """Return what each unit owns of a tensor shaped as the parameter, (units, elements)."""
-        unit = [channel % self.units for channel in part.channels]
-        order = sorted(range(len(unit)), key=unit.__getitem__)
-        places = torch.tensor([part.places[i] for i in order], device=values.device)
-        return (
-            values.movedim(part.dim, 0).flatten(1)[places].reshape(self.units, -1)
-            if values.ndim > 1
-            else values[places].reshape(self.units, -1)
-        )
+        """Return what each unit owns of a tensor shaped as the parameter, (units, elements).
+
+        Where one owns less than another, as after a slice, zeros fill its row.
+        """
+        owned: list[list[int]] = [[] for _ in range(self.units)]
+        for channel, place in zip(part.channels, part.places, strict=True):
+            owned[channel % self.units].append(place)
+        width = max(map(len, owned))
+        at = torch.tensor([places + [0] * (width - len(places)) for places in owned])
+        there = torch.tensor([[i < len(places) for i in range(width)] for places in owned])
+        rows = values.movedim(part.dim, 0).reshape(values.shape[part.dim], -1)
+        found = rows[at.to(values.device)] * there.to(values.device)[..., None]
+        return found.reshape(self.units, -1)
 
     def mask_(self, masks: dict[str, torch.Tensor], units: Sequence[int]) -> None:
         """Set what these units own to 0 in `masks`, (parameter name -> tensor of its shape)."""
@@ -216,8 +220,8 @@ def departure(
     inputs
         At least two.
     batch_norm
-        Whether BatchNorm takes the statistics of these inputs instead of its own. That brings out
-        the signal of a network whose statistics were never measured, and changes those stored.
+        Whether BatchNorm takes the statistics of these inputs instead of those it keeps, which
+        then change. That brings out the signal where statistics were never measured.
 
     Returns
     -------
@@ -255,10 +259,11 @@ def _traced(network: nn.Module, example: torch.Tensor) -> Iterator[Any]:
     training = {module: module.training for module in network.modules()}
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph()
         try:
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                network, (example,), verbose=False
-            )
+            graph.build_dependency(network, (example,), verbose=False)
+        except ZeroDivisionError:
+            _as_elementwise_(graph)
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
             raise PruningError(
                 f"{type(network).__name__} cannot be traced on an input {tuple(example.shape)}: "
@@ -268,6 +273,23 @@ def _traced(network: nn.Module, example: torch.Tensor) -> Iterator[Any]:
         yield graph
     for module, mode in training.items():
         module.training = mode
+
+
+def _as_elementwise_(graph: Any) -> None:
+    """Let reshapes that Torch-Pruning cannot follow pass channels on as they are.
+
+    A channel shuffle is one. The groups that go through it are wrong then, and fail their trial.
+    """
+    from torch_pruning import ops
+    from torch_pruning.dependency import index_mapping
+
+    for node in graph.module2node.values():
+        if node.type == ops.OPTYPE.RESHAPE:
+            try:
+                index_mapping.update_reshape_index_mapping(graph, node)
+            except ZeroDivisionError:
+                node.type = ops.OPTYPE.ELEMENTWISE
+    index_mapping.update_index_mapping(graph)
 
 
 def _found(plain: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[Refusal]]:
@@ -340,7 +362,7 @@ def _weighted(
     per_part = (
         module.in_channels if isinstance(module, _ConvNd) else module.in_features
     ) // _parts(module)
-    if _parts(module) > 1:  # every part reads channels of its own by the same indices
+    if _parts(module) > 1:  # every part reads other channels by the same indices
         first = [(c, p) for c, p in zip(channels, places, strict=True) if p < per_part]
         channels, places = tuple(c for c, _ in first), tuple(p for _, p in first)
     return [Slice(f"{name}.weight", name, "in", dim, channels, places)]

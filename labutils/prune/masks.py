@@ -56,8 +56,8 @@ def masks_of(model: nn.Module) -> dict[str, Mask]:
     found = {}
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            for tensor, chain in module.parametrizations.items():  # type: ignore[union-attr]
-                for mask in chain:  # type: ignore[union-attr]
+            for tensor, chain in module.parametrizations.items():
+                for mask in chain:
                     if isinstance(mask, Mask):
                         found[f"{name}.{tensor}" if name else tensor] = mask
     return found

@@ -11,7 +11,7 @@ import numpy as np
 
 from .coupling import Group
 from .planning import Rated, rounded
-from .sensitivity import Sensitivity
+from .scan import Sensitivity
 
 Saved = Literal["macs", "parameters"]
 _SCALES = {"macs": 0, "parameters": 1}  # places in `Costs.total`

@@ -49,7 +49,7 @@ def test_what_is_removed_computes_what_was_masked(kind, multiple):
     smaller = removal.network(inputs())
     assert masked.std() > 1e-2
     assert close(smaller, masked) and torch.equal(network(inputs()), masked)
-    assert removal.departure < 1e-10
+    assert removal.departure < 1e-10 and removal.own_weights
     count = sum(p.numel() for p in removal.network.parameters())
     assert count == removal.after.total()[1] == plan.cost.total(plan.stays)[1]
     assert removal.after.total()[0] == plan.cost.total(plan.stays)[0]
@@ -452,9 +452,16 @@ def test_removal_of_a_network_whose_outputs_have_faded():
         network.classifier[3].bias.zero_()
     prune.apply_masks_(network, planned(network))
     assert network(inputs()).abs().max() < 1e-3
-    assert prune.removed(network, size=SIDE).departure < 1e-8
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8 and not removal.own_weights
+    assert "seeded weights" in str(removal)
+
+
+def test_a_network_that_gives_one_answer_cannot_be_verified():
+    network = made(nets.Mobile)
     with torch.no_grad():
-        masks.weights_of(network)["classifier.3.weight"].zero_()
+        network.classifier[3].weight.zero_()
+    prune.apply_masks_(network, planned(network))
     with pytest.raises(PruningError, match="cannot be verified"):
         prune.removed(network, size=SIDE)
 

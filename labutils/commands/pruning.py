@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UnknownNameError, UsageError
 from .options import NAME_HELP, command, data_argument, emit, progress_bar, say
 from .training import _BATCH, _SIDE, SETS, _image_set, _loaded, _smaller_batch
 
@@ -105,9 +105,9 @@ def _refuse_early(chosen: argparse.Namespace) -> None:
         raise UsageError("--budget and --sensitivity are about channels: leave out --method.")
     if ":" in chosen.method and chosen.ratio:
         raise UsageError(f"--method {chosen.method} says how many go: leave out --ratio.")
+    if chosen.budget:
+        prune.Budget.parse(chosen.budget)
     if chosen.schedule not in prune.KINDS:
-        from ..errors import UnknownNameError
-
         raise UnknownNameError("schedule", chosen.schedule, prune.KINDS)
 
 

@@ -33,7 +33,7 @@ TOLERANCE = 1e-8
 """Largest difference of two networks in double precision, relative to their outputs' spread."""
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
-_PROBED = 3  # every third channel is removed in a trial
+_PROBED = 3  # one of so many channels is removed in a trial
 _IMAGES = 3  # BatchNorm over two images of one pixel knows only signs
 
 
@@ -158,7 +158,7 @@ def coupled(model: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[
     """
     plain = unmasked(model)
     groups, refused = _found(plain, example[:1])
-    trial = _random(plain, example)
+    trial = conditioned(plain, example)
     kept = _sound(trial, groups, refused)
     order = {name: i for i, (name, _) in enumerate(plain.named_modules())}
     refused.sort(key=lambda r: order.get(r.layers[0], 0))
@@ -299,13 +299,37 @@ def _found(plain: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[R
     groups: list[Group] = []
     refused: list[Refusal] = []
     with _traced(network, example) as graph:
-        for found in graph.get_all_groups():
+        for found, told in _followed(graph):
+            if found is None:
+                refused.append(told)
+                continue
             group, reason = _group(graph, found, shared)
             if reason:
                 refused.append(Refusal(group.makers or (group.root,), reason))
             else:
                 groups.append(group)
     return groups, refused
+
+
+def _followed(graph: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield (Torch-Pruning's group, None) of every layer, or (None, why it cannot be followed)."""
+    names = {module: name for name, module in graph.model.named_modules()}
+    visited: set[Any] = set()
+    for layer in list(graph.module2node):
+        if not isinstance(layer, (_ConvNd, nn.Linear)) or layer in visited:
+            continue
+        pruner = graph.get_pruner_of_module(layer)
+        channels = list(range(pruner.get_out_channels(layer)))
+        try:
+            found = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+        except (IndexError, ZeroDivisionError, TypeError, AttributeError, AssertionError):
+            reason = "its channels cannot be followed through what comes after it"
+            yield None, Refusal((names[layer],), reason)
+            continue
+        for item in found.items:
+            if graph.is_out_channel_pruning_fn(item.dep.handler):
+                visited.add(item.dep.target.module)
+        yield found, None
 
 
 def _group(graph: Any, found: Any, shared: dict[str, str]) -> tuple[Group, str]:
@@ -410,7 +434,7 @@ def _tied(network: nn.Module) -> dict[str, str]:
 # ------------------------------------------------------------ trials
 
 
-def _random(plain: nn.Module, example: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
+def conditioned(plain: nn.Module, example: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
     """Return the network in double precision with weights that hide nothing, and inputs.
 
     Its own may hide a difference: a scale that begins at zero, statistics never measured.
@@ -444,19 +468,17 @@ def _sound(
 
 
 def _why_not(trial: tuple[nn.Module, torch.Tensor], groups: Sequence[Group]) -> str:
-    """Remove every third channel of these groups; return what is wrong with the result."""
-    network, inputs = trial
-    units = {g.name: list(range(0, g.units, _PROBED)) or [0] for g in groups}
-    smaller, zeroed = copy.deepcopy(network), copy.deepcopy(network)
-    masks = {name: torch.ones_like(p) for name, p in zeroed.named_parameters()}
+    """Remove a third of these groups' channels; return what is wrong with the result.
+
+    An odd number of channels here and there: halves that a split makes must not stay equal.
+    """
+    generator = torch.Generator().manual_seed(0)
+    units = {}
     for group in groups:
-        group.mask_(masks, units[group.name])
-    with torch.no_grad():
-        for name, parameter in zeroed.named_parameters():
-            parameter.mul_(masks[name])
+        count = min(group.units - 1, group.units // _PROBED | 1)
+        units[group.name] = torch.randperm(group.units, generator=generator)[:count].tolist()
     try:
-        cut_(smaller, inputs[:1], {g.root: g.channels_of(units[g.name]) for g in groups})
-        found = departure(zeroed, smaller, inputs, batch_norm=True)
+        found = trial_departure(trial, groups, units)
     except Exception as error:  # whatever a foreign forward method raises for other widths
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"the network does not run with fewer of its channels: {said[:160]}"
@@ -468,3 +490,29 @@ def _why_not(trial: tuple[nn.Module, torch.Tensor], groups: Sequence[Group]) -> 
             f"their place (by {found:.2g} of its outputs' spread)"
         )
     return ""
+
+
+def trial_departure(
+    trial: tuple[nn.Module, torch.Tensor],
+    groups: Sequence[Group],
+    units: Mapping[str, Sequence[int]],
+) -> float:
+    """Return the `departure` of a network without units of its groups from one with zeros there.
+
+    Parameters
+    ----------
+    trial
+        What `conditioned` returns.
+    groups, units
+        What goes, by group's name.
+    """
+    network, inputs = trial
+    smaller, zeroed = copy.deepcopy(network), copy.deepcopy(network)
+    masks = {name: torch.ones_like(p) for name, p in zeroed.named_parameters()}
+    for group in groups:
+        group.mask_(masks, units[group.name])
+    with torch.no_grad():
+        for name, parameter in zeroed.named_parameters():
+            parameter.mul_(masks[name])
+    cut_(smaller, inputs[:1], {g.root: g.channels_of(units[g.name]) for g in groups})
+    return departure(zeroed, smaller, inputs, batch_norm=True)

@@ -13,12 +13,22 @@ from torch import nn
 from .. import tabular
 from ..errors import PruningError, UsageError
 from .cost import Cost, measured
-from .coupling import TOLERANCE, Group, coupled, cut_, departure, outputs
+from .coupling import (
+    TOLERANCE,
+    Group,
+    conditioned,
+    coupled,
+    cut_,
+    departure,
+    outputs,
+    trial_departure,
+    unmasked,
+)
 from .masks import Mask, masks_of, remove_
 from .planning import DEFAULT_SIZE, Size, input_shape
 
 _IMAGES = 3
-_SMALL = 1e-3  # outputs below are compared with BatchNorm on the statistics of these images
+_SMALL = 1e-3  # outputs below say nothing of a difference
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +48,9 @@ class Removal(tabular.Table):
         outputs' spread over the images.
     images
         Seeded random images that they were compared on.
+    own_weights
+        Whether that was on the network's own weights; outputs below 1e-3 hide a difference, and
+        seeded weights take their place for the comparison.
     zeros
         Zeros among the weights that are left, in layers that have some.
     """
@@ -48,6 +61,7 @@ class Removal(tabular.Table):
     after: Cost
     departure: float
     images: int
+    own_weights: bool
     zeros: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +71,7 @@ class Removal(tabular.Table):
             "widths": {name: list(pair) for name, pair in self.widths.items()},
             "macs": macs, "macs_left": fewer, "parameters": parameters,
             "parameters_left": smaller, "departure": self.departure, "images": self.images,
+            "own_weights": self.own_weights,
             "zeros": dict(self.zeros),
         }  # fmt: skip
 
@@ -74,6 +89,8 @@ class Removal(tabular.Table):
             "It computes what the masked network computes: in double precision the outputs differ "
             f"by at most {self.departure:.1g} of their spread over {self.images} random images."
         ]
+        if not self.own_weights:
+            notes.append("That is with seeded weights: the network's outputs are below 1e-3.")
         if self.zeros:
             notes.append(
                 f"{sum(self.zeros.values()):,} weights of {len(self.zeros)} layers are zeros."
@@ -120,7 +137,7 @@ def removed(model: nn.Module, *, size: Size = DEFAULT_SIZE) -> Removal:
         {by_name[name].root: by_name[name].channels_of(units) for name, units in gone.items()},
     )  # fmt: skip
     _restore_modes(network, model)
-    found = verify(model, network, example)
+    found, own = _verified(model, network, example, gone, groups)
     widths = {
         g.name: (g.channels, g.channels - len(gone.get(g.name, ())) * g.parts) for g in groups
     }
@@ -130,26 +147,30 @@ def removed(model: nn.Module, *, size: Size = DEFAULT_SIZE) -> Removal:
         if name in masks and parameter.ndim > 1 and (count := int((parameter == 0).sum()))
     }
     before, after = (measured(m, example.shape) for m in (model, network))
-    return Removal(network, widths, before, after, found, _IMAGES, zeros)
+    return Removal(network, widths, before, after, found, _IMAGES, own, zeros)
 
 
-def verify(masked: nn.Module, smaller: nn.Module, example: torch.Tensor) -> float:
-    """Return by how much two networks' outputs differ; see `Removal.departure`.
+def _verified(
+    masked: nn.Module,
+    smaller: nn.Module,
+    example: torch.Tensor,
+    gone: Mapping[str, list[int]],
+    groups: Sequence[Group],
+) -> tuple[float, bool]:
+    """Return by how much two networks' outputs differ, and whether on their own weights.
 
-    Outputs below 1e-3 are compared with BatchNorm on the statistics of the images, because those
-    of a network whose statistics were never measured fade to nothing, in which all are alike.
-
-    Raises
-    ------
-    PruningError
-        They differ by more than rounding, or nothing can be seen of a difference.
+    The outputs of a network whose statistics were never measured fade to nothing, in which all are
+    alike: below 1e-3 the same channels are taken from a copy with seeded weights and compared.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (_IMAGES, *example.shape[1:])
     inputs = torch.randn(shape, generator=generator, dtype=torch.float64).to(example.device)
     ours, theirs = (copy.deepcopy(m).double() for m in (masked, smaller))
-    largest = float(outputs(ours, inputs).abs().max())
-    found = departure(ours, theirs, inputs, batch_norm=largest < _SMALL)
+    found, own = departure(ours, theirs, inputs), True
+    if float(outputs(ours, inputs).abs().max()) < _SMALL:
+        own = False
+        chosen = [group for group in groups if group.name in gone]
+        found = trial_departure(conditioned(unmasked(masked), example), chosen, gone)
     if found != found:
         raise PruningError(
             "The network's outputs are the same for every input, are not finite, or changed their "
@@ -160,7 +181,7 @@ def verify(masked: nn.Module, smaller: nn.Module, example: torch.Tensor) -> floa
             f"The network without its channels departs from the masked one by {found:.2g} of its "
             "outputs' spread. Exclude the layers that it came from (exclude=), and report this."
         )
-    return found
+    return found, own
 
 
 def _refuse_unready(model: nn.Module, masks: Mapping[str, Mask]) -> None:

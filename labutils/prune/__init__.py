@@ -13,7 +13,7 @@ from torch import nn
 from .budget import Budget, Search, search
 from .coupling import Group, Refusal, Slice, coupled
 from .criteria import CRITERIA, Criterion, taylor
-from .masks import Mask, masks_of, remove_, set_masks_
+from .masks import Mask, masks_of, remove_, set_masks_, transfer_masks_
 from .planning import DEFAULT_SIZE, plan
 from .recovery import recover_, reestimate_
 from .removal import Removal, removed
@@ -26,6 +26,7 @@ __all__ = [
     "Plan", "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice", "WeightPlan",
     "apply_masks_", "coupled", "masks_of", "plan", "recover_", "reestimate_", "remove_",
     "removed", "search", "sensitivity", "set_masks_", "taylor",
+    "transfer_masks_",
 ]  # fmt: skip
 
 

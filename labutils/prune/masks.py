@@ -123,6 +123,43 @@ def _put_on_(model: nn.Module, name: str, keep: torch.Tensor) -> Mask:
     return mask
 
 
+def transfer_masks_(source: nn.Module, target: nn.Module) -> int:
+    """Put the masks of single weights of a network onto another with the same layers, in place.
+
+    That is how they are kept through quantization-aware training::
+
+        plain = copy.deepcopy(model)
+        prune.remove_(plain)
+        quantized = qat.prepare(plain, "int8_qat", size=96)
+        prune.transfer_masks_(model, quantized)
+
+    Parameters
+    ----------
+    source
+        A network with hard masks.
+    target
+        The network that gets them, below whatever else computes its weights.
+
+    Returns
+    -------
+    int
+        How many masks there are.
+
+    Raises
+    ------
+    UnknownNameError
+        The target has no such layer: channels of BatchNorm are masked, which quantization folds
+        away. Remove the channels first (`removed`), then quantize.
+    UsageError
+        A layer has another shape, or the source has no masks.
+    """
+    found = masks_of(source)
+    if not found:
+        raise UsageError(f"{type(source).__name__} has no masks to transfer.")
+    set_masks_(target, {name: mask.keep for name, mask in found.items()})
+    return len(found)
+
+
 def remove_(model: nn.Module, *, zeros: bool = True) -> int:
     """Take all masks off a network, in place.
 

@@ -70,6 +70,19 @@ class Concatenated(Body):
         return torch.cat([self.left(x), self.right(x)], 1)
 
 
+class Ghost(Body):
+    """GhostNet: half of the channels are made of the other half, and a residual joins both."""
+
+    def __init__(self):
+        super().__init__(16, 32)
+        self.primary, self.cheap = conv(16, 16, 1), conv(16, 16, groups=16)
+        self.shortcut, self.last = nn.Conv2d(16, 32, 1), conv(32, 32, 1)
+
+    def middle(self, x):
+        made = self.primary(x)
+        return self.last(torch.cat([made, self.cheap(made)], 1)[:, :32] + self.shortcut(x))
+
+
 class Split(Body):
     def __init__(self):
         super().__init__(16, 24)

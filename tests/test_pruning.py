@@ -17,7 +17,7 @@ from labutils.errors import LabError, PruningError, UnknownNameError, UsageError
 from labutils.prune import masks, planning, single_weights
 
 KINDS = (
-    nets.Mobile, nets.Grouped, nets.Concatenated, nets.Split, nets.Shuffled, nets.Tied,
+    nets.Mobile, nets.Grouped, nets.Concatenated, nets.Ghost, nets.Split, nets.Shuffled, nets.Tied,
     nets.Attention, nets.Multihead, nets.Flattened, nets.Upsampled, nets.Sigmoids,
 )  # fmt: skip
 

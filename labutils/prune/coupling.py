@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -323,7 +324,7 @@ def _followed(graph: Any) -> Iterator[tuple[Any, Any]]:
         try:
             found = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
         except (IndexError, ZeroDivisionError, TypeError, AttributeError, AssertionError):
-            reason = "its channels cannot be followed through what comes after it"
+            reason = "its channels cannot be followed through a split or a shuffle"
             yield None, Refusal((names[layer],), reason)
             continue
         for item in found.items:
@@ -362,12 +363,30 @@ def _group(graph: Any, found: Any, shared: dict[str, str]) -> tuple[Group, str]:
         key=lambda s: list(names.values()).index(s.layer) if s.layer in names.values() else 0
     )
     channels = len(set(found[0].root_idxs))
+    parts = math.lcm(parts, _repeats(graph, root, channels))
     group = Group(_first(slices, names[root]), names[root], channels, parts, tuple(slices))
     if channels // parts < 2:
         reason = reason or "it has one channel"
     if channels % parts:
         reason = reason or f"its {channels} channels do not divide into {parts} equal parts"
     return group, reason or tied
+
+
+def _repeats(graph: Any, root: nn.Module, channels: int) -> int:
+    """Return into how many parts channels repeat: one takes its copies in the others along.
+
+    A concatenation of a tensor with what a depthwise convolution made of it (GhostNet) has two.
+    """
+    cut = graph.get_pruner_of_module(root).prune_out_channels
+    with contextlib.suppress(IndexError, ZeroDivisionError):
+        for item in graph.get_pruning_group(root, cut, [0]).items:
+            found = sorted(set(item.idxs))
+            is_root = item.dep.target.module is root
+            if is_root and graph.is_out_channel_pruning_fn(item.dep.handler) and len(found) > 1:
+                step, rest = divmod(channels, len(found))
+                if not rest and found == list(range(0, channels, step)):
+                    return len(found)
+    return 1
 
 
 def _weighted(

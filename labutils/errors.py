@@ -157,6 +157,10 @@ class NothingMatchedError(SurgeryError):
     left: tuple[object, ...] = ()
 
 
+class PruningError(LabError):
+    """A network cannot be pruned as asked, or without its channels it computes something else."""
+
+
 class TrainingError(LabError):
     """Training diverged: a loss that is not finite, or a network without a gradient."""
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 import itertools
+import types
 
 import numpy as np
 from test_figures import FakeRunner, drawn, onnx_file
 
-from labutils import compare, targets
+from labutils import compare, prune, targets
 from labutils.compare import Layer, LayerReport
 from labutils.images import data
 from labutils.measure import complexity
+from labutils.prune import budget, scan
 from labutils.quantize import Ranges
 from labutils.show import figures
 from labutils.show.widgets import ladder_picker, stage_explorer
@@ -68,6 +70,24 @@ def costs(name):
     return complexity.Complexity(name, (1, 3, 8, 8), 510, 5 * 10**6, rows, None)
 
 
+def channel_scan(name):
+    readings = [
+        scan.Reading(f"{name}.{i}.conv", r, 20.0, 0.9, 0.8 - r / 2)
+        for i in range(5)
+        for r in (0.25, 0.5)
+    ]
+    return prune.Sensitivity(name, name, 100, 0.9, (0.25, 0.5), tuple(readings))
+
+
+def channel_search(name):
+    whole = budget.Point(100, 100, 99.0, 1.0, 0.9, None, {})
+    points = [dataclasses.replace(whole, macs=m, top1=m / 120) for m in (80, 60, 40)]
+    plan = types.SimpleNamespace(network=name)
+    return prune.Search(
+        prune.Budget(macs=0.6), 100, whole, tuple(points), 1, plan, channel_scan(name)
+    )
+
+
 def every(name, folder):
     """Each figure that shows a name, with this one."""
     rng = np.random.default_rng(0)
@@ -86,6 +106,7 @@ def every(name, folder):
     return {
         "accuracy_by_size": figures.accuracy_by_size(measured),
         "answers_apart": figures.answers_apart(images, {name: [1, 2, 3]}),
+        "channel_costs": figures.channel_costs(channel_scan(name)),
         "clipping_histogram": figures.clipping_histogram(values, -1, 2, 8, name),
         "cuts": figures.cuts(measured, 16),
         "error_by_image": figures.error_by_image([0.9, 0.99], 0.95, title=name),
@@ -95,6 +116,7 @@ def every(name, folder):
         "ladder_chart": figures.ladder_chart(measured),
         "layer_sqnr": figures.layer_sqnr(layers(name)),
         "operator_counts": figures.operator_counts(network, network, titles=(name, f"{name} 2")),
+        "pruning_front": figures.pruning_front(channel_search(name)),
         "ranges": figures.ranges(ranges),
         "stage_costs": figures.stage_costs(costs(name), costs(name)),
         "top5": figures.top5(image, np.arange(6.0), classes, name, name),

@@ -231,7 +231,10 @@ def _own_macs(flops: dict[str, dict]) -> dict[str, int]:
     own = dict(totals)
     for name, total in totals.items():
         if name:
-            own[name.rpartition(".")[0]] -= total
+            parent = name.rpartition(".")[0]
+            while parent not in own:  # a ModuleList, which is never called itself
+                parent = parent.rpartition(".")[0]
+            own[parent] -= total
     return own
 
 

@@ -80,7 +80,7 @@ class _Round(torch.autograd.Function):
         ctx.save_for_backward(x, step, low, high)
         ctx.share = share
         rounded = torch.div(x, step).round_()
-        return torch.clamp(rounded, low, high, out=rounded).mul_(step)
+        return rounded.clamp_(low, high).mul_(step)
 
     @staticmethod
     def backward(ctx, gradient):  # noqa: ANN001

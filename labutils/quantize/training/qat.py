@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -136,9 +137,11 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     UsageError
         The recipe asks for something that training replaces or that is not written: other
         calibration than min-max, equalization, adaptive rounding, asymmetric weights, integer ends.
+        Or the network's weights are computed by masks.
     """
     recipe = recipes.load(recipe)
     _refuse_untrainable(recipe)
+    _refuse_parametrized(model)
     graph = qat_graph.trace(model)
     qat_graph.insert_(graph, recipe, torch.zeros(1, 3, size, size))
     graph.requires_grad_(True)
@@ -149,6 +152,18 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     for name, parameter in model.named_parameters():
         _wrapped[parameter] = name
     return graph
+
+
+def _refuse_parametrized(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            chains: Any = module.parametrizations
+            kinds = sorted({type(part).__name__ for chain in chains.values() for part in chain})
+            raise UsageError(
+                f"The weights of {name} are computed by {', '.join(kinds)}, which tracing would "
+                "lose. Channels: prune.removed(model).network. Single weights: take the masks off "
+                "a copy (prune.remove_), prepare it, then prune.transfer_masks_(model, prepared)."
+            )
 
 
 def _refuse_untrainable(recipe: Recipe) -> None:

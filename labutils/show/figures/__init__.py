@@ -26,6 +26,7 @@ from .comparison import accuracy_by_size, answers_apart, ladder_chart, layer_sqn
 from .error import filter_reach, u_curve
 from .image import error_by_image, images
 from .precision import front, layer_costs
+from .pruning import channel_costs, pruning_front
 from .quantization import clipping_histogram, quantization_grid, quantized, ranges
 from .surgery import cuts, gate_inputs, training_losses
 from .target import operator_counts, verdict_bars
@@ -39,6 +40,7 @@ __all__ = [
     "activation_curves",
     "answers_apart",
     "architecture",
+    "channel_costs",
     "clipping_histogram",
     "cuts",
     "error_by_image",
@@ -52,6 +54,7 @@ __all__ = [
     "layer_costs",
     "layer_sqnr",
     "operator_counts",
+    "pruning_front",
     "quantization_grid",
     "quantized",
     "ranges",

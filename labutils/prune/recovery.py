@@ -1,0 +1,90 @@
+"""Recovery: train under masks that come into force by a schedule, then measure BatchNorm again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import train
+from ..errors import UsageError
+from ..images import data
+from ..models import modes
+from .report import Plan
+from .schedule import Schedule
+
+_CALIBRATION = 256  # images
+_BATCH = 64
+
+
+def recover_(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    teacher: nn.Module | None = None,
+    schedule: str = "cubic",
+    end: float = 0.5,
+    **settings: Any,
+) -> train.FineTuning:
+    """Train a network while it is masked by a plan, in place; return what was done.
+
+    Afterwards the masks are hard and complete, and BatchNorm has the statistics of training images
+    under them. `removed` comes next.
+
+    Parameters
+    ----------
+    model
+        The network that was planned for.
+    plan
+        What it loses.
+    teacher
+        The network as it was (a copy), whose answers are asked for as well.
+    schedule, end
+        How the masks come into force, and after which share of the run they are complete; see
+        `Schedule`.
+    **settings
+        Passed on to `train.fine_tune`: ``steps=``, ``size=``, ``image_set=``, ...
+
+    Raises
+    ------
+    TrainingError, UsageError, UnknownNameError
+        As for `Schedule` and `train.fine_tune`.
+    """
+    if "on_step" in settings:
+        raise UsageError("recover_ uses on_step for the schedule: call train.fine_tune yourself.")
+    masks = Schedule(model, plan, schedule, end=end)
+    done = train.fine_tune(model, teacher=teacher, on_step=masks, **settings)
+    masks(done.steps, done.steps, model)  # a run that the clock ended may have expected more
+    size = max(settings.get("size", 96), 32)
+    image_set = settings.get("image_set", data.THINGS16)
+    images = data.load("train", min(_CALIBRATION, settings.get("images", 8000)), size, image_set)
+    reestimate_(model, [x for x, _ in images.batches(_BATCH, data.Preprocessing(size))])
+    return done
+
+
+@torch.no_grad()
+def reestimate_(model: nn.Module, batches: Iterable[np.ndarray]) -> None:
+    """Measure the BatchNorm statistics of a network again, in place: the mean over batches.
+
+    Parameters
+    ----------
+    model
+        The network; the modes of its parts stay.
+    batches
+        (n, channels, height, width) float32 each, as the network takes them in training.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    with modes.evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum, norm.training = None, True
+        for batch in batches:
+            model(torch.from_numpy(batch).to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,206 @@
+"""What each group of channels costs, widths within a budget, and recovery by training."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pruned_networks as nets
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruned_networks import SIDE, made
+
+from labutils import prune, train
+from labutils.errors import LabError, PruningError, UsageError
+from labutils.prune import criteria, masks, planning, report, widths
+from labutils.show import figures
+
+
+@pytest.fixture(scope="module")
+def network():
+    return made(nets.Mobile)
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(32, 3, SIDE, SIDE, generator=generator).numpy()
+
+
+@pytest.fixture(scope="module")
+def labels(network, images):
+    """What the network itself answers: right in all."""
+    return network(torch.from_numpy(images)).argmax(1).numpy()
+
+
+def rated(network):
+    return planning.Rated(network, criteria.l1, (1, 3, SIDE, SIDE))
+
+
+def test_a_scan_masks_one_group_at_a_time(network, images, labels):
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    scan = prune.sensitivity(network, images, labels, ratios=(0.5, 0.25))
+    assert scan.n == 32 and scan.top1 == 1.0 and scan.ratios == (0.25, 0.5)
+    assert scan.groups == tuple(g.name for g in rated(network).groups)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    one = made(nets.Mobile)  # a reading is what the plan of that group alone computes
+    plan = prune.plan(one, ratio={"last*": 0.5}, multiple=1, size=SIDE)
+    prune.apply_masks_(one, plan)
+    logits = one(torch.from_numpy(images)).detach().numpy()
+    reading = scan.of("last.0")[1]
+    assert reading.top1 == pytest.approx(np.mean(logits.argmax(1) == labels))
+    assert reading.ratio == 0.5 and reading.agreement == reading.top1
+    assert "last.0" in str(scan) and "32 images" in str(scan) and "100.0 %" in str(scan)
+    alt = figures.channel_costs(scan).alt
+    assert "32 images" in alt and "Top-1" in alt
+
+
+def test_a_scan_without_labels_measures_agreement(network, images):
+    scan = prune.sensitivity(network, images[:8], ratios=(0.5,))
+    assert scan.top1 is None and all(r.top1 is None for r in scan.readings)
+    assert "agreement" in str(scan) and "Agreement" in figures.channel_costs(scan).alt
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    (
+        ({"ratios": (1.0,)}, "below 1"),
+        ({"ratios": ()}, "below 1"),
+        ({"labels": np.zeros(3, int)}, "3 labels for 32"),
+        ({"inputs": np.zeros((0, 3, SIDE, SIDE), np.float32)}, "no|none"),
+    ),
+)
+def test_mistakes_in_a_scan_are_explained(network, images, options, words):
+    with pytest.raises(UsageError, match=words):
+        prune.sensitivity(network, **({"inputs": images} | options))
+
+
+@functools.cache
+def kinds():
+    return {k: rated(made(k)) for k in (nets.Mobile, nets.Grouped, nets.Concatenated, nets.Split,
+                                        nets.Flattened, nets.Upsampled)}  # fmt: skip
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(range(6)), st.data())
+def test_costs_of_widths_are_those_of_the_masks(kind, data):
+    found = list(kinds().values())[kind]
+    costs = widths.Costs(found)
+    parts = []
+    for group in found.groups:
+        gone = data.draw(st.integers(0, group.units - 1))
+        costs.take_(group, gone)
+        parts.append(report.Channels(group, tuple(range(group.units)), gone))
+    made_masks = report.channel_masks(parts, found.weights)
+    stays = {name: int(mask.sum()) for name, mask in made_masks.items()}
+    macs, parameters = found.cost.total(stays)
+    assert costs.parameters == pytest.approx(parameters, rel=1e-6)
+    assert costs.macs == pytest.approx(macs, rel=1e-3)
+
+
+def test_the_descent_takes_what_costs_least(network, images):
+    scan = prune.sensitivity(network, images)
+    free = dataclasses.replace(
+        scan,
+        readings=tuple(
+            dataclasses.replace(r, sqnr_db=90.0 if r.group == "last.0" else 10.0)
+            for r in scan.readings
+        ),
+    )
+    states = list(widths.path(rated(network), free, 4))
+    macs = [state.macs for state in states]
+    assert macs == sorted(macs, reverse=True) and len(set(macs)) == len(macs)
+    first = [s.removed for s in states[1:10]]
+    assert all({k for k, v in r.items() if v} == {"last.0"} for r in first)
+    assert all(v < 48 for v in states[-1].removed.values())
+
+
+@pytest.mark.parametrize(
+    "budget",
+    (
+        prune.Budget(macs=0.5), prune.Budget(parameters=0.6), prune.Budget(megabytes=0.012),
+        prune.Budget(macs=0.7, parameters=0.5),
+    ),
+    ids=str,
+)  # fmt: skip
+def test_a_budget_is_kept(network, images, labels, budget):
+    search = prune.search(network, budget, images, labels, multiple=4)
+    chosen = search.points[search.chosen]
+    (macs, parameters), whole = search.plan.cost.total(search.plan.stays), search.whole
+    assert (chosen.macs, chosen.parameters) == (macs, parameters)
+    assert macs <= (budget.macs or 1) * whole.macs
+    assert parameters <= (budget.parameters or 1) * whole.parameters
+    assert parameters * 4 <= (budget.megabytes or 1) * 1e6
+    copy = made(nets.Mobile)
+    prune.apply_masks_(copy, search.plan)
+    removal = prune.removed(copy, size=SIDE)
+    assert removal.after.total() == (macs, parameters)
+    logits = copy(torch.from_numpy(images)).argmax(1).numpy()
+    assert chosen.top1 == pytest.approx(np.mean(logits == labels))
+    assert all(p.macs < whole.macs for p in search.points)
+    front = search.front
+    assert front and all(
+        not (q.macs < p.macs and q.top1 >= p.top1) for p in front for q in search.points
+    )
+    assert "chosen" in str(search) and str(budget) in str(search)
+    assert "of the MACs" in figures.pruning_front(search).alt
+
+
+@pytest.mark.slow
+def test_a_latency_is_measured_on_onnx_runtime(network, images):
+    search = prune.search(network, prune.Budget(latency=0.97), images[:4], multiple=4)
+    assert search.points[search.chosen].latency is not None
+    assert all(point.latency > 0 for point in search.points)
+
+
+def test_a_budget_that_cannot_be_kept_says_what_is_least(network, images):
+    with pytest.raises(PruningError, match=r"no widths keep to it.*narrowest.*% of the MACs"):
+        prune.search(network, prune.Budget(macs=0.01), images[:4])
+
+
+@pytest.mark.parametrize(
+    "text", ("", "macs", "macs=", "macs=0", "macs=1.5", "flops=0.5", "macs=-1", "latency=abc")
+)
+def test_mistakes_in_a_budget_are_explained(text):
+    with pytest.raises(UsageError, match=r"macs|share"):
+        prune.Budget.parse(text)
+
+
+def test_a_budget_is_read_from_text():
+    assert prune.Budget.parse("macs=0.5, megabytes=2") == prune.Budget(macs=0.5, megabytes=2)
+    with pytest.raises(UsageError, match="at least one"):
+        prune.Budget()
+
+
+# ------------------------------------------------------------ recovery
+
+
+@pytest.mark.parametrize("method", ("channels", "2:4"))
+def test_recovery_trains_under_masks_and_measures_norms_again(method):
+    network, teacher = (made(nets.Mobile, classes=16) for _ in range(2))
+    plan = prune.plan(network, method, size=SIDE)
+    done = prune.recover_(
+        network, plan, teacher=teacher, steps=4, size=32, images=64, batch_size=16
+    )
+    assert done.steps == 4 and done.settings["teacher"] == "Mobile"
+    found = masks.masks_of(network)
+    assert {n: int(m.keep.sum()) for n, m in found.items()} == dict(plan.stays)
+    assert not network.training and network.stem[1].momentum == 0.1
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8
+    batch = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype("f4"))
+    prune.reestimate_(network, [batch.numpy()] * 2)
+    seen = network.stem[0](batch).mean((0, 2, 3))
+    assert torch.allclose(network.stem[1].running_mean, seen, atol=1e-5)
+
+
+def test_a_schedule_is_the_on_step_of_fine_tuning():
+    network = made(nets.Mobile, classes=16)
+    plan = prune.plan(network, size=SIDE)
+    schedule = prune.Schedule(network, plan, "blend", end=0.5)
+    train.fine_tune(network, steps=4, size=32, images=64, batch_size=16, on_step=schedule)
+    assert schedule.taken == 4
+    assert all(mask.strength == 1 for mask in masks.masks_of(network).values())
+    with pytest.raises(LabError, match="on_step"):
+        prune.recover_(network, plan, steps=1, on_step=schedule)

@@ -44,6 +44,7 @@ WEIGHTS = {
 }
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+_ARCHIVES = (".tgz", ".tar.gz")
 _TIMEOUT_S = 30  # without a single byte
 _PAUSES_S = (1.0, 3.0, 9.0)  # before the second, third and fourth try
 _TRY_AGAIN = (408, 429, 500, 502, 503, 504)
@@ -394,7 +395,8 @@ def _reason(error: Exception) -> str:
 
 
 def _cure(target: Path) -> str:
-    return (
-        f"Try again later, place the file by hand at {target}, set LABUTILS_MIRROR to a mirror "
-        "that has it, or continue without ImageNet weights: weights='things16' or 'random'."
-    )
+    ways = f"place the file by hand at {target}, "
+    without = "or continue without ImageNet weights: weights='things16' or 'random'"
+    if target.name.endswith(_ARCHIVES):
+        ways, without = "", "or pass a folder of your own pictures"
+    return f"Try again later, {ways}set LABUTILS_MIRROR to a mirror that has it, {without}."

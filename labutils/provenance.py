@@ -1,4 +1,4 @@
-"""What lies in or beside a model file about it: who made it, its input, its classes.
+"""What lies in or beside a model file about it: who made it, its input, its classes, its pictures.
 
 A statement counts only for the file that it was written about: where a SHA-256 is stated and
 differs, nothing of it is repeated. A damaged statement is an error, never an empty one.
@@ -6,8 +6,11 @@ differs, nothing of it is repeated. A damaged statement is an error, never an em
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
 
 from . import manifests, untrusted
 from .errors import ModelFileError, NoManifestError, OtherFileError, UsageError
@@ -26,6 +29,32 @@ _MAX_NAME = 300  # characters of a class's name; ImageNet's longest has 121
 _MAX_TEXT = 2000  # of a claim or a source
 _MAX_SIDE = 4096
 _MAX_CHANNELS = 4096
+
+
+def calibrated_on(images: data.ImageSet | np.ndarray) -> dict[str, str]:
+    """Return what a manifest says of calibration images: which they are, and their SHA-256.
+
+    Parameters
+    ----------
+    images
+        Pictures, (n, height, width, 3) uint8 with labels; or inputs of the reader's own,
+        (n, channels, height, width) float32, normalized.
+
+    Returns
+    -------
+    dict
+        ``pictures`` in words, and ``pictures_sha256`` of shape and values, at the size that they
+        were used at (and of the labels): the same for the same pictures in the same order,
+        wherever the files lie and whatever they are called.
+    """
+    words, arrays = "your own inputs", [images]
+    if isinstance(images, data.ImageSet):
+        words, arrays = images.source, [images.images, images.labels]
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.shape} {array.dtype.str}".encode())
+        digest.update(array.tobytes())
+    return {"pictures": words, "pictures_sha256": digest.hexdigest()}
 
 
 def card_classes(path: Path, outputs: int) -> tuple[str, ...]:

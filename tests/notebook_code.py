@@ -18,7 +18,7 @@ PUBLIC = {  # room -> the modules that notebooks use by name; all else must be i
         "compare", "dlc", "errors", "export", "layers", "metrics", "paths", "pipeline", "quantize",
         "runtime", "surgery", "targets", "train",
     },
-    "labutils.images": {"data", "things"},
+    "labutils.images": {"data", "fasteners", "folder", "things"},
     "labutils.lab": {"lesson", "recorded"},
     "labutils.machine": {"doctor"},
     "labutils.measure": {"anatomy", "complexity", "latency", "traffic"},

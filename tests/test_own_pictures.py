@@ -1,14 +1,16 @@
 """`--data FOLDER`: one part calibrates, accuracy with its interval is measured on another."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from labutils import paths
-from labutils.images import data, folder
+from labutils import paths, provenance
+from labutils.images import data, fasteners, folder
 from labutils.models import checkpoint, zoo
 
 NAMES = ("mug", "teapot", "fish", "leaf")
@@ -40,6 +42,8 @@ def test_quantize_calibrates_on_one_part_and_judges_on_another(lab, drawn, tmp_p
     story = json.loads(paths.manifest(made).read_text())
     assert story["calibration"] == len(read.part("train"))
     assert story["pictures"].startswith("pictures calib")
+    calibration = read.load("calib", None, 64)
+    assert story["pictures_sha256"] == provenance.calibrated_on(calibration)["pictures_sha256"]
 
     code, out, _ = lab("run", made, "--data", drawn)
     assert code == 0 and f"(n={len(read.part('val'))})" in out
@@ -68,6 +72,9 @@ def test_convert_states_the_accuracy_of_the_dlc_itself(lab, drawn, tmp_path):
     assert "DLC, simulated" in out and "Images: pictures val, 5 pictures at 64 px" in out
     rows = json.loads(paths.manifest(made).read_text())["ladder"]["rows"]
     assert [row["n"] for row in rows] == [5, 5]
+    story, calibration = json.loads(paths.manifest(made).read_text()), folder.read(drawn)
+    used = calibration.load("calib", story["calibration"], 64)
+    assert story["pictures_sha256"] == provenance.calibrated_on(used)["pictures_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -164,3 +171,66 @@ def test_pictures_without_classes_teach_nothing(lab, drawn, tmp_path):
     out = tmp_path / "w.safetensors"
     code, _, err = lab("train", "mobilenet_v3_small", "--data", tmp_path / "flat", "-o", out)
     assert code == 2 and "has no subfolders with the names of classes" in err
+
+
+def digest(images):
+    return provenance.calibrated_on(images)["pictures_sha256"]
+
+
+def test_the_digest_is_of_the_pictures_wherever_they_lie(drawn, tmp_path):
+    known = folder.read(drawn).load("calib", 8, 32)
+    moved = shutil.copytree(drawn, tmp_path / "elsewhere")
+    for file in sorted(moved.rglob("*.png")):  # another kind of file, called otherwise
+        Image.open(file).save(file.with_name(f"renamed_{file.stem}.bmp"))
+        file.unlink()
+    assert digest(folder.read(moved).load("calib", 8, 32)) == digest(known)
+    words = provenance.calibrated_on(known)["pictures"]
+    assert words == known.source
+
+
+def test_other_pictures_labels_sizes_and_orders_have_another_digest(drawn):
+    known = folder.read(drawn).load("calib", 8, 32)
+    changed = known.images.copy()
+    changed[3, 5, 7, 1] ^= 1
+    other = [
+        data.ImageSet(changed, known.labels, known.classes, ""),
+        data.ImageSet(known.images, known.labels[::-1].copy(), known.classes, ""),
+        data.ImageSet(known.images[::-1], known.labels[::-1], known.classes, ""),
+        known.head(7),
+        folder.read(drawn).load("calib", 8, 48),
+        np.zeros((8, 3, 32, 32), np.float32),
+    ]
+    digests = [digest(images) for images in (known, *other)]
+    assert len(set(digests)) == len(digests)
+    reshaped = np.zeros((8, 3, 16, 64), np.float32)
+    assert digest(reshaped) != digests[-1]
+    assert provenance.calibrated_on(reshaped)["pictures"] == "your own inputs"
+
+
+KINDS = ("bolt", "gear", "nut", "washer")
+
+
+@pytest.mark.slow
+@pytest.mark.htp
+def test_five_commands_take_200_pictures_to_a_dlc_that_was_run(lab, tmp_path):
+    own = fasteners.write_folder(tmp_path / "own", 50, KINDS, 64)
+    n = len(folder.read(own).part("val"))
+    weights, files = tmp_path / "own.safetensors", [tmp_path / f"{k}.onnx" for k in ("int8", "qat")]
+    named = ("mobilenet_v3_small", "--weights", weights)
+
+    def shares(*arguments):
+        """Return the shares with an interval that a command tells, by their n."""
+        code, out, err = lab(*arguments, "--data", own)
+        assert code == 0, f"{arguments[0]}: {out}{err}"
+        told = re.findall(r"(\d+\.\d) %?\s?\[(\d+\.\d), (\d+\.\d)\](?: \(n=(\d+)\))?", out)
+        assert told and all(float(a) <= float(x) <= float(b) for x, a, b, _ in told), out
+        return told, out
+
+    told, _ = shares("train", "mobilenet_v3_small", "--size", 64, "--steps", 40, "-o", weights)
+    assert told[0][3] == str(n) and float(told[0][1]) > 25  # better than guessing
+    shares("quantize", *named, "--size", 64, "-o", files[0])
+    asked = ("--recipe", "int8_qat", "--size", 64, "--steps", 4)
+    shares("train", *named, *asked, "-o", files[1])
+    shares("convert", files[1], "--target", "qnn", "--images", 4, "-o", tmp_path / "own.dlc")
+    told, _ = shares("run", tmp_path / "own.dlc", "--images", 4)
+    assert told[-1][3] == "4"

@@ -1,4 +1,4 @@
-"""Commands that look after the lab: doctor, lab, reset, room, cache, pack, unpack."""
+"""Commands that look after the lab: doctor, lab, reset, room, cache, photographs, pack, unpack."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
     _reset_parser(commands)
     _room_parser(commands)
     _cache_parser(commands)
+    _photographs_parser(commands)
     _pack_parsers(commands)
 
 
@@ -59,6 +60,12 @@ def _cache_parser(commands: Any) -> None:
     parser.add_argument("--yes", action="store_true", help="clear without asking")
 
 
+def _photographs_parser(commands: Any) -> None:
+    text = "Download a published set of photographs, for --data NAME; or list the sets."
+    parser = command(commands, "photographs", _photographs, text)
+    parser.add_argument("name", metavar="NAME", nargs="?", help="imagenette or oxford-pets")
+
+
 def _pack_parsers(commands: Any) -> None:
     text = "Put all wheels and cached weights into one folder, for a room without a network."
     parser = command(commands, "pack", _pack, text)
@@ -69,6 +76,26 @@ def _pack_parsers(commands: Any) -> None:
     text = "Check a pack and put its weights into the cache (`make setup PACK=DIR` calls it)."
     parser = command(commands, "unpack", _unpack, text)
     parser.add_argument("folder", metavar="DIR", type=Path)
+
+
+def _photographs(chosen: argparse.Namespace) -> int:
+    """Fetch a set, or say which there are and which are here."""
+    from ..images import photographs
+
+    if chosen.name:
+        found = photographs.download(chosen.name)
+        say(chosen, f"{found}: checked by the MD5 that torchvision publishes (there is no SHA-256)")
+        say(chosen, f"use it with --data {chosen.name}")
+        if chosen.json:
+            print(json.dumps({"name": chosen.name, "folder": str(found)}))
+        return 0
+    here = {name: photographs.place_of(name).is_dir() for name in photographs.SETS}
+    if chosen.json:
+        print(json.dumps(here))
+        return 0
+    for name, known in photographs.SETS.items():
+        print(f"{name:<12} {'here   ' if here[name] else 'not here'}  {known.about}")
+    return 0
 
 
 def _doctor(chosen: argparse.Namespace) -> int:

@@ -297,7 +297,7 @@ def data_argument(parser: Any, use: str) -> None:
     """Add ``--data FOLDER`` to a parser or a group of one."""
     text = (
         "a folder of your own pictures, one subfolder per class (or train/, val/, test/ with "
-        f"classes inside): {use}"
+        f"classes inside), or a set that `labutils photographs` fetched: {use}"
     )
     parser.add_argument("--data", type=Path, metavar="FOLDER", help=text)
 

@@ -22,7 +22,7 @@ import numpy as np
 from .. import paths, typesetting
 from ..errors import UnknownNameError, UsageError, counted
 from ..tracking import Progress
-from . import data, picture_files
+from . import data, photographs, picture_files
 from .picture_files import PictureFile
 
 PARTS = ("train", "val", "test")
@@ -222,7 +222,8 @@ def read(
     ----------
     root
         Its subfolders are classes, or ``train/``, ``val/`` and ``test/`` with classes inside. One
-        without subfolders is not labelled.
+        without subfolders is not labelled. Or the name of a published set that was fetched
+        (`photographs.SETS`), where no folder is called so.
     classes
         The class names of a model, by number: subfolders are called like them, or by their number,
         or (Imagenette) by their WordNet id. None takes the subfolders as the classes, sorted.
@@ -236,9 +237,7 @@ def read(
     UnknownNameError
         A subfolder is not a class of the model; the message suggests the nearest.
     """
-    root = paths.expanded(root)
-    if not root.is_dir():
-        raise UsageError(f"There is no folder {root}.")
+    root = _folder(root)
     found = picture_files.scan(root, progress)
     if not found:
         listed = ", ".join(sorted(picture_files.SUFFIXES))
@@ -259,8 +258,18 @@ def read(
     files = tuple(
         LabelledFile(e.file, numbers[e.class_name], e.part or _part(e.file.pixels)) for e in kept
     )
-    known = tuple(classes if classes is not None else names)
+    known = tuple(classes if classes is not None else map(_in_words, names))
     return ImageFolder(root, known, files, dict(sorted(left_out.items())), labelled, divided)
+
+
+def _folder(root: str | Path) -> Path:
+    """Return the folder of a path, or of a published set of photographs."""
+    folder = paths.expanded(root)
+    if folder.is_dir():
+        return folder
+    if str(root) in photographs.SETS:
+        return photographs.in_cache(str(root))
+    raise UsageError(f"There is no folder {folder}.")
 
 
 @dataclass(frozen=True)
@@ -351,7 +360,7 @@ def _numbers(names: Sequence[str], classes: Sequence[str] | None, root: Path) ->
     plain = [_plain(known) for known in classes]
     found = {}
     for name in names:
-        called = _plain(_wordnet().get(name, name) if _WORDNET.fullmatch(name) else name)
+        called = _plain(_in_words(name))
         if called in plain:
             found[name] = plain.index(called)
         elif name.isdecimal() and int(name) < len(classes):
@@ -359,6 +368,11 @@ def _numbers(names: Sequence[str], classes: Sequence[str] | None, root: Path) ->
         else:
             raise UnknownNameError(f"class of this model (a subfolder of {root})", name, classes)
     return found
+
+
+def _in_words(name: str) -> str:
+    """Return what a subfolder's class is called: Imagenette's are called by WordNet's ids."""
+    return _wordnet().get(name, name) if _WORDNET.fullmatch(name) else name
 
 
 def _plain(name: str) -> str:

@@ -83,7 +83,7 @@ def _make(name: str, model: zoo.Model, reason: str, echo: Callable[[str], object
     echo(f"Making {path.name} ({reason}) ...")
     if name in QUANTIZED:
         images = steps.calibration_images(model, CALIBRATION_IMAGES, echo)
-        steps.quantize_file(model, source, path, images, name, pictures=images.source)
+        steps.quantize_file(model, source, path, images, name)
     else:
         exported = steps.patch_model(model)[0] if name == "patched" else model
         steps.export_model(exported, path, OPSETS[name])

@@ -170,11 +170,9 @@ def _quantize(
     if images is None:
         images = steps.calibration_images(model, recipe.calibration.images, listener.echo)
     counted = dataclasses.replace(recipe.calibration, images=len(images))
-    pictures = images.source if isinstance(images, data.ImageSet) else "your own inputs"
     done = steps.quantize_file(
-        model, floating, place, images, recipe.replaced(calibration=counted), pictures=pictures,
-        listener=listener,
-    )  # fmt: skip
+        model, floating, place, images, recipe.replaced(calibration=counted), listener=listener
+    )
     listener.echo(done)
     return done
 
@@ -198,10 +196,16 @@ def _notes(
         **steps.facts_of(model, fixed),
         "approximation": apart,
         "quantization": None,
-        **(done.facts() if done else {}),
+        **(done.facts() | _pictures_of(done.file) if done else {}),
     }
     edits = fixed.edits.to_yaml() if fixed else None
     return dlc.Notes(". ".join(_caveats(model, apart)), edits, facts)
+
+
+def _pictures_of(quantized: Path) -> dict[str, Any]:
+    """Return what the manifest of a QDQ file says of the pictures that calibrated it."""
+    entry = manifests.read(quantized)
+    return {key: entry[key] for key in ("pictures", "pictures_sha256")}
 
 
 def _caveats(model: zoo.Model, apart: dict[str, Any] | None) -> Iterator[str]:

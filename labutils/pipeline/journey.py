@@ -319,10 +319,8 @@ def _quantize(trip: _Trip, patched: Path) -> dict[str, Path]:
             patched, images, trip.model.preprocessing, trip.listener.progress
         )
         for recipe in RECIPES:
-            path, pictures = trip.path("quantize", recipe), images.source
-            report = steps.quantize_file(
-                trip.model, patched, path, ranges, recipe, pictures=pictures
-            )
+            path = trip.path("quantize", recipe)
+            report = steps.quantize_file(trip.model, patched, path, ranges, recipe, pictures=images)
             made[recipe] = trip.log.keep(path)
             said.append(f"{recipe} {report.bytes_after / 1e6:.2f} MB")
         said.append(f"from {report.bytes_before / 1e6:.2f} MB")
@@ -365,7 +363,9 @@ def _quantization_of(quantized: Path | None) -> dict[str, Any]:
     if quantized is None:
         return {}
     entry = manifests.read(quantized)
-    keys = ("recipe", "recipe_sha256", "calibration", "pictures", "quantization")
+    keys = (
+        "recipe", "recipe_sha256", "calibration", "pictures", "pictures_sha256", "quantization",
+    )  # fmt: skip
     return {key: entry[key] for key in keys}
 
 

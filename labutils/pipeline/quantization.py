@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import compare, manifests, paths, quantize, typesetting
+from .. import compare, manifests, paths, provenance, quantize, typesetting
 from ..errors import ParityError, UsageError
 from ..images import data
 from ..models import ends, gallery, zoo
@@ -202,7 +202,7 @@ def quantize_model(
         if destination is not None:
             story = {
                 **steps.facts_of(model, source.fixed),
-                "pictures": known.source if isinstance(known, data.ImageSet) else "your own inputs",
+                **provenance.calibrated_on(known),
                 **report.facts(),
                 "gate": gate.to_dict(),
                 "ladder": ladder and ladder.to_dict(),

@@ -160,7 +160,7 @@ def quantize_file(
     calibration: np.ndarray | data.ImageSet | quantize.Ranges,
     recipe: str | Path | quantize.Recipe,
     *,
-    pictures: str,
+    pictures: data.ImageSet | np.ndarray | None = None,
     listener: Listener | None = None,
 ) -> quantize.QuantizeReport:
     """Quantize the float ONNX file `source` of a model, and write the manifest of the result.
@@ -176,7 +176,7 @@ def quantize_file(
     recipe
         A preset's name, a YAML file, or a recipe.
     pictures
-        What the images are, for the manifest.
+        The images, for the manifest, where ranges that were measured on them are given.
     listener
         Follows the calibration.
 
@@ -190,7 +190,10 @@ def quantize_file(
         source, path, calibration, recipe,
         preprocessing=model.preprocessing, progress=listener.progress,
     )  # fmt: skip
-    write_manifest(path, model, pictures=pictures, **report.facts())
+    images = calibration if pictures is None else pictures
+    if isinstance(images, quantize.Ranges):
+        raise UsageError("Pass pictures= as well: ranges do not say what they were measured on.")
+    write_manifest(path, model, **provenance.calibrated_on(images), **report.facts())
     return report
 
 

@@ -47,6 +47,9 @@ DECISIVE = {
     "08.2": ("np.sqrt", "own / theirs"),
     "08.3": ("int8_trim", "features.0/"),
     "08.4": (".detach()", "codes.round()"),
+    "09.1": (".tobytes()", "x.shape"),
+    "09.2": (".get(", "[labels]", "enumerate"),
+    "09.3": ("steps - 1", "0.75", "0.5 *"),
 }
 """What decides in the reference solution, and must be in no message."""
 

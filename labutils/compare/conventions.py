@@ -27,11 +27,11 @@ class Convention:
     order
         ``RGB`` or ``BGR``; ``gray`` with one channel.
     scaling
-        What happens to a pixel 0..255, in words.
+        What happens to a pixel 0..255, as text.
     scale, offset
         The same as figures, per channel: ``scale * pixel + offset``.
     damage
-        What happened to the bytes on the way, in words; "" for nothing.
+        What happened to the bytes on the way, as text; "" for nothing.
     """
 
     order: str

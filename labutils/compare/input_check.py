@@ -46,7 +46,7 @@ class InputCheck(typesetting.Shown):
     file, pictures
         What was checked, and on what.
     fed
-        How its input was made, in words.
+        How its input was made, as text.
     delivered
         What arrives at the first convolution; None where it is none of the known conventions, or
         the input's preprocessing is not stated.
@@ -299,7 +299,7 @@ def _judged(
             return damage, "The answers hardly suffer from it on these pictures."
         return (), "No mistake found: no other convention is answered better by more than chance."
     if delivered is None:
-        what = f"what its first convolution gets is no known convention; it wants {best.name}"
+        what = f"what its first convolution gets is not a known convention; it wants {best.name}"
         return (("preprocessing inside the file", what),), _gain(top, now)
     found = [*_of_damage(delivered, fed), *_of_order(delivered, best)]
     found += _of_scaling(delivered, best)

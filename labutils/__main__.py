@@ -27,6 +27,7 @@ from .commands import (
     options,
     pruning,
     quantizing,
+    rdk,
     running,
     training,
 )
@@ -144,7 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, exporting, quantizing, pruning, training, running, housekeeping):
+    groups = (
+        converting, exporting, quantizing, pruning, training, running, rdk, housekeeping,
+    )  # fmt: skip
+    for group in groups:
         group.add(commands)
     return parser
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from . import input_checking
 from .options import (
     APPROXIMATE,
     TARGET_NAMES,
@@ -59,6 +60,7 @@ def _diagnose_parser(commands: Any) -> None:
     parser.add_argument("--allow-approximate", action="store_true", help=APPROXIMATE)
     output_argument(parser)
     parser.add_argument("--html", type=Path, help="also write one page to send to a colleague")
+    input_checking.add_arguments(parser)
 
 
 def _repair_parser(commands: Any) -> None:
@@ -120,6 +122,9 @@ def _diagnose(chosen: argparse.Namespace) -> int:
     from ..models import zoo
     from ..pipeline import steps
 
+    if chosen.input_check:
+        return input_checking.run(chosen)
+    input_checking.refuse_alone(chosen)
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     if chosen.html:

@@ -143,8 +143,8 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the export (17)")
 
 
-def input_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--mean`` and ``--std``."""
+def input_arguments(parser: Any) -> None:
+    """Add ``--mean`` and ``--std`` to a parser or a group of one."""
     how = "one number per channel, for pixels scaled to 0..1; for files that do not say"
     for name in ("--mean", "--std"):
         parser.add_argument(name, type=numbers, metavar="R G B | GRAY", help=how)

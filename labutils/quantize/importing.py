@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import located_yaml, typesetting, untrusted
 from ..errors import UnknownNameError, UsageError
+from ..rdk import hb_mapper
 from .recipe import MAX_IMAGES, Activations, Calibration, Override, Recipe, Weights
 
 TI_PRESETS = (
@@ -162,8 +163,6 @@ _HB_ELSEWHERE = {
     "input_shape": "read from the model", "input_layout_train": "read from the model",
     "input_type_train": "preprocessing, stated with the model",
     "norm_type": "preprocessing, stated with the model",
-    "mean_value": "preprocessing, stated with the model",
-    "scale_value": "preprocessing, stated with the model",
     "compile_mode": "the compiler's", "debug": "the compiler's", "optimize_level": "the compiler's",
 }  # fmt: skip
 
@@ -174,12 +173,11 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
     overrides: list[Override] = []
     exclude: list[str] = []
     calibration, weights = Calibration("mse"), Weights()
+    settings = hb_mapper.of_content(data, file.name, fail)
     for section, entries in data.items():
-        if not isinstance(entries, dict):
-            raise fail((section,), f"expected a mapping, found {type(entries).__name__}")
-        for key, value in entries.items():
+        for key, value in (entries or {}).items():
             path = (section, key)
-            if key == "node_info":
+            if key == "node_info" and isinstance(value, dict):
                 _of_node_info(value, path, fail, overrides, exclude, mapped, unmapped)
             elif key == "calibration_type":
                 if value not in _HB_METHODS:
@@ -200,6 +198,10 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
             elif key == "input_type_rt":
                 why = "the runtime's picture format; the lab's input stays float32"
                 unmapped.append((f"{key}: {value}", why))
+            elif key in ("mean_value", "scale_value") and settings.get(key) is not None:
+                mapped.append((f"{key}: {value}", _in_units(key, settings)))
+            elif key in ("node_info", "run_on_cpu", "set_node_data_type"):
+                _of_named_nodes(settings, overrides, exclude, mapped)
             else:
                 why = _HB_ELSEWHERE.get(key, "unknown to the lab")
                 unmapped.append((f"{section}.{key}", why))
@@ -208,6 +210,29 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
         overrides=tuple(overrides), exclude=tuple(exclude),
     )  # fmt: skip
     return Imported(recipe, f"hb_mapper YAML {file.name}", tuple(mapped), tuple(unmapped))
+
+
+def _in_units(key: str, settings: hb_mapper.Settings) -> str:
+    """Return what --mean or --std says the same as ``mean_value`` or ``scale_value``."""
+    mean, scale = settings.normalisation(settings.channels)
+    name, figures = ("--mean", mean / 255) if key == "mean_value" else ("--std", 1 / (255 * scale))
+    return f"{name} {' '.join(f'{figure:.6g}' for figure in figures)}"
+
+
+def _of_named_nodes(
+    settings: hb_mapper.Settings,
+    overrides: list[Override],
+    exclude: list[str],
+    mapped: list[tuple[str, str]],
+) -> None:
+    """Take the nodes that are listed in one text, with semicolons between them."""
+    for name, node in settings.nodes.items():
+        if node.on == "CPU" and name not in exclude:
+            exclude.append(name)
+            mapped.append((f"{name} on the CPU", "excluded: it stays in float"))
+        elif node.output == 16 and all(o.node != name for o in overrides):
+            overrides.append(Override(node=name, activations=16))
+            mapped.append((f"{name} int16", "activations 16"))
 
 
 def _of_node_info(

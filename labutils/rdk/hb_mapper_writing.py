@@ -1,0 +1,211 @@
+"""hb_mapper's YAML and calibration folder, written from what the lab knows; read back equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import located_yaml, paths
+from ..errors import UsageError, counted
+from ..images import data
+from . import hb_mapper
+
+FEWEST, MOST = 20, 1000
+"""Calibration pictures; D-Robotics recommends about 100."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an hb_mapper YAML is written from.
+
+    Attributes
+    ----------
+    onnx_model
+        Path of the network as the YAML names it.
+    prefix
+        Of the files that the tool will write.
+    preprocessing
+        Of the network's input, RGB or gray.
+    nodes
+        Name -> `hb_mapper.Node`: 16 bits, or the CPU.
+    calibration_type
+        ``default``, ``mix``, ``kl`` or ``max``.
+    max_percentile
+        Of ``max``; None leaves it out.
+    per_channel
+        Scales per channel; None leaves it out.
+    input_type_rt, input_space_and_range
+        What the board feeds; the range is of NV12.
+    cal_data_dir
+        Folder of calibration as the YAML names it.
+    """
+
+    onnx_model: str
+    prefix: str
+    preprocessing: data.Preprocessing
+    nodes: Mapping[str, hb_mapper.Node]
+    calibration_type: str = "default"
+    max_percentile: float | None = None
+    per_channel: bool | None = None
+    input_type_rt: str = "nv12"
+    input_space_and_range: str = "bt601_video"
+    cal_data_dir: str = "calibration_rgb_f32"
+
+    def text(self) -> str:
+        """Return the YAML; it is read back before it is returned.
+
+        Raises
+        ------
+        UsageError
+            hb_mapper would not take it; the message names the line.
+        """
+        written = located_yaml.written(self._content())
+        found = hb_mapper.parse(written, f"{self.prefix}.yaml")
+        for section, keys in hb_mapper.REQUIRED.items():
+            for key in keys:
+                if key not in found.values.get(section, {}):
+                    raise UsageError(f"{found.file}: {section} needs {key}.")
+        return written
+
+    def _content(self) -> dict[str, Any]:
+        mean, std = (np.array(v) for v in (self.preprocessing.mean, self.preprocessing.std))
+        height, width = data.sides(self.preprocessing.size)
+        gray = self.preprocessing.channels == 1
+        model: dict[str, Any] = {
+            "onnx_model": self.onnx_model, "march": "bayes-e", "layer_out_dump": False,
+            "working_dir": self.prefix, "output_model_file_prefix": self.prefix,
+        }  # fmt: skip
+        if self.nodes:
+            model["node_info"] = {name: _entry(node) for name, node in self.nodes.items()}
+        inputs: dict[str, Any] = {
+            "input_type_rt": self.input_type_rt,
+            "input_type_train": "gray" if gray else "rgb", "input_layout_train": "NCHW",
+            "input_shape": f"1x{self.preprocessing.channels}x{height}x{width}",
+            "norm_type": "data_mean_and_scale", "mean_value": _row(255 * mean),
+            "scale_value": _row(1 / (255 * std)),
+        }  # fmt: skip
+        if self.input_type_rt == "nv12":
+            inputs["input_space_and_range"] = self.input_space_and_range
+        calibration: dict[str, Any] = {
+            "cal_data_dir": self.cal_data_dir, "cal_data_type": "float32",
+            "preprocess_on": False, "calibration_type": self.calibration_type,
+        }  # fmt: skip
+        if self.max_percentile is not None:
+            calibration["max_percentile"] = self.max_percentile
+        if self.per_channel is not None:
+            calibration["per_channel"] = self.per_channel
+        return {
+            "model_parameters": model, "input_parameters": inputs,
+            "calibration_parameters": calibration,
+            "compiler_parameters": {
+                "compile_mode": "latency", "debug": False, "optimize_level": "O3",
+            },
+        }  # fmt: skip
+
+
+def _entry(node: hb_mapper.Node) -> dict[str, str]:
+    found = {"ON": node.on}
+    for key, bits in (("InputType", node.inputs), ("OutputType", node.output)):
+        if bits is not None:
+            found[key] = f"int{bits}"
+    return found
+
+
+def _row(figures: np.ndarray) -> str:
+    """Return numbers with blanks between them, each as short as it is still the same number."""
+    return " ".join(repr(float(figure)) for figure in figures)
+
+
+def write_calibration(folder: str | Path, pictures: data.ImageSet, channels: int = 3) -> Path:
+    """Write pictures as hb_mapper's calibration wants them, and return the folder.
+
+    Each is a file of raw float32, (channels, height, width), pixels 0..255 that nobody has
+    normalised: ``norm_type``, ``mean_value`` and ``scale_value`` do that inside the tool.
+
+    Parameters
+    ----------
+    folder
+        It must be new or empty. Its name should end in ``_f32``, by which the tool knows the type
+        where the YAML does not say it.
+    pictures
+        20 to 1,000 of them.
+    channels
+        3 for RGB, 1 for gray.
+    """
+    count = len(pictures.images)
+    if not FEWEST <= count <= MOST:
+        raise UsageError(
+            f"{counted(count, 'calibration picture')}: pass {FEWEST} to {MOST:,}; D-Robotics "
+            "recommends about 100."
+        )
+    place = Path(folder)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{place} exists: name a new folder for the calibration files.")
+    pixels = np.asarray(pictures.images)
+    pixels = data.luma(pixels) if channels == 1 else pixels
+    ending = "gray" if channels == 1 else "rgb"
+    with paths.scratch(place.absolute().parent) as made:
+        whole = made / "whole"
+        whole.mkdir()
+        for index, picture in enumerate(pixels):
+            planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
+            planes.tofile(whole / f"{index:05d}.{ending}")
+        if place.exists():
+            place.rmdir()
+        whole.rename(place)
+    return place
+
+
+def read_calibration(
+    folder: str | Path, settings: hb_mapper.Settings, shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Return what calibration sees: the folder's pictures, normalised as the YAML says.
+
+    Parameters
+    ----------
+    folder
+        Files of raw float32 or uint8, one picture each.
+    settings
+        The YAML; without ``cal_data_type`` a name of the folder that ends in ``_f32`` is float32.
+    shape
+        (channels, height, width) of the network's input.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, channels, height, width) float32.
+
+    Raises
+    ------
+    UsageError
+        There are no files, or one does not have the size of a picture; the message names it.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise UsageError(f"There is no calibration folder {place}. Pass --calibration FOLDER.")
+    said = settings.get("cal_data_type") or ("float32" if place.name.endswith("_f32") else "uint8")
+    kind = np.dtype(said)
+    files = sorted(file for file in place.iterdir() if file.is_file())
+    if not files:
+        raise UsageError(f"{place} holds no calibration files.")
+    wanted = int(np.prod(shape)) * kind.itemsize
+    mean, scale = settings.normalisation(shape[0])
+    layout = settings.get("input_layout_train", "NCHW")
+    found = []
+    for file in files:
+        if file.stat().st_size != wanted:
+            raise UsageError(
+                f"{file} has {file.stat().st_size:,} bytes; a picture of "
+                f"{' x '.join(map(str, shape))} in {said} has {wanted:,}."
+            )
+        values = np.fromfile(file, kind)
+        turned = values.reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
+        found.append(values.reshape(shape) if layout == "NCHW" else turned)
+    pixels = np.stack(found).astype(np.float32)
+    middle, factor = (np.asarray(v, np.float32)[:, None, None] for v in (mean, scale))
+    normalised: np.ndarray = (pixels - middle) * factor
+    return normalised

@@ -1,0 +1,231 @@
+"""hb_mapper's YAML both ways: every line accounted for, applied, written, and read back equal."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from colour_network import MEAN, STD, pictures, preprocessing, saved
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labutils import quantize
+from labutils.errors import UsageError
+from labutils.images import data
+from labutils.onnxfile.file import OnnxFile
+from labutils.quantize import exporting
+from labutils.quantize.recipe import Calibration, Override, Recipe
+from labutils.rdk import hb_mapper, hb_mapper_writing
+
+# The settings of D-Robotics' MobileNetV3 sample (rdk_model_zoo at 63e1411), in a file of our own
+SAMPLE = """\
+model_parameters:
+  onnx_model: ./mobilenetv3_large_100.onnx
+  march: "bayes-e"
+  layer_out_dump: False
+  working_dir: MobileNetV3_224x224_nv12
+  output_model_file_prefix: MobileNetV3_224x224_nv12
+  node_info: {
+    "/blocks/blocks.3/blocks.3.1/conv_pwl/Conv":
+      {"ON": "BPU", "InputType": "int16", "OutputType": "int16"},
+    "/blocks/blocks.0/blocks.0.0/conv_dw/Conv": {ON: BPU, InputType: int16, OutputType: int16},
+    "/bn1/act/Mul": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"},
+    "/blocks/blocks.0/blocks.0.0/Add": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"},
+  }
+input_parameters:
+  input_name: ""
+  input_type_rt: nv12
+  input_type_train: rgb
+  input_layout_train: NCHW
+  input_shape: ""
+  norm_type: data_mean_and_scale
+  mean_value: 123.675 116.28 103.53
+  scale_value: 0.01712475 0.017507 0.01742919
+calibration_parameters:
+  cal_data_dir: ./calibration_data_rgb_f32
+  cal_data_type: float32
+  calibration_type: default
+compiler_parameters:
+  compile_mode: latency
+  debug: False
+  optimize_level: O3
+"""
+
+
+def test_every_line_of_the_vendors_sample_is_accounted_for():
+    found = hb_mapper.parse(SAMPLE, "MobileNetV3_config.yaml")
+    texts = SAMPLE.splitlines()
+    for line in found.lines:
+        assert texts[line.number - 1].strip().startswith(f"{line.key}:"), line
+        assert bool(line.taken) != bool(line.left), line
+    keys = re.findall(r"^  (\w+):", SAMPLE, re.MULTILINE)
+    assert [line.key for line in found.lines] == keys
+    left = {line.key for line in found.lines if line.left}
+    assert left == {
+        "onnx_model", "march", "layer_out_dump", "working_dir", "output_model_file_prefix",
+        "input_name", "input_shape", "compile_mode", "debug", "optimize_level",
+    }  # fmt: skip
+    assert set(found.nodes.values()) == {hb_mapper.Node("BPU", 16, 16)} and len(found.nodes) == 4
+    made = found.preprocessing(224)
+    np.testing.assert_allclose(made.mean, data.IMAGENET_MEAN, atol=1e-6)
+    np.testing.assert_allclose(made.std, data.IMAGENET_STD, atol=1e-4)
+    assert found.byte_range == "full"  # it does not say bt601_video
+    assert f"of {len(keys)} settings taken" in str(found)
+
+
+def test_the_recipe_of_the_vendors_sample_has_its_nodes_and_its_preprocessing(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(SAMPLE)
+    found = quantize.imported(file)
+    assert len(found.recipe.overrides) == 4 and {o.activations for o in found.recipe.overrides} == {
+        16
+    }
+    taken = dict(found.mapped)
+    assert taken["mean_value: 123.675 116.28 103.53"] == "--mean 0.485 0.456 0.406"
+    assert taken["scale_value: 0.01712475 0.017507 0.01742919"].startswith(
+        "--std 0.229 0.224 0.225"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("march: \"bayes-e\"", "march: bayes-x", r"line 3: .*march: 'bayes-x' is not one of bern"),
+        ("optimize_level: O3", "optimize_level: O9", "line 30: .*'O9' is not one of O0"),
+        ("calibration_type: default", "calibration_type: best", "line 26: .*'best' is not one"),
+        ("input_type_rt: nv12", "input_type_rt: nv12; rgb", "line 16: .*names several"),
+        ("mean_value: 123.675 116.28 103.53", "mean_value: 1 2", "line 21: .*'1 2' is 2 numbers"),
+        ("scale_value: 0.01712475", "scale_value: -1", "line 22: .*must be above 0"),
+        ("\"OutputType\": \"int16\"}", "\"OutputType\": \"int4\"}", "'int4' is not one of int8"),
+        ("{ON: BPU, InputType", "{ON: GPU, InputType", "line 10: .*'GPU' is not one of BPU, CPU"),
+        ("compiler_parameters", "compiler_parameter", "did you mean compiler_parameters?"),
+        (SAMPLE, "a: 1", "is not an hb_mapper YAML"),
+    ],
+)  # fmt: skip
+def test_what_hb_mapper_would_not_take_is_named_with_its_line(old, new, words):
+    assert old in SAMPLE
+    with pytest.raises(UsageError, match=words):
+        hb_mapper.parse(SAMPLE.replace(old, new, 1), "c.yaml").preprocessing(224)
+
+
+def test_a_key_of_another_release_is_listed_and_not_lost():
+    found = hb_mapper.parse(SAMPLE.replace("  debug: False", "  debugs: False"), "c.yaml")
+    line = next(line for line in found.lines if line.key == "debugs")
+    assert line.left == "unknown; did you mean debug?"
+
+
+@pytest.mark.parametrize(
+    ("norm", "mean", "scale"),
+    [
+        ("no_preprocess", [0, 0, 0], [1, 1, 1]),
+        ("data_mean", [123.675, 116.28, 103.53], [1, 1, 1]),
+        ("data_scale", [0, 0, 0], [0.01712475, 0.017507, 0.01742919]),
+    ],
+)
+def test_the_norm_type_decides_what_counts(norm, mean, scale):
+    found = hb_mapper.parse(SAMPLE.replace("data_mean_and_scale", norm), "c.yaml")
+    np.testing.assert_array_equal(found.normalisation(3), [mean, scale])
+
+
+def test_other_ways_to_name_nodes_are_read():
+    flow = SAMPLE[SAMPLE.index("  node_info") : SAMPLE.index("input_parameters")]
+    text = SAMPLE.replace(flow, "  node_info: a:int16;/b/c:int16\n")
+    text = text.replace("  cal_data_dir", "  run_on_cpu: d; e\n  cal_data_dir")
+    found = hb_mapper.parse(text, "c.yaml")
+    assert found.nodes == {
+        "a": hb_mapper.Node("BPU", 16, 16), "/b/c": hb_mapper.Node("BPU", 16, 16),
+        "d": hb_mapper.Node("CPU"), "e": hb_mapper.Node("CPU"),
+    }  # fmt: skip
+
+
+def test_bgr_is_not_fed_as_rgb():
+    found = hb_mapper.parse(SAMPLE.replace("input_type_train: rgb", "input_type_train: bgr"))
+    with pytest.raises(UsageError, match="trained on bgr in NCHW"):
+        found.preprocessing(224)
+
+
+figures = st.floats(0.01, 0.99, allow_nan=False)
+
+
+@given(
+    mean=st.tuples(figures, figures, figures), std=st.tuples(figures, figures, figures),
+    nodes=st.dictionaries(
+        st.text("abc/._ :#", min_size=1, max_size=12),
+        st.builds(hb_mapper.Node, st.sampled_from(["BPU", "CPU"]), st.sampled_from([None, 8, 16]),
+                  st.sampled_from([None, 8, 16])),
+        max_size=4,
+    ),
+    kind=st.sampled_from(["default", "mix", "kl", "max"]),
+    channel=st.sampled_from([None, True, False]),
+)  # fmt: skip
+def test_what_is_written_is_read_back_equal(mean, std, nodes, kind, channel):
+    seen = data.Preprocessing((64, 96), mean, std)
+    plan = hb_mapper_writing.Plan("net.onnx", "net", seen, nodes, kind, None, channel)
+    found = hb_mapper.parse(plan.text())
+    assert found.nodes == nodes and found.byte_range == "video"
+    back = found.preprocessing()
+    assert back.size == (64, 96)
+    np.testing.assert_allclose(back.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(back.std, std, rtol=1e-12)
+    assert (found.get("calibration_type"), found.get("per_channel")) == (kind, channel)
+    assert yaml.safe_load(plan.text())["input_parameters"]["input_shape"] == "1x3x64x96"
+
+
+def test_a_recipe_is_written_with_its_nodes_and_without_what_cannot_be_said(tmp_path):
+    model = OnnxFile(saved(tmp_path / "net.onnx"))
+    recipe = Recipe(
+        calibration=Calibration("percentile", percentile=99.99), equalize=True,
+        overrides=(Override("co*", activations=16),), exclude=("head",),
+    )  # fmt: skip
+    made = exporting.for_hb_mapper(recipe, model, preprocessing(), prefix="net", kind="full")
+    (tmp_path / "net.yaml").write_text(made.text)
+    back = quantize.imported(tmp_path / "net.yaml").recipe
+    assert back.overrides == (Override("conv", activations=16),) and back.exclude == ("head",)
+    assert back.calibration.method == "percentile" and back.weights.per_channel
+    assert back.calibration.percentile == pytest.approx(99.99)
+    assert dict(made.lost) == {"equalize": "it changes weights: export the changed network"}
+    assert hb_mapper.parse(made.text).byte_range == "full"
+    for wrong in (Recipe(exclude=("gone",)), Recipe(overrides=(Override("gon*", activations=16),))):
+        with pytest.raises(UsageError, match=r"names no node of net\.onnx"):
+            exporting.for_hb_mapper(wrong, model, preprocessing(), prefix="net")
+
+
+def test_calibration_files_are_raw_pixels_and_calibration_sees_them_normalised(tmp_path):
+    drawn, folder = pictures(24), tmp_path / "calibration_rgb_f32"
+    hb_mapper_writing.write_calibration(folder, drawn)
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files][:2] == ["00000.rgb", "00001.rgb"] and len(files) == 24
+    raw = np.fromfile(files[3], np.float32).reshape(3, 32, 32)
+    np.testing.assert_array_equal(raw.transpose(1, 2, 0), drawn.images[3])
+    seen = preprocessing()
+    plan = hb_mapper_writing.Plan("net.onnx", "net", seen, {})
+    settings = hb_mapper.parse(plan.text().replace("  cal_data_type: float32\n", ""))
+    inputs = hb_mapper_writing.read_calibration(folder, settings, seen.shape)
+    np.testing.assert_allclose(inputs, seen(drawn.images), atol=2e-6)
+    files[5].write_bytes(b"1234")
+    with pytest.raises(UsageError, match=r"00005\.rgb has 4 bytes; a picture of 3 x 32 x 32"):
+        hb_mapper_writing.read_calibration(folder, settings, seen.shape)
+    with pytest.raises(UsageError, match="exists: name a new folder"):
+        hb_mapper_writing.write_calibration(folder, drawn)
+    with pytest.raises(UsageError, match="19 calibration pictures: pass 20 to 1,000"):
+        hb_mapper_writing.write_calibration(tmp_path / "few", drawn.head(19))
+    assert not (tmp_path / "few").exists()
+
+
+@pytest.mark.slow
+def test_the_commands_prepare_show_and_apply(lab, tmp_path):
+    net, folder, made = saved(tmp_path / "net.onnx"), tmp_path / "board", tmp_path / "q.onnx"
+    stated = ("--mean", *MEAN, "--std", *STD)
+    code, out, err = lab("rdk", "prepare", net, *stated, "--images", 20, "-o", folder, "--json")
+    assert code == 0, err
+    assert json.loads(out)["opset"] == 11 and json.loads(out)["int16"] == []
+    assert {file.name for file in folder.iterdir()} == {
+        "board.onnx", "board.yaml", "calibration_rgb_f32",
+    }  # fmt: skip
+    code, out, _ = lab("rdk", "show", folder / "board.yaml")
+    assert code == 0 and "mean_value" in out
+    asked = (folder / "board.yaml", folder / "board.onnx", "--held-out", 8, "-o", made)
+    code, out, err = lab("rdk", "apply", *asked)
+    assert code in (0, 1) and made.exists() == (code == 0), err
+    assert "calibration: 20 files" in out and "not D-Robotics' own tool" in out

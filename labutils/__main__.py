@@ -27,6 +27,7 @@ from .commands import (
     options,
     quantizing,
     running,
+    tools,
     training,
 )
 from .errors import EarlierFormatWarning, LabError, UsageError, printable, without_temporary
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, exporting, quantizing, training, running, housekeeping):
+    for group in (converting, exporting, quantizing, training, running, housekeeping, tools):
         group.add(commands)
     return parser
 

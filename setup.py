@@ -24,6 +24,7 @@ SHIPPED = (
     "data/jupyter/labconfig/page_config.json",
     "data/recorded/[0-9][0-9].*.json",
     "data/targets/*.yaml",
+    "data/tools/*.yaml",
     "notebooks/[0-9][0-9]_*.ipynb",
     "notebooks/*.md",
     "notebooks/images/*.png",

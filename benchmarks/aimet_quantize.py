@@ -1,10 +1,8 @@
 """AIMET's post-training quantization of an ONNX file, in its own environment.
 
-Called by benchmarks/quantization.py with the interpreter of that environment:
-    python aimet_quantize.py quantize FOLDER
-
-FOLDER has float.onnx, calibration.npy (NCHW float32) and settings.json; the program writes
-made.onnx (QDQ, for ONNX Runtime) and seconds.txt. Settings:
+benchmarks/quantization.py calls `quantize` there (labutils/tools/calling.py). The folder has
+float.onnx, calibration.npy (NCHW float32) and settings.json; the program writes made.onnx (QDQ, for
+ONNX Runtime) and seconds.txt. Settings:
 
 * ``config``: AIMET's description of a device; ``per_channel``: false for a scale per tensor
 * ``weights``, ``activations``: bits; ``scheme``: of the ranges (min_max, tf_enhanced)
@@ -17,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -102,19 +99,15 @@ def flip_(sim: Any, batches: list[dict[str, np.ndarray]], percent: float) -> Non
     sim.compute_encodings(batches)
 
 
-def main() -> None:
+def quantize(folder: str) -> None:
     """Quantize what is in the folder."""
-    folder = Path(sys.argv[2])
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    model, images = onnx.load(folder / "float.onnx"), np.load(folder / "calibration.npy")
+    place = Path(folder)
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    model, images = onnx.load(place / "float.onnx"), np.load(place / "calibration.npy")
     start = time.time()
-    device = described(settings.get("config", "htp_v81"), settings.get("per_channel", True), folder)
+    device = described(settings.get("config", "htp_v81"), settings.get("per_channel", True), place)
     sim = simulated(model, images, settings, device)
     made = sim.to_onnx_qdq(export_int32_bias=True, prequantize_constants=True)
     batched_(made, 1)
-    onnx.save(made, folder / "made.onnx")
-    (folder / "seconds.txt").write_text(str(time.time() - start), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    onnx.save(made, place / "made.onnx")
+    (place / "seconds.txt").write_text(str(time.time() - start), encoding="utf-8")

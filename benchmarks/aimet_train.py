@@ -1,11 +1,9 @@
 """AIMET's quantization-aware training, in its own environment.
 
-Called by benchmarks/quantization.py with the interpreter of that environment:
-    python aimet_train.py quantize FOLDER
-
-FOLDER has calibration.npy (NCHW float32) and settings.json; the program writes made.onnx (QDQ, for
-ONNX Runtime) and seconds.txt, those of the training. Settings: ``architecture`` and ``image_set``
-(which network of the lab), ``weights`` (bits), ``config`` (AIMET's description of a device) and
+benchmarks/quantization.py calls `quantize` there (labutils/tools/calling.py). The folder has
+calibration.npy (NCHW float32) and settings.json; the program writes made.onnx (QDQ, for ONNX
+Runtime) and seconds.txt, those of the training. Settings: ``architecture`` and ``image_set`` (which
+network of the lab), ``weights`` (bits), ``config`` (AIMET's description of a device) and
 ``schedule``, the arguments of the loop that trains every row.
 """
 
@@ -13,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +48,14 @@ def simulated(network: nn.Module, images: torch.Tensor, settings: dict[str, Any]
     return sim
 
 
-def main() -> None:
+def quantize(folder: str) -> None:
     """Train what the folder describes."""
     _torchvision.load()  # AIMET imports it as well
     import aimet_torch
 
-    folder = Path(sys.argv[2])
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    images = torch.from_numpy(np.load(folder / "calibration.npy"))
+    place = Path(folder)
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    images = torch.from_numpy(np.load(place / "calibration.npy"))
     original = zoo.load(settings["architecture"], settings["image_set"]).module
     sim = simulated(original, images, settings)
     sim.model.requires_grad_(True)
@@ -66,12 +63,8 @@ def main() -> None:
     sim.model.eval()
     # its 32-bit biases overflow in ONNX Runtime's fused kernels (-12 dB; 14 dB unfused)
     aimet_torch.onnx.export(
-        sim.model, images[:1], str(folder / "made.onnx"), input_names=["input"],
+        sim.model, images[:1], str(place / "made.onnx"), input_names=["input"],
         output_names=["logits"], opset_version=21, dynamo=False, prequantize_constants=True,
         export_int32_bias=False,
     )  # fmt: skip
-    (folder / "seconds.txt").write_text(str(seconds), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    (place / "seconds.txt").write_text(str(seconds), encoding="utf-8")

@@ -1,19 +1,14 @@
 """ExecuTorch's XNNPACK quantizer and runtime, in their own environment.
 
-Called by benchmarks/quantization.py with the interpreter of that environment:
-    python executorch_quantize.py quantize FOLDER
-    python executorch_quantize.py run FILE.pte IMAGES.npy LOGITS.npy
-    python executorch_quantize.py time FILE.pte FLOAT.onnx IMAGE.npy RATIO.txt
-
-FOLDER has calibration.npy (NCHW float32) and settings.json: ``architecture`` and ``image_set``
-(which network of the lab) and ``per_channel`` (of the weights). The first writes made.pte and
-seconds.txt there, the second the logits, the third the ratio of two times.
+benchmarks/quantization.py calls `quantize`, `run` and `ratio` there (labutils/tools/calling.py).
+The folder has calibration.npy (NCHW float32) and settings.json: ``architecture`` and ``image_set``
+(which network of the lab) and ``per_channel`` (of the weights); `quantize` writes made.pte and
+seconds.txt there.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -26,6 +21,8 @@ import torch  # noqa: E402
 from labutils import _torchvision, runtime  # noqa: E402
 from labutils.models import zoo  # noqa: E402
 from labutils.runtime import timing  # noqa: E402
+
+_torchvision.load()  # ExecuTorch imports it as well
 
 
 class Program:
@@ -43,15 +40,21 @@ class Program:
         return np.concatenate([self.method.execute([image])[0].numpy() for image in tensors])
 
 
-def ratio(file: Path, exact: Path, image: np.ndarray) -> float:
+def run(file: str, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+    return {"logits": Program(Path(file)).run(images)}
+
+
+def ratio(file: str, exact: str, image: np.ndarray) -> dict[str, float]:
     """Return the time of a file by that of the float ONNX file, in turns."""
-    both = {"this": Program(file), "fp32": runtime.connect(exact, "ort", threads=1)}
+    both = {"this": Program(Path(file)), "fp32": runtime.connect(exact, "ort", threads=1)}
     taken = timing.seconds_in_turns(both, image, 100)
-    return taken["this"] / taken["fp32"]
+    return {"ratio": taken["this"] / taken["fp32"]}
 
 
-def quantize(folder: Path) -> None:
+def quantize(folder: str) -> None:
     """Write made.pte and seconds.txt into a folder, from what lies there."""
+    place = Path(folder)
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -60,8 +63,8 @@ def quantize(folder: Path) -> None:
     from executorch.exir import to_edge_transform_and_lower
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    images = torch.from_numpy(np.load(folder / "calibration.npy"))
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    images = torch.from_numpy(np.load(place / "calibration.npy"))
     network = zoo.load(settings["architecture"], settings["image_set"]).module
     start = time.time()
     chosen = get_symmetric_quantization_config(is_per_channel=settings["per_channel"])
@@ -73,23 +76,5 @@ def quantize(folder: Path) -> None:
             prepared(image)
     program = torch.export.export(convert_pt2e(prepared), (images[:1],))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    (folder / "made.pte").write_bytes(lowered.to_executorch().buffer)
-    (folder / "seconds.txt").write_text(str(time.time() - start), encoding="utf-8")
-
-
-def main() -> None:
-    """Run one of the three."""
-    _torchvision.load()  # ExecuTorch imports it as well
-    verb, *given = sys.argv[1:]
-    places = [Path(name) for name in given]
-    if verb == "quantize":
-        quantize(*places)
-    elif verb == "run":
-        np.save(places[2], Program(places[0]).run(np.load(places[1])))
-    elif verb == "time":
-        found = ratio(places[0], places[1], np.load(places[2]))
-        places[3].write_text(str(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    (place / "made.pte").write_bytes(lowered.to_executorch().buffer)
+    (place / "seconds.txt").write_text(str(time.time() - start), encoding="utf-8")

@@ -1,20 +1,15 @@
 """Google's quantizer (ai-edge-quantizer) on the lab's network, in a separate environment.
 
-Called by benchmarks/quantization.py with the interpreter of that environment:
-    python litert_quantize.py quantize FOLDER
-    python litert_quantize.py run FILE.tflite IMAGES.npy LOGITS.npy
-    python litert_quantize.py time FILE.tflite FLOAT.onnx IMAGE.npy RATIO.txt
-
-FOLDER has calibration.npy (NCHW float32) and settings.json: ``architecture`` and ``image_set``
-(which network of the lab) and ``kind``, one of ai-edge-quantizer's own recipes. The first writes
-made.tflite and seconds.txt there, the second the logits, the third the ratio of two times.
+benchmarks/quantization.py calls `quantize`, `run` and `ratio` there (labutils/tools/calling.py).
+The folder has calibration.npy (NCHW float32) and settings.json: ``architecture`` and ``image_set``
+(which network of the lab) and ``kind``, one of ai-edge-quantizer's own recipes; `quantize` writes
+made.tflite and seconds.txt there.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -78,11 +73,16 @@ class Interpreter:
         return y[0]
 
 
-def ratio(file: Path, exact: Path, image: np.ndarray) -> float:
+def run(file: str, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
+    return {"logits": Interpreter(Path(file)).run(images)}
+
+
+def ratio(file: str, exact: str, image: np.ndarray) -> dict[str, float]:
     """Return the time of a file by that of the float ONNX file, in turns on one thread each."""
-    both = {"this": Interpreter(file), "fp32": runtime.connect(exact, "ort", threads=1)}
+    both = {"this": Interpreter(Path(file)), "fp32": runtime.connect(exact, "ort", threads=1)}
     taken = timing.seconds_in_turns(both, image, 100)
-    return taken["this"] / taken["fp32"]
+    return {"ratio": taken["this"] / taken["fp32"]}
 
 
 def quantized(source: Path, calibration: np.ndarray, name: str, file: Path) -> float:
@@ -100,29 +100,13 @@ def quantized(source: Path, calibration: np.ndarray, name: str, file: Path) -> f
     return time.time() - start
 
 
-def quantize(folder: Path) -> None:
+def quantize(folder: str) -> None:
     """Write made.tflite and seconds.txt into a folder, from what lies there."""
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    calibration = np.load(folder / "calibration.npy")
-    convert(settings, calibration[:1], folder / "float.tflite")
+    place = Path(folder)
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    calibration = np.load(place / "calibration.npy")
+    convert(settings, calibration[:1], place / "float.tflite")
     seconds = quantized(
-        folder / "float.tflite", calibration, settings["kind"], folder / "made.tflite"
+        place / "float.tflite", calibration, settings["kind"], place / "made.tflite"
     )
-    (folder / "seconds.txt").write_text(str(seconds), encoding="utf-8")
-
-
-def main() -> None:
-    """Run one of the three."""
-    verb, *given = sys.argv[1:]
-    places = [Path(name) for name in given]
-    if verb == "quantize":
-        quantize(*places)
-    elif verb == "run":
-        np.save(places[2], Interpreter(places[0]).run(np.load(places[1])))
-    elif verb == "time":
-        found = ratio(places[0], places[1], np.load(places[2]))
-        places[3].write_text(str(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    (place / "seconds.txt").write_text(str(seconds), encoding="utf-8")

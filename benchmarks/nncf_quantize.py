@@ -1,19 +1,16 @@
 """NNCF's post-training quantization of an ONNX file, in its own environment.
 
-Called by benchmarks/quantization.py with the interpreter of that environment:
-    python nncf_quantize.py quantize FOLDER
-
-FOLDER has float.onnx, calibration.npy (NCHW float32) and settings.json; the program writes
-made.onnx (QDQ, for ONNX Runtime) and seconds.txt. Settings: ``preset`` (performance, mixed),
-``fast`` (the fast bias correction; false: the accurate one), ``per_channel`` (weights), ``bits``
-of weights and ``ranges`` (an NNCF estimator of activation ranges; null for NNCF's own).
+benchmarks/quantization.py calls `quantize` there (labutils/tools/calling.py). The folder has
+float.onnx, calibration.npy (NCHW float32) and settings.json; the program writes made.onnx (QDQ, for
+ONNX Runtime) and seconds.txt. Settings: ``preset`` (performance, mixed), ``fast`` (the fast bias
+correction; false: the accurate one), ``per_channel`` (weights), ``bits`` of weights and ``ranges``
+(an NNCF estimator of activation ranges; null for NNCF's own).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -64,15 +61,11 @@ def quantized(
     )  # fmt: skip
 
 
-def main() -> None:
+def quantize(folder: str) -> None:
     """Quantize what is in the folder."""
-    folder = Path(sys.argv[2])
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    model, images = onnx.load(folder / "float.onnx"), np.load(folder / "calibration.npy")
+    place = Path(folder)
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    model, images = onnx.load(place / "float.onnx"), np.load(place / "calibration.npy")
     start = time.time()
-    onnx.save(quantized(model, images, settings), folder / "made.onnx")
-    (folder / "seconds.txt").write_text(str(time.time() - start), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    onnx.save(quantized(model, images, settings), place / "made.onnx")
+    (place / "seconds.txt").write_text(str(time.time() - start), encoding="utf-8")

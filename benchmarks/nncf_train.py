@@ -1,11 +1,9 @@
 """NNCF's quantization-aware training, in its own environment.
 
-Called by benchmarks/quantization.py with the interpreter of that environment:
-    python nncf_train.py quantize FOLDER
-
-FOLDER has calibration.npy (NCHW float32) and settings.json; the program writes made.onnx (QDQ, for
-ONNX Runtime) and seconds.txt, those of the training. Settings: ``architecture`` and ``image_set``
-(which network of the lab) and ``schedule``, the arguments of the loop that trains every row.
+benchmarks/quantization.py calls `quantize` there (labutils/tools/calling.py). The folder has
+calibration.npy (NCHW float32) and settings.json; the program writes made.onnx (QDQ, for ONNX
+Runtime) and seconds.txt, those of the training. Settings: ``architecture`` and ``image_set`` (which
+network of the lab) and ``schedule``, the arguments of the loop that trains every row.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import sys
 from pathlib import Path
 
 # its kernel is compiled when it is first called; on a busy machine that takes minutes
@@ -61,13 +58,13 @@ def stored_(model: onnx.ModelProto) -> None:
     remove_unused_(model)
 
 
-def main() -> None:
+def quantize(folder: str) -> None:
     """Train what the folder describes."""
     import nncf
 
-    folder = Path(sys.argv[2])
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    images = torch.from_numpy(np.load(folder / "calibration.npy"))
+    place = Path(folder)
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    images = torch.from_numpy(np.load(place / "calibration.npy"))
     original = zoo.load(settings["architecture"], settings["image_set"]).module
     network = simulated(original, images)
     for parameter in network.parameters():
@@ -75,14 +72,10 @@ def main() -> None:
     seconds = fit_(network, original, settings["schedule"])
     stripped = nncf.strip(network.eval(), example_input=images[:1])
     torch.onnx.export(
-        stripped, (images[:1],), str(folder / "float.onnx"), input_names=["input"],
+        stripped, (images[:1],), str(place / "float.onnx"), input_names=["input"],
         output_names=["logits"], opset_version=17, dynamo=False,
     )  # fmt: skip
-    made = onnx.load(folder / "float.onnx")
+    made = onnx.load(place / "float.onnx")
     stored_(made)
-    onnx.save(made, folder / "made.onnx")
-    (folder / "seconds.txt").write_text(str(seconds), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    onnx.save(made, place / "made.onnx")
+    (place / "seconds.txt").write_text(str(seconds), encoding="utf-8")

@@ -153,7 +153,7 @@ def by_program(
         if recipe is not None:
             told["schedule"] = schedule(recipe, inputs)
         paths.write_text(folder / "settings.json", json.dumps(told, indent=2) + "\n")
-        ENVIRONMENTS[tool].run("quantize", folder)
+        ENVIRONMENTS[tool].ask("quantize", folder=folder)
         next(folder.glob("made.*")).replace(file)
         return float((folder / "seconds.txt").read_text(encoding="utf-8"))
 
@@ -167,10 +167,7 @@ class ProgramRunner:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Return logits, float32 (n, classes), for images, float32 (n, 3, size, size)."""
-        with paths.scratch(self.file.parent) as folder:
-            np.save(folder / "images.npy", batch)
-            self.environment.run("run", self.file, folder / "images.npy", folder / "logits.npy")
-            return np.load(folder / "logits.npy")
+        return self.environment.ask("run", file=self.file, images=batch)["logits"]
 
     def close(self) -> None:
         """Nothing is held between batches."""
@@ -178,7 +175,4 @@ class ProgramRunner:
 
 def program_ratio(file: Path, environment: Environment, exact: Path, image: np.ndarray) -> float:
     """Return the time of a file in its runtime by that of the float file in ONNX Runtime."""
-    with paths.scratch(file.parent) as folder:
-        np.save(folder / "image.npy", image)
-        environment.run("time", file, exact, folder / "image.npy", folder / "ratio.txt")
-        return float((folder / "ratio.txt").read_text(encoding="utf-8"))
+    return environment.ask("ratio", file=file, exact=exact, image=image)["ratio"]

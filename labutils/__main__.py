@@ -29,6 +29,7 @@ from .commands import (
     quantizing,
     rdk,
     running,
+    tools,
     training,
 )
 from .errors import EarlierFormatWarning, LabError, UsageError, printable, without_temporary
@@ -146,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = (
-        converting, exporting, quantizing, pruning, training, running, rdk, housekeeping,
+        converting, exporting, quantizing, pruning, training, running, rdk, housekeeping, tools,
     )  # fmt: skip
     for group in groups:
         group.add(commands)

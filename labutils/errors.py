@@ -227,3 +227,17 @@ class WorkerError(LabError):
 
 class MissingToolError(LabError):
     """A tool that this machine does not have is needed; the message names the cure."""
+
+
+class ToolError(LabError):
+    """A tool of another vendor failed in its own environment; the message is its own.
+
+    Attributes
+    ----------
+    kind, reason
+        The name of the exception that the tool raised, and what that says.
+    """
+
+    def __init__(self, message: str, kind: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.kind, self.reason = kind, reason

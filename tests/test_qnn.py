@@ -27,8 +27,9 @@ from labutils.errors import (
     WorkerError,
 )
 from labutils.onnxfile import graph
+from labutils.processes import channel
 from labutils.runtime import qnn
-from labutils.runtime.qnn import channel, options, refusal
+from labutils.runtime.qnn import options, refusal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals")
 

@@ -1,9 +1,7 @@
 """The table of quantizers: its groups, its figures, and the environments of the peers."""
 
 import contextlib
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +14,7 @@ from onnx import TensorProto, helper
 from labutils import metrics, paths
 from labutils.errors import LabError
 from labutils.images import data
+from labutils.tools import lock
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
@@ -222,13 +221,12 @@ def test_the_time_of_a_file_is_that_of_another_by_turns(tmp_path):
 # --- separate environments --------------------------------------------------------------------
 
 
-def test_environments_pin_what_they_install_and_share_a_folder_where_it_is_the_same(cache):
+def test_environments_are_those_of_tools_with_a_lock(cache):
     found = peer_environments.ENVIRONMENTS
     for name, environment in found.items():
         assert environment.name == name and environment.script.is_file()
-        assert all(re.fullmatch(r"[a-z-]+==[0-9.]+", package) for package in environment.packages)
-    assert found["nncf"].python == found["nncf_train"].python
-    assert len({environment.python for environment in found.values()}) == len(found) - 1
+        assert all(environment.versions.values()) and str(environment)
+    assert found["nncf"].tool == found["nncf_train"].tool
 
 
 def test_a_program_of_another_environment_is_part_of_the_key(tmp_path, monkeypatch):
@@ -241,43 +239,44 @@ def test_a_program_of_another_environment_is_part_of_the_key(tmp_path, monkeypat
 
 
 @pytest.fixture
-def environment(tmp_path, monkeypatch):
-    """An environment that needs no installation, for a program that a test writes."""
-    made = peer_environments.Environment("none", "program.py", ())
+def environment(cache, tmp_path, monkeypatch):
+    """A tool without packages of its own, installed for real, and a program that a test writes."""
+    monkeypatch.setattr(lock, "FOLDER", paths.folder(tmp_path / "locks"))
+    here = "{}.{}".format(*sys.version_info[:2])
+    (lock.FOLDER / "none.yaml").write_text(
+        f"title: nothing\nlicence: MIT\nmegabytes: 1\npython: ['{here}']\non_lab: true\n"
+        "modules: [numpy]\npackages: ['numpy==" + np.__version__ + "']\n"
+    )
+    made = peer_environments.Environment("none", "none", "program.py")
     monkeypatch.setattr(peer_environments.Environment, "script", tmp_path / "program.py")
-    monkeypatch.setattr(peer_environments.Environment, "python", Path(sys.executable))
-    monkeypatch.setattr(peer_environments.Environment, "install", lambda self: None)
     monkeypatch.setitem(peer_environments.ENVIRONMENTS, "none", made)
-    return made
+    with no_index():  # numpy is the lab's
+        yield made
 
 
+@pytest.mark.slow
 def test_the_last_words_of_a_program_are_the_reason(environment, tmp_path):
-    environment.script.write_text("import sys\nprint('a')\nsys.exit('no such operator\\n')\n")
+    environment.script.write_text(
+        "import sys\ndef quantize(folder):\n    print('a')\n    sys.exit('no such operator\\n')\n"
+    )
     with pytest.raises(LabError, match="no such operator"):
-        environment.run("quantize", tmp_path)
+        environment.ask("quantize", folder=tmp_path)
 
 
 @pytest.mark.slow
 def test_a_program_is_given_the_network_the_images_and_the_schedule(cache, environment, tmp_path):
     file = paths.folder(tmp_path / "made") / "x.onnx"
     environment.script.write_text(
-        "import json, pathlib, sys\n"
-        "folder = pathlib.Path(sys.argv[2])\n"
-        "told = json.loads((folder / 'settings.json').read_text())\n"
-        "assert sys.argv[1] == 'quantize' and (folder / 'calibration.npy').is_file()\n"
-        "assert told['image_set'] == 'things16' and told['schedule']['steps'] == 2\n"
-        "(folder / 'made.onnx').write_bytes((folder / 'float.onnx').read_bytes())\n"
-        "(folder / 'seconds.txt').write_text(str(told['bits']))\n"
+        "import json, pathlib\n"
+        "def quantize(folder):\n"
+        "    place = pathlib.Path(folder)\n"
+        "    told = json.loads((place / 'settings.json').read_text())\n"
+        "    assert (place / 'calibration.npy').is_file()\n"
+        "    assert told['image_set'] == 'things16' and told['schedule']['steps'] == 2\n"
+        "    (place / 'made.onnx').write_bytes((place / 'float.onnx').read_bytes())\n"
+        "    (place / 'seconds.txt').write_text(str(told['bits']))\n"
     )
     inputs = Inputs(calibration=2, training=64, steps=2)
     given = {"tool": "none", "recipe": rows.QAT8, "bits": 4}
     assert peers.by_program("mobilenet_v3_small", file, inputs, **given) == 4.0
     assert file.read_bytes() == peers.float_file("mobilenet_v3_small", inputs).read_bytes()
-
-
-@pytest.mark.slow
-def test_an_environment_that_cannot_be_made_says_why(cache):
-    missing = peer_environments.Environment("none", "x.py", ("not-there-at-all==1.0",))
-    with no_index(), pytest.raises(LabError, match=re.escape("not-there-at-all==1.0")):
-        missing.install()
-    assert not (missing.python.parent.parent / "complete").exists()

@@ -287,7 +287,7 @@ def test_text_of_a_usual_size_is_read_as_python_reads_it(tmp_path):
 
 
 # What reads files or wires that are ours: written by this process, or shipped with the lab.
-OURS = {"labutils/untrusted.py", "labutils/runtime/qnn/channel.py", "labutils/lab/recorded.py"}
+OURS = {"labutils/untrusted.py", "labutils/processes/channel.py", "labutils/lab/recorded.py"}
 OURS |= {"labutils/pipeline/batch.py", "labutils/measure/latency.py", "labutils/surgery/edits.py"}
 UNLIMITED = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load")}
 

@@ -27,6 +27,7 @@ ABOUT = {
     "coverage": "what programs in benchmarks/ keep between runs",
     "lite": "what programs in benchmarks/ keep between runs",
     "quantization": "what programs in benchmarks/ keep between runs",
+    "tools": "environments of other tools, which `labutils tools install` makes again",
     "training": "training states, to resume from",
     "progress": "which exercises were passed",
 }

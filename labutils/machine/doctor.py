@@ -17,6 +17,7 @@ from .. import __version__, fetch, paths, typesetting
 from ..errors import UsageError
 from ..onnxfile.session import Session
 from ..runtime import qnn
+from ..tools import environment, lock
 
 _CURE = "Run `make setup`." if paths.CHECKOUT else f"Install {paths.PROJECT} again."
 
@@ -110,11 +111,11 @@ def examine() -> Diagnosis:
     -------
     Diagnosis
         The package, Python, torch with torchvision, ONNX Runtime (each is run, not only imported),
-        Qualcomm's writer and simulator (a worker process is started), tools on PATH, weights, and
-        folders.
+        Qualcomm's writer and simulator (a worker process is started), tools on PATH and in
+        environments of their own, weights, and folders.
     """
     probes = [_labutils, _python, _torch, _onnx_runtime, _qnn, _weights, _imagenet, _cache]
-    probes += [_artifacts, _netron]
+    probes += [_artifacts, _netron, _other_tools]
     tools = [
         ("snpe-onnx-to-dlc", "the real SNPE converter; without it a replica of its table checks"),
         ("adb", "a phone over USB; without it the HTP is simulated"),
@@ -224,6 +225,19 @@ def _netron() -> Finding:
 
     version = importlib.metadata.version("netron")
     return Finding("Netron", True, f"netron {version}", _CURE)
+
+
+def _other_tools() -> Finding:
+    states = [environment.survey(name) for name in lock.names()]
+    there = [tool for tool in states if tool.state != "absent"]
+    words = [
+        f"{tool.lock.name} {'' if tool.state == 'installed' else tool.state + ' '}"
+        f"({tool.bytes / 1e6:,.0f} MB)"
+        for tool in there
+    ]
+    cure = "Optional: `labutils tools list` says what each is for."
+    working = any(tool.state == "installed" for tool in there)
+    return Finding("Other tools", working, ", ".join(words) or "none is installed", cure)
 
 
 def _tool(name: str, use: str) -> Finding:

@@ -15,12 +15,12 @@ from ...errors import ConvertError, ModelFileError
 from ...onnxfile.edit import producers
 from ...onnxfile.file import OnnxFile
 from ...onnxfile.graph import module_of_name, module_path
+from ...processes.worker import plain
 from .options import Soc
 
 if TYPE_CHECKING:
     import onnx
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(
     r"Operator type: (\S+) Node name: (\S*) Node index: \d+[^\n]*\n\s*REASON : ([^\n]*)"
 )
@@ -75,11 +75,6 @@ def parse(error: str, log: str) -> dict[str, Any]:
     }
 
 
-# How ONNX Runtime, QNN and the C library say that memory ran out. QNN's own MEM_ALLOC is none of
-# these: the HTP compiler says so of graphs that it cannot compile.
-NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory", re.IGNORECASE)
-
-
 def precheck(file: OnnxFile | str | Path, chip: Soc | None = None) -> None:
     """Refuse what QNN would refuse with a worse text, or only on the chip.
 
@@ -126,11 +121,6 @@ def refuse_float(file: Path, chip: Soc) -> None:
             f"{file.name} is a float graph and {chip} has no float16 on its HTP. Quantize it to "
             "int8 (quantize.static), or choose a chip with HTP v69 or later, e.g. SM8550."
         )
-
-
-def plain(text: str) -> str:
-    """Return `text` without terminal colours."""
-    return _COLOUR.sub("", text)
 
 
 def _tidy(reason: str, op_type: str) -> str:

@@ -1,29 +1,23 @@
 """The child process that holds Qualcomm's native code: ``python -m labutils.runtime.qnn.worker``.
 
-Its standard input and output carry the protocol of `channel`; file descriptors 1 and 2 lead to a
-log file that the parent opened, so whatever the native libraries print cannot spoil an answer.
-A thread reads the input all the time: when the parent dies, the worker ends at once, even in the
-middle of a run. On Linux the kernel sees to it as well: a worker that is stopped reads nothing.
+`labutils.processes.child` is its end of the wire.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import os
-import queue
-import signal
 import sys
-import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ...onnxfile.session import options as session_options
-from . import channel, dlc_executor, refusal
+from ...processes import child
+from ...processes.worker import NO_MEMORY
+from . import dlc_executor, refusal
 
 PROVIDER = "QNNExecutionProvider"
 KEPT_SESSIONS = 4  # each holds a compiled network
@@ -35,69 +29,7 @@ Answer = tuple[dict[str, Any], Arrays]
 
 def main() -> None:
     """Serve the parent until it closes our standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _die_with_the_parent()
-    incoming, outgoing = _take_over_standard_streams()
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(incoming, requests), daemon=True).start()
-    server = Server()
-    while True:
-        message, arrays = requests.get()
-        answer, results = server.serve(message, arrays)
-        _empty_log()
-        channel.send(outgoing, answer, results)
-
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-def _die_with_the_parent() -> None:
-    if sys.platform != "linux" or len(sys.argv) < 2:
-        return  # started by hand, or no such service: closed input ends us, unless we are stopped
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):  # it died before we asked
-        os._exit(0)
-
-
-def _take_over_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    incoming = os.fdopen(os.dup(0), "rb")
-    outgoing = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return incoming, outgoing
-
-
-def _listen(incoming: BinaryIO, requests: queue.SimpleQueue) -> None:
-    try:
-        while True:
-            requests.put(channel.receive(incoming))
-    except (EOFError, OSError):
-        os._exit(0)  # the parent closed us, or died: nobody wants what is being computed
-
-
-def _empty_log() -> None:
-    sys.stderr.flush()
-    try:
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
-    except OSError:
-        pass  # started by hand: standard error is a terminal
-
-
-def _read_log() -> str:
-    sys.stderr.flush()
-    try:
-        if os.name == "posix":
-            ctypes.CDLL(None).fflush(None)  # what the native code printed lies in C's buffers
-        os.lseek(2, 0, os.SEEK_SET)
-        parts = []
-        while chunk := os.read(2, 1 << 20):
-            parts.append(chunk)
-    except OSError:
-        return ""
-    return b"".join(parts).decode(errors="replace")
+    child.serve(Server().serve, int(sys.argv[1]) if len(sys.argv) > 1 else None)
 
 
 class FileChangedError(Exception):
@@ -115,7 +47,7 @@ class Server:
         try:
             return getattr(self, "call_" + message["call"])(message, arrays)
         except refusal.Refused as error:
-            if refusal.NO_MEMORY.search(error.facts["error"]):
+            if NO_MEMORY.search(error.facts["error"]):
                 return {"no_memory": error.facts["error"]}, {}
             return {"refused": error.facts}, {}
         except MemoryError as error:
@@ -153,9 +85,9 @@ class Server:
     def call_listen(self, message: dict[str, Any], arrays: Arrays) -> Answer:
         """Make a session that says everything; answer what QNN did not take, though it was made."""
         _check_digest(message)
-        _empty_log()
+        child.empty_log()
         _, error = _attempt(message["model"], message["options"], message["config"], _VERBOSE)
-        return {"heard": refusal.parse(str(error or ""), _read_log())}, {}
+        return {"heard": refusal.parse(str(error or ""), child.read_log())}, {}
 
     def call_run(self, message: dict[str, Any], arrays: Arrays) -> Answer:
         """Run a session once, and make it first if this process does not have it."""
@@ -186,11 +118,11 @@ class Server:
 
 
 def _open_dlc(model: str, options: dict[str, str]) -> dlc_executor.Executor:
-    _empty_log()
+    child.empty_log()
     try:
         return dlc_executor.Executor(model, options)
     except refusal.Refused as error:  # the reasons are in the log, again
-        facts = refusal.parse(error.facts["error"], _read_log())
+        facts = refusal.parse(error.facts["error"], child.read_log())
         raise refusal.Refused(facts) from None
 
 
@@ -206,12 +138,12 @@ def make_session(model: str, options: dict[str, str], config: dict[str, str]) ->
     The reasons are only in the verbose log, which is long: the first attempt is quiet, and only
     a failed one is repeated.
     """
-    _empty_log()
+    child.empty_log()
     session, error = _attempt(model, options, config, _QUIET)
     if error:
         session, error = _attempt(model, options, config, _VERBOSE)
     if error:
-        raise refusal.Refused(refusal.parse(str(error), _read_log()))
+        raise refusal.Refused(refusal.parse(str(error), child.read_log()))
     session.disable_fallback()  # else run() retries on the CPU silently
     return session
 

@@ -1,0 +1,166 @@
+"""Calls of a tool's functions, in a child process with the interpreter of its environment.
+
+A program is a Python file whose public functions take plain values and arrays by name, and return
+a dict of both, or None. It may run in an environment without the lab's packages. A crash, a hang or
+an exception there is an error here, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import paths
+from ..errors import LabError, ToolError
+from ..processes import worker
+from . import environment, lock
+
+TIMEOUT = 3600.0  # seconds for one call: a conversion, a training
+
+# Only the modules of the lab are found so, never the packages beside them. With `-I`, neither the
+# current folder nor PYTHONPATH nor the user's own packages come in.
+_START = """
+import importlib.util, sys
+place, parent, program = sys.argv[1:]
+spec = importlib.util.spec_from_file_location(
+    "labutils", place + "/__init__.py", submodule_search_locations=[place])
+sys.modules["labutils"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from labutils.tools.program import main
+main(int(parent), program)
+"""
+
+
+class Tool(worker.Worker):
+    """A tool that can be called: one child process, started when first needed.
+
+    Parameters
+    ----------
+    name
+        Of an installed tool.
+    program
+        The Python file whose functions are called; None for `versions` alone.
+
+    Raises
+    ------
+    UnknownNameError, MissingToolError
+        There is no such tool, or it is not installed.
+    """
+
+    def __init__(self, name: str, program: Path | None = None) -> None:
+        super().__init__()
+        found = environment.survey(name)
+        self.lock, self.python, self.program = found.lock, found.python, program
+        self.title = f"tool {name}"
+        if found.folder is not None:
+            environment.share_lab(found.folder, found.lock)
+
+    def command(self) -> list[str]:
+        """Return what starts the process."""
+        start = [str(self.python), "-I", "-c", _START, str(paths.PACKAGE), str(os.getpid())]
+        return [*start, str(self.program or "")]
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of the process: programs of its packages come first on PATH."""
+        path = os.pathsep.join([str(self.python.parent), os.environ.get("PATH", "")])
+        return {**os.environ, "PATH": path}
+
+    def ask(self, function: str, timeout: float = TIMEOUT, **arguments: Any) -> dict[str, Any]:
+        """Call a function of the program, and return what it returned.
+
+        Parameters
+        ----------
+        function
+            Its name.
+        timeout
+            Seconds after which the process is stopped.
+        **arguments
+            Plain values, paths and arrays.
+
+        Raises
+        ------
+        ToolError
+            The function raised an exception; with its name and its words.
+        WorkerError
+            The process died, hung or ran out of memory.
+        """
+        arrays = {n: value for n, value in arguments.items() if isinstance(value, np.ndarray)}
+        plain = {n: _plain(value) for n, value in arguments.items() if n not in arrays}
+        answer, results = self.call({"call": function, "arguments": plain}, arrays, timeout)
+        if "error" in answer:
+            kind, reason = answer["error"]["kind"], answer["error"]["reason"]
+            message = f"{self.lock.name} failed in {function}: {kind}: {reason}"
+            raise ToolError(message, kind, reason)
+        return {**answer["values"], **results}
+
+    def versions(self) -> dict[str, str]:
+        """Import the tool's modules, and return the versions of its packages.
+
+        Raises
+        ------
+        ToolError, WorkerError
+            They cannot be imported.
+        """
+        packages = list(self.lock.versions)
+        return self.ask("versions", modules=list(self.lock.modules), packages=packages)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def opened(name: str, program: Path | None = None) -> Iterator[Tool]:
+    """Yield a tool that can be called; its process ends with the block.
+
+    Raises
+    ------
+    UnknownNameError, MissingToolError
+        There is no such tool, or it is not installed.
+    """
+    tool = Tool(name, program)
+    try:
+        yield tool
+    finally:
+        tool.close()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a tool's process starts and can import what the tool is for.
+
+    Attributes
+    ----------
+    name
+        The tool.
+    versions
+        Package -> version; empty when it failed.
+    problem
+        Why it failed; empty when it works.
+    """
+
+    name: str
+    versions: dict[str, str]
+    problem: str = ""
+
+
+def probe(name: str) -> Probe:
+    """Start a tool and import what it is for; whatever goes wrong is in the answer.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such tool.
+    """
+    lock.find(name)
+    try:
+        with opened(name) as tool:
+            return Probe(name, tool.versions())
+    except LabError as error:
+        return Probe(name, {}, str(error))

@@ -1,0 +1,411 @@
+"""Other vendors' tools in environments of their own: a tiny one is built, installed and called."""
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from labutils import paths, tools
+from labutils.errors import (
+    LabError,
+    MissingToolError,
+    TableError,
+    ToolError,
+    UnknownNameError,
+    UsageError,
+    WorkerError,
+)
+from labutils.machine import doctor
+from labutils.tools import calling, environment, lock, program
+
+HERE = "{}.{}".format(*sys.version_info[:2])
+LOCK = f"""format: 1
+title: a tool of nobody
+licence: MIT
+megabytes: 30
+python: ["{HERE}"]
+modules: [tinytool]
+packages: [tinytool==1.0]
+"""
+PROGRAM = """
+import os, sys, time
+import tinytool
+
+def doubled(x, times):
+    print("this must not reach the wire", flush=True)
+    return {"answer": tinytool.WORD, "sum": [v * times for v in x]}
+
+def refused():
+    raise tinytool.BackendError("ReduceMean version 18 is not implemented.")
+
+def leave():
+    sys.exit("no such operator")
+
+def die():
+    os.kill(os.getpid(), 11)
+
+def sleep():
+    time.sleep(60)
+
+def seen():
+    return {"path": sys.path, "labutils": "labutils" in sys.modules}
+"""
+
+
+def wheel(folder, version="1.0", code="WORD = 'hello'\nclass BackendError(Exception): pass\n"):
+    """Build the wheel of the tiny tool."""
+    info = f"tinytool-{version}.dist-info"
+    files = {
+        "tinytool.py": code,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tinytool\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"tinytool-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(name, text)
+    return file
+
+
+@contextlib.contextmanager
+def own_place(folder, text=LOCK):
+    """Have locks, cache and wheels in a folder of this test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "FOLDER", paths.folder(folder / "locks"))
+        patch.setenv("LABUTILS_CACHE", str(folder / "cache"))
+        patch.setenv("PIP_NO_INDEX", "1")
+        patch.setenv("PIP_FIND_LINKS", str(folder / "wheels"))
+        (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
+        yield folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    with own_place(tmp_path) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory):
+    """The tiny tool, installed once for this file."""
+    folder = tmp_path_factory.mktemp("tools")
+    wheel(folder / "wheels")
+    with own_place(folder):
+        said = []
+        made = environment.install("tiny", echo=said.append)
+        assert made.state == "installed" and said
+    return folder
+
+
+@pytest.fixture
+def installed(installation):
+    with own_place(installation) as folder:
+        yield folder
+
+
+@pytest.fixture
+def tool(installed, tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    with calling.opened("tiny", tmp_path / "program.py") as opened:
+        yield opened
+
+
+# --- locks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", lock.names())
+def test_a_committed_lock_says_all_that_an_installation_needs(name):
+    found = lock.find(name)
+    text = (lock.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    assert "://" not in text and found.name == name and found.licence
+    assert len(set(found.requirements)) == len(found.requirements)
+    assert bool(found.accepted_by) == ("Apache" not in found.licence and "BSD" not in found.licence)
+    shared = of_the_lab()
+    if found.on_lab:  # what the lab has in the same version comes from there
+        assert not {word.lower() for word in found.requirements} & shared
+
+
+def of_the_lab():
+    """What an installation of the lab without extras has, as ``name==version``."""
+    waiting, found = ["mobilenetv3-edge-lab"], {}
+    while waiting:
+        name = re.sub(r"[_.]", "-", waiting.pop().lower())
+        if name in found:
+            continue
+        there = metadata.distribution(name)
+        found[name] = there.version
+        for words in there.requires or ():
+            needed = Requirement(words)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                waiting.append(needed.name)
+    return {f"{name}=={version}" for name, version in found.items()}
+
+
+@pytest.mark.parametrize(
+    "change, line, words",
+    [
+        (("tinytool==1.0", "tinytool>=1.0"), 7, "exact version"),
+        (("tinytool==1.0", "--index-url=x"), 7, "exact version"),
+        (('"3.', '"v3.'), 5, "a version of Python"),
+        (("megabytes: 30", "megabytes: 30\nlicense: MIT"), 5, "unknown key; did you mean licence"),
+        (("megabytes: 30", "megabytes: 0"), 4, "is below 1"),
+        (("format: 1", "name: x"), 1, "unknown key"),
+        (("format: 1", "format: 9"), 1, "newer version"),
+    ],
+)
+def test_a_mistake_in_a_lock_is_named_with_its_line(place, change, line, words):
+    (lock.FOLDER / "tiny.yaml").write_text(LOCK.replace(*change), encoding="utf-8")
+    with pytest.raises(TableError, match=rf"tiny\.yaml, line {line}: .*{words}"):
+        lock.find("tiny")
+
+
+def test_the_digest_of_a_lock_changes_with_what_is_installed_only(place):
+    before = lock.find("tiny").digest
+    for change, same in (
+        (("a tool of nobody", "another title"), True),
+        (("tinytool==1.0", "tinytool==1.1"), False),
+        (("modules:", "on_lab: true\nmodules:"), False),
+        (("packages:", "dependencies: [a==1]\npackages:"), False),
+    ):
+        (lock.FOLDER / "tiny.yaml").write_text(LOCK.replace(*change), encoding="utf-8")
+        assert (lock.find("tiny").digest == before) == same
+
+
+# --- before anything is installed -------------------------------------------------------------
+
+
+def test_a_proprietary_tool_is_never_installed_unasked(lab, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("something was started"))
+    assert lock.find("rknn").accepted_by
+    code, _, said = lab("tools", "install", "rknn")
+    assert code == 2 and "proprietary" in said and "--accept-licence" in said
+    assert not environment.place().exists()
+
+
+def test_a_tool_for_another_python_says_which(place, monkeypatch):
+    monkeypatch.setenv("PATH", str(place))
+    other = LOCK.replace(f'"{HERE}"', '"3.2"')
+    (lock.FOLDER / "tiny.yaml").write_text(other, encoding="utf-8")
+    with pytest.raises(MissingToolError, match=r"python3\.2 is on PATH"):
+        environment.install("tiny")
+    shared = other.replace("modules:", "on_lab: true\nmodules:")
+    (lock.FOLDER / "tiny.yaml").write_text(shared, encoding="utf-8")
+    with pytest.raises(MissingToolError, match=r"install the lab with Python 3\.2"):
+        environment.install("tiny")
+
+
+def test_a_tool_that_is_not_installed_names_the_command(place):
+    with pytest.raises(MissingToolError, match=r"`labutils tools install tiny` .30 MB"):
+        calling.Tool("tiny")
+    with pytest.raises(UnknownNameError, match="tiny"):
+        environment.survey("tyni")
+    assert "not installed" in calling.probe("tiny").problem
+    assert environment.remove("tiny") == 0
+
+
+def test_modules_for_other_pythons_are_written_for_them():
+    files = [Path(tools.__file__), Path(program.__file__), paths.PACKAGE / "__init__.py"]
+    files += [
+        paths.PACKAGE / "processes" / f"{name}.py" for name in ("__init__", "child", "channel")
+    ]
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 10))
+        tops = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {
+            alias.name.partition(".")[0] if isinstance(node, ast.Import) else node.module or ""
+            for node in tops if not getattr(node, "level", 0) for alias in node.names
+        }  # fmt: skip
+        foreign = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+        assert not foreign, f"{file} imports {foreign}"
+
+
+# --- installing -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_an_installed_tool_is_installed_once(installed, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("installed again"))
+    found = environment.install("tiny")
+    assert found.state == "installed" and found.bytes > 1e6
+    assert len(environment._folders("tiny")) == 1
+    assert "tiny" in doctor._other_tools().found and doctor._other_tools().present
+
+
+@pytest.mark.slow
+def test_what_cannot_be_installed_leaves_nothing(installed):
+    """Neither a missing package nor one that cannot be imported; a working one stays."""
+    before = environment.survey("tiny").folder
+    for version, code, words in (
+        ("2.0", None, r"tinytool==2\.0"),
+        ("3.0", "import not_there_at_all\n", "not_there_at_all"),
+    ):
+        if code:
+            wheel(installed / "wheels", version, code)
+        text = LOCK.replace("tinytool==1.0", f"tinytool=={version}")
+        (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
+        assert environment.survey("tiny").state == "outdated"
+        with pytest.raises(MissingToolError, match="another lock file"):
+            calling.Tool("tiny")
+        with pytest.raises(LabError, match=words):
+            environment.install("tiny")
+        assert [before] == environment._folders("tiny")
+    (lock.FOLDER / "tiny.yaml").write_text(LOCK, encoding="utf-8")
+    assert environment.survey("tiny").state == "installed"
+
+
+START = """
+import sys
+from pathlib import Path
+from labutils.tools import environment, lock
+lock.FOLDER = Path(sys.argv[1])
+environment.install("tiny")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_installation_that_is_killed_is_no_installation(place, lab, number):
+    with socket.create_server(("127.0.0.1", 0)) as index:  # takes the call and says nothing
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+        own["PIP_INDEX_URL"] = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        running = subprocess.Popen(
+            [sys.executable, "-c", START, str(lock.FOLDER)], env=own, cwd=paths.ROOT,
+            start_new_session=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        index.settimeout(120)
+        caller, _ = index.accept()  # pip is at work
+        assert environment.survey("tiny").state == "interrupted"
+        with contextlib.closing(caller):
+            os.kill(running.pid, number)
+            running.wait(60)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # pip, which SIGKILL left alone
+    state = environment.survey("tiny").state
+    assert state == ("absent" if number == signal.SIGINT else "interrupted")
+    with pytest.raises(MissingToolError, match="tools install tiny"):
+        calling.Tool("tiny")
+    finding = doctor._other_tools()
+    assert not finding.present
+    if state == "interrupted":
+        assert "tiny interrupted" in finding.found
+        code, out, _ = lab("tools", "list")
+        assert code == 0 and "interrupted" in out
+        assert environment.remove("tiny") > 0
+    assert not environment._folders("tiny")
+
+
+@pytest.mark.slow
+def test_a_damaged_environment_is_not_taken_for_a_working_one(installed, monkeypatch):
+    monkeypatch.setattr(environment, "_interpreter", lambda folder: folder / "gone")
+    assert environment.survey("tiny").state == "damaged"
+    assert "damaged" in calling.probe("tiny").problem
+
+
+@pytest.mark.parametrize(
+    "record", ["", "[]", "{}", '{"folder": "../..", "lock": "x"}', '{"folder": 3, "lock": 4}']
+)
+def test_a_record_that_is_not_one_of_ours_counts_for_nothing(place, record):
+    paths.folder(environment.place())
+    (environment.place() / "tiny.json").write_text(record, encoding="utf-8")
+    assert environment.survey("tiny").state == "absent"
+
+
+# --- calling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_functions_of_a_program_are_called(tool):
+    assert tool.ask("doubled", x=[1, 2.5], times=2) == {"answer": "hello", "sum": [2, 5.0]}
+    assert tool.versions() == {"tinytool": "1.0"}
+
+
+@pytest.mark.slow
+def test_an_environment_sees_none_of_the_labs_packages_unless_it_shares_them(tool):
+    found = tool.ask("seen")
+    assert found["labutils"]
+    ours = Path(np.__file__).parents[1]
+    assert str(ours) not in found["path"]
+    with pytest.raises(WorkerError, match="No module named 'numpy'"):  # no array without it
+        tool.ask("doubled", x=np.zeros(2), times=1)
+
+
+@pytest.mark.slow
+def test_what_a_tool_raises_is_told_in_its_words(tool):
+    with pytest.raises(
+        ToolError, match=r"tiny failed in refused: BackendError: ReduceMean"
+    ) as told:
+        tool.ask("refused")
+    assert told.value.kind == "BackendError"
+    assert told.value.reason == "ReduceMean version 18 is not implemented."
+    with pytest.raises(ToolError, match="SystemExit: no such operator"):
+        tool.ask("leave")
+    with pytest.raises(ToolError, match=r"AttributeError.*'nothing'"):
+        tool.ask("nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_crash_and_a_hang_are_errors_and_nothing_else(tool):
+    with pytest.raises(WorkerError, match=r"The tool tiny died \(signal SIGSEGV\) in die"):
+        tool.ask("die")
+    with pytest.raises(WorkerError, match=r"gave no answer to sleep within 0\.2 s"):
+        tool.ask("sleep", timeout=0.2)
+    assert tool.ask("doubled", x=[], times=1)["answer"] == "hello"
+
+
+def test_arrays_travel_as_they_are(tmp_path):
+    """The child's side of a call, without a process."""
+    file = tmp_path / "p.py"
+    file.write_text("def same(x, n):\n    return {'x': x[:n], 'n': n, 'none': None}\n")
+    image = np.arange(6, dtype=np.float32).reshape(3, 2)
+    message = {"call": "same", "arguments": {"n": 2}}
+    told, arrays = program.Program(str(file)).answer(message, {"x": image})
+    assert told == {"values": {"n": 2, "none": None}}
+    assert arrays["x"].tobytes() == image[:2].tobytes()
+
+
+# --- the command line -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_lists_probes_and_removes(lab, installation, tmp_path):
+    shutil.copytree(installation, tmp_path / "copy", symlinks=True)
+    with own_place(tmp_path / "copy"):
+        code, out, _ = lab("tools", "list", "--json")
+        (found,) = json.loads(out)["tools"]
+        assert code == 0 and found["state"] == "installed" and found["bytes"] > 1e6
+        assert lab("tools", "list")[1].startswith("tiny  installed")
+        assert lab("tools", "probe")[:2] == (0, "tiny: works: tinytool 1.0\n")
+        code, out, _ = lab("tools", "install", "tiny")
+        assert code == 0 and "installed already" in out
+        code, out, _ = lab("tools", "remove", "tiny")
+        assert code == 0 and "was removed" in out
+        assert not list(environment.place().iterdir())
+        assert "was not installed" in lab("tools", "remove", "tiny")[1]
+        assert "No tool is installed" in lab("tools", "probe")[1]
+        assert lab("tools", "probe", "tiny")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("install",), ("remove", "a", "b"), ("list", "x"), ("probe", "--accept-licence")],
+)
+def test_calls_of_the_command_that_cannot_be_meant(lab, words):
+    assert lab("tools", *words)[0] == UsageError.exit_code

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError, UsageError
+from . import training_options
 from .options import NAME_HELP, command, data_argument, emit, progress_bar, say
-from .training import _BATCH, _SIDE, SETS, _image_set, _loaded, _smaller_batch
+from .training import SETS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 _STEPS = 300
+_SIDE = 96  # pixels
 _RATED_ON = 256  # images for a scan, a budget, and the criterion taylor
 
 
@@ -68,8 +70,8 @@ def _prune(chosen: argparse.Namespace) -> int:
     from .. import prune
 
     _refuse_early(chosen)
-    model, module = _loaded(chosen)
-    source = _image_set(chosen, model)
+    model, module = training_options.load_network(chosen)
+    source = training_options.learned_pictures(chosen, model)
     options = {"criterion": chosen.criterion, "exclude": chosen.exclude}
     rated: Any = ()
     if chosen.criterion == "taylor" or chosen.sensitivity or chosen.budget:
@@ -182,10 +184,11 @@ def _written(
     validation = data.load("val", data.validation_images(source), train.EVALUATION_SIZE, source)
     tuned = None
     if chosen.steps:
+        asked = train.FineTuningConfig(chosen.steps, size=chosen.size, images=chosen.images)
+        config = training_options.fitted_config(chosen, asked, source, train.Ranks())
         tuned = prune.recover_(
-            student, plan, teacher=module, schedule=chosen.schedule, steps=chosen.steps,
-            size=chosen.size, images=chosen.images, image_set=source, progress=progress_bar,
-            **_smaller_batch(source, _BATCH),
+            student, plan, teacher=module, schedule=chosen.schedule, image_set=source,
+            progress=progress_bar, config=config,
         )  # fmt: skip
         say(chosen, tuned)
     else:

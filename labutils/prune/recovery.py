@@ -28,6 +28,7 @@ def recover_(
     teacher: nn.Module | None = None,
     schedule: str = "cubic",
     end: float = 0.5,
+    config: train.FineTuningConfig | None = None,
     **settings: Any,
 ) -> train.FineTuning:
     """Train a network while it is masked by a plan, in place; return what was done.
@@ -46,7 +47,7 @@ def recover_(
     schedule, end
         How the masks come into force, and after which share of the run they are complete; see
         `Schedule`.
-    **settings
+    config, **settings
         Passed on to `train.fine_tune`: ``steps=``, ``size=``, ``image_set=``, ...
 
     Raises
@@ -57,11 +58,10 @@ def recover_(
     if "on_step" in settings:
         raise UsageError("recover_ uses on_step for the schedule: call train.fine_tune yourself.")
     masks = Schedule(model, plan, schedule, end=end)
-    done = train.fine_tune(model, teacher=teacher, on_step=masks, **settings)
+    done = train.fine_tune(model, config=config, teacher=teacher, on_step=masks, **settings)
     masks(done.steps, done.steps, model)  # a run that the clock ended may have expected more
-    size = max(settings.get("size", 96), 32)
-    image_set = settings.get("image_set", data.THINGS16)
-    images = data.load("train", min(_CALIBRATION, settings.get("images", 8000)), size, image_set)
+    size, n = max(done.settings["size"], 32), min(_CALIBRATION, done.settings["images"])
+    images = data.load("train", n, size, settings.get("image_set", data.THINGS16))
     reestimate_(model, [x for x, _ in images.batches(_BATCH, data.Preprocessing(size))])
     return done
 

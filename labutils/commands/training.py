@@ -230,14 +230,11 @@ def _for_recipe(chosen: argparse.Namespace) -> int:
     from ..images import data
     from ..pipeline import steps
     from ..quantize import ptq
+    from ..quantize import recipe as recipes
 
-    recipe = quantize.load_recipe(chosen.recipe)
-    if recipe.qat is None:
-        known = ", ".join(name for name, preset in quantize.PRESETS.items() if preset.qat)
-        raise UsageError(
-            f"Recipe {recipe.name} is not for training: it has no `qat` part. Presets for "
-            f"training: {known}."
-        )
+    recipe, preset = recipes.for_training(quantize.load_recipe(chosen.recipe))
+    if preset:
+        say(chosen, f"recipe {recipe.name} has no `qat` part: trained with that of {preset}")
     model, module = _loaded(chosen)
     prepared = model.known_preprocessing()
     image_set = _image_set(chosen, model)

@@ -94,9 +94,9 @@ def test_training_moves_every_part_and_brings_four_bits_nearer(network, tmp_path
         wanted = network(images)
         before = metrics.sqnr_db(wanted.numpy(), model(images).numpy())
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-4)
     model.train()
-    for _ in range(20):
+    for _ in range(30):
         loss = (model(images) - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()

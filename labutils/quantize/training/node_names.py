@@ -52,9 +52,10 @@ _ONE: dict[str, tuple[Any, ...]] = {
     "Transpose": (torch.permute, torch.transpose, "permute", "transpose"),
     "Squeeze": (torch.squeeze, "squeeze"),
     "Unsqueeze": (torch.unsqueeze, "unsqueeze"),
-    "Split": (torch.chunk, torch.split, "chunk", "split"),
+    "Split": (torch.split, "split"),
     "Expand": ("expand",),
 }  # fmt: skip
+_CHUNKS = (torch.chunk, "chunk")
 _OPERATOR = {called: op for op, calls in _ONE.items() for called in calls}
 
 
@@ -92,6 +93,7 @@ def node_names(graph: fx.GraphModule) -> dict[fx.Node, NodeName]:
     scopes: dict[str, str] = {}  # a call of a module -> its scope
     calls: Counter[str] = Counter()
     operators: Counter[str] = Counter()
+    parts: dict[fx.Node, list[str]] = {}  # of what one call writes as several slices
     found = {}
     for node in graph.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -101,7 +103,12 @@ def node_names(graph: fx.GraphModule) -> dict[fx.Node, NodeName]:
             scope = scope_of(path)
             scopes[key] = _numbered(scope, calls)
         scope = scopes.get(key, scope_of(path))
+        if node.target is operator.getitem and node.args[0] in parts:
+            found[node] = NodeName(parts[node.args[0]][node.args[1]], "Slice")
+            continue
         names = [_numbered(f"{scope}/{op}", operators) for op in written]
+        if node.target in _CHUNKS:
+            parts[node] = [n for n, op in zip(names, written, strict=True) if op == "Slice"]
         found[node] = NodeName(names[-1] if names else f"{scope}/", op_type)
     return found
 
@@ -149,8 +156,11 @@ def _written(node: fx.Node, module: nn.Module | None) -> tuple[tuple[str, ...], 
     if called is operator.getitem:
         return _of_index(node)
     op = _OPERATOR.get(called, "")
+    if called in _CHUNKS:
+        count = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
+        return ("Shape", "Gather", "Add", "Div", *("Mul", "Slice") * count), ""
     if op == "Flatten" and _first_dimension(node, module) != 1:
-        op = "Reshape"
+        return ("Shape", "Slice", "Concat", "Reshape"), "Reshape"
     return ((op,) if op else ()), op
 
 

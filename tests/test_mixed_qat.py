@@ -23,6 +23,7 @@ from labutils.quantize.recipe import PRESETS, Override, Recipe
 from labutils.quantize.training import graph as qat_graph
 from labutils.quantize.training import lowering, node_names, qat
 
+SHIPPED = 128  # px
 MAKE = {"crossing": crossing, "vit": vision_transformer}
 
 
@@ -188,19 +189,18 @@ def test_a_searched_recipe_is_trained_by_one_command(lab, tmp_path):
 
 @pytest.mark.htp
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.3])
-def test_the_htp_runs_a_trained_mixed_network_whole(share, tmp_path):
-    model = zoo.load("mobilenet_v3_small", "things16", size=64)
-    pictures = model.preprocessing(data.calibration(32, 64).images)
+def test_the_htp_runs_a_trained_mixed_network_whole(tmp_path):
+    model = zoo.load("mobilenet_v3_small", "things16", size=SHIPPED)
+    pictures = model.preprocessing(data.calibration(64, SHIPPED).images)
     source = tmp_path / "float.onnx"
-    export.to_onnx(model, source, size=64)
+    export.to_onnx(model, source, size=SHIPPED)
     macs = prepared(OnnxFile(source)).graph.node
     wide = [node.name for node in macs if "/features.1" in node.name or "/features.9" in node.name]
     recipe = mixed_recipe(PRESETS["int8"], wide, (), "blocks 1 and 9 to 12")
-    student = qat.prepare(model.module, recipe, size=64)
+    student = qat.prepare(model.module, recipe, size=SHIPPED)
     qat.calibrate_(student, pictures)
-    qat.to_qdq(student, tmp_path / "q.onnx", size=64, images=pictures[:8])
-    shown = model.preprocessing(data.load("val", 16, 64).images)
+    qat.to_qdq(student, tmp_path / "q.onnx", size=SHIPPED, images=pictures[:8])
+    shown = model.preprocessing(data.load("val", 12, SHIPPED).images)
     with runtime.connect(model.module) as original:
         gate = dlc.Gate(original, shown)
         made = dlc.convert(

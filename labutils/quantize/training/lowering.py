@@ -152,7 +152,7 @@ def _write_out_norm_(graph: fx.GraphModule, node: fx.Node) -> None:
     """Give a normalization that is called with two parameters the module that holds them."""
     names = ("input", "normalized_shape", "weight", "bias", "eps")
     given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
-    parts = [given.get("weight"), given.get("bias")]
+    parts: list[Any] = [given.get("weight"), given.get("bias")]
     if not all(isinstance(part, fx.Node) and part.op == "get_attr" for part in parts):
         return
     owners = {str(part.target).rpartition(".")[0] for part in parts if isinstance(part, fx.Node)}

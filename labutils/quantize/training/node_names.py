@@ -157,7 +157,7 @@ def _written(node: fx.Node, module: nn.Module | None) -> tuple[tuple[str, ...], 
         return _of_index(node)
     op = _OPERATOR.get(called, "")
     if called in _CHUNKS:
-        count = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
+        count: Any = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
         return ("Shape", "Gather", "Add", "Div", *("Mul", "Slice") * count), ""
     if op == "Flatten" and _first_dimension(node, module) != 1:
         return ("Shape", "Slice", "Concat", "Reshape"), "Reshape"

@@ -84,7 +84,6 @@ def test_qat_by_either_route_writes_a_file_that_passed_the_gate(route, lab, tmp_
         (("-o", "x.safetensors", "--rename", "a=b"), "--from"),
         (("-o", "x.safetensors", "--route", "pt2e"), "--recipe"),
         (("-o", "x.safetensors", "--steps", "0"), "--steps must be at least 1"),
-        (("-o", "x.onnx", "--recipe", "int8"), "not for training"),
         (("-o", "x.onnx", "--recipe", "int8_qat", "--from", "a.pth"), "in float first"),
         (("-o", "x.safetensors", "--from", "a.pth", "--rename", "a"), "OLD=NEW"),
     ],

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
-from labutils.quantize import equalize, insertion, mixed, rounding_noise
+from labutils.quantize import equalize, insertion, mixed, rounding_noise, weight_scales
 from labutils.quantize import ranges as quantize_ranges
 from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Weights
@@ -110,7 +110,7 @@ def test_every_output_channel_has_a_scale_of_its_own(op, attributes, shape, axis
     made = node(op, "x w", "y", **attributes)
     sizes = 10.0 ** np.arange(4)
     array = normal(*shape) * sizes.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    scale, zero = insertion.weight_scales(quantize.Recipe(), made, array, 8)
+    scale, zero = weight_scales.weight_scales(quantize.Recipe(), made, array, 8)
     largest = np.abs(np.moveaxis(array, axis, 0)).reshape(4, -1).max(axis=1)
     assert scale.shape == tuple(4 if i == axis else 1 for i in range(len(shape)))
     assert 127 * scale.ravel() == pytest.approx(largest)
@@ -129,7 +129,7 @@ def test_weights_below_eight_bits_take_the_range_that_errs_least(seed, bits, out
         return ((values - kept) ** 2).sum()
 
     made = node("Conv", "x w", "y")
-    scale, _ = insertion.weight_scales(
+    scale, _ = weight_scales.weight_scales(
         quantize.Recipe(weights=Weights(bits=4, per_channel=False)), made, values, bits
     )
     chosen = most * float(scale.ravel()[0])
@@ -142,7 +142,7 @@ def test_weights_below_eight_bits_take_the_range_that_errs_least(seed, bits, out
 def test_asymmetric_weights_reach_from_the_least_to_the_greatest(seed):
     values = normal(256, seed=seed) + 2
     recipe = quantize.Recipe(weights=Weights(symmetric=False, per_channel=False))
-    scale, zero = insertion.weight_scales(recipe, node("Conv", "x w", "y"), values, 8)
+    scale, zero = weight_scales.weight_scales(recipe, node("Conv", "x w", "y"), values, 8)
     low, high = min(values.min(), 0), max(values.max(), 0)
     assert float(scale.ravel()[0]) == pytest.approx((high - low) / 255, rel=1e-5)
     codes = np.clip(np.round(values / scale) + zero, -128, 127)
@@ -170,7 +170,7 @@ def test_asymmetric_power_of_two_weights_keep_their_zero(seed):
     """The least code stands for the least value, to half a step, and 0 has a code of its own."""
     values = normal(256, seed=seed).astype(np.float64) + 1.5
     settings = Weights(symmetric=False, per_channel=False, power_of_two=True)
-    found = insertion.weight_scales(
+    found = weight_scales.weight_scales(
         quantize.Recipe(weights=settings), node("Conv", "x w", "y"), values, 8
     )
     scale, zero = (float(array.ravel()[0]) for array in found)
@@ -185,7 +185,7 @@ def test_noise_of_weights_is_that_of_the_very_codes():
     model, images = model_of(nodes, {"w": weight}), normal(4, 3, 6, 6, seed=1)
     recipe = quantize.Recipe(weights=Weights(bits=4))
     meter = rounding_noise.Meter(model, recipe, quantize.measure_ranges(model, images), images)
-    scale, _ = insertion.weight_scales(recipe, model.graph.node[0], weight, 4)
+    scale, _ = weight_scales.weight_scales(recipe, model.graph.node[0], weight, 4)
     codes = np.round(weight / scale)
     assert codes.max() > 7  # some are clipped
     rounded = model_of(nodes, {"w": np.clip(codes, -8, 7) * scale})

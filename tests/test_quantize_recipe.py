@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 import typing
 import warnings
 
@@ -51,6 +52,12 @@ def literals(kind):
         return st.builds(kind, **{n: literals(h) for n, h in hints.items()})
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):  # with None
+        return st.none() | literals(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is tuple:
+        return st.tuples(st.floats(-99, 0), st.floats(0.25, 99))  # a range
+    if kind is float:
+        return st.floats(0.25, 99)
     return {bool: st.booleans(), str: NAMES}[kind]
 
 
@@ -212,7 +219,7 @@ def test_every_preset_of_ti_is_taken_and_what_it_loses_is_said():
         assert found.recipe.weights.power_of_two == ("P2" in name)
     four = quantize.imported("WC4M4_AT8")
     assert four.recipe.weights.bits == 4
-    assert [key for key, _ in four.unmapped] == ["M4"]
+    assert (four.unmapped, four.recipe.weights.limit) == ((), 4.0)
     assert "NOT MAPPED +WC4_AT8" in str(quantize.imported("WC8_AT8+WC4_AT8"))
     assert len(quantize.imported("WC32_AT32").unmapped) == 2
     with pytest.raises(UnknownNameError, match=r"Did you mean WC8_AT8"):

@@ -41,8 +41,8 @@ class Task:
         Where it rounds; how it is trained.
     source
         What it learns.
-    inputs
-        Calibration inputs, (n, 3, size, size) float32.
+    pictures
+        What it is calibrated on.
     """
 
     model: zoo.Model
@@ -50,12 +50,17 @@ class Task:
     recipe: Recipe
     config: FineTuningConfig
     source: data.ImageSource
-    inputs: np.ndarray
+    pictures: data.ImageSet
 
     @property
     def preprocessing(self) -> data.Preprocessing:
         """How an image becomes an input."""
         return self.model.known_preprocessing()
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The calibration images as inputs, (n, 3, size, size) float32."""
+        return self.preprocessing(self.pictures.images)
 
     @property
     def size(self) -> int:
@@ -85,15 +90,13 @@ def _task(chosen: argparse.Namespace) -> Task:
     """Return what the options ask for, refusing what contradicts itself before any work."""
     from .. import quantize
     from ..images import data
+    from ..quantize import recipe as recipes
     from ..quantize.training import qat
 
-    recipe = quantize.load_recipe(chosen.recipe)
-    if recipe.qat is None:
-        known = ", ".join(name for name, preset in quantize.PRESETS.items() if preset.qat)
-        raise UsageError(
-            f"Recipe {recipe.name} is not for training: it has no `qat` part. Presets for "
-            f"training: {known}."
-        )
+    recipe, preset = recipes.for_training(quantize.load_recipe(chosen.recipe))
+    if preset:
+        line = f"recipe {recipe.name} has no `qat` part: trained with that of {preset}"
+        training_options.tell(chosen, line)
     model, module = training_options.load_network(chosen)
     prepared = model.known_preprocessing()
     base, side = qat.training_config(recipe), max(data.sides(prepared.size))
@@ -107,7 +110,7 @@ def _task(chosen: argparse.Namespace) -> Task:
     source = training_options.learned_pictures(chosen, model)
     pictures = data.calibration(_CALIBRATION, prepared.size, source)
     training_options.draw_once(source, config)
-    return Task(model, module, recipe, config, source, prepared(pictures.images))
+    return Task(model, module, recipe, config, source, pictures)
 
 
 def _trained(chosen: argparse.Namespace, task: Task, ranks: Ranks, state: Resumable | None) -> Any:
@@ -127,7 +130,7 @@ def _trained(chosen: argparse.Namespace, task: Task, ranks: Ranks, state: Resuma
 
 def _write(chosen: argparse.Namespace, task: Task, student: Any, state: Resumable | None) -> None:
     """Write the file, judge it, and give it and its description their names."""
-    from .. import paths
+    from .. import paths, provenance
     from ..pipeline import steps
     from ..quantize import ptq
     from ..train import config
@@ -136,7 +139,8 @@ def _write(chosen: argparse.Namespace, task: Task, student: Any, state: Resumabl
         draft = folder / chosen.output.name
         say(chosen, _exported(task, student, draft, state))
         found = _judged(chosen, task, draft)
-        facts = ptq.quantization_facts(task.recipe, len(task.inputs))
+        facts = ptq.quantization_facts(task.recipe, len(task.pictures))
+        facts |= provenance.calibrated_on(task.pictures)
         trained = config.stored(task.config)
         steps.write_manifest(
             draft, task.model, route=chosen.route, training=trained, **found, **facts

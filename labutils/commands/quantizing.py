@@ -72,6 +72,8 @@ def _quantize_parser(commands: Any) -> None:
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
     parser.add_argument("--repair-for", metavar="TARGET", help="first replace what it refuses")
     parser.add_argument("--tidl-hints", action="store_true", help="write import options for TIDL")
+    whole = "also write this .onnx with operators on integers (QLinearConv, ...), run beside -o"
+    parser.add_argument("--integer", type=Path, metavar="FILE", help=whole)
     why = parser.add_argument_group("why")
     why.add_argument("--explain", action="store_true", help="say which layers cost most, and why")
     why.add_argument("--layers", type=int, default=5, help="how many layers to explain (5)")
@@ -87,6 +89,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
 
     if chosen.output is None and not chosen.explain:
         raise UsageError("Pass -o FILE.onnx, or --explain.")
+    if chosen.integer and (chosen.output is None or chosen.integer == chosen.output):
+        raise UsageError("--integer writes a second file: pass -o FILE.onnx for the QDQ file, too.")
     if chosen.backend not in ("ort", "htp"):
         raise UnknownNameError("backend", chosen.backend, ("ort", "htp"))
     if chosen.explain and chosen.layers < 1:
@@ -105,6 +109,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
             "Pass --calibration FILE.npz and --inputs FILE.npz: normalised NCHW float32 of your "
             "own.",
         )
+    if chosen.integer:
+        zoo.refuse_output(chosen.integer, model, ".onnx")
     say(chosen, titled(model))
     say(chosen, f"input: {preprocessing}")
     model = dataclasses.replace(model, preprocessing=preprocessing)
@@ -122,6 +128,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
     )
     if chosen.tidl_hints and made.file:
         made = pipeline.add_tidl_hints(made)
+    if chosen.integer:
+        made = pipeline.add_integer(made, model, chosen.integer, compared)
     emit(chosen, made)
     return 0 if made.ok else 1
 

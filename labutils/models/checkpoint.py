@@ -233,7 +233,7 @@ def load_partly_(
     UsageError
         A regular expression is faulty, or changes no name.
     """
-    wanted, origin = module.state_dict(), _renamed(state, renames or {})
+    wanted, origin = module.state_dict(), renamed(state, renames or {})
     shapes = {
         name: (tuple(state[there].shape), tuple(wanted[name].shape))
         for name, there in origin.items()
@@ -246,7 +246,9 @@ def load_partly_(
             f"Nothing in {source} fits {type(module).__name__}: it has {there}, ..., and the model "
             f"wants {here}, .... Give renames={{pattern: replacement}}."
         )
-    module.load_state_dict({name: state[origin[name]] for name in fitting}, strict=False)
+    # into a whole state dict: it has what modules note beside their tensors, such as a version
+    wanted.update({name: state[origin[name]] for name in fitting})
+    module.load_state_dict(wanted)
     return LoadReport(
         source,
         tuple(fitting),
@@ -257,7 +259,7 @@ def load_partly_(
     )
 
 
-def _renamed(state: Mapping[str, torch.Tensor], renames: Mapping[str, str]) -> dict[str, str]:
+def renamed(state: Mapping[str, torch.Tensor], renames: Mapping[str, str]) -> dict[str, str]:
     """Return new name -> name in `state`."""
     names = {name: name for name in state}
     for pattern, replacement in renames.items():

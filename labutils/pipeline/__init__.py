@@ -16,7 +16,7 @@ from .planning import (
     replay,
     suggest,
 )
-from .quantization import Quantized, add_tidl_hints, quantize_model
+from .quantization import Quantized, add_integer, add_tidl_hints, quantize_model
 from .settings import Comparison, Explanation, Listener, Preparation, Search
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Quantized",
     "Repair",
     "Search",
+    "add_integer",
     "add_tidl_hints",
     "apply",
     "convert_model",

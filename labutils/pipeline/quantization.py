@@ -44,6 +44,8 @@ class Quantized:
         The costliest layers, and why; None when that was not asked.
     written
         Every file that was written, the QDQ file first.
+    integer
+        The second export, with operators on integers; None when it was not asked for.
     """
 
     file: Path | None
@@ -53,6 +55,7 @@ class Quantized:
     ladder: compare.Ladder | None
     costs: compare.SensitivityReport | None
     written: tuple[Path, ...]
+    integer: quantize.IntegerReport | None = None
 
     @property
     def ok(self) -> bool:
@@ -79,7 +82,10 @@ class Quantized:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for ``--json``."""
-        parts = {"search": self.search, "ladder": self.ladder, "costs": self.costs}
+        parts = {
+            "search": self.search, "ladder": self.ladder, "costs": self.costs,
+            "integer": self.integer,
+        }  # fmt: skip
         return {
             "ok": self.ok, "file": str(self.file) if self.file else None,
             "written": [str(path) for path in self.written],
@@ -88,8 +94,8 @@ class Quantized:
         }  # fmt: skip
 
     def _sections(self) -> list[Any]:
-        return [part for part in (self.search, self.report, self.ladder, self.gate, self.costs)
-                if part is not None]  # fmt: skip
+        parts = self.search, self.report, self.ladder, self.gate, self.costs, self.integer
+        return [part for part in parts if part is not None]
 
     def _notes(self) -> list[str]:
         notes = [self.missed] if self.missed else []
@@ -224,6 +230,40 @@ def add_tidl_hints(made: Quantized) -> Quantized:
     if made.file is None:
         raise UsageError("There is no file that TIDL could import: quantize to a file.")
     return dataclasses.replace(made, written=(*made.written, write_tidl_hints(made.file)))
+
+
+def add_integer(
+    made: Quantized,
+    model: zoo.Model,
+    destination: str | Path,
+    images: int | np.ndarray | data.ImageSet | None = None,
+) -> Quantized:
+    """Write the quantized file once more, with operators on integers, and return both.
+
+    Parameters
+    ----------
+    made, model
+        What `quantize_model` returned, and the model that it was given.
+    destination
+        The ``.onnx`` to write, its manifest beside it.
+    images
+        What the two files are compared on, as in `Comparison`: some of them suffice.
+
+    Raises
+    ------
+    UsageError
+        Nothing was written before.
+    ParityError
+        The two files depart; the second one is not kept.
+    """
+    if made.file is None:
+        raise UsageError("There is no quantized file to write with integers: quantize to a file.")
+    shown = _held_out(model, images)
+    few = _first(shown, steps.GATE_IMAGES, model.known_preprocessing())
+    report = quantize.write_integer(made.file, destination, few, check_top1=model.trained)
+    story = {"model": model.name, "quantized": made.file.name, "integer": report.to_dict()}
+    beside = manifests.write(report.file, story)
+    return dataclasses.replace(made, integer=report, written=(*made.written, report.file, beside))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from .equalize import equalize_
 from .importing import Imported, imported
+from .integer import IntegerReport, write_integer
 from .ptq import QuantizeReport, static
 from .ranges import Ranges, measure_ranges
 from .recipe import PRESETS, Calibration, Override, Recipe, Weights
@@ -11,6 +12,7 @@ __all__ = [
     "PRESETS",
     "Calibration",
     "Imported",
+    "IntegerReport",
     "Override",
     "QuantizeReport",
     "Ranges",
@@ -21,4 +23,5 @@ __all__ = [
     "load_recipe",
     "measure_ranges",
     "static",
+    "write_integer",
 ]

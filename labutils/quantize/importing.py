@@ -24,6 +24,7 @@ TI_PRESETS = (
 )  # fmt: skip
 """TI's names of quantization settings, all of which `imported` takes."""
 
+_FOUR = 4.0
 _TI = re.compile(r"(MSA_)?W([CT])(\d+)(SYM)?(P2)?(M4)?_AT(\d+)(SYM)?(P2)?(R4)?")
 
 
@@ -124,8 +125,12 @@ def _of_ti(name: str) -> Imported:
     recipe = Recipe(
         name=first.lower(),
         about=f"TI's {first}",
-        activations=Activations(bits["activations"], bool(asym), bool(ap2)),
-        weights=Weights(bits["weights"], True, grain == "C", bool(wp2)),
+        activations=Activations(
+            bits["activations"], bool(asym), bool(ap2), (-_FOUR, _FOUR) if r4 else None
+        ),
+        weights=Weights(
+            bits["weights"], True, grain == "C", bool(wp2), limit=_FOUR if m4 else None
+        ),
         calibration=Calibration("mse"),
     )
     mapped += [
@@ -136,12 +141,8 @@ def _of_ti(name: str) -> Imported:
     mapped += [("P2", "power_of_two (scales rounded up)")] if wp2 or ap2 else []
     if msa:
         mapped.append(("MSA_", "nothing: TI's preset equals the one without it"))
-    if r4:
-        unmapped.append(
-            ("R4", "activations fixed to a range of 4: give ranges by a recipe's method")
-        )
-    if m4:
-        unmapped.append(("M4", "weights limited to a range of 4: weights.mse clips by the error"))
+    mapped += [("R4", "activations.range -4 to 4 (0 to 4 where nothing is negative)")] if r4 else []
+    mapped += [("M4", "weights.limit 4")] if m4 else []
     unmapped += [
         (f"+{other}", "a second precision, which TI's own tool reads and ignores")
         for other in others

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import LabError, ModelFileError
+from ..errors import LabError, ModelFileError, UsageError
 from ..onnxfile.edit import producers, readers
 from . import name_clashes
 from .carriers import CARRIERS, NORMALIZATION, weight_axis
-from .ranges import Ranges, least_error
+from .ranges import Ranges
 from .recipe import Recipe
+from .weight_scales import scale_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -165,8 +166,43 @@ def limits_by_bits(
         if bits > default:
             calibration = dataclasses.replace(calibration, method="minmax", outliers=0.0)
         found[bits] = ranges.chosen(calibration, bits)
-    found[16] = _with_room(found[16], recipe, model)
+    return _with_own_ranges(found, recipe, model)
+
+
+def _with_own_ranges(
+    found: dict[int, dict[str, tuple[float, float]]], recipe: Recipe, model: onnx.ModelProto
+) -> dict[int, dict[str, tuple[float, float]]]:
+    """Return limits by bits with the recipe's room, and with the ranges that it fixes."""
+    found = found | {16: _with_room(found[16], recipe, model)}
+    maker = producers(model.graph.node)
+    for bits, limits in found.items():
+        # a fixed range of 4 with steps of a power of two is -4 to 4 less one step, not -8 to 8
+        share = 1 - 2.0**-bits if recipe.activations.power_of_two else 1.0
+        for name, (low, high) in limits.items():
+            node, every = maker.get(name), recipe.activations.range
+            ends = recipe.setting(node.name, node.op_type, "range") if node else None
+            if ends is None and every is not None:
+                ends = (every[0] if low < 0 else 0.0), (every[1] if high > 0 else 0.0)
+            if ends is not None:
+                limits[name] = share * ends[0], share * ends[1]
     return found
+
+
+def refuse_idle_ranges(
+    quantized: onnx.ModelProto, floating: onnx.ModelProto, recipe: Recipe
+) -> None:
+    """Refuse a recipe that fixes a range for nodes that write nothing which is rounded.
+
+    Raises
+    ------
+    UsageError
+        The message names the nodes that the recipe means.
+    """
+    rounded = {n.input[0] for n in quantized.graph.node if n.op_type == "QuantizeLinear"}
+    pairs = [(n.name, n.op_type) for n in floating.graph.node if rounded & set(n.output)]
+    for override in recipe.overrides:
+        if override.range is not None and not any(override.matches(*pair) for pair in pairs):
+            raise UsageError(override.idle_range())
 
 
 def _with_room(
@@ -201,7 +237,7 @@ def _activations(
         if method:
             calibration = dataclasses.replace(recipe.calibration, method=method)
             own = {bits: ranges.chosen(calibration, bits) for bits in limits}
-            own[16] = _with_room(own[16], recipe, model)
+            own = _with_own_ranges(own, recipe, model)
         behind = [reader.name for reader in read_by.get(name, [])]
         asked = [width[reader] for reader in behind]
         within = maker.name if maker is not None and maker.name not in exclude else None
@@ -260,9 +296,11 @@ def _weights(
         name = node.input[1] if node.op_type in CARRIERS and len(node.input) > 1 else ""
         if name not in values or node.name in exclude:
             continue
-        said = {w: recipe.setting(node.name, node.op_type, w) for w in ("weights", "per_channel")}
+        asked = ("weights", "per_channel", "weight_range")
+        said = {what: recipe.setting(node.name, node.op_type, what) for what in asked}
         grouped = node.op_type == "ConvTranspose" and weight_axis(node) is None
         special = settings.mse or settings.power_of_two or settings.bits < 8 or grouped
+        special = special or settings.limit is not None
         if not special and all(value is None for value in said.values()):
             continue
         bits = said["weights"] or settings.bits
@@ -274,7 +312,7 @@ def _weights(
         codes = np.int16 if bits == 16 else np.int8
         found[name] = [
             {**kind, "scale": np.array(scale, np.float32), "zero_point": np.array(zero, codes)}
-            for scale, zero in _per_row(recipe, array, bits, axis)
+            for scale, zero in scale_rows(recipe, array, bits, axis, said["weight_range"])
         ]
     return found
 
@@ -296,61 +334,6 @@ def _factors(
         kinds = {"scale": np.array(scale, np.float32), "zero_point": np.array(zero, np.uint8)}
         found[node.input[1]] = [{"quant_type": quant_type(8, signed=False), **kinds}]
     return found
-
-
-def weight_scales(
-    recipe: Recipe, node: onnx.NodeProto, array: np.ndarray, bits: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return scale and zero point of a carrier's weights, shaped to go with `array`."""
-    said = recipe.setting(node.name, node.op_type, "per_channel")
-    channels = recipe.weights.per_channel if said is None else said
-    axis = weight_axis(node) if channels else None
-    rows = np.array(_per_row(recipe, array, bits, axis))
-    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-    return rows[:, 0].reshape(shape), rows[:, 1].reshape(shape)
-
-
-def _per_row(
-    recipe: Recipe, array: np.ndarray, bits: int, axis: int | None
-) -> list[tuple[float, int]]:
-    """Return (scale, zero point) per output channel, or once for all."""
-    array = array.astype(np.float64)
-    if axis is None:
-        return [_weight_scale(recipe, array.ravel(), bits)]
-    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    return [_weight_scale(recipe, row, bits) for row in rows]
-
-
-def _weight_scale(recipe: Recipe, values: np.ndarray, bits: int) -> tuple[float, int]:
-    settings, most = recipe.weights, 2 ** (bits - 1) - 1
-    clipped = settings.mse or bits < 8  # four bits cannot pay for a filter's extremes
-    if settings.symmetric:
-        high = max(float(np.abs(values).max()), 1e-9)
-        if clipped:
-            high = _least_weight_error(values, high, most)
-        scale, zero = high / most, 0
-    else:
-        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-        if clipped:
-            ordered = np.sort(values)
-            low, high = least_error(np.ones(len(ordered)), ordered, bits)
-        scale = max(high - low, 1e-9) / (2 * most + 1)
-        zero = round(-low / scale) - most - 1
-    if settings.power_of_two:
-        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-9)
-        zero = 0 if settings.symmetric else round(-low / scale) - most - 1
-    return scale, zero
-
-
-def _least_weight_error(values: np.ndarray, high: float, most: int) -> float:
-    """Return the symmetric range, down to half of `high`, with the least squared error."""
-
-    def error(edge: float) -> float:
-        scale = edge / most
-        kept = np.clip(np.round(values / scale), -most - 1, most) * scale
-        return float(((values - kept) ** 2).sum())
-
-    return min((high * share for share in np.linspace(0.5, 1.0, 41)), key=error)
 
 
 @contextlib.contextmanager

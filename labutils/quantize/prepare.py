@@ -114,10 +114,10 @@ def _canonicalize_(model: onnx.ModelProto, source: OnnxFile) -> list[str]:
             f"{source.name} cannot be quantized: {'; '.join(raised)}, and scales per channel came "
             f"with opset {_PER_CHANNEL}. Export it again, at opset 17."
         )
-    return done + raised + _contract_gelus_(model)
+    return done + raised + contract_gelus_(model)
 
 
-def _contract_gelus_(model: onnx.ModelProto) -> list[str]:
+def contract_gelus_(model: onnx.ModelProto) -> list[str]:
     """Write each GELU as one operator, so that no rounding comes between its parts."""
     if not gelu.written_out(model):
         return []

@@ -28,6 +28,7 @@ from ..onnxfile.wall import wall
 from . import recipe as recipes
 from .recipe import Calibration, Qat, Recipe
 from .training import graph as qat_graph
+from .training.node_names import scope_of
 from .training.qat import Schedule, training_config
 from .training.qdq_export import QdqReport, compared
 
@@ -43,6 +44,10 @@ _COMPUTE = {
     _aten.relu.default, _aten.relu_.default, _aten.adaptive_avg_pool2d.default, _aten.mean.dim,
     _aten.clamp.default, _aten.div.Tensor, _aten.sigmoid.default, _aten.silu.default,
     _aten.hardtanh.default,
+}  # fmt: skip
+_UNSET = {
+    _aten.matmul.default, _aten.bmm.default, _aten.softmax.int, _aten.layer_norm.default,
+    _aten.gelu.default, _aten.scaled_dot_product_attention.default,
 }  # fmt: skip
 _MOVE = {_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default}
 _RECTIFY = {_aten.relu.default, _aten.relu_.default}
@@ -130,10 +135,14 @@ def write_qdq(
 def _ignored(recipe: Recipe) -> tuple[str, ...]:
     """Return what a recipe asks for and torchao's observers do not do."""
     plain, asked = Calibration(), recipe.calibration
+    fixed = (recipe.activations.range or recipe.weights.limit) is not None or any(
+        (o.range or o.weight_range) is not None for o in recipe.overrides
+    )
     said = {
         f"calibration by {asked.method} (min-max instead)": asked.method != plain.method,
         f"leaving out {100 * asked.outliers:g} % of the images": asked.outliers != plain.outliers,
         f"ranges {asked.room:g} times as long": asked.room != plain.room,
+        "fixed ranges and limits of weights": fixed,
         "equalization": recipe.equalize,
         "corrected biases": recipe.correct_bias,
         f"{recipe.rounding} rounding": recipe.rounding != "nearest",
@@ -187,8 +196,21 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
     make = prepare_pt2e if recipe.qat is None else prepare_qat_pt2e
     advice = "Quantize its ONNX file instead: quantize.static."
     with wall("torch.export or torchao refuses", type(model).__name__, advice=advice):
-        program = torch.export.export(graph, (example,), dynamic_shapes=dynamic).module()
+        program: Any = torch.export.export(graph, (example,), dynamic_shapes=dynamic).module()
+        _refuse_attention(program, type(model).__name__)
         return make(program, _annotator(recipe))
+
+
+def _refuse_attention(program: fx.GraphModule, network: str) -> None:
+    """Refuse what would stay in float between roundings, though the lab's route rounds it."""
+    for node in program.graph.nodes:
+        if node.target in _UNSET:
+            kind = node.target.overloadpacket.__name__
+            raise UsageError(
+                f"pt2e is set up for convolutional networks, and {network} has a {kind} "
+                f"('{node.name}'), which it would leave in float. Train it by the lab's own route "
+                "(qat.prepare, or `labutils train --route lab`), which rounds there."
+            )
 
 
 def _convert(prepared: fx.GraphModule) -> fx.GraphModule:
@@ -333,7 +355,7 @@ def _name(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path = next((p for p, _ in reversed(stack.values())), "")
     kind = getattr(node.target, "_opname", str(node.target)).rstrip("_")
-    return f"{qat_graph.scope_of(path)}/{_OP_TYPES.get(kind, kind)}"
+    return f"{scope_of(path)}/{_OP_TYPES.get(kind, kind)}"
 
 
 def _setting(recipe: Recipe, node: fx.Node, what: str) -> Any:

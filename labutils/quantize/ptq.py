@@ -42,7 +42,14 @@ from ..tracking import Progress
 from . import equalize, rounding
 from . import recipe as recipes
 from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
-from .insertion import Inserted, insert, refuse_dilated_pools, verify, widths
+from .insertion import (
+    Inserted,
+    insert,
+    refuse_dilated_pools,
+    refuse_idle_ranges,
+    verify,
+    widths,
+)
 from .prepare import prepared
 from .ranges import Ranges, checked_inputs, measure_ranges
 from .recipe import Recipe
@@ -266,6 +273,7 @@ def static(
         function = dataclasses.replace(function, on_purpose=tuple(changed))
         repairs += changed
     quantized = inserted.restored()
+    refuse_idle_ranges(quantized, float_model, recipe)
     excluded = [n.name for n in float_model.graph.node if recipe.excluded(n.name)]
     touched, left = verify(quantized, destination.name, excluded)
     _integer_ends_(quantized, recipe)
@@ -358,7 +366,8 @@ def _compare(
         size = (MOST_IMAGES, *shape[1:])
         images = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     widths_ = {recipe.weights.bits, *(o.weights for o in recipe.overrides if o.weights)}
-    clips = recipe.weights.mse or min(widths_) < 8
+    clips = recipe.weights.mse or min(widths_) < 8 or recipe.weights.limit is not None
+    clips = clips or any(o.weight_range is not None for o in recipe.overrides)
     reference = _with_computed_outputs(source)
     # half precision rounds itself, by more than is allowed here; see `models.adapt` for the other
     if _has_another_precision(source) or training_mode.training(source.proto):

@@ -19,6 +19,7 @@ from annotated_types import Ge, Interval, Lt
 
 from .. import located_yaml, paths, typesetting, untrusted, validation
 from ..errors import UnknownNameError, UsageError
+from .fixed_range import Magnitude, Range, keep_magnitude_, keep_range_
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 IoType = Literal["float32", "quantized"]
@@ -41,11 +42,19 @@ class Activations:
         The zero point in the middle of the codes; otherwise the range is used as it is.
     power_of_two
         Scales rounded up to a power of two, as fixed-point accelerators want them.
+    range
+        (low, high) of every tensor, whatever calibration saw (TI's R4 is -4 to 4); a tensor that
+        calibration saw on one side of zero only takes that side. With powers of two, the codes
+        end one step below `high`.
     """
 
     bits: Literal[8, 16] = 8
     symmetric: bool = False
     power_of_two: bool = False
+    range: Range = None
+
+    def __post_init__(self) -> None:
+        keep_range_(self)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class Weights:
         As for `Activations`.
     mse
         The range that makes the least squared error, instead of the whole one.
+    limit
+        The greatest magnitude that codes reach (TI's M4 is 4); greater weights are clipped to it.
     """
 
     bits: Literal[4, 8, 16] = 8
@@ -71,6 +82,10 @@ class Weights:
     per_channel: bool = True
     power_of_two: bool = False
     mse: bool = False
+    limit: Magnitude | None = None
+
+    def __post_init__(self) -> None:
+        keep_magnitude_(self, "limit")
 
 
 @dataclass(frozen=True)
@@ -147,6 +162,10 @@ class Override:
         Bits of its weights.
     per_channel, method
         Of its weights; of the ranges of the tensors that it writes.
+    range
+        (low, high) of the tensors that it writes, instead of calibration's; training keeps it.
+    weight_range
+        The magnitude that the codes of its weights reach, as 4 for -4 to 4; training keeps it.
     """
 
     node: str = "*"
@@ -155,6 +174,21 @@ class Override:
     weights: Literal[4, 8, 16] | None = None
     per_channel: bool | None = None
     method: Method | None = None
+    range: Range = None
+    weight_range: Magnitude | None = None
+
+    def __post_init__(self) -> None:
+        keep_range_(self)
+        keep_magnitude_(self, "weight_range")
+
+    def idle_range(self) -> str:
+        """Return what to tell somebody whose range reaches no tensor that is rounded."""
+        asked = self.node if self.node != "*" else self.op_type
+        return (
+            f"The range {list(self.range or ())} for {asked!r} would do nothing: what such nodes "
+            "write is not rounded. A Conv before a Relu is rounded after the Relu: give the range "
+            "to that one."
+        )
 
     def matches(self, node: str, op_type: str) -> bool:
         """Return whether a node of this name and operator is meant."""
@@ -229,7 +263,7 @@ class Recipe:
 
     def setting(self, node: str, op_type: str, what: str) -> Any:
         """Return an override's `what` for a node, None where the default holds."""
-        said = [getattr(o, what) for o in self.overrides if o.matches(node, op_type)]
+        said: list[Any] = [getattr(o, what) for o in self.overrides if o.matches(node, op_type)]
         return next((value for value in reversed(said) if value is not None), None)
 
     def excluded(self, node: str) -> bool:
@@ -336,6 +370,19 @@ def load(recipe: str | Path | Recipe) -> Recipe:
             raise UsageError(f"Cannot read the recipe {file}: {reason}.") from None
         return parse(written, file.name, note=True)
     raise UnknownNameError("quantization recipe", str(recipe), PRESETS)
+
+
+def for_training(recipe: Recipe) -> tuple[Recipe, str]:
+    """Return the recipe with settings of training, and which preset they are of ("": its own).
+
+    What a search for mixed precision wrote says nothing of training. Its settings are then those
+    of the preset whose weights are nearest: ``pow2_qat``, ``w4a8_qat`` or ``int8_qat``.
+    """
+    if recipe.qat is not None:
+        return recipe, ""
+    narrow = {recipe.weights.bits, *(o.weights for o in recipe.overrides)} & {4}
+    near = "pow2_qat" if recipe.weights.power_of_two else "w4a8_qat" if narrow else "int8_qat"
+    return recipe.replaced(qat=PRESETS[near].qat), near
 
 
 def parse(text: str, file: str = "recipe", *, note: bool = False) -> Recipe:

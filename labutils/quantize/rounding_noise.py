@@ -14,9 +14,10 @@ import numpy as np
 
 from ..onnxfile.edit import producers, redirect_
 from ..onnxfile.session import Session
-from .insertion import CARRIERS, limits_by_bits, scale_of, weight_scales
+from .insertion import CARRIERS, limits_by_bits, scale_of
 from .ranges import Ranges
 from .recipe import Recipe
+from .weight_scales import weight_scales
 
 if TYPE_CHECKING:
     import onnx

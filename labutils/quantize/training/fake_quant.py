@@ -10,6 +10,7 @@ logarithm, where one learning rate serves steps of any size (TQT, Jain et al. 20
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,6 +53,13 @@ class Grid:
         One step per slice along this axis; None is one step for the tensor.
     power_of_two
         Steps are powers of two, rounded up when observed, so that nothing is clipped by it.
+    range
+        (low, high) that the grid spans whatever was observed, and that is not trained; a tensor
+        that was never seen on one side of zero takes the other side alone where `whole` is False.
+    whole
+        Whether a fixed range is taken as it is.
+    limit
+        No step is so long that the integers reach further than this.
     """
 
     bits: int = 8
@@ -59,6 +67,9 @@ class Grid:
     symmetric: bool = False
     axis: int | None = None
     power_of_two: bool = False
+    range: tuple[float, float] | None = None
+    whole: bool = True
+    limit: float | None = None
 
     @property
     def lowest(self) -> int:
@@ -69,6 +80,24 @@ class Grid:
     def highest(self) -> int:
         """The greatest integer."""
         return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def longest_step(self) -> float | None:
+        """The step with which the integers reach the limit."""
+        if self.limit is None:
+            return None
+        if not self.power_of_two:
+            return self.limit / self.highest
+        return 2.0 ** math.floor(math.log2(self.limit / (self.highest + 1)) + 1e-9)
+
+    def ends(self, low: float, high: float) -> tuple[float, float]:
+        """Return the ends of the grid for a tensor that was seen between `low` and `high`."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.range is None:
+            return low, high
+        if self.whole:
+            return self.range
+        return (self.range[0] if low < 0 else 0.0), (self.range[1] if high > 0 else 0.0)
 
 
 class _Round(torch.autograd.Function):
@@ -111,13 +140,22 @@ class FakeQuant(nn.Module):
         Whether the optimizer moves the step once the range is frozen.
     momentum
         How fast a range follows the batches of training.
+    constant
+        Whether what it rounds is a parameter, unsigned: no image tells its range.
     """
 
     def __init__(
-        self, grid: Grid, channels: int = 1, *, learned: bool = False, momentum: float = 0.05
+        self,
+        grid: Grid,
+        channels: int = 1,
+        *,
+        learned: bool = False,
+        momentum: float = 0.05,
+        constant: bool = False,
     ) -> None:
         super().__init__()
-        self.grid, self.learned, self.momentum = grid, learned, momentum
+        self.grid, self.momentum, self.constant = grid, momentum, constant
+        self.learned = learned and grid.range is None
         self.exponent = nn.Parameter(torch.zeros(channels), requires_grad=False)
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("low", torch.zeros(1))
@@ -136,6 +174,7 @@ class FakeQuant(nn.Module):
         if not self.seen:
             raise UsageError("A quantizer has seen no image: call calibrate_ with images first.")
         low, high = (torch.cat(side) for side in zip(*self.seen, strict=True))
+        outliers = 0.0 if self.constant else outliers
         self.low = torch.quantile(low, outliers).reshape(1)
         self.high = torch.quantile(high, 1 - outliers).reshape(1)
         self.seen, self.phase = [], _FOLLOW
@@ -176,7 +215,10 @@ class FakeQuant(nn.Module):
         log2 = self.exponent * GAIN
         if self.grid.power_of_two:
             log2 = log2 + (log2.round() - log2).detach()  # straight through, as TQT
-        return torch.exp2(log2)
+        step, longest = torch.exp2(log2), self.grid.longest_step
+        if longest is not None:
+            step = step + (step.clamp(max=longest) - step).detach()  # its gradient still passes
+        return step
 
     @torch.no_grad()
     def _set_step(self, step: torch.Tensor) -> None:
@@ -187,17 +229,21 @@ class FakeQuant(nn.Module):
 
     def _fit_activation(self) -> None:
         """Derive step and zero point from the range, which always holds zero."""
-        low, high = self.low.clamp(max=0.0), self.high.clamp(min=0.0)
-        levels = self.grid.highest - self.grid.lowest
-        if not self.grid.symmetric:
-            self._set_step((high - low) / levels)
-            point = self.grid.lowest - torch.round(low / self.step.detach())
+        grid = self.grid
+        ends = grid.ends(self.low.item(), self.high.item())
+        low, high = (torch.full_like(self.low, end) for end in ends)
+        # a fixed range of 4 with steps of a power of two is -4 to 4 less one step, not -8 to 8
+        spare = int(grid.range is not None and grid.power_of_two)
+        levels = grid.highest - grid.lowest
+        if not grid.symmetric:
+            self._set_step((high - low) / (levels + spare))
+            point = grid.lowest - torch.round(low / self.step.detach())
         elif low.item() == 0:
-            self._set_step(high / levels)
+            self._set_step(high / (levels + spare))
             point = low
         else:
             half = (levels + 1) // 2
-            self._set_step(torch.maximum(-low, high) / (half - 1))
+            self._set_step(torch.maximum(-low, high) / (half - 1 + spare))
             point = torch.full_like(low, half)
         self.zero_point = point.clamp(self.grid.lowest, self.grid.highest).to(torch.int32)
 
@@ -218,6 +264,12 @@ class FakeQuant(nn.Module):
             rows = weight.detach().movedim(self.grid.axis, 0).flatten(1)
         widest = rows.abs().amax(1) / self.grid.highest
         widest = widest.clamp(min=max(SMALLEST_STEP, widest.max().item() * WEAKEST_CHANNEL))
+        if self.grid.range is not None:
+            reach = self.grid.highest + int(self.grid.power_of_two)
+            self._set_step(torch.full_like(widest, self.grid.range[1] / reach))
+            return
+        if self.grid.longest_step is not None:
+            widest = widest.clamp(max=self.grid.longest_step)
         best, least = widest, torch.full_like(widest, torch.inf)
         for i in range(candidates):
             step = widest * (1 - 0.7 * i / candidates)
@@ -231,10 +283,16 @@ class FakeQuant(nn.Module):
 
     @torch.no_grad()
     def _watch(self, x: torch.Tensor) -> None:
-        images = x.detach().flatten(1)
+        images = x.detach().reshape(1, -1) if self.constant else x.detach().flatten(1)
         low, high = images.amin(1), images.amax(1)
         if self.phase == _OBSERVE:
             self.seen.append((low, high))
+            return
+        if self.grid.range is not None:
+            return
+        if self.constant:
+            self.low, self.high = low, high
+            self._fit_activation()
             return
         self.low = self.low + self.momentum * (torch.quantile(low, 0.01) - self.low)
         self.high = self.high + self.momentum * (torch.quantile(high, 0.99) - self.high)
@@ -267,6 +325,7 @@ class FakeQuant(nn.Module):
         parts = [f"{self.grid.bits} bits {kind}", self.phase]
         parts += [f"axis {self.grid.axis}"] if self.grid.axis is not None else []
         parts += ["power of two"] if self.grid.power_of_two else []
+        parts += [f"range {self.grid.range}"] if self.grid.range else []
         return ", ".join(parts + (["learned"] if self.learned else []))
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,23 +20,20 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
-from ...errors import SurgeryError, UnknownNameError
+from ...errors import SurgeryError, UnknownNameError, UsageError
 from ..recipe import Recipe
+from . import lowering
 from .fake_quant import BiasQuant, FakeQuant, Grid, quantizers
+from .lowering import Product
+from .node_names import NodeName, node_names
 
-CARRIERS: dict[type, int] = {
+CARRIERS: dict[type, int | None] = {
     nn.Conv1d: 0, nn.Conv2d: 0, nn.Linear: 0, nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 1,
+    Product: None,
 }  # fmt: skip
-"""Modules with a weight to quantize, and the axis of their output channels."""
+"""Modules with a weight to quantize, and the axis of their output channels (None: one scale)."""
 
-_OP_TYPES = {
-    nn.Conv1d: "Conv", nn.Conv2d: "Conv", nn.Linear: "Gemm", nn.ConvTranspose1d: "ConvTranspose",
-    nn.ConvTranspose2d: "ConvTranspose", nn.Hardswish: "HardSwish", nn.Hardsigmoid: "HardSigmoid",
-    nn.ReLU: "Relu", nn.ReLU6: "Clip", nn.AdaptiveAvgPool2d: "GlobalAveragePool",
-    nn.Sigmoid: "Sigmoid", nn.AvgPool2d: "AveragePool", nn.MaxPool2d: "MaxPool",
-    operator.add: "Add", operator.iadd: "Add", torch.add: "Add", operator.mul: "Mul",
-    operator.imul: "Mul", torch.mul: "Mul", torch.flatten: "Flatten", torch.clamp: "Clip",
-}  # fmt: skip
+_ENTERED = (*CARRIERS, nn.LayerNorm)  # whose bias has the step of the input times the weight's
 _MOVES = (nn.Flatten, nn.MaxPool2d, nn.MaxPool1d, nn.PixelShuffle, nn.ChannelShuffle)
 _MOVING_CALLS = {
     torch.flatten, operator.getitem, torch.reshape, torch.permute, torch.transpose, torch.squeeze,
@@ -42,8 +41,13 @@ _MOVING_CALLS = {
     "flatten", "reshape", "view", "permute", "transpose", "contiguous", "squeeze", "unsqueeze",
     "chunk", "split",
 }  # fmt: skip
+_SPLITTING_CALLS = {torch.chunk, torch.split, "chunk", "split"}
 _NOTHING = (nn.Dropout, nn.Dropout2d, nn.Identity)
 _RECTIFIERS = (nn.ReLU,)
+_RECTIFYING_CALLS = (nn.functional.relu, torch.relu, "relu")
+_CLIPPERS = (nn.ReLU6,)
+_CLIPPING_CALLS = (nn.functional.relu6,)
+_TAKE_OPERANDS = ("Add", "Sub", "Mul", "Div", "MatMul", "Concat")
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -63,6 +67,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
             model.set_submodule(name, _plain_norm(module))
         elif getattr(module, "inplace", False):
             module.inplace = False  # a quantizer's gradient needs what it was given
+    lowering.write_out_modules_(model)
     try:
         graph: Any = fuse(model)
     except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
@@ -71,6 +76,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
             f"training needs: {str(error).splitlines()[0]} Rewrite the forward method without "
             "Python control flow on tensors, or quantize after training (quantize.static)."
         ) from None
+    graph.graph.eliminate_dead_code()
     return graph
 
 
@@ -78,8 +84,8 @@ def _plain_norm(module: nn.BatchNorm2d) -> nn.Module:
     """Return a BatchNorm with an activation inside (timm's) as BatchNorm and activation."""
     norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum, module.affine)
     norm.load_state_dict(module.state_dict(), strict=False)
-    inner = [getattr(module, name) for name in ("drop", "act") if hasattr(module, name)]
-    return nn.Sequential(norm, *inner).eval()
+    inner = {name: getattr(module, name) for name in ("drop", "act") if hasattr(module, name)}
+    return nn.Sequential(OrderedDict(norm=norm, **inner)).eval()  # their names, as an export's
 
 
 def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> None:
@@ -102,6 +108,8 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
         A glob of the recipe that no node matches.
     """
     ShapeProp(graph).propagate(example)
+    lowering.write_out_calls_(graph)
+    ShapeProp(graph).propagate(example)
     modules, places = dict(graph.named_modules()), _Places(graph, recipe)
     places.check_globs()
     learned = recipe.qat is None or recipe.qat.scales == "learned"
@@ -109,24 +117,31 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
         kind = type(modules.get(node.target)) if node.op == "call_module" else None
         if kind in CARRIERS and not places.excluded(node):
             _quantize_weight_(modules[node.target], CARRIERS[kind], places, node, learned)
+        elif kind is nn.LayerNorm and not places.excluded(node):
+            _quantize_factors_(modules[node.target], recipe, learned)
     made: dict[fx.Node, str] = {}
-    scopes: dict[str, list[str]] = {}
+    widths: dict[str, int] = {}
+    names: dict[str, list[tuple[NodeName, ...]]] = {}
     for node in list(graph.graph.nodes):
         if not places.wants(node):
             continue
-        source = places.origin(node)
-        if source is not None and source in made:
-            name = made[source]
-        else:
-            name = f"quantizers.{node.name}"
-            grid = _activation_grid(recipe, places.bits(node))
-            graph.add_submodule(name, FakeQuant(grid, learned=learned))
+        source, bits = places.origin(node), places.bits(node)
+        name, grid = f"quantizers.{node.name}", places.grid(node, bits)
+        if source in made:
+            name = made[source]  # it moves the same values
+            if widths[name] != bits:
+                name, grid = f"{name}_{bits}bit", places.grid(source, bits)
+        if name not in widths:
+            rounding = FakeQuant(grid, learned=learned, constant=node.op == "get_attr")
+            graph.add_submodule(name, rounding)
+            widths[name] = bits
         made[node] = name
-        scopes.setdefault(name, []).append(places.scope(node))
+        names.setdefault(name, []).append(places.chain(node))
         _after_(graph, node, name)
-    _convert_(graph, recipe, places, made, learned)
+    places.check_ranges(made)
+    _convert_(graph, places, made, widths, learned)
     graph.recompile()
-    graph.meta["scopes"] = scopes
+    graph.meta["names"] = names
     _quantize_biases_(graph)
     graph.eval()
 
@@ -135,7 +150,7 @@ def entries(graph: fx.GraphModule) -> dict[str, str]:
     """Return the name of the quantizer that feeds each convolution or linear module."""
     modules, found = dict(graph.named_modules()), {}
     for node in graph.graph.nodes:
-        if node.op == "call_module" and _is_carrier(modules[node.target]):
+        if node.op == "call_module" and isinstance(modules[node.target], _ENTERED):
             source = node.args[0]
             while source.op == "call_module" and isinstance(modules[source.target], _NOTHING):
                 source = source.args[0]
@@ -150,33 +165,55 @@ class _Places:
     def __init__(self, graph: fx.GraphModule, recipe: Recipe) -> None:
         self.graph, self.recipe = graph, recipe
         self.modules = dict(graph.named_modules())
-        self.names = {node: self._names(node) for node in graph.graph.nodes}
+        self.names = node_names(graph)
+        self._bits = {node: self._width(node) for node in graph.graph.nodes}
 
-    def _names(self, node: fx.Node) -> tuple[tuple[str, str], str]:
-        """Return ((ONNX name, module path), operator type)."""
-        module = self.modules.get(node.target) if node.op == "call_module" else None
-        op = _OP_TYPES.get(type(module) if module is not None else node.target, "")
-        path = str(node.target) if module is not None else node.name
-        return (f"{self.scope(node)}/{op}", path), op
-
-    def scope(self, node: fx.Node) -> str:
-        if node.op == "call_module":
-            return scope_of(str(node.target))
-        return scope_of(next(reversed(node.meta.get("nn_module_stack") or {"": None})))
+    def called(self, node: fx.Node) -> tuple[str, str]:
+        """Return what a glob may call a node: its name in an export, and its module path."""
+        path = str(node.target) if node.op == "call_module" else node.name
+        return self.names[node].name, path
 
     def excluded(self, node: fx.Node) -> bool:
-        return any(self.recipe.excluded(name) for name in self.names[node][0])
+        return any(self.recipe.excluded(name) for name in self.called(node))
 
     def setting(self, node: fx.Node, what: str) -> Any:
-        names, op = self.names[node]
-        found = [self.recipe.setting(name, op, what) for name in names]
+        op = self.names[node].op_type
+        found = [self.recipe.setting(name, op, what) for name in self.called(node)]
         return next((value for value in found if value is not None), None)
 
     def bits(self, node: fx.Node) -> int:
-        return self.setting(node, "activations") or self.recipe.activations.bits
+        """Return the width that a node computes at; the image has the widest of its readers'."""
+        return self._bits[node]
+
+    def _width(self, node: fx.Node) -> int:
+        default, source = self.recipe.activations.bits, self.origin(node)
+        if node.op in ("placeholder", "get_attr") or self.excluded(node):
+            readers = [r for _, r in self.readers(node) if not self.excluded(r)]
+            return max((self._width(reader) for reader in readers), default=default)
+        if source is not None and not self.names[node].op_type:
+            (read,) = node.all_input_nodes[:1]
+            return self._width(read)  # nobody can name it
+        return self.setting(node, "activations") or default
+
+    def readers(self, node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """Yield who reads a node, past dropout: (which node's output it reads, the reader)."""
+        for user in node.users:
+            if self._module(user, _NOTHING):
+                yield from self.readers(user)
+            elif user in self.names and user.op != "output":
+                yield node, user
+
+    def _module(self, node: fx.Node, kinds: tuple[type, ...]) -> bool:
+        return node.op == "call_module" and isinstance(
+            self.graph.get_submodule(str(node.target)), kinds
+        )
 
     def check_globs(self) -> None:
-        everything = [(name, op) for names, op in self.names.values() for name in names]
+        everything = [
+            (called, name.op_type)
+            for node, name in self.names.items()
+            for called in self.called(node)
+        ]
         for override in self.recipe.overrides:
             if not any(override.matches(*pair) for pair in everything):
                 raise UnknownNameError(
@@ -187,23 +224,70 @@ class _Places:
             if not any(Recipe(exclude=(glob,)).excluded(name) for name, _ in everything):
                 raise UnknownNameError("node", glob, [name for name, _ in everything])
 
+    def grid(self, node: fx.Node, bits: int) -> Grid:
+        """Return the grid of what a node writes."""
+        chosen = self.recipe.activations
+        own = self.setting(node, "range")
+        return Grid(
+            bits, symmetric=chosen.symmetric, power_of_two=chosen.power_of_two,
+            range=own or chosen.range, whole=own is not None, limit=self._bound(node),
+        )  # fmt: skip
+
+    def check_ranges(self, made: Iterable[fx.Node]) -> None:
+        """Refuse a range for nodes that write nothing which is rounded."""
+        rounded = [
+            (called, self.names[node].op_type) for node in made for called in self.called(node)
+        ]
+        for override in self.recipe.overrides:
+            if override.range is not None and not any(override.matches(*pair) for pair in rounded):
+                raise UsageError(override.idle_range())
+
     def wants(self, node: fx.Node) -> bool:
         """Return whether a quantizer follows `node`."""
-        if node.op in ("output", "get_attr") or not _is_float(node):
+        if node.op == "output" or not _is_float(node):
             return False
-        module = self.modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, _NOTHING) or not node.users:
+        if node.op == "get_attr":
+            return self._is_operand(node)
+        if self._module(node, _NOTHING) or not node.users:
             return False
         if self.excluded(node) and all(u.op == "output" or self.excluded(u) for u in node.users):
             return False
-        return not (_is_carrier(module) and self._rectified(node))
+        return not self._rectified(node)
+
+    def chain(self, node: fx.Node) -> tuple[NodeName, ...]:
+        """Return the names of the nodes that one rounding stands behind, the last one last."""
+        before = node.args[0] if node.args else None
+        if isinstance(before, fx.Node) and before in self.names and self._rectified(before):
+            return self.names[before], self.names[node]
+        return (self.names[node],)
 
     def _rectified(self, node: fx.Node) -> bool:
-        if len(node.users) != 1:
+        """Return whether a ReLU alone reads what `node` computes: it is rounded after that."""
+        if len(node.users) != 1 or node.op == "placeholder" or self.origin(node) is not None:
             return False
         user = next(iter(node.users))
-        module = self.modules.get(user.target) if user.op == "call_module" else None
-        return isinstance(module, _RECTIFIERS) or user.target in (nn.functional.relu, torch.relu)
+        if self.excluded(user) and not self.excluded(node):
+            return False
+        if self._module(user, _RECTIFIERS) or user.target in _RECTIFYING_CALLS:
+            return True
+        return self._bound(user) is not None
+
+    def _bound(self, node: fx.Node) -> float | None:
+        """Return the upper bound of a ReLU6 whose work the end of the grid does."""
+        chosen, own = self.recipe.activations, self.setting(node, "range")
+        if not (self._module(node, _CLIPPERS) or node.target in _CLIPPING_CALLS):
+            return None
+        if chosen.power_of_two or chosen.symmetric or chosen.range or own:
+            return None  # such a grid may reach further: the Clip stays
+        return 6.0
+
+    def _is_operand(self, node: fx.Node) -> bool:
+        """Return whether a parameter is an operand like an activation: of a sum, of a product."""
+        readers = [reader for _, reader in self.readers(node)]
+        return bool(readers) and all(
+            self.names[reader].op_type in _TAKE_OPERANDS and not self.excluded(reader)
+            for reader in readers
+        )
 
     def origin(self, node: fx.Node) -> fx.Node | None:
         """Return the node whose values `node` only moves, None when it makes new ones."""
@@ -211,40 +295,17 @@ class _Places:
         if not (isinstance(module, _MOVES) or (module is None and node.target in _MOVING_CALLS)):
             return None
         source = node.args[0]
-        while isinstance(source, fx.Node) and source.op == "call_module":
-            module = self.graph.get_submodule(str(source.target))
-            if not isinstance(module, (FakeQuant, *_NOTHING)):
-                break
+        while isinstance(source, fx.Node) and (
+            source.target in _SPLITTING_CALLS or self._module(source, (FakeQuant, *_NOTHING))
+        ):
             source = source.args[0]
         return source if isinstance(source, fx.Node) else None
-
-
-def scope_of(path: str) -> str:
-    """Return what torch's TorchScript exporter puts in front of a module's operators.
-
-    Children of a Sequential carry its name: ``features.0.0`` becomes
-    ``/features/features.0/features.0.0``.
-    """
-    scopes, name = [], ""
-    for part in path.split(".") if path else ():
-        name = f"{name}.{part}" if part.isdigit() and name else part
-        scopes.append(name)
-    return "".join(f"/{scope}" for scope in scopes)
 
 
 def _is_float(node: fx.Node) -> bool:
     meta = node.meta.get("tensor_meta")
     dtype = getattr(meta, "dtype", None)
     return dtype is not None and dtype.is_floating_point
-
-
-def _is_carrier(module: nn.Module | None) -> bool:
-    return isinstance(module, tuple(CARRIERS))
-
-
-def _activation_grid(recipe: Recipe, bits: int) -> Grid:
-    chosen = recipe.activations
-    return Grid(bits, symmetric=chosen.symmetric, power_of_two=chosen.power_of_two)
 
 
 def _after_(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
@@ -255,43 +316,54 @@ def _after_(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
 
 
 def _convert_(
-    graph: fx.GraphModule, recipe: Recipe, places: _Places, made: dict[fx.Node, str], learned: bool
+    graph: fx.GraphModule,
+    places: _Places,
+    made: dict[fx.Node, str],
+    widths: dict[str, int],
+    learned: bool,
 ) -> None:
-    """Where a reader wants other bits than the maker of a tensor, quantize it again for it."""
+    """Where readers want other bits than the maker of a tensor, quantize it again for them."""
     for node, name in list(made.items()):
         rounded = next(iter(node.users))
-        quantizer: Any = graph.get_submodule(name)
-        have = quantizer.grid.bits
-        for reader in list(rounded.users):
-            if reader not in places.names or reader.op == "output":
-                continue
+        converted: dict[tuple[fx.Node, int], fx.Node] = {}
+        for read, reader in list(places.readers(rounded)):
             want = places.bits(reader)
-            if want == have or places.origin(reader) is not None or places.excluded(reader):
+            if want == widths[name] or places.excluded(reader):
                 continue
             again = f"{name}_{want}bit"
-            if again not in dict(graph.named_modules()):
-                graph.add_submodule(
-                    again, FakeQuant(_activation_grid(recipe, want), learned=learned)
-                )
-            with graph.graph.inserting_before(reader):
-                reader.replace_input_with(rounded, graph.graph.call_module(again, (rounded,)))
+            if again not in widths:
+                graph.add_submodule(again, FakeQuant(places.grid(node, want), learned=learned))
+                widths[again] = want
+            if (read, want) not in converted:
+                with graph.graph.inserting_before(read.next):
+                    converted[read, want] = graph.graph.call_module(again, (read,))
+            reader.replace_input_with(read, converted[read, want])
 
 
 def _quantize_weight_(
-    module: Any, axis: int, places: _Places, node: fx.Node, learned: bool
+    module: Any, axis: int | None, places: _Places, node: fx.Node, learned: bool
 ) -> None:
     recipe = places.recipe
     bits = places.setting(node, "weights") or recipe.weights.bits
-    per_channel = places.setting(node, "per_channel")
+    own, per_channel = (places.setting(node, what) for what in ("weight_range", "per_channel"))
     per_channel = recipe.weights.per_channel if per_channel is None else per_channel
     grid = Grid(
         bits, signed=True, symmetric=True, axis=axis if per_channel else None,
-        power_of_two=recipe.weights.power_of_two,
+        power_of_two=recipe.weights.power_of_two, limit=recipe.weights.limit,
+        range=None if own is None else (-own, own),
     )  # fmt: skip
-    channels = module.weight.shape[axis] if per_channel else 1
+    channels = 1 if grid.axis is None else module.weight.shape[grid.axis]
     quantizer = FakeQuant(grid, channels, learned=learned)
     quantizer.fit_weight_(module.weight)
     parametrize.register_parametrization(module, "weight", quantizer)
+
+
+def _quantize_factors_(norm: Any, recipe: Recipe, learned: bool) -> None:
+    """Round what a normalization multiplies by as devices have it: 8 bits, unsigned."""
+    if norm.weight is not None:
+        grid = Grid(8, power_of_two=recipe.weights.power_of_two)
+        rounding = FakeQuant(grid, learned=learned, constant=True)
+        parametrize.register_parametrization(norm, "weight", rounding)
 
 
 def _quantize_biases_(graph: fx.GraphModule) -> None:
@@ -311,6 +383,7 @@ def weights_of(graph: nn.Module) -> dict[str, tuple[nn.Module, FakeQuant]]:
         for name, module in graph.named_modules()
         if parametrize.is_parametrized(module, "weight")
         and isinstance(module.parametrizations.weight[-1], FakeQuant)
+        and module.parametrizations.weight[-1].grid.signed
     }
 
 
@@ -325,5 +398,5 @@ def biases_of(graph: nn.Module) -> dict[str, tuple[nn.Module, BiasQuant]]:
 
 
 def activations_of(graph: nn.Module) -> dict[str, FakeQuant]:
-    """Return the quantizers of activations by name."""
+    """Return the quantizers of activations, and of parameters that are operands, by name."""
     return {name: q for name, q in quantizers(graph).items() if not q.grid.signed}

@@ -168,9 +168,12 @@ def _refuse_parametrized(model: nn.Module) -> None:
 
 def _refuse_untrainable(recipe: Recipe) -> None:
     calibration = recipe.calibration.method
+    methods = {o.method for o in recipe.overrides if o.method} - {"minmax"}
     reasons = {
         f"calibration by {calibration}: training starts from min-max (outliers may be left out), "
         "and learns the ranges": calibration != "minmax",
+        f"overrides with the method {' or '.join(sorted(methods))}: training starts from min-max, "
+        "and learns the ranges": bool(methods),
         "room: training learns the ranges": recipe.calibration.room != 1,
         "rounding: adaptive rounding is for a network that is not trained": (
             recipe.rounding != "nearest"
@@ -194,8 +197,8 @@ def describe(model: fx.GraphModule) -> QatReport:
     carriers = [n for n, m in model.named_modules() if isinstance(m, tuple(qat_graph.CARRIERS))]
     return QatReport(
         _recipe(model).name,
-        Counter(q.grid.bits for q in found.values() if not q.grid.signed),
-        Counter(q.grid.bits for q in found.values() if q.grid.signed),
+        Counter(q.grid.bits for q in found.values() if not q.grid.signed and not q.constant),
+        Counter(q.grid.bits for q in found.values() if q.grid.signed or q.constant),
         len(qat_graph.biases_of(model)),
         Counter(q.phase for q in found.values()),
         tuple(n for n in carriers if n not in weights),
@@ -242,8 +245,9 @@ def calibrate_(
         part = slice(start, start + 32)
         batch = prepared(part)
         model(torch.from_numpy(batch).to(_device(model)))
-    for quantizer in activations.values():
-        quantizer.settle_(recipe.calibration.outliers)
+    for quantizer in activations.values():  # as in `static`: 16 bits reach over the outliers
+        wider = quantizer.grid.bits > recipe.activations.bits
+        quantizer.settle_(0.0 if wider else recipe.calibration.outliers)
     module: Any  # what `parametrize` adds is not in its type
     for module, quantizer in qat_graph.weights_of(model).values():
         few = quantizer.grid.bits < 8 or recipe.weights.mse

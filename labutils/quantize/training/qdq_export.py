@@ -13,7 +13,7 @@ import copy
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +24,17 @@ from torch.utils._pytree import tree_map_only
 from ... import export, metrics, paths, typesetting
 from ...errors import LabError, UsageError
 from ...images import data
+from ...onnxfile import constants
+from ...onnxfile.graph import opset as declared
 from ...onnxfile.graph import serialized
 from ...runtime import OrtRunner
+from ..prepare import contract_gelus_
 from . import graph as qat_graph
 from .fake_quant import FakeQuant, quantizers
 from .qdq_nodes import DOMAIN, MARK, Stored, name_, replace_marks_
+
+if TYPE_CHECKING:
+    import onnx
 
 WANTED_SQNR_DB = 40.0
 """Of the median image: the file on ONNX Runtime, unoptimized, against the network it was made from.
@@ -158,7 +164,7 @@ def to_qdq(
     size
         Image side in pixels; the input is (1, 3, size, size).
     opset
-        13 to 23.
+        13 to 23; a GELU raises it to 20, the first that has one.
     exporter
         As for `export.to_onnx`.
     preprocessing
@@ -187,7 +193,10 @@ def to_qdq(
     marked, stored = _marked(model, opset)
     example = torch.zeros(1, 3, size, size)
     graph = export.unchecked(marked, example, opset, exporter, preprocessing)
-    name_(graph.graph, getattr(model, "meta", {}).get("scopes", {}))
+    _fold_shapes_(graph)
+    contract_gelus_(graph)  # no rounding comes between the parts of one
+    opset = declared(graph)
+    name_(graph.graph, getattr(model, "meta", {}).get("names", {}))
     counts = replace_marks_(graph, stored, opset)
     with paths.atomic(path) as temporary:
         temporary.write_bytes(serialized(graph, path.name))
@@ -196,6 +205,16 @@ def to_qdq(
         path, opset, counts["activations"], counts["weights"], counts["biases"],
         path.stat().st_size, **found, n=len(images), size=size,
     )  # fmt: skip
+
+
+def _fold_shapes_(model: onnx.ModelProto) -> None:
+    """Store the sizes that a network over tokens computes, and what it makes of them."""
+    import onnx_ir as ir
+
+    if any(node.op_type in ("Shape", "ConstantOfShape") for node in model.graph.node):
+        read = ir.from_proto(model)
+        constants.fold_(read, constants.MOST_ELEMENTS, shapes=True)
+        model.CopyFrom(ir.to_proto(read))
 
 
 def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> dict[str, Any]:
@@ -266,7 +285,8 @@ def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, Stored]]
     weights, biases = qat_graph.weights_of(marked), qat_graph.biases_of(marked)
     with torch.no_grad():
         for name, (_, rounding) in biases.items():
-            step, per_channel = rounding.step.numpy(), weights[name][1].grid.axis is not None
+            step = rounding.step.numpy()
+            per_channel = name in weights and weights[name][1].grid.axis is not None
             # one scale per channel for the bias of a weight with one: the HTP misreads the rest
             step = step if per_channel else step.reshape(())
             stored[f"{name}.bias"] = Stored(
@@ -275,15 +295,20 @@ def _marked(model: nn.Module, opset: int) -> tuple[nn.Module, dict[str, Stored]]
         for name, (_, quantizer) in weights.items():
             stored[f"{name}.weight"] = _stored(quantizer)
         for name, quantizer in activations.items():
-            stored[name] = _stored(quantizer)
+            stored[_key_of(name)] = _stored(quantizer)
     module: Any  # what `parametrize` adds is not in its type
     for name, (module, _) in biases.items():
         module.parametrizations.bias[-1] = _Marker(f"{name}.bias")
     for name, (module, _) in weights.items():
         module.parametrizations.weight[-1] = _Marker(f"{name}.weight")
     for name in activations:
-        marked.set_submodule(name, _Marker(name))
+        marked.set_submodule(name, _Marker(_key_of(name)))
     return marked, stored
+
+
+def _key_of(quantizer: str) -> str:
+    """Return what a marker calls a quantizer; one of a parameter, by the parameter's name."""
+    return quantizer.replace(".parametrizations.weight.0", ".weight")
 
 
 def _stored(quantizer: FakeQuant) -> Stored:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...onnxfile.edit import (
+    free_name,
     lift_constants_,
     producers,
     readers,
@@ -19,7 +20,7 @@ from ...onnxfile.edit import (
     remove_unused_,
     rename_tensors_,
 )
-from .graph import scope_of
+from .node_names import NodeName
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DOMAIN, MARK = "labutils", "FakeQuant"
 """Domain and operator of a marker; its attribute `key` says which quantizer it stands for."""
 
+_FLOAT32 = 1e-6  # relative: the end of a grid, of a step that was rounded to float32
 _LAST = "_QuantizeLinear_Input"  # how ONNX Runtime calls what is rounded into a graph output
 
 
@@ -54,35 +56,63 @@ class Stored:
         return np.clip(integers, lowest, limits.max).astype(kind)
 
 
-def name_(graph: onnx.GraphProto, scopes: dict[str, list[str]]) -> None:
+def name_(graph: onnx.GraphProto, names: dict[str, list[tuple[NodeName, ...]]]) -> None:
     """Give operators the names that an export of the float network gives them.
 
     Tensors can then be compared one by one (`compare.per_layer`), and a recipe's globs mean the
     same node here and there.
+
+    Parameters
+    ----------
+    graph
+        With markers.
+    names
+        Of the nodes that each marker stands behind, in order, by the marker's key.
     """
     maker = producers(graph.node)
     outputs = {entry.name for entry in graph.output}
-    left = {key: list(names) for key, names in scopes.items()}
+    left = {key: list(entries) for key, entries in names.items()}
     taken: Counter[str] = Counter()
     renamed: dict[str, str] = {}
     for mark in graph.node:
         node = maker.get(mark.input[0]) if mark.domain == DOMAIN else None
         if node is None or node.domain == DOMAIN or not left.get(_key(mark)):
             continue
-        chain = [(node, left[_key(mark)].pop(0))]
-        before = maker.get(node.input[0])
-        if node.op_type == "Relu" and before is not None and before.op_type in ("Conv", "Gemm"):
-            weight = maker.get(before.input[1])
-            if weight is not None and weight.domain == DOMAIN:
-                chain.insert(0, (before, scope_of(_key(weight).removesuffix(".weight"))))
-        for one, scope in chain:
-            name = f"{scope}/{one.op_type}"
-            number, taken[name] = taken[name], taken[name] + 1
-            one.name = f"{name}_{number}" if number else name
+        known = left[_key(mark)].pop(0)
+        before = maker.get(node.input[0]) if len(known) > 1 else None
+        chain = [(node, known[-1])] if before is None else [(before, known[0]), (node, known[-1])]
+        for one, called in chain:
+            if one.output[0] not in renamed:  # its first output's name is that of the node
+                one.name = _name(one, called, taken)
+            tensor = mark.input[0] if one is node else one.output[0]
             last = one is node and mark.output[0] in outputs
-            name = f"{mark.output[0]}{_LAST}" if last else f"{one.name}_output_0"
-            renamed[one.output[0]] = name
+            place = list(one.output).index(tensor)
+            name = f"{mark.output[0]}{_LAST}" if last else f"{one.name}_output_{place}"
+            renamed[tensor] = name
+    _make_way_(graph, renamed)
     rename_tensors_(graph, renamed)
+
+
+def _make_way_(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
+    """Give what has a name that is now another's a free one: sums of shapes, as a Concat."""
+    news = set(renamed.values())
+    stored = [tensor.name for tensor in graph.initializer]
+    made = [name for node in graph.node for name in node.output]
+    taken = {*news, *stored, *made, *(node.name for node in graph.node)}
+    for name in (*stored, *made):
+        if name in news and name not in renamed:
+            renamed[name] = free_name(name, taken)
+    called = {name.removesuffix("_output_0") for name in news}
+    for node in graph.node:
+        if node.name in called and node.output[0] not in renamed:
+            node.name = free_name(node.name, taken)
+
+
+def _name(node: onnx.NodeProto, known: NodeName, taken: Counter[str]) -> str:
+    """Return a node's name; one made of its operator where the exporter wrote another one."""
+    name = known.name if known.op_type == node.op_type else f"{known.scope}/{node.op_type}"
+    number, taken[name] = taken[name], taken[name] + 1
+    return f"{name}_{number}" if number else name
 
 
 def replace_marks_(model: onnx.ModelProto, stored: dict[str, Stored], opset: int) -> dict[str, Any]:
@@ -116,6 +146,7 @@ class _Writer:
         self.graph, self.stored, self.domain = model.graph, stored, domain
         self.outputs = {entry.name for entry in model.graph.output}
         self.written: set[str] = set()
+        self.rounded: set[str] = set()
         self.renamed: dict[str, str] = {}
         self.counts: dict[str, Any] = {"activations": Counter(), "weights": Counter(), "biases": 0}
 
@@ -161,6 +192,7 @@ class _Writer:
         source_base = source.removesuffix(_LAST)
         base = source_base.removesuffix("_DequantizeLinear_Output")
         base = base if base == source_base else f"{base}_{grid.zero_point.dtype.name}"
+        base = free_name(base, self.rounded)  # an exporter makes one of two equal nodes
         output = mark.output[0]
         if output not in self.outputs:
             self.renamed[output] = f"{base}_DequantizeLinear_Output"
@@ -186,21 +218,19 @@ def _key(mark: onnx.NodeProto) -> str:
 
 
 def _absorb_rectifiers_(graph: onnx.GraphProto) -> None:
-    """Drop a Relu between a convolution and a Q whose integers begin at zero: the Q clips."""
-    from onnx import numpy_helper
-
+    """Drop a Relu or Clip in front of a Q whose integers end where it clips: the Q does it."""
     maker = producers(graph.node)
     values = {tensor.name: tensor for tensor in graph.initializer}
     read_by, dropped = readers(graph.node), []
     for node in graph.node:
         before, after = maker.get(node.input[0]), read_by.get(node.output[0], [])
         if (
-            node.op_type == "Relu"
+            node.op_type in ("Relu", "Clip")
             and before is not None
-            and before.op_type in ("Conv", "Gemm", "ConvTranspose", "MatMul", "Add")
-            and len(read_by[node.input[0]]) == 1
+            and before.op_type not in ("QuantizeLinear", "DequantizeLinear")
+            and len(before.output) == len(read_by[node.input[0]]) == 1
             and [n.op_type for n in after] == ["QuantizeLinear"]
-            and not numpy_helper.to_array(values[after[0].input[2]]).any()
+            and _clips_as(after[0], node, values)
         ):
             before.output[0] = node.output[0]
             dropped.append(node)
@@ -208,36 +238,69 @@ def _absorb_rectifiers_(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
+def _clips_as(
+    rounding: onnx.NodeProto, node: onnx.NodeProto, values: dict[str, onnx.TensorProto]
+) -> bool:
+    """Return whether a Q lets nothing pass that a Relu or Clip before it does not."""
+    from onnx import numpy_helper
+
+    scale, zero = (numpy_helper.to_array(values[name]) for name in rounding.input[1:3])
+    if node.op_type == "Relu":
+        return not zero.any()
+    ends = [values.get(name) for name in node.input[1:3]]
+    if len(ends) != 2 or any(end is None for end in ends):
+        return False
+    low, high = (float(numpy_helper.to_array(end)) for end in ends if end is not None)
+    reach = float(scale) * (np.iinfo(zero.dtype).max - int(zero))
+    return low == 0 and not zero.any() and reach <= high * (1 + _FLOAT32)
+
+
 def _quantize_scalars_(graph: onnx.GraphProto, write: _Writer) -> None:
-    """Give float constants of elementwise operators a DQ: 8 bits hold a single number exactly."""
+    """Give float constants of elementwise operators a DQ: codes hold a single number exactly.
+
+    They have the width of the other operand, as a device wants both.
+    """
     from onnx import numpy_helper
 
     values = {t.name: t for t in graph.initializer}
-    made = {out for n in graph.node if n.op_type == "DequantizeLinear" for out in n.output}
-    added: dict[str, Any] = {}
+    made = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+    added: dict[tuple[str, str], Any] = {}
     for node in graph.node:
-        if node.op_type not in ("Add", "Sub", "Mul", "Div") or not made & set(node.input):
+        others = [made[name] for name in node.input if name in made]
+        if node.op_type not in ("Add", "Sub", "Mul", "Div") or not others:
             continue
+        wide = numpy_helper.to_array(values[others[0].input[2]]).dtype == np.uint16
+        kind = np.dtype(np.uint16 if wide else np.uint8)
         for index, name in enumerate(node.input):
             if name not in values or values[name].data_type != 1:
                 continue
-            if name not in added:
+            if (name, kind.name) not in added:
                 array = numpy_helper.to_array(values[name])
-                low, high = min(0.0, float(array.min())), max(0.0, float(array.max()))
-                one = np.unique(array).size == 1
-                scale = np.float32((high - low) / (1 if one else 255) or 1.0)
-                zero = np.uint8(np.rint(-low / scale))
-                grid = Stored(np.array(scale), np.array(zero), None)
+                grid = _of_constant(array, kind)
+                base = f"{name}_{kind.name}" if wide else name
                 inputs = [
-                    write.tensor(f"{name}_quantized", grid.quantized(array)),
-                    write.tensor(f"{name}_scale", grid.scale),
-                    write.tensor(f"{name}_zero_point", grid.zero_point),
+                    write.tensor(
+                        f"{base}_quantized", grid.quantized(numpy_helper.to_array(values[name]))
+                    ),
+                    write.tensor(f"{base}_scale", grid.scale),
+                    write.tensor(f"{base}_zero_point", grid.zero_point),
                 ]
-                dq = f"{name}_DequantizeLinear"
-                added[name] = write.node("DequantizeLinear", inputs, f"{dq}_Output", None, dq)
-            node.input[index] = added[name].output[0]
+                dq = f"{base}_DequantizeLinear"
+                added[name, kind.name] = write.node(
+                    "DequantizeLinear", inputs, f"{dq}_Output", None, dq
+                )
+            node.input[index] = added[name, kind.name].output[0]
     for node in reversed(list(added.values())):
         graph.node.insert(0, node)
+
+
+def _of_constant(array: np.ndarray, kind: np.dtype) -> Stored:
+    """Return the grid of a constant, unsigned; a single number is one step from zero."""
+    low, high = min(0.0, float(array.min())), max(0.0, float(array.max()))
+    levels = 1 if np.unique(array).size == 1 else np.iinfo(kind).max
+    scale = np.float32((high - low) / levels or 1.0)
+    zero = np.rint(-low / scale).astype(kind)
+    return Stored(np.array(scale), np.array(zero), None)
 
 
 def _finish_(model: onnx.ModelProto, write: _Writer) -> None:

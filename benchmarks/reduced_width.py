@@ -1,0 +1,210 @@
+"""MobileNetV2 and EfficientNet-B0 at a part of their width: int8 and lite, trained and not.
+
+    python benchmarks/reduced_width.py --whole           # what is recorded
+    python benchmarks/reduced_width.py -o FOLDER         # a trial: few images, few steps
+
+Neither has weights in the lab: each is trained on drawn pictures first, then quantized after
+training and in it. The lite form (the rule set ``lite``: no squeeze-excitation, ReLU throughout) is
+trained with the original as teacher, and then quantized likewise. Accuracy is that of the exported
+ONNX files in ONNX Runtime on the same validation images, and differences are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import dataclasses
+import functools
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import results
+import torch
+from torch import nn
+
+from labutils import export, metrics, paths, quantize, runtime, surgery, tabular, train
+from labutils.images import data
+from labutils.measure import complexity
+from labutils.models import architectures
+from labutils.quantize.recipe import PRESETS
+from labutils.quantize.training import qat
+
+PROGRAM = "reduced_width"
+NETWORKS = ("mobilenet_v2", "efficientnet_b0")
+WIDTH, SIZE = 0.5, 96
+PREPROCESSING = data.Preprocessing(SIZE)
+TRIAL = {"images": 64, "calibration": 32, "training": 128, "steps": 2}
+WHOLE = {"images": data.VALIDATION_IMAGES, "calibration": 256, "training": 20_000, "steps": 3000}
+FURTHER = 0.1  # of the steps, for the lite form and for each training with the rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One file of one network: accuracy, paired difference to its original, costs."""
+
+    network: str
+    stage: str
+    top1: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    n: int
+    parameters: int
+    macs: int
+    bytes: int
+
+
+def main() -> None:
+    """Train, operate, quantize and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=NETWORKS, action="append")
+    parser.add_argument("--set", dest="image_set", choices=list(data.DRAWN), default=data.THINGS16)
+    parser.add_argument("--width", type=float, default=WIDTH)
+    parser.add_argument("--whole", action="store_true", help="all images and steps")
+    for name, value in TRIAL.items():
+        parser.add_argument(f"--{name}", type=int, help=f"of a trial ({value})")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
+    chosen = parser.parse_args()
+    given = {name: getattr(chosen, name) for name in TRIAL if getattr(chosen, name)}
+    whole = chosen.whole and not given and not chosen.network and chosen.width == WIDTH
+    place = results.place(chosen.output, whole and chosen.image_set == data.THINGS16)
+    if place is None:
+        parser.error("pass -o FOLDER, or --whole alone: a trial does not replace what is recorded")
+    sizes = (WHOLE if chosen.whole else TRIAL) | given
+    rows = []
+    with paths.scratch() as folder:
+        for name in chosen.network or NETWORKS:
+            bench = Bench(name, chosen.width, chosen.image_set, sizes, folder)
+            rows += bench.rows()
+    write(rows, chosen, sizes, place)
+
+
+def built(name: str, width: float, classes: int) -> nn.Module:
+    """Return a network of torchvision with a part of its channels, of seeded random weights."""
+    models = architectures._models()
+    torch.manual_seed(0)
+    if name == "mobilenet_v2":
+        return models.mobilenet_v2(weights=None, num_classes=classes, width_mult=width)
+    block = functools.partial(models.efficientnet.MBConvConfig, width_mult=width, depth_mult=1.0)
+    stages = (
+        (1, 3, 1, 32, 16, 1), (6, 3, 2, 16, 24, 2), (6, 5, 2, 24, 40, 2), (6, 3, 2, 40, 80, 3),
+        (6, 5, 1, 80, 112, 3), (6, 5, 2, 112, 192, 4), (6, 3, 1, 192, 320, 1),
+    )  # fmt: skip
+    return models.EfficientNet([block(*stage) for stage in stages], 0.2, num_classes=classes)
+
+
+class Bench:
+    """Trains one network and its lite form, writes their files, and judges them."""
+
+    def __init__(
+        self, name: str, width: float, image_set: str, sizes: dict[str, int], folder: Path
+    ) -> None:
+        self.name, self.image_set, self.sizes, self.folder = name, image_set, sizes, folder
+        self.network = built(name, width, len(data.classes_of(image_set)))
+        self.calibration = data.calibration(sizes["calibration"], SIZE, image_set)
+        self.images = data.load("val", sizes["images"], SIZE, image_set)
+        self.right: np.ndarray | None = None
+
+    def rows(self) -> list[Row]:
+        """Return the table's lines, the original first."""
+        steps, further = self.sizes["steps"], max(1, round(FURTHER * self.sizes["steps"]))
+        self.fit(self.network, steps, learning_rate=3e-3)
+        original = self.network.eval()
+        lite = copy.deepcopy(original)
+        example = PREPROCESSING(self.calibration.images[:4])
+        print(surgery.replace_(lite, "lite", example_inputs=torch.from_numpy(example)), flush=True)
+        self.fit(lite, further, teacher=original, learning_rate=1e-3)
+        rows = []
+        for words, network in (("", original), ("lite, ", lite.eval())):
+            source = self.folder / f"{self.name}{'_lite' if words else ''}.onnx"
+            export.to_onnx(network, source, size=SIZE, preprocessing=PREPROCESSING)
+            ptq = source.with_suffix(".int8.onnx")
+            quantize.static(source, ptq, self.calibration, preprocessing=PREPROCESSING)
+            trained = self.trained(network, source.with_suffix(".qat.onnx"), further)
+            rows += [
+                self.row(f"{words}fp32", source, source),
+                self.row(f"{words}int8", ptq, source),
+                self.row(f"{words}int8, trained", trained, source),
+            ]
+        return rows
+
+    def fit(self, network: nn.Module, steps: int, **settings: Any) -> None:
+        """Train on the drawn pictures, in place."""
+        network.requires_grad_(True)
+        images = self.sizes["training"]
+        done = train.fine_tune(
+            network, steps=steps, size=SIZE, images=images, image_set=self.image_set,
+            batch_size=min(64, images), **settings,
+        )  # fmt: skip
+        print(f"{self.name}: {done}", flush=True)
+        train.estimate_batch_norm_(network, self.calibration, PREPROCESSING)
+
+    def trained(self, network: nn.Module, file: Path, steps: int) -> Path:
+        """Return the file of the network that was trained with the rounding in place."""
+        student = qat.prepare(network, PRESETS["int8_qat"], size=SIZE)
+        qat.calibrate_(student, self.calibration, PREPROCESSING)
+        images = self.sizes["training"]
+        qat.fit_(
+            student, teacher=network, steps=steps, size=SIZE, images=images,
+            image_set=self.image_set, batch_size=min(32, images),
+        )  # fmt: skip
+        print(qat.to_qdq(student, file, size=SIZE, preprocessing=PREPROCESSING), flush=True)
+        return file
+
+    def row(self, stage: str, file: Path, source: Path) -> Row:
+        """Return one line; the costs are those of the float file."""
+        with runtime.connect(file) as runner:
+            parts = [runner.run(batch) for batch, _ in self.images.batches(32, PREPROCESSING)]
+        logits, labels = np.concatenate(parts), self.images.labels
+        right = metrics.correct(logits, labels)
+        self.right = right if self.right is None else self.right
+        top1, paired = (
+            metrics.accuracy(logits, labels),
+            metrics.paired_difference(right, self.right),
+        )
+        counted = complexity.count(source)
+        return Row(
+            self.name, stage, top1.value, *top1.interval, paired.value, *paired.interval,
+            len(labels), counted.parameters, counted.macs, file.stat().st_size,
+        )  # fmt: skip
+
+
+def write(rows: list[Row], chosen: argparse.Namespace, sizes: dict[str, int], folder: Path) -> None:
+    """Write the table as CSV and as text."""
+    images = f"split val of {chosen.image_set} (drawn), {rows[0].n} images at {SIZE} px"
+    head = results.head(
+        results.command(f"{PROGRAM}.py"), images, "torch", "torchvision", "onnxruntime",
+        developed=True,
+    )  # fmt: skip
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dataclasses.asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    paths.write_text(folder / f"{PROGRAM}.csv", results.commented(head) + text.getvalue())
+    columns = ("network", "stage", "top-1", "95 %", "points to fp32", "M par", "M MAC", "MB")
+    cells = [
+        (
+            row.network, row.stage, f"{100 * row.top1:.2f} %",
+            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
+            f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
+            f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e6:.1f}", f"{row.bytes / 1e6:.2f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    notes = [
+        f"Trained from random weights for {sizes['steps']} steps on {sizes['training']} images; "
+        "what is trained further, for a tenth of the steps."
+    ]
+    title = f"Reduced width ({chosen.width:g}) on {chosen.image_set}"
+    table = tabular.text(title, columns, cells, notes)
+    paths.write_text(folder / f"{PROGRAM}.txt", "\n".join([*head, "", table]) + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -87,7 +87,6 @@ def test_the_program_of_the_page_trains_quantizes_and_judges(place):
     output = said(started(text + ENDING, place))
     known, exported = accuracies(output)
     assert known > 50 and exported > known - 15, output  # four classes: chance is 25 %
-    assert "Parity gate (ort_int8): passed" in output
     assert {"own.onnx", "average.onnx", "stopped.pt"} <= {file.name for file in place.iterdir()}
 
 
@@ -101,7 +100,7 @@ def test_its_loop_has_twenty_lines_and_no_trainer_of_ours():
 def test_the_changed_program_trains_under_two_processes(place, tmp_path):
     (tmp_path / "pictures").symlink_to(place / "pictures")
     text = patched(program(3), blocks("diff")[0])
-    text = text.replace("SIZE, EPOCHS = 96, 15", "SIZE, EPOCHS = 64, 1").partition("held_out =")[0]
+    text = text.replace("SIZE, EPOCHS = 96, 10", "SIZE, EPOCHS = 64, 1").partition("held_out =")[0]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

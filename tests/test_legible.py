@@ -12,9 +12,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES, MOST_PARAMETERS, SCREEN = 450, 8, 60
 
 MANY = {
-    # Every parameter is a hyperparameter with a default, named as the field names it, and a
-    # learner sets one or two in a call: torch's optimizers and timm's `create_optimizer` do so.
-    "train/fine_tuning.py fine_tune",
     # the signature of the operator of PyTorch that it replaces
     "surgery/layers/normalization.py aten_instance_norm_in_steps",
 }

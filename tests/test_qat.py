@@ -145,6 +145,22 @@ def test_gradients_are_those_of_learned_step_size_quantization():
     assert quantizer.exponent.grad.item() == pytest.approx(by_step * share * chain, rel=1e-5)
 
 
+def test_a_step_of_activations_learns_alike_from_a_batch_and_from_its_parts():
+    """N of the paper counts the values of one image, so processes may share a batch."""
+    x = torch.linspace(-3, 9, 4 * 6).reshape(4, 6)
+
+    def gradient(rows):
+        quantizer = FakeQuant(Grid(4), learned=True)
+        quantizer._set_step(torch.tensor([0.5]))
+        quantizer.phase = "frozen"
+        quantizer.exponent.requires_grad_()
+        quantizer(rows).sum(1).mean().backward()  # a loss is a mean over the images
+        return quantizer.exponent.grad.item()
+
+    parts = [gradient(x[:2]), gradient(x[2:])]
+    assert gradient(x) == pytest.approx(sum(parts) / 2, rel=1e-5) != 0
+
+
 @given(st.integers(0, 999))
 @settings(max_examples=15, deadline=None)
 def test_four_bits_clip_where_it_pays_and_no_channel_vanishes(seed):

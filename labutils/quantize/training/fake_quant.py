@@ -315,7 +315,9 @@ class FakeQuant(nn.Module):
             shape = [1] * x.ndim
             shape[self.grid.axis] = -1
             step = step.reshape(shape)
-        share = (x.numel() / step.numel() * self.grid.highest) ** -0.5
+        # of an activation the values of one image: processes that share a batch get what one gets
+        values = x.numel() / (step.numel() if self.grid.signed else max(1, len(x)))
+        share = (values * self.grid.highest) ** -0.5
         low, high = self.grid.lowest - point, self.grid.highest - point
         return _Round.apply(x, step, low.float(), high.float(), share)
 

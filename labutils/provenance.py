@@ -46,9 +46,8 @@ def calibrated_on(images: data.ImageSet | np.ndarray) -> dict[str, str]:
         ``pictures`` as text, and ``pictures_sha256`` of their values at the size that they were
         used at: the same for the same pictures, whatever their order, labels and file names.
     """
-    words, array = "your own inputs", images
-    if isinstance(images, data.ImageSet):
-        words, array = images.source, images.images
+    words = images.source if isinstance(images, data.ImageSet) else "your own inputs"
+    array = images.images if isinstance(images, data.ImageSet) else images
     digest = hashlib.sha256(f"{array.shape} {array.dtype.str}".encode())
     for one in sorted(hashlib.sha256(picture.tobytes()).digest() for picture in array):
         digest.update(one)

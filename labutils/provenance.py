@@ -37,23 +37,20 @@ def calibrated_on(images: data.ImageSet | np.ndarray) -> dict[str, str]:
     Parameters
     ----------
     images
-        Pictures, (n, height, width, 3) uint8 with labels; or inputs of the reader's own,
-        (n, channels, height, width) float32, normalized.
+        Pictures, (n, height, width, 3) uint8; or inputs of the reader's own, (n, channels, height,
+        width) float32, normalized.
 
     Returns
     -------
     dict
-        ``pictures`` in words, and ``pictures_sha256`` of shape and values, at the size that they
-        were used at (and of the labels): the same for the same pictures in the same order,
-        wherever the files lie and whatever they are called.
+        ``pictures`` as text, and ``pictures_sha256`` of their values at the size that they were
+        used at: the same for the same pictures, whatever their order, labels and file names.
     """
-    words, arrays = "your own inputs", [images]
-    if isinstance(images, data.ImageSet):
-        words, arrays = images.source, [images.images, images.labels]
-    digest = hashlib.sha256()
-    for array in map(np.ascontiguousarray, arrays):
-        digest.update(f"{array.shape} {array.dtype.str}".encode())
-        digest.update(array.tobytes())
+    words = images.source if isinstance(images, data.ImageSet) else "your own inputs"
+    array = images.images if isinstance(images, data.ImageSet) else images
+    digest = hashlib.sha256(f"{array.shape} {array.dtype.str}".encode())
+    for one in sorted(hashlib.sha256(picture.tobytes()).digest() for picture in array):
+        digest.update(one)
     return {"pictures": words, "pictures_sha256": digest.hexdigest()}
 
 

@@ -25,6 +25,7 @@ from .commands import (
     exporting,
     housekeeping,
     options,
+    performing,
     quantizing,
     rdk,
     running,
@@ -144,7 +145,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, exporting, quantizing, training, running, rdk, housekeeping):
+    for group in (
+        converting,
+        exporting,
+        quantizing,
+        training,
+        running,
+        performing,
+        rdk,
+        housekeeping,
+    ):
         group.add(commands)
     return parser
 

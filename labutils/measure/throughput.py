@@ -1,6 +1,6 @@
 """Latency and frame rate under concurrent requests, on this machine.
 
-Each request has a session of its own with one thread inside its operators, as a vendor's table has
+Each request has its own session with one thread inside the operators, as a vendor's table has
 it ("single-threaded", "multi-threaded", frames per second). Everything is measured in turns: in
 every round each model runs at each number of requests, so what else the machine does disturbs all
 of them alike.

@@ -25,6 +25,7 @@ from .commands import (
     exporting,
     housekeeping,
     options,
+    performing,
     pruning,
     quantizing,
     rdk,
@@ -147,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = (
-        converting, exporting, quantizing, pruning, training, running, rdk, housekeeping, tools,
+        converting, exporting, quantizing, pruning, training,
+        running, performing, rdk, housekeeping, tools,
     )  # fmt: skip
     for group in groups:
         group.add(commands)

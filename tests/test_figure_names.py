@@ -5,7 +5,7 @@ import itertools
 import types
 
 import numpy as np
-from test_figures import FakeRunner, drawn, onnx_file
+from test_figures import FakeRunner, drawn, onnx_file, throughput_of
 
 from labutils import compare, prune, targets
 from labutils.compare import Layer, LayerReport
@@ -114,6 +114,7 @@ def every(name, folder):
         "gate_inputs": figures.gate_inputs({name: values, f"{name}.2": 9 * values}),
         "images": figures.images(images, np.eye(6)[:3]),
         "ladder_chart": figures.ladder_chart(measured),
+        "latency_by_requests": figures.latency_by_requests(throughput_of(name, f"{name} 2")),
         "layer_sqnr": figures.layer_sqnr(layers(name)),
         "operator_counts": figures.operator_counts(network, network, titles=(name, f"{name} 2")),
         "pruning_front": figures.pruning_front(channel_search(name)),

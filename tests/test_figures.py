@@ -22,6 +22,7 @@ from labutils.compare import LayerReport, Stage
 from labutils.errors import UnknownNameError, UsageError
 from labutils.images import data, things
 from labutils.measure import complexity
+from labutils.measure.throughput import THREADS, Median, Plan, Row, Throughput
 from labutils.models import zoo
 from labutils.quantize import Ranges
 from labutils.show import figures
@@ -144,6 +145,19 @@ def measured():
     return Ranges(names, -0.5 * np.ones_like(high), high)
 
 
+def throughput_of(*models):
+    """Made-up figures of two cores: up to 8 requests share them."""
+    rows = [
+        Row(
+            model, "ONNX Runtime", n, Median(3 * max(1, n / 2), 2.8 * max(1, n / 2), 4.5 * n, 9),
+            Median(300 * min(n, 2), 250 * min(n, 2), 310 * min(n, 2), 9),
+        )
+        for model in models
+        for n in THREADS
+    ]  # fmt: skip
+    return Throughput(tuple(rows), Plan(), "a processor", 2)
+
+
 @pytest.fixture(scope="module")
 def every(ladder, report, network, checks, files, measured, _small):
     """All figures once."""
@@ -189,6 +203,7 @@ def every(ladder, report, network, checks, files, measured, _small):
             {"lite": np.geomspace(2, 0.3, 60), "gates as ReLU": np.linspace(3.2, 2.9, 60)}, 2.77
         ),
         "cuts": figures.cuts(ladder, 16),
+        "requests": figures.latency_by_requests(throughput_of("mobilenet_v2", "mobilenet_v3")),
         "u curve": figures.u_curve(
             ENDS, 1 / ENDS**4, 1e-5 * ENDS**2, MARKS, "features.0.0, 8 bits"
         ),
@@ -209,7 +224,7 @@ NAMES = [
     "apart long", "architecture",
     "block", "narrow", "verdicts", "verdict", "operators", "images", "guesses", "image", "gate",
     "gate one", "gate negative", "grid", "grid small", "ranges", "ranges all", "top5 of 1000",
-    "gates in", "losses", "cuts", "u curve", "filters", "filters one",
+    "gates in", "losses", "cuts", "requests", "u curve", "filters", "filters one",
 ]  # fmt: skip
 
 

@@ -109,6 +109,31 @@ def test_opset_above_the_range_is_the_first_blocker_of_a_tool_that_rejects_it(sa
     assert table.check(saved(chain("Relu", opset=11)), "rdk-x5").ok
 
 
+@pytest.mark.parametrize(("version", "warned"), [(7, False), (9, False), (10, True)])
+def test_the_ir_version_that_a_tool_stops_at_is_said_as_the_tool_says_it(saved, version, warned):
+    model = chain("Relu", opset=11)
+    model.ir_version = version
+    report = table.check(saved(model), "rdk-x5")
+    words = "The ir version of the model is 10, which is greater than the maximum supported"
+    assert any(words in warning for warning in report.warnings) == warned
+
+
+def test_an_operator_of_another_domain_ends_a_tool_that_says_so(saved):
+    node = helper.make_node("Mine", ["x"], ["y"], name="my0", domain="my.domain")
+    model = model_of([node], opset=11)
+    model.opset_import.append(helper.make_opsetid("my.domain", 1))
+    report = table.check(saved(model), "rdk-x5")
+    assert report.first_blocker.node == "my0" and not report.ok
+    assert "nodes:['my0'] are specified as domain:my.domain" in report.first_blocker.evidence
+    assert table.check(saved(model), "tidl-11").nodes[0].verdict == "unknown"
+
+
+def test_what_the_bpu_does_not_compute_the_cpu_does(saved):
+    for op, place in (("Det", "CPU"), ("Softplus", "BPU"), ("HardSigmoid", "BPU")):
+        (node,) = table.check(saved(chain(op, opset=11)), "rdk-x5").nodes
+        assert node.verdict == "supported" and f"on {place}" in node.evidence
+
+
 def test_opset_outside_the_range_of_another_tool_only_warns(saved):
     report = table.check(saved(chain("Relu", opset=20)), "tidl-11")
     assert report.ok and any("outside the documented range" in w for w in report.warnings)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from labutils import train
+from labutils import export, train
 from labutils.errors import ModelFileError, UsageError
 from labutils.images import data
 from labutils.models import architectures, timm_twins, zoo
+from labutils.onnxfile import graph
+from labutils.onnxfile.file import OnnxFile
 
 
 @pytest.fixture(params=timm_twins.TWINS)
@@ -52,6 +54,31 @@ def test_epsilon_alone_makes_a_difference():
     images = torch.from_numpy(ours.preprocessing(data.load("val", 8, 128).images))
     with torch.inference_mode():
         assert (without(images) - ours.module(images)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("classes", [16, 1000])
+def test_the_file_has_as_many_parameters_as_the_vendors_script_counts(classes):
+    """5,470,832 with 1,000 classes: D-Robotics' sample, opset 11, names data and output."""
+    torch.manual_seed(0)
+    module = architectures.find("timm:mobilenetv3_large_100").build(classes).eval()
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = torch.rand_like(tensor) + 0.5  # equal ones would be stored once
+    written = export.unchecked(module, torch.rand(1, 3, 64, 64), 11)
+    assert graph.stored_values(written) == 5_470_832 - 1_281 * (1_000 - classes)
+    assert graph.stored_values(written) < sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_vendors_file(lab, tmp_path):
+    asked = ("export", "timm:mobilenetv3_large_100", "--weights", "things16", "--size", 64)
+    names = ("--opset", 11, "--input-name", "data", "--output-name", "output", "--simplify")
+    code, out, err = lab(*asked, *names, "-o", tmp_path / "m.onnx")
+    assert code == 0, err
+    made = OnnxFile(tmp_path / "m.onnx")
+    assert [value.name for value in (*made.inputs, *made.outputs)] == ["data", "output"]
+    assert made.opset == 11 and "HardSwish" not in {n.op_type for n in made.proto.graph.node}
+    assert "m.onnx: 4,210,328 parameters" in out
 
 
 def test_networks_of_other_layers_are_refused():

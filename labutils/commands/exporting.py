@@ -23,6 +23,8 @@ def add(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the .onnx to write")
     parser.add_argument("--input-name", metavar="NAME", help="of the input tensor (input)")
     parser.add_argument("--output-name", metavar="NAME", help="of the output tensor (logits)")
+    simpler = "also run onnxsim, which folds constants and removes what does nothing"
+    parser.add_argument("--simplify", action="store_true", help=simpler)
     split = parser.add_argument_group("parts")
     split.add_argument(
         "--parts", type=Path, metavar="FOLDER",
@@ -39,6 +41,8 @@ def add(commands: Any) -> None:
 def _export(chosen: argparse.Namespace) -> int:
     from .. import manifests, paths
     from ..models import zoo
+    from ..onnxfile import graph
+    from ..onnxfile.file import OnnxFile
     from ..pipeline import submodules
 
     _refuse_misfit(chosen)
@@ -64,7 +68,9 @@ def _export(chosen: argparse.Namespace) -> int:
         if chosen.output:
             _publish(file, model, chosen.output)
             facts["file"] = str(chosen.output)
-            say(chosen, f"wrote {chosen.output}")
+            facts["parameters"] = graph.stored_values(OnnxFile(chosen.output).proto)
+            said = f"{facts['parameters']:,} parameters in its initializers"
+            say(chosen, f"wrote {chosen.output}: {said}")
     if chosen.json:
         print(json.dumps(facts, indent=2, default=str))
     return 0
@@ -89,7 +95,7 @@ def _write(
 
     source = model.onnx or OnnxFile(model.file or place)
     if model.module is not None:
-        report = export.to_onnx(model, place, opset=chosen.opset)
+        report = export.to_onnx(model, place, opset=chosen.opset, simplify=chosen.simplify)
         say(chosen, report)
         source, facts["export"] = report.onnx or OnnxFile(place), report.to_dict()
     renames = (chosen.input_name, chosen.output_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import math
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -194,6 +195,14 @@ def joined_sha256(files: list[Path]) -> str:
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard operator set that a model imports; 0 for none."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def stored_values(model: onnx.ModelProto) -> int:
+    """Return how many numbers a model's initializers hold: its parameters as the file has them.
+
+    A normalization that the exporter has folded into a convolution counts with its bias only.
+    """
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
 
 
 def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -146,7 +146,11 @@ def judge(node: Node, table: Table) -> NodeVerdict:
     """Return the verdict of the table on one node; limits are checked where a machine can."""
     op = table.ops.get(node.op_type) if node.standard else None
     missed: tuple[Constraint, ...] = ()
-    if op is None:
+    refusal = None if node.standard else table.messages.get("custom_domain")
+    if refusal is not None:
+        words = refusal.template.format(node=node.name, domain=node.proto.domain)
+        verdict, evidence = "unsupported", f"{refusal.evidence}: {words}"
+    elif op is None:
         verdict, evidence = "unknown", _why_unknown(node, table)
     elif op.verdict == "unsupported":
         verdict, evidence = "unsupported", _known(op, op.detail)
@@ -158,8 +162,8 @@ def judge(node: Node, table: Table) -> NodeVerdict:
         module=node.module,
         verdict=verdict,
         evidence=evidence,
-        source=", ".join(op.source) if op else "",
-        confidence=op.confidence if op else "",
+        source=", ".join(refusal.source if refusal else op.source if op else ()),
+        confidence="high" if refusal else op.confidence if op else "",
         version=node.version,
         silent=any(limit.silent for limit in missed),
         aborts=op is not None and op.aborts,
@@ -258,10 +262,12 @@ def _warnings(graph: Graph, table: Table, verdicts: list[NodeVerdict]) -> list[s
     if low or high:
         found.append(f"opset {graph.opset} is outside the documented range. {span.note}")
     if span.max_ir_version and graph.model.ir_version > span.max_ir_version:
-        found.append(
-            f"ONNX IR version {graph.model.ir_version} is above the documented "
-            f"{span.max_ir_version}."
-        )
+        version, most = graph.model.ir_version, span.max_ir_version
+        refusal = table.messages.get("ir_version")
+        words = f"ONNX IR version {version} is above the documented {most}."
+        if refusal is not None:
+            words = f"the tool stops: {refusal.template.format(v=version, most=most)}"
+        found.append(words)
     unknown = Counter((v.op_type, v.evidence) for v in verdicts if v.verdict == "unknown")
     for (op_type, why), count in unknown.items():
         found.append(f"{op_type} ({counted(count, 'node')}) is unknown: {why}.")

@@ -23,6 +23,7 @@ from ..graphs.picture import BLUE, GREEN, INK, ORANGE, VERMILION, Picture, blank
 from .anatomy import hard_and_smooth, weight_work_time
 from .architecture import architecture, inverted_residual
 from .comparison import accuracy_by_size, answers_apart, ladder_chart, layer_sqnr
+from .concurrency import latency_by_requests
 from .error import filter_reach, u_curve
 from .image import error_by_image, images
 from .precision import front, layer_costs
@@ -51,6 +52,7 @@ __all__ = [
     "images",
     "inverted_residual",
     "ladder_chart",
+    "latency_by_requests",
     "layer_costs",
     "layer_sqnr",
     "operator_counts",

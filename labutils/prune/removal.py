@@ -13,19 +13,12 @@ from torch import nn
 from .. import tabular
 from ..errors import PruningError, UsageError
 from .cost import Cost, measured
-from .coupling import (
-    TOLERANCE,
-    Group,
-    conditioned,
-    coupled,
-    cut_,
-    departure,
-    outputs,
-    trial_departure,
-    unmasked,
-)
+from .coupling import coupled, unmasked
+from .groups import Group
 from .masks import Mask, masks_of, remove_
 from .planning import DEFAULT_SIZE, Size, input_shape
+from .tracing import cut_
+from .trials import TOLERANCE, conditioned, departure, outputs, trial_departure
 
 _IMAGES = 3
 _SMALL = 1e-3  # outputs below say nothing of a difference

@@ -457,11 +457,21 @@ def test_removal_of_a_network_whose_outputs_have_faded():
     assert "seeded weights" in str(removal)
 
 
-def test_a_network_that_gives_one_answer_cannot_be_verified():
+def test_a_network_that_gives_one_answer_is_compared_with_seeded_weights():
     network = made(nets.Mobile)
     with torch.no_grad():
-        network.classifier[3].weight.zero_()
+        network.classifier[3].weight.mul_(1e-9)
+        network.classifier[3].bias.fill_(2.0)
     prune.apply_masks_(network, planned(network))
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8 and not removal.own_weights
+
+
+def test_a_network_without_finite_outputs_cannot_be_verified():
+    network = made(nets.Mobile)
+    prune.apply_masks_(network, planned(network))
+    with torch.no_grad():
+        network.classifier[3].bias.fill_(torch.nan)
     with pytest.raises(PruningError, match="cannot be verified"):
         prune.removed(network, size=SIDE)
 

@@ -94,6 +94,7 @@ def test_a_network_of_which_nothing_can_go_says_why():
         planned(Only())
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     width=st.integers(2, 5).map(lambda n: 4 * n), groups=st.sampled_from((1, 2, 4)),

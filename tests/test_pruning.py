@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from pruned_networks import SIDE, made
 from torch import nn
 
-from labutils import prune
+from labutils import prune, surgery
 from labutils.errors import LabError, PruningError, UnknownNameError, UsageError
+from labutils.images.data import Preprocessing
+from labutils.models import architectures, random_weights, zoo
 from labutils.prune import masks, planning, single_weights
+from labutils.prune import removal as removing
+from labutils.train import network as untrained
 
 KINDS = (
     nets.Mobile, nets.Grouped, nets.Concatenated, nets.Ghost, nets.Split, nets.Shuffled, nets.Tied,
@@ -63,7 +67,7 @@ def test_what_is_removed_computes_what_was_masked(kind, multiple):
 REFUSED = {
     nets.Mobile: {"classifier.3": "the network's outputs"},
     nets.Tied: {"first": "one tied weight", "second": "one tied weight"},
-    nets.Attention: {"qkv": "does not run|another shape|something else", "stem.0": "normalizes"},
+    nets.Attention: {"qkv": "does not run|another shape|other values", "stem.0": "normalizes"},
     nets.Multihead: {"stem.0": "attention"},
 }
 
@@ -90,6 +94,7 @@ def test_a_network_of_which_nothing_can_go_says_why():
         planned(Only())
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     width=st.integers(2, 5).map(lambda n: 4 * n), groups=st.sampled_from((1, 2, 4)),
@@ -331,9 +336,7 @@ def test_unstructured_takes_the_smallest_of_all_layers():
 
 
 def test_most_of_mobilenet_lies_under_a_pattern():
-    from labutils.train import network
-
-    plan = prune.plan(network("mobilenet_v3_small"), "41:64", size=64)
+    plan = prune.plan(untrained("mobilenet_v3_small"), "41:64", size=64)
     assert plan.masked_macs_share > 0.8 and plan.zeros_share > 0.6
 
 
@@ -415,16 +418,14 @@ def test_removal_asks_for_hard_masks():
 
 
 def test_removal_refuses_a_network_that_computes_something_else(monkeypatch):
-    from labutils.prune import removal
-
     network = made(nets.Mobile)
     prune.apply_masks_(network, planned(network))
-    real = removal.cut_
+    real_cut = removing.cut_
 
     def wrong(network, example, removed):
-        real(network, example, {root: [c - 1 for c in removed[root]] for root in removed})
+        real_cut(network, example, {root: [c - 1 for c in removed[root]] for root in removed})
 
-    monkeypatch.setattr(removal, "cut_", wrong)
+    monkeypatch.setattr(removing, "cut_", wrong)
     network.stem[1].bias.data += 1
     with pytest.raises(PruningError, match=r"departs|verified|does not run"):
         prune.removed(network, size=SIDE)
@@ -457,11 +458,21 @@ def test_removal_of_a_network_whose_outputs_have_faded():
     assert "seeded weights" in str(removal)
 
 
-def test_a_network_that_gives_one_answer_cannot_be_verified():
+def test_a_network_that_gives_one_answer_is_compared_with_seeded_weights():
     network = made(nets.Mobile)
     with torch.no_grad():
-        network.classifier[3].weight.zero_()
+        network.classifier[3].weight.mul_(1e-9)
+        network.classifier[3].bias.fill_(2.0)
     prune.apply_masks_(network, planned(network))
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8 and not removal.own_weights
+
+
+def test_a_network_without_finite_outputs_cannot_be_verified():
+    network = made(nets.Mobile)
+    prune.apply_masks_(network, planned(network))
+    with torch.no_grad():
+        network.classifier[3].bias.fill_(torch.nan)
     with pytest.raises(PruningError, match="cannot be verified"):
         prune.removed(network, size=SIDE)
 
@@ -520,3 +531,46 @@ def test_mistakes_in_a_schedule_are_explained():
         prune.Schedule(network, plan, start=0.8, end=0.2)
     with pytest.raises(UsageError, match="steps="):
         prune.Schedule(network, plan).step()
+
+
+# ------------------------------------------------------------ real networks
+
+
+def real(name):
+    if name == "after surgery":
+        network = zoo.load("mobilenet_v3_small", "things16").module
+        network.requires_grad_(True)
+        surgery.replace_(network, "lite")
+        return network
+    if name.startswith("mobilenet_v3"):
+        return zoo.load(name, "things16").module
+    torch.manual_seed(0)
+    network = architectures.find(name).build(10).eval()
+    random_weights.condition_(network)
+    zoo.calibrate_(network, Preprocessing(32))
+    return network
+
+
+REST = ("mobilenet_v3_small", "tv:efficientnet_b0", "timm:mobilenetv3_large_100",
+        "timm:mobilenetv3_small_100")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    (
+        "mobilenet_v3_large", "after surgery", "tv:mobilenet_v2", "tv:resnet18",
+        *(pytest.param(name, marks=pytest.mark.sweep) for name in REST),
+    ),
+)  # fmt: skip
+def test_real_networks_lose_channels_everywhere_but_at_their_outputs(name):
+    network = real(name)
+    plan = prune.plan(network, size=32)
+    prune.apply_masks_(network, plan)
+    removal = prune.removed(network, size=32)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    ours, theirs = network(x), removal.network(x)
+    assert ours.abs().max() > 1e-3 and removal.own_weights
+    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+    assert {refusal.reason for refusal in plan.left} == {"its channels are the network's outputs"}
+    assert removal.after.total()[0] < 0.6 * removal.before.total()[0]

@@ -54,6 +54,7 @@ def removed_and_rounded():
     return quantized.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", (masked_and_rounded, removed_and_rounded))
 def test_a_pruned_and_quantized_network_is_copied_saved_and_exported(make, tmp_path):
     network, inputs = make(), torch.from_numpy(INPUTS)

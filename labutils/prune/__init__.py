@@ -11,8 +11,9 @@ brings masks into force step by step, in any loop. On the command line: ``labuti
 from torch import nn
 
 from .budget import Budget, Search, search
-from .coupling import Group, Refusal, Slice, coupled
+from .coupling import coupled
 from .criteria import CRITERIA, Criterion, taylor
+from .groups import Group, Refusal, Slice
 from .masks import Mask, masks_of, remove_, set_masks_, transfer_masks_
 from .planning import DEFAULT_SIZE, plan
 from .recovery import recover_, reestimate_

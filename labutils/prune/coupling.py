@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,115 +24,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
-from ..errors import PruningError, UsageError
-from ..models import modes
+from ..errors import UsageError
+from .groups import Group, Refusal, Slice
 from .masks import remove_
-
-TOLERANCE = 1e-8
-"""Largest difference of two networks in double precision, relative to their outputs' spread."""
+from .tracing import followed, traced
+from .trials import conditioned, sound
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
-_PROBED = 3  # one of so many channels is removed in a trial
-_IMAGES = 3  # BatchNorm over two images of one pixel knows only signs
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What a group's channels own of one parameter.
-
-    Attributes
-    ----------
-    parameter
-        Its name, as ``features.0.0.weight``.
-    layer
-        The name of its module.
-    kind
-        ``out``: filters that make the channels; ``in``: the part of a filter that reads them;
-        ``norm``: scales of a normalization; ``bias``; ``scale``: a parameter of another kind.
-    dim
-        The axis along which the channels lie.
-    channels, places
-        Channel of the group, and index along `dim`, pairwise. A linear layer after a flattening
-        has several places for a channel.
-    """
-
-    parameter: str
-    layer: str
-    kind: str
-    dim: int
-    channels: tuple[int, ...]
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that layers share, so that they are removed together.
-
-    Attributes
-    ----------
-    name
-        The first layer that makes these channels.
-    root
-        The layer that Torch-Pruning starts from.
-    channels
-        How many.
-    parts
-        Into how many equal parts a grouped convolution divides them; each part must lose as many
-        as every other. 1 without one.
-    slices
-        What the channels own of each parameter.
-    """
-
-    name: str
-    root: str
-    channels: int
-    parts: int
-    slices: tuple[Slice, ...]
-
-    @property
-    def units(self) -> int:
-        """How many can be removed one by one: a unit has one channel of each part."""
-        return self.channels // self.parts
-
-    @property
-    def makers(self) -> tuple[str, ...]:
-        """The layers that make the channels, in the network's order."""
-        return tuple(dict.fromkeys(s.layer for s in self.slices if s.kind == "out"))
-
-    def channels_of(self, units: Sequence[int]) -> list[int]:
-        """Return the channels of these units."""
-        return sorted(part * self.units + unit for part in range(self.parts) for unit in units)
-
-    def rows(self, part: Slice, values: torch.Tensor) -> torch.Tensor:
-        """Return what each unit owns of a tensor shaped as the parameter, (units, elements).
-
-        Where one owns less than another, as after a slice, zeros fill its row.
-        """
-        owned: list[list[int]] = [[] for _ in range(self.units)]
-        for channel, place in zip(part.channels, part.places, strict=True):
-            owned[channel % self.units].append(place)
-        width = max(map(len, owned))
-        at = torch.tensor([places + [0] * (width - len(places)) for places in owned])
-        there = torch.tensor([[i < len(places) for i in range(width)] for places in owned])
-        rows = values.movedim(part.dim, 0).reshape(values.shape[part.dim], -1)
-        found = rows[at.to(values.device)] * there.to(values.device)[..., None]
-        return found.reshape(self.units, -1)
-
-    def mask_(self, masks: dict[str, torch.Tensor], units: Sequence[int]) -> None:
-        """Set what these units own to 0 in `masks`, (parameter name -> tensor of its shape)."""
-        removed = set(self.channels_of(units))
-        for part in self.slices:
-            places = [p for c, p in zip(part.channels, part.places, strict=True) if c in removed]
-            index = torch.tensor(places, dtype=torch.long, device=masks[part.parameter].device)
-            masks[part.parameter].index_fill_(part.dim, index, 0)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Layers that are left as they are, and why."""
-
-    layers: tuple[str, ...]
-    reason: str
 
 
 def coupled(model: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[Refusal]]:
@@ -160,7 +56,7 @@ def coupled(model: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[
     plain = unmasked(model)
     groups, refused = _found(plain, example[:1])
     trial = conditioned(plain, example)
-    kept = _sound(trial, groups, refused)
+    kept = sound(trial, groups, refused)
     order = {name: i for i, (name, _) in enumerate(plain.named_modules())}
     refused.sort(key=lambda r: order.get(r.layers[0], 0))
     return sorted(kept, key=lambda g: order[g.name]), refused
@@ -187,120 +83,14 @@ def unmasked(model: nn.Module) -> Any:
     return plain
 
 
-def cut_(network: nn.Module, example: torch.Tensor, removed: Mapping[str, Sequence[int]]) -> None:
-    """Remove channels from the layers of a plain network, in place.
-
-    Parameters
-    ----------
-    network
-        Without masks.
-    example
-        An input of the network.
-    removed
-        Channels by `Group.root`.
-    """
-    requires = {name: p.requires_grad for name, p in network.named_parameters()}
-    with _traced(network, example) as graph:
-        for root, channels in removed.items():
-            layer = network.get_submodule(root)
-            cut = graph.get_pruner_of_module(layer).prune_out_channels
-            graph.get_pruning_group(layer, cut, list(channels)).prune(record_history=False)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(requires[name])
-
-
-def departure(
-    a: nn.Module, b: nn.Module, inputs: torch.Tensor, *, batch_norm: bool = False
-) -> float:
-    """Return the largest difference of two networks' outputs, in units of the outputs' spread.
-
-    Parameters
-    ----------
-    a, b
-        In double precision, as `inputs` are.
-    inputs
-        At least two.
-    batch_norm
-        Whether BatchNorm takes the statistics of these inputs instead of those it keeps, which
-        then change. That brings out the signal where statistics were never measured.
-
-    Returns
-    -------
-    float
-        NaN where the outputs have another shape or are the same for every input.
-    """
-    ours, theirs = (outputs(network, inputs, batch_norm=batch_norm) for network in (a, b))
-    if ours.shape != theirs.shape or not ours.isfinite().all():
-        return float("nan")
-    spread = (ours - ours.mean(0)).abs().max()
-    return float((ours - theirs).abs().max() / spread) if spread > 0 else float("nan")
-
-
-def outputs(network: nn.Module, inputs: torch.Tensor, *, batch_norm: bool = False) -> torch.Tensor:
-    """Return what a network computes in evaluation mode, all of its outputs as (n, values).
-
-    With `batch_norm`, BatchNorm takes the statistics of these inputs.
-    """
-    with modes.evaluating(network), torch.no_grad():
-        for module in network.modules() if batch_norm else ():
-            module.training = isinstance(module, _BatchNorm)
-        found = network(inputs)
-    tensors = found if isinstance(found, (tuple, list)) else [found]
-    return torch.cat([t.flatten(1) for t in tensors], 1)
-
-
-# ------------------------------------------------------------ Torch-Pruning's graph
-
-
-@contextlib.contextmanager
-def _traced(network: nn.Module, example: torch.Tensor) -> Iterator[Any]:
-    import torch_pruning
-
-    network.requires_grad_(True)
-    training = {module: module.training for module in network.modules()}
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        graph = torch_pruning.DependencyGraph()
-        try:
-            graph.build_dependency(network, (example,), verbose=False)
-        except ZeroDivisionError:
-            _as_elementwise_(graph)
-        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise PruningError(
-                f"{type(network).__name__} cannot be traced on an input {tuple(example.shape)}: "
-                f"{(str(error).strip() or type(error).__name__).splitlines()[0]} Pass the shape "
-                "that it takes (size=, or example=)."
-            ) from None
-        yield graph
-    for module, mode in training.items():
-        module.training = mode
-
-
-def _as_elementwise_(graph: Any) -> None:
-    """Let reshapes that Torch-Pruning cannot follow pass channels on as they are.
-
-    A channel shuffle is one. The groups that go through it are wrong then, and fail their trial.
-    """
-    from torch_pruning import ops
-    from torch_pruning.dependency import index_mapping
-
-    for node in graph.module2node.values():
-        if node.type == ops.OPTYPE.RESHAPE:
-            try:
-                index_mapping.update_reshape_index_mapping(graph, node)
-            except ZeroDivisionError:
-                node.type = ops.OPTYPE.ELEMENTWISE
-    index_mapping.update_index_mapping(graph)
-
-
 def _found(plain: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[Refusal]]:
     """Return Torch-Pruning's groups, those refused left out whose reason can be seen in them."""
     network = copy.deepcopy(plain)
     shared = _tied(network)
     groups: list[Group] = []
     refused: list[Refusal] = []
-    with _traced(network, example) as graph:
-        for found, told in _followed(graph):
+    with traced(network, example) as graph:
+        for found, told in followed(graph):
             if found is None:
                 refused.append(told)
                 continue
@@ -310,27 +100,6 @@ def _found(plain: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[R
             else:
                 groups.append(group)
     return groups, refused
-
-
-def _followed(graph: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (Torch-Pruning's group, None) of every layer, or (None, why it cannot be followed)."""
-    names = {module: name for name, module in graph.model.named_modules()}
-    visited: set[Any] = set()
-    for layer in list(graph.module2node):
-        if not isinstance(layer, (_ConvNd, nn.Linear)) or layer in visited:
-            continue
-        pruner = graph.get_pruner_of_module(layer)
-        channels = list(range(pruner.get_out_channels(layer)))
-        try:
-            found = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
-        except (IndexError, ZeroDivisionError, TypeError, AttributeError, AssertionError):
-            reason = "its channels cannot be followed through a split or a shuffle"
-            yield None, Refusal((names[layer],), reason)
-            continue
-        for item in found.items:
-            if graph.is_out_channel_pruning_fn(item.dep.handler):
-                visited.add(item.dep.target.module)
-        yield found, None
 
 
 def _group(graph: Any, found: Any, shared: dict[str, str]) -> tuple[Group, str]:
@@ -448,90 +217,3 @@ def _tied(network: nn.Module) -> dict[str, str]:
         if len(names) > 1
         for name in names
     }
-
-
-# ------------------------------------------------------------ trials
-
-
-def conditioned(plain: nn.Module, example: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
-    """Return the network in double precision with weights that hide nothing, and inputs.
-
-    Its own may hide a difference: a scale that begins at zero, statistics never measured.
-    """
-    network = copy.deepcopy(plain).double().requires_grad_(True)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            if parameter.ndim > 1:
-                values /= max(1, parameter[0].numel()) ** 0.5
-            parameter.copy_((1 + 0.3 * values) if parameter.ndim == 1 else values)
-    shape = (_IMAGES, *example.shape[1:])
-    return network, torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _sound(
-    trial: tuple[nn.Module, torch.Tensor], groups: list[Group], refused: list[Refusal]
-) -> list[Group]:
-    """Return the groups that can be removed, found by halving; add the others to `refused`."""
-    if not groups:
-        return []
-    why = _why_not(trial, groups)
-    if not why:
-        return groups
-    if len(groups) == 1:
-        refused.append(Refusal(groups[0].makers or (groups[0].root,), why))
-        return []
-    half = len(groups) // 2
-    return _sound(trial, groups[:half], refused) + _sound(trial, groups[half:], refused)
-
-
-def _why_not(trial: tuple[nn.Module, torch.Tensor], groups: Sequence[Group]) -> str:
-    """Remove a third of these groups' channels; return what is wrong with the result.
-
-    An odd number of channels here and there: halves that a split makes must not stay equal.
-    """
-    generator = torch.Generator().manual_seed(0)
-    units = {}
-    for group in groups:
-        count = min(group.units - 1, group.units // _PROBED | 1)
-        units[group.name] = torch.randperm(group.units, generator=generator)[:count].tolist()
-    try:
-        found = trial_departure(trial, groups, units)
-    except Exception as error:  # whatever a foreign forward method raises for other widths
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"the network does not run with fewer of its channels: {said[:160]}"
-    if found != found:
-        return "without some of its channels the network's outputs have another shape"
-    if found > TOLERANCE:
-        return (
-            "without some of its channels the network computes something else than with zeros in "
-            f"their place (by {found:.2g} of its outputs' spread)"
-        )
-    return ""
-
-
-def trial_departure(
-    trial: tuple[nn.Module, torch.Tensor],
-    groups: Sequence[Group],
-    units: Mapping[str, Sequence[int]],
-) -> float:
-    """Return the `departure` of a network without units of its groups from one with zeros there.
-
-    Parameters
-    ----------
-    trial
-        What `conditioned` returns.
-    groups, units
-        What goes, by group's name.
-    """
-    network, inputs = trial
-    smaller, zeroed = copy.deepcopy(network), copy.deepcopy(network)
-    masks = {name: torch.ones_like(p) for name, p in zeroed.named_parameters()}
-    for group in groups:
-        group.mask_(masks, units[group.name])
-    with torch.no_grad():
-        for name, parameter in zeroed.named_parameters():
-            parameter.mul_(masks[name])
-    cut_(smaller, inputs[:1], {g.root: g.channels_of(units[g.name]) for g in groups})
-    return departure(zeroed, smaller, inputs, batch_norm=True)

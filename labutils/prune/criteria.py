@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ..errors import UnknownNameError, UsageError
 from ..models import modes
-from .coupling import Group
+from .groups import Group
 from .masks import weights_of
 
 Criterion = Callable[[Group, Mapping[str, torch.Tensor]], torch.Tensor]
@@ -144,7 +144,7 @@ def scores(criterion: Criterion, group: Group, weights: Mapping[str, torch.Tenso
     Raises
     ------
     UsageError
-        A criterion of the user's returned something else than one finite number per unit.
+        A criterion of the user's did not return one finite number per unit.
     """
     with torch.no_grad():
         found = torch.as_tensor(criterion(group, weights)).detach().cpu().double()

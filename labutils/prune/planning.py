@@ -13,8 +13,9 @@ from torch import nn
 from ..errors import PruningError, UnknownNameError, UsageError
 from . import criteria, single_weights
 from .cost import measured
-from .coupling import Group, Refusal, coupled
+from .coupling import coupled
 from .criteria import Criterion
+from .groups import Group, Refusal
 from .masks import weights_of
 from .report import ChannelPlan, Channels, Plan, WeightPlan, channel_masks, weight_masks
 from .single_weights import Layer

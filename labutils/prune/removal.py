@@ -13,22 +13,15 @@ from torch import nn
 from .. import tabular
 from ..errors import PruningError, UsageError
 from .cost import Cost, measured
-from .coupling import (
-    TOLERANCE,
-    Group,
-    conditioned,
-    coupled,
-    cut_,
-    departure,
-    outputs,
-    trial_departure,
-    unmasked,
-)
+from .coupling import coupled, unmasked
+from .groups import Group
 from .masks import Mask, masks_of, remove_
 from .planning import DEFAULT_SIZE, Size, input_shape
+from .tracing import cut_
+from .trials import TOLERANCE, conditioned, departure, outputs, trial_departure
 
 _IMAGES = 3
-_SMALL = 1e-3  # outputs below say nothing of a difference
+_SMALL = 1e-3  # outputs that vary by less say nothing of a difference
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,8 +42,8 @@ class Removal(tabular.Table):
     images
         Seeded random images that they were compared on.
     own_weights
-        Whether that was on the network's own weights; outputs below 1e-3 hide a difference, and
-        seeded weights take their place for the comparison.
+        Whether that was on the network's own weights; outputs that vary by less than 1e-3 hide a
+        difference, and seeded weights take their place for the comparison.
     zeros
         Zeros among the weights that are left, in layers that have some.
     """
@@ -90,7 +83,7 @@ class Removal(tabular.Table):
             f"by at most {self.departure:.1g} of their spread over {self.images} random images."
         ]
         if not self.own_weights:
-            notes.append("That is with seeded weights: the network's outputs are below 1e-3.")
+            notes.append("That is with seeded weights: the network's own outputs hardly vary.")
         if self.zeros:
             notes.append(
                 f"{sum(self.zeros.values()):,} weights of {len(self.zeros)} layers are zeros."
@@ -159,22 +152,24 @@ def _verified(
 ) -> tuple[float, bool]:
     """Return by how much two networks' outputs differ, and whether on their own weights.
 
-    The outputs of a network whose statistics were never measured fade to nothing, in which all are
-    alike: below 1e-3 the same channels are taken from a copy with seeded weights and compared.
+    The outputs of a network whose statistics were never measured fade to the bias of its last
+    layer, in which all are alike: where they vary by less than 1e-3 over the inputs, the same
+    channels are taken from a copy with seeded weights and compared.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (_IMAGES, *example.shape[1:])
     inputs = torch.randn(shape, generator=generator, dtype=torch.float64).to(example.device)
     ours, theirs = (copy.deepcopy(m).double() for m in (masked, smaller))
     found, own = departure(ours, theirs, inputs), True
-    if float(outputs(ours, inputs).abs().max()) < _SMALL:
+    values = outputs(ours, inputs)
+    if values.isfinite().all() and float((values - values.mean(0)).abs().max()) < _SMALL:
         own = False
         chosen = [group for group in groups if group.name in gone]
         found = trial_departure(conditioned(unmasked(masked), example), chosen, gone)
     if found != found:
         raise PruningError(
-            "The network's outputs are the same for every input, are not finite, or changed their "
-            "shape, so the smaller network cannot be verified. Train it first."
+            "The network's outputs are not finite or changed their shape, so the smaller network "
+            "cannot be verified. Check its weights."
         )
     if found > TOLERANCE:
         raise PruningError(

@@ -13,7 +13,7 @@ from .. import tabular
 from ..errors import UnknownNameError
 from . import single_weights
 from .cost import Cost
-from .coupling import Group, Refusal
+from .groups import Group, Refusal
 from .masks import weights_of
 from .single_weights import Layer
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from .coupling import Group
+from .groups import Group
 from .planning import Rated, rounded
 from .scan import Sensitivity
 

@@ -26,6 +26,7 @@ from .commands import (
     housekeeping,
     options,
     quantizing,
+    representing,
     running,
     tools,
     training,
@@ -144,7 +145,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="labutils", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (converting, exporting, quantizing, training, running, housekeeping, tools):
+    for group in (
+        converting,
+        exporting,
+        representing,
+        quantizing,
+        training,
+        running,
+        housekeeping,
+        tools,
+    ):
         group.add(commands)
     return parser
 

@@ -29,6 +29,7 @@ from .commands import (
     pruning,
     quantizing,
     rdk,
+    representing,
     running,
     tools,
     training,
@@ -148,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = (
-        converting, exporting, quantizing, pruning, training,
+        converting, exporting, representing, quantizing, pruning, training,
         running, performing, rdk, housekeeping, tools,
     )  # fmt: skip
     for group in groups:

@@ -240,7 +240,7 @@ def test_a_program_of_another_environment_is_part_of_the_key(tmp_path, monkeypat
 
 @pytest.fixture
 def environment(cache, tmp_path, monkeypatch):
-    """A tool without packages of its own, installed for real, and a program that a test writes."""
+    """A tool that brings no packages, installed for real, and a program that a test writes."""
     monkeypatch.setattr(lock, "FOLDER", paths.folder(tmp_path / "locks"))
     here = "{}.{}".format(*sys.version_info[:2])
     (lock.FOLDER / "none.yaml").write_text(

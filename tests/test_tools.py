@@ -1,4 +1,4 @@
-"""Other vendors' tools in environments of their own: a tiny one is built, installed and called."""
+"""Other vendors' tools in separate environments: a tiny one is built, installed and called."""
 
 import ast
 import contextlib

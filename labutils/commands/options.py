@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 TARGET_NAMES = ("snpe-2.7", "qnn", "qairt-2025", "tidl-11", "rdk-x5", "onnx-tf-1.10", "litert",
                 "rknn-2.3")  # fmt: skip
 NAME_HELP = (
-    "mobilenet_v3_large, mobilenet_v3_small, efficientnet_lite0, tv:NAME (torchvision), timm:NAME"
+    "mobilenet_v3_large, mobilenet_v3_small, efficientnet_lite0, fbnet_a, tv:NAME (torchvision), "
+    "timm:NAME"
 )
 WEIGHTS_HELP = "auto, imagenet, things16, marked-things, random, or a file"
 MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"

@@ -112,7 +112,7 @@ def examine() -> Diagnosis:
     Diagnosis
         The package, Python, torch with torchvision, ONNX Runtime (each is run, not only imported),
         Qualcomm's writer and simulator (a worker process is started), tools on PATH and in
-        environments of their own, weights, and folders.
+        separate environments, weights, and folders.
     """
     probes = [_labutils, _python, _torch, _onnx_runtime, _qnn, _weights, _imagenet, _cache]
     probes += [_artifacts, _netron, _other_tools]

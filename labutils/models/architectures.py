@@ -17,6 +17,7 @@ from . import checkpoint, efficientnet_lite
 if TYPE_CHECKING:
     from torch import nn
 
+FBNET_A = "fbnet_a"
 LAB_MODELS = ("mobilenet_v3_large", "mobilenet_v3_small")  # torchvision's, without a prefix
 
 
@@ -65,11 +66,13 @@ def find(name: str) -> Architecture:
         return _tv_architecture(rest)
     if name == efficientnet_lite.NAME:
         return _packaged_architecture()
+    if name == FBNET_A:
+        return _fbnet_architecture()
     if Path(name).exists():
         what = "a folder" if Path(name).is_dir() else "a file of another kind"
         raise UsageError(f"{name} is {what}. A model file is an .onnx, a .pt2 or, to run, a .dlc.")
     models = _models()
-    known = [*LAB_MODELS, efficientnet_lite.NAME]
+    known = [*LAB_MODELS, efficientnet_lite.NAME, FBNET_A]
     known += [f"tv:{n}" for n in models.list_models(module=models)]
     known += [f"timm:{n}" for n in _timm().list_models()]
     raise UnknownNameError("model", name, known)
@@ -172,6 +175,22 @@ def _packaged_architecture() -> Architecture:
         efficientnet_lite.NAME, build, imagenet,
         lambda: efficientnet_lite.weights_file() is not None, preprocessing,
     )  # fmt: skip
+
+
+def _fbnet_architecture() -> Architecture:
+    """Return FBNet-A, which the lab writes itself; its published weights are not the lab's."""
+    from . import fbnet
+
+    def build(classes: int | None) -> nn.Module:
+        return fbnet.FBNet() if classes is None else fbnet.FBNet(classes)
+
+    def imagenet() -> Weighted:
+        raise UsageError(
+            f"The lab has no ImageNet weights of {FBNET_A}. Use weights='random' and train it "
+            f"(labutils train {FBNET_A}), or pass weights=PATH with a checkpoint of it."
+        )
+
+    return Architecture(FBNET_A, build, imagenet, lambda: False, fbnet.PREPROCESSING)
 
 
 def _timm_cached(config: Any) -> str | None:

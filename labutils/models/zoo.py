@@ -1,7 +1,7 @@
 """A name becomes a model: architecture, weights, preprocessing and class names.
 
-Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``tv:NAME``
-(torchvision), ``timm:NAME``, or a file (``.onnx``, ``.pt2``, ``.dlc``).
+Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``fbnet_a``,
+``tv:NAME`` (torchvision), ``timm:NAME``, or a file (``.onnx``, ``.pt2``, ``.dlc``).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def load(
     Parameters
     ----------
     name
-        ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``tv:NAME``,
-        ``timm:NAME``, or the path of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
+        ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``fbnet_a``,
+        ``tv:NAME``, ``timm:NAME``, or the path of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
     weights
         ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
         torchvision's V1, the file of the vendor case study; ``efficientnet_lite0`` has them from
@@ -191,7 +191,8 @@ def _checkpoint(architecture: str, image_set: str) -> Path:
 def _shipped(arch: architectures.Architecture, image_set: str) -> architectures.Weighted:
     title = data.drawn(image_set).TITLE
     twin = timm_twins.TWINS.get(arch.name.partition(".")[0])
-    if arch.name not in architectures.LAB_MODELS and twin is None:
+    there = arch.name in architectures.LAB_MODELS or _checkpoint(arch.name, image_set).is_file()
+    if not there and twin is None:
         raise UsageError(
             f"There is no {title} checkpoint of {arch.name}, only of "
             f"{' and '.join(architectures.LAB_MODELS)}. Use weights='imagenet', 'random' or a path."

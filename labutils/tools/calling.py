@@ -69,7 +69,7 @@ class Tool(worker.Worker):
     def environment(self) -> dict[str, str]:
         """Return the variables of the process: programs of its packages come first on PATH."""
         path = os.pathsep.join([str(self.python.parent), os.environ.get("PATH", "")])
-        return {**os.environ, "PATH": path}
+        return {**os.environ, **self.lock.variables, "PATH": path}
 
     def ask(self, function: str, timeout: float = TIMEOUT, **arguments: Any) -> dict[str, Any]:
         """Call a function of the program, and return what it returned.

@@ -1,6 +1,6 @@
 """Virtual environments of tools, kept in the cache: installed, looked at, removed.
 
-An installation gets a folder of its own under a new name. What makes it count is a record beside
+Every installation gets its own folder under a new name. What makes it count is a record beside
 the folders, ``NAME.json``, which is written last: an installation that was interrupted has none,
 and its folder is deleted by the next one. So a working tool also stays while a newer one is made.
 """
@@ -46,7 +46,7 @@ class Environment:
     lock
         What it needs.
     state
-        ``installed``; ``absent``; ``interrupted`` (something lies there, and is no installation);
+        ``installed``; ``absent``; ``interrupted`` (what lies there is not an installation);
         ``outdated`` (made from another lock file); ``damaged`` (its interpreter is gone).
     folder
         Where it is, None unless it was installed.
@@ -118,7 +118,7 @@ def survey(name: str) -> Environment:
 def install(
     name: str, *, accept: bool = False, echo: Callable[[str], object] = lambda line: None
 ) -> Environment:
-    """Install a tool into an environment of its own, unless it is there already.
+    """Install a tool into a separate environment, unless it is there already.
 
     Parameters
     ----------
@@ -223,7 +223,10 @@ def _fill(folder: Path, wanted: Lock, python: str, echo: Callable[[str], object]
         f"Installing {wanted.name}: {counted(len(wanted.requirements), 'package')}, about "
         f"{wanted.megabytes:,} MB ..."
     )
-    _run([python, "-m", "venv", str(folder)], f"Python could not make an environment for {wanted}")
+    _run(
+        [python, "-m", "venv", str(folder)],
+        f"Python could not make an environment for {wanted.name}",
+    )
     share_lab(folder, wanted)
     listed = folder / "requirements.txt"
     listed.write_text("".join(f"{word}\n" for word in wanted.requirements), encoding="utf-8")
@@ -247,12 +250,13 @@ def _try_out(folder: Path, wanted: Lock) -> None:
     """Import what the tool is for; an environment where that fails is not kept."""
     code = f"import {', '.join(wanted.modules)}"
     what = f"{wanted.name} was installed, but cannot be imported"
-    _run([str(_interpreter(folder)), "-I", "-c", code], what)
+    _run([str(_interpreter(folder)), "-I", "-c", code], what, wanted.variables)
 
 
-def _run(command: list[str], failure: str) -> None:
+def _run(command: list[str], failure: str, variables: dict[str, str] | None = None) -> None:
     """Run a program; LabError with the last line that it said."""
     quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    quiet |= variables or {}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", env=quiet,

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +48,8 @@ class Lock:
     accepted_by
         Of proprietary tools: who must accept the licence before anything is installed. Empty:
         nobody has to.
+    variables
+        Of the environment in which the tool runs.
     name
         As the file; it is not written there.
     """
@@ -61,6 +63,7 @@ class Lock:
     on_lab: bool = False
     dependencies: tuple[str, ...] = ()
     accepted_by: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
     name: str = ""
 
     @property

@@ -122,8 +122,13 @@ def test_the_networks_of_the_lab_come_back_bit_for_bit(name):
     assert set(built.state_dict()) == names  # hierarchy and all
 
 
-REFUSED: dict[str, str] = {}
-"""Classifiers that the kinds cannot say, and the operator that is named."""
+REFUSED = {
+    "tv:convnext_tiny", "tv:vit_b_16", "tv:swin_t", "timm:mobilenetv4_hybrid_medium",
+    "timm:fastvit_t8", "timm:levit_128s", "timm:mobilevit_s", "timm:edgenext_xx_small",
+    "timm:efficientformer_l1", "timm:deit_tiny_patch16_224", "timm:vit_tiny_patch16_224",
+    "timm:swin_tiny_patch4_window7_224", "timm:convnext_atto", "timm:poolformer_s12",
+}  # fmt: skip
+"""Classifiers with attention, LayerNorm or layer scales, for which there are no kinds yet."""
 
 
 @pytest.mark.sweep
@@ -132,7 +137,7 @@ def test_classifiers_come_back_bit_for_bit(name):
     size = surgery_coverage.OWN_SIZE.get(name, surgery_coverage.SIZE)
     network = randomized(surgery_coverage.built(name)[0])
     if name in REFUSED:
-        with pytest.raises(TranslationError, match=REFUSED[name]):
+        with pytest.raises(TranslationError, match="no kind of layers"):
             representation.import_torch(network, size)
     else:
         assert_equal(network, size, n=1)

@@ -11,8 +11,12 @@ from collections import Counter
 from labutils import paths
 
 FOR_CODE_OF_ONES_OWN = {  # name -> why it stays without a user
+    "channel_costs": "draws prune.sensitivity in a notebook of one's own",
     "extract": "submodules for users' tools",
     "freeze_batch_norm_": "for training loops of one's own",
+    "function_error": "says whether load_wider_ kept the function",
+    "load_wider_": "weights for a wider network of one's own",
+    "pruning_front": "draws prune.search in a notebook of one's own",
     "rename_tensors_": "names for users' tools",
     "stop_all": "run when Python ends",
     "unfreeze_batch_norm_": "takes freeze_batch_norm_ back",

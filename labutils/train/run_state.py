@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import paths
+from .. import paths, untrusted
 from ..errors import ModelFileError, UsageError
 from ..images import data
 from .ranks import Ranks
@@ -137,7 +137,12 @@ class RunState:
         if not isinstance(state, dict) or not isinstance(state.get("facts"), str):
             raise ModelFileError(f"{self.file} is not the state of a run. Name another file.")
         if state["facts"] != self.facts:
-            differences = _differences(json.loads(state["facts"]), json.loads(self.facts))
+            try:
+                theirs = untrusted.json_value(state["facts"])
+            except ValueError:
+                theirs = None
+            theirs = theirs if isinstance(theirs, dict) else {}
+            differences = _differences(theirs, untrusted.json_value(self.facts))
             raise ModelFileError(
                 f"{self.file} is the state of another run, which differs in {differences}. Remove "
                 "it to start again, or name another file."

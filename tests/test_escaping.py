@@ -61,6 +61,8 @@ def filled(kind):
         return Counter({HOSTILE: 3})
     if origin in (dict, Mapping):
         return {filled(inside[0]): filled(inside[1])}
+    if inside == (float, float):
+        return -0.5, 0.5  # ranges have zero in them
     if origin is tuple and inside[-1] is not ...:
         return tuple(filled(part) for part in inside)
     if origin in (tuple, list, Sequence):

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from bad_files import model, node, value
 
-from labutils import paths, pipeline, surgery
+from labutils import paths, pipeline, prune, surgery
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.show import diagnosis
@@ -26,6 +27,7 @@ OTHERWISE = {  # class -> why it is not tried here
     "Picture": "test_figures.py",
     "ReplacementBoard": "a widget: test_widgets.py",
     "BiasReport": "figures only",
+    "ColourError": "figures only",
     "Table": "the class that others are made of",
     "Shown": "the class that others are made of; recorded.Shown holds the HTML of other reports",
     "Paragraph": "the class that others are made of",
@@ -133,10 +135,25 @@ def mixed_report(folder):
     return mixed.MixedReport(**fields(mixed.MixedReport, names) | rest)
 
 
+def integer_report(folder):
+    from labutils.quantize import IntegerReport
+
+    names = {field.name for field in dataclasses.fields(IntegerReport)} - {"gate"}
+    return IntegerReport(**fields(IntegerReport, names) | {"gate": gate(folder)})
+
+
+def removal(folder):
+    from labutils.prune import Removal
+
+    names = {field.name for field in dataclasses.fields(Removal)} - {"network"}
+    return Removal(network=torch.nn.Identity(), **fields(Removal, names))
+
+
 def quantized(folder):
     from labutils.pipeline import Quantized
 
     rest = {"search": mixed_report(folder), "gate": gate(folder)}
+    rest["integer"] = integer_report(folder)
     names = {field.name for field in dataclasses.fields(Quantized)} - set(rest)
     return Quantized(**fields(Quantized, names) | rest)
 
@@ -153,10 +170,13 @@ SPECIAL = {
     "MixedReport": mixed_report,
     "Quantized": quantized,
     "FineTuning": fine_tuning,
+    "IntegerReport": integer_report,
+    "Removal": removal,
     "GateReport": gate,
     "Conversion": conversion,
     "Model": zoo_model,
     "planning.Plan": plan,
+    "report.Plan": lambda folder: filled(prune.ChannelPlan),  # what the class is made for
     "Repair": lambda folder: pipeline.apply(
         hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"
     ),

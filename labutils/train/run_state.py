@@ -49,9 +49,11 @@ class Resumable:
         self.file: Path | None = None
 
     def remove(self) -> None:
-        """Delete the state, once what the run was for is written."""
+        """Delete the state, once what the run was for is written, and what a kill left of one."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
+            for left in self.file.parent.glob(f".{self.file.stem}.*.tmp{self.file.suffix}"):
+                left.unlink(missing_ok=True)
 
 
 @dataclass

@@ -26,7 +26,7 @@ _TANH = ("Mul", "Mul", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Mul")
 _ONE: dict[str, tuple[Any, ...]] = {
     "Conv": (nn.Conv1d, nn.Conv2d),
     "ConvTranspose": (nn.ConvTranspose1d, nn.ConvTranspose2d),
-    "Gemm": (nn.Linear,),  # over tokens it is a Product
+    "Gemm": (nn.Linear, functional.linear),  # over tokens it is a Product
     "HardSwish": (nn.Hardswish, functional.hardswish),
     "HardSigmoid": (nn.Hardsigmoid, functional.hardsigmoid),
     "Relu": (nn.ReLU, functional.relu, torch.relu, "relu"),
@@ -155,7 +155,8 @@ def _written(node: fx.Node, module: nn.Module | None) -> tuple[tuple[str, ...], 
         return (op,), op
     if called is operator.getitem:
         return _of_index(node)
-    op = _OPERATOR.get(called, "")
+    kinds = type(module).__mro__ if module is not None else (called,)
+    op = next((_OPERATOR[kind] for kind in kinds if kind in _OPERATOR), "")
     if called in _CHUNKS:
         count: Any = node.args[1] if len(node.args) > 1 else node.kwargs["chunks"]
         return ("Shape", "Gather", "Add", "Div", *("Mul", "Slice") * count), ""

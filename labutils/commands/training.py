@@ -177,10 +177,12 @@ def _start(
         model, module = training_options.load_network(chosen)
         try:
             source = training_options.learned_pictures(chosen, model)
-            training_options.draw_once(source, config)
-            return module, None, source
-        except UnknownNameError:  # other classes: another last layer
-            state, named = module.state_dict(), f"the weights of {model.name} ({model.weights})"
+            if len(data.classes_of(source)) == len(model.classes):
+                training_options.draw_once(source, config)
+                return module, None, source
+        except UnknownNameError:  # the folder has other classes
+            pass
+        state, named = module.state_dict(), f"the weights of {model.name} ({model.weights})"
     else:
         state, named = checkpoint.state_dict(chosen.start), chosen.start.name
     source = chosen.image_set or data.THINGS16

@@ -26,6 +26,7 @@ IoType = Literal["float32", "quantized"]
 MAX_IMAGES = 100_000  # of calibration; more is surely a typo
 FORMAT = 1
 """Of the YAML; a newer one is refused."""
+_LATER = ("range", "limit", "weight_range")  # fields that the first recipes did not have
 
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 
@@ -256,9 +257,16 @@ class Recipe:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of everything that decides the result: all fields but `name` and `about`."""
+        """SHA-256 of everything that decides the result: all fields but `name` and `about`.
+
+        What came later and is not set is left out: earlier recipes keep their hash.
+        """
         facts = dataclasses.asdict(self)
         del facts["name"], facts["about"]
+        for part in (facts["activations"], facts["weights"], *facts["overrides"]):
+            for later in _LATER:
+                if part.get(later, "") is None:
+                    del part[later]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def setting(self, node: str, op_type: str, what: str) -> Any:

@@ -26,7 +26,9 @@ _STATE = ("done", "steps", "freeze_observers_at", "freeze_batch_norm_at")
 
 
 class Schedule:
-    """Freezes observers and later BatchNorm, in a loop that is not ours::
+    """Freezes observers and later BatchNorm, in a loop that is not ours.
+
+    For example::
 
         schedule = qat.Schedule(model, steps=epochs * len(loader))
         for epoch in range(epochs):

@@ -22,6 +22,7 @@ from ..errors import ModelFileError, UsageError
 from ..onnxfile.edit import free_name, producers, readers, remove_unused_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import serialized
+from ..onnxfile.session import Session
 from ..onnxfile.wall import wall
 
 if TYPE_CHECKING:
@@ -231,7 +232,6 @@ def _table(
     values: dict[str, onnx.TensorProto],
 ) -> np.ndarray | None:
     """Return the codes that a node gives for all 256 codes; None where it does more than that."""
-    import onnxruntime as ort
     from onnx import TensorProto, helper
 
     maker = producers(model.graph.node)
@@ -255,13 +255,9 @@ def _table(
         [*scalars, before, node, after], "table", ends[:1], ends[1:], list(stored.values())
     )
     small = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        small.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = Session(small, optimize="none", name=f"the table of {node.op_type} {node.name!r}")
     codes = np.arange(_CODES, dtype=np.uint8)
-    return np.asarray(session.run(None, {before.input[0]: codes})[0])
+    return np.asarray(session.run({before.input[0]: codes})[0])
 
 
 def _sorted(model: onnx.ModelProto) -> tuple[Counter, tuple[str, ...], Counter]:

@@ -27,6 +27,7 @@ from ...images import data
 from ...onnxfile import constants
 from ...onnxfile.graph import opset as declared
 from ...onnxfile.graph import serialized
+from ...onnxfile.wall import wall
 from ...runtime import OrtRunner
 from ..prepare import contract_gelus_
 from . import graph as qat_graph
@@ -212,9 +213,11 @@ def _fold_shapes_(model: onnx.ModelProto) -> None:
     import onnx_ir as ir
 
     if any(node.op_type in ("Shape", "ConstantOfShape") for node in model.graph.node):
-        read = ir.from_proto(model)
-        constants.fold_(read, constants.MOST_ELEMENTS, shapes=True)
-        model.CopyFrom(ir.to_proto(read))
+        advice = "Export the network in float (labutils export), and look at what computes sizes."
+        with wall("onnx_ir cannot fold the sizes of", "the network", model=model, advice=advice):
+            read = ir.from_proto(model)
+            constants.fold_(read, constants.MOST_ELEMENTS, shapes=True)
+            model.CopyFrom(ir.to_proto(read))
 
 
 def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> dict[str, Any]:

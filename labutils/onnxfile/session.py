@@ -22,7 +22,8 @@ SILENT = 4
 """Severity of what ONNX Runtime logs: fatal errors only. The others are raised, and worded here."""
 
 _UNREGISTERED = re.compile(r"([\w.]+):(\w+)\(-?\d+\) is not a registered function")
-_LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
+_LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC",
+           "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}  # fmt: skip
 
 
 def options(
@@ -33,7 +34,8 @@ def options(
     Parameters
     ----------
     optimize
-        ``"all"`` lets ONNX Runtime fuse and fold; ``"basic"`` folds constants only; ``"none"`` runs
+        ``"all"`` lets ONNX Runtime fuse and fold; ``"extended"`` leaves out its own layouts, and
+        ``"basic"`` folds constants only; ``"none"`` runs
         every node as it is written.
     threads
         Threads inside one operator; 0 leaves it to ONNX Runtime. With one, sums keep their order.

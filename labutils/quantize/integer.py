@@ -23,7 +23,6 @@ from ..onnxfile.edit import free_name, producers, readers, remove_unused_
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import serialized
 from ..onnxfile.session import Session
-from ..onnxfile.wall import wall
 
 if TYPE_CHECKING:
     import onnx
@@ -165,20 +164,10 @@ def write_integer(
 
 def _optimized(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Return the model as ONNX Runtime's optimizer makes it for the CPU, without its layouts."""
-    import onnx
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 4
-    advice = "Compare it with a file of quantize.static."
     with paths.scratch() as folder:
         file = folder / "integer.onnx"
-        options.optimized_model_filepath = str(file)
-        with wall("ONNX Runtime does not take", name, error=ModelFileError, advice=advice):
-            content = serialized(model, name)
-            ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return onnx.load(file)
+        Session(model, optimize="extended", optimized=file, name=name)
+        return OnnxFile(file).whole
 
 
 def _write_tables_(model: onnx.ModelProto, kinds: frozenset[str]) -> Counter[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from small_networks import SIDE, crossing, inputs
@@ -78,13 +78,12 @@ def test_a_fixed_grid_is_the_same_in_training_and_without_and_holds_its_ends(
 
 
 @settings(max_examples=60, deadline=None)
+@example(1.00001, 4, True, True, 0)  # a hair beyond a power of two: both take the same
 @given(
     st.floats(0.05, 50), st.sampled_from([4, 8, 16]), st.booleans(), st.booleans(),
     st.integers(0, 999),
 )  # fmt: skip
 def test_weights_keep_their_limit_and_their_own_range(magnitude, bits, pow2, own, seed):
-    power = np.log2(magnitude)
-    assume(not pow2 or abs(power - round(power)) > 1e-4)  # there either of two powers will do
     array = np.random.default_rng(seed).standard_t(3, (4, 30)).astype(np.float32)
     chosen = Recipe(weights=Weights(bits, power_of_two=pow2, limit=None if own else magnitude))
     rows = weight_scales.scale_rows(chosen, array, bits, 0, magnitude if own else None)

@@ -280,7 +280,7 @@ def scale_of(
         low = -high
     scale = (high - low) / (2**bits - 1)
     if power_of_two:
-        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-9)
+        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-4)  # as training, in float32
     return scale, 2 ** (bits - 1) if symmetric else round(-low / scale)
 
 

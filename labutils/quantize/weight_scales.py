@@ -75,7 +75,7 @@ def _weight_scale(
         scale = max(high - low, 1e-9) / (2 * most + 1)
         zero = round(-low / scale) - most - 1
     if settings.power_of_two:
-        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-9)
+        scale = 2.0 ** math.ceil(math.log2(scale) - 1e-4)  # as training, in float32
         if own is None and settings.limit is not None:
             scale = min(scale, 2.0 ** math.floor(math.log2(settings.limit / (most + 1)) + 1e-9))
         zero = 0 if settings.symmetric else round(-low / scale) - most - 1

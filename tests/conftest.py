@@ -9,8 +9,12 @@ import os
 import re
 from pathlib import Path
 
-# beside another test process, each keeps to one core
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Beside another test process, each keeps to one core: threads that wait for a core spin. Said
+# outright, because a worker inherits what the process that starts the workers has set here.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -169,6 +173,17 @@ def inputs():
         return data.Preprocessing(size)(data.load("val", n, size).images)
 
     return load
+
+
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """Commands that train calibrate and judge on tens of drawn images, not on hundreds."""
+    from labutils.commands import quantized_training
+    from labutils.images import data
+
+    monkeypatch.setattr(data, "VALIDATION_IMAGES", 64)
+    monkeypatch.setattr(quantized_training, "_CALIBRATION", 32)
+    monkeypatch.setattr(quantized_training, "_HELD_OUT", 32)
 
 
 @pytest.fixture

@@ -111,6 +111,19 @@ def test_the_frames_are_those_of_a_bare_loop(tmp_path, monkeypatch):
     assert {str(feeds) for _, feeds in calls} == {"{'data': (1, 3, 32, 32)}"}
 
 
+@pytest.mark.parametrize(
+    "asked, given, found",
+    [("1", 0, 1), (" 3,2", 0, 3), ("1", 2, 2), (None, 0, 0), ("", 0, 0), ("x", 0, 0), ("-1", 0, 0)],
+)
+def test_sessions_take_the_threads_that_the_environment_allows(asked, given, found, monkeypatch):
+    from labutils.onnxfile import session
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert session.options(threads=given).intra_op_num_threads == found
+
+
 def test_sessions_have_one_thread(tmp_path):
     from labutils.onnxfile import session
 

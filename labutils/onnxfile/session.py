@@ -38,7 +38,8 @@ def options(
         ``"basic"`` folds constants only; ``"none"`` runs
         every node as it is written.
     threads
-        Threads inside one operator; 0 leaves it to ONNX Runtime. With one, sums keep their order.
+        Threads inside one operator; 0 takes as many as `OMP_NUM_THREADS` says, as PyTorch does,
+        and leaves it to ONNX Runtime where that is not set. With one, sums keep their order.
     severity
         What ONNX Runtime logs itself, 0 (everything) to 4.
     """
@@ -48,9 +49,19 @@ def options(
         raise UnknownNameError("optimization level", optimize, _LEVELS)
     made = onnxruntime.SessionOptions()
     made.log_severity_level = severity
-    made.intra_op_num_threads = threads
+    made.intra_op_num_threads = threads or _threads_of_environment()
     made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimize])
     return made
+
+
+def _threads_of_environment() -> int:
+    """Return what `OMP_NUM_THREADS` allows at the outermost level, 0 where it says nothing.
+
+    ONNX Runtime does not read it, and its threads spin while they wait: where processes share the
+    cores they take as much again as the work itself.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() else 0
 
 
 class Session:

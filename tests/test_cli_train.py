@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from labutils import __main__, manifests, runtime
+from labutils.images import data
 from labutils.models import checkpoint, zoo
 
 SHORT = ("--steps", "2", "--size", "32", "--images", "64")
@@ -36,7 +37,9 @@ def foreign(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_weights_that_fit_are_taken_and_what_happened_is_said(lab, foreign, tmp_path):
+def test_weights_that_fit_are_taken_and_what_happened_is_said(
+    lab, foreign, tmp_path, few_pictures
+):
     out = tmp_path / "tuned.safetensors"
     renames = ("--rename", r"^backbone\.=")
     code, said, err = lab(
@@ -50,7 +53,7 @@ def test_weights_that_fit_are_taken_and_what_happened_is_said(lab, foreign, tmp_
     )
     assert "1 in the file only: ema.decay" in said and "Fine-tuned for 2 steps" in said
     card = json.loads(out.with_suffix(".json").read_text())
-    assert card["n"] == 1600 and card["from"]["unexpected"] == ["ema.decay"]
+    assert card["n"] == data.VALIDATION_IMAGES == 64 and card["from"]["unexpected"] == ["ema.decay"]
     tuned, origin = checkpoint.state_dict(out), torch.load(foreign)
     name = "features.4.block.0.0.weight"
     assert torch.allclose(tuned[name], origin[f"backbone.{name}"], atol=0.05)
@@ -59,7 +62,9 @@ def test_weights_that_fit_are_taken_and_what_happened_is_said(lab, foreign, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["lab", "pt2e"])
-def test_qat_by_either_route_writes_a_file_that_passed_the_gate(route, lab, tmp_path):
+def test_qat_by_either_route_writes_a_file_that_passed_the_gate(
+    route, lab, tmp_path, few_pictures
+):
     if route == "pt2e":
         pytest.importorskip("torchao")
     out = tmp_path / "q.onnx"

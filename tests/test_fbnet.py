@@ -76,7 +76,7 @@ def test_it_is_a_model_of_the_zoo():
 
 
 @pytest.mark.slow
-def test_it_is_trained_from_the_command_line(lab, tmp_path):
+def test_it_is_trained_from_the_command_line(lab, tmp_path, few_pictures):
     file = tmp_path / "fbnet_a.safetensors"
     options = ["--weights", "random", "--steps", "2", "--size", "32", "--images", "64"]
     code, _, said = lab("train", "fbnet_a", *options, "-o", file)

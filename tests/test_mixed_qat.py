@@ -169,7 +169,7 @@ def test_what_a_recipe_cannot_mean_in_training_is_refused():
 
 
 @pytest.mark.slow
-def test_a_searched_recipe_is_trained_by_one_command(lab, tmp_path):
+def test_a_searched_recipe_is_trained_by_one_command(lab, tmp_path, few_pictures):
     found, out = tmp_path / "mixed.onnx", tmp_path / "trained.onnx"
     small = ("mobilenet_v3_small", "--weights", "things16")
     code, _, err = lab(

@@ -37,9 +37,7 @@ def foreign(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_weights_that_fit_are_taken_and_what_happened_is_said(
-    lab, foreign, tmp_path, few_pictures
-):
+def test_weights_that_fit_are_taken_and_what_happened_is_said(lab, foreign, tmp_path, few_pictures):
     out = tmp_path / "tuned.safetensors"
     renames = ("--rename", r"^backbone\.=")
     code, said, err = lab(
@@ -62,9 +60,7 @@ def test_weights_that_fit_are_taken_and_what_happened_is_said(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["lab", "pt2e"])
-def test_qat_by_either_route_writes_a_file_that_passed_the_gate(
-    route, lab, tmp_path, few_pictures
-):
+def test_qat_by_either_route_writes_a_file_that_passed_the_gate(route, lab, tmp_path, few_pictures):
     if route == "pt2e":
         pytest.importorskip("torchao")
     out = tmp_path / "q.onnx"

@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import file_order
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -42,6 +43,7 @@ def _asks_qnn(path):
 
 
 def pytest_collection_modifyitems(config, items):
+    file_order.longest_first(items)
     if config.getoption("--asks-qnn"):
         config.hook.pytest_deselected(items=[item for item in items if not _asks_qnn(item.path)])
         items[:] = [item for item in items if _asks_qnn(item.path)]

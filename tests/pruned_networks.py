@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from labutils import prune
+
 SIDE = 16
 
 
@@ -187,3 +189,16 @@ def made(kind, **options):
     for _ in range(3):
         network.train()(torch.randn(8, 3, SIDE, SIDE))
     return network.eval()
+
+
+def inputs(n=4):
+    return torch.randn(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def planned(network, method="channels", **options):
+    options = {"size": SIDE, "ratio": 0.4} | options
+    return prune.plan(network, method, **options)
+
+
+def close(a, b):
+    return (a - b).abs().max() <= 1e-5 * a.abs().max()

@@ -17,8 +17,10 @@ STARTUP = Path(__file__).parent / "notebooks" / "startup"
 PROGRAM = """
 import json, sys
 from labutils import __main__
+from labutils.commands import quantized_training
 from labutils.pipeline import journey, steps
 journey.CPU_IMAGES, steps.GATE_IMAGES, steps.CALIBRATION_IMAGES = 4, 2, 16
+quantized_training._CALIBRATION, quantized_training._HELD_OUT = 16, 4
 codes = {words[0]: __main__.main(words) for words in json.loads(sys.argv[1])}
 print(json.dumps(codes))
 """
@@ -80,8 +82,8 @@ def listening(pid):
 @pytest.mark.slow
 @pytest.mark.htp
 def test_the_command_line_keeps_to_itself(tmp_path):
-    small = ["mobilenet_v3_small", "--weights", "things16", "--size", "96"]
-    (tmp_path / "models.txt").write_text("mobilenet_v3_small --size 96", encoding="utf-8")
+    small = ["mobilenet_v3_small", "--weights", "things16", "--size", "64"]
+    (tmp_path / "models.txt").write_text("mobilenet_v3_small --size 64", encoding="utf-8")
     made, repaired = str(tmp_path / "m.dlc"), ["--target", "snpe-2.7", "--repair"]
     short = ["--steps", "1", "--size", "32", "--images", "64"]
     calls = [

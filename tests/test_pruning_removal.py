@@ -1,0 +1,253 @@
+"""Pruning: masks that train, removal that is compared, schedules, and real networks."""
+
+import copy
+
+import pruned_networks as nets
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pruned_networks import SIDE, close, inputs, made, planned
+from torch import nn
+
+from labutils import prune, surgery
+from labutils.errors import PruningError, UnknownNameError, UsageError
+from labutils.images.data import Preprocessing
+from labutils.models import architectures, random_weights, zoo
+from labutils.prune import masks
+from labutils.prune import removal as removing
+
+# ------------------------------------------------------------ masks
+
+
+def test_masks_are_in_the_state_dict_and_in_a_copy():
+    network = made(nets.Mobile)
+    prune.apply_masks_(network, planned(network))
+    expected = network(inputs())
+    copied = copy.deepcopy(network)
+    assert torch.equal(copied(inputs()), expected)
+    prune.remove_(copied)  # what is done to a copy leaves the original as it is
+    assert torch.equal(network(inputs()), expected) and close(copied(inputs()), expected)
+    assert not masks.masks_of(copied) and type(copied.stem[0]) is nn.Conv2d
+    other = made(nets.Mobile)
+    with torch.no_grad():
+        other.stem[0].weight.copy_(torch.randn_like(other.stem[0].weight))
+    prune.apply_masks_(other, planned(other))  # other channels
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other(inputs()), expected)
+    assert prune.removed(other, size=SIDE).widths == prune.removed(network, size=SIDE).widths
+
+
+def test_taking_masks_off_returns_the_weights_or_their_zeros():
+    network = made(nets.Mobile)
+    before = copy.deepcopy(network.state_dict())
+    prune.apply_masks_(network, planned(network))
+    assert prune.remove_(copy.deepcopy(network)) == len(masks.masks_of(network))
+    prune.remove_(network, zeros=False)
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_an_optimizer_from_before_trains_what_lies_below():
+    network = made(nets.Mobile)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    prune.apply_masks_(network, planned(network))
+    network.train()(inputs()).square().sum().backward()
+    before = masks.weights_of(network)["stem.0.weight"].clone()
+    keep = masks.masks_of(network)["stem.0.weight"].keep.bool()
+    optimizer.step()
+    after = masks.weights_of(network)["stem.0.weight"]
+    assert torch.equal(after[~keep], before[~keep]) and not torch.equal(after[keep], before[keep])
+
+
+def test_masks_are_exported():
+    network = made(nets.Mobile)
+    prune.apply_masks_(network, planned(network))
+    program = torch.export.export(network, (inputs(),)).module()
+    assert close(program(inputs()), network(inputs()))
+    smaller = prune.removed(network, size=SIDE).network
+    program = torch.export.export(smaller, (inputs(),)).module()
+    assert close(program(inputs()), network(inputs()))
+
+
+def test_masks_of_another_network_are_refused():
+    network = made(nets.Mobile)
+    plan = planned(network)
+    with pytest.raises(UsageError, match=r"has the shape .* Plan again"):
+        prune.set_masks_(made(nets.Mobile, width=24), plan.masks(network))
+    with pytest.raises(UnknownNameError, match="parameter"):
+        prune.apply_masks_(made(nets.Grouped), plan)
+    with pytest.raises(UsageError, match="strength"):
+        prune.set_masks_(network, plan.masks(network), strength=2)
+
+
+# ------------------------------------------------------------ removal
+
+
+def test_removal_asks_for_hard_masks():
+    network = made(nets.Mobile)
+    with pytest.raises(UsageError, match="apply_masks_"):
+        prune.removed(network, size=SIDE)
+    plan = planned(network)
+    prune.set_masks_(network, plan.masks(network), strength=0.5)
+    with pytest.raises(PruningError, match="soft"):
+        prune.removed(network, size=SIDE)
+
+
+def test_removal_refuses_a_network_that_computes_something_else(monkeypatch):
+    network = made(nets.Mobile)
+    prune.apply_masks_(network, planned(network))
+    real_cut = removing.cut_
+
+    def wrong(network, example, removed):
+        real_cut(network, example, {root: [c - 1 for c in removed[root]] for root in removed})
+
+    monkeypatch.setattr(removing, "cut_", wrong)
+    network.stem[1].bias.data += 1
+    with pytest.raises(PruningError, match=r"departs|verified|does not run"):
+        prune.removed(network, size=SIDE)
+
+
+def test_removal_keeps_modes_gradients_and_types():
+    network = made(nets.Mobile).train()
+    network.stem[1].eval()
+    network.head_only = "kept"
+    network.expand[0].weight.requires_grad_(False)
+    prune.apply_masks_(network, planned(network))
+    smaller = prune.removed(network, size=SIDE).network
+    assert smaller.training and not smaller.stem[1].training
+    assert not smaller.expand[0].weight.requires_grad and smaller.project.weight.requires_grad
+    assert smaller.head_only == "kept" and smaller.stem[0].weight.dtype == torch.float32
+    assert smaller.depthwise[0].groups == smaller.depthwise[0].weight.shape[0]
+
+
+def test_removal_of_a_network_whose_outputs_have_faded():
+    """Statistics never measured: the logits are all but 0, and would hide any difference."""
+    torch.manual_seed(0)
+    network = nets.Mobile().eval()
+    with torch.no_grad():
+        network.classifier[3].weight.mul_(1e-6)
+        network.classifier[3].bias.zero_()
+    prune.apply_masks_(network, planned(network))
+    assert network(inputs()).abs().max() < 1e-3
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8 and not removal.own_weights
+    assert "seeded weights" in str(removal)
+
+
+def test_a_network_that_gives_one_answer_is_compared_with_seeded_weights():
+    network = made(nets.Mobile)
+    with torch.no_grad():
+        network.classifier[3].weight.mul_(1e-9)
+        network.classifier[3].bias.fill_(2.0)
+    prune.apply_masks_(network, planned(network))
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8 and not removal.own_weights
+
+
+def test_a_network_without_finite_outputs_cannot_be_verified():
+    network = made(nets.Mobile)
+    prune.apply_masks_(network, planned(network))
+    with torch.no_grad():
+        network.classifier[3].bias.fill_(torch.nan)
+    with pytest.raises(PruningError, match="cannot be verified"):
+        prune.removed(network, size=SIDE)
+
+
+# ------------------------------------------------------------ schedules
+
+
+@pytest.mark.parametrize("kind", prune.KINDS)
+@pytest.mark.parametrize("method", ("channels", "2:4", "unstructured"))
+def test_a_schedule_ends_in_the_whole_plan(kind, method):
+    network = made(nets.Mobile)
+    plan = planned(network, method)
+    schedule = prune.Schedule(network, plan, kind, steps=20, start=0.1, end=0.6)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+    zeros = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        network.train()(inputs()).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+        found = masks.masks_of(network).values()
+        zeros.append(sum(float(m.strength * (m.keep == 0).sum()) for m in found))
+    assert zeros == sorted(zeros)  # what is masked stays masked
+    found = masks.masks_of(network)
+    assert all(mask.strength == 1 for mask in found.values())
+    assert {n: int(m.keep.sum()) for n, m in found.items()} == dict(plan.stays)
+    if kind != "one-shot":
+        assert len(set(zeros)) > 2
+    assert prune.removed(network.eval(), size=SIDE).departure < 1e-8
+
+
+@given(st.sampled_from(tuple(prune.KINDS)), st.floats(0, 1), st.floats(0, 1), st.integers(1, 30))
+def test_every_ramp_rises_from_nothing_to_all(kind, a, b, stages):
+    start, end = min(a, b), max(a, b)
+    schedule = object.__new__(prune.Schedule)
+    schedule.kind, schedule.start, schedule.end, schedule.stages = kind, start, end, stages
+    found = [schedule.progress(i / 100) for i in range(101)]
+    assert found == sorted(found) and found[-1] == 1.0 and 0 <= found[0] <= 1
+
+
+def test_cubic_is_fast_at_first():
+    schedule = prune.Schedule(
+        made(nets.Mobile), planned(made(nets.Mobile)), "cubic", steps=10, end=1.0, stages=4
+    )
+    assert [schedule.progress(x) for x in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx(
+        [0, 1 - 0.75**3, 1 - 0.5**3, 1 - 0.25**3, 1]
+    )
+
+
+def test_mistakes_in_a_schedule_are_explained():
+    network = made(nets.Mobile)
+    plan = planned(network)
+    with pytest.raises(UnknownNameError, match="cubic"):
+        prune.Schedule(network, plan, "qubic")
+    with pytest.raises(UsageError, match="ramp"):
+        prune.Schedule(network, plan, start=0.8, end=0.2)
+    with pytest.raises(UsageError, match="steps="):
+        prune.Schedule(network, plan).step()
+
+
+# ------------------------------------------------------------ real networks
+
+
+def real(name):
+    if name == "after surgery":
+        network = zoo.load("mobilenet_v3_small", "things16").module
+        network.requires_grad_(True)
+        surgery.replace_(network, "lite")
+        return network
+    if name.startswith("mobilenet_v3"):
+        return zoo.load(name, "things16").module
+    torch.manual_seed(0)
+    network = architectures.find(name).build(10).eval()
+    random_weights.condition_(network)
+    zoo.calibrate_(network, Preprocessing(32))
+    return network
+
+
+REST = ("mobilenet_v3_small", "tv:efficientnet_b0", "timm:mobilenetv3_large_100",
+        "timm:mobilenetv3_small_100")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    (
+        "mobilenet_v3_large", "after surgery", "tv:mobilenet_v2", "tv:resnet18",
+        *(pytest.param(name, marks=pytest.mark.sweep) for name in REST),
+    ),
+)  # fmt: skip
+def test_real_networks_lose_channels_everywhere_but_at_their_outputs(name):
+    network = real(name)
+    plan = prune.plan(network, size=32)
+    prune.apply_masks_(network, plan)
+    removal = prune.removed(network, size=32)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    ours, theirs = network(x), removal.network(x)
+    assert ours.abs().max() > 1e-3 and removal.own_weights
+    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+    assert {refusal.reason for refusal in plan.left} == {"its channels are the network's outputs"}
+    assert removal.after.total()[0] < 0.6 * removal.before.total()[0]

@@ -39,7 +39,7 @@ KEPT = "nbval-check-output"
 PAGES = ("troubleshooting.md", "glossary.md", "own_training_loop.md", "images/*")
 """What notebooks link to; it goes with the copies."""
 
-CELL_SECONDS = 300  # a loaded laptop, and a cold cache
+CELL_SECONDS = 900  # a loaded laptop, and a cold cache
 
 _ORIGINALS = ".originals.json"  # in the learner's folder: what each copy was taken from
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d+): (.+)$", re.MULTILINE)

@@ -12,8 +12,8 @@ from labutils.lab import exercise
 from labutils.pipeline import batch
 
 STARTUP = Path(__file__).parent / "startup"
-CELL_SECONDS = 480  # for the slowest cell, from cold, on a busy machine
-NOTEBOOK_SECONDS = 1800
+CELL_SECONDS = 1200  # for the slowest cell, from cold, on a busy machine
+NOTEBOOK_SECONDS = 3600
 
 
 @dataclass(frozen=True)

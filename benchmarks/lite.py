@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import content_cache
@@ -38,17 +36,9 @@ REPEATS = 30
 
 
 @dataclass(frozen=True)
-class Row:
-    """One stage: accuracy with its interval, paired difference to the original, costs."""
+class Row(results.Judged):
+    """One stage, with what it costs."""
 
-    stage: str
-    top1: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    n: int
     parameters: int
     macs: int
     bytes: int
@@ -132,19 +122,16 @@ def fine_tuned(network, original: zoo.Model, steps: int, work: Path):
 
 def measured(files: dict[str, Path], images: data.ImageSet, model: zoo.Model) -> list[Row]:
     """Return one row per file; all see the same images, and are timed in turns."""
-    n = len(images)
     right = {stage: hits(file, images, model) for stage, file in files.items()}
     seconds = latencies(files, model)
     first = next(iter(files))
     rows = []
     for stage, file in files.items():
-        top1 = metrics.Proportion(int(right[stage].sum()), n)
-        paired = metrics.paired_difference(right[stage], right[first])
         counted = complexity.count(file)
         rows.append(
             Row(
-                stage, top1.value, *top1.interval, paired.value, *paired.interval, n,
-                counted.parameters, counted.macs, file.stat().st_size,
+                stage, *results.judged(right[stage], right[first]), counted.parameters,
+                counted.macs, file.stat().st_size,
                 1000 * seconds[stage], seconds[stage] / seconds[first],
             )
         )  # fmt: skip
@@ -173,19 +160,13 @@ def write(rows: list[Row], split: str, report: surgery.Report, folder: Path) -> 
         results.command("lite.py"), images, "torch", "torchvision", "onnxruntime",
         developed=split == "val",
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    paths.write_text(folder / "lite.csv", results.commented(head) + text.getvalue())
+    results.write_csv(folder / "lite.csv", head, rows)
     columns = ("stage", "top-1", "95 %", "points to the original", "M par", "M MAC", "MB", "ms",
                "ratio")  # fmt: skip
     cells = [
         (
-            row.stage, f"{100 * row.top1:.2f} %", f"{100 * row.low:.1f} to {100 * row.high:.1f}",
-            f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
-            f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e6:.1f}", f"{row.bytes / 1e6:.1f}",
-            f"{row.ms:.2f}", f"{row.latency_ratio:.2f}",
+            row.stage, *row.cells, f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e6:.1f}",
+            f"{row.bytes / 1e6:.1f}", f"{row.ms:.2f}", f"{row.latency_ratio:.2f}",
         )
         for row in rows
     ]  # fmt: skip

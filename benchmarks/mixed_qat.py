@@ -14,9 +14,7 @@ content_cache.py), so a run that was stopped resumes; `--fresh` forgets them.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,17 +38,9 @@ SHARE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Row(results.Judged):
     """One way to make a file, and what its answers are worth."""
 
-    stage: str
-    top1: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    n: int
     sqnr_db: float
     mac_share: float
     steps: int
@@ -183,12 +173,11 @@ class Bench:
         """Return one line of the table."""
         logits, labels = self.answers(file), self.images.labels
         right, ours = (metrics.correct(x, labels) for x in (self.exact, logits))
-        top1, paired = metrics.accuracy(logits, labels), metrics.paired_difference(ours, right)
         wide = recipe is not None and recipe.kind == "mixed"
         steps = training.schedule(recipe or PRESETS["int8_qat"], self.inputs)["steps"]
         return Row(
-            stage, top1.value, *top1.interval, paired.value, *paired.interval, len(labels),
-            metrics.sqnr_db(self.exact, logits), self.share if wide else 0.0,
+            stage, *results.judged(ours, right), metrics.sqnr_db(self.exact, logits),
+            self.share if wide else 0.0,
             steps if trained else 0, file.stat().st_size,
         )  # fmt: skip
 
@@ -200,17 +189,12 @@ def write(rows: list[Row], chosen: argparse.Namespace, inputs: Inputs, folder: P
         results.command(f"{PROGRAM}.py"), images, "torch", "torchvision", "onnxruntime",
         developed=chosen.split == "val",
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dataclasses.asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    paths.write_text(folder / f"{PROGRAM}.csv", results.commented(head) + text.getvalue())
+    results.write_csv(folder / f"{PROGRAM}.csv", head, rows)
     columns = ("stage", "top-1", "95 %", "points to fp32", "dB", "% of MACs", "steps", "MB")
     cells = [
         (
-            row.stage, f"{100 * row.top1:.2f} %", f"{100 * row.low:.1f} to {100 * row.high:.1f}",
-            f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
-            f"{row.sqnr_db:.1f}", f"{100 * row.mac_share:g}" if row.mac_share else "-",
+            row.stage, *row.cells, f"{row.sqnr_db:.1f}",
+            f"{100 * row.mac_share:g}" if row.mac_share else "-",
             str(row.steps or "-"), f"{row.bytes / 1e6:.2f}",
         )
         for row in rows

@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import dataclasses
-import io
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import content_cache
@@ -105,38 +101,15 @@ def main() -> None:
         versions=paths.versions("torch", "torchvision", "timm", "torch-pruning", "onnxruntime"),
     )
     state = content_cache.folder(PROGRAM) / f"rows_{key}.jsonl"
-    done = read(state)
-    for number, name in enumerate(chosen.models, start=1):
-        if name not in done:
-            print(f"[{number}/{len(chosen.models)}] {name} ...", flush=True)
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(in_a_process_of_its_own(name))) + "\n")
-            done = read(state)
+    kept = results.KeptRows(state, Row, lambda row: row.model)
+    done = kept.complete(chosen.models, in_a_process_of_its_own)
     write([done[name] for name in chosen.models], place)
 
 
-def read(state: Path) -> dict[str, Row]:
-    """Return the rows of earlier runs."""
-    if not state.is_file():
-        return {}
-    rows = [Row(**json.loads(line)) for line in state.read_text("utf-8").splitlines()]
-    return {row.model: row for row in rows}
-
-
-def in_a_process_of_its_own(name: str) -> Row:
+def in_a_process_of_its_own(name: str) -> list[Row]:
     """Return a network's row; a crash or a hang is one, too."""
-    try:
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", name], capture_output=True, text=True,
-            timeout=TIMEOUT,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Row(name, reason=f"no end after {TIMEOUT} s")
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"model"')]
-    if lines:
-        return Row(**json.loads(lines[-1]))
-    last = next((x for x in reversed(done.stderr.splitlines()) if x.strip()), "")
-    return Row(name, reason=f"exit code {done.returncode}: {last}"[:300])
+    rows, why = results.rows_of_a_process(__file__, name, Row, TIMEOUT)
+    return rows or [Row(name, reason=why)]
 
 
 def row_of(name: str) -> Row:
@@ -183,11 +156,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
         results.command("pruning_coverage.py"), images, "torch", "torchvision", "timm",
         "torch-pruning", "onnxruntime", "onnxruntime-qnn", developed=False,
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    paths.write_text(folder / "pruning_coverage.csv", results.commented(head) + text.getvalue())
+    results.write_csv(folder / "pruning_coverage.csv", head, rows)
     columns = ("model", "px", "groups", "refused", "MACs", "parameters", "equal", "DLC", "gate")
     cells = [
         (r.model, str(r.size), str(r.groups), str(r.refused), change(r.macs, r.macs_left),

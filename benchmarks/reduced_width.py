@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import dataclasses
 import functools
-import io
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +40,10 @@ FURTHER = 0.1  # of the steps, for the lite form and for each training with the 
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One file of one network: accuracy, paired difference to its original, costs."""
+class Row(results.Judged):
+    """One file of one network, with what it costs."""
 
     network: str
-    stage: str
-    top1: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    n: int
     parameters: int
     macs: int
     bytes: int
@@ -163,14 +153,10 @@ class Bench:
         logits, labels = np.concatenate(parts), self.images.labels
         right = metrics.correct(logits, labels)
         self.right = right if self.right is None else self.right
-        top1, paired = (
-            metrics.accuracy(logits, labels),
-            metrics.paired_difference(right, self.right),
-        )
         counted = complexity.count(source)
         return Row(
-            self.name, stage, top1.value, *top1.interval, paired.value, *paired.interval,
-            len(labels), counted.parameters, counted.macs, file.stat().st_size,
+            stage, *results.judged(right, self.right), self.name, counted.parameters,
+            counted.macs, file.stat().st_size,
         )  # fmt: skip
 
 
@@ -181,18 +167,14 @@ def write(rows: list[Row], chosen: argparse.Namespace, sizes: dict[str, int], fo
         results.command(f"{PROGRAM}.py"), images, "torch", "torchvision", "onnxruntime",
         developed=True,
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dataclasses.asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    paths.write_text(folder / f"{PROGRAM}.csv", results.commented(head) + text.getvalue())
+    first = "network", "stage"
+    rest = [f.name for f in dataclasses.fields(Row) if f.name not in first]
+    results.write_csv(folder / f"{PROGRAM}.csv", head, rows, [*first, *rest])
     columns = ("network", "stage", "top-1", "95 %", "points to fp32", "M par", "M MAC", "MB")
     cells = [
         (
-            row.network, row.stage, f"{100 * row.top1:.2f} %",
-            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
-            f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
-            f"{row.parameters / 1e6:.2f}", f"{row.macs / 1e6:.1f}", f"{row.bytes / 1e6:.2f}",
+            row.network, row.stage, *row.cells, f"{row.parameters / 1e6:.2f}",
+            f"{row.macs / 1e6:.1f}", f"{row.bytes / 1e6:.2f}",
         )
         for row in rows
     ]  # fmt: skip

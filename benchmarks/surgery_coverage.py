@@ -22,19 +22,13 @@ Writes benchmarks/results/surgery_coverage.csv and .txt.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +134,9 @@ def main() -> None:
     if chosen.fresh:
         content_cache.forget(PROGRAM)
     state = content_cache.folder(PROGRAM) / f"rows_{state_key()}.jsonl"
-    done = read(state)
-    for number, name in enumerate(chosen.models, start=1):
-        if not all((name, target) in done for target in TARGETS):
-            print(f"[{number}/{len(chosen.models)}] {name} ...", flush=True)
-            rows = in_a_process_of_its_own(name)
-            with state.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
-            done = read(state)
+    kept = results.KeptRows(state, Row, lambda row: (row.model, row.target))
+    of_all_targets = lambda name: [(name, target) for target in TARGETS]  # noqa: E731
+    done = kept.complete(chosen.models, in_a_process_of_its_own, of_all_targets)
     pairs = [(name, target) for name in chosen.models for target in TARGETS]
     write([done.get(pair) or Row(*pair, reason="not made: not run") for pair in pairs], place)
 
@@ -165,42 +154,11 @@ def state_key() -> str:
     )  # fmt: skip
 
 
-def read(state: Path) -> dict[tuple[str, str], Row]:
-    """Return the rows of earlier runs."""
-    if not state.is_file():
-        return {}
-    rows = [Row(**json.loads(line)) for line in state.read_text("utf-8").splitlines()]
-    return {(row.model, row.target): row for row in rows}
-
-
 def in_a_process_of_its_own(name: str) -> list[Row]:
     """Return a network's rows; a crash or a hang is a row, too."""
-    command = [sys.executable, __file__, "--one", name]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-        )
-        try:
-            printed, _ = process.communicate(timeout=TIMEOUT)
-            why = f"exit code {process.returncode}"
-        except subprocess.TimeoutExpired:
-            printed, why = "", f"no end after {TIMEOUT} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        errors.seek(0)
-        last = next((x for x in reversed(errors.read().splitlines()) if x.strip()), "")
-    rows = {row.target: row for row in parsed(printed)}
-    lost = f"{why}: {last}"[:300]
-    return [rows.get(t) or Row(name, t, reason=lost) for t in TARGETS]
-
-
-def parsed(printed: str) -> Iterable[Row]:
-    """Yield the rows among the lines that a process printed."""
-    for line in printed.splitlines():
-        if line.startswith('{"model"'):
-            yield Row(**json.loads(line))
+    made, why = results.rows_of_a_process(__file__, name, Row, TIMEOUT)
+    rows = {row.target: row for row in made}
+    return [rows.get(target) or Row(name, target, reason=why) for target in TARGETS]
 
 
 def rows_of(name: str) -> Iterable[Row]:
@@ -361,11 +319,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
         results.command("surgery_coverage.py"), images, "torch", "torchvision", "timm",
         "onnxruntime", "onnxruntime-qnn", developed=False,
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    paths.write_text(folder / "surgery_coverage.csv", results.commented(head) + text.getvalue())
+    results.write_csv(folder / "surgery_coverage.csv", head, rows)
     columns = ("model", "target", "px", "before", "after", "repair", "equal", "DLC", "gate", "s")
     cells = [
         (row.model, row.target, str(row.size), row.before, row.after, row.repair, row.equal or "-",

@@ -20,23 +20,18 @@ run of some rows needs `-o FOLDER`.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
 import importlib.metadata
 import importlib.util
-import io
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +47,7 @@ from labutils import paths, tabular
 from labutils.onnxfile import graph
 
 PROGRAM, TIMEOUT = "wheels", 600
+NOT_MADE = "not made"
 IMAGES = 8  # for calibration, and as many to compare the quantized file on
 
 
@@ -76,9 +72,9 @@ class Row:
     bytes: int = 0
     opset: int = 0
     takes: str = ""
-    convert: str = "not made"
+    convert: str = NOT_MADE
     convert_says: str = ""
-    quantize: str = "not made"
+    quantize: str = NOT_MADE
     quantize_says: str = ""
     seconds: float = 0.0
 
@@ -97,18 +93,18 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.fresh:
         content_cache.forget(PROGRAM)
     state = content_cache.folder(PROGRAM) / f"rows_{state_key()}.jsonl"
-    done = read(state)
+    # what could not be made is tried again
+    kept = results.KeptRows(state, Row, lambda row: row.name, lambda row: row.convert == NOT_MADE)
+    fresh: dict[str, Row] = {}
     with tempfile.TemporaryDirectory(prefix="labutils-wheels-") as folder:
         packages = Packages(Path(folder))
-        for number, name in enumerate(chosen.rows, start=1):
-            if name in done:
-                continue
-            print(f"[{number}/{len(chosen.rows)}] {name} ...", flush=True)
-            row = made(known[name], packages)
+
+        def make(name: str) -> list[Row]:
+            row = fresh[name] = made(known[name], packages)
             print(f"    {row.convert}, {row.quantize}, {row.seconds} s", flush=True)
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
-            done[name] = row
+            return [row]
+
+        done = fresh | kept.complete(chosen.rows, make)
     write([done[name] for name in chosen.rows], place)
 
 
@@ -122,14 +118,6 @@ def state_key() -> str:
         tables=tables,
         versions=paths.versions("onnx", "onnxruntime", "onnxruntime-qnn"),
     )
-
-
-def read(state: Path) -> dict[str, Row]:
-    """Return the rows of earlier runs; what could not be made is tried again."""
-    if not state.is_file():
-        return {}
-    rows = [Row(**json.loads(line)) for line in state.read_text("utf-8").splitlines()]
-    return {row.name: row for row in rows if row.convert != "not made"}
 
 
 class Packages:
@@ -283,24 +271,14 @@ def run(command: str, file: Path, options: Sequence[str]) -> tuple[str, str]:
             [*call, "--json"], cwd=file.parent, stdout=subprocess.PIPE, stderr=errors, text=True,
             start_new_session=True,
         )  # fmt: skip
-        with ended(process):
-            try:
-                printed, _ = process.communicate(timeout=TIMEOUT)
-            except subprocess.TimeoutExpired:
-                return "crashed", f"no end after {TIMEOUT} s"
+        try:
+            printed, _ = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return "crashed", f"no end after {TIMEOUT} s"
+        finally:
+            results.end(process)
         errors.seek(0)
         return judged(process.returncode, printed, errors.read())
-
-
-@contextlib.contextmanager
-def ended(process: subprocess.Popen) -> Iterator[None]:
-    """Leave no process behind, nor what it started."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def judged(code: int, printed: str, errors: str) -> tuple[str, str]:
@@ -350,11 +328,7 @@ def write(rows: Sequence[Row], folder: Path) -> None:
         results.command("wheels.py"), images, "onnx", "onnxruntime", "onnxruntime-qnn",
         developed=False,
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    paths.write_text(folder / "wheels.csv", results.commented(head) + text.getvalue())
+    results.write_csv(folder / "wheels.csv", head, rows)
     columns = ("file", "version", "licence", "MB", "opset", "takes", "DLC", "quantized", "s")
     cells = [
         (row.name, row.version, row.licence, f"{row.bytes / 1e6:.1f}", str(row.opset), row.takes,

@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import sys
+from dataclasses import dataclass, fields
 
 import numpy as np
 import onnx
@@ -80,6 +81,70 @@ def test_a_smaller_run_does_not_replace_the_recorded_results(tmp_path):
     assert results.place(None, whole=True) == results.FOLDER
     with pytest.raises(SystemExit):
         quantization.main(["--images", "4"])
+
+
+# --- rows that are kept ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    model: str
+    part: int = 0
+    reason: str = ""
+
+
+def test_what_is_kept_is_not_made_again(tmp_path, capsys):
+    made = []
+
+    def make(name):
+        made.append(name)
+        if name == "stops":
+            raise KeyboardInterrupt
+        return [Kept(name, part, "x" if name == "b" else "") for part in (0, 1)]
+
+    def parts(name):
+        return [(name, 0), (name, 1)]
+
+    def rows(again=lambda row: False):
+        return results.KeptRows(tmp_path / "k.jsonl", Kept, lambda r: (r.model, r.part), again)
+
+    with pytest.raises(KeyboardInterrupt):
+        rows().complete(["a", "b", "stops"], make, parts)
+    assert sorted(rows().complete(["a", "b", "c"], make, parts)) == [
+        *parts("a"), *parts("b"), *parts("c"),
+    ]  # fmt: skip
+    assert made == ["a", "b", "stops", "c"] and "[3/3] c ..." in capsys.readouterr().out
+    rows(lambda row: row.reason == "x").complete(["a", "b"], make, parts)
+    assert made[4:] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("program", "timeout", "rows", "why"),
+    [
+        ("print('words'); print(json.dumps({'model': sys.argv[2], 'part': 3}))",
+         300, [Kept("one", 3)], "exit code 0: "),
+        ("print('last words', file=sys.stderr, flush=True); os.abort()",
+         300, [], "exit code -6: last words"),
+        ("time.sleep(600)", 2, [], "no end after 2 s: "),
+    ],
+)  # fmt: skip
+def test_a_crash_or_a_hang_of_a_process_is_told(tmp_path, program, timeout, rows, why):
+    file = tmp_path / "program.py"
+    file.write_text(f"import json, os, sys, time\n{program}")
+    assert results.rows_of_a_process(str(file), "one", Kept, timeout) == (rows, why)
+
+
+def test_rows_of_accuracy_are_written_as_they_are_recorded():
+    import lite
+
+    told = (results.FOLDER / "lite.csv").read_text("utf-8").splitlines()
+    recorded = next(csv.DictReader(line for line in told if not line.startswith("#")))
+    assert list(recorded) == [field.name for field in fields(lite.Row)]
+    right = np.arange(8) > 0
+    row = results.Judged("s", *results.judged(right, np.ones(8, bool)))
+    assert (row.top1, row.difference, row.n) == (7 / 8, -12.5, 8)
+    assert row.low < row.top1 < row.high and row.difference_low < -12.5 < row.difference_high
+    assert row.cells[0] == "87.50 %" and row.cells[2].startswith("-12.50 [")
 
 
 # --- the plan -------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ STARTED     := $(shell date +%s)
 
 # another environment, a user site or somebody's Jupyter configuration must not leak in
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV JUPYTER_PATH
+# nor a wish for no byte code: a test run is some hundred processes, and each would compile the lab
+unexport PYTHONDONTWRITEBYTECODE
 export PYTHONNOUSERSITE := 1
 
 ifdef UV

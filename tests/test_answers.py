@@ -88,10 +88,10 @@ def test_it_is_stopped_where_the_process_ignores_interrupts_and_that_stays_so(mo
 
 
 def test_an_answer_in_time_is_not_stopped_later(monkeypatch):
-    monkeypatch.setattr(answer, "LIMIT_S", 0.05)
+    monkeypatch.setattr(answer, "LIMIT_S", 1.0)  # a busy machine may take a tenth of a second
     assert answer.call(lambda: 3) == 3
     waited = threading.Event()
-    assert not waited.wait(0.2)  # an interrupt would end this
+    assert not waited.wait(1.5)  # an interrupt would end this
 
 
 def test_the_learners_own_interrupt_is_theirs():

@@ -46,7 +46,7 @@ def request(server, path=None, method="GET", **headers):
     """Return status, headers and body; `path` is below the secret unless it starts with /."""
     secret = urllib.parse.urlsplit(server.url).path
     whole = path if (path or "").startswith("/") else secret + (path or "")
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.putrequest(method, whole, skip_host="Host" in headers)
         for name, value in headers.items():

@@ -210,7 +210,7 @@ def test_helpers_that_draw_end_with_their_parent(tmp_path):
     context = multiprocessing.get_context("fork")
     parent = context.Process(target=_with_helper, args=(data, tmp_path / "pid"))
     parent.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     helper = int((tmp_path / "pid").read_text())

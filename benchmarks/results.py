@@ -131,7 +131,7 @@ class KeptRows:
     key
         What a row is found by.
     again
-        Whether a kept row is to be made again.
+        Whether a kept row must be made again.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class KeptRows:
 
 
 def rows_of_a_process(program: str, name: str, kind: type, timeout: float) -> tuple[list[Any], str]:
-    """Run ``PROGRAM --one NAME`` in a process of its own, which prints rows as JSON lines.
+    """Run ``PROGRAM --one NAME`` in a separate process, which prints rows as JSON lines.
 
     Returns
     -------

@@ -189,6 +189,14 @@ def few_pictures(monkeypatch):
 
 
 @pytest.fixture
+def few_at_gates(monkeypatch):
+    """A gate asks for 8 images, not 32: the simulator computes for a tenth of a second on each."""
+    from labutils.pipeline import steps
+
+    monkeypatch.setattr(steps, "GATE_IMAGES", 8)
+
+
+@pytest.fixture
 def checkpoints():
     return paths.CHECKPOINTS
 

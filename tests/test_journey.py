@@ -28,6 +28,8 @@ def refuse(*arguments, **settings):
     raise OSError("this test runs without a network")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from labutils import __main__
+from labutils.pipeline import journey, steps
+journey.CPU_IMAGES, steps.CALIBRATION_IMAGES, steps.GATE_IMAGES = 32, 64, 8
 sys.exit(__main__.main(sys.argv[1:]))
 """
 
@@ -42,7 +44,7 @@ def without_network():
 
 @pytest.fixture(scope="module")
 def traveled(tmp_path_factory):
-    """The journey as a user runs it, as a process of its own, with the network off."""
+    """The journey as a user runs it, on fewer images, as a process without a network."""
     folder = tmp_path_factory.mktemp("journey")
     command = [sys.executable, "-c", BLOCKED, "journey", "mobilenet_v3_small"]
     command += ["--images", "8", "--json", "-o", str(folder)]
@@ -139,9 +141,10 @@ def test_the_notebooks_make_the_same_files_by_the_same_steps(tmp_path, monkeypat
 
 @pytest.mark.htp
 @pytest.mark.slow
-def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab):
+def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab, few_at_gates, monkeypatch):
     """Random weights of a timm network, one channel of them wide: eight bits cannot hold it."""
     name = "timm:mobilenetv3_small_050"
+    monkeypatch.setattr(journey, "CPU_IMAGES", 16)
     state = zoo.load(name, "random", 64).module.state_dict()
     state["bn1.weight"][0] *= 300
     state["blocks.0.0.conv_dw.weight"][0] /= 300

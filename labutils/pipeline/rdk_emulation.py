@@ -146,12 +146,7 @@ def emulate(
     form = OnnxFile.write(folder / f"{source.path.stem}.joined.onnx", model)
     wanted = wanted.replaced(overrides=_renamed(wanted.overrides, form))
     draft = folder / f"{source.path.stem}.qdq.onnx"
-    report = quantize.static(
-        form, draft, pictures, wanted, preprocessing=preprocessing, progress=listener.progress
-    )
-    quantized = OnnxFile(draft).copy()
-    bpu_form.round_as_the_bpu_(quantized)
-    qdq = OnnxFile.write(draft, quantized)
+    report, qdq = write_qdq(form, draft, pictures, wanted, preprocessing, listener)
     inputs = preprocessing(np.asarray(pictures.images[:_SEEN_IMAGES]))
     integers = quantize.write_integer(
         qdq, folder / f"{source.path.stem}.integer.onnx", inputs[:_COMPARED_IMAGES],
@@ -165,6 +160,40 @@ def emulate(
     checker = placement.lines(source, form, said)
     nodes = _measured(checker, form, qdq, inputs)
     return Emulation(qdq, OnnxFile(integers.file), checker, nodes, report, integers, len(inputs))
+
+
+def write_qdq(
+    form: OnnxFile,
+    destination: Path,
+    calibration: data.ImageSet | quantize.Ranges,
+    recipe: Recipe,
+    preprocessing: data.Preprocessing,
+    listener: Listener | None = None,
+) -> tuple[quantize.QuantizeReport, OnnxFile]:
+    """Write a network in the BPU's scheme as QDQ, without the roundings that the BPU does not do.
+
+    Parameters
+    ----------
+    form
+        From `bpu_form.joined`.
+    destination
+        The ``.onnx`` to write.
+    calibration
+        Pictures, or the ranges that were measured on them.
+    recipe
+        From `bpu_recipe`.
+    preprocessing
+        Of the network's input.
+    listener
+        Follows the calibration.
+    """
+    progress = listener.progress if listener else None
+    report = quantize.static(
+        form, destination, calibration, recipe, preprocessing=preprocessing, progress=progress
+    )
+    model = OnnxFile(destination).copy()
+    bpu_form.round_as_the_bpu_(model)
+    return report, OnnxFile.write(destination, model)
 
 
 def _renamed(overrides: tuple[Override, ...], form: OnnxFile) -> tuple[Override, ...]:

@@ -85,8 +85,7 @@ def _convert_parser(commands: Any) -> None:
     parser.add_argument(
         "--quantize",
         metavar="RECIPE",
-        help="write an integer DLC: int8, a16w8, ... or a YAML "
-        "(rdk-x5: int8_minmax, or hb_mapper's YAML)",
+        help="write an integer DLC: int8, a16w8, ... or a YAML (rdk-x5: kl, or hb_mapper's YAML)",
     )
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from ..models import zoo
 
 _OPSET = 11
-_RECIPE = "int8_minmax"
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Convert for the RDK X5."""
     from .. import pipeline
     from ..models import ends, zoo
+    from ..pipeline import rdk_conversion
 
     if chosen.output is None or chosen.output.suffix.lower() not in (".bin", ".onnx"):
         raise UsageError(
             f"{chosen.output or 'No file'}: for rdk-x5 pass -o FILE.bin (D-Robotics' tools, where "
             "you have them) or -o FILE.onnx (the lab's emulation)."
         )
-    recipe = chosen.quantize or _RECIPE
+    recipe = chosen.quantize or rdk_conversion.RECIPE
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
     if not chosen.data and not (chosen.inputs and chosen.calibration):
@@ -44,7 +44,7 @@ def run(chosen: argparse.Namespace) -> int:
     if model.module is not None and chosen.opset > _OPSET:
         say(chosen, f"exported at opset {_OPSET}, the latest that D-Robotics' tools read")
         chosen.opset = _OPSET
-    model, shown, calibration = _pictures(chosen, model, recipe)
+    model, shown, calibration = _pictures(chosen, model)
     repair = chosen.repair or chosen.allow_approximate
     made = pipeline.convert_for_rdk(
         model, chosen.output, recipe,
@@ -59,9 +59,7 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _pictures(
-    chosen: argparse.Namespace, model: zoo.Model, recipe: str
-) -> tuple[zoo.Model, Any, Any]:
+def _pictures(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, Any, Any]:
     """Return the model, what the file is compared on, and what calibrates; None: our own."""
     if chosen.data:
         model, load = own_folder(chosen, model)

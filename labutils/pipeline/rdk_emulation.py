@@ -7,6 +7,11 @@ ptq_process); a threshold is that of a node's input (makertbin's log of YOLO11, 
 has the 1 of the exponential before it). How the BPU rounds between its operators is not documented:
 ONNX Runtime's integer operators do it here. Every line that is printed says that it is an
 emulation.
+
+How near it comes: of the lab's MobileNetV3-Large on 160 validation images of Things-16, D-Robotics'
+own simulator gave a mean cosine of 0.986 and the same class on 99.4 % by max (16 calibration
+images), 0.973 and 100 % by KL (64), run once by us on 2026-11-28; this gives 0.984 and 98.8 %,
+0.976 and 99.4 % (tests/test_rdk_emulation.py holds the first).
 """
 
 from __future__ import annotations

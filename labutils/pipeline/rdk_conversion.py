@@ -305,7 +305,8 @@ def _emulated(
         model.known_preprocessing(), listener,
     )  # fmt: skip
     wide = recipe.activations.bits == 16
-    with steps.connect(model, emulation.integer) as ours:
+    name = f"{original.path.stem}.onnx, on integers"
+    with steps.connect(model, emulation.integer, name=name) as ours:
         gate, ladder = _judge(
             model, original, ours, "ort_a16w8" if wide else "ort_int8", comparison
         )

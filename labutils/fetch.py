@@ -124,6 +124,39 @@ def weights(name: str, *, progress: bool | None = None) -> Path:
     return target
 
 
+def file(url: str, destination: Path, sha256: str = "") -> str:
+    """Download a file that nobody has a hash of but the caller, perhaps; return its SHA-256.
+
+    Parameters
+    ----------
+    url
+        As for `archive`.
+    destination
+        Where it goes; it must not exist.
+    sha256
+        What it must have; "" takes what comes, which nobody has verified then.
+
+    Raises
+    ------
+    FetchError
+        As in `weights`.
+    """
+    url = _mirrored(url, urlsplit(url).path.rpartition("/")[2])
+    _require_https(url)
+
+    def mismatch(found: Path) -> str:
+        digest = paths.sha256(found)
+        wrong = bool(sha256) and digest != sha256.lower()
+        return f"SHA-256 {digest}, expected {sha256}" if wrong else ""
+
+    with paths.scratch(destination.absolute().parent) as folder:
+        came = folder / destination.name
+        _download(url, came, mismatch, sys.stderr.isatty())
+        digest = paths.sha256(came)
+        came.replace(destination)
+    return digest
+
+
 def archive(url: str, checksum: str, folder: Path) -> None:
     """Download a ``.tgz`` and unpack it into `folder`; the archive itself is deleted.
 
@@ -395,6 +428,8 @@ def _reason(error: Exception) -> str:
 
 
 def _cure(target: Path) -> str:
+    if target.suffix != ".pth" and not target.name.endswith(_ARCHIVES):
+        return "Try again later, or set LABUTILS_MIRROR to a mirror that has it."
     ways = f"place the file by hand at {target}, "
     without = "or continue without ImageNet weights: weights='things16' or 'random'"
     if target.name.endswith(_ARCHIVES):

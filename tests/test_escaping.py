@@ -112,6 +112,16 @@ def conversion(folder):
     return Conversion(**fields(Conversion, names) | rest)
 
 
+def rdk_conversion(folder):
+    from labutils.pipeline.rdk_conversion import RdkConversion
+    from labutils.rdk.vendor_tools import Built
+
+    names = ("file", "written")
+    return RdkConversion(
+        **fields(RdkConversion, names), gate=gate(folder), built=filled(Built), bit_equal=2
+    )
+
+
 def zoo_model(folder):
     rest = {"module": None, "preprocessing": None, "classes": (HOSTILE,), "trained": True}
     return zoo.Model(name=HOSTILE, weights=HOSTILE, note=HOSTILE, **rest)
@@ -173,6 +183,7 @@ SPECIAL = {
     "IntegerReport": integer_report,
     "Removal": removal,
     "GateReport": gate,
+    "RdkConversion": rdk_conversion,
     "Conversion": conversion,
     "Model": zoo_model,
     "planning.Plan": plan,

@@ -252,6 +252,7 @@ INSIDE = {
     "surgery/onnx_level/rewriting.py": "surgery/onnx_level/graph.py, _rewritten",
     "surgery/onnx_level/passes.py": "surgery/onnx_level/graph.py, _rewritten",
     "quantize/insertion.py": "quantize/ptq.py, _inserted",
+    "rdk/vendor_program.py": "its own process; tools/calling.py reads its report",
     "runtime/qnn/worker.py": "its own process; runtime/qnn reads its report",
     "lab/answer.py": "a copy of what a learner made",
 }

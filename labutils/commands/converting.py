@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from . import input_checking
+from . import input_checking, rdk_converting
 from .options import (
     APPROXIMATE,
     TARGET_NAMES,
@@ -78,12 +78,14 @@ def _convert_parser(commands: Any) -> None:
     parser = command(commands, "convert", _convert, text)
     model_arguments(parser)
     input_arguments(parser)
-    parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
-    file_argument(parser, "the .dlc to write")
+    parser.add_argument("--target", required=True, help="snpe-2.7, qnn, qairt-2025 or rdk-x5")
+    file_argument(parser, "the .dlc to write; rdk-x5: a .bin (your own tools) or an .onnx")
     repair_arguments(parser)
     replay_arguments(parser)
     parser.add_argument(
-        "--quantize", metavar="RECIPE", help="write an integer DLC: int8, a16w8, ... or a YAML"
+        "--quantize",
+        metavar="RECIPE",
+        help="write an integer DLC: int8, a16w8, ... or a YAML (rdk-x5: kl, or hb_mapper's YAML)",
     )
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
@@ -221,6 +223,8 @@ def _convert(chosen: argparse.Namespace) -> int:
     from ..runtime import qnn
 
     refuse_earlier(chosen)
+    if chosen.target == "rdk-x5":
+        return rdk_converting.run(chosen)
     require_file(chosen, ".dlc")
     dlc.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)

@@ -1,4 +1,4 @@
-"""Commands about D-Robotics' RDK X5: rdk nv12, rdk prepare, rdk show, rdk apply."""
+"""Commands about D-Robotics' RDK X5: rdk nv12, prepare, show, apply; see also `rdk_board`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from . import rdk_board
 from .input_checking import first
 from .options import (
     command,
@@ -33,6 +34,7 @@ def add(commands: Any) -> None:
     _prepare_parser(actions)
     _show_parser(actions)
     _apply_parser(actions)
+    rdk_board.add(actions)
 
 
 def _nv12_parser(actions: Any) -> None:

@@ -26,6 +26,7 @@ THRESHOLDS = {
     "htp_a16w8": 0.99,
     "ort_int8": 0.95,
     "htp_int8": 0.95,
+    "bpu_int8": 0.95,
 }
 """Lowest cosine by kind. Float kinds are judged by their worst image, quantized ones by the mean:
 the shipped MobileNetV3-Small in a16w8, in ONNX Runtime, agrees with fp32 on 99.7 % of 1,600 images
@@ -41,6 +42,7 @@ AGREEMENT = {
     "htp_a16w8": 0.99,
     "ort_int8": 0.95,
     "htp_int8": 0.95,
+    "bpu_int8": 0.95,
 }
 """Top-1 agreement by kind. The gate refuses when the upper end of the 95 % interval lies below:
 with 32 images one flip passes at 0.99 and four pass at 0.95; with 1,600 images 1.4 % do and 6 %."""

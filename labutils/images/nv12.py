@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import typesetting
 from ..errors import UnknownNameError, UsageError
+from . import data
 
 Range = Literal["video", "full"]
 """Video: luma 16 to 235, chroma 16 to 240 (OpenCV, hb_mapper's ``bt601_video``). Full: 0 to 255
@@ -82,6 +83,41 @@ def encode(
         pairs = pairs[..., ::-1]
     rows = pairs.reshape(*luma.shape[:-2], luma.shape[-2] // 2, luma.shape[-1])
     return np.concatenate([luma, rows], axis=-2)
+
+
+def of_inputs(batch: np.ndarray, preprocessing: data.Preprocessing, kind: Range) -> np.ndarray:
+    """Return the NV12 of pictures that were normalised already.
+
+    Parameters
+    ----------
+    batch
+        (n, 3, height, width) float32.
+    preprocessing
+        What made them of pictures.
+    kind
+        As for `encode`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, 3 * height / 2, width) uint8.
+
+    Raises
+    ------
+    UsageError
+        They are not whole pixels of 0 to 255, so no pictures.
+    """
+    said = (preprocessing.mean, preprocessing.std)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in said)
+    values = 255 * (batch * std + mean)
+    whole = np.rint(values)
+    off = np.abs(values - whole).max(initial=0)
+    if off > 0.05 or whole.min(initial=0) < 0 or whole.max(initial=0) > 255:
+        raise UsageError(
+            "What takes NV12 is run on pictures; these inputs are not pictures of whole pixels, "
+            "normalised as the network's are. Give pictures, or the network's own mean and std."
+        )
+    return encode(np.ascontiguousarray(whole.astype(np.uint8).transpose(0, 2, 3, 1)), kind)
 
 
 def decode(

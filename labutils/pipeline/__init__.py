@@ -17,6 +17,7 @@ from .planning import (
     suggest,
 )
 from .quantization import Quantized, add_integer, add_tidl_hints, quantize_model
+from .rdk_conversion import RdkConversion, convert_for_rdk
 from .settings import Comparison, Explanation, Listener, Preparation, Search
 
 __all__ = [
@@ -27,11 +28,13 @@ __all__ = [
     "Plan",
     "Preparation",
     "Quantized",
+    "RdkConversion",
     "Repair",
     "Search",
     "add_integer",
     "add_tidl_hints",
     "apply",
+    "convert_for_rdk",
     "convert_model",
     "measure_accuracy",
     "quantize_model",

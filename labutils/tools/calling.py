@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,29 +37,32 @@ main(int(parent), program)
 """
 
 
-class Tool(worker.Worker):
-    """A tool that can be called: one child process, started when first needed.
+class Called(worker.Worker):
+    """A child process with another interpreter that calls a program; started when first needed.
 
     Parameters
     ----------
     name
-        Of an installed tool.
+        What messages call it.
+    python
+        The interpreter; programs beside it come first on PATH.
     program
         The Python file whose functions are called; None for `versions` alone.
-
-    Raises
-    ------
-    UnknownNameError, MissingToolError
-        There is no such tool, or it is not installed.
+    variables
+        More environment variables of the process.
     """
 
-    def __init__(self, name: str, program: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        python: Path,
+        program: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
-        found = environment.survey(name)
-        self.lock, self.python, self.program = found.lock, found.python, program
+        self.name, self.python, self.program = name, python, program
+        self.variables = dict(variables or {})
         self.title = f"tool {name}"
-        if found.folder is not None:
-            environment.share_lab(found.folder, found.lock)
 
     def command(self) -> list[str]:
         """Return what starts the process."""
@@ -69,7 +72,7 @@ class Tool(worker.Worker):
     def environment(self) -> dict[str, str]:
         """Return the variables of the process: programs of its packages come first on PATH."""
         path = os.pathsep.join([str(self.python.parent), os.environ.get("PATH", "")])
-        return {**os.environ, **self.lock.variables, "PATH": path}
+        return {**os.environ, **self.variables, "PATH": path}
 
     def ask(self, function: str, timeout: float = TIMEOUT, **arguments: Any) -> dict[str, Any]:
         """Call a function of the program, and return what it returned.
@@ -95,9 +98,33 @@ class Tool(worker.Worker):
         answer, results = self.call({"call": function, "arguments": plain}, arrays, timeout)
         if "error" in answer:
             kind, reason = answer["error"]["kind"], answer["error"]["reason"]
-            message = f"{self.lock.name} failed in {function}: {kind}: {reason}"
+            message = f"{self.name} failed in {function}: {kind}: {reason}"
             raise ToolError(message, kind, reason)
         return {**answer["values"], **results}
+
+
+class Tool(Called):
+    """A tool of ``data/tools/`` that is installed and can be called.
+
+    Parameters
+    ----------
+    name
+        Of an installed tool.
+    program
+        As for `Called`.
+
+    Raises
+    ------
+    UnknownNameError, MissingToolError
+        There is no such tool, or it is not installed.
+    """
+
+    def __init__(self, name: str, program: Path | None = None) -> None:
+        found = environment.survey(name)
+        super().__init__(name, found.python, program, found.lock.variables)
+        self.lock = found.lock
+        if found.folder is not None:
+            environment.share_lab(found.folder, found.lock)
 
     def versions(self) -> dict[str, str]:
         """Import the tool's modules, and return the versions of its packages.

@@ -1,0 +1,144 @@
+"""Commands about a compiled file and the board: rdk describe, rdk fetch, rdk demo."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import command, emit, input_arguments, preprocessing_of, say, size_argument
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..images import data
+
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def add(actions: Any) -> None:
+    """Add the parsers of these commands to those of `rdk`."""
+    text = "Say what stands in a .bin: inputs, outputs, compiled parts, nodes on the CPU."
+    parser = command(actions, "describe", _describe, text)
+    parser.add_argument("file", metavar="BIN", type=Path, help="a compiled model")
+    text = "Download a .bin; say whether its hash was verified, by --sha256."
+    parser = command(actions, "fetch", _fetch, text)
+    parser.add_argument("url", metavar="URL", help="where it is, https")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .bin to write")
+    parser.add_argument("--sha256", default="", metavar="HEX", help="what the file must have")
+    _demo_parser(actions)
+
+
+def _demo_parser(actions: Any) -> None:
+    text = "A picture's five best classes, the first drawn into it: on the board, or here."
+    parser = command(actions, "demo", _demo, text)
+    which = "a .bin (on the board only), or an .onnx: float, quantized, or one that takes NV12"
+    parser.add_argument("model", metavar="MODEL", help=which)
+    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a picture file")
+    given = "labels by class number: JSON, or one a line (of the manifest, where there is one)"
+    parser.add_argument("--labels", type=Path, metavar="FILE", help=given)
+    parser.add_argument("-o", "--output", type=Path, help="the .png or .jpg to write")
+    ranges = "of the NV12 bytes that the file takes (video)"
+    parser.add_argument("--range", choices=("video", "full"), default="video", help=ranges)
+    input_arguments(parser)
+    size_argument(parser, ", of a .bin")
+    parser.set_defaults(tensor=None)
+
+
+def _describe(chosen: argparse.Namespace) -> int:
+    from ..rdk import compiled_file
+
+    emit(chosen, compiled_file.describe(chosen.file))
+    return 0
+
+
+def _fetch(chosen: argparse.Namespace) -> int:
+    from .. import fetch, paths
+
+    if chosen.sha256 and not _DIGEST.fullmatch(chosen.sha256):
+        raise UsageError(f"--sha256 {chosen.sha256}: a SHA-256 has 64 hexadecimal digits.")
+    if chosen.output.exists():
+        raise UsageError(f"{chosen.output} exists: name another file.")
+    paths.refuse_unwritable(chosen.output)
+    digest = fetch.file(chosen.url, chosen.output, chosen.sha256)
+    verified = bool(chosen.sha256)
+    if chosen.json:
+        facts = {"file": str(chosen.output), "sha256": digest, "verified": verified}
+        print(json.dumps(facts, indent=2))
+        return 0
+    state = "verified" if verified else "UNVERIFIED: nobody but its server says that it is right"
+    say(chosen, f"wrote {chosen.output}: SHA-256 {digest}, {state}")
+    if not verified:
+        say(chosen, f"from now on: --sha256 {digest}")
+    return 0
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from ..images import data, picture_files
+    from ..rdk import demo
+
+    named = demo.labels(chosen.labels) if chosen.labels else ()
+    pixels, _ = picture_files.upright(chosen.picture)
+    preprocessing, scores, runtime, known = _scores(chosen, pixels)
+    named = named or known
+    if not named:
+        raise UsageError(f"{chosen.model} names no classes: pass --labels FILE.")
+    found = demo.answer(scores, named, chosen.picture.name, runtime)
+    emit(chosen, found)
+    if chosen.output:
+        shown = data.fitted(pixels, preprocessing.size) if min(pixels.shape[:2]) < 64 else pixels
+        demo.draw(shown, found, chosen.output)
+        say(chosen, f"wrote {chosen.output}")
+    return 0
+
+
+def _scores(
+    chosen: argparse.Namespace, pixels: np.ndarray
+) -> tuple[data.Preprocessing, np.ndarray, str, tuple[str, ...]]:
+    """Return what the model is fed with, the scores of a picture, what ran it, and its classes."""
+    from ..images import data
+
+    if chosen.model.lower().endswith(".bin"):
+        from ..rdk import board
+
+        preprocessing = data.Preprocessing(
+            chosen.size or 224, source="the size of the .bin; it normalises itself"
+        )
+        fitted = data.fitted(pixels, preprocessing.size)
+        with board.BoardRunner(chosen.model, preprocessing, chosen.range) as runner:
+            return preprocessing, runner.scores(fitted[None])[0], runner.runtime, ()
+    return _onnx_scores(chosen, pixels)
+
+
+def _onnx_scores(
+    chosen: argparse.Namespace, pixels: np.ndarray
+) -> tuple[data.Preprocessing, np.ndarray, str, tuple[str, ...]]:
+    from .. import runtime
+    from ..images import data, nv12
+    from ..models import zoo
+    from ..onnxfile import byte_input
+    from ..onnxfile.file import OnnxFile
+    from ..onnxfile.session import Session
+
+    if not Path(chosen.model).is_file():
+        raise UsageError(f"There is no file {chosen.model}.")
+    file = OnnxFile(chosen.model)
+    taken = byte_input.read(file.proto)
+    if taken is not None:
+        preprocessing = data.Preprocessing((taken.height, taken.width), source="NV12 bytes")
+        fitted = data.fitted(pixels, preprocessing.size)
+        sent = nv12.encode(fitted, taken.kind or chosen.range, taken.order or "nv12")
+        session = Session(file)
+        scores = session.run({session.inputs[0][0]: sent[None]})[0].reshape(-1)
+        return preprocessing, scores, f"ONNX Runtime, {taken}", ()
+    model = zoo.load(chosen.model, "auto", chosen.size, None)
+    model = dataclasses.replace(model, preprocessing=preprocessing_of(chosen, model))
+    preprocessing = model.known_preprocessing()
+    fitted = data.fitted(pixels, preprocessing.size)
+    with runtime.connect(model.onnx or model.file, output=model.output or None) as runner:
+        scores = runner.run(preprocessing(fitted[None]))[0]
+        return preprocessing, scores.reshape(-1), runner.runtime, tuple(model.classes)

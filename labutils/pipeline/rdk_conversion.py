@@ -1,0 +1,352 @@
+"""From any zoo model to a file for the RDK X5 that was run: by the user's own tools, or emulated.
+
+A ``.bin`` is made by D-Robotics' tools, which the user has (`labutils.rdk.vendor_tools`), and run
+on their BPU simulator. An ``.onnx`` is the lab's emulation, run on ONNX Runtime. Both have to pass
+the parity gate before they get their name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import compare, manifests, paths, provenance, quantize, typesetting
+from ..errors import UsageError
+from ..images import data
+from ..models import ends, zoo
+from ..onnxfile.file import OnnxFile
+from ..quantize import exporting
+from ..rdk import hb_mapper, vendor_log, vendor_tools
+from . import conversion, planning, rdk_emulation, steps
+from .rdk_emulation import Emulation
+from .settings import Comparison, Listener, Preparation
+
+TARGET = "rdk-x5"
+RECIPE = quantize.Recipe(
+    "kl", "hb_mapper's kl: a picture out of the ordinary does not stretch a range",
+    calibration=quantize.Calibration("entropy", 100),
+)  # fmt: skip
+"""What is taken without a recipe. Plain max collapses where one calibration picture is odd: a gate
+of squeeze-and-excitation reached 2,536 by one of 64 pictures, where 32 of them stay below 414."""
+
+_BIT_EXACT_IMAGES = 2
+
+
+@dataclass(frozen=True, repr=False)
+class RdkConversion(typesetting.Shown):
+    """A file for the RDK X5, and how it compares with the model that it was made of.
+
+    Attributes
+    ----------
+    file
+        The ``.bin`` of the vendor's tools, or the ``.onnx`` of the emulation.
+    written
+        Every file that was written, `file` first.
+    gate
+        The comparison with the original.
+    ladder
+        Accuracy beside the original's, where pictures were given.
+    emulation
+        What was emulated; None for a ``.bin``.
+    built
+        What the vendor's tools made; None for an ``.onnx``.
+    bit_equal
+        On how many of `_BIT_EXACT_IMAGES` pictures the ``.bin`` on the vendor's simulator is bit
+        for bit their quantized ONNX; None for an ``.onnx``.
+    """
+
+    file: Path
+    written: tuple[Path, ...]
+    gate: compare.GateReport
+    ladder: compare.Ladder | None = None
+    emulation: Emulation | None = None
+    built: vendor_tools.Built | None = None
+    bit_equal: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for ``--json`` and the manifest."""
+        built = self.built
+        return {
+            "target": TARGET, "file": str(self.file),
+            "written": [str(path) for path in self.written], "gate": self.gate.to_dict(),
+            "ladder": self.ladder and self.ladder.to_dict(),
+            "emulation": self.emulation and self.emulation.to_dict(),
+            "vendor": built and {
+                "versions": built.versions, "estimate": built.estimate and vars(built.estimate),
+                "nodes": [vars(line) for line in built.nodes], "bit_equal": self.bit_equal,
+            },
+        }  # fmt: skip
+
+    def _vendor(self) -> list[str]:
+        built = self.built
+        if built is None:
+            return []
+        packages = ", ".join(f"{name} {version}" for name, version in built.versions.items())
+        rows = [f"made by D-Robotics' tools of your installation: {packages}"]
+        rows += [f"vendor | {row}" for row in vendor_log.table(built.nodes)] if built.nodes else []
+        estimate = built.estimate or "none was printed"
+        rows.append(f"latency: {estimate}")
+        rows.append(
+            f"the .bin on their simulator equals their quantized ONNX bit for bit on "
+            f"{self.bit_equal} of {_BIT_EXACT_IMAGES} pictures"
+        )
+        return rows
+
+    def __str__(self) -> str:
+        parts = [str(self.emulation)] if self.emulation else self._vendor()
+        gate = str(self.gate)
+        if self.emulation:
+            gate = "\n".join(rdk_emulation.MARK + line for line in gate.splitlines())
+        names = ", ".join(path.name for path in self.written)
+        ladder = [str(self.ladder)] if self.ladder else []
+        return "\n\n".join([*parts, gate, *ladder, f"Wrote {names}."])
+
+
+def convert_for_rdk(
+    model: zoo.Model,
+    destination: str | Path,
+    recipe: str | Path | quantize.Recipe = RECIPE,
+    preparation: Preparation | None = None,
+    *,
+    comparison: Comparison | None = None,
+    listener: Listener | None = None,
+) -> RdkConversion:
+    """Make a file for the RDK X5 from any zoo model: quantize, run, compare.
+
+    Parameters
+    ----------
+    model
+        From `zoo.load`, with the preprocessing of its inputs.
+    destination
+        A ``.bin`` (D-Robotics' tools, where the user has them) or an ``.onnx`` (the emulation).
+    recipe
+        A preset, a recipe, or an hb_mapper YAML, whose settings the tools get.
+    preparation
+        Opset, 11 at most, and repairs.
+    comparison
+        For the gate; calibration, too.
+    listener
+        Follows the reports and the calibration.
+
+    Raises
+    ------
+    UsageError
+        Another ending, or settings that do not fit together.
+    MissingToolError
+        A ``.bin`` was asked for, and the vendor's tools are not here.
+    TranslationError
+        The target refuses the model, and it is not to be repaired, or cannot be.
+    ConvertError
+        The vendor's tools refuse it.
+    ParityError
+        The file does not compute what the model computes; nothing was written.
+    """
+    preparation = preparation or Preparation(11)
+    comparison, listener = comparison or Comparison(), listener or Listener()
+    destination = Path(destination)
+    zoo.refuse_output(destination, model, ".bin", ".onnx")
+    _refuse_unprepared(model)
+    asked, settings = _recipe(recipe)
+    if settings is not None:
+        _refuse_other_preprocessing(settings, model.known_preprocessing())
+    pictures = _calibration(model, asked, comparison, listener)
+    with paths.scratch(destination.absolute().parent) as folder:
+        place = folder / f"{destination.stem}.onnx"
+        original = steps.as_onnx(model, place, preparation.opset, listener.echo)
+        floating, fixed = _repaired(original, folder, preparation, listener.echo)
+        if destination.suffix.lower() == ".bin":
+            order = _order(asked, settings, floating, model)
+            made = _by_the_vendor(model, original, floating, pictures, order, comparison, folder)
+        else:
+            made = _emulated(
+                model, original, floating, pictures, asked, comparison, folder, listener
+            )
+        story = {
+            **steps.facts_of(model, fixed), **provenance.calibrated_on(pictures),
+            "quantization": asked.to_dict(), **made.to_dict(), "file": destination.name,
+        }  # fmt: skip
+        written = _publish(made, destination, story)
+    return replace(made, file=destination, written=written)
+
+
+def _refuse_unprepared(model: zoo.Model) -> None:
+    ends.refuse_other_inputs(model)
+    ends.refuse_labels(model)
+    ends.refuse_layout_of_one_processor(model)
+    if model.preprocessing is None:
+        raise UsageError(
+            f"{model.name} does not say how its input is made. Give its mean and std "
+            "(--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225); they are never guessed."
+        )
+
+
+def _recipe(
+    recipe: str | Path | quantize.Recipe,
+) -> tuple[quantize.Recipe, hb_mapper.Settings | None]:
+    """Return a recipe, and the hb_mapper YAML that it was read from, if it was one."""
+    if isinstance(recipe, quantize.Recipe):
+        return conversion.runnable(recipe), None
+    file = Path(recipe)
+    if file.suffix.lower() in (".yaml", ".yml") and file.is_file():
+        try:
+            settings = hb_mapper.read(file)
+        except UsageError as error:
+            if "is not an hb_mapper YAML" not in str(error):
+                raise
+        else:
+            return quantize.imported(file).recipe, settings
+    return conversion.runnable(recipe), None
+
+
+def _refuse_other_preprocessing(settings: hb_mapper.Settings, known: data.Preprocessing) -> None:
+    """Refuse a YAML whose mean and scale are not those that the model is fed with."""
+    said = settings.preprocessing(known.size)
+    middles = [255 * np.abs(np.subtract(said.mean, known.mean)) > 0.5]
+    spreads = [np.abs(np.divide(said.std, known.std) - 1) > 0.01]
+    if len(said.mean) != len(known.mean) or np.any([*middles, *spreads]):
+        raise UsageError(
+            f"{settings.file} normalises otherwise than the model is fed: {said} there, {known} "
+            "here. `labutils diagnose MODEL --input-check` says which is right; pass --mean and "
+            "--std, or correct mean_value and scale_value."
+        )
+
+
+def _calibration(
+    model: zoo.Model, recipe: quantize.Recipe, comparison: Comparison, listener: Listener
+) -> data.ImageSet:
+    given = comparison.calibration
+    if given is None:
+        return steps.calibration_images(model, recipe.calibration.images, listener.echo)
+    if not isinstance(given, data.ImageSet):
+        raise UsageError(
+            "The RDK X5's calibration takes pictures, not arrays: pass --data FOLDER, or a folder "
+            "of pictures as --calibration."
+        )
+    return given
+
+
+def _repaired(
+    original: OnnxFile, folder: Path, preparation: Preparation, echo: Callable[[object], object]
+) -> tuple[OnnxFile, planning.Repair | None]:
+    """Return a file that the tools read, of IR version 9 at most, and what was repaired."""
+    place = folder / f"{original.path.stem}.repaired.onnx"
+    fixed = steps.repair_file(original, place, preparation, echo)
+    file = OnnxFile.of(fixed.onnx or fixed.file) if fixed else original
+    if preparation.edits is None and fixed is None:
+        plan = planning.suggest(file, TARGET)
+        if plan.needed:
+            raise planning.refused(plan)
+    if file.proto.ir_version > 9 and file.opset <= 11:
+        copied = file.copy()
+        copied.ir_version = 9
+        file = OnnxFile.write(folder / f"{original.path.stem}.ir9.onnx", copied)
+    return file, fixed
+
+
+def _order(
+    recipe: quantize.Recipe,
+    settings: hb_mapper.Settings | None,
+    file: OnnxFile,
+    model: zoo.Model,
+) -> vendor_tools.Order:
+    """Return what the vendor's tools are asked for: the YAML, or the recipe in its words."""
+    preprocessing = model.known_preprocessing()
+    if settings is not None:
+        return vendor_tools.Order.of(settings, preprocessing.size)
+    said = exporting.for_hb_mapper(recipe, file, preprocessing, prefix=file.path.stem)
+    found = hb_mapper.parse(said.text, f"{file.path.stem}.yaml")
+    order = vendor_tools.Order.of(found, preprocessing.size)
+    return replace(order, preprocessing=preprocessing)
+
+
+def _by_the_vendor(
+    model: zoo.Model,
+    original: OnnxFile,
+    floating: OnnxFile,
+    pictures: data.ImageSet,
+    order: vendor_tools.Order,
+    comparison: Comparison,
+    folder: Path,
+) -> RdkConversion:
+    place = paths.folder(folder / "vendor")
+    tool = vendor_tools.connect()
+    try:
+        built = vendor_tools.build(
+            tool, floating, order, np.asarray(pictures.images), place / original.path.stem
+        )
+        known = (order, floating.inputs[0].name, model.known_preprocessing())
+        ours = vendor_tools.VendorRunner(tool, built.compiled, *known)
+        theirs = vendor_tools.VendorRunner(tool, built.quantized, *known, "quantized ONNX")
+        gate, ladder = _judge(model, original, ours, "bpu_int8", comparison)
+        few = _gate_inputs(model, comparison)[:_BIT_EXACT_IMAGES]
+        same = (ours.run(few) == theirs.run(few)).all(axis=1).sum()
+    finally:
+        tool.close()
+    return RdkConversion(built.compiled, (), gate, ladder, built=built, bit_equal=int(same))
+
+
+def _emulated(
+    model: zoo.Model,
+    original: OnnxFile,
+    floating: OnnxFile,
+    pictures: data.ImageSet,
+    recipe: quantize.Recipe,
+    comparison: Comparison,
+    folder: Path,
+    listener: Listener,
+) -> RdkConversion:
+    emulation = rdk_emulation.emulate(
+        floating, paths.folder(folder / "emulated"), pictures, recipe,
+        model.known_preprocessing(), listener,
+    )  # fmt: skip
+    wide = recipe.activations.bits == 16
+    name = f"{original.path.stem}.onnx, on integers"
+    with steps.connect(model, emulation.integer, name=name) as ours:
+        gate, ladder = _judge(
+            model, original, ours, "ort_a16w8" if wide else "ort_int8", comparison
+        )
+    return RdkConversion(emulation.qdq.path, (), gate, ladder, emulation=emulation)
+
+
+def _judge(
+    model: zoo.Model, original: OnnxFile, ours: Any, kind: str, comparison: Comparison
+) -> tuple[compare.GateReport, compare.Ladder | None]:
+    """Hold a candidate against the model as it was brought; ParityError where it departs."""
+    inputs = _gate_inputs(model, comparison)
+    brought = model.module if model.module is not None else original
+    with steps.connect(model, brought) as reference:
+        gate = compare.gate(
+            reference, ours, inputs, kind=kind, min_cosine=comparison.min_cosine,
+            check_top1=model.trained, reference_onnx=original,
+        )  # fmt: skip
+        if not isinstance(comparison.images, data.ImageSet) or model.output == "":
+            return gate, None
+        stages = [compare.Stage("original", reference), compare.Stage(TARGET, ours)]
+        return gate, compare.ladder(stages, comparison.images, model.known_preprocessing())
+
+
+def _gate_inputs(model: zoo.Model, comparison: Comparison) -> np.ndarray:
+    images = comparison.images
+    if isinstance(images, data.ImageSet):
+        few = images.head(min(steps.GATE_IMAGES, len(images)))
+        return model.known_preprocessing()(np.asarray(few.images))
+    return images if isinstance(images, np.ndarray) else steps.gate_inputs(model, images)
+
+
+def _publish(made: RdkConversion, destination: Path, story: dict[str, Any]) -> tuple[Path, ...]:
+    """Give what passed its names, and return them."""
+    written = [destination]
+    shutil.move(made.file, destination)
+    if made.built is not None:
+        quantized = destination.with_name(f"{destination.stem}_quantized_model.onnx")
+        shutil.move(made.built.quantized, quantized)
+        log = destination.with_name(f"{destination.stem}.vendor.log")
+        paths.write_text(log, made.built.log)
+        written += [quantized, log]
+    written.append(manifests.write(destination, story))
+    return tuple(written)

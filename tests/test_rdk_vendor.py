@@ -1,0 +1,319 @@
+"""A user's own RDK X5 tools, found and called in their own process; a stand-in for them."""
+
+import json
+import os
+import sysconfig
+import venv
+from pathlib import Path
+
+import colour_network
+import numpy as np
+import onnx
+import pytest
+
+from labutils import manifests
+from labutils.errors import ConvertError, MissingToolError, ToolError, UsageError
+from labutils.images import nv12
+from labutils.onnxfile.file import OnnxFile
+from labutils.rdk import hb_mapper, vendor_log, vendor_tools
+
+STAND_IN = Path(__file__).parent / "rdk_stand_in"
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory):
+    """An environment with the stand-in, and the lab's packages for NumPy and ONNX."""
+    folder = tmp_path_factory.mktemp("rdk_environment")
+    venv.create(folder, with_pip=False, symlinks=os.name == "posix")
+    site = [*folder.glob("lib/python*/site-packages"), *folder.glob("Lib/site-packages")][0]
+    shared = sysconfig.get_paths()["purelib"]
+    (site / "stand_in.pth").write_text(f"{STAND_IN}\n{shared}\n", encoding="utf-8")
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+@pytest.fixture
+def own_tools(interpreter, monkeypatch):
+    monkeypatch.setenv(vendor_tools.VARIABLE, str(interpreter))
+    return interpreter
+
+
+@pytest.fixture(scope="module")
+def tool(interpreter):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(vendor_tools.VARIABLE, str(interpreter))
+        called = vendor_tools.connect()
+    yield called
+    called.close()
+
+
+@pytest.fixture
+def network(tmp_path):
+    return OnnxFile(colour_network.saved(tmp_path / "colours.onnx"))
+
+
+PICTURES = colour_network.pictures(24)
+PRE = colour_network.preprocessing()
+NV12 = vendor_tools.Order(PRE, "video", "max")
+FLOATS = vendor_tools.Order(PRE, None, "max")
+
+
+def build(tool, network, order, folder, pictures=PICTURES.images):
+    folder.mkdir(exist_ok=True)
+    return vendor_tools.build(tool, network, order, pictures, folder / "colours")
+
+
+# ---------------------------------------------------------------- what is found
+
+
+def test_without_the_vendors_tools_the_message_says_how_they_are_named(tmp_path, monkeypatch):
+    monkeypatch.delenv(vendor_tools.VARIABLE, raising=False)
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path))
+    assert vendor_tools.found() is None
+    with pytest.raises(MissingToolError, match=r"LABUTILS_RDK_PYTHON.*does not install.*\.onnx"):
+        vendor_tools.connect()
+    monkeypatch.setenv(vendor_tools.VARIABLE, str(tmp_path / "python"))
+    with pytest.raises(MissingToolError, match="which is not a file"):
+        vendor_tools.connect()
+
+
+def test_an_environment_in_the_cache_is_found(tmp_path, monkeypatch):
+    monkeypatch.delenv(vendor_tools.VARIABLE, raising=False)
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path))
+    place = vendor_tools.own_environment()
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert vendor_tools.found() == place
+
+
+def test_an_interpreter_without_the_packages_is_named(monkeypatch, tmp_path):
+    venv.create(tmp_path / "e", with_pip=False, symlinks=os.name == "posix")
+    monkeypatch.setenv(vendor_tools.VARIABLE, str(tmp_path / "e" / "bin" / "python"))
+    called = vendor_tools.connect()
+    with pytest.raises(MissingToolError, match="ModuleNotFoundError: No module named 'horizon_nn'"):
+        vendor_tools.versions(called)
+    called.close()
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+@pytest.mark.parametrize("order", [NV12, FLOATS, vendor_tools.Order(PRE, "full", "kl")])
+def test_what_is_built_computes_the_network_on_the_simulator(tool, network, order, tmp_path):
+    built = build(tool, network, order, tmp_path / "made")
+    assert built.estimate == vendor_log.Estimate(0.7891, 1267.23, 4830528)
+    assert [line.node for line in built.nodes] == ["conv", "pool", "flatten", "head"]
+    assert {(n.on, n.bits, n.cosine, n.threshold) for n in built.nodes} == {
+        ("BPU", "int8", 0.999876, 2.51)
+    }
+    runner = vendor_tools.VendorRunner(tool, built.compiled, order, "data", PRE)
+    found = runner.run(PRE(PICTURES.images)).argmax(1)
+    assert (found == PICTURES.labels).mean() > 0.95
+    assert built.versions == dict.fromkeys(vendor_tools.PACKAGES, "0.0+stand.in")
+
+
+def test_node_info_reaches_the_tool_in_its_words(tool, network, tmp_path):
+    said = {"head": hb_mapper.Node("BPU", 16, 16)}
+    order = vendor_tools.Order(PRE, "video", "max", nodes=said)
+    assert order.arguments("data")["node_dict"] == {
+        "head": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"}
+    }
+    built = build(tool, network, order, tmp_path / "made")
+    assert {line.node: line.bits for line in built.nodes}["head"] == "int16"
+    other = vendor_tools.Order(PRE, "video", "max", nodes={"tail": said["head"]})
+    with pytest.raises(ConvertError, match="node_dict names tail"):
+        build(tool, network, other, tmp_path / "other")
+
+
+def test_the_arguments_say_what_the_yaml_says():
+    size = 224
+    settings = hb_mapper.parse(
+        "model_parameters: {march: bayes-e, output_model_file_prefix: m}\n"
+        "input_parameters: {input_type_train: rgb, input_layout_train: NCHW, input_type_rt: nv12,\n"
+        "  norm_type: data_mean_and_scale, mean_value: 123.675 116.28 103.53,\n"
+        "  scale_value: 0.01712475 0.017507 0.01742919}\n"
+        "calibration_parameters: {calibration_type: kl, max_percentile: 0.9999}\n"
+        "compiler_parameters: {compile_mode: latency, optimize_level: O2}\n"
+    )
+    said = vendor_tools.Order.of(settings, size).arguments("data")
+    entry = said["input_dict"]["data"]
+    np.testing.assert_allclose(entry["means"], [123.675, 116.28, 103.53])
+    np.testing.assert_allclose(entry["scales"], [0.01712475, 0.017507, 0.01742919])
+    assert entry["input_shape"] == [1, 3, 224, 224]
+    assert entry["expected_input_type"] == "YUV_BT601_FULL_RANGE"  # it says no bt601_video
+    assert said["cali_dict"] == {"calibration_type": "kl", "max_percentile": 0.9999}
+    assert "--O2" in said["hbdk_dict"]["hbdk_pass_through_params"]
+    json.dumps(said)  # plain values only: they cross a pipe
+
+
+def wrong_calibrations():
+    pixels = np.ascontiguousarray(PICTURES.images.transpose(0, 3, 1, 2), np.float32)
+    interleaved = PICTURES.images.astype(np.float32).reshape(pixels.shape)
+    return {
+        "another type": (pixels.astype(np.float64), "TypeError: dtype <f8"),
+        "another byte order": (pixels.astype(">f4"), "TypeError: dtype >f4"),
+        "another shape": (pixels[:, :, :16], r"ValueError: shape \[1, 3, 16, 32\]"),
+        "NHWC bytes": (interleaved, "ValueError: .*NHWC bytes in an NCHW shape"),
+        "normalised": (PRE(PICTURES.images), "ValueError: .*pixels from 0 to 255"),
+    }
+
+
+@pytest.mark.parametrize("case", wrong_calibrations())
+def test_the_stand_in_refuses_what_a_real_tool_takes_silently(tool, network, tmp_path, case):
+    calibration, words = wrong_calibrations()[case]
+    with pytest.raises(ToolError, match=words):
+        tool.ask(
+            "build", model=str(network.path), prefix=str(tmp_path / "x"),
+            settings=NV12.arguments("data"), calibration=calibration,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [NV12, FLOATS], ids=["nv12", "float"])
+def test_the_simulator_refuses_other_pictures(tool, network, tmp_path, order):
+    built = build(tool, network, order, tmp_path / "made")
+    right = order.inputs(PRE(PICTURES.images[:1]), PRE)
+    planar = np.ascontiguousarray(right.transpose(0, 3, 1, 2)).reshape(right.shape)
+    wrong = {
+        "dtype": right.astype(np.float64), "shape": right[:, 1:],
+        "byte order": right.astype(">f4" if right.dtype.kind == "f" else ">i2"),
+    }  # fmt: skip
+    if order is NV12:
+        wrong |= {"layout": planar, "bytes as they are": (right.astype(int) + 128).astype("u1")}
+    for array in wrong.values():
+        with pytest.raises(ToolError, match=r"TypeError: dtype|ValueError: (shape|.*NCHW bytes)"):
+            tool.ask("run", file=str(built.compiled), name="data", inputs=array)
+
+
+def test_pictures_come_back_from_what_was_normalised(network):
+    sent = NV12.inputs(PRE(PICTURES.images), PRE)
+    luma, pairs = nv12.planes(nv12.encode(PICTURES.images))
+    np.testing.assert_array_equal(sent[..., 0].astype(int) + 128, luma)
+    np.testing.assert_array_equal(sent[:, 1::2, 1::2, 1:].astype(int) + 128, pairs)
+    noise = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    with pytest.raises(UsageError, match="not pictures of whole pixels"):
+        NV12.inputs(noise, PRE)
+
+
+def test_a_newer_opset_is_refused_before_the_tool_is_asked(tool, tmp_path):
+    newer = OnnxFile(colour_network.saved(tmp_path / "n.onnx", opset=13))
+    with pytest.raises(ConvertError, match=r"opset 13.*--opset 11"):
+        build(tool, newer, NV12, tmp_path / "made")
+    later = onnx.load(colour_network.saved(tmp_path / "i.onnx"))
+    later.ir_version = 10
+    onnx.save(later, tmp_path / "i.onnx")
+    with pytest.raises(ConvertError, match="IR version 10"):
+        build(tool, OnnxFile(tmp_path / "i.onnx"), NV12, tmp_path / "made")
+
+
+def test_a_log_without_a_table_or_an_estimate_is_no_error():
+    assert vendor_log.estimate("nothing") is None and vendor_log.nodes("nothing") == ()
+    log = "\n".join(vendor_log.table(vendor_log.nodes(MAKERTBIN)))
+    assert vendor_log.nodes(log) == vendor_log.nodes(MAKERTBIN) and len(log.splitlines()) == 5
+
+
+# in the form of the log of YOLO11 on RDK X5 in rdk_model_zoo (hb_mapper 1.24.3); our own rows
+MAKERTBIN = """\
+2024-11-26 19:28:01,000 INFO The quantized model node information:
+2024-11-26 19:28:01,001 INFO ======================================================================
+Node                         ON   Subgraph  Type              Cosine Similarity  Threshold  DataType
+-----------------------------------------------------------------------------------------------------
+/conv_stem/Conv              BPU  id(0)     HzSQuantizedConv  0.999712           2.64        int8
+...ks.0.0/se/gate/HardSigmoid  BPU  id(0)   HzLut             0.998             14.1012     int16
+/classifier/Gemm_reshape     CPU  --        Reshape           0.982              --          float
+2024-11-26 19:28:01,010 INFO The quantify model output:
+/not/a/row                   BPU  id(9)     HzLut             0.1                1.0         int8
+"""
+
+
+def test_the_vendors_table_is_read_as_it_is_printed():
+    found = vendor_log.nodes(MAKERTBIN)
+    assert [line.node for line in found] == [
+        "/conv_stem/Conv", "...ks.0.0/se/gate/HardSigmoid", "/classifier/Gemm_reshape",
+    ]  # fmt: skip
+    assert found[1] == vendor_log.NodeLine(
+        "...ks.0.0/se/gate/HardSigmoid", "BPU", "id(0)", "HzLut", 0.998, 14.1012, "int16"
+    )
+    assert (found[2].on, found[2].threshold, found[2].bits) == ("CPU", None, "float")
+
+
+# ---------------------------------------------------------------- labutils convert
+
+
+def arguments(network, output, *more):
+    mean, std = (list(map(str, v)) for v in (colour_network.MEAN, colour_network.STD))
+    return [
+        "convert", network.path, "--target", "rdk-x5", "-o", output,
+        "--mean", *mean, "--std", *std, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures in folders by class."""
+    from PIL import Image
+
+    for index, (pixels, label) in enumerate(zip(PICTURES.images, PICTURES.labels, strict=True)):
+        place = tmp_path / "pictures" / PICTURES.classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def test_convert_makes_a_bin_with_the_users_tools_and_gates_it(lab, own_tools, network, folder):
+    output = folder.parent / "m.bin"
+    code, said, problem = lab(*arguments(network, output, "--data", folder))
+    assert code == 0, problem
+    assert "the vendor's estimate, not measured on a board: 0.789 ms, 1267.2 frames/s" in said
+    assert "Parity gate (bpu_int8): passed" in said and "2 of 2 pictures" in said
+    assert {file.name for file in output.parent.glob("m*")} == {
+        "m.bin", "m_quantized_model.onnx", "m.vendor.log", manifests.paths.manifest(output).name,
+    }  # fmt: skip
+    kept = manifests.read(output)
+    assert kept["vendor"]["estimate"]["latency_ms"] == 0.7891 and kept["gate"]["passed"]
+    assert onnx.load(output).graph.node[0].op_type == "HzBpuHBM"
+    assert "core[0]" not in said
+
+
+def test_a_wrong_file_of_the_tools_does_not_get_its_name(
+    lab, own_tools, network, folder, monkeypatch
+):
+    """The tool is told BGR's means: what it makes is another function, and the gate says so."""
+    order = vendor_tools.Order.arguments
+
+    def swapped(self, name):
+        said = order(self, name)
+        said["input_dict"][name]["means"] = [0.0, 250.0, 0.0]
+        return said
+
+    monkeypatch.setattr(vendor_tools.Order, "arguments", swapped)
+    output = folder.parent / "m.bin"
+    code, _, problem = lab(*arguments(network, output, "--data", folder))
+    assert code == 1 and "Parity gate (bpu_int8): FAILED" in problem
+    assert not list(folder.parent.glob("m*"))
+
+
+def test_a_yaml_that_normalises_otherwise_is_refused(lab, own_tools, network, folder):
+    file = folder.parent / "c.yaml"
+    file.write_text(
+        "model_parameters: {march: bayes-e, output_model_file_prefix: m}\n"
+        "input_parameters: {input_type_train: rgb, input_layout_train: NCHW, input_type_rt: nv12,\n"
+        "  norm_type: data_scale, scale_value: 0.017}\n"
+        "calibration_parameters: {calibration_type: max}\n"
+        "compiler_parameters: {compile_mode: latency, optimize_level: O2}\n"
+    )
+    output = folder.parent / "m.bin"
+    code, _, problem = lab(*arguments(network, output, "--data", folder, "--quantize", file))
+    assert code == 2 and "normalises otherwise" in problem and "--input-check" in problem
+
+
+def test_a_bin_needs_the_tools_and_an_onnx_does_not(lab, network, folder, monkeypatch, tmp_path):
+    monkeypatch.delenv(vendor_tools.VARIABLE, raising=False)
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
+    code, _, problem = lab(*arguments(network, tmp_path / "m.bin", "--data", folder))
+    assert code != 0 and "D-Robotics' tools are not here" in problem
+    code, said, problem = lab(*arguments(network, tmp_path / "m.onnx", "--data", folder))
+    assert code == 0, problem
+    rows = [line for line in said.splitlines() if "BPU" in line or "HzS" in line]
+    assert rows and all(line.startswith("emulation | ") for line in rows)
+    assert "emulation | Parity gate (ort_int8): passed" in said
+    code, _, problem = lab(*arguments(network, tmp_path / "m.dlc", "--data", folder))
+    assert code == 2 and "FILE.bin" in problem and "FILE.onnx" in problem

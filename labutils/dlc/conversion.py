@@ -324,6 +324,8 @@ def refuse_impossible(target: str, destination: Path) -> None:
             f"not convert for it. {table.load(target).availability} Use `labutils diagnose`, or "
             f"convert for {able}."
         )
+    if table.TARGETS[target].ending != ".dlc":
+        raise UsageError(f"{target} is not for a DLC: its files are converted by labutils.litert.")
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
     paths.refuse_unwritable(destination)

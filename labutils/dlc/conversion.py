@@ -317,15 +317,13 @@ def refuse_impossible(target: str, destination: Path) -> None:
     """
     if target not in table.TARGETS:
         raise UnknownNameError("target", target, table.TARGETS)
-    if not table.TARGETS[target].convert:
+    if not table.TARGETS[target].convert.startswith("DLC"):
         able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
         raise UsageError(
             f"The lab checks models for {target} against its documented operators only, and does "
             f"not convert for it. {table.load(target).availability} Use `labutils diagnose`, or "
             f"convert for {able}."
         )
-    if table.TARGETS[target].ending != ".dlc":
-        raise UsageError(f"{target} is not for a DLC: its files are converted by labutils.litert.")
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")
     paths.refuse_unwritable(destination)

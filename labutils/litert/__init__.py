@@ -19,11 +19,13 @@ from .onnx_network import OnnxNetwork
 from .onnx_network import read as read_onnx
 from .places import places
 from .quantization import OWN, Quantization, Seen, plain
+from .rounded_onnx import Codes, is_rounded, take_apart
 
 __all__ = [
     "ENDING",
     "OWN",
     "PRECISIONS",
+    "Codes",
     "Conversion",
     "Form",
     "Gate",
@@ -31,9 +33,11 @@ __all__ = [
     "Quantization",
     "Seen",
     "convert",
+    "is_rounded",
     "places",
     "plain",
     "read_onnx",
     "refuse_impossible",
     "require_tools",
+    "take_apart",
 ]

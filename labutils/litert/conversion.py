@@ -46,6 +46,8 @@ class Gate:
         Another threshold; it is printed and kept in the manifest.
     check_top1
         False for untrained weights.
+    rounded
+        Whether the reference rounds itself: the float file is then as far from it as an int8 one.
     """
 
     reference: runtime.Runner
@@ -53,6 +55,7 @@ class Gate:
     original: Callable[[], OnnxFile] | None = None
     min_cosine: float | None = None
     check_top1: bool = True
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,13 +176,13 @@ def convert(
     refuse_impossible(destination)
     require_tools()
     with paths.scratch(destination.parent) as folder, converter.opened() as tool:
-        draft = folder.absolute() / destination.name  # the tool works in a folder of its own
+        draft = folder.absolute() / destination.name  # the tool works in another folder
         shape = (form.batch, *gate.inputs.shape[1:])
         echo("converting with litert-torch ...")
         converter.convert(tool, network, shape, draft, form.layout, name)
         earlier = None
         if form.quantization or form.precision != "fp32":
-            earlier = _judge(draft, gate, form, "fp32")
+            earlier = _judge(draft, gate, form, "int8" if gate.rounded else "fp32")
             echo(f"the float file passed (cosine {_least(earlier)}); changing its numbers ...")
             _change_numbers(tool, draft, form)
         found = litert.contents(draft)

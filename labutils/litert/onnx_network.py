@@ -22,13 +22,15 @@ from ..onnxfile.graph import module_path, opset
 from ..onnxfile.wall import wall
 from . import onnx_windows  # noqa: F401 - registers its operators
 from .onnx_operators import OPERATORS, Call
+from .rounded_onnx import is_rounded, take_apart
 
 if TYPE_CHECKING:
     import onnx
 
 _MOST_GENERATED = 1 << 22  # elements of a mask that the file generates
 _STANDARD = ("", "ai.onnx")
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger")
+_QUANTIZED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm",
+              "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")  # fmt: skip
 
 
 class Step(nn.Module):
@@ -92,31 +94,34 @@ class OnnxNetwork(nn.Module):
 def read(file: OnnxFile | str | Path) -> OnnxNetwork:
     """Return an ONNX file with static shapes and one image input as a PyTorch network.
 
+    Of a QDQ file, the float network behind it; see `rounded_onnx`.
+
     Raises
     ------
     TranslationError
         It has an operator, or a form of one, that is not taken here; with node and operator.
     UsageError
-        It is quantized, or has inputs other than one image.
+        It computes on integers, or has inputs other than one image.
     """
     import onnx_ir as ir
 
     file = OnnxFile.of(file)
-    _refuse_quantized(file)
-    with wall("onnx_ir cannot read", file.name, model=file.proto):
-        model = ir.from_proto(file.copy(shaped=True))
+    whole = take_apart(file).model if is_rounded(file) else file.copy(shaped=True)
+    _refuse_quantized(file.name, whole)
+    with wall("onnx_ir cannot read", file.name, model=whole):
+        model = ir.from_proto(whole)
         constants.fold_(model, generated=_MOST_GENERATED, shapes=True)
         constants.lift_(model)
         plain = ir.to_proto(model)
     return OnnxNetwork(file.name, plain).eval()
 
 
-def _refuse_quantized(file: OnnxFile) -> None:
-    node = next((n for n in file.proto.graph.node if n.op_type in _QUANTIZED), None)
+def _refuse_quantized(name: str, model: onnx.ModelProto) -> None:
+    node = next((n for n in model.graph.node if n.op_type in _QUANTIZED), None)
     if node is not None:
         raise UsageError(
-            f"{file.name} is quantized ({node.op_type} {node.name or '-'}). Convert the float file "
-            "that it was made from, with --quantize: its ranges are measured on the .tflite."
+            f"{name} computes on integers ({node.op_type} {node.name or '-'}). Convert the QDQ "
+            "file, or the float file with --quantize."
         )
 
 

@@ -320,13 +320,13 @@ def cut(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     axes = call.ints(3, "axes") or list(range(len(starts)))
     steps = call.ints(4) or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = x.shape[axis]
         if step < 1:
             raise call.refuse("goes backwards")
-        first, last, _ = slice(start, end, step).indices(size)
+        first, last = slice(start, end, step).indices(x.shape[axis])[:2]
         x = x.narrow(axis, first, max(last - first, 0))
         if step > 1:
-            x = x[(*[slice(None)] * (axis % x.ndim), slice(None, None, step))]
+            before = [slice(None)] * (axis % x.ndim)
+            x = x[(*before, slice(None, None, step))]
     return x
 
 

@@ -166,7 +166,7 @@ def quantize(
     file, made
         The float file, and the one to write.
     recipe
-        Rules of ai-edge-quantizer, or the name of one of its own recipes.
+        Rules of ai-edge-quantizer, or the name of a recipe that comes with it.
     names, ranges
         Tensors, and their (low, high): (n, 2) float32. What is not named gets what is stored.
     example
@@ -188,7 +188,7 @@ def quantize(
 
 
 def quantize_plainly(file: str, made: str, recipe: str, images: np.ndarray) -> None:
-    """Write a quantized ``.tflite`` by one of ai-edge-quantizer's own recipes, as it calibrates."""
+    """Write a quantized ``.tflite`` by a recipe of ai-edge-quantizer, which calibrates itself."""
     from ai_edge_quantizer import quantizer
 
     work = quantizer.Quantizer(file, _rules(recipe))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import litert, manifests, paths, quantize
+from ..errors import UsageError
 from ..images import data
 from ..models import zoo
 from ..onnxfile.file import OnnxFile
@@ -20,6 +21,7 @@ from .planning import Repair
 from .settings import Comparison, Listener, Preparation
 
 TARGET = "litert"
+_FEW = 32  # images, for the few tensors whose ranges a QDQ file does not state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,12 @@ def convert_to_litert(
     inputs = conversion.inputs_of(comparison, model)
     with paths.scratch() as folder:
         source = _source(model, folder, preparation, listener)
-        if recipe is not None:
+        rounded = model.module is None and litert.is_rounded(source.onnx())
+        if rounded and recipe is not None:
+            raise UsageError(
+                f"{model.name} is quantized: leave out --quantize, and its own ranges are carried."
+            )
+        if recipe is not None or rounded:
             form = dataclasses.replace(
                 form, quantization=_quantization(model, source, recipe, comparison, listener)
             )
@@ -121,7 +128,9 @@ def convert_to_litert(
         judge = OnnxFile.of(source.fixed.file) if apart and source.fixed else brought
         batch = model.input_shape[0] if model.input_shape else 1
         with steps.connect(model, judge) as reference:
-            gate = litert.Gate(reference, inputs, source.onnx, comparison.min_cosine, model.trained)
+            gate = litert.Gate(
+                reference, inputs, source.onnx, comparison.min_cosine, model.trained, rounded
+            )
             made = litert.convert(
                 source.network, destination, gate, dataclasses.replace(form, batch=batch),
                 name=model.name, facts=_facts(model, source.fixed, apart), echo=listener.echo,
@@ -156,10 +165,14 @@ def _source(
 def _quantization(
     model: zoo.Model,
     source: _Source,
-    recipe: str | Path,
+    recipe: str | Path | None,
     comparison: Comparison,
     listener: Listener,
 ) -> litert.Quantization:
+    if recipe is None:
+        codes = litert.take_apart(source.onnx()).codes
+        images = _calibration(model, comparison, _FEW, listener)
+        return litert_rules.stated(model.name, codes, source.nodes(), images)
     if str(recipe) in ("dynamic", "weight_only"):
         return litert.plain(str(recipe), None)
     if str(recipe) in litert.OWN:

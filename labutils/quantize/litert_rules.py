@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import UsageError
-from ..litert import Quantization, Seen, places
+from ..litert import Codes, Quantization, Seen, places
 from ..runtime import litert
 from .insertion import scale_of
 from .ranges import Ranges
-from .recipe import Calibration, Method, Recipe
+from .recipe import Activations, Calibration, Method, Recipe
 
 _FOUR_BITS = ("CONV_2D", "FULLY_CONNECTED")
+_WEIGHTS_AGAIN = (
+    "scales of weights: a channel's greatest weight decides, so its codes are the same where the "
+    "greatest code was used"
+)
+_NO_ZERO = "zero points of 16-bit activations: LiteRT's are symmetric"
 _SIXTEEN = "int16 activations have kernels for some operators; the others stay in float32"
 
 
@@ -49,20 +55,23 @@ class _Carrier:
     recipe: Recipe
     nodes: Sequence[Node]
     makers: dict[str, list[Node]] = field(default_factory=dict)
+    last: dict[str, str] = field(default_factory=dict)  # place -> the last tensor made there
 
     def rules(self, contents: litert.Contents) -> list[dict[str, Any]]:
         """Return the rules for a float file; later ones hold."""
         by_place: dict[str, list[Node]] = {}
         for node in self.nodes:
             by_place.setdefault(node.place, []).append(node)
-        last = self.nodes[-1:] if self.nodes else []
         made = self._defaults()
         for operator in contents.operators:
             names = [contents.tensors[n].name for n in operator.outputs]
             found = [n for name in names for place in places(name) for n in by_place.get(place, ())]
             if not found and set(operator.outputs) & set(contents.outputs):
-                found = list(last)  # the converter calls the last tensor after the signature
+                found = list(
+                    self.nodes[-1:]
+                )  # the converter calls the last tensor after the signature
             self.makers.update(dict.fromkeys(names, found))
+            self.last.update({node.place: name for name in names for node in found})
             scope = f"^{re.escape(''.join(f'{name};' for name in names))}$"
             made += self._exceptions(scope, operator.type, found)
         return made
@@ -127,7 +136,9 @@ class _Carrier:
             key = (method, bits)
             if key not in chosen:
                 chosen[key] = found.chosen(self._calibration(*key), bits)
-            made[name] = self._settled(chosen[key][name], nodes, bits)
+            # one node may become several operators: its range is that of the last
+            ending = [node for node in nodes if self.last[node.place] == name]
+            made[name] = self._settled(chosen[key][name], ending, bits)
         return made
 
     def _calibration(self, method: Method, bits: int) -> Calibration:
@@ -156,6 +167,57 @@ class _Carrier:
         step = float(scale_of((low, high), bits, symmetric, False)[0])
         wanted = float(scale_of((low, high), bits, symmetric, True)[0])
         return low * wanted / step, high * wanted / step
+
+
+class _Stated(_Carrier):
+    """The ranges and bits of a QDQ file on their way into a ``.tflite``."""
+
+    def __init__(self, codes: Mapping[str, Codes], nodes: Sequence[Node]) -> None:
+        bits = Counter(found.bits for found in codes.values()).most_common(1)[0][0]
+        super().__init__(Recipe(activations=Activations(bits)), nodes)  # type: ignore[arg-type]
+        self.codes = codes
+
+    def _exceptions(self, scope: str, op: str, found: Sequence[Node]) -> list[dict[str, Any]]:
+        stated = [self.codes[node.name] for node in found if node.name in self.codes]
+        if not stated:
+            return [_kept_in_float(scope, "*")] if found else []
+        bits = stated[-1].bits
+        return [self._rule(scope, op, bits, 8, True)] * (bits != self.recipe.activations.bits)
+
+    def ranges(self, seen: Seen) -> dict[str, tuple[float, float]]:
+        """Return (low, high) of every tensor: what its codes stand for in the QDQ file."""
+        made = Ranges(seen.names, seen.low, seen.high).limits()
+        for name in seen.names:
+            nodes = self.makers.get(name)
+            if nodes is None:  # the image
+                stated = [self.codes[""]] if "" in self.codes else []
+            else:
+                ending = [node for node in nodes if self.last[node.place] == name]
+                stated = [self.codes[node.name] for node in ending if node.name in self.codes]
+            if stated:
+                made[name] = (stated[-1].low, stated[-1].high)
+        return made
+
+
+def stated(
+    file: str, codes: Mapping[str, Codes], nodes: Sequence[Node], images: np.ndarray
+) -> Quantization:
+    """Return how the ranges and weights of a QDQ file are carried into a ``.tflite``.
+
+    Parameters
+    ----------
+    file
+        Its name, for reports.
+    codes, nodes
+        What the codes stand for, by node; the nodes of the float network behind it.
+    images
+        As for `carried`: for tensors that the file does not round, and the ``.tflite`` does.
+    """
+    carrier = _Stated(codes, nodes)
+    left = [_WEIGHTS_AGAIN]
+    left += [_SIXTEEN, _NO_ZERO] if any(found.bits == 16 for found in codes.values()) else []
+    facts = {"recipe": {"name": f"as in {file}"}, "not_carried": left, "images": len(images)}
+    return Quantization(f"as in {file}", images, "", carrier.rules, carrier.ranges, False, facts)
 
 
 def _tensor(bits: int, symmetric: bool, grain: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from ...errors import ModelFileError, UsageError, counted
 from .. import batches, outputs
 from ..runner import Closing
 from .availability import require
-from .contents import Contents, contents, layout_of
 from .process import Worker
+from .tflite_file import Contents, contents, layout_of
 
 LAYOUTS = ("nhwc", "nchw")
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)

@@ -145,7 +145,7 @@ class Contents(typesetting.Paragraph):
     def __str__(self) -> str:
         listed = ", ".join(f"{n} {kind}" for kind, n in self.counts.most_common())
         lines = [self.summary(), f"operators: {listed}"]
-        if self.precision != "fp32" and self.in_float:
+        if self.precision in ("int8", "int16x8", "mixed") and self.in_float:
             floats = ", ".join(f"{n} {kind}" for kind, n in self.in_float.most_common())
             lines.append(f"computed in float32: {floats}")
         return "\n".join(lines)

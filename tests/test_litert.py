@@ -262,5 +262,7 @@ def test_the_requirement_is_one_everywhere():
     assert f"LITERT      := {availability.REQUIREMENT}\n" in made
     pins = (paths.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert availability.REQUIREMENT in pins
+    project = (paths.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'litert = ["{availability.REQUIREMENT}"]' in project
     locked = (paths.DATA / "tools" / "litert.yaml").read_text(encoding="utf-8")
     assert f"- {availability.REQUIREMENT}\n" in locked

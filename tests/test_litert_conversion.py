@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import export, litert, manifests, metrics, paths, pipeline, quantize, runtime
 from labutils.__main__ import main
-from labutils.errors import TranslationError, UsageError
+from labutils.errors import TranslationError, UnknownNameError, UsageError
 from labutils.images import data
 from labutils.litert import Seen, places
 from labutils.models import zoo
@@ -198,7 +198,14 @@ def test_a_qdq_file_is_taken_apart_into_floats_and_ranges(rounded_file):
     kinds = [n.op_type for n in found.model.graph.node]
     assert kinds.count("Relu") == 1  # where the quantizer left it to the range, it came back
     assert "" in found.codes  # the image's
-    assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds) and not found.in_float
+
+
+def test_a_layer_that_was_left_in_float_is_left_again(relu_file, tmp_path):
+    recipe = Recipe(exclude=("/2/Conv",))
+    quantize.static(relu_file, tmp_path / "q.onnx", tflite_files.noise(16, 16), recipe)
+    found = litert.take_apart(OnnxFile.of(tmp_path / "q.onnx"))
+    assert found.in_float == {"/2/Conv"}
 
 
 # --- recipes -------------------------------------------------------------------------------------
@@ -285,6 +292,13 @@ def test_powers_of_two_are_carried_by_the_range(low, high, symmetric):
     assert a <= low * 0.999 and b >= high * 0.999
 
 
+def test_an_exception_that_fits_nothing_is_refused():
+    images = np.zeros((1, 3, 8, 8), np.float32)
+    for recipe in (Recipe(exclude=("/stem/Cov",)), Recipe(overrides=(Override("/stem/Cov"),))):
+        with pytest.raises(UnknownNameError, match="Did you mean /stem/Conv"):
+            litert_rules.carried(recipe, NODES, images)
+
+
 def test_what_is_not_carried_is_said():
     assert litert_rules.not_carried(quantize.PRESETS["int8_trim"]) == ()
     said = " ".join(litert_rules.not_carried(quantize.PRESETS["w4a8_adaptive"]))
@@ -345,55 +359,59 @@ def program(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_network_is_converted_quantized_and_run(converter, program, tmp_path, capsys):
+def test_a_program_is_converted_quantized_and_run(converter, program, tmp_path, capsys):
     model = dataclasses.replace(zoo.load(program), preprocessing=PREPROCESSING)
+    comparison = pipeline.Comparison(tflite_files.noise(32, 16))
+    file = tmp_path / "x.tflite"
+    made = pipeline.convert_to_litert(model, file, recipe="dynamic", comparison=comparison)
+    assert made.gate.passed and made.contents.precision == "w8"
+    stated = manifests.read(file)
+    assert stated["precision"] == "w8" and stated["layout"] == "nhwc"
+    assert stated["float_gate"]["kind"] == "litert_fp32"
+    assert main(["run", str(file), "--images", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]
+
+
+@pytest.mark.slow
+def test_exceptions_by_node_reach_the_file(converter, tmp_path):
+    file, recipe = tmp_path / "small.onnx", tmp_path / "mine.yaml"
+    export.to_onnx(tflite_files.small_network(), file, size=16)
+    model = dataclasses.replace(zoo.load(file), preprocessing=PREPROCESSING)
     images = tflite_files.noise(32, 16)
     comparison = pipeline.Comparison(images, calibration=tflite_files.noise(16, 16, seed=2))
-    recipe = tmp_path / "mine.yaml"
-    mine = Recipe("mine", overrides=(Override("*depthwise*", activations=16),), exclude=("*stem*",))
+    mine = Recipe(
+        "mine", exclude=("/stem/*",),
+        overrides=(Override("/depthwise/*", activations=16), Override("/head/*", range=(-8, 8))),
+    )  # fmt: skip
     mine.save(recipe)
-    for asked, precision in (("dynamic", "w8"), (str(recipe), "mixed")):
-        file = tmp_path / f"{precision}.tflite"
-        made = pipeline.convert_to_litert(model, file, recipe=asked, comparison=comparison)
-        assert made.gate.passed and made.contents.precision == precision
-        stated = manifests.read(file)
-        assert stated["precision"] == precision and stated["layout"] == "nhwc"
-        assert stated["float_gate"]["kind"] == "litert_fp32"
-    found = runtime.litert.contents(tmp_path / "mixed.tflite")
-    kinds = {
-        o.type: found.tensors[o.outputs[0]].type for o in found.operators
-        if o.type in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-    }  # fmt: skip
-    assert kinds["CONV_2D"] == "float32" and kinds["DEPTHWISE_CONV_2D"] == "int16"
-    assert kinds["FULLY_CONNECTED"] == "int8"
-    call = ["run", str(tmp_path / "mixed.tflite"), "--images", "2", "--json"]
-    assert main(call) == 0 and json.loads(capsys.readouterr().out)["rows"]
+    made = pipeline.convert_to_litert(
+        model, tmp_path / "x.tflite", recipe=recipe, comparison=comparison
+    )
+    found = made.contents
+    written = {o.type: found.tensors[o.outputs[0]] for o in found.operators}
+    assert written["CONV_2D"].type == "float32"
+    assert written["DEPTHWISE_CONV_2D"].type == "int16"
+    head = written["FULLY_CONNECTED"]
+    assert head.type == "int8" and head.scales[0] == pytest.approx(16 / 255, rel=1e-3)
 
 
 @pytest.mark.slow
-def test_a_qdq_file_keeps_its_ranges_and_its_weights(converter, rounded_file, tmp_path):
+def test_a_qdq_file_keeps_its_ranges(converter, relu_file, tmp_path):
+    rounded_file = tmp_path / "q.onnx"
+    quantize.static(relu_file, rounded_file, tflite_files.noise(64, 16), "int8_trim")
     model = dataclasses.replace(zoo.load(rounded_file), preprocessing=PREPROCESSING)
     comparison = pipeline.Comparison(tflite_files.noise(16, 16, seed=3))
-    made = pipeline.convert_to_litert(model, tmp_path / "x.tflite", comparison=comparison)
+    form = litert.Form("nchw")
+    made = pipeline.convert_to_litert(
+        model, tmp_path / "x.tflite", form=form, comparison=comparison
+    )
+    assert made.contents.image == ("nchw", (3, 16, 16))
     assert made.gate.passed and made.not_carried
     codes = litert.take_apart(OnnxFile.of(rounded_file)).codes
-    first = made.contents.tensors[made.contents.operators[0].outputs[0]]
-    levels = 65534 if codes[""].bits == 16 else 255
-    reach = max(-codes[""].low, codes[""].high) * 2
-    span = reach if codes[""].bits == 16 else codes[""].high - codes[""].low
-    assert first.scales[0] == pytest.approx(span / levels, rel=1e-3)
-
-
-@pytest.mark.slow
-def test_an_onnx_file_and_channels_first(converter, tmp_path):
-    network = tflite_files.small_network()
-    export.to_onnx(network, tmp_path / "small.onnx", size=16)
-    model = dataclasses.replace(zoo.load(tmp_path / "small.onnx"), preprocessing=PREPROCESSING)
-    comparison = pipeline.Comparison(tflite_files.noise(4, 16))
-    made = pipeline.convert_to_litert(
-        model, tmp_path / "x.tflite", form=litert.Form("nchw"), comparison=comparison
-    )
-    assert made.contents.image == ("nchw", (3, 16, 16)) and made.gate.parity.cosine_min > 0.99999
+    first = next(o for o in made.contents.operators if o.type == "QUANTIZE")
+    (scale,) = made.contents.tensors[first.outputs[0]].scales
+    span = codes[""].high - codes[""].low
+    assert scale == pytest.approx(span / 255, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -19,18 +19,18 @@ from .onnx_network import OnnxNetwork
 from .onnx_network import read as read_onnx
 from .places import places
 from .quantization import OWN, Quantization, Seen, plain
-from .rounded_onnx import Codes, is_rounded, take_apart
+from .rounded_onnx import Rounded, is_rounded, take_apart
 
 __all__ = [
     "ENDING",
     "OWN",
     "PRECISIONS",
-    "Codes",
     "Conversion",
     "Form",
     "Gate",
     "OnnxNetwork",
     "Quantization",
+    "Rounded",
     "Seen",
     "convert",
     "is_rounded",

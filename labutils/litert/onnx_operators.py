@@ -108,13 +108,13 @@ OPERATORS.update({name: _plain(function) for name, function in _PLAIN.items()})
 
 
 @operator("Identity", "Dropout")
-def identity(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _identity(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Hand on the input."""
     return x
 
 
 @operator("Cast")
-def cast(call: Call, x: Tensor) -> Tensor:
+def _cast(call: Call, x: Tensor) -> Tensor:
     """Hand on floats; nothing else is computed with here."""
     if call.get("to") not in (1, 10, 11, 16) or not x.is_floating_point():
         raise call.refuse("makes whole numbers or booleans of a tensor that is computed")
@@ -122,7 +122,7 @@ def cast(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("HardSigmoid")
-def hard_sigmoid(call: Call, x: Tensor) -> Tensor:
+def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
     """Return max(0, min(1, alpha x + beta))."""
     alpha, beta = call.get("alpha", 0.2), call.get("beta", 0.5)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
@@ -131,31 +131,31 @@ def hard_sigmoid(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("LeakyRelu")
-def leaky_relu(call: Call, x: Tensor) -> Tensor:
+def _leaky_relu(call: Call, x: Tensor) -> Tensor:
     """Return x, or alpha x below zero."""
     return F.leaky_relu(x, call.get("alpha", 0.01))
 
 
 @operator("Elu")
-def elu(call: Call, x: Tensor) -> Tensor:
+def _elu(call: Call, x: Tensor) -> Tensor:
     """Return x, or alpha (exp(x) - 1) below zero."""
     return F.elu(x, call.get("alpha", 1.0))
 
 
 @operator("PRelu")
-def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
+def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
     """Return x, or slope x below zero."""
     return torch.where(x < 0, x * slope, x)
 
 
 @operator("Gelu")
-def gelu(call: Call, x: Tensor) -> Tensor:
+def _gelu(call: Call, x: Tensor) -> Tensor:
     """Return GELU, exact or with tanh."""
     return F.gelu(x, approximate=call.get("approximate", "none"))
 
 
 @operator("Clip")
-def clip(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _clip(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Cut off below and above."""
     low, high = call.number(1, "min"), call.number(2, "max")
     if (low, high) == (0.0, 6.0):
@@ -166,7 +166,7 @@ def clip(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 @operator("Min")
-def minimum(call: Call, x: Tensor, *others: Tensor) -> Tensor:
+def _minimum(call: Call, x: Tensor, *others: Tensor) -> Tensor:
     """Return the least of the inputs."""
     for other in others:
         x = torch.minimum(x, other)
@@ -174,7 +174,7 @@ def minimum(call: Call, x: Tensor, *others: Tensor) -> Tensor:
 
 
 @operator("Max")
-def maximum(call: Call, x: Tensor, *others: Tensor) -> Tensor:
+def _maximum(call: Call, x: Tensor, *others: Tensor) -> Tensor:
     """Return the greatest of the inputs."""
     for other in others:
         x = torch.maximum(x, other)
@@ -182,7 +182,7 @@ def maximum(call: Call, x: Tensor, *others: Tensor) -> Tensor:
 
 
 @operator("Sum")
-def total(call: Call, x: Tensor, *others: Tensor) -> Tensor:
+def _total(call: Call, x: Tensor, *others: Tensor) -> Tensor:
     """Return the sum of the inputs."""
     for other in others:
         x = x + other
@@ -190,7 +190,7 @@ def total(call: Call, x: Tensor, *others: Tensor) -> Tensor:
 
 
 @operator("Softmax", "LogSoftmax")
-def softmax(call: Call, x: Tensor) -> Tensor:
+def _softmax(call: Call, x: Tensor) -> Tensor:
     """Return shares along an axis; before opset 13, of everything from the axis on."""
     function = F.softmax if call.op_type == "Softmax" else F.log_softmax
     if call.attributes["opset"] >= 13:
@@ -200,7 +200,7 @@ def softmax(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("BatchNormalization")
-def batch_norm(call: Call, x: Tensor, *statistics: Tensor) -> Tensor:
+def _batch_norm(call: Call, x: Tensor, *statistics: Tensor) -> Tensor:
     """Normalise by stored statistics."""
     scale, shift, mean, variance = statistics
     if call.get("training_mode", 0):
@@ -209,20 +209,20 @@ def batch_norm(call: Call, x: Tensor, *statistics: Tensor) -> Tensor:
 
 
 @operator("InstanceNormalization")
-def instance_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _instance_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalise every channel of every image by itself."""
     return F.instance_norm(x, weight=scale, bias=shift, eps=call.get("epsilon", 1e-5))
 
 
 @operator("LayerNormalization")
-def layer_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+def _layer_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """Normalise over the last axes."""
     axis = call.get("axis", -1) % x.ndim
     return F.layer_norm(x, x.shape[axis:], scale, shift, call.get("epsilon", 1e-5))
 
 
 @operator("GroupNormalization")
-def group_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _group_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalise every group of channels."""
     if scale.numel() != x.shape[1]:
         raise call.refuse("has a scale per group, as opset 18 defined it by mistake")
@@ -230,7 +230,7 @@ def group_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 @operator("Gemm")
-def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+def _gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     """Return alpha a b + beta c; as a linear layer where it is one."""
     a = a.transpose(0, 1) if call.get("transA", 0) else a
     alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
@@ -242,14 +242,14 @@ def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 @operator("Flatten")
-def flatten(call: Call, x: Tensor) -> Tensor:
+def _flatten(call: Call, x: Tensor) -> Tensor:
     """Return two axes."""
     axis = call.get("axis", 1) % (x.ndim + 1)
     return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
 @operator("Reshape")
-def reshape(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _reshape(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return another shape; 0 keeps a size."""
     wanted = _required(call, 1, "shape")
     keep = not call.get("allowzero", 0)
@@ -266,13 +266,13 @@ def _required(call: Call, position: int, name: str) -> list[int]:
 
 
 @operator("Transpose")
-def transpose(call: Call, x: Tensor) -> Tensor:
+def _transpose(call: Call, x: Tensor) -> Tensor:
     """Return the axes in another order."""
     return x.permute(call.get("perm") or tuple(reversed(range(x.ndim))))
 
 
 @operator("Squeeze")
-def squeeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _squeeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Drop axes of size 1."""
     axes = call.ints(1, "axes")
     if axes is None:
@@ -282,7 +282,7 @@ def squeeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 @operator("Unsqueeze")
-def unsqueeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _unsqueeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Add axes of size 1."""
     axes = _required(call, 1, "axes")
     rank = x.ndim + len(axes)
@@ -292,19 +292,19 @@ def unsqueeze(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 @operator("Concat")
-def concat(call: Call, *inputs: Tensor) -> Tensor:
+def _concat(call: Call, *inputs: Tensor) -> Tensor:
     """Join tensors along an axis."""
     return torch.cat(inputs, dim=call.get("axis"))
 
 
 @operator("Einsum")
-def einsum(call: Call, *inputs: Tensor) -> Tensor:
+def _einsum(call: Call, *inputs: Tensor) -> Tensor:
     """Return the sum of products that an equation says."""
     return torch.einsum(call.get("equation"), *inputs)
 
 
 @operator("Split")
-def split(call: Call, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+def _split(call: Call, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
     """Return parts along an axis."""
     axis, sizes = call.get("axis", 0), call.ints(1, "split")
     if sizes is None:
@@ -314,7 +314,7 @@ def split(call: Call, x: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
 
 
 @operator("Slice")
-def cut(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _cut(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return a part along some axes."""
     starts, ends = _required(call, 1, "starts"), _required(call, 2, "ends")
     axes = call.ints(3, "axes") or list(range(len(starts)))
@@ -331,7 +331,7 @@ def cut(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 @operator("Gather")
-def gather(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _gather(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return entries along an axis, by number."""
     axis, indices = call.get("axis", 0), call.constants.get(1)
     if indices is None:
@@ -345,20 +345,20 @@ def gather(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 @operator("Expand")
-def expand(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _expand(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Repeat axes of size 1."""
     shape = torch.broadcast_shapes(x.shape, tuple(_required(call, 1, "shape")))
     return x.expand(shape)
 
 
 @operator("Tile")
-def tile(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _tile(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Repeat along every axis."""
     return x.repeat(_required(call, 1, "repeats"))
 
 
 @operator("Pad")
-def pad(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _pad(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Add values around."""
     sizes, mode = _required(call, 1, "pads"), call.get("mode", "constant")
     axes = call.ints(3) or list(range(x.ndim))
@@ -381,7 +381,7 @@ _REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 @operator(*_REDUCTIONS)
-def reduced(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _reduced(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return one value for all along some axes."""
     axes = call.ints(1, "axes")
     if not axes:
@@ -392,19 +392,19 @@ def reduced(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 
 
 @operator("GlobalAveragePool")
-def global_average(call: Call, x: Tensor) -> Tensor:
+def _global_average(call: Call, x: Tensor) -> Tensor:
     """Return the mean of every channel."""
     return x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
 @operator("GlobalMaxPool")
-def global_maximum(call: Call, x: Tensor) -> Tensor:
+def _global_maximum(call: Call, x: Tensor) -> Tensor:
     """Return the greatest value of every channel."""
     return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
 @operator("DepthToSpace")
-def depth_to_space(call: Call, x: Tensor) -> Tensor:
+def _depth_to_space(call: Call, x: Tensor) -> Tensor:
     """Make channels rows and columns."""
     size = call.get("blocksize")
     if call.get("mode", "DCR") == "CRD":
@@ -415,7 +415,7 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("SpaceToDepth")
-def space_to_depth(call: Call, x: Tensor) -> Tensor:
+def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     """Make rows and columns channels."""
     size = call.get("blocksize")
     n, c, h, w = x.shape

@@ -15,7 +15,7 @@ _TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose
 
 
 @operator("Conv")
-def conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a convolution."""
     count = x.ndim - 2
     pairs = padding(call, x, weight.shape[2:])
@@ -30,7 +30,7 @@ def conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 @operator("ConvTranspose")
-def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a transposed convolution."""
     count = x.ndim - 2
     pads = call.get("pads") or [0] * (2 * count)
@@ -48,7 +48,7 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 @operator("MaxPool")
-def max_pool(call: Call, x: Tensor) -> Tensor:
+def _max_pool(call: Call, x: Tensor) -> Tensor:
     """Return the greatest value in every window."""
     if call.count > 1:
         raise call.refuse("gives the positions, too")
@@ -60,7 +60,7 @@ def max_pool(call: Call, x: Tensor) -> Tensor:
 
 
 @operator("AveragePool")
-def average_pool(call: Call, x: Tensor) -> Tensor:
+def _average_pool(call: Call, x: Tensor) -> Tensor:
     """Return the mean of every window; what was added around counts only if told so."""
     kernel, strides, dilations = _window(call)
     pairs, ceil = padding(call, x, kernel), bool(call.get("ceil_mode", 0))
@@ -93,7 +93,7 @@ def _fits(pairs: Sequence[tuple[int, int]], kernel: Sequence[int]) -> bool:
 
 
 @operator("Resize", "Upsample")
-def resize(call: Call, x: Tensor, *_: Tensor) -> Tensor:
+def _resize(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return a picture of another size."""
     at = 1 if call.op_type == "Upsample" else 2
     scales, sizes = call.constants.get(at), call.ints(3)

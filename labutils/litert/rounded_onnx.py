@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SIGNED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "BatchNormalization")
 """What may give values below zero: the quantizer may have left its ReLU to the range."""
 
@@ -42,10 +43,13 @@ class Rounded:
         The network without rounding.
     codes
         By the name of the node that makes the tensor; "" for the image.
+    in_float
+        Names of the nodes whose weights are floats: they were left out.
     """
 
     model: onnx.ModelProto
     codes: dict[str, Codes]
+    in_float: frozenset[str]
 
 
 def is_rounded(file: OnnxFile) -> bool:
@@ -67,6 +71,9 @@ def take_apart(file: OnnxFile) -> Rounded:
     graph = model.graph
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     codes: dict[str, Codes] = {}
+    left = frozenset(
+        node.name for node in graph.node if node.op_type in _WEIGHTED and node.input[1] in known
+    )
     maker = producers(graph.node)
     instead: dict[str, str] = {}
     for node in list(graph.node):
@@ -89,7 +96,7 @@ def take_apart(file: OnnxFile) -> Rounded:
     _refuse_integer_ends(file, instead)
     _bypass_(graph, instead)
     _rectify_(graph, codes)
-    return Rounded(model, codes)
+    return Rounded(model, codes, left)
 
 
 def _axis(node: onnx.NodeProto) -> int:

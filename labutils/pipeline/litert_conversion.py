@@ -14,7 +14,6 @@ from ..errors import UsageError
 from ..images import data
 from ..models import zoo
 from ..onnxfile.file import OnnxFile
-from ..onnxfile.graph import module_path
 from ..quantize import litert_rules
 from . import conversion, steps
 from .planning import Repair
@@ -33,9 +32,9 @@ class _Source:
     network
         A PyTorch network.
     onnx
-        Returns the ONNX file whose nodes recipes name, and where tensors are looked up.
+        Returns an ONNX file of what the user brought, where tensors are looked up.
     is_onnx
-        Whether `network` was read from that file; tensors are called after nodes then.
+        Whether `network` was read from an ONNX file; its modules are called after the nodes then.
     fixed
         What a repair changed.
     """
@@ -46,16 +45,10 @@ class _Source:
     fixed: Repair | None = None
 
     def nodes(self) -> list[litert_rules.Node]:
-        """Return the nodes of the ONNX file, with the places that the converter writes."""
-        if self.is_onnx:
-            return [
-                litert_rules.Node(step.call.node, step.call.op_type, place)
-                for place, step in self.network.named_children()
-            ]
+        """Return the nodes of an ONNX file, with the places that the converter writes."""
+        steps_ = self.network.named_children() if self.is_onnx else ()
         return [
-            litert_rules.Node(node.name, node.op_type, module_path(node))
-            for node in self.onnx().proto.graph.node
-            if node.op_type != "Constant"
+            litert_rules.Node(step.call.node, step.call.op_type, place) for place, step in steps_
         ]
 
 
@@ -72,8 +65,8 @@ def convert_to_litert(
     """Take any zoo model to a verified ``.tflite``.
 
     Google's converter reads PyTorch: a model that has a module is converted from it, an ``.onnx``
-    file (and what a repair made) from a PyTorch network of its nodes. Either is compared with what
-    the user brought.
+    file from a PyTorch network of its nodes; so is what a repair made, and a model whose recipe has
+    exceptions by node. Each is compared with what the user brought.
 
     Parameters
     ----------
@@ -111,7 +104,7 @@ def convert_to_litert(
     litert.require_tools()
     inputs = conversion.inputs_of(comparison, model)
     with paths.scratch() as folder:
-        source = _source(model, folder, preparation, listener)
+        source = _source(model, folder, preparation, _names_nodes(recipe), listener)
         rounded = model.module is None and litert.is_rounded(source.onnx())
         if rounded and recipe is not None:
             raise UsageError(
@@ -141,8 +134,20 @@ def convert_to_litert(
     return made
 
 
+def _names_nodes(recipe: str | Path | None) -> bool:
+    """Whether a recipe has exceptions by node: the network is converted node by node then."""
+    if recipe is None or str(recipe) in litert.OWN:
+        return False
+    ours = quantize.load_recipe(recipe)
+    return bool(ours.overrides or ours.exclude)
+
+
 def _source(
-    model: zoo.Model, folder: Path, preparation: Preparation, listener: Listener
+    model: zoo.Model,
+    folder: Path,
+    preparation: Preparation,
+    by_node: bool,
+    listener: Listener,
 ) -> _Source:
     def exported() -> OnnxFile:
         place = folder / manifests.file_name(model.name, "onnx", "original")
@@ -151,12 +156,12 @@ def _source(
         return steps.as_onnx(model, place, preparation.opset)
 
     repairing = preparation.repair_for is not None or preparation.edits is not None
-    if model.module is not None and not repairing:
+    if model.module is not None and not (repairing or by_node):
         return _Source(model.module, exported, is_onnx=False)
     original = exported()
     destination = folder / manifests.file_name(original.path.stem, "onnx", "repaired")
     fixed = steps.repair_file(original, destination, preparation, listener.echo)
-    if fixed is None and model.module is not None:  # nothing was to repair
+    if fixed is None and model.module is not None and not by_node:  # nothing was to repair
         return _Source(model.module, exported, is_onnx=False)
     file = OnnxFile.of(fixed.onnx or fixed.file) if fixed else original
     return _Source(litert.read_onnx(file), lambda: original, is_onnx=True, fixed=fixed)
@@ -170,9 +175,9 @@ def _quantization(
     listener: Listener,
 ) -> litert.Quantization:
     if recipe is None:
-        codes = litert.take_apart(source.onnx()).codes
+        taken = litert.take_apart(source.onnx())
         images = _calibration(model, comparison, _FEW, listener)
-        return litert_rules.stated(model.name, codes, source.nodes(), images)
+        return litert_rules.stated(model.name, taken, source.nodes(), images)
     if str(recipe) in ("dynamic", "weight_only"):
         return litert.plain(str(recipe), None)
     if str(recipe) in litert.OWN:

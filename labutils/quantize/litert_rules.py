@@ -1,7 +1,7 @@
 """Our recipes for LiteRT: as rules of ai-edge-quantizer, with our ranges, and what is not carried.
 
 Ranges are measured on the float ``.tflite`` and chosen by the recipe's own method. Exceptions by
-node reach the operators that were converted from these nodes' modules.
+node reach the operators that these nodes became.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
-from ..litert import Codes, Quantization, Seen, places
+from ..errors import UnknownNameError, UsageError
+from ..litert import Quantization, Rounded, Seen, places
 from ..runtime import litert
 from .insertion import scale_of
 from .ranges import Ranges
-from .recipe import Activations, Calibration, Method, Recipe
+from .recipe import Activations, Calibration, Method, Recipe, fits
 
+_HANDING_ON = ("TRANSPOSE", "RESHAPE", "PAD")
 _FOUR_BITS = ("CONV_2D", "FULLY_CONNECTED")
 _WEIGHTS_AGAIN = (
     "scales of weights: a channel's greatest weight decides, so its codes are the same where the "
@@ -40,7 +41,7 @@ class Node:
     name, op_type
         As a recipe's globs see them.
     place
-        The module, or whatever else the tensors of the ``.tflite`` are called after.
+        What the converter calls its tensors after.
     """
 
     name: str
@@ -56,6 +57,7 @@ class _Carrier:
     nodes: Sequence[Node]
     makers: dict[str, list[Node]] = field(default_factory=dict)
     last: dict[str, str] = field(default_factory=dict)  # place -> the last tensor made there
+    image: set[str] = field(default_factory=set)  # the input, and where it is only handed on
 
     def rules(self, contents: litert.Contents) -> list[dict[str, Any]]:
         """Return the rules for a float file; later ones hold."""
@@ -63,14 +65,16 @@ class _Carrier:
         for node in self.nodes:
             by_place.setdefault(node.place, []).append(node)
         made = self._defaults()
+        self.image = {contents.tensors[n].name for n in contents.inputs}
         for operator in contents.operators:
             names = [contents.tensors[n].name for n in operator.outputs]
             found = [n for name in names for place in places(name) for n in by_place.get(place, ())]
             if not found and set(operator.outputs) & set(contents.outputs):
-                found = list(
-                    self.nodes[-1:]
-                )  # the converter calls the last tensor after the signature
+                found = list(self.nodes[-1:])  # its tensor is called after the signature
             self.makers.update(dict.fromkeys(names, found))
+            source = contents.tensors[operator.inputs[0]].name if operator.inputs else ""
+            if operator.type in _HANDING_ON and source in self.image:
+                self.image.update(names)
             self.last.update({node.place: name for name in names for node in found})
             scope = f"^{re.escape(''.join(f'{name};' for name in names))}$"
             made += self._exceptions(scope, operator.type, found)
@@ -169,27 +173,41 @@ class _Carrier:
         return low * wanted / step, high * wanted / step
 
 
+def _refuse_idle(recipe: Recipe, nodes: Sequence[Node]) -> None:
+    """Refuse an exception that fits no node: it would do nothing, and nobody would know."""
+    names, kinds = [node.name for node in nodes], {node.op_type for node in nodes}
+    for glob in recipe.exclude:
+        if not any(fits(name, glob) for name in names):
+            raise UnknownNameError("node (excluded)", glob, names)
+    for override in recipe.overrides:
+        if not any(override.matches(node.name, node.op_type) for node in nodes):
+            by_name = override.node != "*"
+            asked = override.node if by_name else override.op_type
+            raise UnknownNameError("node (override)", asked, names if by_name else kinds)
+
+
 class _Stated(_Carrier):
     """The ranges and bits of a QDQ file on their way into a ``.tflite``."""
 
-    def __init__(self, codes: Mapping[str, Codes], nodes: Sequence[Node]) -> None:
+    def __init__(self, taken: Rounded, nodes: Sequence[Node]) -> None:
+        codes = taken.codes
         bits = Counter(found.bits for found in codes.values()).most_common(1)[0][0]
         super().__init__(Recipe(activations=Activations(bits)), nodes)  # type: ignore[arg-type]
-        self.codes = codes
+        self.codes, self.in_float = codes, taken.in_float
 
     def _exceptions(self, scope: str, op: str, found: Sequence[Node]) -> list[dict[str, Any]]:
+        if any(node.name in self.in_float for node in found):
+            return [_kept_in_float(scope, "*")]
         stated = [self.codes[node.name] for node in found if node.name in self.codes]
-        if not stated:
-            return [_kept_in_float(scope, "*")] if found else []
-        bits = stated[-1].bits
+        bits = stated[-1].bits if stated else self.recipe.activations.bits
         return [self._rule(scope, op, bits, 8, True)] * (bits != self.recipe.activations.bits)
 
     def ranges(self, seen: Seen) -> dict[str, tuple[float, float]]:
         """Return (low, high) of every tensor: what its codes stand for in the QDQ file."""
         made = Ranges(seen.names, seen.low, seen.high).limits()
         for name in seen.names:
-            nodes = self.makers.get(name)
-            if nodes is None:  # the image
+            nodes = self.makers.get(name, [])
+            if name in self.image:
                 stated = [self.codes[""]] if "" in self.codes else []
             else:
                 ending = [node for node in nodes if self.last[node.place] == name]
@@ -199,23 +217,21 @@ class _Stated(_Carrier):
         return made
 
 
-def stated(
-    file: str, codes: Mapping[str, Codes], nodes: Sequence[Node], images: np.ndarray
-) -> Quantization:
+def stated(file: str, taken: Rounded, nodes: Sequence[Node], images: np.ndarray) -> Quantization:
     """Return how the ranges and weights of a QDQ file are carried into a ``.tflite``.
 
     Parameters
     ----------
     file
         Its name, for reports.
-    codes, nodes
-        What the codes stand for, by node; the nodes of the float network behind it.
+    taken, nodes
+        The file, taken apart; the nodes of the float network behind it.
     images
         As for `carried`: for tensors that the file does not round, and the ``.tflite`` does.
     """
-    carrier = _Stated(codes, nodes)
-    left = [_WEIGHTS_AGAIN]
-    left += [_SIXTEEN, _NO_ZERO] if any(found.bits == 16 for found in codes.values()) else []
+    carrier = _Stated(taken, nodes)
+    left, wide = [_WEIGHTS_AGAIN], any(found.bits == 16 for found in taken.codes.values())
+    left += [_SIXTEEN, _NO_ZERO] if wide else []
     facts = {"recipe": {"name": f"as in {file}"}, "not_carried": left, "images": len(images)}
     return Quantization(f"as in {file}", images, "", carrier.rules, carrier.ranges, False, facts)
 
@@ -271,6 +287,8 @@ def carried(recipe: Recipe, nodes: Sequence[Node], images: np.ndarray) -> Quanti
     ------
     UsageError
         The recipe trains: what it trained is in the weights, and not in a recipe.
+    UnknownNameError
+        An exception of the recipe fits no node.
     """
     if recipe.qat is not None:
         raise UsageError(
@@ -279,6 +297,7 @@ def carried(recipe: Recipe, nodes: Sequence[Node], images: np.ndarray) -> Quanti
         )
     carrier = _Carrier(recipe, nodes)
     methods = {recipe.calibration.method, *(o.method for o in recipe.overrides if o.method)}
+    _refuse_idle(recipe, nodes)
     left = not_carried(recipe)
     facts = {"recipe": recipe.to_dict(), "not_carried": list(left), "images": len(images)}
     return Quantization(

@@ -5,6 +5,7 @@ BIN         := $(VENV)/bin
 # torch and torchvision, and nothing else, come from PyTorch's CPU index where that answers
 # (labutils/machine/torch_index.py). TORCH_INDEX=URL names another one; TORCH_INDEX= (empty) means your default.
 QNN         := onnxruntime-qnn==2.7.0
+LITERT      := ai-edge-litert==2.3.0
 UV          := $(shell command -v uv 2>/dev/null)
 SETUP       := $(VENV)/.setup
 STARTED     := $(shell date +%s)
@@ -53,6 +54,7 @@ $(SETUP): $(VENV)/.packages pyproject.toml
 	$(INSTALL) -c constraints.txt setuptools
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@$(INSTALL) -c constraints.txt $(QNN) || echo "Note: $(QNN) has no wheel for this machine (macOS, musl, glibc below 2.35): no DLC and no HTP simulator here; everything else works."
+	@$(INSTALL) -c constraints.txt $(LITERT) || echo "Note: $(LITERT) has no wheel for this machine (musl, Linux on ARM): no .tflite runs here; everything else works."
 	@# no question about news from the network when JupyterLab opens
 	$(BIN)/python -m jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null
 	@touch $@
@@ -62,7 +64,7 @@ $(SETUP): $(VENV)/.packages pyproject.toml
 pack: setup
 	@test -n "$(DIR)" || { echo "Pass the folder to fill: make pack DIR=/media/stick/lab"; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	$(BIN)/python -m labutils pack "$(DIR)" --with $(QNN)
+	$(BIN)/python -m labutils pack "$(DIR)" --with $(QNN) --with $(LITERT)
 
 # The learner works on copies in notebooks/my; JupyterLab listens on this machine only, with a token.
 lab: setup

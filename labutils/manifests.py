@@ -37,14 +37,16 @@ FILES = {
     "quantize": "05_{model}_{detail}.onnx",
     "compile": "06_{model}_{detail}.bin",
     "batch": "{model}-{detail}.dlc",
+    "batch_tflite": "{model}-{detail}.tflite",
     "onnx": "{model}.{detail}.onnx",
 }
 """Stage -> the name of its files. The numbers are those of the notebooks that make them."""
 
-_TOOLS = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "onnxruntime-qnn")
+_TOOLS = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "onnxruntime-qnn",
+          "ai-edge-litert")  # fmt: skip
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # Windows refuses them; a slash is a folder
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-_MODEL_FILES = (".onnx", ".pt2", ".dlc")
+_MODEL_FILES = (".onnx", ".pt2", ".dlc", ".tflite")
 _MAX_STEM_BYTES = 100
 
 

@@ -47,6 +47,7 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("--asks-qnn"):
         config.hook.pytest_deselected(items=[item for item in items if not _asks_qnn(item.path)])
         items[:] = [item for item in items if _asks_qnn(item.path)]
+    _skip_without_litert([item for item in items if item.get_closest_marker("litert")])
     marked = [item for item in items if item.get_closest_marker("htp")]
     if not marked:
         return
@@ -56,6 +57,16 @@ def pytest_collection_modifyitems(config, items):
     if not availability.ok:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=availability.reason))
+
+
+def _skip_without_litert(marked):
+    if not marked:
+        return
+    from labutils.runtime import litert
+
+    found = litert.probe()
+    for item in [] if found.ok else marked:
+        item.add_marker(pytest.mark.skip(reason=found.reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,6 +19,7 @@ from labutils.images import data
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
 import content_cache
+import litert
 import quantization
 import quantization_rows as rows
 import quantization_table as table
@@ -145,6 +146,28 @@ def test_rows_of_accuracy_are_written_as_they_are_recorded():
     assert (row.top1, row.difference, row.n) == (7 / 8, -12.5, 8)
     assert row.low < row.top1 < row.high and row.difference_low < -12.5 < row.difference_high
     assert row.cells[0] == "87.50 %" and row.cells[2].startswith("-12.50 [")
+
+
+# --- the table of LiteRT --------------------------------------------------------------------------
+
+
+def test_files_are_named_after_the_scheme_of_the_report(cache):
+    made = [litert.kept("mobilenet_v3_small", "things16", what) for what in litert.RECIPES]
+    assert len(set(made)) == len(made) and all(file.suffix == ".tflite" for file in made)
+    assert made[0].name == "mobilenet_v3_small.tflite"
+    assert made[1].name == "mobilenet_v3_small_things16_int8_128x128_model.tflite"
+    keras = litert.kept("mobilenet_v3_small", "things16", "Keras")
+    assert keras.name == "mobilenet_v3_small.keras"
+
+
+def test_a_class_among_five_is_counted():
+    reference, logits = np.eye(6)[[0, 5]], np.array([[9.0, 8, 7, 6, 5, 4]] * 2)
+    assert (litert.among_five(reference, logits).hits, len(logits)) == (1, 2)
+
+
+def test_a_smaller_table_does_not_replace_the_recorded_one():
+    with pytest.raises(SystemExit):
+        litert.main(["--images", "4"])
 
 
 # --- the plan -------------------------------------------------------------------------------------

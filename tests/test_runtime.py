@@ -114,9 +114,9 @@ def test_wrong_artifacts_are_refused_by_type(small, small_onnx, tmp_path):
     foreign.write_bytes(b"\x89PNG and nothing of a graph")
     with pytest.raises(ModelFileError, match=r"foreign\.onnx"):
         runtime.connect(foreign)
-    other = tmp_path / "model.tflite"
-    other.write_bytes(b"TFL3")
-    with pytest.raises(ModelFileError, match=r"does not run model\.tflite"):
+    other = tmp_path / "model.pte"
+    other.write_bytes(b"ET12")
+    with pytest.raises(ModelFileError, match=r"does not run model\.pte"):
         runtime.connect(other)
     with pytest.raises(UnknownNameError, match="htp"):
         runtime.connect(small_onnx(17), "gpu")

@@ -49,7 +49,7 @@ def test_a_target_that_is_only_checked_says_what_its_tool_is_and_how_one_gets_it
     assert "documented operators only" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["litert", "onnx-tf-1.10", "rknn-2.3"])
+@pytest.mark.parametrize("name", ["onnx-tf-1.10", "rknn-2.3"])
 def test_what_pip_has_is_not_said_to_be_out_of_its_reach(name):
     assert re.search(r"comes by pip.*Python 3\.\d+", table.load(name).availability)
 

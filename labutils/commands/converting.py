@@ -78,28 +78,37 @@ def _convert_parser(commands: Any) -> None:
     parser = command(commands, "convert", _convert, text)
     model_arguments(parser)
     input_arguments(parser)
-    parser.add_argument("--target", required=True, help="snpe-2.7, qnn, qairt-2025 or rdk-x5")
-    file_argument(parser, "the .dlc to write; rdk-x5: a .bin (your own tools) or an .onnx")
+    parser.add_argument(
+        "--target", required=True, help="snpe-2.7, qnn, qairt-2025, litert or rdk-x5"
+    )
+    file_argument(
+        parser,
+        "the .dlc to write; litert: a .tflite; rdk-x5: a .bin (your own tools) or an .onnx",
+    )
     repair_arguments(parser)
     replay_arguments(parser)
     parser.add_argument(
-        "--quantize",
-        metavar="RECIPE",
-        help="write an integer DLC: int8, a16w8, ... or a YAML (rdk-x5: kl, or hb_mapper's YAML)",
+        "--quantize", metavar="RECIPE",
+        help="write an integer file: int8, a16w8, ... or a YAML; for litert also static, dynamic, "
+        "weight_only or int16x8, which are Google's own; for rdk-x5 also kl, or hb_mapper's YAML",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float file (fp32)"
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="of a float DLC (fp32)"
-    )
+        "--layout", choices=("nhwc", "nchw"),
+        help="of the image that a .tflite takes: channels last (nhwc) or first",
+    )  # fmt: skip
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     own = "your own images: a folder of pictures, or an .npz or .npy of normalised NCHW float32"
     parser.add_argument("--inputs", type=Path, metavar="PATH", help=f"compare on {own}")
     parser.add_argument(
         "--calibration", type=Path, metavar="PATH", help="with --quantize: calibrate on such images"
     )
-    data_argument(parser, "one part calibrates, the DLC's accuracy is measured on another")
+    data_argument(parser, "one part calibrates, the file's accuracy is measured on another")
     parser.add_argument(
         "--images", type=int, default=96, metavar="N",
-        help="with --data: pictures to measure the accuracy on, simulated (96)",
+        help="with --data: pictures to measure the accuracy on, where a DLC is simulated (96)",
     )  # fmt: skip
     parser.add_argument("--min-cosine", type=float, help="another threshold for the parity gate")
 
@@ -109,11 +118,11 @@ def _batch_parser(commands: Any) -> None:
     parser = command(commands, "batch", _batch, text)
     listed = "a text file: one MODEL per line, with its own options of `convert` if any"
     parser.add_argument("list", metavar="LIST", type=Path, help=listed)
-    parser.add_argument("--target", required=True, help="snpe-2.7, qnn or qairt-2025")
+    parser.add_argument("--target", required=True, help="snpe-2.7, qnn, qairt-2025 or litert")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
     repair_arguments(parser)
     parser.add_argument(
-        "--quantize", metavar="RECIPE", help="write integer DLCs: int8, a16w8, ... or a YAML"
+        "--quantize", metavar="RECIPE", help="write integer files: int8, a16w8, ... or a YAML"
     )
     parser.add_argument("--weights", default="auto", help="as for `convert`")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds per model (1800)")
@@ -127,6 +136,8 @@ def _diagnose(chosen: argparse.Namespace) -> int:
     if chosen.input_check:
         return input_checking.run(chosen)
     input_checking.refuse_alone(chosen)
+    if chosen.model.lower().endswith(".tflite"):
+        return _describe_tflite(chosen)
     targets.load(chosen.target)
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     if chosen.html:
@@ -152,6 +163,18 @@ def _diagnose(chosen: argparse.Namespace) -> int:
         say(chosen, "\n\n".join(map(str, [model, plan.check, plan, *after, *said])))
     by_hand = gone and not targets.TARGETS[chosen.target].convert  # the file itself is handed on
     return 1 if plan.needed or by_hand else 0
+
+
+def _describe_tflite(chosen: argparse.Namespace) -> int:
+    """Say what is in a file that was converted already, and whether LiteRT runs it."""
+    from .. import runtime
+
+    found = runtime.litert.contents(chosen.model)
+    emit(chosen, found)
+    runtime.connect(chosen.model).close()
+    cure = "What a target makes of the network is asked of what this file was made from."
+    say(chosen, f"LiteRT opens it. {cure}")
+    return 0
 
 
 def _as_brought(chosen: argparse.Namespace, gone: Sequence[targets.NodeVerdict]) -> str:
@@ -216,20 +239,20 @@ def _describe(chosen: argparse.Namespace, model: zoo.Model, done: pipeline.Repai
 
 
 def _convert(chosen: argparse.Namespace) -> int:
-    from .. import dlc, pipeline
+    from .. import pipeline
     from ..models import ends, zoo
     from ..onnxfile.file import OnnxFile
-    from ..pipeline import steps
+    from ..pipeline import destinations, steps
     from ..runtime import qnn
 
     refuse_earlier(chosen)
     if chosen.target == "rdk-x5":
         return rdk_converting.run(chosen)
-    require_file(chosen, ".dlc")
-    dlc.refuse_impossible(chosen.target, chosen.output)
+    ending = destinations.ending(chosen.target)
+    require_file(chosen, ending)
+    destinations.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
-    if chosen.calibration and not chosen.quantize:
-        raise UsageError("--calibration is for an integer DLC: pass --quantize RECIPE with it.")
+    _refuse_misfit(chosen, ending)
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
     if not chosen.data and not (chosen.inputs and (chosen.calibration or not chosen.quantize)):
@@ -250,31 +273,57 @@ def _convert(chosen: argparse.Namespace) -> int:
     model = dataclasses.replace(model, preprocessing=preprocessing)
     model, inputs, calibration = _images(chosen, model)
     shown = inputs.head(steps.GATE_IMAGES) if chosen.data else inputs
-    conversion = pipeline.convert_model(
-        model,
-        chosen.target,
-        chosen.output,
-        preparation,
-        dlc.Device(chosen.soc, chosen.precision),
-        recipe=chosen.quantize,
-        comparison=pipeline.Comparison(shown, chosen.min_cosine, calibration),
-        listener=listener(chosen),
-    )
-    emit(chosen, conversion)
+    comparison = pipeline.Comparison(shown, chosen.min_cosine, calibration)
+    emit(chosen, _made(chosen, model, preparation, comparison))
     if chosen.data:
         follower = listener(chosen)
-        say(chosen, pipeline.measure_accuracy(model, conversion, inputs, chosen.soc, follower))
+        settings = {"soc": chosen.soc} if ending == ".dlc" else {}
+        ladder = pipeline.measure_accuracy(model, chosen.output, inputs, follower, **settings)
+        say(chosen, ladder)
     return 0
 
 
+def _refuse_misfit(chosen: argparse.Namespace, ending: str) -> None:
+    """Refuse options that do not go together."""
+    if chosen.calibration and not chosen.quantize:
+        raise UsageError("--calibration is for an integer file: pass --quantize RECIPE with it.")
+    if chosen.layout and ending != ".tflite":
+        raise UsageError("--layout is for a .tflite: a DLC takes images as the ONNX file does.")
+    if ending == ".tflite" and chosen.quantize and chosen.precision != "fp32":
+        raise UsageError("--precision is for a float file: leave it out with --quantize.")
+
+
+def _made(
+    chosen: argparse.Namespace,
+    model: zoo.Model,
+    preparation: pipeline.Preparation,
+    comparison: pipeline.Comparison,
+) -> Any:
+    """Convert for the target, and return the conversion."""
+    from .. import dlc, litert, pipeline
+
+    shared: dict[str, Any] = {
+        "recipe": chosen.quantize, "comparison": comparison, "listener": listener(chosen)
+    }  # fmt: skip
+    if chosen.output.suffix.lower() == litert.ENDING:
+        form = litert.Form(chosen.layout or "nhwc", precision=chosen.precision)
+        return pipeline.convert_to_litert(model, chosen.output, preparation, form, **shared)
+    device = dlc.Device(chosen.soc, chosen.precision)
+    return pipeline.convert_model(
+        model, chosen.target, chosen.output, preparation, device, **shared
+    )
+
+
 def _images(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, Any, Any]:
-    """Return the model, what its DLC is compared on, and what calibrates; None: our own."""
-    from .. import quantize
+    """Return the model, what its file is compared on, and what calibrates; None: our own."""
+    from .. import litert, quantize
 
     if chosen.data:
         model, load = own_folder(chosen, model)
-        recipe = quantize.load_recipe(chosen.quantize) if chosen.quantize else None
-        calibration = load("calib", recipe.calibration.images) if recipe else None
+        googles = chosen.quantize in litert.OWN
+        recipe = quantize.load_recipe(chosen.quantize) if chosen.quantize and not googles else None
+        count = recipe.calibration.images if recipe else quantize.Calibration().images
+        calibration = load("calib", count) if chosen.quantize else None
         return model, load("val", chosen.images), calibration
     given, preprocessing = (chosen.inputs, chosen.calibration), model.known_preprocessing()
     inputs, calibration = (path and own_images(path, preprocessing) for path in given)

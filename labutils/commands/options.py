@@ -105,7 +105,7 @@ class _FileOrOutput(argparse.Action):
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        is_file = option == "-o" or Path(values).suffix in (".onnx", ".dlc")
+        is_file = option == "-o" or Path(values).suffix in (".onnx", ".dlc", ".tflite")
         setattr(namespace, "output" if is_file else "tensor", Path(values) if is_file else values)
 
 
@@ -237,8 +237,9 @@ def _ways_to_state(channels: int) -> str:
 
 
 def _known_as(model: zoo.Model) -> str:
-    """Return the name, with what the lab knows of a DLC: its claim may be gone with its bytes."""
-    return f"{model.name} ({model.note})" if model.name.endswith(".dlc") else model.name
+    """Return the name, with what the lab knows of an artifact: its claim may be gone, too."""
+    made = model.name.endswith((".dlc", ".tflite"))
+    return f"{model.name} ({model.note})" if made else model.name
 
 
 def titled(model: zoo.Model) -> str:

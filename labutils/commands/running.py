@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 def _run_parser(commands: Any) -> None:
     text = "Run a model or an artifact on images and print its answers."
     parser = command(commands, "run", _run, text)
-    parser.add_argument("artifact", metavar="ARTIFACT", help=f"a .dlc, or {MODEL_HELP}")
+    parser.add_argument("artifact", metavar="ARTIFACT", help=f"a .dlc, a .tflite, or {MODEL_HELP}")
     input_arguments(parser)
     parser.add_argument("--weights", default="auto", help="for a model given by name")
     size_argument(parser, ", where it is left open")
@@ -55,7 +55,7 @@ def _run_parser(commands: Any) -> None:
     given = "a number of Things-16 images, picture files, or an .npz or .npy of normalised inputs"
     parser.add_argument("--images", nargs="+", help=f"{given} (16 of Things-16)")
     data_argument(parser, "the answers are counted, with top-1 and top-5 (--images N: so many)")
-    parser.add_argument("--backend", default="auto", help="torch, ort or htp (auto)")
+    parser.add_argument("--backend", default="auto", help="torch, ort, htp or litert (auto)")
     parser.add_argument("--soc", default="SM8550", help="chip to simulate (SM8550)")
 
 

@@ -14,8 +14,8 @@ from .. import tabular, typesetting
 from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..onnxfile.file import OnnxFile
-from ..runtime import HtpRunner, Runner, run_all, scores_name
-from . import closeness
+from ..runtime import HtpRunner, LiteRtRunner, Runner, run_all, scores_name
+from . import closeness, tflite_divergence
 from .closeness import Pair, Parity, parity
 from .divergence import Divergence, first_divergence
 
@@ -49,6 +49,17 @@ with 32 images one flip passes at 0.99 and four pass at 0.95; with 1,600 images 
 
 BY_THE_WORST = ("ort_fp32", "htp_fp16")
 """The kinds whose arithmetic is meant to be the original's: every image counts."""
+
+SAME_AS = {
+    "litert_fp32": "ort_fp32",
+    "litert_fp16": "htp_fp16",
+    "litert_int8": "ort_int8",
+    "litert_int16x8": "ort_a16w8",
+    "litert_mixed": "ort_int8",
+    "litert_w8": "ort_a16w8",
+}
+"""LiteRT's kinds: the kind whose arithmetic is alike, and whose thresholds they have. In ``w8`` the
+weights alone are stored in 8 bits."""
 
 _SLACK_DB = 6.0
 _IMAGES_FOR_SEARCH = 2
@@ -165,7 +176,7 @@ def gate(
     inputs
         (n, channels, height, width) float32, normalized; 32 images are usual.
     kind
-        A key of `THRESHOLDS`: which arithmetic the candidate uses.
+        A key of `THRESHOLDS` or of `SAME_AS`: which arithmetic the candidate uses.
     min_cosine
         Another threshold; the report keeps the usual value beside it.
     check_top1
@@ -211,7 +222,7 @@ def gate(
     if not scores:
         required["agreement"] = None
     matched, reasons, notes = closeness.pairs(ours, theirs, scores)
-    least_equal = AGREEMENT[kind] if check_top1 else None
+    least_equal = AGREEMENT[SAME_AS.get(kind, kind)] if check_top1 else None
     main, figures, more = _judge_all(matched, required, least_equal)
     judged = figures.pop(main, None)
     reasons += more
@@ -248,8 +259,9 @@ def _refuse_unusable(reference: Runner, ours: Mapping[str, np.ndarray]) -> None:
 def _required(
     kind: str, min_cosine: float | None, check_top1: bool
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
-    if kind not in THRESHOLDS:
-        raise UnknownNameError("kind of parity", kind, THRESHOLDS)
+    if kind not in THRESHOLDS and kind not in SAME_AS:
+        raise UnknownNameError("kind of parity", kind, [*THRESHOLDS, *SAME_AS])
+    kind = SAME_AS.get(kind, kind)
     usual = THRESHOLDS[kind]
     cosine = usual if min_cosine is None else min_cosine
     if not 0 <= cosine <= 1:
@@ -367,6 +379,8 @@ def _locate(
     reference_onnx: OnnxFile | str | Path | None,
 ) -> tuple[Divergence | None, str]:
     file = reference_onnx or _onnx(reference)
+    if isinstance(candidate, LiteRtRunner):
+        return _locate_in_tflite(file, candidate, inputs, required["cosine"])
     if not _onnx(candidate):
         return None, "No tensor is named: the candidate has no ONNX file to inspect."
     own = file is None and isinstance(candidate, HtpRunner)
@@ -386,6 +400,24 @@ def _locate(
             "the file, not in the runtime."
         )
     return None, "No tensor that the two graphs share falls below the cosine threshold."
+
+
+def _locate_in_tflite(
+    file: OnnxFile | str | Path | None, candidate: LiteRtRunner, inputs: np.ndarray, limit: float
+) -> tuple[Divergence | None, str]:
+    if file is None:
+        return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
+    few = inputs[: max(_IMAGES_FOR_SEARCH, candidate.shape[0] or 1)]
+    try:
+        found = tflite_divergence.first_divergence(file, candidate, few, limit)
+    except LabError as error:
+        return None, f"The search for the first tensor that departs stopped: {error}"
+    if found:
+        return found, ""
+    return None, (
+        "Without XNNPACK, which shows no tensors inside, the last tensor agrees: the fault is "
+        "in what XNNPACK makes of the file, or shows on other images."
+    )
 
 
 def _onnx(runner: Runner) -> OnnxFile | Path | None:

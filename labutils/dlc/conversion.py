@@ -317,7 +317,7 @@ def refuse_impossible(target: str, destination: Path) -> None:
     """
     if target not in table.TARGETS:
         raise UnknownNameError("target", target, table.TARGETS)
-    if not table.TARGETS[target].convert:
+    if not table.TARGETS[target].convert.startswith("DLC"):
         able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
         raise UsageError(
             f"The lab checks models for {target} against its documented operators only, and does "

@@ -16,7 +16,7 @@ from typing import Any
 from .. import __version__, fetch, paths, typesetting
 from ..errors import UsageError
 from ..onnxfile.session import Session
-from ..runtime import qnn
+from ..runtime import litert, qnn
 from ..tools import environment, lock
 
 _CURE = "Run `make setup`." if paths.CHECKOUT else f"Install {paths.PROJECT} again."
@@ -111,11 +111,11 @@ def examine() -> Diagnosis:
     -------
     Diagnosis
         The package, Python, torch with torchvision, ONNX Runtime (each is run, not only imported),
-        Qualcomm's writer and simulator (a worker process is started), tools on PATH and in
-        separate environments, weights, and folders.
+        Qualcomm's writer and simulator, LiteRT's runtime (a worker process each), tools on PATH
+        and in separate environments, weights, and folders.
     """
-    probes = [_labutils, _python, _torch, _onnx_runtime, _qnn, _weights, _imagenet, _cache]
-    probes += [_artifacts, _netron, _other_tools]
+    probes = [_labutils, _python, _torch, _onnx_runtime, _qnn, _litert, _weights, _imagenet]
+    probes += [_cache, _artifacts, _netron, _other_tools]
     tools = [
         ("snpe-onnx-to-dlc", "the real SNPE converter; without it a replica of its table checks"),
         ("adb", "a phone over USB; without it the HTP is simulated"),
@@ -191,6 +191,20 @@ def _qnn() -> Finding:
         return Finding("Qualcomm QNN", False, availability.reason.rstrip("."), cure)
     versions = ", ".join(f"{name} {version}" for name, version in availability.versions.items())
     return Finding("Qualcomm QNN", True, f"{versions}: DLC writer and HTP simulator answer")
+
+
+def _litert() -> Finding:
+    found = litert.probe()
+    if not found.ok:
+        cure = "Everything but running a .tflite works without it."
+        return Finding("LiteRT", False, found.reason.rstrip("."), cure)
+    converting = environment.survey("litert").state == "installed"
+    more = (
+        "the converter is installed"
+        if converting
+        else "to convert, `labutils tools install litert`"
+    )
+    return Finding("LiteRT", True, f"ai-edge-litert {found.version} runs .tflite files; {more}")
 
 
 def _weights() -> Finding:

@@ -1,23 +1,20 @@
 """A name becomes a model: architecture, weights, preprocessing and class names.
 
 Names are ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``fbnet_a``,
-``tv:NAME`` (torchvision), ``timm:NAME``, or a file (``.onnx``, ``.pt2``, ``.dlc``).
+``tv:NAME`` (torchvision), ``timm:NAME``, or a file (``.onnx``, ``.pt2``, ``.dlc``,
+``.tflite``).
 """
 
 from __future__ import annotations
 
 import types
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import manifests, paths, provenance
+from .. import paths, provenance
 from ..errors import (
-    DamagedManifestError,
     ModelFileError,
-    NoManifestError,
-    OtherFileError,
     UnknownNameError,
     UsageError,
     counted,
@@ -26,8 +23,8 @@ from ..images import data, things
 from ..onnxfile.file import OnnxFile
 from ..runtime import outputs
 from ..runtime.outputs import ONLY
-from ..runtime.qnn import dlc_file
-from . import adapt, architectures, checkpoint, ends, random_weights, timm_twins
+from . import adapt, architectures, artifacts, checkpoint, ends, random_weights, timm_twins
+from .artifacts import MAX_SIZE, file_model, refuse_weights
 from .model import Model
 from .modes import evaluating
 
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("auto", "imagenet", *data.DRAWN, "random")
 
-MIN_SIZE, MAX_SIZE = things.MIN_SIZE, provenance.MAX_SIZE
+MIN_SIZE = things.MIN_SIZE
 _DRAWN_SIZE = 128  # pixels; what the shipped checkpoints were trained and validated at
 _SEED = 0
 _CALIBRATION_IMAGES = 32
@@ -56,7 +53,8 @@ def load(
     ----------
     name
         ``mobilenet_v3_large``, ``mobilenet_v3_small``, ``efficientnet_lite0``, ``fbnet_a``,
-        ``tv:NAME``, ``timm:NAME``, or the path of an ``.onnx``, ``.pt2`` or ``.dlc`` file.
+        ``tv:NAME``, ``timm:NAME``, or the path of an ``.onnx``, ``.pt2``, ``.dlc`` or ``.tflite``
+        file.
     weights
         ``imagenet``: the published weights, downloaded if needed (for ``mobilenet_v3_large``
         torchvision's V1, the file of the vendor case study; ``efficientnet_lite0`` has them from
@@ -270,7 +268,7 @@ def calibrate_(module: nn.Module, preprocessing: data.Preprocessing) -> None:
 
 
 def _from_onnx(path: Path, weights: str, size: data.Size | None, output: str | None) -> Model:
-    _refuse_weights(path, weights)
+    refuse_weights(path, weights)
     brought = OnnxFile(path)
     if not brought.outputs:
         raise ModelFileError(f"{path} has no outputs: it is cut short, or was never finished.")
@@ -285,7 +283,7 @@ def _from_onnx(path: Path, weights: str, size: data.Size | None, output: str | N
     count = ends.classes_of(known, scores)
     classes = tuple(origin.get("classes", ()))
     classes = classes if scores and (not cut or len(classes) == count) else ()
-    return _file_model(
+    return file_model(
         path,
         size,
         module=None,
@@ -304,7 +302,7 @@ def _from_onnx(path: Path, weights: str, size: data.Size | None, output: str | N
 
 
 def _from_pt2(path: Path, weights: str, size: data.Size | None, output: str | None) -> Model:
-    _refuse_weights(path, weights)
+    refuse_weights(path, weights)
     program = checkpoint.exported_program(path)
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
@@ -316,7 +314,7 @@ def _from_pt2(path: Path, weights: str, size: data.Size | None, output: str | No
     _refuse_input(path, signature.user_inputs, values[first_in])
     known = ends.outputs_of_program(program, values)
     scores = outputs.scores_of(known, output, path.name)
-    return _file_model(
+    return file_model(
         path,
         size,
         module=module,
@@ -355,72 +353,6 @@ def _refuse_input(path: Path, names: tuple[str, ...], value: Any) -> None:
         )
 
 
-def _from_dlc(path: Path, weights: str, size: data.Size | None, output: str | None) -> Model:
-    """Read what the manifest beside a DLC of the lab says; a foreign DLC says nothing."""
-    _refuse_weights(path, weights)
-    if not path.is_file():
-        raise ModelFileError(f"There is no model file {path}. Check the path.")
-    if not zipfile.is_zipfile(path):
-        raise ModelFileError(f"{path} is not a DLC (not a zip archive), or it was cut short.")
-    preprocessing: data.Preprocessing | None = None
-    classes: tuple[str, ...] = ()
-    note = "a DLC of yours"
-    try:
-        entry = manifests.read(path)
-        preprocessing, classes, claim = provenance.of_manifest(entry)
-        output = output or provenance.judged_output(entry)
-        aged = manifests.age_note(entry)
-        note = f"converted by the lab: {claim}" + (f" ({aged})" if aged else "")
-    except NoManifestError:
-        pass
-    except OtherFileError as error:
-        note = (
-            f"a DLC that the lab knows nothing about. {error} To know what it computes, convert "
-            "the model again with labutils convert"
-        )
-    except (ValueError, KeyError, TypeError):
-        problem = f"The manifest beside {path} is damaged. Convert again."
-        raise DamagedManifestError(problem) from None
-    shape = preprocessing.shape if preprocessing else dlc_file.image_shape(path)
-    if shape is None and size is not None:
-        shape = (3, *data.sides(size))
-    return _file_model(
-        path,
-        size,
-        module=None,
-        shape=(1, *shape) if shape else None,
-        preprocessing=preprocessing,
-        classes=classes,
-        trained=True,
-        note=note,
-        output=output,
-    )
-
-
-def _file_model(
-    path: Path, size: data.Size | None, *, shape: tuple[int, ...] | None, note: str, **rest: Any
-) -> Model:
-    taken = shape[-2:] if shape and len(shape) == 4 else ()
-    if size is not None and taken and taken != data.sides(size):
-        raise UsageError(
-            f"{path} takes {data.shown(data.square(taken))} images; size={size} cannot change that."
-        )
-    if taken and max(taken) > MAX_SIZE:
-        raise UsageError(
-            f"{path} claims to take {data.shown(data.square(taken))} images; at most {MAX_SIZE} "
-            "here."
-        )
-    rest["note"] = note if rest["preprocessing"] else f"{note}; it states no preprocessing"
-    known = {"file": path, **rest}
-    known.setdefault("sha256", paths.sha256(path))
-    return Model(name=path.name, weights=str(path), input_shape=shape, **known)
-
-
-def _refuse_weights(path: Path, weights: str) -> None:
-    if weights != "auto":
-        raise UsageError(f"{path} brings its own weights; leave out weights={weights!r}.")
-
-
 def _refuse_checkpoint(
     path: Path, weights: str, size: data.Size | None, output: str | None
 ) -> Model:
@@ -433,7 +365,8 @@ def _refuse_checkpoint(
 _FILES = {
     ".onnx": _from_onnx,
     ".pt2": _from_pt2,
-    ".dlc": _from_dlc,
+    ".dlc": artifacts.from_dlc,
+    ".tflite": artifacts.from_tflite,
     **dict.fromkeys((".pth", ".pt", ".safetensors"), _refuse_checkpoint),
 }
 

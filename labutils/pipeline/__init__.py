@@ -7,6 +7,8 @@ they make is another network, and everything that is written then says so.
 
 from .brought_files import refused_as_brought
 from .conversion import convert_model, measure_accuracy
+from .destinations import refuse_impossible
+from .litert_conversion import convert_to_litert
 from .planning import (
     NothingToRepairError,
     Plan,
@@ -36,8 +38,10 @@ __all__ = [
     "apply",
     "convert_for_rdk",
     "convert_model",
+    "convert_to_litert",
     "measure_accuracy",
     "quantize_model",
+    "refuse_impossible",
     "refused",
     "refused_as_brought",
     "replay",

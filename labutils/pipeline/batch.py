@@ -24,10 +24,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, dlc, manifests, paths, tabular, untrusted
+from .. import __version__, manifests, paths, tabular, untrusted
 from ..errors import ModelFileError, UsageError, counted
 from ..models import random_weights
 from ..onnxfile.file import OnnxFile
+from . import destinations
 
 OUTCOMES = ("converted", "refused", "wrong", "failed", "crashed", "timed out")
 _OF_ERROR = {
@@ -146,7 +147,8 @@ def run(
     target
         A name in ``targets.TARGETS`` that the lab can convert for.
     folder
-        Receives the ``.dlc`` files, a log per model, ``batch.csv`` and the state (`STATE`).
+        Receives the ``.dlc`` or ``.tflite`` files, a log per model, ``batch.csv`` and the state
+        (`STATE`).
     options
         Of ``labutils convert``, for all models.
     timeout_s
@@ -162,7 +164,7 @@ def run(
     """
     listed = _read_list(Path(names))
     folder = paths.folder(folder)
-    dlc.refuse_impossible(target, folder / "x.dlc")
+    destinations.refuse_impossible(target, folder / f"x{destinations.ending(target)}")
     if (folder / _TABLE).is_dir():
         raise UsageError(f"{folder / _TABLE} is a folder; the table goes there. Rename it.")
     done = _done(folder, echo)
@@ -284,7 +286,7 @@ def _stated(line: str) -> Row | None:
         return None
     if row.outcome not in OUTCOMES or Path(row.file).name != row.file:
         return None
-    if (row.outcome == "converted") != row.file.endswith(".dlc"):
+    if (row.outcome == "converted") != row.file.endswith(destinations.ENDINGS):
         return None
     figures = [row.seconds, *(n for n in (row.cosine, row.agreement, row.bytes) if n is not None)]
     rules = {} if row.repaired is None else row.repaired
@@ -302,7 +304,8 @@ def _is_figure(value: object) -> bool:
 def _convert(
     words: list[str], target: str, folder: Path, options: Sequence[str], timeout_s: float, key: str
 ) -> Row:
-    output = folder / manifests.file_name(words[0], "batch", key[:6])
+    stage = "batch_tflite" if destinations.ending(target) == ".tflite" else "batch"
+    output = folder / manifests.file_name(words[0], stage, key[:6])
     command = [sys.executable, "-m", "labutils", "convert", *options, *words, "--json"]
     command += ["--target", target, "-o", str(output)]
     began = time.monotonic()
@@ -334,7 +337,7 @@ def _convert(
 def _row_of(output: Path, answer: dict[str, Any], row: Row) -> Row:
     gate = answer["gate"]
     parity = gate["parity"]
-    floating = answer["precision"] in ("fp32", "fp16")
+    floating = answer["precision"] in ("fp32", "fp16")  # judged by the worst image
     manifest = manifests.read(output)
     repair, apart = manifest.get("repair") or {}, manifest.get("approximation")
     return replace(

@@ -69,9 +69,9 @@ def convert_model(
     """
     preparation, device = preparation or Preparation(), device or dlc.Device()
     comparison, listener = comparison or Comparison(), listener or Listener()
-    _refuse_unprepared(model, target, preparation)
+    refuse_unprepared(model, target, preparation)
     quantization = runnable(recipe) if recipe is not None else None
-    inputs = _inputs(comparison, model)
+    inputs = inputs_of(comparison, model)
     with paths.scratch() as folder:
         place = folder / f"{Path(destination).stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
@@ -83,7 +83,7 @@ def convert_model(
             done = _quantize(model, floating, folder, quantization, comparison, listener)
             device = dlc.Device(device.soc, _precision(quantization))
         brought = model.module if model.module is not None else original
-        apart = _measure_approximation(model, brought, fixed, inputs, listener.echo)
+        apart = measure_approximation(model, brought, fixed, inputs, listener.echo)
         judge = (floating, floating) if apart else (brought, original)
         with steps.connect(model, judge[0]) as reference:
             made = dlc.convert(
@@ -102,37 +102,39 @@ def convert_model(
 
 
 def measure_accuracy(
-    model: zoo.Model, made: dlc.Conversion, images: data.ImageSet, soc: str, listener: Listener
+    model: zoo.Model, made: Path, images: data.ImageSet, listener: Listener, **settings: Any
 ) -> compare.Ladder:
-    """Run a DLC beside its model on pictures, and keep the result in its manifest.
+    """Run an artifact beside its model on pictures, and keep the result in its manifest.
 
     Parameters
     ----------
     model
         What was converted, with the classes of the pictures.
     made
-        From `convert_model`.
+        The ``.dlc`` or ``.tflite``.
     images
         With labels for the model's classes; without, accuracy is unknown and agreement is not.
-    soc
-        The chip to simulate.
+    **settings
+        Of its runner: ``soc=``, the chip to simulate.
     listener
         Follows the images.
     """
     brought = model.module if model.module is not None else model.onnx or model.file
     with (
         steps.connect(model, brought) as theirs,
-        steps.connect(model, made.file, soc=soc) as ours,
+        steps.connect(model, made, **settings) as ours,
     ):
-        stages = [compare.Stage("original", theirs), compare.Stage("DLC, simulated", ours)]
+        name = "DLC, simulated" if made.suffix == ".dlc" else f"{made.suffix[1:]}, on LiteRT"
+        stages = [compare.Stage("original", theirs), compare.Stage(name, ours)]
         ladder = compare.ladder(
             stages, images, model.known_preprocessing(), progress=listener.progress
         )
-    manifests.write(made.file, manifests.read(made.file) | {"ladder": ladder.to_dict()})
+    manifests.write(made, manifests.read(made) | {"ladder": ladder.to_dict()})
     return ladder
 
 
-def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) -> None:
+def refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) -> None:
+    """Refuse a model that cannot be compared, and a repair for another target: before any work."""
     ends.refuse_other_inputs(model)
     ends.refuse_labels(model)
     ends.refuse_layout_of_one_processor(model)
@@ -148,7 +150,7 @@ def _refuse_unprepared(model: zoo.Model, target: str, preparation: Preparation) 
         )
 
 
-def _inputs(comparison: Comparison, model: zoo.Model) -> np.ndarray:
+def inputs_of(comparison: Comparison, model: zoo.Model) -> np.ndarray:
     """Return what the gate compares on: (n, channels, height, width) float32, normalized."""
     images = comparison.images
     if isinstance(images, data.ImageSet):
@@ -256,7 +258,7 @@ def _known(plan: planning.Plan) -> bool:
     return any(op is not None and op.verdict == "unsupported" and not op.aborts for op in found)
 
 
-def _measure_approximation(
+def measure_approximation(
     model: zoo.Model,
     brought: Any,
     fixed: Repair | None,

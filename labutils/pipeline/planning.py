@@ -131,8 +131,9 @@ class Plan:
         if not (self.rules and self.complete):
             return []
         if targets.TARGETS[target].convert:
+            end = targets.TARGETS[target].ending
             return [
-                f"  Apply: labutils convert MODEL --target {target} --repair{allow} -o FILE.dlc"
+                f"  Apply: labutils convert MODEL --target {target} --repair{allow} -o FILE{end}"
             ]
         return [f"  Apply: labutils repair MODEL --target {target}{allow} -o FILE.onnx"]
 

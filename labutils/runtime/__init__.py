@@ -1,11 +1,11 @@
-"""Running a model: PyTorch, ONNX Runtime, the HTP simulator, a phone."""
+"""Running a model: PyTorch, ONNX Runtime, the HTP simulator, LiteRT, a phone."""
 
+from .litert import LiteRtRunner
+from .runner import Runner, TensorRunner
 from .runners import (
     HtpRunner,
     Mirrored,
     OrtRunner,
-    Runner,
-    TensorRunner,
     TorchRunner,
     connect,
     run_all,
@@ -15,6 +15,7 @@ from .timing import seconds_in_turns
 
 __all__ = [
     "HtpRunner",
+    "LiteRtRunner",
     "Mirrored",
     "OrtRunner",
     "Runner",

@@ -1,8 +1,7 @@
-"""One way to run anything: PyTorch, ONNX Runtime on the CPU, Qualcomm's HTP simulator.
+"""One way to run anything: PyTorch, ONNX Runtime on the CPU, Qualcomm's HTP simulator, LiteRT.
 
-A runner takes float32 images and returns float32 logits, or all outputs by name; what it ran, and
-on what, stands in its `name`, `runtime` and `file`. The HTP simulator computes what the chip's
-compiler made, on this machine's processor: its results stand for the chip's, its time does not.
+What a runner is, `runner` says. The HTP simulator computes what the chip's compiler made, on this
+machine's processor: its results stand for the chip's, its time does not.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +19,9 @@ from ..onnxfile.file import OnnxFile
 from ..onnxfile.session import Session
 from ..tracking import Progress
 from . import batches, outputs, qnn
+from .litert import LiteRtRunner
 from .qnn import dlc_file, options, refusal
+from .runner import Closing, Runner
 
 if TYPE_CHECKING:
     import torch
@@ -29,104 +30,7 @@ if TYPE_CHECKING:
 _HTP = "HTP simulator" if platform.machine().lower() in ("x86_64", "amd64") else "HTP"
 
 
-@runtime_checkable
-class Runner(Protocol):
-    """What the gate and the ladder compare.
-
-    Attributes
-    ----------
-    name
-        What is run: a module's class, or a file name.
-    runtime
-        What runs it, as text for a table; a simulator says that it is one.
-    """
-
-    name: str
-    runtime: str
-
-    @property
-    def file(self) -> Path | None:
-        """The artifact that is run, None for a module in memory."""
-        ...
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width).
-
-        Of a network that is not a classifier, its first float output as it is.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free what the runner holds."""
-        ...
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-
-class TensorRunner(Runner, Protocol):
-    """A runner of a graph, which gives every output by name."""
-
-    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Return every graph output by name, images along the first axis."""
-        ...
-
-
-class _Closing:
-    """`with connect(...) as runner:` for every runner, and which of its outputs has the scores.
-
-    Attributes
-    ----------
-    output
-        Name of the output that holds a classifier's scores, "" where none does; None as long as
-        that is not known, which of a PyTorch module it is after the first run.
-    """
-
-    name: str
-    runtime: str
-    output: str | None = None
-    _wanted: str | None = None
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} on {self.runtime}>"
-
-    def close(self) -> None:
-        """Free what the runner holds."""
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """Return logits, float32 (n, classes), for images, float32 (n, channels, height, width).
-
-        Of a network that is not a classifier, its first float output as it is.
-        """
-        found = self.tensors(batch)
-        if self.output:
-            return outputs.as_scores(found[self.output]).astype(np.float32, copy=False)
-        floats = [values for values in found.values() if values.dtype.kind == "f"]
-        return next(iter(floats or found.values())).astype(np.float32, copy=False)
-
-    def tensors(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Return every output by name, images along the first axis."""
-        raise NotImplementedError
-
-    def _choose(
-        self, known: Sequence[outputs.Output], file: OnnxFile | None = None, final: bool = False
-    ) -> None:
-        """Find out which output has the scores, as soon as all shapes are known."""
-        if self._wanted:
-            outputs.found_name(self._wanted, (output.name for output in known), self.name)
-        if self.output is None and (final or all(output.shape for output in known)):
-            model = file.proto if file else None
-            self.output = outputs.scores_of(known, self._wanted, self.name, model)
-
-
-class TorchRunner(_Closing):
+class TorchRunner(Closing):
     """A PyTorch module on the CPU, in evaluation mode.
 
     An exported program with a fixed batch gets that, everything else 32 images at a time.
@@ -183,7 +87,7 @@ class TorchRunner(_Closing):
         return batches.joined(arrays, step)
 
 
-class Mirrored(_Closing):
+class Mirrored(Closing):
     """Another runner on the mirror images of what it is given, left to right.
 
     A change of the picture that nobody worries about, to measure a change of the network by.
@@ -205,7 +109,7 @@ class Mirrored(_Closing):
         return found
 
 
-class OrtRunner(_Closing):
+class OrtRunner(Closing):
     """An ONNX file on ONNX Runtime's CPU provider.
 
     Parameters
@@ -256,7 +160,7 @@ class OrtRunner(_Closing):
         self.__dict__.pop("session", None)
 
 
-class HtpRunner(_Closing):
+class HtpRunner(Closing):
     """An ONNX file or a DLC, compiled for a Snapdragon chip, on Qualcomm's HTP simulator.
 
     Float graphs are computed in float16, as the chip does it; QDQ graphs in their integers.
@@ -327,19 +231,24 @@ class HtpRunner(_Closing):
         return self.pool.run(self.graph, items, self.progress)
 
 
+_RUN_BY = {".onnx": ("ort", "htp"), ".dlc": ("htp",), ".tflite": ("litert",)}
+"""File ending -> the backends that run it, the usual one first."""
+
+
 def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     """Return a runner for a module or a model file.
 
     Parameters
     ----------
     artifact
-        A ``torch.nn.Module``, an `OnnxFile`, or the path of an ``.onnx`` or ``.dlc`` file.
+        A ``torch.nn.Module``, an `OnnxFile`, or the path of an ``.onnx``, ``.dlc`` or ``.tflite``
+        file.
     backend
-        ``"torch"``, ``"ort"``, ``"htp"``; ``"auto"`` takes torch for a module, ort
-        for an ``.onnx``, htp for a ``.dlc``.
+        ``"torch"``, ``"ort"``, ``"htp"``, ``"litert"``; ``"auto"`` takes torch for a module, ort
+        for an ``.onnx``, htp for a ``.dlc``, litert for a ``.tflite``.
     **settings
         What the runner takes: ``output=``, ``soc=``, ``workers=``, ``optimize=``, ``threads=``,
-        ``name=``.
+        ``layout=``, ``name=``.
 
     Raises
     ------
@@ -350,7 +259,7 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     ConvertError
         The HTP refuses the graph.
     MissingToolError
-        The backend needs Qualcomm's wheel, which is not here.
+        The backend needs Qualcomm's wheel, or LiteRT's, which is not here.
 
     Examples
     --------
@@ -363,7 +272,9 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     >>> logits.shape, logits.dtype
     ((2, 1800), dtype('float32'))
     """
-    kinds = {"torch": TorchRunner, "ort": OrtRunner, "htp": HtpRunner}
+    kinds: dict[str, Any] = {
+        "torch": TorchRunner, "ort": OrtRunner, "htp": HtpRunner, "litert": LiteRtRunner
+    }  # fmt: skip
     if backend not in (*kinds, "auto"):
         raise UnknownNameError("backend", backend, [*kinds, "auto"])
     torch = sys.modules.get("torch")
@@ -373,17 +284,19 @@ def connect(artifact: Any, backend: str = "auto", **settings: Any) -> Runner:
     if module or backend == "torch":
         raise UsageError(
             f"Backend {backend} cannot run {'a module' if module else artifact}: torch runs "
-            "modules, ort and htp run files."
+            "modules, ort, htp and litert run files."
         )
     path = Path(artifact)
     if not path.is_file():
         raise ModelFileError(f"There is no file {path}.")
-    runs = {".onnx": ("ort", "htp"), ".dlc": ("htp",)}.get(path.suffix.lower())
+    runs = _RUN_BY.get(path.suffix.lower())
     if runs is None or backend not in ("auto", *runs):
         raise ModelFileError(
-            f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc."
+            f"Backend {backend} does not run {path.name}: ort and htp run .onnx, htp runs .dlc, "
+            "litert runs .tflite."
         )
-    return kinds[runs[0] if backend == "auto" else backend](artifact, **settings)
+    runner: Runner = kinds[runs[0] if backend == "auto" else backend](artifact, **settings)
+    return runner
 
 
 def run_all(runner: Runner, batch: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,6 +29,8 @@ class Target:
         The name that users type, and the file in ``data/targets`` without its suffix.
     check, convert, run
         How each is done, as a phrase; empty where the lab cannot do it.
+    ending
+        Of the file that a conversion writes.
     """
 
     name: str
@@ -36,9 +38,10 @@ class Target:
     check: str
     convert: str = ""
     run: str = ""
+    ending: str = ".dlc"
 
 
-_HTP = "HTP simulator"
+_HTP, _CPU = "HTP simulator", "LiteRT on this CPU"
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -48,7 +51,7 @@ TARGETS: dict[str, Target] = {
         Target("tidl-11", "ti_tidl_11_00", "table, with the partition it would make"),
         Target("rdk-x5", "rdk_x5_hb_mapper", "table"),
         Target("onnx-tf-1.10", "onnx_tf_1_10", "table"),
-        Target("litert", "litert_tflite", "table"),
+        Target("litert", "litert_tflite", "table", "TFLite by Google's tools", _CPU, ".tflite"),
         Target("rknn-2.3", "rknn_toolkit2_2_3_2", "table"),
     )
 }

@@ -32,9 +32,10 @@ from typing import Any
 
 from ...errors import MissingToolError, ModelFileError, UsageError, counted
 from ...onnxfile import graph
+from ...runtime.litert import tflite_file
 from ...runtime.qnn import dlc_file
 
-KINDS = {".onnx": graph.read, ".dlc": dlc_file.members}
+KINDS = {".onnx": graph.read, ".dlc": dlc_file.members, ".tflite": tflite_file.checked}
 """What may be opened, and what reads such a file first, to refuse a foreign one with a sentence."""
 
 _TYPES = {
@@ -164,8 +165,9 @@ def serve(model: str | Path) -> Server:
     Parameters
     ----------
     model
-        An ``.onnx`` or ``.dlc`` file; it is read now, and later changes do not show. Weights
-        that an ONNX file keeps in another file are not served: Netron shows the graph without.
+        An ``.onnx``, ``.dlc`` or ``.tflite`` file; it is read now, and later changes do not show.
+        Weights that an ONNX file keeps in another file are not served: Netron shows the graph
+        without.
 
     Raises
     ------

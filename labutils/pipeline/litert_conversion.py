@@ -1,0 +1,205 @@
+"""From any zoo model to a verified ``.tflite``: repair where asked, convert, quantize, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import litert, manifests, paths, quantize
+from ..errors import UsageError
+from ..images import data
+from ..models import zoo
+from ..onnxfile.file import OnnxFile
+from ..quantize import litert_rules
+from . import conversion, steps
+from .planning import Repair
+from .settings import Comparison, Listener, Preparation
+
+TARGET = "litert"
+_FEW = 32  # images, for the few tensors whose ranges a QDQ file does not state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What is handed to the converter, and an ONNX file of it, made when asked for.
+
+    Attributes
+    ----------
+    network
+        A PyTorch network.
+    onnx
+        Returns an ONNX file of what the user brought, where tensors are looked up.
+    is_onnx
+        Whether `network` was read from an ONNX file; its modules are called after the nodes then.
+    fixed
+        What a repair changed.
+    """
+
+    network: Any
+    onnx: Callable[[], OnnxFile]
+    is_onnx: bool
+    fixed: Repair | None = None
+
+    def nodes(self) -> list[litert_rules.Node]:
+        """Return the nodes of an ONNX file, with the places that the converter writes."""
+        steps_ = self.network.named_children() if self.is_onnx else ()
+        return [
+            litert_rules.Node(step.call.node, step.call.op_type, place) for place, step in steps_
+        ]
+
+
+def convert_to_litert(
+    model: zoo.Model,
+    destination: str | Path,
+    preparation: Preparation | None = None,
+    form: litert.Form | None = None,
+    *,
+    recipe: str | Path | None = None,
+    comparison: Comparison | None = None,
+    listener: Listener | None = None,
+) -> litert.Conversion:
+    """Take any zoo model to a verified ``.tflite``.
+
+    Google's converter reads PyTorch: a model that has a module is converted from it, an ``.onnx``
+    file from a PyTorch network of its nodes; so is what a repair made, and a model whose recipe has
+    exceptions by node. Each is compared with what the user brought.
+
+    Parameters
+    ----------
+    model
+        From `zoo.load`, with the preprocessing of its inputs.
+    destination
+        The ``.tflite`` to write; nothing is written unless the gate passes.
+    preparation
+        Opset and repairs; without repairs the network is converted as it is.
+    form
+        Layout and precision; its quantization comes from `recipe`.
+    recipe
+        ``static``, ``dynamic``, ``weight_only`` or ``int16x8``, which are ai-edge-quantizer's own;
+        or a preset of ours (``int8``, ``int8_trim``, ``a16w8``, ...) or a YAML file. None keeps
+        floats.
+    comparison
+        For the gate; 32 Things-16 images by default.
+    listener
+        Follows the reports and the steps.
+
+    Raises
+    ------
+    UsageError
+        The model does not say how its input is made; a destination that is not a ``.tflite``.
+    MissingToolError
+        LiteRT's runtime or its converter is not here; the message says how to get it.
+    TranslationError, ExportError, ConvertError, SurgeryError
+        The network cannot be repaired, converted or quantized as asked.
+    ParityError
+        The file does not compute what `model` computes.
+    """
+    preparation, form = preparation or Preparation(), form or litert.Form()
+    comparison, listener = comparison or Comparison(), listener or Listener()
+    conversion.refuse_unprepared(model, TARGET, preparation)
+    litert.require_tools()
+    inputs = conversion.inputs_of(comparison, model)
+    with paths.scratch() as folder:
+        source = _source(model, folder, preparation, _names_nodes(recipe), listener)
+        rounded = model.module is None and litert.is_rounded(source.onnx())
+        if rounded and recipe is not None:
+            raise UsageError(
+                f"{model.name} is quantized: leave out --quantize, and its own ranges are carried."
+            )
+        if recipe is not None or rounded:
+            form = dataclasses.replace(
+                form, quantization=_quantization(model, source, recipe, comparison, listener)
+            )
+        brought = model.module if model.module is not None else source.onnx()
+        apart = conversion.measure_approximation(
+            model, brought, source.fixed, inputs, listener.echo
+        )
+        judge = OnnxFile.of(source.fixed.file) if apart and source.fixed else brought
+        batch = model.input_shape[0] if model.input_shape else 1
+        with steps.connect(model, judge) as reference:
+            gate = litert.Gate(
+                reference, inputs, source.onnx, comparison.min_cosine, model.trained, rounded
+            )
+            made = litert.convert(
+                source.network, destination, gate, dataclasses.replace(form, batch=batch),
+                name=model.name, facts=_facts(model, source.fixed, apart), echo=listener.echo,
+            )  # fmt: skip
+    if source.fixed:
+        paths.write_text(paths.edits_file(destination), source.fixed.edits.to_yaml())
+        listener.echo(f"edits: {paths.edits_file(destination)}")
+    return made
+
+
+def _names_nodes(recipe: str | Path | None) -> bool:
+    """Whether a recipe has exceptions by node: the network is converted node by node then."""
+    if recipe is None or str(recipe) in litert.OWN:
+        return False
+    ours = quantize.load_recipe(recipe)
+    return bool(ours.overrides or ours.exclude)
+
+
+def _source(
+    model: zoo.Model,
+    folder: Path,
+    preparation: Preparation,
+    by_node: bool,
+    listener: Listener,
+) -> _Source:
+    def exported() -> OnnxFile:
+        place = folder / manifests.file_name(model.name, "onnx", "original")
+        if place.exists():
+            return OnnxFile(place)
+        return steps.as_onnx(model, place, preparation.opset)
+
+    repairing = preparation.repair_for is not None or preparation.edits is not None
+    if model.module is not None and not (repairing or by_node):
+        return _Source(model.module, exported, is_onnx=False)
+    original = exported()
+    destination = folder / manifests.file_name(original.path.stem, "onnx", "repaired")
+    fixed = steps.repair_file(original, destination, preparation, listener.echo)
+    if fixed is None and model.module is not None and not by_node:  # nothing was to repair
+        return _Source(model.module, exported, is_onnx=False)
+    file = OnnxFile.of(fixed.onnx or fixed.file) if fixed else original
+    return _Source(litert.read_onnx(file), lambda: original, is_onnx=True, fixed=fixed)
+
+
+def _quantization(
+    model: zoo.Model,
+    source: _Source,
+    recipe: str | Path | None,
+    comparison: Comparison,
+    listener: Listener,
+) -> litert.Quantization:
+    if recipe is None:
+        taken = litert.take_apart(source.onnx())
+        images = _calibration(model, comparison, _FEW, listener)
+        return litert_rules.stated(model.name, taken, source.nodes(), images)
+    if str(recipe) in ("dynamic", "weight_only"):
+        return litert.plain(str(recipe), None)
+    if str(recipe) in litert.OWN:
+        images = _calibration(model, comparison, quantize.Calibration().images, listener)
+        return litert.plain(str(recipe), images)
+    ours = quantize.load_recipe(recipe)
+    images = _calibration(model, comparison, ours.calibration.images, listener)
+    nodes = source.nodes() if ours.overrides or ours.exclude else []
+    return litert_rules.carried(ours, nodes, images)
+
+
+def _calibration(
+    model: zoo.Model, comparison: Comparison, count: int, listener: Listener
+) -> np.ndarray:
+    """Return what is calibrated on: (n, channels, height, width) float32, normalized."""
+    images = comparison.calibration
+    if images is None:
+        images = steps.calibration_images(model, count, listener.echo)
+    if isinstance(images, data.ImageSet):
+        return model.known_preprocessing()(np.asarray(images.images[:count]))
+    return np.asarray(images[:count])
+
+
+def _facts(model: zoo.Model, fixed: Repair | None, apart: dict[str, Any] | None) -> dict[str, Any]:
+    return {**steps.facts_of(model, fixed), "approximation": apart}

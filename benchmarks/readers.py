@@ -1,11 +1,12 @@
-"""How many of 100 Marked Things people name rightly, beside the network.
+"""How many of 100 Marked Things readers name rightly, beside the network.
 
     python benchmarks/readers.py --sheets FOLDER            # pictures without labels; classes
     python benchmarks/readers.py --answers ANN.csv BEN.csv  # scores what readers filled in
     python benchmarks/readers.py                            # scores the recorded answers again
 
 A reader sees the sheets and the list of classes, never a label, and fills in one class per picture
-in a copy of `answers.csv`. The pictures are 100 of `val`, drawn by a fixed seed. Writes
+in a copy of `answers.csv` that has the reader's name. Those recorded are two multimodal language
+models, each in a fresh conversation. The pictures are 100 of `val`, drawn by a fixed seed. Writes
 benchmarks/results/readers.txt and readers.csv (answers and truth, picture by picture).
 """
 
@@ -177,6 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.answers:
             readers = {path.stem: read_answers(path) for path in options.answers}
+            if len(readers) < len(options.answers):
+                raise UsageError("Each file is called after its reader: two have the same name.")
         else:
             readers = recorded(results.FOLDER / "readers.csv")
     except (UsageError, OSError) as error:

@@ -17,7 +17,7 @@ LEAST_TOP1 = {
     "mobilenet_v3_large": 0.96,
     "mobilenet_v3_small": 0.91,
     "mobilenet_v3_large-marked-things": 0.70,
-    "mobilenet_v3_small-marked-things": 0.50,
+    "mobilenet_v3_small-marked-things": 0.57,
 }
 SHIPPED = [name for name in LEAST_TOP1 if (paths.CHECKPOINTS / f"{name}.safetensors").is_file()]
 

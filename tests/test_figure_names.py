@@ -26,6 +26,7 @@ NAMELESS = {  # figure -> why it holds no name that could be long
     "architecture": "stages are features.N",
     "inverted_residual": "modules of torchvision",
     "front": "figures only",
+    "compression_front": "stages have names of the lab",
     "quantized": "draws nothing",
     "layer_costs": "test_precision.py: its words are wrapped one by one",
 }

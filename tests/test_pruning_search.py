@@ -204,3 +204,45 @@ def test_a_schedule_is_the_on_step_of_fine_tuning():
     assert all(mask.strength == 1 for mask in masks.masks_of(network).values())
     with pytest.raises(LabError, match="on_step"):
         prune.recover_(network, plan, steps=1, on_step=schedule)
+
+
+def test_a_plan_comes_back_from_its_file(network, tmp_path):
+    plan = prune.plan(network, ratio=0.4, criterion="l2", size=SIDE)
+    file = prune.write_plan(plan, tmp_path / "plan.yaml")
+    again = prune.read_plan(file, made(nets.Mobile))
+    told = [[(p.group.name, p.order, p.removed) for p in x.parts] for x in (again, plan)]
+    gone = [[order[:removed] for _, order, removed in parts] for parts in told]
+    assert gone[0] == gone[1] and again.stays == plan.stays
+    ours, theirs = again.masks(network), plan.masks(network)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert prune.Schedule(made(nets.Mobile), again, steps=4).progress(1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    (
+        ("group: stem.0", "group: steam.0", r"line 10: groups.0.group: the network has no group"),
+        ("channels: 16", "channels: 17", r"line 11: groups.0.channels: stem.0 has 16 channels"),
+        ("channels: 16", "channels: many", r"line 11.*whole number"),
+        ("removed: ", "removed: x ", r"line 12: groups.0.removed: .*whole numbers"),
+        ("removed: ", "removed: 99 ", r"line 12: groups.0.removed: stem.0 has 16 units"),
+        ("format: 1", "format: 2", "newer version"),
+        ("network: Mobile", "netwerk: Mobile", "the key 'network' is missing"),
+        ("network: Mobile", "network: [", "not readable as a pruning plan"),
+    ),
+)
+def test_a_plan_that_does_not_fit_is_refused_with_its_line(network, old, new, words, tmp_path):
+    file = tmp_path / "plan.yaml"
+    prune.write_plan(prune.plan(network, ratio=0.5, size=SIDE), file)
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(UsageError, match=words):
+        prune.read_plan(file, network)
+
+
+def test_the_nearest_widths_say_what_would_help(network, images, labels):
+    found = prune.nearest(network, prune.Budget(macs=0.01), images, labels)
+    assert "no widths keep to it" in found.short and found.short in str(found)
+    assert found.points[found.chosen].macs == min(p.macs for p in found.points)
+    assert not prune.nearest(network, prune.Budget(macs=0.7), images, labels).short

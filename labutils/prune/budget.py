@@ -145,6 +145,9 @@ class Search(tabular.Table):
         What to mask; train it, then remove.
     scan
         The sensitivities that the widths follow.
+    short
+        Why the budget is not kept to, and what would help; empty where it is. Only `nearest`
+        returns such a search.
     """
 
     budget: Budget
@@ -154,6 +157,7 @@ class Search(tabular.Table):
     chosen: int
     plan: ChannelPlan
     scan: Sensitivity
+    short: str = ""
 
     @property
     def front(self) -> tuple[Point, ...]:
@@ -169,7 +173,7 @@ class Search(tabular.Table):
         return {
             "budget": asdict(self.budget), "n": self.n, "whole": asdict(self.whole),
             "points": [asdict(point) for point in self.points], "chosen": self.chosen,
-            "plan": self.plan.to_dict(), "sensitivity": self.scan.to_dict(),
+            "plan": self.plan.to_dict(), "sensitivity": self.scan.to_dict(), "short": self.short,
         }  # fmt: skip
 
     def _parts(self) -> tuple[str, Sequence[str], tabular.Rows, Iterable[str]]:
@@ -188,6 +192,7 @@ class Search(tabular.Table):
         whole = f"The whole network: {100 * _quality(self.whole):.1f} % {measure}"
         return title, columns, rows, [
             f"{whole}, {self.whole.macs / 1e6:,.1f} M MACs, {self.whole.parameters:,} parameters.",
+            *filter(None, [self.short]),
             "Accuracy returns with fine-tuning: train under the masks of the plan, then remove.",
         ]  # fmt: skip
 
@@ -224,6 +229,30 @@ def search(
     PruningError
         Not even the narrowest network keeps to the budget; the message says what it costs.
     """
+    found = nearest(
+        model, budget, inputs, labels,
+        criterion=criterion, exclude=exclude, multiple=multiple, progress=progress,
+    )  # fmt: skip
+    if found.short:
+        raise PruningError(found.short)
+    return found
+
+
+def nearest(
+    model: nn.Module,
+    budget: Budget,
+    inputs: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    criterion: str | Criterion = "l1",
+    exclude: Sequence[str] = (),
+    multiple: int = 8,
+    progress: Progress | None = None,
+) -> Search:
+    """Do as `search`; where no widths keep to the budget, return the narrowest ones.
+
+    `Search.short` says then what they cost, and what would help.
+    """
     scan = sensitivity(
         model, inputs, labels, criterion=criterion, exclude=exclude, progress=progress
     )
@@ -231,7 +260,7 @@ def search(
     of_size = budget.macs is budget.latency is None
     states = list(path(rated, scan, multiple, "parameters" if of_size else "macs"))
     judge = _Judge(model, rated, budget, inputs, labels)
-    end = _first_within(states, budget, judge.latency)
+    end, short = _first_within(states, budget, judge.latency)
     share = [state.macs / states[0].macs for state in states]
     wanted = [*np.linspace(1, share[end], 5)[1:-1].tolist(), share[end], share[end] ** 1.5]
     places = sorted(
@@ -244,36 +273,38 @@ def search(
         "criterion": getattr(criterion, "__name__", str(criterion)),
     }  # fmt: skip
     plan = judge.plan(states[end], settings)
-    return Search(
-        budget, len(inputs), judge(states[0]), tuple(points), places.index(end), plan, scan
-    )
+    whole, chosen = judge(states[0]), places.index(end)
+    return Search(budget, len(inputs), whole, tuple(points), chosen, plan, scan, short)
 
 
 def _first_within(
     states: Sequence[State], budget: Budget, latency: Callable[[State], float]
-) -> int:
-    """Return the first state that keeps to the budget; for latency by halving what is left."""
+) -> tuple[int, str]:
+    """Return the first state that keeps to the budget; else the narrowest, and what it costs.
+
+    For latency what is left is halved.
+    """
     within = [i for i, state in enumerate(states) if budget.holds(state, states[0]) and i]
-    last = states[-1]
+    end, last = len(states) - 1, states[-1]
     least = (
         f"The narrowest network that was planned has {100 * last.macs / states[0].macs:.0f} % of "
         f"the MACs and {last.parameters * _BYTES / 1e6:.2f} MB of parameters"
     )
     advice = "Raise the budget, exclude fewer layers, or pass a smaller multiple."
     if not within:
-        raise PruningError(f"{budget}: no widths keep to it. {least}. {advice}")
+        return end, f"{budget}: no widths keep to it. {least}. {advice}"
     low, high = within[0], within[-1]
     if budget.latency is None or latency(states[low]) <= budget.latency:
-        return low
+        return low, ""
     if (found := latency(states[high])) > budget.latency:
-        raise PruningError(
+        return end, (
             f"{budget}: no widths keep to it. {least}, and takes {100 * found:.0f} % of the time. "
             f"{advice}"
         )
     while high - low > max(1, len(states) // 50):
         middle = (low + high) // 2
         low, high = (low, middle) if latency(states[middle]) <= budget.latency else (middle, high)
-    return high
+    return high, ""
 
 
 class _Judge:

@@ -23,6 +23,7 @@ from ..graphs.picture import BLUE, GREEN, INK, ORANGE, VERMILION, Picture, blank
 from .anatomy import hard_and_smooth, weight_work_time
 from .architecture import architecture, inverted_residual
 from .comparison import accuracy_by_size, answers_apart, ladder_chart, layer_sqnr
+from .compression import compression_front
 from .concurrency import latency_by_requests
 from .error import filter_reach, u_curve
 from .image import error_by_image, images
@@ -43,6 +44,7 @@ __all__ = [
     "architecture",
     "channel_costs",
     "clipping_histogram",
+    "compression_front",
     "cuts",
     "error_by_image",
     "filter_reach",

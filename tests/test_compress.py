@@ -9,12 +9,12 @@ import tiny_network
 import torch
 from safetensors.torch import save_file
 
-from labutils import __main__, manifests, metrics, paths
+from labutils import __main__, compare, manifests, metrics, paths
 from labutils.errors import LabError, UsageError
 from labutils.images import data, fasteners, folder
 from labutils.models import zoo
 from labutils.pipeline import compression
-from labutils.pipeline.compression import CompressionBudget, CompressionPlan, ladder
+from labutils.pipeline.compression import CompressionBudget, CompressionPlan, ladder, stages
 from labutils.pipeline.settings import Listener
 from labutils.quantize import mixed
 from labutils.show import figures
@@ -145,18 +145,18 @@ def test_everything_at_once_resumes_after_a_kill(own, tmp_path):
     killed = Listener(said.append, killing_at(55, "fine-tuning"))
     with pytest.raises(_KilledError):
         compression.compress(plan, tmp_path / "out", model, source, killed)
-    stages = tmp_path / "out" / "stages"
-    before = {file.name: file.stat().st_mtime_ns for file in stages.glob("*.*")}
+    kept = tmp_path / "out" / "stages"
+    before = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.*")}
     assert not (tmp_path / "out" / "ladder.csv").exists()
     assert {name.split("_")[0] for name in before} == {"float", "answers", "widths"}
-    assert len(list((stages / "trainings").iterdir())) == 1
+    assert len(list((kept / "trainings").iterdir())) == 1
 
     said.clear()
     made = compression.compress(plan, tmp_path / "out", model, source, Listener(said.append))
     text = "\n".join(map(str, said))
     assert "resumed at step 50" in text
-    assert all((stages / n).stat().st_mtime_ns == time for n, time in before.items())
-    assert not list((stages / "trainings").iterdir())
+    assert all((kept / n).stat().st_mtime_ns == time for n, time in before.items())
+    assert not list((kept / "trainings").iterdir())
     check_ladder(made, source, tmp_path / "out")
 
     whole = compression.compress(plan, tmp_path / "whole", model, source)
@@ -235,6 +235,17 @@ def test_what_is_missed_says_what_would_reach_it():
     [widths] = judged("points=1")
     assert "about macs=0.75" in widths  # half of what pruning lost, half of the MACs
     assert judged("macs=0.4", short=("", "Raise it."))[-1] == "Raise it."
+
+
+def test_a_file_that_fails_its_gate_is_not_handed_on_and_says_why(tmp_path):
+    report = compare.GateReport(
+        "ort_int8", "float", "int8", None, {}, {}, ("cosine mean 0.8 < 0.95",)
+    )
+    stage = stages.Stage("quantized", tmp_path / "q.onnx", 1, 1, report)
+    said = stages._failed(stage)
+    assert "cosine mean 0.8 < 0.95" in said and "more megabytes" in said
+    passed = dataclasses.replace(stage, gate=dataclasses.replace(report, reasons=()))
+    assert stages._failed(passed) == "" and stages._word(passed) == "passed"
 
 
 def test_the_picture_says_what_the_ladder_says():

@@ -18,6 +18,7 @@ from .planning import (
 )
 from .quantization import Quantized, add_integer, add_tidl_hints, quantize_model
 from .settings import Comparison, Explanation, Listener, Preparation, Search
+from .sparse_speed import SparseSpeed, measure_sparse_speed
 
 __all__ = [
     "Comparison",
@@ -29,11 +30,13 @@ __all__ = [
     "Quantized",
     "Repair",
     "Search",
+    "SparseSpeed",
     "add_integer",
     "add_tidl_hints",
     "apply",
     "convert_model",
     "measure_accuracy",
+    "measure_sparse_speed",
     "quantize_model",
     "refused",
     "refused_as_brought",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,27 @@ class Point:
     widths: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A state on the way from the whole network to the narrowest, predicted.
+
+    Attributes
+    ----------
+    widths
+        By group: channels that stay.
+    macs, parameters
+        That stay.
+    predicted_db
+        Logit SQNR without training, from the sum of the groups' own noises: each was measured
+        alone, so it is too good for many at once.
+    """
+
+    widths: Mapping[str, int]
+    macs: int
+    parameters: int
+    predicted_db: float
+
+
 @dataclass(frozen=True, repr=False)
 class Search(tabular.Table):
     """What a search found within a budget.
@@ -148,6 +169,8 @@ class Search(tabular.Table):
     short
         Why the budget is not kept to, and what would help; empty where it is. Only `nearest`
         returns such a search.
+    steps
+        All states that the search went through, the whole network first.
     """
 
     budget: Budget
@@ -158,6 +181,16 @@ class Search(tabular.Table):
     plan: ChannelPlan
     scan: Sensitivity
     short: str = ""
+    steps: tuple[Step, ...] = ()
+
+    def within(self, share: float) -> int:
+        """Return the number of the first of `steps` with at most this share of the MACs.
+
+        The last one, where none has so few.
+        """
+        most = share * self.steps[0].macs
+        found = (i for i, step in enumerate(self.steps) if step.macs <= most)
+        return next(found, len(self.steps) - 1)
 
     @property
     def front(self) -> tuple[Point, ...]:
@@ -257,8 +290,7 @@ def nearest(
         model, inputs, labels, criterion=criterion, exclude=exclude, progress=progress
     )
     rated = Rated(model, criteria.find(criterion), tuple(inputs.shape), exclude)
-    of_size = budget.macs is budget.latency is None
-    states = list(path(rated, scan, multiple, "parameters" if of_size else "macs"))
+    states = list(_states(rated, scan, multiple, budget))
     judge = _Judge(model, rated, budget, inputs, labels)
     end, short = _first_within(states, budget, judge.latency)
     share = [state.macs / states[0].macs for state in states]
@@ -274,7 +306,26 @@ def nearest(
     }  # fmt: skip
     plan = judge.plan(states[end], settings)
     whole, chosen = judge(states[0]), places.index(end)
-    return Search(budget, len(inputs), whole, tuple(points), chosen, plan, scan, short)
+    steps = tuple(_step(rated, state) for state in states)
+    return Search(budget, len(inputs), whole, tuple(points), chosen, plan, scan, short, steps)
+
+
+def _states(rated: Rated, scan: Sensitivity, multiple: int, budget: Budget) -> Iterator[State]:
+    """Yield the descent that buys what the budget wants: MACs, parameters, or both in turn."""
+    of_work = budget.macs is not None or budget.latency is not None
+    of_size = budget.parameters is not None or budget.megabytes is not None
+    if not (of_work and of_size):
+        return path(rated, scan, multiple, "macs" if of_work else "parameters")
+    macs, parameters = rated.cost.total()
+    most = min((budget.parameters or 1) * parameters, (budget.megabytes or np.inf) * 1e6 / _BYTES)
+    share = min(x for x in (budget.macs, budget.latency) if x is not None)
+    return path(rated, scan, multiple, limits=(share * macs, most))
+
+
+def _step(rated: Rated, state: State) -> Step:
+    widths = {g.name: g.channels - g.parts * state.removed[g.name] for g in rated.groups}
+    db = -10 * np.log10(max(state.noise, 1e-12))
+    return Step(widths, state.macs, state.parameters, float(db))
 
 
 def _first_within(

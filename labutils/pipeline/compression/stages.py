@@ -128,11 +128,11 @@ class _Run:
         ordered = sorted(self.stages, key=lambda judged: judged.stage.name != ORIGINAL)
         ordered.sort(key=lambda judged: judged.stage.name not in (ORIGINAL, CONTROL))
         rows = tuple(self._rung(judged, reference, times) for judged in ordered)
-        missed: Sequence[str] = ("No quantized file passed the gate of its own network.",)
-        if result is not None:
-            missed = ladder.missed(
-                self.job.plan.budget, rows, result.name, float_stage.name, self.short
-            )
+        judged = result or max(quantized, key=lambda stage: self._right(stage.name))
+        missed = ladder.missed(
+            self.job.plan.budget, rows, judged.name, float_stage.name,
+            [*self.short, *([] if result else [_failed(judged)])],
+        )  # fmt: skip
         return CompressionLadder(
             self.job.model.name, self.job.plan.target, self.images.source, self.job.plan.budget,
             rows, reference.stage.name, artifact, result.name if result else None, tuple(missed),
@@ -223,9 +223,8 @@ class _Run:
 
     def _convert(self, quantized: Sequence[Stage]) -> tuple[Path | None, Stage | None]:
         """Write the best quantized file that passed its gate as a DLC that passes its own."""
-        right = {judged.stage.name: judged.right.mean() for judged in self.stages}
         passed = [stage for stage in reversed(quantized) if stage.gate and stage.gate.passed]
-        for stage in sorted(passed, key=lambda stage: -right[stage.name]):
+        for stage in sorted(passed, key=lambda stage: -self._right(stage.name)):
             self.job.listener.echo(f"DLC of the stage {stage.name}")
             try:
                 file = self._dlc(stage)
@@ -235,6 +234,10 @@ class _Run:
                 continue
             return file, stage
         return None, None
+
+    def _right(self, name: str) -> float:
+        """Return the share of the images that a stage is right on."""
+        return next(float(j.right.mean()) for j in self.stages if j.stage.name == name)
 
     def _dlc(self, stage: Stage) -> Path:
         """Publish the quantized file and its DLC, and measure that on the simulator."""
@@ -262,6 +265,17 @@ class _Run:
         stage_of_dlc = dataclasses.replace(stage, name="DLC, simulated", file=file, gate=done.gate)
         self._measure(stage_of_dlc, min(job.plan.evaluation.simulated, len(self.images)))
         return file
+
+
+def _failed(stage: Stage) -> str:
+    """Say why the best quantized file is not handed on, and what would help."""
+    if stage.gate is None or stage.gate.passed:  # its DLC failed, which was said
+        return ""
+    return (
+        f"gate: {stage.name} does not compute what its network in float computes: "
+        f"{stage.gate.reasons[0]}. What would reach it: more megabytes (fewer layers at 4 bits), a "
+        "greater mac_share in the plan, or more steps with the rounding in place."
+    )
 
 
 def _word(stage: Stage) -> str:

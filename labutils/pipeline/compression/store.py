@@ -46,7 +46,7 @@ class Store:
     def make(self, place: Path, maker: Callable[[Path], object]) -> bool:
         """Have a file made, unless it is there; return whether it was made now.
 
-        The maker gets a name in a folder of its own: what it leaves appears here once it is done.
+        The maker gets a name in a separate folder: what it leaves appears here once it is done.
         """
         if place.exists():
             return False

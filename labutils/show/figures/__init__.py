@@ -28,7 +28,7 @@ from .concurrency import latency_by_requests
 from .error import filter_reach, u_curve
 from .image import error_by_image, images
 from .precision import front, layer_costs
-from .pruning import channel_costs, pruning_front
+from .pruning import accuracy_by_macs, block_widths, channel_costs, pruning_front
 from .quantization import clipping_histogram, quantization_grid, quantized, ranges
 from .surgery import cuts, gate_inputs, training_losses
 from .target import operator_counts, verdict_bars
@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Picture",
+    "accuracy_by_macs",
     "accuracy_by_size",
     "activation_curves",
     "answers_apart",
     "architecture",
+    "block_widths",
     "channel_costs",
     "clipping_histogram",
     "compression_front",

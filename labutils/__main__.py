@@ -21,6 +21,7 @@ from typing import Any
 
 from . import __version__, streams, untrusted
 from .commands import (
+    compressing,
     converting,
     exporting,
     housekeeping,
@@ -149,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"labutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = (
-        converting, exporting, representing, quantizing, pruning, training,
+        converting, exporting, representing, quantizing, pruning, compressing, training,
         running, performing, rdk, housekeeping, tools,
     )  # fmt: skip
     for group in groups:

@@ -15,8 +15,8 @@ MAX_WIDTH = 100
 MAX_CALLS = 3  # one within another
 PUBLIC = {  # room -> the modules that notebooks use by name; all else must be in the room's __all__
     "labutils": {
-        "compare", "dlc", "errors", "export", "layers", "metrics", "paths", "pipeline", "quantize",
-        "runtime", "surgery", "targets", "train",
+        "compare", "dlc", "errors", "export", "layers", "metrics", "paths", "pipeline", "prune",
+        "quantize", "runtime", "surgery", "targets", "train",
     },
     "labutils.images": {"data", "fasteners", "folder", "things"},
     "labutils.lab": {"lesson", "recorded"},

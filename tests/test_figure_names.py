@@ -26,6 +26,8 @@ NAMELESS = {  # figure -> why it holds no name that could be long
     "architecture": "stages are features.N",
     "inverted_residual": "modules of torchvision",
     "front": "figures only",
+    "compression_front": "stages have names of the lab",
+    "accuracy_by_macs": "ways have names of the lab",
     "quantized": "draws nothing",
     "layer_costs": "test_precision.py: its words are wrapped one by one",
 }
@@ -82,10 +84,14 @@ def channel_scan(name):
 def channel_search(name):
     whole = budget.Point(100, 100, 99.0, 1.0, 0.9, None, {})
     points = [dataclasses.replace(whole, macs=m, top1=m / 120) for m in (80, 60, 40)]
+    steps = [
+        budget.Step({f"{name}.{i}.conv": m for i in range(5)}, m, m, 20.0) for m in (100, 60, 40)
+    ]
     plan = types.SimpleNamespace(network=name)
     return prune.Search(
-        prune.Budget(macs=0.6), 100, whole, tuple(points), 1, plan, channel_scan(name)
-    )
+        prune.Budget(macs=0.6), 100, whole, tuple(points), 1, plan, channel_scan(name),
+        steps=tuple(steps),
+    )  # fmt: skip
 
 
 def every(name, folder):
@@ -106,6 +112,7 @@ def every(name, folder):
     return {
         "accuracy_by_size": figures.accuracy_by_size(measured),
         "answers_apart": figures.answers_apart(images, {name: [1, 2, 3]}),
+        "block_widths": figures.block_widths(channel_search(name)),
         "channel_costs": figures.channel_costs(channel_scan(name)),
         "clipping_histogram": figures.clipping_histogram(values, -1, 2, 8, name),
         "cuts": figures.cuts(measured, 16),

@@ -251,3 +251,69 @@ def test_real_networks_lose_channels_everywhere_but_at_their_outputs(name):
     assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
     assert {refusal.reason for refusal in plan.left} == {"its channels are the network's outputs"}
     assert removal.after.total()[0] < 0.6 * removal.before.total()[0]
+
+
+class Answers(nets.Mobile):
+    """Its answers are a dictionary."""
+
+    def forward(self, x):
+        return {"scores": super().forward(x), "twice": 2 * super().forward(x)}
+
+
+class Written(nets.Body):
+    """Writes to a range of its channels, which must not move."""
+
+    def __init__(self, part):
+        super().__init__(16, 16)
+        self.layer, self.part = nets.conv(16, 16, 1), part
+
+    def middle(self, x):
+        x = self.layer(x)
+        x[:, self.part] += 1
+        return x
+
+
+class Halves(nets.Body):
+    def __init__(self, cut):
+        super().__init__(32, 32)
+        self.cut = cut
+
+    def middle(self, x):
+        a, b = self.cut(x)
+        return torch.cat([a * torch.sigmoid(b), b], 1)
+
+
+class Pair(nets.Body):
+    def forward(self, x, y):
+        return self.head((self.stem(x) + self.stem(y)).mean((2, 3)))
+
+
+class Shape(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def test_a_dictionary_of_answers_is_compared():
+    network = made(nets.Mobile)
+    network.__class__ = Answers
+    plan = planned(network)
+    prune.apply_masks_(network, plan)
+    assert prune.removed(network, size=SIDE).departure < 1e-8
+
+
+@pytest.mark.parametrize("part", (slice(0, 4), slice(12, 16)), ids=("first", "last"))
+def test_channels_that_are_named_by_their_place_are_refused(part):
+    network = Written(part).eval()
+    [refusal] = [r for r in planned(network, multiple=1).left if "layer.0" in r.layers]
+    assert "computes other values than with zeros" in refusal.reason
+
+
+def test_a_network_that_cannot_be_followed_is_told_from_one_that_does_not_run():
+    with pytest.raises(PruningError, match=r"channels of Halves cannot be followed .* single"):
+        planned(Halves(lambda x: x.chunk(2, 1)))
+    masked = planned(Halves(lambda x: x.chunk(2, 1)), "unstructured")  # as the message says
+    assert masked.zeros_share == pytest.approx(0.4, abs=0.01)
+    with pytest.raises(PruningError, match=r"Pair does not run on an input .* one image tensor"):
+        planned(Pair(16, 16))
+    with pytest.raises(PruningError, match="no convolution and no linear layer"):
+        planned(Shape())

@@ -1,5 +1,6 @@
 """What each group of channels costs, widths within a budget, and recovery by training."""
 
+import copy
 import dataclasses
 import functools
 
@@ -10,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pruned_networks import SIDE, made
+from torch import nn
 
-from labutils import prune, train
+from labutils import metrics, pipeline, prune, train
 from labutils.errors import LabError, PruningError, UsageError
+from labutils.pipeline.sparse_speed import SparseTime
 from labutils.prune import criteria, masks, planning, report, widths
 from labutils.show import figures
 
@@ -54,6 +57,26 @@ def test_a_scan_masks_one_group_at_a_time(network, images, labels):
     assert "last.0" in str(scan) and "32 images" in str(scan) and "100.0 %" in str(scan)
     alt = figures.channel_costs(scan).alt
     assert "32 images" in alt and "Top-1" in alt
+
+
+def test_no_group_of_a_scan_is_measured_with_the_masks_of_another(network, images):
+    """Each reading is that of a network in which this group alone is masked."""
+    scan = prune.sensitivity(network, images, ratios=(0.5,))
+    reference = network(torch.from_numpy(images)).detach().numpy()
+    for group in scan.groups:
+        one = made(nets.Mobile)
+        plan = prune.plan(one, ratio={group: 0.5}, multiple=1, size=SIDE)
+        prune.apply_masks_(one, plan)
+        logits = one(torch.from_numpy(images)).detach().numpy()
+        expected = metrics.sqnr_db(reference, logits)
+        assert scan.of(group)[0].sqnr_db == pytest.approx(expected, abs=0.01), group
+
+
+def test_a_mask_is_a_copy_of_what_it_is_made_from():
+    network, keep = nn.Linear(4, 2), {"weight": torch.ones(2, 4, dtype=torch.uint8)}
+    prune.set_masks_(network, keep)
+    prune.set_masks_(network, {"weight": torch.zeros(2, 4, dtype=torch.uint8)})
+    assert keep["weight"].all() and not prune.masks_of(network)["weight"].keep.any()
 
 
 def test_a_scan_without_labels_measures_agreement(network, images):
@@ -204,3 +227,85 @@ def test_a_schedule_is_the_on_step_of_fine_tuning():
     assert all(mask.strength == 1 for mask in masks.masks_of(network).values())
     with pytest.raises(LabError, match="on_step"):
         prune.recover_(network, plan, steps=1, on_step=schedule)
+
+
+def test_a_plan_comes_back_from_its_file(network, tmp_path):
+    plan = prune.plan(network, ratio=0.4, criterion="l2", size=SIDE)
+    file = prune.write_plan(plan, tmp_path / "plan.yaml")
+    again = prune.read_plan(file, made(nets.Mobile))
+    told = [[(p.group.name, p.order, p.removed) for p in x.parts] for x in (again, plan)]
+    gone = [[order[:removed] for _, order, removed in parts] for parts in told]
+    assert gone[0] == gone[1] and again.stays == plan.stays
+    ours, theirs = again.masks(network), plan.masks(network)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert prune.Schedule(made(nets.Mobile), again, steps=4).progress(1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    (
+        ("group: stem.0", "group: steam.0", r"line 10: groups.0.group: the network has no group"),
+        ("channels: 16", "channels: 17", r"line 11: groups.0.channels: stem.0 has 16 channels"),
+        ("channels: 16", "channels: many", r"line 11.*whole number"),
+        ("removed: ", "removed: x ", r"line 12: groups.0.removed: .*whole numbers"),
+        ("removed: ", "removed: 99 ", r"line 12: groups.0.removed: stem.0 has 16 units"),
+        ("format: 1", "format: 2", "newer version"),
+        ("network: Mobile", "netwerk: Mobile", "the key 'network' is missing"),
+        ("network: Mobile", "network: [", "not readable as a pruning plan"),
+    ),
+)
+def test_a_plan_that_does_not_fit_is_refused_with_its_line(network, old, new, words, tmp_path):
+    file = tmp_path / "plan.yaml"
+    prune.write_plan(prune.plan(network, ratio=0.5, size=SIDE), file)
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(UsageError, match=words):
+        prune.read_plan(file, network)
+
+
+def test_the_nearest_widths_say_what_would_help(network, images, labels):
+    found = prune.nearest(network, prune.Budget(macs=0.01), images, labels)
+    assert "no widths keep to it" in found.short and "no widths keep to it" in str(found)
+    assert found.points[found.chosen].macs == min(p.macs for p in found.points)
+    assert not prune.nearest(network, prune.Budget(macs=0.7), images, labels).short
+
+
+def test_a_budget_of_macs_and_size_buys_both(network, images):
+    """Where both are wanted, fewer MACs go than where MACs are bought until the size fits."""
+    scan = prune.sensitivity(network, images[:8], ratios=(0.5,))
+    rated_ = rated(network)
+    macs, parameters = rated_.cost.total()
+
+    def first(states):
+        return next(s for s in states if s.macs <= 0.8 * macs and s.parameters <= 0.6 * parameters)
+
+    by_macs = first(widths.path(rated_, scan, 4))
+    both = first(widths.path(rated_, scan, 4, limits=(0.8 * macs, 0.6 * parameters)))
+    assert both.macs > by_macs.macs and both.noise <= by_macs.noise
+    found = prune.search(network, prune.Budget(macs=0.9, parameters=0.6), images[:8], multiple=4)
+    chosen = found.points[found.chosen]
+    assert chosen.macs <= 0.9 * macs and chosen.parameters <= 0.6 * parameters
+    assert found.steps[found.within(0.5)].macs <= 0.5 * macs and len(found.steps) > 3
+    assert found.within(0.0) == len(found.steps) - 1 and found.within(1.0) == 0
+
+
+def test_the_runtimes_that_profit_from_zeros_are_named(network):
+    with pytest.raises(UsageError, match="no masks"):
+        pipeline.measure_sparse_speed(network, size=SIDE)
+    masked = made(nets.Mobile)
+    prune.apply_masks_(masked, prune.plan(masked, "unstructured", ratio=0.5, size=SIDE))
+    speed = pipeline.measure_sparse_speed(masked, size=SIDE, turns=1)
+    assert [row.runtime for row in speed.rows] == [
+        "PyTorch", "ONNX Runtime, float32", "ONNX Runtime, int8",
+    ]  # fmt: skip
+    assert speed.zeros_share == pytest.approx(0.5, abs=0.01) and speed.verdict in str(speed)
+    assert set(prune.masks_of(masked)) == set(prune.masks_of(copy.deepcopy(masked)))
+    rows = (SparseTime("dense", 0.97, 1.0), SparseTime("even", 1.3, 0.95))
+    none = dataclasses.replace(speed, rows=rows)
+    assert none.verdict.startswith("None of these runtimes profits")
+    some = dataclasses.replace(speed, rows=(*rows, SparseTime("sparse", 0.5, 1.02)))
+    assert some.verdict == "The zeros make these faster: sparse."
+    busy = dataclasses.replace(speed, rows=(*some.rows, SparseTime("noisy", 0.5, 0.7)))
+    assert [row["profits"] for row in busy.to_dict()["rows"]] == ["no", "no", "yes", "unclear"]
+    assert busy.verdict.endswith("Unclear, because the machine was busy: noisy.")

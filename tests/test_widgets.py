@@ -26,6 +26,7 @@ from labutils.show.widgets import (
     ParetoFront,
     ReplacementBoard,
     StageExplorer,
+    WidthSlider,
     own_picture,
 )
 from labutils.show.widgets.clipping import kept_range
@@ -821,3 +822,34 @@ def test_a_recipe_is_saved_under_the_name_that_is_shown(pareto, searched):
         pareto.save_button.click()
         assert kind(pareto) == "bad" and "ends in .yaml" in words(pareto.status)
         assert pareto.recipe.value and not pareto.save_button.disabled
+
+
+# --- widths -------------------------------------------------------------------------------------
+
+
+def test_dragging_the_budget_shows_the_widths_and_the_cost():
+    import types
+
+    from labutils import prune
+    from labutils.prune.budget import Point, Step
+
+    steps = tuple(
+        Step({"stem": 16 - 4 * i, "last": 64 - 16 * i}, 100 - 30 * i, 1000 - 200 * i, 30.0 - 9 * i)
+        for i in range(3)
+    )
+    whole = Point(100, 1000, 99.0, 1.0, 0.9, None, steps[0].widths)
+    chosen = dataclasses.replace(whole, macs=70)
+    plan = types.SimpleNamespace(network="Net")
+    found = prune.Search(prune.Budget(macs=0.7), 8, whole, (chosen,), 0, plan, None, steps=steps)
+    slider = WidthSlider(found)
+    assert "60 of 80 channels stay (75.0 %)" in words(slider.status)
+    assert "70.0 % of the MACs" in words(slider.status) and "21.0 dB" in words(slider.status)
+    before = slider.picture.value
+    slider.share.value = 40
+    assert "40 of 80" in words(slider.status) and slider.picture.value != before
+    assert "stem loses most, 16 to 8" in slider.picture.value
+    slider.share.value = 100
+    assert "nothing yet" in words(slider.status)
+    assert "data:image/png" in slider.static_html() and "still picture" in slider.static_html()
+    with pytest.raises(UsageError, match="no steps"):
+        WidthSlider(dataclasses.replace(found, steps=()))

@@ -193,6 +193,7 @@ def _written(
         say(chosen, tuned)
     else:
         prune.apply_masks_(student, plan)
+    speed = _say_speed(chosen, plan, model, student)
     removal = prune.removed(student, size=model.input_shape or prune.DEFAULT_SIZE)
     say(chosen, removal)
     before, after = (train.logits_of(m, validation) for m in (module, removal.network))
@@ -214,6 +215,7 @@ def _written(
             "removal": removal.to_dict(),
             "gate": gate.to_dict(),
         }
+        facts["sparse_speed"] = speed
         facts["training"] = tuned.to_dict() if tuned else None
         facts["top1"] = {"value": top1.value, "n": top1.n, "pictures": validation.source}
         steps.write_manifest(draft, model, opset=report.opset, **facts)
@@ -222,3 +224,18 @@ def _written(
     say(chosen, f"wrote {chosen.output}")
     emit(chosen, gate)
     return 0
+
+
+def _say_speed(
+    chosen: argparse.Namespace, plan: prune.Plan, model: zoo.Model, student: nn.Module
+) -> dict[str, Any] | None:
+    """Say which runtimes profit from zeros that stay in dense weights; None where channels go."""
+    from .. import pipeline, prune
+    from ..images import data
+
+    if isinstance(plan, prune.ChannelPlan):
+        return None
+    side = max(data.sides(model.known_preprocessing().size))
+    speed = pipeline.measure_sparse_speed(student, size=side)
+    say(chosen, speed)
+    return speed.to_dict()

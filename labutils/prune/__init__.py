@@ -10,11 +10,12 @@ brings masks into force step by step, in any loop. On the command line: ``labuti
 
 from torch import nn
 
-from .budget import Budget, Search, search
+from .budget import Budget, Search, nearest, search
 from .coupling import coupled
 from .criteria import CRITERIA, Criterion, taylor
 from .groups import Group, Refusal, Slice
 from .masks import Mask, masks_of, remove_, set_masks_, transfer_masks_
+from .plan_file import read_plan, write_plan
 from .planning import DEFAULT_SIZE, plan
 from .recovery import recover_, reestimate_
 from .removal import Removal, removed
@@ -25,9 +26,9 @@ from .schedule import KINDS, Schedule
 __all__ = [
     "CRITERIA", "DEFAULT_SIZE", "KINDS", "Budget", "ChannelPlan", "Criterion", "Group", "Mask",
     "Plan", "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice", "WeightPlan",
-    "apply_masks_", "coupled", "masks_of", "plan", "recover_", "reestimate_", "remove_",
-    "removed", "search", "sensitivity", "set_masks_", "taylor",
-    "transfer_masks_",
+    "apply_masks_", "coupled", "masks_of", "nearest", "plan", "read_plan", "recover_",
+    "reestimate_", "remove_", "removed", "search", "sensitivity", "set_masks_", "taylor",
+    "transfer_masks_", "write_plan",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,27 @@ class Point:
     widths: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A state on the way from the whole network to the narrowest, predicted.
+
+    Attributes
+    ----------
+    widths
+        By group: channels that stay.
+    macs, parameters
+        That stay.
+    predicted_db
+        Logit SQNR without training, from the sum of the groups' own noises: each was measured
+        alone, so it is too good for many at once.
+    """
+
+    widths: Mapping[str, int]
+    macs: int
+    parameters: int
+    predicted_db: float
+
+
 @dataclass(frozen=True, repr=False)
 class Search(tabular.Table):
     """What a search found within a budget.
@@ -145,6 +166,11 @@ class Search(tabular.Table):
         What to mask; train it, then remove.
     scan
         The sensitivities that the widths follow.
+    short
+        Why the budget is not kept to, and what would help; empty where it is. Only `nearest`
+        returns such a search.
+    steps
+        All states that the search went through, the whole network first.
     """
 
     budget: Budget
@@ -154,6 +180,17 @@ class Search(tabular.Table):
     chosen: int
     plan: ChannelPlan
     scan: Sensitivity
+    short: str = ""
+    steps: tuple[Step, ...] = ()
+
+    def within(self, share: float) -> int:
+        """Return the number of the first of `steps` with at most this share of the MACs.
+
+        The last one, where none has so few.
+        """
+        most = share * self.steps[0].macs
+        found = (i for i, step in enumerate(self.steps) if step.macs <= most)
+        return next(found, len(self.steps) - 1)
 
     @property
     def front(self) -> tuple[Point, ...]:
@@ -169,7 +206,7 @@ class Search(tabular.Table):
         return {
             "budget": asdict(self.budget), "n": self.n, "whole": asdict(self.whole),
             "points": [asdict(point) for point in self.points], "chosen": self.chosen,
-            "plan": self.plan.to_dict(), "sensitivity": self.scan.to_dict(),
+            "plan": self.plan.to_dict(), "sensitivity": self.scan.to_dict(), "short": self.short,
         }  # fmt: skip
 
     def _parts(self) -> tuple[str, Sequence[str], tabular.Rows, Iterable[str]]:
@@ -188,6 +225,7 @@ class Search(tabular.Table):
         whole = f"The whole network: {100 * _quality(self.whole):.1f} % {measure}"
         return title, columns, rows, [
             f"{whole}, {self.whole.macs / 1e6:,.1f} M MACs, {self.whole.parameters:,} parameters.",
+            *filter(None, [self.short]),
             "Accuracy returns with fine-tuning: train under the masks of the plan, then remove.",
         ]  # fmt: skip
 
@@ -224,14 +262,37 @@ def search(
     PruningError
         Not even the narrowest network keeps to the budget; the message says what it costs.
     """
+    found = nearest(
+        model, budget, inputs, labels,
+        criterion=criterion, exclude=exclude, multiple=multiple, progress=progress,
+    )  # fmt: skip
+    if found.short:
+        raise PruningError(found.short)
+    return found
+
+
+def nearest(
+    model: nn.Module,
+    budget: Budget,
+    inputs: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    criterion: str | Criterion = "l1",
+    exclude: Sequence[str] = (),
+    multiple: int = 8,
+    progress: Progress | None = None,
+) -> Search:
+    """Do as `search`; where no widths keep to the budget, return the narrowest ones.
+
+    `Search.short` says then what they cost, and what would help.
+    """
     scan = sensitivity(
         model, inputs, labels, criterion=criterion, exclude=exclude, progress=progress
     )
     rated = Rated(model, criteria.find(criterion), tuple(inputs.shape), exclude)
-    of_size = budget.macs is budget.latency is None
-    states = list(path(rated, scan, multiple, "parameters" if of_size else "macs"))
+    states = list(_states(rated, scan, multiple, budget))
     judge = _Judge(model, rated, budget, inputs, labels)
-    end = _first_within(states, budget, judge.latency)
+    end, short = _first_within(states, budget, judge.latency)
     share = [state.macs / states[0].macs for state in states]
     wanted = [*np.linspace(1, share[end], 5)[1:-1].tolist(), share[end], share[end] ** 1.5]
     places = sorted(
@@ -244,36 +305,57 @@ def search(
         "criterion": getattr(criterion, "__name__", str(criterion)),
     }  # fmt: skip
     plan = judge.plan(states[end], settings)
-    return Search(
-        budget, len(inputs), judge(states[0]), tuple(points), places.index(end), plan, scan
-    )
+    whole, chosen = judge(states[0]), places.index(end)
+    steps = tuple(_step(rated, state) for state in states)
+    return Search(budget, len(inputs), whole, tuple(points), chosen, plan, scan, short, steps)
+
+
+def _states(rated: Rated, scan: Sensitivity, multiple: int, budget: Budget) -> Iterator[State]:
+    """Yield the descent that buys what the budget wants: MACs, parameters, or both in turn."""
+    of_work = budget.macs is not None or budget.latency is not None
+    of_size = budget.parameters is not None or budget.megabytes is not None
+    if not (of_work and of_size):
+        return path(rated, scan, multiple, "macs" if of_work else "parameters")
+    macs, parameters = rated.cost.total()
+    most = min((budget.parameters or 1) * parameters, (budget.megabytes or np.inf) * 1e6 / _BYTES)
+    share = min(x for x in (budget.macs, budget.latency) if x is not None)
+    return path(rated, scan, multiple, limits=(share * macs, most))
+
+
+def _step(rated: Rated, state: State) -> Step:
+    widths = {g.name: g.channels - g.parts * state.removed[g.name] for g in rated.groups}
+    db = -10 * np.log10(max(state.noise, 1e-12))
+    return Step(widths, state.macs, state.parameters, float(db))
 
 
 def _first_within(
     states: Sequence[State], budget: Budget, latency: Callable[[State], float]
-) -> int:
-    """Return the first state that keeps to the budget; for latency by halving what is left."""
+) -> tuple[int, str]:
+    """Return the first state that keeps to the budget; else the narrowest, and what it costs.
+
+    For latency what is left is halved.
+    """
     within = [i for i, state in enumerate(states) if budget.holds(state, states[0]) and i]
-    last = states[-1]
+    end, last = len(states) - 1, states[-1]
     least = (
         f"The narrowest network that was planned has {100 * last.macs / states[0].macs:.0f} % of "
         f"the MACs and {last.parameters * _BYTES / 1e6:.2f} MB of parameters"
     )
     advice = "Raise the budget, exclude fewer layers, or pass a smaller multiple."
     if not within:
-        raise PruningError(f"{budget}: no widths keep to it. {least}. {advice}")
+        return end, f"{budget}: no widths keep to it. {least}. {advice}"
     low, high = within[0], within[-1]
     if budget.latency is None or latency(states[low]) <= budget.latency:
-        return low
+        return low, ""
     if (found := latency(states[high])) > budget.latency:
-        raise PruningError(
+        return end, (
             f"{budget}: no widths keep to it. {least}, and takes {100 * found:.0f} % of the time. "
             f"{advice}"
         )
     while high - low > max(1, len(states) // 50):
         middle = (low + high) // 2
         low, high = (low, middle) if latency(states[middle]) <= budget.latency else (middle, high)
-    return high
+    return high, ""
 
 
 class _Judge:

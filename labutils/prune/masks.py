@@ -33,7 +33,8 @@ class Mask(nn.Module):
     def __init__(self, keep: torch.Tensor) -> None:
         super().__init__()
         # not bool: gloo cannot broadcast that between the processes of a distributed run
-        self.register_buffer("keep", keep.to(torch.uint8))
+        # a copy: the caller's tensor must not change with the mask
+        self.register_buffer("keep", keep.to(torch.uint8, copy=True))
         self.register_buffer("strength", torch.ones((), device=keep.device))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:

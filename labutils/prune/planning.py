@@ -183,6 +183,7 @@ class Rated:
                 self.groups.append(group)
         if not self.groups:
             reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in self.left))
+            reasons = reasons or "it has no convolution and no linear layer"
             raise PruningError(f"No channel of {self.network} can go: {reasons}.")
         self.scores = [criteria.scores(criterion, g, self.weights) for g in self.groups]
 

@@ -58,14 +58,33 @@ def traced(network: nn.Module, example: torch.Tensor) -> Iterator[Any]:
         except ZeroDivisionError:
             _as_elementwise_(graph)
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise PruningError(
-                f"{type(network).__name__} cannot be traced on an input {tuple(example.shape)}: "
-                f"{(str(error).strip() or type(error).__name__).splitlines()[0]} Pass the shape "
-                "that it takes (size=, or example=)."
-            ) from None
+            raise _untraceable(network, example, error) from None
         yield graph
     for module, mode in training.items():
         module.training = mode
+
+
+def _untraceable(network: nn.Module, example: torch.Tensor, error: Exception) -> PruningError:
+    """Return what to say: the network does not run, or Torch-Pruning cannot follow how it does."""
+    name, said = type(network).__name__, _first_line(error).rstrip(".")
+    try:
+        with torch.no_grad():
+            network(example)
+    except Exception as refused:  # whatever a foreign forward method raises
+        return PruningError(
+            f"{name} does not run on an input {tuple(example.shape)}: {_first_line(refused)} "
+            "Networks of one image tensor are pruned: pass the shape that it takes (size=)."
+        )
+    return PruningError(
+        f"The channels of {name} cannot be followed ({said}): it splits or joins tensors as "
+        "Torch-Pruning does not know. Prune single weights (unstructured, n:m), which are not "
+        "coupled."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if said.endswith((".", ":")) else f"{said}."
 
 
 def _as_elementwise_(graph: Any) -> None:

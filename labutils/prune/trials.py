@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from ..models import modes
 from .groups import Group, Refusal
@@ -60,8 +61,8 @@ def outputs(network: nn.Module, inputs: torch.Tensor, *, batch_norm: bool = Fals
         for module in network.modules() if batch_norm else ():
             module.training = isinstance(module, _BatchNorm)
         found = network(inputs)
-    tensors = found if isinstance(found, (tuple, list)) else [found]
-    return torch.cat([t.flatten(1) for t in tensors], 1)
+    tensors = [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
+    return torch.cat([t.flatten(1).to(inputs.dtype) for t in tensors], 1)
 
 
 def conditioned(plain: nn.Module, example: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
@@ -100,13 +101,15 @@ def sound(
 def _why_not(trial: tuple[nn.Module, torch.Tensor], groups: Sequence[Group]) -> str:
     """Remove a third of these groups' channels; return what is wrong with the result.
 
-    An odd number of channels here and there: halves that a split makes must not stay equal.
+    An odd number of channels here and there: halves that a split makes must not stay equal. The
+    first and the last are among them: what is written to a range of channels must not move.
     """
     generator = torch.Generator().manual_seed(0)
     units = {}
     for group in groups:
         count = min(group.units - 1, group.units // _PROBED | 1)
-        units[group.name] = torch.randperm(group.units, generator=generator)[:count].tolist()
+        drawn = torch.randperm(group.units, generator=generator).tolist()
+        units[group.name] = [*dict.fromkeys([0, group.units - 1, *drawn])][:count]
     try:
         found = trial_departure(trial, groups, units)
     except Exception as error:  # whatever a foreign forward method raises for other widths

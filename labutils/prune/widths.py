@@ -80,7 +80,13 @@ class Costs:
         return share
 
 
-def path(rated: Rated, scan: Sensitivity, multiple: int, saved: Saved = "macs") -> Iterator[State]:
+def path(
+    rated: Rated,
+    scan: Sensitivity,
+    multiple: int,
+    saved: Saved = "macs",
+    limits: tuple[float, float] | None = None,
+) -> Iterator[State]:
     """Yield the states of a greedy descent, from the whole network to the narrowest.
 
     Every step takes one multiple of channels from the group where that costs the least noise per
@@ -96,12 +102,19 @@ def path(rated: Rated, scan: Sensitivity, multiple: int, saved: Saved = "macs") 
         Widths are multiples of this.
     saved
         What is bought with the noise.
+    limits
+        (MACs, parameters) that are wanted, in place of `saved`: what is bought is the share of
+        those that are still too many; of both, once neither is.
     """
     costs, curves = Costs(rated), {group.name: _curve(scan, group) for group in rated.groups}
     removed = {group.name: 0 for group in rated.groups}
-    noise, place = 0.0, _SCALES[saved]
+    noise, whole, place = 0.0, (costs.macs, costs.parameters), _SCALES[saved]
+    weights = [float(i == place) for i in (0, 1)]
     yield State(dict(removed), round(costs.macs), round(costs.parameters), noise)
     while True:
+        if limits is not None:
+            over = [costs.macs > limits[0], costs.parameters > limits[1]]
+            weights = [float(o or not any(over)) / w for o, w in zip(over, whole, strict=True)]
         best: tuple[float, Group, int, float] | None = None
         for group in rated.groups:
             there = removed[group.name]
@@ -111,7 +124,8 @@ def path(rated: Rated, scan: Sensitivity, multiple: int, saved: Saved = "macs") 
             more = _noise(curves[group.name], group, there + step) - _noise(
                 curves[group.name], group, there
             )
-            price = more / max(costs.saving(group, step)[place], 1e-9)
+            saving = costs.saving(group, step)
+            price = more / max(sum(w * s for w, s in zip(weights, saving, strict=True)), 1e-12)
             if best is None or price < best[0]:
                 best = price, group, step, more
         if best is None:

@@ -26,6 +26,7 @@ from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
 from ..tracking import Progress, tracked
 from . import recipe as recipes
+from .carriers import CARRIERS
 from .mixed_report import Budget, MixedReport, Point, mixed_recipe
 from .prepare import prepared
 from .ptq import QuantizeReport, static
@@ -36,7 +37,7 @@ from .rounding_noise import END, START, Edge, Meter, edges
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Budget", "MixedReport", "Point", "search"]
+__all__ = ["Budget", "MixedReport", "Point", "least_megabytes", "search"]
 
 
 _FREE = 2e-4  # of all MACs: the price of widening a node that has none, so that few are
@@ -102,6 +103,26 @@ def search(
         source.name, budget, len(images[:judged]), recipe, tuple(front), chosen, narrow, reached,
         base, tuple(name for name in judge.owner if name in front[-1].wide), judge,
     )  # fmt: skip
+
+
+def least_megabytes(source: OnnxFile | str | Path, base: str | Path | Recipe = "int8") -> float:
+    """Return what the stored weights take with all that can be narrowed at 4 bits, in MB.
+
+    Less than that no budget of `search` may ask for.
+    """
+    from onnx import numpy_helper
+
+    base = recipes.load(base)
+    graph = prepared(OnnxFile.of(source)).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    carried = {
+        node.input[1] for node in graph.node
+        if node.op_type in CARRIERS and node.input[1] in arrays and not base.excluded(node.name)
+    }  # fmt: skip
+    others = sum(
+        a.nbytes for name, a in arrays.items() if name not in carried and a.dtype.kind == "f"
+    )
+    return (others + sum(arrays[name].size // 2 for name in carried)) / 1e6
 
 
 def _macs(source: OnnxFile, model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, float]:

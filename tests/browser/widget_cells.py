@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
-from labutils import compare, runtime
+from labutils import compare, prune, runtime
 from labutils.images import data, things
 from labutils.models import zoo
 from labutils.quantize import mixed
@@ -51,5 +51,11 @@ CELLS = {
         "board = widgets.ReplacementBoard({'a file of a colleague': FILE})\nboard.repair()\nboard"
     ),
     "StageExplorer": "widgets.StageExplorer(stages, images, preprocessing)",
+    "WidthSlider": (
+        "wide = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.Conv2d(32, 16, 1), "
+        "torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+        "widgets.WidthSlider(prune.search(wide, prune.Budget(macs=0.8), "
+        "r.normal(size=(2, 3, 32, 32)).astype(np.float32)))"
+    ),
 }
 """Name in `labutils.show.widgets` -> the source that shows it."""

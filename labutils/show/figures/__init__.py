@@ -23,11 +23,12 @@ from ..graphs.picture import BLUE, GREEN, INK, ORANGE, VERMILION, Picture, blank
 from .anatomy import hard_and_smooth, weight_work_time
 from .architecture import architecture, inverted_residual
 from .comparison import accuracy_by_size, answers_apart, ladder_chart, layer_sqnr
+from .compression import compression_front
 from .concurrency import latency_by_requests
 from .error import filter_reach, u_curve
 from .image import error_by_image, images
 from .precision import front, layer_costs
-from .pruning import channel_costs, pruning_front
+from .pruning import accuracy_by_macs, block_widths, channel_costs, pruning_front
 from .quantization import clipping_histogram, quantization_grid, quantized, ranges
 from .surgery import cuts, gate_inputs, training_losses
 from .target import operator_counts, verdict_bars
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Picture",
+    "accuracy_by_macs",
     "accuracy_by_size",
     "activation_curves",
     "answers_apart",
     "architecture",
+    "block_widths",
     "channel_costs",
     "clipping_histogram",
+    "compression_front",
     "cuts",
     "error_by_image",
     "filter_reach",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ... import metrics
 from ...errors import UsageError
 from ...prune import Search, Sensitivity
@@ -104,6 +106,77 @@ def pruning_front(search: Search) -> Picture:
     if search.budget.macs is not None:
         axes.axvline(100 * search.budget.macs, color=GREY, linestyle="--", linewidth=1)
     axes.set(xlabel="MACs that stay, %", ylabel=f"{measure} without training, %", ylim=(0, 104))
+    axes.grid(True)
+    axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=0.85)
+    return picture
+
+
+@styled
+def block_widths(search: Search, place: int | None = None) -> Picture:
+    """Draw the channels of every group that stay, beside those that there were.
+
+    Parameters
+    ----------
+    search
+        From `prune.search`.
+    place
+        Number of the state in ``search.steps``; by default the one that was chosen.
+    """
+    if place is None:
+        chosen = search.points[search.chosen].macs
+        place = next(i for i, step in enumerate(search.steps) if step.macs <= chosen)
+    whole, step = search.steps[0], search.steps[place]
+    groups = list(whole.widths)
+    before, after = ([at.widths[group] for group in groups] for at in (whole, step))
+    share = step.macs / whole.macs
+    least = min(groups, key=lambda group: step.widths[group] / whole.widths[group])
+    picture = blank(
+        3.9,
+        f"Channels of {len(groups)} groups of {search.plan.network} at {percent(share)} of the "
+        f"MACs: {sum(after):,} of {sum(before):,} stay; {least} loses most, "
+        f"{whole.widths[least]} to {step.widths[least]}.",
+    )
+    axes, places = picture.subplots(), range(len(groups))
+    axes.bar(places, before, color="white", edgecolor=GREY, linewidth=0.8, label="there were")
+    axes.bar(places, after, color=BLUE, edgecolor=GREY, linewidth=0.8, label="stay")
+    axes.set(ylabel="channels")
+    axes.grid(True, axis="y")
+    axes.legend(loc="upper left", frameon=False)
+    stage_ticks(axes, groups)
+    return picture
+
+
+@styled
+def accuracy_by_macs(rows: Sequence[tuple[str, float, metrics.Proportion]]) -> Picture:
+    """Draw accuracy against the MACs that stay, one line per way of making the networks.
+
+    Parameters
+    ----------
+    rows
+        (way, share of the MACs that stay, top-1), as ``("trained", 0.7, ...)``; ways keep their
+        order.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    if not rows:
+        raise UsageError("There is no network to draw.")
+    ways = list(dict.fromkeys(way for way, *_ in rows))
+    ends = [min((r for r in rows if r[0] == way), key=lambda row: row[1]) for way in ways]
+    said = "; ".join(f"{w}: {percent(t.value)} at {percent(m)} of the MACs" for w, m, t in ends)
+    picture = blank(3.6, f"Top-1 against MACs, {len(rows)} networks. {said}.")
+    axes = picture.subplots()
+    for i, way in enumerate(ways):
+        own = sorted(((m, t) for w, m, t in rows if w == way), key=lambda row: row[0])
+        reach = [[100 * abs(end - p.value) for end in p.interval] for _, p in own]
+        axes.errorbar(
+            [100 * macs for macs, _ in own], [100 * p.value for _, p in own],
+            yerr=list(zip(*reach, strict=True)), marker=_MARKERS[i % len(_MARKERS)],
+            color=_COLORS[i % len(_COLORS)], linewidth=0.8, elinewidth=0.8, label=way,
+        )  # fmt: skip
+    axes.set(xlabel="MACs that stay, %", ylabel="top-1, %", ylim=(0, 104))
     axes.grid(True)
     axes.legend(loc="lower right", facecolor="white", edgecolor="none", framealpha=0.85)
     return picture

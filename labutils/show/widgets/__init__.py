@@ -12,6 +12,7 @@ from .ladder_picker import LadderPicker
 from .pareto_front import ParetoFront
 from .replacement_board import ReplacementBoard
 from .stage_explorer import StageExplorer
+from .width_slider import WidthSlider
 
 __all__ = [
     "ClippingSlider",
@@ -20,4 +21,5 @@ __all__ = [
     "ParetoFront",
     "ReplacementBoard",
     "StageExplorer",
+    "WidthSlider",
 ]

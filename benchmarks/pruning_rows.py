@@ -1,0 +1,310 @@
+"""The rows of benchmarks/pruning.py: what is pruned, by whom, how long it is trained.
+
+A row makes a network from a trained one. All are trained by one loop, with the same steps, images,
+order, augmentation and distillation from the original (`Schedule`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from labutils import prune, surgery, train
+from labutils.images import data
+
+LARGE, SMALL, V2, RESNET = (
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "tv:mobilenet_v2",
+    "tv:resnet18",
+)
+RATED_ON, BATCH_NORM = 256, 512  # images
+TUNED_ON = 1600  # of val: which of Torch-Pruning's criteria is taken
+SIDE = 128
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How every row is trained.
+
+    Attributes
+    ----------
+    steps, size, batch_size, learning_rate, images
+        As in `train.FineTuningConfig`.
+    """
+
+    steps: int = 1500
+    size: int = 96
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    images: int = 16_000
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `train.fine_tune`."""
+        return vars(self).copy()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a row's maker works with.
+
+    Attributes
+    ----------
+    network
+        The original, which is not changed.
+    image_set
+        What it learned.
+    schedule
+        How long it is trained.
+    state
+        Where the training is kept, to resume from.
+    """
+
+    network: nn.Module
+    image_set: str
+    schedule: Schedule
+    state: train.Resumable
+
+    def train_(self, network: nn.Module, **own: Any) -> nn.Module:
+        """Train a network as every row is trained."""
+        arguments = self.schedule.settings() | own
+        done = train.fine_tune(
+            network, teacher=self.network, image_set=self.image_set, state=self.state, **arguments
+        )
+        print(done, flush=True)
+        return network
+
+    def recover_(self, network: nn.Module, plan: prune.Plan) -> nn.Module:
+        """Train a network while a plan's masks come into force."""
+        done = prune.recover_(
+            network, plan, teacher=self.network, image_set=self.image_set, state=self.state,
+            **self.schedule.settings(),
+        )  # fmt: skip
+        print(done, flush=True)
+        return network
+
+    def rated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return training images as inputs, and their labels."""
+        images = data.load("train", RATED_ON, SIDE, self.image_set)
+        return data.Preprocessing(SIDE)(images.images), images.labels
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table.
+
+    Attributes
+    ----------
+    name
+        How `--rows` names it, without the architecture.
+    architecture
+        Of the original.
+    kind
+        ``control``, ``channels``, ``weights`` or ``surgery``.
+    way
+        By what, for the table.
+    make
+        Makes the network; None for the original.
+    """
+
+    name: str
+    architecture: str
+    kind: str
+    way: str
+    make: Callable[[Task], nn.Module] | None
+
+    @property
+    def id(self) -> str:
+        """How `--rows` names it."""
+        return f"{self.architecture.removeprefix('tv:')}/{self.name}"
+
+
+# ------------------------------------------------------------ ours
+
+
+def train_as_long(task: Task) -> nn.Module:
+    """Train the original itself for as many steps."""
+    return task.train_(copy.deepcopy(task.network))
+
+
+def prune_to(macs: float) -> Callable[[Task], nn.Module]:
+    """Return a maker of a network with a share of the MACs, widths by our search."""
+
+    def make(task: Task) -> nn.Module:
+        found = prune.search(task.network, prune.Budget(macs=macs), *task.rated())
+        print(found, flush=True)
+        student = task.recover_(copy.deepcopy(task.network), found.plan)
+        return prune.removed(student, size=SIDE).network
+
+    return make
+
+
+def prune_channels(ratio: float) -> Callable[[Task], nn.Module]:
+    """Return a maker of a network without a share of each group's channels, as in TI's table."""
+
+    def make(task: Task) -> nn.Module:
+        student = copy.deepcopy(task.network)
+        task.recover_(student, prune.plan(student, ratio=ratio, size=SIDE))
+        return prune.removed(student, size=SIDE).network
+
+    return make
+
+
+def mask_weights(method: str, **options: Any) -> Callable[[Task], nn.Module]:
+    """Return a maker of a network with zeros among its weights."""
+
+    def make(task: Task) -> nn.Module:
+        student = copy.deepcopy(task.network)
+        task.recover_(student, prune.plan(student, method, size=SIDE, **options))
+        prune.remove_(student)
+        return student
+
+    return make
+
+
+def operate_lite(task: Task) -> nn.Module:
+    """Apply TI's lite surgery, and train."""
+    student = copy.deepcopy(task.network)
+    inputs = torch.from_numpy(task.rated()[0][:4])
+    print(surgery.replace_(student, "lite", example_inputs=inputs), flush=True)
+    task.train_(student)
+    images = data.calibration(BATCH_NORM, SIDE, task.image_set)
+    train.estimate_batch_norm_(student, images, data.Preprocessing(SIDE))
+    return student
+
+
+# ------------------------------------------------------------ peers
+
+
+def prune_by_torch_pruning(macs: float) -> Callable[[Task], nn.Module]:
+    """Return a maker by Torch-Pruning: same rounding, its best criterion on val, then trained."""
+
+    def make(task: Task) -> nn.Module:
+        tuned = {name: cut_by_peer(task, macs, name) for name in PEER_CRITERIA}
+        images = data.load("val", TUNED_ON, SIDE, task.image_set)
+        reached = {
+            name: float(np.mean(train.logits_of(smaller, images).argmax(1) == images.labels))
+            for name, smaller in tuned.items()
+        }
+        best = max(reached, key=lambda name: reached[name])
+        print(f"Torch-Pruning's criteria on val, not trained: {reached}; taken: {best}", flush=True)
+        return task.train_(tuned[best])
+
+    return make
+
+
+PEER_CRITERIA: dict[str, tuple[str, dict[str, Any]]] = {
+    "magnitude, p=1": ("GroupMagnitudeImportance", {"p": 1}),
+    "magnitude, p=2": ("GroupMagnitudeImportance", {"p": 2}),
+    "BNScale": ("BNScaleImportance", {}),
+    "FPGM": ("FPGMImportance", {}),
+    "LAMP": ("LAMPImportance", {}),
+    "Taylor": ("GroupTaylorImportance", {}),
+}
+"""Torch-Pruning's documented criteria: class and arguments."""
+
+
+def cut_by_peer(task: Task, macs: float, criterion: str) -> nn.Module:
+    """Return what Torch-Pruning makes, its ratio halved until the MACs are kept to.
+
+    BatchNorm is measured again, as ours has it: without, no criterion says anything on val.
+    """
+    low, high, best = 0.0, 0.95, None
+    for _ in range(6):
+        ratio = (low + high) / 2
+        smaller = _cut(task, ratio, criterion)
+        if prune.cost.measured(smaller, (1, 3, SIDE, SIDE)).total()[0] <= macs * _macs(
+            task.network
+        ):
+            best, high = smaller, ratio
+        else:
+            low = ratio
+    network = best if best is not None else _cut(task, high, criterion)
+    pictures = data.load("train", RATED_ON, SIDE, task.image_set)
+    batches = [x for x, _ in pictures.batches(64, data.Preprocessing(SIDE))]
+    prune.reestimate_(network, batches)
+    return network
+
+
+def _cut(task: Task, ratio: float, criterion: str) -> nn.Module:
+    import torch_pruning
+
+    network = copy.deepcopy(task.network).eval().requires_grad_(True)
+    kind, options = PEER_CRITERIA[criterion]
+    inputs, labels = task.rated()
+    images = torch.from_numpy(inputs[:32])
+    last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+    pruner = torch_pruning.pruner.BasePruner(
+        network, images[:1], importance=getattr(torch_pruning.importance, kind)(**options),
+        pruning_ratio=ratio, ignored_layers=[last], round_to=8, global_pruning=True,
+    )  # fmt: skip
+    if criterion == "Taylor":
+        nn.functional.cross_entropy(network(images), torch.from_numpy(labels[:32])).backward()
+    pruner.step()
+    network.zero_grad(set_to_none=True)
+    return network.requires_grad_(False)
+
+
+def _macs(network: nn.Module) -> int:
+    return prune.cost.measured(network, (1, 3, SIDE, SIDE)).total()[0]
+
+
+def mask_by_torch(share: float) -> Callable[[Task], nn.Module]:
+    """Return a maker by torch.nn.utils.prune: global L1, one shot, then trained under the masks."""
+
+    def make(task: Task) -> nn.Module:
+        from torch.nn.utils import prune as official
+
+        network = copy.deepcopy(task.network)
+        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        official.global_unstructured(
+            [(layer, "weight") for layer in layers], official.L1Unstructured, amount=share
+        )
+        task.train_(network)
+        for layer in layers:
+            official.remove(layer, "weight")
+        return network
+
+    return make
+
+
+def controls(architecture: str) -> list[Row]:
+    """Return what the other rows of an architecture are compared with."""
+    return [
+        Row("original", architecture, "control", "the original", None),
+        Row("long", architecture, "control", "the original, trained as long", train_as_long),
+    ]
+
+
+def rows() -> list[Row]:
+    """Return every row of the table, the originals first."""
+    made = controls(LARGE)
+    for share in (0.7, 0.5):
+        made += [
+            Row(f"macs{100 * share:.0f}", LARGE, "channels", "ours", prune_to(share)),
+            Row(f"tp{100 * share:.0f}", LARGE, "channels", "Torch-Pruning",
+                prune_by_torch_pruning(share)),
+        ]  # fmt: skip
+    made += [
+        Row("2of4", LARGE, "weights", "ours, 2:4", mask_weights("2:4")),
+        Row("41of64", LARGE, "weights", "ours, 41:64", mask_weights("41:64")),
+        Row("zeros80", LARGE, "weights", "ours, unstructured 80 %",
+            mask_weights("unstructured", ratio=0.8, scope="global")),
+        Row("torch80", LARGE, "weights", "torch.nn.utils.prune, 80 %", mask_by_torch(0.8)),
+        Row("lite", LARGE, "surgery", "lite surgery", operate_lite),
+        Row("ti30", LARGE, "channels", "ours, 30 % of the channels", prune_channels(0.3)),
+    ]  # fmt: skip
+    for architecture in (SMALL, V2, RESNET):
+        made += [
+            *controls(architecture),
+            Row("ti30", architecture, "channels", "ours, 30 % of the channels",
+                prune_channels(0.3)),
+            Row("41of64", architecture, "weights", "ours, 41:64", mask_weights("41:64")),
+        ]  # fmt: skip
+    return made

@@ -50,6 +50,10 @@ DECISIVE = {
     "09.1": (".tobytes()", "x.shape"),
     "09.2": (".get(", "[labels]", "enumerate"),
     "09.3": ("steps - 1", "0.75", "0.5 *"),
+    "12.1": ("np.stack", "axis=-1"),
+    "12.2": ("[..., ::-1]", ".sum()"),
+    "12.3": ("0.95 *", "min("),
+    "12.4": ("itertools", "combinations"),
 }
 """What decides in the reference solution, and must be in no message."""
 

@@ -1,4 +1,4 @@
-"""The way through the lab as a picture: ten notebooks, and what each leaves for the next."""
+"""The way through the lab as a picture: its notebooks, and what each leaves for the next."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ _STOPS = (
     _Stop("07", "Model surgery", "What does a cut cost?", "a lite network, its edits", "07_*"),
     _Stop("08", "Quantization in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
     _Stop("09", "Your own data", "Does it hold for mine?", "a DLC of your own", "09_*"),
+    _Stop("12", "The RDK X5", "And on another board?", "nothing here"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28
 _COLUMNS = 3
 _INK, _LINE = "#1a1a1a", "#5a5a5a"
 _TINTS = (
     "#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6", "#ececec",
-    "#dce9f5", "#d5efe6",
+    "#dce9f5", "#d5efe6", "#fad9c8",
 )  # fmt: skip
 
 
 def lab_map() -> Svg:
-    """Draw the ten notebooks with their questions and what they leave behind.
+    """Draw the notebooks with their questions and what they leave behind.
 
     Returns
     -------

@@ -59,7 +59,7 @@ Costs = dict[str, tuple[float, float]]
 
 _CHOICES: tuple[tuple[str, Costs, float], ...] = (
     ("all fit", {"stem": (2.0, 1.0), "head": (1.0, 2.0)}, 3.0),
-    ("no room", {"stem": (5.0, 6.0), "gate": (4.0, 3.0), "head": (4.0, 3.0)}, 6.0),
+    ("left", {"stem": (5.0, 6.0), "gate": (4.0, 3.0), "head": (4.0, 3.0)}, 6.0),
     ("ratio", {"stem": (3.0, 1.0), "gate": (8.0, 4.0), "head": (1.0, 0.5)}, 4.0),
     ("nothing fits", {"stem": (2.0, 4.0), "gate": (1.0, 5.0)}, 3.5),
     ("harm", {"stem": (2.0, 1.0), "gate": (-0.5, 0.5), "head": (1.0, 1.0)}, 4.0),
@@ -103,7 +103,7 @@ def _explain_choice(kind: str, costs: Costs, budget: float, found: set[str]) -> 
     chosen = ", ".join(sorted(found)) or "none"
     reason = {
         "all fit": "both fit: a budget that is used up to the last bit is not exceeded.",
-        "no room": "the node that loses most is not always the one to take: two others fit instead.",
+        "left": "the node that loses most is not always the one to take: two others fit instead.",
         "ratio": "the best points for a percent come first, and leave no room for what is better.",
         "harm": "a node may lose less than nothing; leave it as it is.",
         "free": "what has no MACs costs nothing of the budget.",

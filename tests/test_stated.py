@@ -265,7 +265,10 @@ def gate_rows():
 def test_sound_files_pass_by_the_figure_that_their_kind_is_judged_by():
     found = gate_rows()
     assert set(found) == {
-        (f"mobilenet_v3_{size}", kind) for size in ("large", "small") for kind in gating.THRESHOLDS
+        (f"mobilenet_v3_{size}", kind)
+        for size in ("large", "small")
+        for kind in gating.THRESHOLDS
+        if kind != "bpu_int8"  # of D-Robotics' simulator, which only a user has
     }
     for (model, kind), (_, mean, worst, _) in found.items():
         judged = worst if kind in gating.BY_THE_WORST else mean

@@ -56,6 +56,8 @@ class Emulation(typesetting.Shown):
         Which operators compute on integers.
     images
         On how many pictures the cosines were measured.
+    form
+        The float network in the BPU's operators, which the QDQ file was made of.
     """
 
     qdq: OnnxFile
@@ -65,6 +67,7 @@ class Emulation(typesetting.Shown):
     report: quantize.QuantizeReport
     integers: quantize.IntegerReport
     images: int
+    form: OnnxFile
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain values, for JSON."""
@@ -164,7 +167,9 @@ def emulate(
         said = {node.name: hb_mapper.Node("BPU", 16, 16) for node in form.proto.graph.node} | said
     checker = placement.lines(source, form, said)
     nodes = _measured(checker, form, qdq, inputs)
-    return Emulation(qdq, OnnxFile(integers.file), checker, nodes, report, integers, len(inputs))
+    return Emulation(
+        qdq, OnnxFile(integers.file), checker, nodes, report, integers, len(inputs), form
+    )
 
 
 def write_qdq(

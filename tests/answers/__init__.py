@@ -54,6 +54,10 @@ DECISIVE = {
     "10.2": ("lost[", "/ saved"),
     "10.3": ("i > 0", "< last", "kernel**2"),
     "10.4": ("put_along_axis", "reshape("),
+    "12.1": ("np.stack", "axis=-1"),
+    "12.2": ("[..., ::-1]", ".sum()"),
+    "12.3": ("0.95 *", "min("),
+    "12.4": ("itertools", "combinations"),
 }
 """What decides in the reference solution, and must be in no message."""
 

@@ -1,4 +1,4 @@
-"""The way through the lab as a picture: eleven notebooks, and what each leaves for the next."""
+"""The way through the lab as a picture: its notebooks, and what each leaves for the next."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _STOPS = (
     _Stop("08", "Quantization in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
     _Stop("09", "Your own data", "Does it hold for mine?", "a DLC of your own", "09_*"),
     _Stop("10", "Prune", "Which parts are not needed?", "a smaller network", "10_*"),
+    _Stop("12", "The RDK X5", "And on another board?", "nothing here"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28
 _COLUMNS = 3
@@ -44,7 +45,7 @@ _TINTS = (
 
 
 def lab_map() -> Svg:
-    """Draw the eleven notebooks with their questions and what they leave behind.
+    """Draw the notebooks with their questions and what they leave behind.
 
     Returns
     -------

@@ -122,6 +122,13 @@ def rdk_conversion(folder):
     )
 
 
+def tflite_contents():
+    from labutils.runtime.litert.tflite_file import Contents
+
+    values = fields(Contents)
+    return Contents(**values | {"tensors": 8 * values["tensors"]})  # numbers name some of them
+
+
 def zoo_model(folder):
     rest = {"module": None, "preprocessing": None, "classes": (HOSTILE,), "trained": True}
     return zoo.Model(name=HOSTILE, weights=HOSTILE, note=HOSTILE, **rest)
@@ -187,6 +194,7 @@ SPECIAL = {
     "Conversion": conversion,
     "Model": zoo_model,
     "planning.Plan": plan,
+    "tflite_file.Contents": lambda folder: tflite_contents(),
     "report.Plan": lambda folder: filled(prune.ChannelPlan),  # what the class is made for
     "Repair": lambda folder: pipeline.apply(
         hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"

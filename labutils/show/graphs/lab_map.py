@@ -40,7 +40,7 @@ _COLUMNS = 3
 _INK, _LINE = "#1a1a1a", "#5a5a5a"
 _TINTS = (
     "#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6", "#ececec",
-    "#dce9f5", "#d5efe6", "#fad9c8",
+    "#dce9f5", "#d5efe6", "#fad9c8", "#f0dfec",
 )  # fmt: skip
 
 

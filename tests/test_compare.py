@@ -86,7 +86,7 @@ def test_parity_figures_are_per_image():
 def test_thresholds_are_those_that_the_plan_states():
     assert compare.THRESHOLDS == {
         "ort_fp32": 0.9999, "htp_fp16": 0.999, "ort_a16w8": 0.99,
-        "htp_a16w8": 0.99, "ort_int8": 0.95, "htp_int8": 0.95,
+        "htp_a16w8": 0.99, "ort_int8": 0.95, "htp_int8": 0.95, "bpu_int8": 0.95,
     }  # fmt: skip
     assert compare.AGREEMENT.keys() == compare.THRESHOLDS.keys()
 
@@ -217,7 +217,11 @@ def test_so_many_flips_pass_at_each_threshold_of_agreement(images, flips):
             assert (reasons == []) == passes, (kind, count)
     float_kinds = {kind for kind, least in compare.AGREEMENT.items() if least == 1}
     assert float_kinds == {"ort_fp32"}
-    assert {k for k, v in compare.AGREEMENT.items() if v == 0.95} == {"ort_int8", "htp_int8"}
+    assert {k for k, v in compare.AGREEMENT.items() if v == 0.95} == {
+        "ort_int8",
+        "htp_int8",
+        "bpu_int8",
+    }
 
 
 def test_an_override_is_recorded_and_printed():

@@ -169,6 +169,6 @@ def _sign(record: Record) -> str:
 
 
 def _line(learner: str, passed: str, cells: Any, widths: list[int]) -> str:
-    padded = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    padded = " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
     name = printable(" ".join(learner.split()))  # one line, whatever the file is called
     return f"{tabular.shortened(name, _NAME):<{_NAME}} {passed:>6}  {padded}".rstrip()

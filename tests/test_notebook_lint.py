@@ -308,7 +308,7 @@ BROKEN = [
     ("short_cells", add(code(f"x = '{'y' * 96}'")), "too wide"),
     ("public_names", add(code("import labutils.metrics")), "from labutils import"),
     ("public_names", add(code("from labutils.compare.layerwise import opened")), "not a public"),
-    ("public_names", add(code("from labutils.quantize.recipe import Recipe")), "not a public"),
+    ("public_names", add(code("from labutils.quantize.ptq import static")), "not a public"),
     ("public_names", add(code("from labutils.lab.lesson import _seed")), "not a public"),
     (
         "public_names",

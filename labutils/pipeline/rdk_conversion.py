@@ -18,7 +18,7 @@ import numpy as np
 from .. import compare, manifests, paths, provenance, quantize, typesetting
 from ..errors import UsageError
 from ..images import data
-from ..models import ends, zoo
+from ..models import zoo
 from ..onnxfile.file import OnnxFile
 from ..quantize import exporting
 from ..rdk import hb_mapper, vendor_log, vendor_tools
@@ -150,7 +150,7 @@ def convert_for_rdk(
     comparison, listener = comparison or Comparison(), listener or Listener()
     destination = Path(destination)
     zoo.refuse_output(destination, model, ".bin", ".onnx")
-    _refuse_unprepared(model)
+    conversion.refuse_unprepared(model, TARGET, preparation)
     asked, settings = _recipe(recipe)
     if settings is not None:
         _refuse_other_preprocessing(settings, model.known_preprocessing())
@@ -172,17 +172,6 @@ def convert_for_rdk(
         }  # fmt: skip
         written = _publish(made, destination, story)
     return replace(made, file=destination, written=written)
-
-
-def _refuse_unprepared(model: zoo.Model) -> None:
-    ends.refuse_other_inputs(model)
-    ends.refuse_labels(model)
-    ends.refuse_layout_of_one_processor(model)
-    if model.preprocessing is None:
-        raise UsageError(
-            f"{model.name} does not say how its input is made. Give its mean and std "
-            "(--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225); they are never guessed."
-        )
 
 
 def _recipe(

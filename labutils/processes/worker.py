@@ -8,6 +8,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import paths
 from ..errors import WorkerError
 from . import channel
 
@@ -157,6 +159,23 @@ class Worker:
 # Linux ends a worker, stopped or not, with the *thread* that started it (see `child.serve`): one
 # thread, which lives as long as we do, starts them all.
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
+
+
+class LabWorker(Worker):
+    """A child process that runs a module of the lab in the lab's own Python."""
+
+    module = ""
+    """What it runs: ``labutils.runtime.qnn.worker``."""
+
+    def command(self) -> list[str]:
+        """Return what starts the process."""
+        return [sys.executable, "-P", "-m", self.module, str(os.getpid())]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the process, where it finds the lab."""
+        places = [str(paths.ROOT)] if paths.CHECKOUT else []  # an installed package is found anyway
+        places += filter(None, [os.environ.get("PYTHONPATH")])
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
 
 
 def renew_spawner() -> None:

@@ -95,7 +95,7 @@ def describe(file: str | Path) -> CompiledFile:
     except ModelFileError as error:
         raise ModelFileError(
             f"{file.name} is not the quantizer's .bin, an ONNX file with {_COMPILED} nodes "
-            f"({error}). If it is hb_mapper's packed file, the board opens it: "
+            f"({str(error).rstrip('.')}). If it is hb_mapper's packed file, the board opens it: "
             f"hrt_model_exec model_info --model_file {file.name}."
         ) from None
     compiled = tuple(

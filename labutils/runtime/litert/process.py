@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
-from ... import paths
 from ...errors import MissingToolError, ModelFileError, WorkerError
 from ...processes import worker
 from ...processes.worker import TIMEOUT, Arrays, describe
 
 
-class Worker(worker.Worker):
+class Worker(worker.LabWorker):
     """One child process with LiteRT's interpreter (`labutils.runtime.litert.worker`)."""
 
     title = "LiteRT worker"
-
-    def command(self) -> list[str]:
-        """Return what starts the process."""
-        return [sys.executable, "-P", "-m", "labutils.runtime.litert.worker", str(os.getpid())]
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables of the process, where it finds the lab."""
-        places = [str(paths.ROOT)] if paths.CHECKOUT else []  # an installed package is found anyway
-        places += filter(None, [os.environ.get("PYTHONPATH")])
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
+    module = "labutils.runtime.litert.worker"
 
     def call(
         self, message: dict[str, Any], arrays: Arrays | None = None, timeout: float = TIMEOUT

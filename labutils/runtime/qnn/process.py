@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
-from ... import paths
 from ...errors import MissingToolError, ModelFileError, WorkerError
 from ...processes import worker
 from ...processes.worker import TIMEOUT, Arrays, describe, renew_spawner
@@ -14,21 +11,12 @@ from ...processes.worker import TIMEOUT, Arrays, describe, renew_spawner
 __all__ = ["TIMEOUT", "Arrays", "Worker", "renew_spawner"]
 
 
-class Worker(worker.Worker):
+class Worker(worker.LabWorker):
     """One child process with the provider of QNN (`labutils.runtime.qnn.worker`)."""
 
     title = "QNN worker"
+    module = "labutils.runtime.qnn.worker"
     fewer = ", set LABUTILS_WORKERS=1, or take a smaller input (--size)"
-
-    def command(self) -> list[str]:
-        """Return what starts the process."""
-        return [sys.executable, "-P", "-m", "labutils.runtime.qnn.worker", str(os.getpid())]
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables of the process, where it finds the lab."""
-        places = [str(paths.ROOT)] if paths.CHECKOUT else []  # an installed package is found anyway
-        places += filter(None, [os.environ.get("PYTHONPATH")])
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
 
     def call(
         self, message: dict[str, Any], arrays: Arrays | None = None, timeout: float = TIMEOUT

@@ -141,4 +141,4 @@ def test_skipped_cells_have_a_reason_and_an_end():
     assert tagged == set(SKIPPED)
     for cell, (reason, last) in SKIPPED.items():
         assert len(reason) > 15, cell
-        assert datetime.date.today() <= last, f"{cell}: mend it, or give it another day"
+        assert datetime.date.today() <= last, f"{cell}: repair it, or give it another day"

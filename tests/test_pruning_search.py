@@ -299,7 +299,8 @@ def test_the_runtimes_that_profit_from_zeros_are_named(network):
     assert [row.runtime for row in speed.rows] == [
         "PyTorch", "ONNX Runtime, float32", "ONNX Runtime, int8",
     ]  # fmt: skip
-    assert speed.zeros_share == pytest.approx(0.5, abs=0.01) and speed.verdict in str(speed)
+    assert speed.zeros_share == pytest.approx(0.5, abs=0.01)
+    assert speed.verdict in " ".join(str(speed).split())  # a busy machine makes it two lines
     assert set(prune.masks_of(masked)) == set(prune.masks_of(copy.deepcopy(masked)))
     rows = (SparseTime("dense", 0.97, 1.0), SparseTime("even", 1.3, 0.95))
     none = dataclasses.replace(speed, rows=rows)

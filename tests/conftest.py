@@ -23,7 +23,11 @@ from hypothesis import HealthCheck, settings
 from labutils import paths
 
 # a busy machine is no reason to fail: no test has a deadline, and slow draws are no bug
-settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in every run, so that a red run is red again;
+# `--hypothesis-profile=explore` draws new ones.
+_PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("lab", derandomize=True, **_PROFILE)
+settings.register_profile("explore", **_PROFILE)
 settings.load_profile("lab")
 
 

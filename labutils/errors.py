@@ -57,6 +57,11 @@ class EarlierFormatWarning(UserWarning):
     """A file of an earlier format was read; the message says what that means, in one line."""
 
 
+def worded(error: Exception) -> str:
+    """Return what an error says, without the number and the path that Python adds to an OSError."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, as a message says it: ``1 node``, ``2 nodes``.
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from .errors import LabError, UsageError
+from .errors import LabError, UsageError, worded
 
 PROJECT = "mobilenetv3-edge-lab"
 PACKAGE = Path(__file__).resolve().parent
@@ -113,7 +113,7 @@ def folder(path: str | Path) -> Path:
     except FileExistsError:
         raise UsageError(f"{path} is a file, not a folder: name another folder.") from None
     except OSError as error:
-        raise UsageError(f"Cannot make the folder {path}: {error.strerror or error}.") from None
+        raise UsageError(f"Cannot make the folder {path}: {worded(error)}.") from None
     return path
 
 

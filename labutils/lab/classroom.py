@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tabular, typesetting
-from ..errors import LimitError, UsageError, counted, printable
+from ..errors import LimitError, UsageError, counted, printable, worded
 from . import exercise, exercises
 from .exercise import PASSED, Record
 
@@ -133,7 +133,7 @@ def read_room(folder: str | Path) -> Room:
         except LimitError as error:
             left_out[file.relative_to(folder).as_posix()] = str(error).removeprefix(f"{file} ")
         except OSError as error:
-            left_out[file.relative_to(folder).as_posix()] = f"{error.strerror or error}."
+            left_out[file.relative_to(folder).as_posix()] = f"{worded(error)}."
     seen = {id for records, _ in learners.values() for id in records}
     known = [chosen.id for chosen in exercises.everything()]
     others = sorted(seen - set(known))[:_OTHERS]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths, untrusted
-from ..errors import UnknownNameError, UsageError, counted
+from ..errors import UnknownNameError, UsageError, counted, worded
 
 ABOUT = {
     "things16": "rendered images, drawn again when needed",
@@ -263,7 +263,7 @@ def _delete(folder: Path) -> Cleared:
         except FileNotFoundError:  # another process was faster
             continue
         except OSError as error:
-            left.append(f"{file} ({error.strerror or error})")
+            left.append(f"{file} ({worded(error)})")
         else:
             files, size = files + 1, size + state.st_size
     for place, _, _ in os.walk(folder, topdown=False):

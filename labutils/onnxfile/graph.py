@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import paths, untrusted
-from ..errors import LimitError, ModelFileError
+from ..errors import LimitError, ModelFileError, worded
 from .wall import reason_of, wall
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read(path: str | Path) -> onnx.ModelProto:
     except FileNotFoundError:
         raise ModelFileError(f"There is no model file {path}. Check the path.") from None
     except OSError as error:
-        raise ModelFileError(f"Cannot read {path}: {error.strerror or error}.") from None
+        raise ModelFileError(f"Cannot read {path}: {worded(error)}.") from None
     if not data:
         raise ModelFileError(f"{path} is empty (0 bytes): export or download it again.")
     for offset, magic, what in _FOREIGN:

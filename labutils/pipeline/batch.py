@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, manifests, paths, tabular, untrusted
-from ..errors import ModelFileError, UsageError, counted
+from ..errors import ModelFileError, UsageError, counted, worded
 from ..models import random_weights
 from ..onnxfile.file import OnnxFile
 from . import destinations
@@ -189,8 +189,7 @@ def _read_list(file: Path) -> list[list[str]]:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"Cannot read the list of models {file}: {reason}.") from None
+        raise UsageError(f"Cannot read the list of models {file}: {worded(error)}.") from None
     listed = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
@@ -262,10 +261,9 @@ def _done(folder: Path, echo: Callable[[str], object] = lambda line: None) -> di
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"Cannot read the state of the batch, {state}: {reason.rstrip('.')}. Delete it to "
-            "start over, or name another folder."
+            f"Cannot read the state of the batch, {state}: {worded(error).rstrip('.')}. Delete it "
+            "to start over, or name another folder."
         ) from None
     lines = content.decode("utf-8", errors="replace").split("\n")
     rows = [_stated(line) for line in lines if line.strip()]

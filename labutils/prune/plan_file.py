@@ -22,7 +22,7 @@ from annotated_types import Ge, MinLen
 from torch import nn
 
 from .. import located_yaml, paths, untrusted, validation
-from ..errors import UsageError
+from ..errors import UsageError, worded
 from ..located_yaml import Fail
 from .cost import measured
 from .coupling import coupled
@@ -117,8 +117,7 @@ def read_plan(file: str | Path, model: nn.Module) -> ChannelPlan:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"Cannot read the pruning plan {file}: {reason}.") from None
+        raise UsageError(f"Cannot read the pruning plan {file}: {worded(error)}.") from None
     name = Path(file).name
     stored, fail = validation.read_as(
         StoredPlan, text, name, "a pruning plan", UsageError, newest=FORMAT, note=True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import located_yaml, typesetting, untrusted
-from ..errors import UnknownNameError, UsageError
+from ..errors import UnknownNameError, UsageError, worded
 from ..rdk import hb_mapper
 from .recipe import MAX_IMAGES, Activations, Calibration, Override, Recipe, Weights
 
@@ -92,7 +92,7 @@ def imported(source: str | Path) -> Imported:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        raise UsageError(f"Cannot read {file}: {error}.") from None
+        raise UsageError(f"Cannot read {file}: {worded(error)}.") from None
     data, fail = located_yaml.read(text, file.name, "settings", UsageError)
     if isinstance(data, dict) and {"model_parameters", "calibration_parameters"} & set(data):
         return _of_hb_mapper(data, file, fail)

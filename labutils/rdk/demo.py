@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import located_yaml, metrics, paths, typesetting, untrusted
-from ..errors import UsageError
+from ..errors import UsageError, worded
 
 _MOST_CLASSES = 100_000
 
@@ -61,8 +61,7 @@ def labels(file: str | Path) -> tuple[str, ...]:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"Cannot read the labels {file}: {reason}.") from None
+        raise UsageError(f"Cannot read the labels {file}: {worded(error)}.") from None
     if not text.lstrip().startswith(("{", "[")):
         found = tuple(line.strip() for line in text.splitlines() if line.strip())
         return _checked(found, file)

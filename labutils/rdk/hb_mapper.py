@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import located_yaml, typesetting, untrusted
-from ..errors import UsageError, counted
+from ..errors import UsageError, counted, worded
 from ..images import data, nv12
 
 _YES_NO = (True, False)
@@ -200,8 +200,7 @@ def read(file: str | Path) -> Settings:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"Cannot read {file}: {reason}.") from None
+        raise UsageError(f"Cannot read {file}: {worded(error)}.") from None
     return parse(text, file.name)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from .. import paths, untrusted, validation
-from ..errors import ModelFileError
+from ..errors import ModelFileError, worded
 from ..located_yaml import Fail
 from . import tensor_operators  # noqa: F401 - registers the kinds, and those of operators
 from .operator import KINDS, Operator
@@ -109,8 +109,7 @@ def load(file: str | Path) -> Description:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelFileError(f"Cannot read {file}: {reason}.") from None
+        raise ModelFileError(f"Cannot read {file}: {worded(error)}.") from None
     return read(text, Path(file).name)
 
 

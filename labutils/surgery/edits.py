@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import MinLen
 
 from .. import located_yaml, paths, typesetting, untrusted, validation
-from ..errors import EarlierFormatWarning, UsageError
+from ..errors import EarlierFormatWarning, UsageError, worded
 from ..provenance import EDITS_KEY, edits_in
 from .report import Report
 
@@ -109,7 +109,7 @@ class Edits:
         try:
             text = untrusted.text(path)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read as edits: {error}.") from None
+            raise UsageError(f"{path} cannot be read as edits: {worded(error)}.") from None
         edits = cls.from_yaml(text, str(path))
         if str(path).endswith(paths.EARLIER_EDITS):
             warnings.warn(

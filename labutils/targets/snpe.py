@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .. import paths
-from ..errors import ConvertError, TranslationError
+from ..errors import ConvertError, TranslationError, worded
 from ..onnxfile.file import OnnxFile
 from .onnx_nodes import Graph, Node, read
 from .schema import Table
@@ -214,7 +214,7 @@ def _run(
             errors="replace",
         )
     except OSError as error:
-        raise ConvertError(f"Cannot start {executable}: {error.strerror or error}.") from None
+        raise ConvertError(f"Cannot start {executable}: {worded(error)}.") from None
     with process:
         try:
             for line in process.stdout or ():

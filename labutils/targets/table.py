@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths, untrusted
-from ..errors import TableError, UnknownNameError, counted
+from ..errors import TableError, UnknownNameError, counted, worded
 from ..onnxfile.file import OnnxFile
 from .limits import CHECKS
 from .onnx_nodes import Graph, Node, read
@@ -82,7 +82,7 @@ def _load(file: Path) -> Table:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        raise TableError(f"Cannot read the operator table {file}: {error}.") from None
+        raise TableError(f"Cannot read the operator table {file}: {worded(error)}.") from None
     return parse(text, file.name)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval, MinLen, doc
 
 from .. import located_yaml, untrusted, validation
-from ..errors import EarlierFormatWarning, UnknownNameError, UsageError
+from ..errors import EarlierFormatWarning, UnknownNameError, UsageError, worded
 from ..images import data
 from ..located_yaml import Fail
 from .batches import Augmentation
@@ -226,7 +226,9 @@ def _read(path: str | Path) -> tuple[Any, tuple[str, ...], Fail]:
     try:
         text = untrusted.text(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as a training configuration: {error}") from None
+        raise UsageError(
+            f"{path} cannot be read as a training configuration: {worded(error)}."
+        ) from None
     found, fail = located_yaml.read(text, str(path), "a training configuration", UsageError)
     if not isinstance(found, dict):
         raise fail((), "write fields and values, such as batch_size: 256")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Interval
 
 from ... import located_yaml, paths, prune, surgery, untrusted, validation
-from ...errors import UnknownNameError, UsageError
+from ...errors import UnknownNameError, UsageError, worded
 from ...quantize import recipe as recipes
 from ...train import FineTuningConfig
 
@@ -281,8 +281,7 @@ def load_plan(file: str | Path) -> CompressionPlan:
     try:
         text = untrusted.text(file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"Cannot read the plan {file}: {reason}.") from None
+        raise UsageError(f"Cannot read the plan {file}: {worded(error)}.") from None
     return parse_plan(text, Path(file).name)
 
 

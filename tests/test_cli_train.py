@@ -76,6 +76,23 @@ def test_qat_by_either_route_writes_a_file_that_passed_the_gate(route, lab, tmp_
     with runtime.connect(out) as runner:
         assert runner.run(np.zeros((1, 3, 128, 128), np.float32)).shape == (1, 16)
     assert manifests.read(out)["route"] == route
+    assert f"wrote {out}" in said
+
+
+@pytest.mark.slow
+def test_a_trained_file_that_misses_the_gate_is_kept_under_another_name(
+    lab, tmp_path, few_pictures
+):
+    out, config = tmp_path / "q.onnx", tmp_path / "steep.yaml"
+    config.write_text("format: 1\nlearning_rate: 0.5\n")
+    asked = ["--weights", "things16", "--recipe", "int8_qat", *SHORT, "--config", config]
+    code, said, err = lab("train", "mobilenet_v3_small", *asked, "-o", out)
+    assert code == 1 and "ParityError" in err and not out.exists(), said + err
+    kept = tmp_path / "q.failed.onnx"
+    assert f"kept as {kept}" in err and "--steps" in err
+    assert {file.name for file in tmp_path.iterdir()} == {kept.name, config.name}
+    with runtime.connect(kept) as runner:
+        assert runner.run(np.zeros((1, 3, 128, 128), np.float32)).shape == (1, 16)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import ParityError, UsageError
 from . import input_checking, rdk_converting
 from .options import (
     APPROXIMATE,
@@ -274,7 +274,11 @@ def _convert(chosen: argparse.Namespace) -> int:
     model, inputs, calibration = _images(chosen, model)
     shown = inputs.head(steps.GATE_IMAGES) if chosen.data else inputs
     comparison = pipeline.Comparison(shown, chosen.min_cosine, calibration)
-    emit(chosen, _made(chosen, model, preparation, comparison))
+    try:
+        made = _made(chosen, model, preparation, comparison)
+    except ParityError as error:
+        raise ParityError(f"{error}\n\nNothing was written.", error.report) from None
+    emit(chosen, made)
     if chosen.data:
         follower = listener(chosen)
         settings = {"soc": chosen.soc} if ending == ".dlc" else {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import ParityError, UsageError
 from . import training_options
 from .options import progress_bar, say
 
@@ -138,7 +138,10 @@ def _write(chosen: argparse.Namespace, task: Task, student: Any, state: Resumabl
     with paths.scratch(chosen.output.parent) as folder:
         draft = folder / chosen.output.name
         say(chosen, _exported(task, student, draft, state))
-        found = _judged(chosen, task, draft)
+        try:
+            found = _judged(chosen, task, draft)
+        except ParityError as error:
+            raise _kept(error, draft, chosen.output) from None
         facts = ptq.quantization_facts(task.recipe, len(task.pictures))
         facts |= provenance.calibrated_on(task.pictures)
         trained = config.stored(task.config)
@@ -148,8 +151,22 @@ def _write(chosen: argparse.Namespace, task: Task, student: Any, state: Resumabl
         task.recipe.save(paths.recipe_file(draft))
         for file in folder.iterdir():
             file.replace(chosen.output.parent / file.name)
+    onwards = f"labutils convert {chosen.output} --target qnn -o FILE.dlc"
+    say(chosen, f"wrote {chosen.output}; next: {onwards}")
     if chosen.json:
         print(json.dumps({**found["gate"], **found}, indent=2, default=str))
+
+
+def _kept(error: ParityError, draft: Path, output: Path) -> ParityError:
+    """Keep a file that failed its gate under a name that says so: training it took a while."""
+    kept = output.with_suffix(f".failed{output.suffix}")
+    draft.replace(kept)
+    return ParityError(
+        f"{error}\n\nIt was kept as {kept}, to look at. Train longer (--steps, which starts anew), "
+        "on more pictures, or with a recipe that rounds less, as `labutils quantize --mac-share` "
+        "finds it.",
+        error.report,
+    )
 
 
 def _exported(task: Task, student: Any, draft: Path, state: Resumable | None) -> Any:

@@ -371,6 +371,12 @@ def _notes(ours: Mapping[str, np.ndarray], scores: str, check_top1: bool) -> lis
     return notes
 
 
+_NO_TENSORS = (
+    "No tensor is named: the reference is not an ONNX file whose tensors could be compared "
+    "(from Python, pass its export as reference_onnx=)."
+)
+
+
 def _locate(
     reference: Runner,
     candidate: Runner,
@@ -387,7 +393,7 @@ def _locate(
     if own:
         file = _onnx(candidate)
     if file is None:
-        return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
+        return None, _NO_TENSORS
     try:
         found = first_divergence(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
     except LabError as error:
@@ -406,7 +412,7 @@ def _locate_in_tflite(
     file: OnnxFile | str | Path | None, candidate: LiteRtRunner, inputs: np.ndarray, limit: float
 ) -> tuple[Divergence | None, str]:
     if file is None:
-        return None, "No tensor is named: the reference has no ONNX file (reference_onnx=)."
+        return None, _NO_TENSORS
     few = inputs[: max(_IMAGES_FOR_SEARCH, candidate.shape[0] or 1)]
     try:
         found = tflite_divergence.first_divergence(file, candidate, few, limit)

@@ -108,6 +108,11 @@ class Quantized:
     def _advice(self) -> str:
         """Return what may help: other things where every activation has 16 bits already."""
         costly = "--explain names the layers that cost most"
+        if self.search is not None:
+            return (
+                f"{costly}. The search has spent its 16 bits already: give it more (--mac-share, "
+                "--agreement), or take the recipe a16w8, which spends them everywhere."
+            )
         if self.report.recipe.activations.bits < 16:
             return (
                 f"{costly}; --mac-share or --agreement spends 16 bits on them; the recipe a16w8 "

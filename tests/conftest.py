@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import html
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 
 # Beside another test process, each keeps to one core: threads that wait for a core spin. Said
 # outright, because a worker inherits what the process that starts the workers has set here.
-if "PYTEST_XDIST_WORKER" in os.environ:
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # "gw0"
+if WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -40,6 +42,19 @@ def _asks_qnn(path):
     """Whether a test file asks for Qualcomm's wheel: it has a test marked htp or asks_qnn."""
     text = path.read_text(encoding="utf-8")
     return "mark.htp" in text or "mark.asks_qnn" in text
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if isinstance(collector, pytest.Dir) and report.passed and WORKER:
+        number, workers = int(WORKER[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        report.result = file_order.from_another_one_on(list(report.result), number, workers)
+    return report
+
+
+def pytest_collection_finish():
+    gc.freeze()  # the garbage collector need not walk through 7000 tests, and torch, ever again
 
 
 def pytest_collection_modifyitems(config, items):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 # Beside another test process, each keeps to one core: threads that wait for a core spin. Said
 # outright, because a worker inherits what the process that starts the workers has set here.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # "gw0"
-if WORKER:
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -47,8 +46,9 @@ def _asks_qnn(path):
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     report = yield
-    if isinstance(collector, pytest.Dir) and report.passed and WORKER:
-        number, workers = int(WORKER[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # "gw0"
+    if isinstance(collector, pytest.Dir) and report.passed and worker:
+        number, workers = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         report.result = file_order.from_another_one_on(list(report.result), number, workers)
     return report
 

@@ -54,7 +54,7 @@ FEWER = {
     "10co40x": [('"steps": 70', '"steps": 20'), ('"images": 1600', '"images": 320')],
     "10co60x": [("images[:32]", "images[:4]")],
 }
-"""Cell id -> (what a reader's cell says, what it says under test) of pictures, steps and seconds."""
+"""Cell id -> what a reader's cell says and what it says under test: pictures, steps, seconds."""
 
 NOTEBOOKS = pytest.mark.parametrize("path", notebooks.find(), ids=lambda path: path.stem)
 

@@ -296,6 +296,12 @@ def finished(process):
     return output
 
 
+def _called(arguments):
+    """Call the command line in a process of its own."""
+    torch.set_num_threads(1)
+    sys.exit(__main__.main([str(argument) for argument in arguments]))
+
+
 def _struck(arguments):
     """Call the command line, and be killed when the third step has been saved."""
     save = run_state.RunState.save
@@ -306,8 +312,7 @@ def _struck(arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
     run_state.RunState.save = save_and_die
-    torch.set_num_threads(1)
-    __main__.main([str(argument) for argument in arguments])
+    _called(arguments)
 
 
 @pytest.fixture
@@ -351,8 +356,9 @@ def test_two_processes_train_by_one_command_and_one_of_them_talks(drawn, cache, 
     for name in NAMES:
         shutil.copytree(drawn / name, known / name.removeprefix("left_"))
     made, more = tmp_path / "q.onnx", ("--recipe", "int8_qat", "--steps", 2)
-    output = finished(started(*asked(known, made, *more), launcher=launcher))
-    assert output.count("Fine-tuned for 2 steps") == 1
+    codes, said = forked.two(_called, (asked(known, made, *more),), tmp_path)
+    output = "".join(said)
+    assert codes == [0, 0] and output.count("Fine-tuned for 2 steps") == 1, output
     assert re.search(r"^int8_qat +20 +[\d.]+ \[", output, re.M), output  # of the exported file
     story = json.loads(paths.manifest(made).read_text())
     assert story["training"]["augmentation"]["flip"] is False

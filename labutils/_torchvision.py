@@ -4,13 +4,21 @@ PyPI's Linux torchvision is built against CUDA. Beside a CPU build of torch its 
 does not load, and ``import torchvision`` ends in ``RuntimeError: operator torchvision::nms does
 not exist``. The lab needs none of those compiled operators, so they are declared, without an
 implementation, before the import: everything but non-maximum suppression and its like works.
+
+torchvision also imports all of ``torch._dynamo``, for one question that only its RoI align asks
+while it runs. That import costs two seconds of processor time, in each kernel and each command, so
+the question is answered by a stand-in that imports `torch._dynamo` when it is asked.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -24,7 +32,7 @@ _DECLARED: list[torch.library.Library] = []
 @functools.cache
 def load() -> ModuleType:
     """Return the torchvision module, with its missing operators declared first."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _dynamo_when_asked():
         warnings.filterwarnings("ignore", message="Failed to load image Python extension")
         try:
             import torchvision
@@ -36,9 +44,30 @@ def load() -> ModuleType:
     return torchvision
 
 
-def _import_with_declared_operators() -> ModuleType:
-    import sys
+@contextmanager
+def _dynamo_when_asked() -> Iterator[None]:
+    """While torchvision is imported, let `torch._dynamo.utils` be its one function used there."""
+    package, utils = "torch._dynamo", "torch._dynamo.utils"
+    if package in sys.modules:
+        yield
+        return
+    stand_ins = {name: ModuleType(name) for name in (package, utils)}
+    stand_ins[utils].__dict__["is_compile_supported"] = _is_compile_supported
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
 
+
+def _is_compile_supported(device_type: Any) -> Any:
+    from torch._dynamo.utils import is_compile_supported
+
+    return is_compile_supported(device_type)
+
+
+def _import_with_declared_operators() -> ModuleType:
     for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
         del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")

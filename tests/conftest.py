@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import html
 import os
 import re
@@ -44,6 +45,20 @@ def _asks_qnn(path):
     """Whether a test file asks for Qualcomm's wheel: it has a test marked htp or asks_qnn."""
     text = path.read_text(encoding="utf-8")
     return "mark.htp" in text or "mark.asks_qnn" in text
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # "gw0"
+    if isinstance(collector, pytest.Dir) and report.passed and worker:
+        number, workers = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        report.result = file_order.from_another_one_on(list(report.result), number, workers)
+    return report
+
+
+def pytest_collection_finish():
+    gc.freeze()  # the garbage collector need not walk through 7000 tests, and torch, ever again
 
 
 def pytest_collection_modifyitems(config, items):

@@ -3,22 +3,17 @@
 Linux: processes are found by a mark in their environment, whatever became of their parents.
 """
 
-import atexit
-import contextlib
 import getpass
 import json
-import multiprocessing
-import os
 import random
 import re
 import signal
 import sys
-import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import psutil
 import tiny_network
 
@@ -27,16 +22,11 @@ from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import journey, steps
 from labutils.runtime.qnn import dlc_file
 
-# Runs are forked from a process that has these and did nothing with them: seconds saved on each.
-HEAVY = ["labutils.__main__", "labutils.pipeline.journey", "labutils._torchvision", "torch.export"]
-HEAVY += ["torch.onnx", "onnx", "onnx_ir", "onnxscript", "onnxruntime.quantization", "pandas"]
-HEAVY += ["tiny_network"]  # with timm, which learns of it
 MODEL = [tiny_network.NAME, "--weights", "random"]
 RECIPE = "calibration: {images: 16}\n"
 MARK = "LABUTILS_TEST_RUN"
 HOWS = ("kill", "kill", "kill", "terminate", "kill a worker")
 PATIENCE_S = 120  # for the kernel and a busy machine
-GIVEN_UP_S = 600  # a run that takes longer hangs; a busy machine may take minutes
 OWNER = re.compile(r"\.[0-9a-f]{8}-(\d+)-\w+\.tmp")  # the process in an unfinished file's name
 OTHERS = {f"torchinductor_{getpass.getuser()}"}  # PyTorch's, empty
 
@@ -58,34 +48,13 @@ class Strike:
         return f"{self.command:<8} {self.how:<14} after {self.at_s:5.1f} s: {ended:<9} {found}"
 
 
-_ONE = threading.Lock()  # `multiprocessing` looks after all children, whoever asks for one
-
-
-@contextlib.contextmanager
-def _imports_of_tests():
-    """Let a server of forks that starts now find `HEAVY`; it looks for them on its own path."""
-    before = os.environ.get("PYTHONPATH")
-    here = [str(Path(__file__).parent), str(paths.ROOT)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*here, *filter(None, [before])])
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONPATH"]
-        os.environ |= {} if before is None else {"PYTHONPATH": before}
-
-
 class Run:
     """One call of the command line, in a process of its own."""
 
     def __init__(self, arguments, output, temporary, mark):
         self.output = output
-        output.touch()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(HEAVY)
         environment = {"TMPDIR": str(temporary), MARK: mark, "OMP_NUM_THREADS": "1"}
-        self.process = context.Process(target=_called, args=(arguments, str(output), environment))
-        with _ONE, _imports_of_tests():
-            self.process.start()
+        self.process = forked.start(_command, (arguments,), output, environment)
 
     @property
     def said(self):
@@ -94,30 +63,21 @@ class Run:
     @property
     def code(self):
         """The exit code; None while it runs."""
-        with _ONE:
+        with forked.ONE:
             return self.process.exitcode
 
     def wait(self):
         """Wait for the end, but not for ever; return the exit code."""
-        deadline = time.monotonic() + GIVEN_UP_S
+        deadline = time.monotonic() + forked.GIVEN_UP_S
         while self.code is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return self.code
 
 
-def _called(arguments, output, environment):
+def _command(arguments):
     """Call the command line; few images, because its files are tried and not its figures."""
-    os.environ.update(environment)
-    tempfile.tempdir = None  # another than when the process began
-    with Path(output).open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)
     journey.CPU_IMAGES, steps.CALIBRATION_IMAGES, steps.GATE_IMAGES = 4, 16, 2
-    try:
-        sys.exit(__main__.main(arguments))
-    finally:
-        atexit._run_exitfuncs()  # multiprocessing's children leave without
+    sys.exit(__main__.main(arguments))
 
 
 class Ground:

@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 
 import faults
-from faults import GIVEN_UP_S, Ground
+from faults import Ground
+from forked import GIVEN_UP_S
 
 KILL, TERMINATE, WORKER = "kill", "terminate", "kill a worker"
 # What a command says when a stage begins, and when it is over.

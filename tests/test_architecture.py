@@ -150,6 +150,17 @@ def test_importing_is_light(module):
     assert run_python(code).stdout.strip() == "[]"
 
 
+def test_a_network_of_torchvision_comes_without_the_compiler():
+    """torch._dynamo takes two seconds to import, and what asks for it still finds the real one."""
+    there = "sorted(name for name in sys.modules if name.startswith('torch._dynamo'))"
+    code = f"""import sys
+from labutils import _torchvision
+align = _torchvision.load().ops.roi_align
+print({there})
+print(sys.modules[align.__module__].is_compile_supported("cpu"), len({there}) > 50)"""
+    assert run_python(code).stdout.splitlines() == ["[]", "True True"]
+
+
 def test_nothing_tracked_names_this_machine():
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True

@@ -1,10 +1,9 @@
 """Pruned networks go on: copied, saved, exported, quantized, trained on two processes."""
 
 import copy
-import os
-import subprocess
-import sys
+import re
 
+import forked
 import numpy as np
 import onnx
 import pruned_networks as nets
@@ -12,8 +11,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 from pruned_networks import SIDE, made
+from torch import distributed, nn
 
-from labutils import paths, prune
+from labutils import prune
 from labutils.errors import UnknownNameError, UsageError
 from labutils.prune import single_weights
 from labutils.quantize.training import qat
@@ -115,28 +115,26 @@ def test_channels_of_a_quantized_network_are_refused():
         prune.plan(quantized, size=SIDE)
 
 
-WORKER = """
-import torch
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
-import test_pruning_quantized as tests
-from labutils import prune
-
-distributed.init_process_group("gloo")
-rank = distributed.get_rank()
+def _rank_of_two(kinds):
+    """What one of two processes does, with each kind of pruned network."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    for kind in kinds:
+        _train_as_rank(distributed.get_rank(), kind)
+    distributed.destroy_process_group()
 
 
-def run(kind):
-    network = tests.masked_and_rounded() if kind == "rounded" else tests.made(tests.nets.Mobile)
+def _train_as_rank(rank, kind):
+    network = masked_and_rounded() if kind == "rounded" else made(nets.Mobile)
     if kind != "rounded":
-        plan = prune.plan(network, "channels", size=tests.SIDE)
+        plan = prune.plan(network, "channels", size=SIDE)
         schedule = prune.Schedule(network, plan, "cubic", steps=4, stages=2)
     if kind == "removed":
         prune.apply_masks_(network, plan)
-        network = prune.removed(network, size=tests.SIDE).network
-    shared = DistributedDataParallel(network.train())
+        network = prune.removed(network, size=SIDE).network
+    shared = nn.parallel.DistributedDataParallel(network.train())
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 1e-2)
-    inputs = torch.from_numpy(tests.INPUTS)[rank * 16 : rank * 16 + 16]
+    inputs = torch.from_numpy(INPUTS)[rank * 16 : rank * 16 + 16]
     for _ in range(4):
         optimizer.zero_grad()
         shared(inputs).square().mean().backward()
@@ -150,23 +148,15 @@ def run(kind):
     distributed.all_gather(both, digest)
     assert torch.equal(*both)
     if kind == "masked":
-        assert prune.removed(network.eval(), size=tests.SIDE).departure < 1e-8
-    print("equal", kind, flush=True)
-
-
-for kind in ("masked", "removed", "rounded"):
-    run(kind)
-distributed.destroy_process_group()
-"""
+        assert prune.removed(network.eval(), size=SIDE).departure < 1e-8
+    print("equal", kind)
+    del shared  # before its process group: as the group's last owner it could wait for ever
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_pruned_network(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    places = os.pathsep.join((str(paths.ROOT), str(paths.ROOT / "tests")))
-    environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, str(script)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("equal") == 6
+    kinds = ["masked", "removed", "rounded"]
+    codes, said = forked.two(_rank_of_two, (kinds,), tmp_path)
+    assert codes == [0, 0], said
+    for text in said:
+        assert re.findall(r"^equal (\w+)", text, re.M) == kinds

@@ -2,19 +2,18 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
+import re
 from collections import Counter
 
+import forked
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
-from torch import nn
+from torch import distributed, nn
 
-from labutils import compare, export, metrics, paths, quantize, runtime, surgery
+from labutils import compare, export, metrics, quantize, runtime, surgery
 from labutils.errors import (
     LabError,
     StaleOptimizerError,
@@ -264,56 +263,48 @@ def test_an_optimizer_from_before_is_detected(calibration):
     stale.step()  # training the float network itself is nobody's mistake
 
 
-WORKER = """
-import sys, torch
-from torch import distributed, nn
-from labutils.images import data
-from labutils.models import zoo
-from labutils.quantize.training import qat
-from labutils.quantize.recipe import PRESETS, Qat
-torch.set_num_threads(1)
-distributed.init_process_group("gloo")
-rank = distributed.get_rank()
-torch.manual_seed(rank)
-recipe = PRESETS["int8"].replaced(qat=Qat(scales=sys.argv[1], freeze_at=0.5))
-network = zoo.load("mobilenet_v3_small", weights="things16").module
-images = torch.from_numpy(data.Preprocessing(32)(data.load("calib", 16, 32).images))
-model = qat.prepare(network, recipe, size=32)
-qat.calibrate_(model, images.numpy())
-model.train()
-wrapped = nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-for step in range(4):
-    loss = wrapped(images[rank * 8 : rank * 8 + 8] * (1 + rank)).square().mean()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if step == 1:
-        qat.freeze_(model)
-state = {k: v.double() for k, v in model.state_dict().items()}
-digest = torch.stack([v.sum() for v in state.values()])
-both = [torch.empty_like(digest) for _ in range(2)]
-distributed.all_gather(both, digest)
-assert torch.isfinite(digest).all()
-assert torch.equal(*both), [k for k, a, b in zip(state, *both) if a != b][:5]
-print("equal", len(state))
-del wrapped  # before its process group: as the group's last owner it could wait for ever
-distributed.destroy_process_group()
-"""
+def _rank_of_two(both_scales):
+    """What one of two processes does, with each kind of scales."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    for scales in both_scales:
+        _train_as_rank(distributed.get_rank(), scales)
+    distributed.destroy_process_group()
+
+
+def _train_as_rank(rank, scales):
+    torch.manual_seed(rank)
+    recipe = PRESETS["int8"].replaced(qat=Qat(scales=scales, freeze_at=0.5))
+    network = zoo.load("mobilenet_v3_small", weights="things16").module
+    images = torch.from_numpy(data.Preprocessing(32)(data.load("calib", 16, 32).images))
+    model = qat.prepare(network, recipe, size=32)
+    qat.calibrate_(model, images.numpy())
+    model.train()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for step in range(4):
+        loss = wrapped(images[rank * 8 : rank * 8 + 8] * (1 + rank)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step == 1:
+            qat.freeze_(model)
+    state = {k: v.double() for k, v in model.state_dict().items()}
+    digest = torch.stack([v.sum() for v in state.values()])
+    both = [torch.empty_like(digest) for _ in range(2)]
+    distributed.all_gather(both, digest)
+    assert torch.isfinite(digest).all()
+    assert torch.equal(*both), [k for k, a, b in zip(state, *both, strict=True) if a != b][:5]
+    print("equal", scales, len(state))
+    del wrapped  # before its process group: as the group's last owner it could wait for ever
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scales", ["learned", "observed"])
-def test_two_processes_train_one_network(scales, tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(script), scales], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("equal") == 2
+def test_two_processes_train_one_network(tmp_path):
+    codes, said = forked.two(_rank_of_two, (["learned", "observed"],), tmp_path)
+    assert codes == [0, 0], said
+    for text in said:
+        assert re.findall(r"^equal (\w+)", text, re.M) == ["learned", "observed"]
 
 
 # ---------------------------------------------------------------- corrections, hints, refusals

@@ -51,7 +51,7 @@ def guarded(folder, *command):
         )
         while process.poll() is None:
             ears |= listening(process.pid)
-            time.sleep(0.1)
+            time.sleep(0.3)  # reading the tables takes time as well
     text = said.read_text(encoding="utf-8")
     assert process.returncode == 0, text[-3000:]
     return text, counted(text), ears

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
 from labutils import paths, train
 from labutils.errors import EarlierFormatWarning, UnknownNameError, UsageError
 from labutils.images import data
+from labutils.train.__main__ import main
 
 TINY = {
     "architecture": "mobilenet_v3_small",
@@ -25,21 +27,19 @@ TINY = {
     "warmup_steps": 2,
 }
 
-GRADIENTS = """
-import sys, torch
-from labutils.images import data
-from labutils import train
 
-config = train.read_config(sys.argv[1])
-with train.joined() as ranks:
-    assert ranks.size == 2
-    trainer = train.Trainer(config, ranks)
-    trainer.averaging.eval()
-    batches = train.Batches(data.load("train", config.images, config.source_size), 16)
-    loss = ranks.mean(trainer.backward(batches))
-    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
-    torch.save(gradients | {"loss": torch.tensor(loss)}, f"{sys.argv[2]}/{ranks.rank}.pt")
-"""
+def _rank_of_gradients(config, folder):
+    """What one of two processes does."""
+    torch.set_num_threads(1)
+    config = train.read_config(config)
+    with train.joined() as ranks:
+        assert ranks.size == 2
+        trainer = train.Trainer(config, ranks)
+        trainer.averaging.eval()
+        batches = train.Batches(data.load("train", config.images, config.source_size), 16)
+        loss = ranks.mean(trainer.backward(batches))
+        gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
+        torch.save(gradients | {"loss": torch.tensor(loss)}, folder / f"{ranks.rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +63,20 @@ def torchrun(*program):
     )
 
 
-def training(config, work, *options):
-    arguments = ["mobilenet_v3_small", "--config", config, "--work", work, *options]
-    return torchrun("-m", "labutils.train", *arguments)
+def asked(config, work, *options):
+    return ["mobilenet_v3_small", "--config", config, "--work", work, *options]
 
 
-def finished(process):
-    output, _ = process.communicate(timeout=300)
-    return output
+def _rank_of_training(arguments):
+    """What a process of `torchrun` does."""
+    torch.set_num_threads(1)
+    sys.exit(main([str(argument) for argument in arguments]))
 
 
 @pytest.mark.slow
 def test_gradients_of_two_ranks_are_those_of_one_process(config, tmp_path):
-    script = tmp_path / "gradients.py"
-    script.write_text(GRADIENTS)
-    process = torchrun(script, config, tmp_path)
-    output = finished(process)
-    assert process.returncode == 0, output
+    codes, said = forked.two(_rank_of_gradients, (config, tmp_path), tmp_path)
+    assert codes == [0, 0], said
 
     settings = train.read_config(config)
     alone = train.Trainer(settings)
@@ -116,26 +113,27 @@ def ranks_of(process):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds ranks in /proc")
 def test_a_run_whose_rank_was_killed_goes_on_to_the_same_weights(config, tmp_path):
-    whole = training(config, tmp_path / "whole", "--stop-at", 20)
-    printed = finished(whole)
-    assert whole.returncode == 0, printed
-    assert printed.count('"step": 20') == 1, "only rank 0 logs"
+    whole = asked(config, tmp_path / "whole", "--stop-at", 20)
+    codes, said = forked.two(_rank_of_training, (whole,), tmp_path)
+    assert codes == [0, 0], said
+    assert "".join(said).count('"step": 20') == 1, "only rank 0 logs"
 
     work = tmp_path / "killed"
-    killed = training(config, work, "--stop-at", 20, "--save-every", 4)
+    killed = asked(config, work, "--stop-at", 20, "--save-every", 4)
+    killed = torchrun("-m", "labutils.train", *killed)
     deadline = time.monotonic() + 200
     while not list(work.glob("*.resume.pt")) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(ranks_of(killed)[1], signal.SIGKILL)
-    output = finished(killed)
+    output, _ = killed.communicate(timeout=300)
     assert killed.returncode != 0
     assert "SIGKILL" in output or "-9" in output
     reached = weights(work)["step"]
     assert 4 <= reached < 20
 
-    again = training(config, work, "--stop-at", 20)
-    assert finished(again) is not None
-    assert again.returncode == 0
+    again = asked(config, work, "--stop-at", 20)
+    codes, said = forked.two(_rank_of_training, (again,), tmp_path)
+    assert codes == [0, 0], said
     # torchrun stops the other rank, which may be writing: what that left is swept by this run
     assert [file.name for file in work.iterdir()] == ["mobilenet_v3_small.resume.pt"]
     one, other = weights(tmp_path / "whole"), weights(work)

@@ -3,23 +3,26 @@
 import copy
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from labutils import paths, train
+from labutils import __main__, paths, train
 from labutils.errors import ModelFileError, UnknownNameError, UsageError
 from labutils.images import data
 from labutils.quantize.recipe import PRESETS, Qat
 from labutils.quantize.training import qat
+from labutils.train import run_state
 
 HOW = {"steps": 5, "size": 32, "batch_size": 8, "images": 32}
 NAMES = ("left_mug", "teapot", "fish", "leaf")
@@ -293,23 +296,23 @@ def finished(process):
     return output
 
 
-STRUCK = """
-import os, signal, sys
-from labutils import __main__
-from labutils.train import run_state
-
-save = run_state.RunState.save
+def _called(arguments):
+    """Call the command line in a process of its own."""
+    torch.set_num_threads(1)
+    sys.exit(__main__.main([str(argument) for argument in arguments]))
 
 
-def save_and_die(state, run):
-    save(state, run)
-    if len(run.losses) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+def _struck(arguments):
+    """Call the command line, and be killed when the third step has been saved."""
+    save = run_state.RunState.save
 
+    def save_and_die(state, run):
+        save(state, run)
+        if len(run.losses) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-run_state.RunState.save = save_and_die
-sys.exit(__main__.main(sys.argv[1:]))
-"""
+    run_state.RunState.save = save_and_die
+    _called(arguments)
 
 
 @pytest.fixture
@@ -326,9 +329,10 @@ def test_the_same_command_resumes_after_a_kill(lab, drawn, cache, tmp_path, one_
     outs = [tmp_path / f"{name}.safetensors" for name in ("whole", "killed")]
     code, out, err = lab(*asked(drawn, outs[0], "--steps", 6))
     assert code == 0 and "resumed" not in out and "mirrored" not in out, err
-    command = map(str, asked(drawn, outs[1], "--steps", 6))
-    done = subprocess.run([sys.executable, "-c", STRUCK, *command], cwd=paths.ROOT)
-    assert done.returncode == -signal.SIGKILL and not outs[1].exists()
+    arguments = (asked(drawn, outs[1], "--steps", 6),)
+    struck = forked.start(_struck, arguments, tmp_path / "said.txt", dict(os.environ))
+    struck.join(forked.GIVEN_UP_S)
+    assert struck.exitcode == -signal.SIGKILL and not outs[1].exists()
     code, out, err = lab(*asked(drawn, outs[1], "--steps", 6))
     assert code == 0 and "resumed at step 3" in out, err
     whole, killed = map(load_file, outs)
@@ -352,8 +356,9 @@ def test_two_processes_train_by_one_command_and_one_of_them_talks(drawn, cache, 
     for name in NAMES:
         shutil.copytree(drawn / name, known / name.removeprefix("left_"))
     made, more = tmp_path / "q.onnx", ("--recipe", "int8_qat", "--steps", 2)
-    output = finished(started(*asked(known, made, *more), launcher=launcher))
-    assert output.count("Fine-tuned for 2 steps") == 1
+    codes, said = forked.two(_called, (asked(known, made, *more),), tmp_path)
+    output = "".join(said)
+    assert codes == [0, 0] and output.count("Fine-tuned for 2 steps") == 1, output
     assert re.search(r"^int8_qat +20 +[\d.]+ \[", output, re.M), output  # of the exported file
     story = json.loads(paths.manifest(made).read_text())
     assert story["training"]["augmentation"]["flip"] is False

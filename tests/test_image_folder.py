@@ -92,6 +92,22 @@ def test_classes_called_like_parts_are_classes(tmp_path):
     assert folder.read(tmp_path / "flat").classes == ("val",)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("train/cat/a", "val/cat/b", "masks/c"), r"train/, val/ with .* but masks/ beside"),
+        (("train/cat/a", "eval/cat/b"), r"train/ with folders .* but eval/ beside"),
+        (("set/train/cat/a", "set/val/cat/b"), r"set/ has parts inside \(train/, val/\)"),
+        (("cat/train/a", "cat/test/b", "dog/train/c"), r"cat/ has parts inside .* train/cat/"),
+    ],
+)
+def test_parts_that_may_be_classes_are_refused(files, words, tmp_path):
+    for seed, name in enumerate(files):
+        picture(tmp_path / f"{name}.png", seed)
+    with pytest.raises(UsageError, match=words):
+        folder.read(tmp_path)
+
+
 def test_a_part_that_is_missing_is_asked_for(tmp_path):
     for i in range(3):
         picture(tmp_path / "train" / "cat" / f"{i}.png", i)
@@ -118,6 +134,36 @@ def test_classes_of_a_model_are_found_by_name_number_and_wordnet_id(tmp_path):
     picture(tmp_path / "cassete player" / "a.png", 9)
     with pytest.raises(UnknownNameError, match="Did you mean cassette player"):
         folder.read(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("classes", "folders", "labels"),
+    [
+        (("A", "B", "a", "b"), ("a", "b", "A", "B"), (2, 3, 0, 1)),  # a model's own names
+        (("no_entry", "no entry"), ("no entry", "no_entry"), (1, 0)),
+        (("\u00e9t\u00e9",), ("E\u0301t\u00e9",), (0,)),  # taken apart, as macOS writes it
+        (("1", "2", "3"), ("3", "1"), (2, 0)),  # names that are numbers are no numbers
+        (("b", "a"), ("1", "0"), (1, 0)),
+        (("1", "2", "3"), ("0", "1", "2"), r"no class .* named '0'"),
+        (("1", "2", "x"), ("0",), r"no class .* named '0'"),
+        (("cat", "dog"), ("cat", "Cat"), "Cat and cat would both be the class 'cat'"),
+        (("cat", "dog"), ("0", "cat"), "0 and cat would both be the class 'cat'"),
+        (("crane", "crane"), ("crane",), r"crane could be .* 'crane' \(number 0\), .*number 1"),
+        (("Cardigan", "cardigan"), ("CARDIGAN",), "CARDIGAN could be more than one class"),
+        (None, ("n02979186", "cassette player"), "could be more than one class"),
+    ],
+)
+def test_a_label_is_exact_or_refused_by_name(classes, folders, labels, tmp_path):
+    for seed, name in enumerate(folders):
+        picture(tmp_path / name / "p.png", seed)
+    if isinstance(labels, str):
+        with pytest.raises(UsageError, match=labels):
+            folder.read(tmp_path, classes)
+        return
+    found = folder.read(tmp_path, classes)
+    assert {u.file.name.split("/")[0]: u.label for u in found.files} == dict(
+        zip(folders, labels, strict=True)
+    )
 
 
 def test_without_classes_there_are_no_labels(tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +21,13 @@ import numpy as np
 from .. import paths, typesetting
 from ..errors import UnknownNameError, UsageError, counted
 from ..tracking import Progress
-from . import data, photographs, picture_files
+from . import data, folder_classes, photographs, picture_files
 from .picture_files import PictureFile
 
 PARTS = ("train", "val", "test")
 CALIBRATION = "calib"
 """What calibrates a quantizer: pictures of ``train``, so none that accuracy is measured on."""
 
-_CALLED = {"train": "train", "training": "train", "val": "val", "valid": "val",
-           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
-_WORDNET = re.compile(r"n\d{8}")
 _SHARES = {"val": 0.2, "test": 0.2}  # of a folder without parts; the rest is for training
 
 
@@ -233,7 +229,8 @@ def read(
     Raises
     ------
     UsageError
-        There is no such folder, or no picture that can be read.
+        There is no such folder, or no picture that can be read; or nobody says which folders are
+        classes, or which class one is (`folder_classes`).
     UnknownNameError
         A subfolder is not a class of the model; the message suggests the nearest.
     """
@@ -244,12 +241,12 @@ def read(
         raise UsageError(f"{root} has no pictures: no file ends in {listed}.")
     left_out = {file.name: file.problem for file in found if file.problem}
     good = [file for file in found if not file.problem]
-    divided = _is_divided(file.name for file in good)
-    placed = [_Placed(file, *_place(file.name, divided)) for file in good]
+    divided = folder_classes.are_parts((file.name for file in good), root)
+    placed = [_Placed(file, *folder_classes.place(file.name, divided)) for file in good]
     labelled = any(entry.class_name for entry in placed)
     placed, beside = _with_a_place(placed, divided, labelled)
     names = sorted({entry.class_name for entry in placed}) if labelled else []
-    numbers = _numbers(names, classes, root) if labelled else {"": data.NO_LABEL}
+    numbers = folder_classes.numbers(names, classes, root) if labelled else {"": data.NO_LABEL}
     kept, copies = _without_copies(placed, numbers)
     left_out |= beside | copies
     if not kept:
@@ -258,7 +255,7 @@ def read(
     files = tuple(
         LabelledFile(e.file, numbers[e.class_name], e.part or _part(e.file.pixels)) for e in kept
     )
-    known = tuple(classes if classes is not None else map(_in_words, names))
+    known = tuple(classes if classes is not None else map(folder_classes.in_words, names))
     return ImageFolder(root, known, files, dict(sorted(left_out.items())), labelled, divided)
 
 
@@ -279,22 +276,6 @@ class _Placed:
     file: PictureFile
     part: str
     class_name: str
-
-
-def _is_divided(names: Iterable[str]) -> bool:
-    """Return whether all folders at the top are parts: one for training, or with classes inside."""
-    folders = [Path(name).parts[:-1] for name in names if "/" in name]
-    called = {_CALLED.get(parts[0].casefold()) for parts in folders}
-    inside = all(len(parts) > 1 for parts in folders)
-    return bool(called) and None not in called and ("train" in called or inside)
-
-
-def _place(name: str, divided: bool) -> tuple[str, str]:
-    """Return the part and the class that a file's folders name."""
-    folders = Path(name).parts[:-1]
-    part = _CALLED[folders[0].casefold()] if divided and folders else ""
-    rest = folders[1:] if divided else folders
-    return part, rest[0] if rest else ""
 
 
 def _with_a_place(
@@ -351,37 +332,3 @@ def _part(pixels: str) -> str:
             return part
         share -= size
     return "train"
-
-
-def _numbers(names: Sequence[str], classes: Sequence[str] | None, root: Path) -> dict[str, int]:
-    """Return the label of each subfolder."""
-    if classes is None:
-        return {name: number for number, name in enumerate(names)}
-    plain = [_plain(known) for known in classes]
-    found = {}
-    for name in names:
-        called = _plain(_in_words(name))
-        if called in plain:
-            found[name] = plain.index(called)
-        elif name.isdecimal() and int(name) < len(classes):
-            found[name] = int(name)
-        else:
-            raise UnknownNameError(f"class of this model (a subfolder of {root})", name, classes)
-    return found
-
-
-def _in_words(name: str) -> str:
-    """Return what a subfolder's class is called: Imagenette's are called by WordNet's ids."""
-    return _wordnet().get(name, name) if _WORDNET.fullmatch(name) else name
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ").replace("-", " ").casefold().strip()
-
-
-@functools.cache
-def _wordnet() -> dict[str, str]:
-    from .. import _torchvision
-
-    imagenette = _torchvision.load().datasets.Imagenette
-    return {wnid: names[0] for wnid, names in imagenette._WNID_TO_CLASS.items()}

@@ -129,7 +129,7 @@ def check_fields(made: Any) -> None:
     UsageError
         A value that is not allowed; the message begins with the name of its field.
     """
-    kind = type(made)
+    kind = cast("Hashable", type(made))
     for name, declared in _hints(kind).items():
         value = getattr(made, name)
         if getattr(value, "ndim", None) == 0:
@@ -142,7 +142,7 @@ def check_fields(made: Any) -> None:
                     f"{_found(value)}."
                 )
         else:
-            _check_field(kind, name, declared, value)
+            _check_field(type(made), name, declared, value)
 
 
 def _check_field(kind: type, name: str, declared: Any, value: Any) -> None:

@@ -158,7 +158,7 @@ def _at_the_training_size(
 
 
 def _write_weights(module: nn.Module, output: Path) -> None:
-    """Write the weights; first the card of those that were there goes, which names their classes."""
+    """Write the weights; first the card of earlier ones goes, which names other classes."""
     from safetensors.torch import save
 
     from .. import paths

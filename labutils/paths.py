@@ -118,29 +118,61 @@ def folder(path: str | Path) -> Path:
 
 
 def refuse_unwritable(file: str | Path) -> None:
-    """Refuse, before any work, the name of a file that cannot be written; makes nothing.
+    """Refuse, before any work, the name of a file that cannot be written.
+
+    It is tried, with an unnamed file of no bytes: permissions do not tell of every system's.
 
     Raises
     ------
     UsageError
-        The nearest folder above it that exists does not take files, or it is a file itself.
+        It is a folder, or no name for a file, or the nearest folder above it that exists does not
+        take files, or is a file itself.
     """
-    place = next(above for above in expanded(file).absolute().parents if above.exists())
-    if not place.is_dir():
-        raise UsageError(f"Cannot write {file}: {place} is a file, not a folder.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"Cannot write {file}: {place} takes no files. Name another folder.")
+    path = expanded(file).absolute()
+    try:
+        if path.is_dir() and not path.is_symlink():
+            raise UsageError(f"Cannot write {file}: it is a folder. Name a file.")
+        place = next(above for above in path.parents if above.exists())
+        if not place.is_dir():
+            raise UsageError(f"Cannot write {file}: {place} is a file, not a folder.")
+        with tempfile.TemporaryFile(dir=place, prefix=f".labutils.{_owner()}-", suffix=".tmp"):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"Cannot write {file}: {reason}. Name another file or folder.") from None
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
-def _room_on_disk(place: Path) -> Iterator[None]:
-    """Tell of a disk that gets full while something is written into `place`."""
+def _room_on_disk(unfinished: Path) -> Iterator[None]:
+    """Tell of a disk that gets full, or takes nothing, while our unfinished file is written."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise LabError(f"The disk of {place} is full. Free some room, and try again.") from None
+    except (OSError, RuntimeError) as error:
+        cause = _of_the_disk(error)
+        if cause is not None and cause.errno in _FULL:
+            words = f"The disk of {unfinished.parent} is full. Free some room, and try again."
+            raise LabError(words) from None
+        if cause is not None and cause.errno in _CLOSED and _is_of(cause.filename, unfinished):
+            words = f"Cannot write into {unfinished.parent}: {cause.strerror}. Name another place."
+            raise UsageError(words) from None
+        raise
+
+
+def _of_the_disk(error: BaseException) -> OSError | None:
+    """Return the error of the system, which PyTorch's writer covers with one of its own."""
+    found = error if isinstance(error, OSError) else error.__context__
+    return found if isinstance(found, OSError) else None
+
+
+def _is_of(name: object, unfinished: Path) -> bool:
+    """Whether a file is the one that we write, or in the folder that we fill."""
+    if not isinstance(name, str | os.PathLike):
+        return False
+    return unfinished in (Path(name), *Path(name).parents)
 
 
 @contextlib.contextmanager
@@ -153,7 +185,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     UsageError
-        `path` is a folder.
+        `path` is a folder, or its place takes no files.
     LabError
         The disk is full.
     """
@@ -164,13 +196,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
     mark = f"{_owner()}-{secrets.token_hex(4)}.tmp"
     temporary = path.with_name(f".{path.stem[:40]}.{mark}{path.suffix}")
     try:
-        with _room_on_disk(path.parent):
+        with _room_on_disk(temporary):
             yield temporary
-        for described in (manifest, edits_file, recipe_file, earlier_edits_file):
-            described(path).unlink(missing_ok=True)
-        temporary.replace(path)
+            for described in (manifest, edits_file, recipe_file, earlier_edits_file):
+                described(path).unlink(missing_ok=True)
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that takes no files nothing was written
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -184,8 +217,8 @@ def scratch(place: str | Path | None = None) -> Iterator[Path]:
     _sweep(place)
     made = place / f".labutils.{_owner()}-{secrets.token_hex(4)}.tmp"
     try:
-        made.mkdir(mode=0o700)
-        with _room_on_disk(place):
+        with _room_on_disk(made):
+            made.mkdir(mode=0o700)
             yield made
     finally:
         try:
@@ -204,6 +237,10 @@ def _owner() -> str:
 
 @functools.lru_cache(64)  # once in the life of a process is enough for a folder
 def _sweep(place: Path) -> None:
+    sweep(place)
+
+
+def sweep(place: Path) -> None:
     """Delete the unfinished files and folders of this machine's processes that no longer exist."""
     with os.scandir(place) as entries:
         for entry in entries:
@@ -309,6 +346,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path`, all of it or nothing."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write bytes to `path`, all of them or nothing."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from . import manifests, untrusted
+from . import manifests, paths, untrusted
 from .errors import ModelFileError, NoManifestError, OtherFileError, UsageError
 from .images import data
 
@@ -87,7 +87,16 @@ def _card(path: Path) -> dict[str, Any]:
             f"The model card {card} is damaged: it is not JSON. Copy it again, or delete it: the "
             "classes are then numbered."
         ) from None
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    stated = content.get("sha256") if path.suffix == ".safetensors" and path.is_file() else None
+    if stated is not None and stated != paths.sha256(path):
+        raise ModelFileError(
+            f"The model card {card} describes another file than {path.name}, as the SHA-256 on it "
+            "says: its classes would be wrong. Copy both again, or train again; without the card, "
+            "classes are numbered."
+        )
+    return content
 
 
 def _are_names(classes: Any) -> bool:

@@ -7,13 +7,15 @@ is a `ValueError` as well, and can say what the file was to be.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import reprlib
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import LimitError
 
@@ -73,6 +75,27 @@ def content(path: str | Path, most: int, *, plain: bool = False, piped: bool = F
     if len(found) > most or (regular and status.st_size > most):
         raise LimitError(f"{path} has more than {most:,} bytes, which nothing of its kind needs.")
     return found
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, most: int | None = MAX_MODEL_BYTES) -> Iterator[BinaryIO]:
+    """Open a file that only lies there, for a reader that takes what it needs of it.
+
+    Raises
+    ------
+    LimitError
+        It has more than `most` bytes, or is a pipe, a device or a socket: none of them is opened.
+    OSError
+        As for any file.
+    """
+    _refuse_special(path, Path(path).stat(), plain=False)
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        _refuse_special(path, status, plain=False)  # it may have been put there meanwhile
+        if most is not None and status.st_size > most:
+            raise LimitError(f"{path} has more than {most:,} bytes, which no model here needs.")
+        yield file
 
 
 def _refuse_special(path: str | Path, status: os.stat_result, plain: bool) -> None:

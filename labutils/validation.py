@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 import annotated_types
 
 from . import located_yaml, untrusted
-from .errors import EarlierFormatWarning, LabError
+from .errors import EarlierFormatWarning, LabError, UsageError
 from .located_yaml import Fail, Path
 
 if typing.TYPE_CHECKING:
@@ -118,6 +118,53 @@ def checked(kind: type[T], data: Any, fail: Fail, path: Path = ()) -> T:
         raise fail((*path, *where), words) from None
 
 
+def check_fields(made: Any) -> None:
+    """Check the values of a frozen dataclass that was made in Python, in its ``__post_init__``.
+
+    So the annotations hold whichever way a value comes. A number of NumPy becomes Python's; a field
+    that is a dataclass checks itself.
+
+    Raises
+    ------
+    UsageError
+        A value that is not allowed; the message begins with the name of its field.
+    """
+    kind = cast("Hashable", type(made))
+    for name, declared in _hints(kind).items():
+        value = getattr(made, name)
+        if getattr(value, "ndim", None) == 0:
+            value = value.item()
+            object.__setattr__(made, name, value)
+        if dataclasses.is_dataclass(declared):
+            if not isinstance(value, cast("type", declared)):
+                raise UsageError(
+                    f"{name}: expected {cast('type', declared).__name__}(...), found "
+                    f"{_found(value)}."
+                )
+        else:
+            _check_field(type(made), name, declared, value)
+
+
+def _check_field(kind: type, name: str, declared: Any, value: Any) -> None:
+    import pydantic
+
+    def fail(path: Path, words: str) -> UsageError:
+        return UsageError(f"{'.'.join(map(str, path))}: {words}.")
+
+    _refuse_other_values(value, (name,), fail)
+    try:
+        _adapter(declared).validate_json(json.dumps(value), strict=True)
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where, words = _worded(kind, {**problem, "loc": (name, *problem["loc"])})
+        raise fail(where, words) from None
+
+
+@functools.cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 @functools.cache
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     import pydantic
@@ -132,14 +179,18 @@ def _refuse_other_values(data: Any, path: Path, fail: Fail) -> None:
             if not isinstance(key, str | int):
                 raise fail((*path, untrusted.shown(key)), f"a key is text, not {_found(key)}")
             _refuse_other_values(value, (*path, key), fail)
-    elif isinstance(data, list):
+    elif isinstance(data, list | tuple):
         for index, value in enumerate(data):
             _refuse_other_values(value, (*path, index), fail)
     elif isinstance(data, float) and not math.isfinite(data):
         raise fail(path, f"{data} is not a finite number")
+    elif isinstance(data, int) and data.bit_length() > _MOST_BITS:
+        raise fail(path, "a number of so many digits is not read")
     elif not isinstance(data, str | int | float | None):
         raise fail(path, f"expected text, a number, a list or a mapping, found {_found(data)}")
 
+
+_MOST_BITS = 1024  # of a whole number; Python writes none of more than 4,300 digits
 
 _WANTED = {
     "bool_type": "true or false",
@@ -180,7 +231,9 @@ def _worded(kind: type, problem: Any) -> tuple[Path, str]:
         return path, f"{untrusted.shown(value)} is not one of {', '.join(map(str, allowed))}"
     if type_ in _LIMITS:
         name, words = _LIMITS[type_]
-        return path, f"{untrusted.shown(value)} {words} {problem['ctx'][name]:g}"
+        limit = problem["ctx"][name]
+        said = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+        return path, f"{untrusted.shown(value)} {words} {said}"
     if type_ == "too_short":
         return path, "at least one is needed"
     if type_ in _WANTED:

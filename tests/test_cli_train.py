@@ -6,8 +6,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from labutils import __main__, manifests, runtime
+from labutils.commands import training
+from labutils.errors import ModelFileError
 from labutils.images import data
 from labutils.models import checkpoint, zoo
 
@@ -109,3 +112,50 @@ def test_a_trained_file_that_misses_the_gate_is_kept_under_another_name(
 def test_a_call_that_contradicts_itself_is_refused_before_anything_runs(arguments, words, lab):
     code, _, err = lab("train", "mobilenet_v3_small", *arguments)
     assert code == 2 and words in err
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("/proc/x.safetensors", "Cannot write /proc/x.safetensors"),
+        ("file/x.safetensors", "is a file, not a folder"),
+        ("taken.safetensors", "taken.json: it is a folder"),
+    ],
+)
+def test_where_the_result_goes_is_tried_before_the_training(output, words, lab, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken.json").mkdir()
+    # the weights, which come next, would be refused otherwise
+    asked = ("--weights", "no-such-file", "-o", tmp_path / output)
+    code, _, err = lab("train", "mobilenet_v3_small", *asked)
+    assert code == 2 and words in err
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(("--size", "0"), "size: 0 is below 16"), (("--images", "0"), "images: 0 is below 1")],
+)
+def test_an_option_is_checked_as_its_setting_is(option, words, lab, tmp_path):
+    asked = ("--weights", "no-such-file", *option, "-o", tmp_path / "x.safetensors")
+    code, _, err = lab("train", "mobilenet_v3_small", *asked)
+    assert code == 2 and words in err
+
+
+def test_weights_are_an_ordinary_file_and_the_card_of_earlier_ones_goes_first(tmp_path):
+    out, card = tmp_path / "w.safetensors", tmp_path / "w.json"
+    card.write_text("{}")
+    training._write_weights(torch.nn.Linear(2, 3), out)
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+    (tmp_path / "plain").write_text("")
+    assert out.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_card_of_other_weights_is_refused(tmp_path):
+    known = zoo.load("mobilenet_v3_small", "things16").module.state_dict()
+    out, card = tmp_path / "w.safetensors", tmp_path / "w.json"
+    save_file(known, out)
+    card.write_text(json.dumps({"classes": [f"old {i}" for i in range(16)], "sha256": "0" * 64}))
+    with pytest.raises(ModelFileError, match=r"w\.json describes another file than w\.safetensors"):
+        zoo.load("mobilenet_v3_small", out)
+    card.write_text(json.dumps({"classes": [f"own {i}" for i in range(16)]}))
+    assert zoo.load("mobilenet_v3_small", out).classes[3] == "own 3"

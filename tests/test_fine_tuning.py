@@ -188,12 +188,47 @@ class InPlace(nn.Module):
         return self.fc(x.flatten(1)).sigmoid().mul_(2).add_(1).sigmoid().mul_(3)
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"steps": 0}, "steps: 0 is below 1"),
+        ({"steps": 2.5}, "steps: expected a whole number or nothing, found 2.5"),
+        ({"seconds": 0}, "seconds: 0 must be above 0"),
+        ({"size": 1}, "size: 1 is below 16"),
+        ({"size": 5000}, "size: 5000 is above 4,096"),
+        ({"batch_size": 1}, "batch_size: 1 is below 2"),
+        ({"images": 10**5000}, "images: a number of so many digits"),
+        ({"seed": -1}, "seed: -1 is below 0"),
+        ({"seed": 9 * 10**18}, "seed: 9000000000000000000 is above 4,294,967,295"),
+        ({"learning_rate": float("nan")}, "learning_rate: nan is not a finite number"),
+        ({"label_smoothing": 2}, "label_smoothing: 2 is above 1"),
+        ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
+        ({"freeze_batch_norm_at": 1.5}, "freeze_batch_norm_at: 1.5 is above 1"),
+        ({"augmentation": {"flip": False}}, r"augmentation: expected Augmentation\("),
+    ],
+)
+def test_a_setting_is_checked_whichever_way_it_comes(setting, words, small):
+    (name, value) = next(iter(setting.items()))
+    no_folder = data.ImageSet  # reading it would fail in another way
+    with pytest.raises(UsageError, match=f"^{words}"):
+        train.fine_tune(small, image_set=no_folder, **{"steps": 1} | setting)
+    with pytest.raises(UsageError, match=f"^{words}"):
+        train.FineTuningConfig(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = train.FineTuningConfig(steps=np.int64(3), learning_rate=np.float64(0.5))
+    assert json.dumps(train.config.stored(config))
+    with pytest.raises(UsageError, match=r"^smallest_crop: -1\.0 must be above 0"):
+        train.Augmentation(smallest_crop=-1.0)
+    with pytest.raises(UsageError, match=r"^seed: 1099511627776 is above"):
+        train.TrainConfig(seed=2**40)
+
+
 def test_errors_name_the_cure(small):
     for options, cure in [
         ({}, "seconds=30"),
-        ({"steps": 0}, "above zero"),
-        ({"steps": 1, "batch_size": 1}, "BatchNorm needs"),
-        ({"steps": 1, "freeze_batch_norm_at": 1.5}, "share between"),
+        ({"steps": 1, "images": 8}, "at most images"),
         ({"steps": 1, "teacher": small}, "deepcopy"),
     ]:
         with pytest.raises(UsageError, match=cure):

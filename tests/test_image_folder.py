@@ -1,5 +1,10 @@
 """A reader's own pictures: parts that share no picture, classes matched, bad files named."""
 
+import os
+import shutil
+import socket
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -92,6 +97,22 @@ def test_classes_called_like_parts_are_classes(tmp_path):
     assert folder.read(tmp_path / "flat").classes == ("val",)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("train/cat/a", "val/cat/b", "masks/c"), r"train/, val/ with .* but masks/ beside"),
+        (("train/cat/a", "eval/cat/b"), r"train/ with folders .* but eval/ beside"),
+        (("set/train/cat/a", "set/val/cat/b"), r"set/ has parts inside \(train/, val/\)"),
+        (("cat/train/a", "cat/test/b", "dog/train/c"), r"cat/ has parts inside .* train/cat/"),
+    ],
+)
+def test_parts_that_may_be_classes_are_refused(files, words, tmp_path):
+    for seed, name in enumerate(files):
+        picture(tmp_path / f"{name}.png", seed)
+    with pytest.raises(UsageError, match=words):
+        folder.read(tmp_path)
+
+
 def test_a_part_that_is_missing_is_asked_for(tmp_path):
     for i in range(3):
         picture(tmp_path / "train" / "cat" / f"{i}.png", i)
@@ -118,6 +139,36 @@ def test_classes_of_a_model_are_found_by_name_number_and_wordnet_id(tmp_path):
     picture(tmp_path / "cassete player" / "a.png", 9)
     with pytest.raises(UnknownNameError, match="Did you mean cassette player"):
         folder.read(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("classes", "folders", "labels"),
+    [
+        (("A", "B", "a", "b"), ("a", "b", "A", "B"), (2, 3, 0, 1)),  # a model's own names
+        (("no_entry", "no entry"), ("no entry", "no_entry"), (1, 0)),
+        (("\u00e9t\u00e9",), ("E\u0301t\u00e9",), (0,)),  # taken apart, as macOS writes it
+        (("1", "2", "3"), ("3", "1"), (2, 0)),  # names that are numbers are no numbers
+        (("b", "a"), ("1", "0"), (1, 0)),
+        (("1", "2", "3"), ("0", "1", "2"), r"no class .* named '0'"),
+        (("1", "2", "x"), ("0",), r"no class .* named '0'"),
+        (("cat", "dog"), ("cat", "Cat"), "Cat and cat would both be the class 'cat'"),
+        (("cat", "dog"), ("0", "cat"), "0 and cat would both be the class 'cat'"),
+        (("crane", "crane"), ("crane",), r"crane could be .* 'crane' \(number 0\), .*number 1"),
+        (("Cardigan", "cardigan"), ("CARDIGAN",), "CARDIGAN could be more than one class"),
+        (None, ("n02979186", "cassette player"), "could be more than one class"),
+    ],
+)
+def test_a_label_is_exact_or_refused_by_name(classes, folders, labels, tmp_path):
+    for seed, name in enumerate(folders):
+        picture(tmp_path / name / "p.png", seed)
+    if isinstance(labels, str):
+        with pytest.raises(UsageError, match=labels):
+            folder.read(tmp_path, classes)
+        return
+    found = folder.read(tmp_path, classes)
+    assert {u.file.name.split("/")[0]: u.label for u in found.files} == dict(
+        zip(folders, labels, strict=True)
+    )
 
 
 def test_without_classes_there_are_no_labels(tmp_path):
@@ -165,6 +216,105 @@ def test_every_kind_of_file_is_read_or_named(tmp_path, monkeypatch):
     assert picture_files.upright(cat / "turned.jpg")[0].shape == (40, 30, 3)
     values = picture_files.upright(cat / "deep.png")[0]
     assert (values.min(), values.max()) == (0, 255) and len(np.unique(values)) > 200
+
+
+def test_nothing_that_is_not_a_plain_file_is_opened(tmp_path):
+    picture(tmp_path / "cat" / "a.png")
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "device.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "cat" / "socket.png"))
+    found = folder.read(tmp_path)
+    assert set(found.left_out) == {"cat/pipe.png", "cat/device.png", "cat/socket.png"}
+    assert all("not a plain file" in why for why in found.left_out.values())
+
+
+def test_another_file_of_the_same_size_and_time_is_read_again(tmp_path):
+    for part, seeds in (("train", (0, 1, 2)), ("val", (3, 4))):
+        for seed in seeds:
+            file = picture(tmp_path / part / "cat" / f"{seed}.bmp", seed)
+            os.utime(file, (1e9, 1e9))
+    assert folder.read(tmp_path).left_out == {}
+    shutil.copy2(tmp_path / "val" / "cat" / "3.bmp", tmp_path / "train" / "cat" / "0.bmp")
+    assert "val/cat/3.bmp, which is in another" in folder.read(tmp_path).left_out["train/cat/0.bmp"]
+
+
+def test_a_class_that_is_a_link_is_followed_and_no_link_leads_on_without_end(tmp_path):
+    picture(tmp_path / "elsewhere" / "dog" / "a.png", 1)
+    picture(tmp_path / "elsewhere" / "val" / "cat" / "b.png", 2)
+    root = tmp_path / "root"
+    picture(root / "train" / "cat" / "c.png", 3)
+    (root / "train" / "dog").symlink_to(tmp_path / "elsewhere" / "dog")
+    (root / "val").symlink_to(tmp_path / "elsewhere" / "val")
+    (root / "train" / "cat" / "deep").symlink_to(tmp_path / "elsewhere")
+    (root / "train" / "all").symlink_to(tmp_path)
+    (root / "train" / "lost").symlink_to(tmp_path / "nowhere")
+    found = folder.read(root)
+    assert {u.file.name for u in found.files} == {
+        "train/cat/c.png", "train/dog/a.png", "val/cat/b.png"
+    }  # fmt: skip
+    assert found.classes == ("cat", "dog")
+    assert found.left_out == {
+        "train/all": "a link to a folder that it lies in",
+        "train/cat/deep": "a link to a folder, inside of a class: put the folder itself there",
+        "train/lost": "a link to nothing",
+    }
+    assert found.unusable == {"all": 1, "lost": 1}
+
+
+def test_whatever_is_called_like_a_picture_is_read_or_named_with_its_class(tmp_path):
+    picture(tmp_path / "cat" / "a.jfif", 1, format="JPEG")
+    picture(tmp_path / "cat" / "b.avif", 2)
+    picture(tmp_path / "cat" / "c.JPE", 3, format="JPEG")
+    for name in ("dog/a.heic", "dog/b.jxl", "cow/a.png", "cat/notes.txt", "cat/list"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    found = folder.read(tmp_path)
+    assert {u.file.name for u in found.files} == {"cat/a.jfif", "cat/b.avif", "cat/c.JPE"}
+    assert "Pillow reads no .heic here. Save it as" in found.left_out["dog/a.heic"]
+    assert set(found.left_out) == {"cow/a.png", "dog/a.heic", "dog/b.jxl"}
+    assert found.unusable == {"cow": 1, "dog": 2, "empty": 0} and found.classes == ("cat",)
+    assert "classes without a picture that can be used: cow, dog, empty" in str(found)
+    assert "not looked at: 1 .txt, 1 no suffix" in str(found)
+
+
+def test_a_class_that_nothing_teaches_is_named(tmp_path):
+    for seed, name in enumerate(("train/cat", "val/cat", "val/fox")):
+        picture(tmp_path / name / "a.png", seed)
+    found = folder.read(tmp_path)
+    assert found.only_judged == ("fox",)
+    assert "classes without a picture for training: fox" in str(found)
+
+
+def test_a_folder_whose_path_is_not_utf_8_is_read(tmp_path):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    picture(root / os.fsdecode(b"c\xfe") / "a.png")
+    first = folder.read(root)
+    assert folder.read(root) == first and first.classes == ("c\udcfe",)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_of_pillow_or_numpy_is_all_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    values = np.random.default_rng(0).random((30, 40)).astype(np.float32)
+    values[3, 3] = np.nan
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(values).save(tmp_path / "cat" / "nan.tif")
+    picture(tmp_path / "cat" / "large.png")
+    assert folder.read(tmp_path).left_out == {
+        "cat/nan.tif": f"{tmp_path}/cat/nan.tif has values that are no finite numbers."
+    }
+
+
+def test_deep_pictures_are_all_scaled_alike_and_dark_ones_are_named(tmp_path):
+    for top in (200, 300, 4095, 65535):
+        values = np.full((20, 30), top, np.uint16)
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "cat" / f"{top}.png")
+        assert picture_files.upright(tmp_path / "cat" / f"{top}.png")[0].max() == round(top / 257)
+    found = folder.read(tmp_path)
+    assert "2 16-bit below 4096" in str(found) or "3 16-bit below 4096" in str(found)
 
 
 def test_pictures_are_decoded_once_and_again_when_they_change(classes, monkeypatch):

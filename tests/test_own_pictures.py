@@ -166,6 +166,33 @@ def test_a_training_that_contradicts_itself_is_refused(lab, drawn, tmp_path, arg
     assert code == 2 and words in err
 
 
+def test_a_class_whose_pictures_are_all_damaged_stops_the_training(lab, drawn, tmp_path):
+    own = renamed(drawn, tmp_path / "own")
+    for file in (own / "cup").iterdir():
+        file.write_bytes(b"nothing")
+    (own / "empty").mkdir()
+    asked = ("--data", own, "--steps", 1, "-o", tmp_path / "w.safetensors")
+    code, out, err = lab("train", "mobilenet_v3_small", *asked)
+    assert code == 2 and "none of the pictures of cup can be used" in err
+    assert "classes without a picture that can be used: cup, empty" in out
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_what_differs_from_what_was_asked_is_said_and_on_the_card(lab, drawn, tmp_path):
+    own, weights = renamed(drawn, tmp_path / "own"), tmp_path / "w.safetensors"
+    for file in sorted((own / "cup").iterdir())[4:]:
+        file.unlink()
+    asked = ("--data", own, "--steps", 1, "--size", 32, "-o", weights)
+    code, out, err = lab("train", "mobilenet_v3_small", *asked)
+    assert code == 0, err
+    there = len(folder.read(own).part("train"))
+    assert f"Note: batches of {there} pictures, not of 64: there are {there} to train on" in out
+    assert "trained at 32 px, and is judged and used at 128 px. At 32 px: top-1 " in out
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["size"] == 128 and card["training_size"] == 32
+    assert f"At 32 px: top-1 {100 * card['top1_at_training_size']:.1f} %" in out
+
+
 def test_pictures_without_classes_teach_nothing(lab, drawn, tmp_path):
     shutil.copytree(drawn / "mug", tmp_path / "flat")
     out = tmp_path / "w.safetensors"

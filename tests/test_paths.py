@@ -290,6 +290,33 @@ def test_a_disk_that_gets_full_is_told_and_nothing_stays(opened, tmp_path):
     assert not names(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="this system has no /sys")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda place: paths.write_text(place / "labutils.txt", ""),
+        lambda place: paths.write_bytes(place / "labutils.bin", b""),
+        lambda place: paths.scratch(place).__enter__(),
+    ],
+)
+def test_a_place_that_takes_no_files_is_told_in_python_too(write):
+    with pytest.raises(UsageError, match=r"^Cannot write into /sys: .* Name another place"):
+        write(Path("/sys"))
+
+
+@pytest.mark.parametrize("name", ["/proc/x.onnx", "file/x.onnx", "folder", "n" * 300, "new/x.onnx"])
+def test_where_a_result_goes_is_tried_and_nothing_is_left(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    if name.startswith("new"):
+        paths.refuse_unwritable(name)
+    else:
+        with pytest.raises(UsageError, match=r"^Cannot write "):
+            paths.refuse_unwritable(name)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_another_error_of_the_system_keeps_its_own_words(lab, monkeypatch, capsys):
     def refused(*_, **__):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "somewhere")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import forked
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from labutils import __main__, paths, train
-from labutils.errors import ModelFileError, UnknownNameError, UsageError
+from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
 from labutils.images import data
 from labutils.quantize.recipe import PRESETS, Qat
 from labutils.quantize.training import qat
@@ -133,8 +134,8 @@ def test_the_state_of_another_run_is_refused_and_the_difference_named(small, tmp
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"PK\x03\x04 cut off", b"text", "another checkpoint"],
-    ids=["empty", "cut", "text", "checkpoint"],
+    [b"", b"junk", b"PK\x03\x04 cut off", b"text", b"\x80\x04\x95\x00", "another checkpoint"],
+    ids=["empty", "junk", "cut", "text", "pickle", "checkpoint"],
 )
 def test_what_is_not_a_state_is_refused(small, tmp_path, content):
     file = tmp_path / "run.pt"
@@ -142,11 +143,10 @@ def test_what_is_not_a_state_is_refused(small, tmp_path, content):
         file.write_bytes(content)
     else:
         torch.save(small.state_dict(), file)
-    if content == b"":  # as good as none
-        assert train.fine_tune(small, state=file, **HOW | {"steps": 1}).resumed_at == 0
-        return
+    before = file.read_bytes()
     with pytest.raises(ModelFileError, match=r"run\.pt is (damaged|not the state)"):
         train.fine_tune(small, state=file, **HOW)
+    assert file.read_bytes() == before
 
 
 def test_one_folder_keeps_the_states_of_many_runs(small, tmp_path):
@@ -156,6 +156,49 @@ def test_one_folder_keeps_the_states_of_many_runs(small, tmp_path):
     assert len({state.file for state in kept}) == 2
     kept[0].remove()
     assert list(tmp_path.iterdir()) == [kept[1].file]
+
+
+def test_equal_runs_at_once_are_refused_and_the_first_goes_on(small, tmp_path):
+    how, refused = HOW | {"steps": 2, "state": train.Resumable(tmp_path, every=1)}, []
+
+    def start_another(step, steps, model):
+        with pytest.raises(UsageError, match="Another process trains the same") as error:
+            train.fine_tune(copy.deepcopy(small), on_step=lambda *_: None, **how)
+        refused.append(error)
+
+    assert train.fine_tune(copy.deepcopy(small), on_step=start_another, **how).steps == 2
+    assert len(refused) == 2
+
+
+def test_what_another_process_is_writing_is_not_removed(tmp_path):
+    state = train.Resumable(tmp_path / "run.pt")
+    state.file = state.path
+    mark = paths._owner().rpartition("-")[0]
+    alive = tmp_path / f".run.{mark}-{os.getpid()}-00000000.tmp.pt"
+    dead = tmp_path / f".run.{mark}-4194305-00000000.tmp.pt"  # above every process's number
+    for file in (state.file, alive, dead):
+        file.write_bytes(b"")
+    state.remove()
+    assert list(tmp_path.iterdir()) == [alive]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("numbers", [10, 300_000])
+def test_a_disk_that_gets_full_is_told_under_pytorchs_writer(numbers, tmp_path, monkeypatch):
+    run = train.run_state.Run(torch.nn.Linear(1, numbers), torch.optim.SGD([torch.ones(1)]), None)
+    state = train.run_state.RunState(train.Resumable(tmp_path / "run.pt"), {}, train.Ranks())
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how: real(Path("/dev/full"), *how))
+    with pytest.raises(LabError, match=rf"The disk of {tmp_path} is full"):
+        state.save(run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_takes_no_state_is_told_before_the_first_step(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    for state in ("/proc/state", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(UsageError, match=r"^Cannot write "):
+            train.fine_tune(small, state=state, on_step=stop_at(1), **HOW | {"steps": 1})
 
 
 def test_a_run_by_the_clock_is_not_resumed(small, tmp_path):

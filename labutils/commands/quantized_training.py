@@ -110,6 +110,9 @@ def _task(chosen: argparse.Namespace) -> Task:
     source = training_options.learned_pictures(chosen, model)
     pictures = data.calibration(_CALIBRATION, prepared.size, source)
     training_options.draw_once(source, config)
+    if config.size != side:
+        line = f"Note: trained at {config.size} px; calibrated, judged and used at {side} px."
+        training_options.tell(chosen, line)
     return Task(model, module, recipe, config, source, pictures)
 
 

@@ -82,7 +82,7 @@ def _represent(chosen: argparse.Namespace) -> int:
 def _written(chosen: argparse.Namespace) -> Represented:
     """Describe a network, build it again, and write both files when the two are bit-equal."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from .. import paths, representation
     from ..models import zoo
@@ -104,8 +104,7 @@ def _written(chosen: argparse.Namespace) -> Represented:
         )
     say(chosen, f"bit-equal to PyTorch on {_PICTURES} random pictures")
     file = _weights_file(chosen.output)
-    with paths.atomic(file) as temporary:
-        save_file({name: value.clone() for name, value in weights.items()}, temporary)
+    paths.write_bytes(file, save({name: value.clone() for name, value in weights.items()}))
     description.save(chosen.output)
     return _said(description, chosen.output, sum(v.numel() for v in weights.values()), file)
 

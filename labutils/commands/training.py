@@ -80,6 +80,7 @@ def _train(chosen: argparse.Namespace) -> int:
     for option in ("steps", "save_every"):
         if (number := getattr(chosen, option)) is not None and number < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {number}.")
+    training_options.refuse_unwritable(chosen.output)
     return quantized_training.run(chosen) if chosen.recipe else _in_float(chosen)
 
 
@@ -110,6 +111,7 @@ def _in_float(chosen: argparse.Namespace) -> int:
     top1 = _top1(module, held_out)
     was = f" (before: {before})" if before else ""
     say(chosen, f"top-1 {top1}{was}: {held_out.source}")
+    smaller = _at_the_training_size(chosen, module, source, config.size)
     _write_weights(module, chosen.output)
     card = {
         "architecture": chosen.model,
@@ -124,6 +126,8 @@ def _in_float(chosen: argparse.Namespace) -> int:
         "top1": top1.value,
         "top1_interval_95": list(top1.interval),
         "n": top1.n,
+        "training_size": config.size,
+        **smaller,
     }
     paths.write_text(chosen.output.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     if state is not None:
@@ -134,14 +138,33 @@ def _in_float(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _at_the_training_size(
+    chosen: argparse.Namespace, module: nn.Module, source: data.ImageSource, size: int
+) -> dict[str, float]:
+    """Say that a network is judged, and used, at another size than it learned; judge both."""
+    from .. import train
+    from ..images import data
+
+    if size == train.EVALUATION_SIZE:
+        return {}
+    n = data.validation_images(source)
+    there = _top1(module, training_options.held_out_pictures(source, n, size))
+    say(
+        chosen,
+        f"Note: it was trained at {size} px, and is judged and used at {train.EVALUATION_SIZE} px. "
+        f"At {size} px: top-1 {there}. `--size {train.EVALUATION_SIZE}` trains at the size of use.",
+    )
+    return {"top1_at_training_size": there.value}
+
+
 def _write_weights(module: nn.Module, output: Path) -> None:
-    from safetensors.torch import save_file
+    """Write the weights; first the card of earlier ones goes, which names other classes."""
+    from safetensors.torch import save
 
     from .. import paths
 
-    with paths.atomic(output) as temporary:
-        state = {name: values.contiguous() for name, values in module.state_dict().items()}
-        save_file(state, temporary)
+    output.with_suffix(".json").unlink(missing_ok=True)
+    paths.write_bytes(output, save({n: v.contiguous() for n, v in module.state_dict().items()}))
 
 
 def _top1(module: nn.Module, images: data.ImageSet) -> metrics.Proportion:
@@ -188,8 +211,9 @@ def _start(
     source = chosen.image_set or data.THINGS16
     if chosen.data:
         source = folder.read(chosen.data, progress=training_options.progress_of_first())
-        training_options.require_labels(source)
         training_options.tell(chosen, source)
+        training_options.require_labels(source)
+        training_options.refuse_lost_classes(source)
     module = _fresh(chosen.model, len(data.classes_of(source)))
     report = checkpoint.load_partly_(module, state, named, renames)
     training_options.tell(chosen, report)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ModelFileError, UsageError
@@ -82,8 +83,25 @@ def fitted_config(
     if isinstance(source, ImageFolder):
         there = min(len(source.part("train")), config.images)
         if there < config.batch_size:
-            return config.replaced(batch_size=there // ranks.size * ranks.size)
+            fitted = there // ranks.size * ranks.size
+            tell(
+                chosen,
+                f"Note: batches of {fitted} pictures, not of {config.batch_size}: there are "
+                f"{there} to train on.",
+            )
+            return config.replaced(batch_size=fitted)
     return config
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Refuse, before any work, a place where the result or its card cannot be written."""
+    from .. import paths
+    from ..train import ranks
+
+    if ranks.is_first_process():
+        paths.refuse_unwritable(output)
+        if output.suffix == ".safetensors":
+            paths.refuse_unwritable(output.with_suffix(".json"))
 
 
 def state_of(chosen: argparse.Namespace, config: FineTuningConfig) -> Resumable | None:
@@ -119,8 +137,23 @@ def learned_pictures(chosen: argparse.Namespace, model: zoo.Model) -> data.Image
     if not chosen.data:
         return chosen.image_set or data.set_for(model.classes)
     found = gallery.in_folder(model, chosen.data, progress_of_first())[1]
+    tell(chosen, found)
     require_labels(found)
+    if not gallery.names_classes(model):
+        refuse_lost_classes(found)
     return found
+
+
+def refuse_lost_classes(found: ImageFolder) -> None:
+    """Refuse a folder that decides the classes, and has one whose pictures are all left out."""
+    lost = [name for name, pictures in found.unusable.items() if pictures]
+    if lost:
+        raise UsageError(
+            f"{found.root}: none of the pictures of {', '.join(lost[:4])} can be used, so the "
+            f"network would not have {'this class' if len(lost) == 1 else 'these classes'}. "
+            f"{next(why for name, why in found.left_out.items() if lost[0] in name)}. Repair the "
+            "pictures, or take the folder away."
+        )
 
 
 def require_labels(found: ImageFolder) -> None:

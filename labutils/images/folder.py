@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,13 @@ import numpy as np
 from .. import paths, typesetting
 from ..errors import UnknownNameError, UsageError, counted
 from ..tracking import Progress
-from . import data, photographs, picture_files
+from . import data, folder_classes, photographs, picture_files
 from .picture_files import PictureFile
 
 PARTS = ("train", "val", "test")
 CALIBRATION = "calib"
 """What calibrates a quantizer: pictures of ``train``, so none that accuracy is measured on."""
 
-_CALLED = {"train": "train", "training": "train", "val": "val", "valid": "val",
-           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
-_WORDNET = re.compile(r"n\d{8}")
 _SHARES = {"val": 0.2, "test": 0.2}  # of a folder without parts; the rest is for training
 
 
@@ -62,6 +58,12 @@ class ImageFolder(typesetting.Shown):
         Whether there are classes; otherwise every label is `data.NO_LABEL`.
     divided
         Whether the folder itself has parts.
+    unusable
+        The folder's classes without a picture that is used -> how many were left out.
+    only_judged
+        The folder's classes that no picture for training shows.
+    others
+        How many files are not called like pictures, by suffix.
     """
 
     root: Path
@@ -70,6 +72,9 @@ class ImageFolder(typesetting.Shown):
     left_out: dict[str, str]
     labelled: bool
     divided: bool
+    unusable: dict[str, int] = field(default_factory=dict)
+    only_judged: tuple[str, ...] = ()
+    others: dict[str, int] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -77,7 +82,7 @@ class ImageFolder(typesetting.Shown):
         return self.root.name
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *self._parts(), *self._omitted()])
+        return "\n".join([self._head(), *self._parts(), *self._lacking(), *self._omitted()])
 
     def _head(self) -> str:
         how = "as its folders say" if self.divided else "divided by the SHA-256 of their pixels"
@@ -97,6 +102,18 @@ class ImageFolder(typesetting.Shown):
             lines.append(f"  of them {listed}")
         return lines
 
+    def _lacking(self) -> list[str]:
+        """Return what nobody would miss before it is too late."""
+        lines = []
+        if self.unusable:
+            lines.append(f"  classes without a picture that can be used: {_some(self.unusable)}")
+        if self.only_judged:
+            lines.append(f"  classes without a picture for training: {_some(self.only_judged)}")
+        if self.others:
+            kinds = _some([f"{count} {suffix}" for suffix, count in self.others.items()])
+            lines.append(f"  not called like pictures, and not looked at: {kinds}")
+        return lines
+
     def _omitted(self) -> list[str]:
         if not self.left_out:
             return []
@@ -111,13 +128,14 @@ class ImageFolder(typesetting.Shown):
         return {
             "folder": str(self.root), "classes": list(self.classes), "labelled": self.labelled,
             "divided": self.divided, "pictures": dict(sorted(counts.items())),
-            "left_out": self.left_out,
+            "left_out": self.left_out, "unusable": self.unusable,
+            "only_judged": list(self.only_judged), "others": self.others,
         }  # fmt: skip
 
     def unlabelled(self) -> ImageFolder:
         """Return the same pictures without labels, for a network of other classes."""
         files = tuple(replace(used, label=data.NO_LABEL) for used in self.files)
-        return replace(self, classes=(), files=files, labelled=False)
+        return replace(self, classes=(), files=files, labelled=False, unusable={}, only_judged=())
 
     @property
     def evaluation(self) -> str:
@@ -209,6 +227,11 @@ def _fitted(
     return data.fitted(pixels, *how)
 
 
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f", and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
 def _purpose(part: str) -> str:
     return {"train": "training", CALIBRATION: "calibration"}.get(part, "measuring accuracy")
 
@@ -233,23 +256,24 @@ def read(
     Raises
     ------
     UsageError
-        There is no such folder, or no picture that can be read.
+        There is no such folder, or no picture that can be read; or nobody says which folders are
+        classes, or which class one is (`folder_classes`).
     UnknownNameError
         A subfolder is not a class of the model; the message suggests the nearest.
     """
     root = _folder(root)
-    found = picture_files.scan(root, progress)
-    if not found:
+    scan = picture_files.scan(root, progress)
+    if not scan.files and not scan.closed:
         listed = ", ".join(sorted(picture_files.SUFFIXES))
         raise UsageError(f"{root} has no pictures: no file ends in {listed}.")
-    left_out = {file.name: file.problem for file in found if file.problem}
-    good = [file for file in found if not file.problem]
-    divided = _is_divided(file.name for file in good)
-    placed = [_Placed(file, *_place(file.name, divided)) for file in good]
+    left_out = scan.closed | {file.name: file.problem for file in scan.files if file.problem}
+    good = [file for file in scan.files if not file.problem]
+    divided = folder_classes.are_parts((file.name for file in good), root)
+    placed = [_Placed(file, *folder_classes.place(file.name, divided)) for file in good]
     labelled = any(entry.class_name for entry in placed)
     placed, beside = _with_a_place(placed, divided, labelled)
     names = sorted({entry.class_name for entry in placed}) if labelled else []
-    numbers = _numbers(names, classes, root) if labelled else {"": data.NO_LABEL}
+    numbers = folder_classes.numbers(names, classes, root) if labelled else {"": data.NO_LABEL}
     kept, copies = _without_copies(placed, numbers)
     left_out |= beside | copies
     if not kept:
@@ -258,8 +282,36 @@ def read(
     files = tuple(
         LabelledFile(e.file, numbers[e.class_name], e.part or _part(e.file.pixels)) for e in kept
     )
-    known = tuple(classes if classes is not None else map(_in_words, names))
-    return ImageFolder(root, known, files, dict(sorted(left_out.items())), labelled, divided)
+    known = tuple(classes if classes is not None else map(folder_classes.in_words, names))
+    return ImageFolder(
+        root, known, files, dict(sorted(left_out.items())), labelled, divided,
+        unusable=_unusable(scan, divided, kept, left_out) if labelled else {},
+        only_judged=_only_judged(files, known) if labelled else (),
+        others=scan.others,
+    )  # fmt: skip
+
+
+def _unusable(
+    scan: picture_files.Scan, divided: bool, kept: list[_Placed], left_out: Iterable[str]
+) -> dict[str, int]:
+    """Return the folders of classes without a picture that is used -> how many were left out."""
+    folders = Counter(_class(f"{name}/", divided) for name in scan.folders)
+    closed = Counter(_class(f"{name}/", divided) for name in scan.closed)
+    lost = closed + Counter(_class(name, divided) for name in left_out if name not in scan.closed)
+    used = {"", *(entry.class_name for entry in kept)}
+    return {name: lost[name] for name in sorted({*folders, *lost} - used)}
+
+
+def _class(name: str, divided: bool) -> str:
+    """Return the class of a file's name, or of a folder's that ends in ``/``."""
+    return folder_classes.place(f"{name}x" if name.endswith("/") else name, divided)[1]
+
+
+def _only_judged(files: Sequence[LabelledFile], classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes that pictures show, but none for training."""
+    learned = {used.label for used in files if used.part == "train"}
+    judged = {used.label for used in files} - learned
+    return tuple(classes[label] for label in sorted(judged))
 
 
 def _folder(root: str | Path) -> Path:
@@ -279,22 +331,6 @@ class _Placed:
     file: PictureFile
     part: str
     class_name: str
-
-
-def _is_divided(names: Iterable[str]) -> bool:
-    """Return whether all folders at the top are parts: one for training, or with classes inside."""
-    folders = [Path(name).parts[:-1] for name in names if "/" in name]
-    called = {_CALLED.get(parts[0].casefold()) for parts in folders}
-    inside = all(len(parts) > 1 for parts in folders)
-    return bool(called) and None not in called and ("train" in called or inside)
-
-
-def _place(name: str, divided: bool) -> tuple[str, str]:
-    """Return the part and the class that a file's folders name."""
-    folders = Path(name).parts[:-1]
-    part = _CALLED[folders[0].casefold()] if divided and folders else ""
-    rest = folders[1:] if divided else folders
-    return part, rest[0] if rest else ""
 
 
 def _with_a_place(
@@ -351,37 +387,3 @@ def _part(pixels: str) -> str:
             return part
         share -= size
     return "train"
-
-
-def _numbers(names: Sequence[str], classes: Sequence[str] | None, root: Path) -> dict[str, int]:
-    """Return the label of each subfolder."""
-    if classes is None:
-        return {name: number for number, name in enumerate(names)}
-    plain = [_plain(known) for known in classes]
-    found = {}
-    for name in names:
-        called = _plain(_in_words(name))
-        if called in plain:
-            found[name] = plain.index(called)
-        elif name.isdecimal() and int(name) < len(classes):
-            found[name] = int(name)
-        else:
-            raise UnknownNameError(f"class of this model (a subfolder of {root})", name, classes)
-    return found
-
-
-def _in_words(name: str) -> str:
-    """Return what a subfolder's class is called: Imagenette's are called by WordNet's ids."""
-    return _wordnet().get(name, name) if _WORDNET.fullmatch(name) else name
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ").replace("-", " ").casefold().strip()
-
-
-@functools.cache
-def _wordnet() -> dict[str, str]:
-    from .. import _torchvision
-
-    imagenette = _torchvision.load().datasets.Imagenette
-    return {wnid: names[0] for wnid, names in imagenette._WNID_TO_CLASS.items()}

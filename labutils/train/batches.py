@@ -10,6 +10,7 @@ import torch
 from annotated_types import Interval
 from torch.nn import functional as F
 
+from .. import validation
 from ..images import data
 
 
@@ -34,6 +35,9 @@ class Augmentation:
     flip: bool = True
     tint: Annotated[float, Interval(ge=0, le=1)] = 0.2
     brightness: Annotated[float, Interval(ge=0, le=255)] = 20.0
+
+    def __post_init__(self) -> None:
+        validation.check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)

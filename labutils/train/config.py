@@ -25,6 +25,8 @@ FORMAT = 1
 """Of stored configurations; a newer one is refused."""
 
 _Count = Annotated[int, Ge(1)]
+_Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # a million of them, and a step, fit 64 bits
+_Side = Annotated[int, Interval(ge=16, le=4096)]  # pixels; as much as a model card may state
 _NotNegative = Annotated[float, Ge(0)]
 _Share = Annotated[float, Interval(ge=0, le=1)]
 _Phases = Annotated[
@@ -52,7 +54,7 @@ class TrainConfig:
     """
 
     architecture: Architecture = "mobilenet_v3_large"
-    seed: Annotated[int, Ge(0)] = 0
+    seed: _Seed = 0
     images: _Count = 40_000
     source_size: _Count = 112
     batch_size: _Count = 128
@@ -66,6 +68,9 @@ class TrainConfig:
     smallest_crop: _NotNegative = 0.75
     image_set: ImageSetName = "things16"
     start: ImageSetName | None = None
+
+    def __post_init__(self) -> None:
+        validation.check_fields(self)
 
     @property
     def name(self) -> str:
@@ -134,17 +139,20 @@ class FineTuningConfig:
 
     steps: _Count | None = None
     seconds: Annotated[float, Gt(0)] | None = None
-    size: Annotated[int, Ge(16)] = 96
+    size: _Side = 96
     batch_size: Annotated[int, Ge(2)] = 64
     learning_rate: _NotNegative = 5e-4
     images: _Count = 8000
-    seed: Annotated[int, Ge(0)] = 0
+    seed: _Seed = 0
     label_smoothing: _Share = 0.05
     weight_decay: _NotNegative = 0.02
     temperature: Annotated[float, Gt(0)] = 2.0
     distillation_weight: _Share = 0.5
     freeze_batch_norm_at: _Share | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        validation.check_fields(self)
 
     def replaced(self, **settings: Any) -> FineTuningConfig:
         """Return a copy with other fields, e.g. ``replaced(steps=200)``.
@@ -153,6 +161,8 @@ class FineTuningConfig:
         ------
         UnknownNameError
             There is no such field; the message suggests the nearest.
+        UsageError
+            A field does not take that value; the message begins with its name.
         """
         known = [entry.name for entry in fields(self)]
         for name in settings:

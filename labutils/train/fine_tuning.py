@@ -185,11 +185,12 @@ def fine_tune(
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
         run = Run(model, optimizer, on_step)
         saved = RunState(kept, _facts(config, train, run, teacher), group) if kept else None
-        if saved is not None:
-            saved.resume(run)
-        resumed_at = len(run.losses)
-        loss_of = Loss(model, teacher, config, image_set, group)
-        _take_steps(run, loss_of, batches, saved, progress)
+        with saved.claimed() if saved is not None else contextlib.nullcontext():
+            if saved is not None:
+                saved.resume(run)
+            resumed_at = len(run.losses)
+            loss_of = Loss(model, teacher, config, image_set, group)
+            _take_steps(run, loss_of, batches, saved, progress)
         group.share_buffers_(model)
     steps = len(run.losses)
     seen = steps * config.batch_size
@@ -390,15 +391,10 @@ def _freeze_batch_norm(model: nn.Module) -> None:
 
 
 def _check(config: FineTuningConfig, ranks: Ranks, kept: Resumable | None) -> None:
-    steps, seconds = config.steps, config.seconds
-    if steps is None and seconds is None:
+    seconds = config.seconds
+    if config.steps is None and seconds is None:
         raise UsageError("Pass steps=200 or seconds=30, to say how long.")
-    if (steps is not None and steps < 1) or (seconds is not None and not seconds > 0):
-        raise UsageError(f"steps ({steps}) and seconds ({seconds}) must be above zero.")
-    for name in ("distillation_weight", "freeze_batch_norm_at"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"{name} is a share between 0 and 1, got {value}.")
+    _check_batch(config.batch_size, config.images)
     if seconds is not None and (ranks.size > 1 or kept is not None):
         raise UsageError(
             "seconds end a run of one process, in one go: another process, or the same one when it "
@@ -407,11 +403,8 @@ def _check(config: FineTuningConfig, ranks: Ranks, kept: Resumable | None) -> No
 
 
 def _check_batch(batch_size: int, images: int) -> None:
-    if not 1 < batch_size <= images:
-        raise UsageError(
-            f"batch_size ({batch_size}) must be at least 2 (BatchNorm needs more than one image) "
-            f"and at most images ({images})."
-        )
+    if batch_size > images:
+        raise UsageError(f"batch_size ({batch_size}) must be at most images ({images}).")
 
 
 def _check_teacher(model: nn.Module, teacher: nn.Module | None) -> None:

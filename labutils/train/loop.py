@@ -164,8 +164,8 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with paths.atomic(path) as temporary:
-            torch.save(state, temporary)
+        with paths.atomic(path) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)  # into an open file: what the disk says is then told
 
     def resume(self, path: Path) -> None:
         """Continue from rank 0's `path`, if there is one; that of another configuration is refused.

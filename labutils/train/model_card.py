@@ -22,7 +22,7 @@ def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1)
     validation images of each class. `processes` is how many trained it, for the command on the
     card.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     trainer = Trainer(config)
     trainer.resume(state_file(config, work))
@@ -31,8 +31,8 @@ def ship(config: TrainConfig, work: Path, destination: Path, processes: int = 1)
         name: (v.half() if v.is_floating_point() else v).contiguous()
         for name, v in trainer.ema.state_dict().items()
     }
-    with paths.atomic(target) as temporary:
-        save_file(rounded, temporary)
+    target.with_suffix(".json").unlink(missing_ok=True)  # of the weights that were there
+    paths.write_bytes(target, save(rounded))
     trainer.ema.load_state_dict(load_file(target))
     card = _card(config, trainer, target, processes)
     paths.write_text(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")

@@ -6,8 +6,10 @@ with, those of a teacher, the pictures), and a state of another run is refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,17 +45,20 @@ class Resumable:
     """
 
     def __init__(self, path: str | Path, every: int = SAVE_EVERY) -> None:
-        if every < 1:
+        if not isinstance(every, int) or every < 1:
             raise UsageError(f"A state is saved every {every} steps: pass 1 or more.")
         self.path, self.every = paths.expanded(path), every
         self.file: Path | None = None
 
     def remove(self) -> None:
-        """Delete the state, once what the run was for is written, and what a kill left of one."""
+        """Delete the state, once what the run was for is written, and what a kill left of one.
+
+        What another process is writing there stays.
+        """
         if self.file is not None:
             self.file.unlink(missing_ok=True)
-            for left in self.file.parent.glob(f".{self.file.stem}.*.tmp{self.file.suffix}"):
-                left.unlink(missing_ok=True)
+            if self.file.parent.is_dir():
+                paths.sweep(self.file.parent)
 
 
 @dataclass
@@ -121,6 +126,30 @@ class RunState:
         self.ranks, self.every = ranks, kept.every
         key = hashlib.sha256(self.facts.encode()).hexdigest()[:16]
         self.file = kept.file = kept.path / f"{key}.pt" if kept.path.is_dir() else kept.path
+        if ranks.first:
+            paths.refuse_unwritable(self.file)
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes of this user from the file, for this block.
+
+        Raises
+        ------
+        UsageError
+            Another one has it.
+        """
+        if not self.ranks.first:
+            yield
+            return
+        with paths.locked(self.file, self._refuse):
+            yield
+
+    def _refuse(self) -> None:
+        raise UsageError(
+            f"Another process trains the same at this moment, and keeps its state in {self.file}. "
+            "Wait for it, or stop it: this run then resumes. For a second one, name another state, "
+            "or another seed."
+        )
 
     def resume(self, run: Run) -> None:
         """Continue from the file, if there is one.
@@ -162,8 +191,8 @@ class RunState:
         if not self.ranks.first:
             return
         state = {"facts": self.facts, "processes": self.ranks.size, **run.state_dict()}
-        with paths.atomic(self.file) as temporary:
-            torch.save(state, temporary)
+        with paths.atomic(self.file) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)  # into an open file: what the disk says is then told
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:

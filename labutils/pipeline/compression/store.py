@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from ... import __version__, paths, train
@@ -65,7 +65,7 @@ class Store:
 def save_weights(network: nn.Module, place: Path) -> None:
     """Write a network's weights and statistics as ``.safetensors``."""
     state = {name: values.contiguous() for name, values in network.state_dict().items()}
-    save_file(state, place)
+    place.write_bytes(save(state))
 
 
 def load_weights_(network: nn.Module, place: Path) -> None:

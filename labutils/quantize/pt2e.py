@@ -27,7 +27,7 @@ from ..onnxfile.graph import serialized
 from ..onnxfile.wall import wall
 from . import recipe as recipes
 from .recipe import Calibration, Qat, Recipe
-from .training import graph as qat_graph
+from .training import tracing
 from .training.node_names import scope_of
 from .training.qat import Schedule, training_config
 from .training.qdq_export import QdqReport, compared
@@ -127,7 +127,7 @@ def write_qdq(
         found = compared(_Dividing(plain), temporary, images, path.name)
     return QdqReport(
         path, 21, counts["activations"], counts["weights"], counts["biases"],
-        path.stat().st_size, **found, n=len(images), size=images.shape[-1],
+        path.stat().st_size, **found, n=len(images), size=data.square(images.shape[2:]),
         ignored=_ignored(recipe),
     )  # fmt: skip
 
@@ -190,7 +190,7 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
             f"torchao cannot be imported ({error}): pip install torchao, as in requirements.txt."
         ) from None
     recipe = recipes.load(recipe)
-    graph = qat_graph.trace(model)
+    graph = tracing.trace(model, example[:1])
     # the batch, and the sides: training may be at another size than calibration
     dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
     make = prepare_pt2e if recipe.qat is None else prepare_qat_pt2e

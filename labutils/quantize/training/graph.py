@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
-from ...errors import SurgeryError, UnknownNameError, UsageError
-from ..recipe import Override, Recipe
-from . import lowering, tracing
+from ...errors import SurgeryError, UsageError
+from ..recipe import Recipe
+from . import globs, lowering, tracing
 from .fake_quant import BiasQuant, FakeQuant, Grid, quantizers
 from .lowering import Product
 from .node_names import NodeName, node_names
@@ -73,7 +72,7 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
     lowering.write_out_calls_(graph)
     ShapeProp(graph).propagate(example)
     modules, places = dict(graph.named_modules()), _Places(graph, recipe)
-    places.check_globs()
+    globs.check(recipe, [(c, n.op_type) for v, n in places.names.items() for c in places.called(v)])
     _refuse_shared(graph, places)
     of_parameters = _made_of_parameters(graph)
     learned = recipe.qat is None or recipe.qat.scales == "learned"
@@ -195,33 +194,6 @@ class _Places:
         return node.op == "call_module" and isinstance(
             self.graph.get_submodule(str(node.target)), kinds
         )
-
-    def check_globs(self) -> None:
-        everything = [
-            (called, name.op_type)
-            for node, name in self.names.items()
-            for called in self.called(node)
-        ]
-        for override in self.recipe.overrides:
-            if not any(override.matches(*pair) for pair in everything):
-                self._refuse_operator(override, everything)
-                raise UnknownNameError(
-                    "node", override.node if override.node != "*" else override.op_type,
-                    [name for name, _ in everything],
-                )  # fmt: skip
-        for glob in self.recipe.exclude:
-            if not any(Recipe(exclude=(glob,)).excluded(name) for name, _ in everything):
-                raise UnknownNameError("node", glob, [name for name, _ in everything])
-
-    def _refuse_operator(self, override: Override, everything: list[tuple[str, str]]) -> None:
-        """Say of an override that names nodes of other operators what these are."""
-        named = replace(override, op_type="*")
-        found = sorted({op for name, op in everything if named.matches(name, op) and op})
-        if override.node != "*" and found:
-            raise UsageError(
-                f"The override of {override.node!r} is for op_type {override.op_type!r}, and what "
-                f"it names is {' or '.join(found)}: change its op_type, or leave it out."
-            )
 
     def grid(self, node: fx.Node, bits: int) -> Grid:
         """Return the grid of what a node writes."""

@@ -86,20 +86,21 @@ def write_out_of_place_(graph: fx.GraphModule, example: torch.Tensor) -> None:
     with torch.inference_mode(False), torch.no_grad():
         run.run(example.clone())
     order = {node: place for place, node in enumerate(graph.graph.nodes)}
+    became: dict[fx.Node, fx.Node] = {}  # what is read instead of what was written into
     for node in list(graph.graph.nodes):
-        claims = _claims(node, modules)
-        if not (claims or run.written[node]):
+        written, target = run.written[node], _first(node)
+        if not (written or _claims(node, modules)):
             continue
-        target = _first(node)
         if target is not None and not isinstance(run.env[target], torch.Tensor):
             target = None
-        if target is None and not run.written[node]:
+        if target is None and not written:
             continue  # a number: n += 1
-        if target is None or (run.written[node] and target not in run.written[node]):
+        if target is None or (written and target not in _latest(written, became)):
             raise _refusal(node, "what it writes into is not its first argument")
         _refuse_shared(node, target, run.env, order)
         if not _change_(node, modules):
             raise _refusal(node, "there is no form of it that makes a new tensor")
+        became[target] = node
         for user in list(target.users):
             if order[user] > order[node]:
                 user.replace_input_with(target, node)
@@ -118,6 +119,15 @@ class _Watched(fx.Interpreter):
         result = super().run_node(n)
         self.written[n] = [node for node, v in before.items() if _versions(self.env[node]) != v]
         return result
+
+
+def _latest(nodes: list[fx.Node], became: dict[fx.Node, fx.Node]) -> set[fx.Node]:
+    found = set()
+    for node in nodes:
+        while node in became:
+            node = became[node]
+        found.add(node)
+    return found
 
 
 def _versions(value: Any) -> list[int]:

@@ -6,8 +6,9 @@
     qat.to_qdq(quantized, "w4a8.onnx", size=96)
 
 `prepare` returns an ordinary module, which `copy.deepcopy`, `state_dict`, `DistributedDataParallel`
-and any training loop take; a `Schedule` freezes its ranges there. It is a copy with its own
-parameters: build the optimizer afterwards. An optimizer from before would train nothing, silently;
+and any training loop take; a `Schedule` freezes its ranges there, and `parameter_groups` keeps
+weight decay away from the steps. It is a copy with its own parameters: build the optimizer
+afterwards. An optimizer from before would train nothing, silently;
 here its first step raises.
 
 **The official route** is torchao's PT2E (`quantize.pt2e`), with the same recipes and gate::
@@ -40,13 +41,14 @@ from ...images.data import ImageSet, Preprocessing, Size
 from ...tracking import Progress, tracked
 from ...train import run_state
 from ...train.fine_tuning import OnStep
+from ...train.loop import parameter_groups
 from .. import recipe as recipes
 from ..recipe import Qat, Recipe
 from . import corrections, fidelity, stale_optimizers, tracing
 from . import graph as qat_graph
 from .fake_quant import FakeQuant, full_precision, quantizers
 from .qdq_export import to_qdq
-from .schedule import Schedule, recipe_of
+from .schedule import Schedule, facts_of, recipe_of
 
 __all__ = [
     "QatReport",
@@ -55,6 +57,7 @@ __all__ = [
     "describe",
     "fit_",
     "freeze_",
+    "parameter_groups",
     "prepare",
     "to_qdq",
     "training_config",
@@ -228,7 +231,7 @@ def calibrate_(
     Raises
     ------
     UsageError
-        There are no images, or they, or what a layer makes of them, are not all finite numbers;
+        There are no images, or they, the weights or what a layer gives are not all finite numbers;
         the network is then as it was.
     """
     if not len(calibration):
@@ -243,12 +246,13 @@ def calibrate_(
         return preprocessing(calibration.images[part])
 
     prepared(slice(1))  # refused before anything changes
+    _check_weights(model)
     model.eval()
     with _observing(activations):
         starts = range(0, len(calibration), 32)
         for start in tracked(starts, "calibration", "batches", progress):
             batch = prepared(slice(start, start + 32))
-            _check_finite(batch, start)
+            _check_batch(batch, start, facts_of(model).get("channels", 3))
             model(torch.from_numpy(batch).to(_device(model)))
         _check_seen(activations)
     for quantizer in activations.values():  # as in `static`: 16 bits reach over the outliers
@@ -279,7 +283,12 @@ def _observing(activations: dict[str, FakeQuant]) -> Iterator[None]:
         raise
 
 
-def _check_finite(batch: np.ndarray, start: int) -> None:
+def _check_batch(batch: np.ndarray, start: int, channels: int) -> None:
+    if batch.ndim != 4 or batch.shape[1] != channels:
+        raise UsageError(
+            f"Calibration images of shape {batch.shape}: the network takes (n, {channels}, height, "
+            "width) float32."
+        )
     found = np.flatnonzero(~np.isfinite(batch).reshape(len(batch), -1).all(1))
     if len(found):
         raise UsageError(
@@ -288,12 +297,22 @@ def _check_finite(batch: np.ndarray, start: int) -> None:
         )
 
 
+def _check_weights(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            called = name.replace(".parametrizations", "").removesuffix(".original")
+            raise UsageError(
+                f"'{called}' holds NaN or infinity: training has diverged, or the file of the "
+                "weights is damaged. Prepare the network again from weights that are numbers."
+            )
+
+
 def _check_seen(activations: dict[str, FakeQuant]) -> None:
     for name, quantizer in activations.items():
         if not quantizer.sees_finite:
             raise UsageError(
                 f"'{name.removeprefix('quantizers.')}' gives NaN or infinity on the calibration "
-                "images, which are finite: look at the weights of the layers up to it."
+                "images, though these and all weights are finite: look at what it computes."
             )
 
 

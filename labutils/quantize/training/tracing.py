@@ -48,7 +48,7 @@ def trace(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
         ):
             model.set_submodule(name, _plain_norm(module))
     lowering.write_out_modules_(model)
-    tracer = in_place.Tracer()
+    tracer, versions = in_place.Tracer(), _versions(model)
     try:
         made = tracer.trace(model)
     except Exception as error:  # whatever the forward method does with what is not a tensor
@@ -57,11 +57,21 @@ def trace(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
             f"training needs: {_first_line(error)} Rewrite the forward method without "
             "Python control flow on tensors, or quantize after training (quantize.static)."
         ) from None
+    changed = [name for name, version in _versions(model).items() if version != versions[name]]
+    if changed:
+        raise SurgeryError(
+            f"The forward method of {network} changes '{changed[0]}' of the network: a graph, and "
+            "the file, compute the same for an image whenever it comes. Take that out of it."
+        )
     graph = fx.GraphModule(tracer.root, made, network)
     in_place.write_out_of_place_(graph, example)
     graph.graph.eliminate_dead_code()
     _fold_norms_(graph)
     return graph
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    return {n: tensor._version for n, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _first_line(error: Exception) -> str:

@@ -76,7 +76,7 @@ assert again.state_dict().keys() == quantized.state_dict().keys()
 x = preprocessing(held_out.images[:4])
 with torch.no_grad():
     assert torch.equal(again.eval()(torch.from_numpy(x)), quantized.eval()(torch.from_numpy(x)))
-assert schedule.done == 0 and len(optimizer.param_groups) == 1
+assert schedule.done == 0 and len(optimizer.param_groups) == 2
 """
 
 

@@ -7,7 +7,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from labutils.errors import UsageError
+from labutils.errors import UnknownNameError, UsageError
 from labutils.quantize import pt2e
 from labutils.quantize.recipe import Calibration, Override, Recipe, Weights
 
@@ -50,6 +50,19 @@ def test_the_observers_of_each_layer_are_those_of_its_recipe(network):
     }
     assert codes["relu"] == codes["hardswish"] == codes["linear"] == 255
     assert codes["conv2d_1"] == 65535 and "conv2d" not in codes  # its ReLU clips
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "words"),
+    [
+        ({"overrides": (Override("/9/Conv", weights=4),)}, UnknownNameError, "/9/Conv"),
+        ({"overrides": (Override("/2/Conv", op_type="Gemm", weights=4),)}, UsageError, "is Conv"),
+        ({"exclude": ("no/such",)}, UnknownNameError, "no/such"),
+    ],
+)
+def test_globs_that_match_nothing_are_refused_as_by_the_other_routes(network, asked, error, words):
+    with pytest.raises(error, match=words):
+        pt2e.prepare(network, Recipe("mine", **asked), torch.from_numpy(pictures(2)))
 
 
 def test_what_torchao_ignores_of_a_recipe_is_said():

@@ -25,7 +25,7 @@ from labutils.images import data
 from labutils.models import zoo
 from labutils.quantize import tidl_hints
 from labutils.quantize.recipe import PRESETS, Activations, Override, Qat, Recipe, Weights
-from labutils.quantize.training import corrections, qat, qdq_export
+from labutils.quantize.training import corrections, qat, qdq_export, tracing
 from labutils.quantize.training import graph as qat_graph
 
 SIZE = 64
@@ -426,7 +426,7 @@ def test_other_networks_are_folded_and_traced(name):
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.eval()(x)
-        graph = qat_graph.trace(model)
+        graph = tracing.trace(model, x[:1])
         assert torch.allclose(graph(x), expected, atol=1e-4 * expected.abs().max())
     assert not [m for m in graph.modules() if isinstance(m, nn.BatchNorm2d)]
     prepared = qat.prepare(model, "int8", size=32)

@@ -27,7 +27,7 @@ from ..onnxfile.graph import serialized
 from ..onnxfile.wall import wall
 from . import recipe as recipes
 from .recipe import Calibration, Qat, Recipe
-from .training import graph as qat_graph
+from .training import globs, tracing
 from .training.node_names import scope_of
 from .training.qat import Schedule, training_config
 from .training.qdq_export import QdqReport, compared
@@ -100,6 +100,8 @@ def write_qdq(
         torchao is not installed.
     UsageError
         No calibration images, or a recipe that pt2e cannot express (16-bit weights).
+    UnknownNameError
+        A glob of the recipe that no node matches.
     LabError
         The file does not compute what torchao's graph computes, as in `qat.to_qdq`.
     """
@@ -127,7 +129,7 @@ def write_qdq(
         found = compared(_Dividing(plain), temporary, images, path.name)
     return QdqReport(
         path, 21, counts["activations"], counts["weights"], counts["biases"],
-        path.stat().st_size, **found, n=len(images), size=images.shape[-1],
+        path.stat().st_size, **found, n=len(images), size=data.square(images.shape[2:]),
         ignored=_ignored(recipe),
     )  # fmt: skip
 
@@ -190,7 +192,7 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
             f"torchao cannot be imported ({error}): pip install torchao, as in requirements.txt."
         ) from None
     recipe = recipes.load(recipe)
-    graph = qat_graph.trace(model)
+    graph = tracing.trace(model, example[:1])
     # the batch, and the sides: training may be at another size than calibration
     dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
     make = prepare_pt2e if recipe.qat is None else prepare_qat_pt2e
@@ -198,6 +200,7 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
     with wall("torch.export or torchao refuses", type(model).__name__, advice=advice):
         program: Any = torch.export.export(graph, (example,), dynamic_shapes=dynamic).module()
         _refuse_attention(program, type(model).__name__)
+        globs.check(recipe, [_names(n) for n in program.graph.nodes if n.op == "call_function"])
         return make(program, _annotator(recipe))
 
 
@@ -358,9 +361,14 @@ def _name(node: fx.Node) -> str:
     return f"{scope_of(path)}/{_OP_TYPES.get(kind, kind)}"
 
 
-def _setting(recipe: Recipe, node: fx.Node, what: str) -> Any:
+def _names(node: fx.Node) -> tuple[str, str]:
+    """Return the node's name in an export of the float network, and its operator."""
     name = _name(node)
-    return recipe.setting(name, name.rsplit("/", 1)[1], what)
+    return name, name.rsplit("/", 1)[1]
+
+
+def _setting(recipe: Recipe, node: fx.Node, what: str) -> Any:
+    return recipe.setting(*_names(node), what)
 
 
 def _finish_(model: onnx.ModelProto, network: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .. import typesetting
 from ..errors import TrainingError, UsageError
 from ..images import data
 from ..tracking import Progress, tracked
-from . import run_state
+from . import in_place, run_state
 from .batches import Batches
 from .config import FineTuningConfig, TrainConfig, cosine
 from .loop import parameter_groups
@@ -158,7 +158,8 @@ def fine_tune(
     Notes
     -----
     For the run, in-place layers compute out of place (an in-place dropout after a ReLU overwrites
-    what the ReLU's gradient needs), and BatchNorm statistics move with momentum 0.1: with
+    what the ReLU's gradient needs), but those whose input is read again: out of place, the network
+    would be another function. BatchNorm statistics move with momentum 0.1: with
     torchvision's 0.01 those of a changed network would not arrive within a short run.
 
     Distillation: the KL divergence of softened outputs, times temperature squared, as in Hinton,
@@ -190,7 +191,12 @@ def fine_tune(
                 saved.resume(run)
             resumed_at = len(run.losses)
             loss_of = Loss(model, teacher, config, image_set, group)
-            _take_steps(run, loss_of, batches, saved, progress)
+
+            def shown() -> torch.Tensor:  # the same in every process
+                return loss_of.placed(batches.at(0, config.size, slice(0, 2))[0])
+
+            with in_place.avoided(model, shown):
+                _take_steps(run, loss_of, batches, saved, progress)
         group.share_buffers_(model)
     steps = len(run.losses)
     seen = steps * config.batch_size
@@ -306,7 +312,7 @@ def _step(
 
 @contextlib.contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
-    """Put a model into train mode, out of place and with quick statistics; then undo that."""
+    """Put a model into train mode, with quick statistics; then undo that."""
     modules: list[Any] = list(model.modules())
     parameters = list(model.parameters())
     if not parameters:
@@ -317,13 +323,10 @@ def _training(model: nn.Module) -> Iterator[None]:
     chosen = any(p.requires_grad for p in parameters)
     frozen = [] if chosen else [p for p in parameters if p.is_floating_point()]
     modes = [(m, m.training) for m in modules]
-    in_place = [m for m in modules if getattr(m, "inplace", None) is True]
     norms = [(m, m.momentum) for m in modules if _is_batch_norm(m) and m.momentum is not None]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        for module in in_place:
-            module.inplace = False
         for module, _ in norms:
             module.momentum = MOMENTUM
         with contextlib.suppress(NotImplementedError):  # an exported program has no modes
@@ -333,8 +336,6 @@ def _training(model: nn.Module) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
         for parameter in frozen:
             parameter.requires_grad_(False)
-        for module in in_place:
-            module.inplace = True
         for module, momentum in norms:
             module.momentum = momentum
         for module, mode in modes:

@@ -47,7 +47,7 @@ class Loss:
 
     def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss of (n, 3, size, size) float32 inputs and (n,) int64 labels, a scalar."""
-        inputs = inputs.to(self.device).contiguous(memory_format=self.memory_format)
+        inputs = self.placed(inputs)
         labels, config = labels.to(self.device), self.config
         logits = self._logits(self.averaging, self.model, inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
@@ -63,6 +63,10 @@ class Loss:
             log_target=True,
         )
         return (1 - weight) * loss + weight * t * t * distance
+
+    def placed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return inputs where and as the network takes them."""
+        return inputs.to(self.device).contiguous(memory_format=self.memory_format)
 
     def _logits(self, called: nn.Module, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         name = type(model).__name__

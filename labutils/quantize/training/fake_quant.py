@@ -10,14 +10,16 @@ logarithm, where one learning rate serves steps of any size (TQT, Jain et al. 20
 from __future__ import annotations
 
 import contextlib
-import math
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...errors import UsageError
+from ...errors import EarlierFormatWarning, UsageError
+from .grids import Grid
 
 SMALLEST_STEP = 2.0**-24
 """A tensor that is zero everywhere still needs a step above zero."""
@@ -34,70 +36,6 @@ GAIN = 8.0
 
 _OBSERVE, _FOLLOW, _FROZEN, _PASS = "observing", "following", "frozen", "passing"
 _PHASES = (_OBSERVE, _FOLLOW, _FROZEN, _PASS)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The integers that a tensor is rounded to.
-
-    Attributes
-    ----------
-    bits
-        4, 8 or 16.
-    signed
-        Weights are signed, and leave out the most negative integer so that the grid is
-        symmetric; activations are unsigned.
-    symmetric
-        Zero lies in the middle of the integers (or at 0, for a tensor that is never negative).
-    axis
-        One step per slice along this axis; None is one step for the tensor.
-    power_of_two
-        Steps are powers of two, rounded up when observed, so that nothing is clipped by it.
-    range
-        (low, high) that the grid spans whatever was observed, and that is not trained; a tensor
-        that was never seen on one side of zero takes the other side alone where `whole` is False.
-    whole
-        Whether a fixed range is taken as it is.
-    limit
-        No step is so long that the integers reach further than this.
-    """
-
-    bits: int = 8
-    signed: bool = False
-    symmetric: bool = False
-    axis: int | None = None
-    power_of_two: bool = False
-    range: tuple[float, float] | None = None
-    whole: bool = True
-    limit: float | None = None
-
-    @property
-    def lowest(self) -> int:
-        """The least integer."""
-        return 1 - (1 << self.bits - 1) if self.signed else 0
-
-    @property
-    def highest(self) -> int:
-        """The greatest integer."""
-        return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
-
-    @property
-    def longest_step(self) -> float | None:
-        """The step with which the integers reach the limit."""
-        if self.limit is None:
-            return None
-        if not self.power_of_two:
-            return self.limit / self.highest
-        return 2.0 ** math.floor(math.log2(self.limit / (self.highest + 1)) + 1e-9)
-
-    def ends(self, low: float, high: float) -> tuple[float, float]:
-        """Return the ends of the grid for a tensor that was seen between `low` and `high`."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        if self.range is None:
-            return low, high
-        if self.whole:
-            return self.range
-        return (self.range[0] if low < 0 else 0.0), (self.range[1] if high > 0 else 0.0)
 
 
 class _Round(torch.autograd.Function):
@@ -161,6 +99,7 @@ class FakeQuant(nn.Module):
         self.register_buffer("low", torch.zeros(1))
         self.register_buffer("high", torch.zeros(1))
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.held_in: tuple[nn.Module, ...] = ()  # of a weight: what holds the trained one
         self.phase = _FOLLOW
 
     # ------------------------------------------------------------ phases
@@ -180,6 +119,11 @@ class FakeQuant(nn.Module):
         self.seen, self.phase = [], _FOLLOW
         self._fit_activation()
 
+    @property
+    def sees_finite(self) -> bool:
+        """Whether all that was recorded are finite numbers."""
+        return all(bool(end.isfinite().all()) for ends in self.seen for end in ends)
+
     def freeze_(self) -> None:
         """Stop adapting; from here on only the optimizer moves the step, if it is learned.
 
@@ -191,7 +135,13 @@ class FakeQuant(nn.Module):
             _agree(self.low, self.high)
             self._fit_activation()
         self.phase = _FROZEN
-        self.exponent.requires_grad_(self.learned)
+        self.exponent.requires_grad_(self._is_trained)
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether the optimizer is to move the step: not that of a weight that stays."""
+        stays = any(not chain.original.requires_grad for chain in self.held_in)
+        return self.learned and not stays
 
     @property
     def follows(self) -> bool:
@@ -199,13 +149,44 @@ class FakeQuant(nn.Module):
         return self.phase == _FOLLOW
 
     def get_extra_state(self) -> torch.Tensor:
-        """Keep the phase in the state dict."""
-        return torch.tensor(_PHASES.index(self.phase), dtype=torch.uint8)
+        """Keep the phase and the grid in the state dict: (11,) float64."""
+        phase = torch.tensor([_PHASES.index(self.phase)], dtype=torch.float64)
+        return torch.cat([phase, self.grid.numbers()])
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Take the phase from a state dict."""
-        self.phase = _PHASES[int(state)]
-        self.exponent.requires_grad_(self.learned and self.phase == _FROZEN)
+        self.phase = _PHASES[int(state.flatten()[0])]
+        self.exponent.requires_grad_(self._is_trained and self.phase == _FROZEN)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **named: Any
+    ) -> None:
+        """Refuse steps that belong to another grid; then load as every module does."""
+        state = state_dict.get(f"{prefix}_extra_state")
+        if isinstance(state, torch.Tensor) and state.numel() > 1:
+            self._refuse_other(Grid.of_numbers(state.flatten()[1:]), prefix)
+        elif state is not None:
+            warnings.warn(
+                "This state of a prepared network has no grids in it (an earlier version wrote "
+                "it): that it belongs to this recipe cannot be checked.",
+                EarlierFormatWarning, stacklevel=2,
+            )  # fmt: skip
+        super()._load_from_state_dict(state_dict, prefix, *others, **named)
+
+    def _refuse_other(self, theirs: Grid, prefix: str) -> None:
+        differs = [
+            f"{field.name.replace('_', ' ')} {getattr(theirs, field.name)} in the state, "
+            f"{getattr(self.grid, field.name)} here"
+            for field in fields(Grid)
+            if getattr(theirs, field.name) != getattr(self.grid, field.name)
+        ]
+        if differs:
+            name = prefix.removesuffix(".").replace(".parametrizations.weight.0", ".weight")
+            raise UsageError(
+                f"This is the state of a network that was prepared by another recipe: {name} has "
+                f"{'; '.join(differs)}. Prepare the network with the recipe of the state, and load "
+                "the state into that."
+            )
 
     # ------------------------------------------------------------ the grid
 
@@ -283,7 +264,8 @@ class FakeQuant(nn.Module):
 
     @torch.no_grad()
     def _watch(self, x: torch.Tensor) -> None:
-        images = x.detach().reshape(1, -1) if self.constant else x.detach().flatten(1)
+        whole = self.constant or not x.ndim
+        images = x.detach().float().reshape(1 if whole else len(x), -1)
         low, high = images.amin(1), images.amax(1)
         if self.phase == _OBSERVE:
             self.seen.append((low, high))
@@ -316,7 +298,7 @@ class FakeQuant(nn.Module):
             shape[self.grid.axis] = -1
             step = step.reshape(shape)
         # of an activation the values of one image: processes that share a batch get what one gets
-        values = x.numel() / (step.numel() if self.grid.signed else max(1, len(x)))
+        values = x.numel() / (step.numel() if self.grid.signed else max(1, len(x) if x.ndim else 1))
         share = (values * self.grid.highest) ** -0.5
         low, high = self.grid.lowest - point, self.grid.highest - point
         return _Round.apply(x, step, low.float(), high.float(), share)
@@ -374,6 +356,16 @@ def passing(model: nn.Module) -> Iterator[None]:
     finally:
         for quantizer, phase in zip(found, phases, strict=True):
             quantizer.phase = phase
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Leave the caller's autocast inside the block: grids and files are made of float32."""
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _agree(low: torch.Tensor, high: torch.Tensor) -> None:

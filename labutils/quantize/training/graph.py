@@ -1,4 +1,4 @@
-"""Where fake quantization goes: the graph of a network, BatchNorm folded, quantizers inserted.
+"""Where fake quantization goes: quantizers are inserted into the graph of a network.
 
 The places are those of the QDQ files that `static` writes, so that Qualcomm's compiler finds the
 same shape: after the input, and after every operator that makes new values; not between a
@@ -8,21 +8,18 @@ moves values (flatten, max pool).
 
 from __future__ import annotations
 
-import copy
 import operator
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
-from ...errors import SurgeryError, UnknownNameError, UsageError
+from ...errors import SurgeryError, UsageError
 from ..recipe import Recipe
-from . import lowering
+from . import globs, lowering, tracing
 from .fake_quant import BiasQuant, FakeQuant, Grid, quantizers
 from .lowering import Product
 from .node_names import NodeName, node_names
@@ -50,68 +47,34 @@ _CLIPPING_CALLS = (nn.functional.relu6,)
 _TAKE_OPERANDS = ("Add", "Sub", "Mul", "Div", "MatMul", "Concat")
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """Return a copy of `model` as a graph, in evaluation mode, BatchNorm folded into convolutions.
-
-    Raises
-    ------
-    SurgeryError
-        The forward method cannot be traced: it decides by the values of its input.
-    """
-    model = copy.deepcopy(model).eval()
-    for name, module in list(model.named_modules()):
-        if (
-            isinstance(module, nn.BatchNorm2d)
-            and type(module).forward is not nn.BatchNorm2d.forward
-        ):
-            model.set_submodule(name, _plain_norm(module))
-        elif getattr(module, "inplace", False):
-            module.inplace = False  # a quantizer's gradient needs what it was given
-    lowering.write_out_modules_(model)
-    try:
-        graph: Any = fuse(model)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
-        raise SurgeryError(
-            f"{type(model).__name__} cannot be traced by torch.fx, which quantization-aware "
-            f"training needs: {str(error).splitlines()[0]} Rewrite the forward method without "
-            "Python control flow on tensors, or quantize after training (quantize.static)."
-        ) from None
-    graph.graph.eliminate_dead_code()
-    return graph
-
-
-def _plain_norm(module: nn.BatchNorm2d) -> nn.Module:
-    """Return a BatchNorm with an activation inside (timm's) as BatchNorm and activation."""
-    norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum, module.affine)
-    norm.load_state_dict(module.state_dict(), strict=False)
-    inner = {name: getattr(module, name) for name in ("drop", "act") if hasattr(module, name)}
-    return nn.Sequential(OrderedDict(norm=norm, **inner)).eval()  # their names, as an export's
-
-
 def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> None:
     """Insert activation quantizers into a traced graph and parametrize its weights and biases.
 
     Parameters
     ----------
     graph
-        What `trace` returns.
+        What `tracing.trace` returns.
     recipe
         Bits, symmetry, granularity, overrides and exclusions. Globs are matched with the name
         that the node has in an ONNX export (``/features/features.0/features.0.0/Conv``) and with
         its module path (``features.0.0``).
     example
-        (1, 3, size, size) float32: one run tells which values are float tensors.
+        (1, channels, height, width) float32: one run tells which values are float tensors.
 
     Raises
     ------
     UnknownNameError
         A glob of the recipe that no node matches.
+    SurgeryError
+        A layer whose weight would be rounded is used more than once.
     """
     ShapeProp(graph).propagate(example)
     lowering.write_out_calls_(graph)
     ShapeProp(graph).propagate(example)
     modules, places = dict(graph.named_modules()), _Places(graph, recipe)
-    places.check_globs()
+    globs.check(recipe, [(c, n.op_type) for v, n in places.names.items() for c in places.called(v)])
+    _refuse_shared(graph, places)
+    of_parameters = _made_of_parameters(graph)
     learned = recipe.qat is None or recipe.qat.scales == "learned"
     for node in list(graph.graph.nodes):
         kind = type(modules.get(node.target)) if node.op == "call_module" else None
@@ -132,7 +95,7 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
             if widths[name] != bits:
                 name, grid = f"{name}_{bits}bit", places.grid(source, bits)
         if name not in widths:
-            rounding = FakeQuant(grid, learned=learned, constant=node.op == "get_attr")
+            rounding = FakeQuant(grid, learned=learned, constant=node in of_parameters)
             graph.add_submodule(name, rounding)
             widths[name] = bits
         made[node] = name
@@ -144,6 +107,30 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
     graph.meta["names"] = names
     _quantize_biases_(graph)
     graph.eval()
+
+
+def _refuse_shared(graph: fx.GraphModule, places: _Places) -> None:
+    """Refuse a layer with rounded weights that is used twice: its bias has one input's step."""
+    modules, used = dict(graph.named_modules()), tracing.uses(graph)
+    for node in graph.graph.nodes:
+        name = str(node.target)
+        kind = type(modules.get(name)) if node.op == "call_module" else None
+        if kind in (*CARRIERS, nn.LayerNorm) and used[name] > 1 and not places.excluded(node):
+            raise SurgeryError(
+                f"'{name}' ({kind.__name__}) is used {used[name]} times, and a device stores the "
+                "integers of a layer for one place: the step of its bias is that of its input. "
+                "Give each place a layer of its own (copy.deepcopy), or leave this one in float "
+                f"(exclude: ['{name}'])."
+            )
+
+
+def _made_of_parameters(graph: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes that compute the same for every image."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op != "placeholder" and found.issuperset(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def entries(graph: fx.GraphModule) -> dict[str, str]:
@@ -207,22 +194,6 @@ class _Places:
         return node.op == "call_module" and isinstance(
             self.graph.get_submodule(str(node.target)), kinds
         )
-
-    def check_globs(self) -> None:
-        everything = [
-            (called, name.op_type)
-            for node, name in self.names.items()
-            for called in self.called(node)
-        ]
-        for override in self.recipe.overrides:
-            if not any(override.matches(*pair) for pair in everything):
-                raise UnknownNameError(
-                    "node", override.node if override.node != "*" else override.op_type,
-                    [name for name, _ in everything],
-                )  # fmt: skip
-        for glob in self.recipe.exclude:
-            if not any(Recipe(exclude=(glob,)).excluded(name) for name, _ in everything):
-                raise UnknownNameError("node", glob, [name for name, _ in everything])
 
     def grid(self, node: fx.Node, bits: int) -> Grid:
         """Return the grid of what a node writes."""
@@ -356,6 +327,7 @@ def _quantize_weight_(
     quantizer = FakeQuant(grid, channels, learned=learned)
     quantizer.fit_weight_(module.weight)
     parametrize.register_parametrization(module, "weight", quantizer)
+    quantizer.held_in = (module.parametrizations.weight,)
 
 
 def _quantize_factors_(norm: Any, recipe: Recipe, learned: bool) -> None:
@@ -364,6 +336,7 @@ def _quantize_factors_(norm: Any, recipe: Recipe, learned: bool) -> None:
         grid = Grid(8, power_of_two=recipe.weights.power_of_two)
         rounding = FakeQuant(grid, learned=learned, constant=True)
         parametrize.register_parametrization(norm, "weight", rounding)
+        rounding.held_in = (norm.parametrizations.weight,)
 
 
 def _quantize_biases_(graph: fx.GraphModule) -> None:

@@ -38,10 +38,17 @@ class Product(nn.Module):
 
 
 class Swish(nn.Module):
-    """SiLU as the two operators of its ONNX form."""
+    """SiLU as the two operators of its ONNX form; in place where it was."""
+
+    def __init__(self, in_place: bool = False) -> None:
+        super().__init__()
+        self.in_place = in_place
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x sigmoid(x)``, of the same shape."""
+        if self.in_place:
+            x *= torch.sigmoid(x)
+            return x
         return x * torch.sigmoid(x)
 
 
@@ -55,7 +62,7 @@ def write_out_modules_(model: nn.Module) -> None:
     """
     for name, module in list(model.named_modules()):
         if type(module) is nn.SiLU:
-            model.set_submodule(name, Swish())
+            model.set_submodule(name, Swish(module.inplace))
         elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
             kind = type(module).__name__
             raise SurgeryError(
@@ -98,9 +105,11 @@ def _write_out_linear_(graph: fx.GraphModule, node: fx.Node) -> None:
     linear: Any = graph.get_submodule(str(node.target))
     if type(linear) is nn.Linear:  # not at its second call
         product = Product(linear.weight.T)
+        product.weight.requires_grad_(linear.weight.requires_grad)
         graph.set_submodule(str(node.target), product)
         if linear.bias is not None:
-            product.register_parameter("offset", nn.Parameter(linear.bias.detach().clone()))
+            offset = nn.Parameter(linear.bias.detach().clone(), linear.bias.requires_grad)
+            product.register_parameter("offset", offset)
     if not hasattr(graph.get_submodule(str(node.target)), "offset"):
         return
 

@@ -6,8 +6,9 @@
     qat.to_qdq(quantized, "w4a8.onnx", size=96)
 
 `prepare` returns an ordinary module, which `copy.deepcopy`, `state_dict`, `DistributedDataParallel`
-and any training loop take; a `Schedule` freezes its ranges there. It is a copy with its own
-parameters: build the optimizer afterwards. An optimizer from before would train nothing, silently;
+and any training loop take; a `Schedule` freezes its ranges there, and `parameter_groups` keeps
+weight decay away from the steps. It is a copy with its own parameters: build the optimizer
+afterwards. An optimizer from before would train nothing, silently;
 here its first step raises.
 
 **The official route** is torchao's PT2E (`quantize.pt2e`), with the same recipes and gate::
@@ -23,8 +24,9 @@ with ``--route pt2e`` for the official one.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,22 +34,21 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ... import train, typesetting
-from ...errors import StaleOptimizerError, UsageError
-from ...images.data import ImageSet, Preprocessing
+from ...errors import UsageError
+from ...images.data import ImageSet, Preprocessing, Size
 from ...tracking import Progress, tracked
 from ...train import run_state
 from ...train.fine_tuning import OnStep
+from ...train.loop import parameter_groups
 from .. import recipe as recipes
 from ..recipe import Qat, Recipe
-from . import corrections
+from . import corrections, fidelity, stale_optimizers, tracing
 from . import graph as qat_graph
-from .fake_quant import quantizers
+from .fake_quant import FakeQuant, full_precision, quantizers
 from .qdq_export import to_qdq
-from .schedule import Schedule, recipe_of
+from .schedule import Schedule, facts_of, recipe_of
 
 __all__ = [
     "QatReport",
@@ -56,6 +57,7 @@ __all__ = [
     "describe",
     "fit_",
     "freeze_",
+    "parameter_groups",
     "prepare",
     "to_qdq",
     "training_config",
@@ -63,9 +65,6 @@ __all__ = [
 
 
 _CANDIDATES = 40  # steps tried for a weight of few bits
-_wrapped = (
-    WeakTensorKeyDictionary()
-)  # parameters of float networks that were prepared -> their names
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +107,7 @@ class QatReport(typesetting.Paragraph):
         )
 
 
-def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) -> fx.GraphModule:
+def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96) -> fx.GraphModule:
     """Return a copy of a network that rounds where its QDQ file will round.
 
     BatchNorm is folded into the convolutions first, as it will be on the device: what is rounded
@@ -117,11 +116,13 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     Parameters
     ----------
     model
-        A float network whose forward `torch.fx` can trace; it is left as it is.
+        A float network of RGB or gray images whose forward `torch.fx` can trace; it is left as it
+        is. Where some of its parameters ask for a gradient, only what is made of them is trained:
+        a frozen layer stays frozen, its weight's steps included. Where none does, all are.
     recipe
         Its name, a YAML file, or a `Recipe`; `Recipe.qat` says how to train.
     size
-        Side of the input in pixels, for the one run that finds the float tensors.
+        Side of the input in pixels, or (height, width), for the run that finds the float tensors.
 
     Returns
     -------
@@ -131,10 +132,13 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     Raises
     ------
     SurgeryError
-        The forward method cannot be traced.
+        The forward method cannot be traced; it writes in place into what is read under another
+        name; a layer with a rounded weight is used twice; or what was prepared computes, with
+        the rounding switched off, something else than the network.
     UnknownNameError
         The recipe, or a node that it names.
     UsageError
+        The network takes no such images, or its weights are not float32.
         The recipe asks for something that training replaces or that is not written: other
         calibration than min-max, equalization, adaptive rounding, asymmetric weights, integer ends.
         Or the network's weights are computed by masks.
@@ -142,15 +146,13 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: int = 96) 
     recipe = recipes.load(recipe)
     _refuse_untrainable(recipe)
     _refuse_parametrized(model)
-    graph = qat_graph.trace(model)
-    qat_graph.insert_(graph, recipe, torch.zeros(1, 3, size, size))
-    graph.requires_grad_(True)
-    for quantizer in quantizers(graph).values():
-        quantizer.exponent.requires_grad_(False)
-    graph.meta["recipe"] = recipe
-    _watch_optimizers()
-    for name, parameter in model.named_parameters():
-        _wrapped[parameter] = name
+    example = fidelity.example_for(model, size)
+    with full_precision():
+        graph = tracing.trace(model, example)
+        qat_graph.insert_(graph, recipe, example)
+        fidelity.check(model, graph, example)
+    graph.meta |= {"recipe": recipe, "channels": example.shape[1]}
+    stale_optimizers.watch(model, graph)
     return graph
 
 
@@ -206,6 +208,7 @@ def describe(model: fx.GraphModule) -> QatReport:
 
 
 @torch.no_grad()
+@full_precision()
 def calibrate_(
     model: fx.GraphModule,
     calibration: np.ndarray | ImageSet,
@@ -224,6 +227,12 @@ def calibrate_(
         What turns an `ImageSet` into inputs.
     progress
         Called as ``progress(iterable, description)`` around the batches.
+
+    Raises
+    ------
+    UsageError
+        There are no images, or they, the weights or what a layer gives are not all finite numbers;
+        the network is then as it was.
     """
     if not len(calibration):
         raise UsageError("Calibration needs images; there were none.")
@@ -237,14 +246,15 @@ def calibrate_(
         return preprocessing(calibration.images[part])
 
     prepared(slice(1))  # refused before anything changes
+    _check_weights(model)
     model.eval()
-    for quantizer in activations.values():
-        quantizer.observe_()
-    starts = range(0, len(calibration), 32)
-    for start in tracked(starts, "calibration", "batches", progress):
-        part = slice(start, start + 32)
-        batch = prepared(part)
-        model(torch.from_numpy(batch).to(_device(model)))
+    with _observing(activations):
+        starts = range(0, len(calibration), 32)
+        for start in tracked(starts, "calibration", "batches", progress):
+            batch = prepared(slice(start, start + 32))
+            _check_batch(batch, start, facts_of(model).get("channels", 3))
+            model(torch.from_numpy(batch).to(_device(model)))
+        _check_seen(activations)
     for quantizer in activations.values():  # as in `static`: 16 bits reach over the outliers
         wider = quantizer.grid.bits > recipe.activations.bits
         quantizer.settle_(0.0 if wider else recipe.calibration.outliers)
@@ -257,6 +267,53 @@ def calibrate_(
     if recipe.correct_bias:
         corrections.calibrate_bias_(model, prepared(slice(128)))
     return describe(model)
+
+
+@contextlib.contextmanager
+def _observing(activations: dict[str, FakeQuant]) -> Iterator[None]:
+    """Let quantizers record ranges; after an error they are in the phase from before."""
+    phases = {name: quantizer.phase for name, quantizer in activations.items()}
+    for quantizer in activations.values():
+        quantizer.observe_()
+    try:
+        yield
+    except BaseException:
+        for name, quantizer in activations.items():
+            quantizer.seen, quantizer.phase = [], phases[name]
+        raise
+
+
+def _check_batch(batch: np.ndarray, start: int, channels: int) -> None:
+    if batch.ndim != 4 or batch.shape[1] != channels:
+        raise UsageError(
+            f"Calibration images of shape {batch.shape}: the network takes (n, {channels}, height, "
+            "width) float32."
+        )
+    found = np.flatnonzero(~np.isfinite(batch).reshape(len(batch), -1).all(1))
+    if len(found):
+        raise UsageError(
+            f"Image {start + found[0]} of the calibration (from 0) holds NaN or infinity, and no "
+            "range can be taken from it. Look at what prepares the images, or leave it out."
+        )
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            called = name.replace(".parametrizations", "").removesuffix(".original")
+            raise UsageError(
+                f"'{called}' holds NaN or infinity: training has diverged, or the file of the "
+                "weights is damaged. Prepare the network again from weights that are numbers."
+            )
+
+
+def _check_seen(activations: dict[str, FakeQuant]) -> None:
+    for name, quantizer in activations.items():
+        if not quantizer.sees_finite:
+            raise UsageError(
+                f"'{name.removeprefix('quantizers.')}' gives NaN or infinity on the calibration "
+                "images, though these and all weights are finite: look at what it computes."
+            )
 
 
 def freeze_(model: nn.Module) -> None:
@@ -371,26 +428,3 @@ def _settings(model: nn.Module) -> Qat:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-@functools.cache
-def _watch_optimizers() -> None:
-    """Have every optimizer's step checked, from the first `prepare` of a process on."""
-    register_optimizer_step_pre_hook(_refuse_stale)
-
-
-def _refuse_stale(optimizer: Optimizer, *_: object) -> None:
-    """Raise when an optimizer holds only what was wrapped, and none of it has a gradient."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if any(p not in _wrapped for p in parameters):
-        return
-    if any(p.grad is not None and p.grad.any() for p in parameters):
-        return  # the float network itself is being trained
-    names = [_wrapped[p] for p in parameters]
-    raise StaleOptimizerError(
-        f"This {type(optimizer).__name__} was built before qat.prepare: its {len(names)} "
-        f"parameters ({', '.join(names[:3])}, ...) belong to the float network, get no gradient, "
-        "and the prepared one would not be trained. Build it again from the prepared network's "
-        "parameters().",
-        names,
-    )

@@ -28,11 +28,12 @@ from ...onnxfile import constants
 from ...onnxfile.graph import opset as declared
 from ...onnxfile.graph import serialized
 from ...onnxfile.wall import wall
-from ...runtime import OrtRunner
+from ...runtime import OrtRunner, outputs
 from ..prepare import contract_gelus_
 from . import graph as qat_graph
-from .fake_quant import FakeQuant, quantizers
+from .fake_quant import FakeQuant, full_precision, quantizers
 from .qdq_nodes import DOMAIN, MARK, Stored, name_, replace_marks_
+from .schedule import facts_of, require_calibration
 
 if TYPE_CHECKING:
     import onnx
@@ -66,14 +67,14 @@ class QdqReport(typesetting.Shown):
     bytes
         Size of the file.
     sqnr_db, max_error
-        Of the logits, ONNX Runtime without optimizations against the fake-quantized network;
-        infinity and 0 when they are bit-equal.
+        Of the logits (of several outputs: of the worst), ONNX Runtime without optimizations against
+        the fake-quantized network; infinity and 0 when they are bit-equal.
     bit_equal
         Images whose logits are the same to the last bit.
     own_db
         The same network in double precision against itself: what the order of summation alone does.
     n, size
-        Images that they were compared on, and their side in pixels.
+        Images that they were compared on, and their side in pixels, or (height, width).
     ignored
         What the recipe asks for and this route does not do.
     """
@@ -89,7 +90,7 @@ class QdqReport(typesetting.Shown):
     bit_equal: int
     own_db: float
     n: int
-    size: int
+    size: data.Size
     ignored: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -106,7 +107,7 @@ class QdqReport(typesetting.Shown):
             f"  activations {counted(self.activations)}; weights {counted(self.weights)}; "
             f"biases {self.biases} int32\n"
             f"  unoptimized ONNX Runtime against the trained network on {self.n} images at "
-            f"{self.size} px: {equal}"
+            f"{data.shown(self.size)}: {equal}"
             + "".join(
                 f"\n  IGNORED, torchao has no setting for it: {name}" for name in self.ignored
             )
@@ -144,11 +145,12 @@ class _Marker(nn.Module):
         return _Mark.apply(x, self.key)
 
 
+@full_precision()
 def to_qdq(
     model: nn.Module,
     path: str | Path,
     *,
-    size: int,
+    size: data.Size,
     opset: int = 17,
     exporter: str = "auto",
     preprocessing: data.Preprocessing | None = None,
@@ -163,7 +165,7 @@ def to_qdq(
     path
         The ``.onnx`` file; it appears only when the comparison has passed.
     size
-        Image side in pixels; the input is (1, 3, size, size).
+        Image side in pixels, or (height, width); the input has the channels of the network.
     opset
         13 to 23; a GELU raises it to 20, the first that has one.
     exporter
@@ -171,7 +173,7 @@ def to_qdq(
     preprocessing
         Recorded in the file.
     images
-        (n, 3, size, size) float32 for the comparison; default 16 Things-16 images.
+        (n, channels, height, width) float32 for the comparison; default 16 Things-16 images.
 
     Raises
     ------
@@ -188,11 +190,14 @@ def to_qdq(
         )
     if opset < 13:
         raise UsageError(f"QDQ with one scale per channel needs opset 13 or later, not {opset}.")
+    require_calibration(model)
+    channels = preprocessing.channels if preprocessing else facts_of(model).get("channels", 3)
     if images is None:
-        shown = preprocessing or data.Preprocessing(size)
+        convention = {3: data.Preprocessing(size), 1: data.Preprocessing(size, (0.5,), (0.25,))}
+        shown = preprocessing or convention[channels]
         images = shown(data.calibration(_CHECKED_IMAGES, size).images)
     marked, stored = _marked(model, opset)
-    example = torch.zeros(1, 3, size, size)
+    example = torch.zeros(1, channels, *data.sides(size))
     graph = export.unchecked(marked, example, opset, exporter, preprocessing)
     _fold_shapes_(graph)
     contract_gelus_(graph)  # no rounding comes between the parts of one
@@ -230,7 +235,7 @@ def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> d
     file, name
         The file (it may be a temporary one), and its name for messages.
     images
-        (n, 3, size, size) float32.
+        (n, channels, height, width) float32.
 
     Returns
     -------
@@ -245,23 +250,34 @@ def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> d
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     inputs = torch.from_numpy(images).to(device)
     with torch.no_grad(), OrtRunner(file, optimize=False) as runner:
-        expected, got = network(inputs).cpu().numpy(), runner.run(images)
+        expected, got = _arrays(network(inputs)), runner.tensors(images)
         with _SumsInDouble():
-            exact = network(inputs).cpu().numpy()
-    usual, own = _median_db(expected, got), _median_db(exact, expected)
-    wanted = min(WANTED_SQNR_DB, max(own - _ROOM_DB, _LEAST_SQNR_DB))
-    if usual < wanted:
-        raise LabError(
-            f"{name} does not compute what the network computes: {usual:.1f} dB for the median of "
-            f"{len(images)} images, at least {wanted:.1f} dB are required. Please report the "
-            "network: a quantizer was written in another place than it was trained in."
-        )
+            exact = _arrays(network(inputs))
+    floats = [o for o, values in expected.items() if values.dtype.kind == "f"] or list(expected)
+    triples = [(exact[o], expected[o], got[o]) for o in floats]
+    for output, (sums, ours, theirs) in zip(floats, triples, strict=True):
+        usual, own = _median_db(ours, theirs), _median_db(sums, ours)
+        wanted = min(WANTED_SQNR_DB, max(own - _ROOM_DB, _LEAST_SQNR_DB))
+        if usual < wanted:
+            said = f" in '{output}'" if len(floats) > 1 else ""
+            raise LabError(
+                f"{name} does not compute what the network computes: {usual:.1f} dB{said} for the "
+                f"median of {len(images)} images, at least {wanted:.1f} dB are required. Please "
+                "report the network: a quantizer was written in another place than it was trained "
+                "in."
+            )
+    equal = [(a == b).reshape(len(b), -1).all(axis=1) for _, a, b in triples]
     return {
-        "sqnr_db": metrics.sqnr_db(expected, got),
-        "max_error": float(np.abs(expected - got).max()),
-        "bit_equal": int((expected == got).reshape(len(got), -1).all(axis=1).sum()),
-        "own_db": metrics.sqnr_db(exact, expected),
+        "sqnr_db": min(metrics.sqnr_db(a, b) for _, a, b in triples),
+        "max_error": max(float(np.abs(a - b).max()) for _, a, b in triples),
+        "bit_equal": int(np.logical_and.reduce(equal).sum()),
+        "own_db": min(metrics.sqnr_db(s, a) for s, a, _ in triples),
     }
+
+
+def _arrays(given: Any) -> dict[str, np.ndarray]:
+    """Return what a network gives, by the names that its file has."""
+    return {name: values.cpu().numpy() for name, values in outputs.named(given).items()}
 
 
 def _median_db(reference: np.ndarray, found: np.ndarray) -> float:

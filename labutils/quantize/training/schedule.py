@@ -179,10 +179,11 @@ def require_calibration(model: nn.Module) -> None:
     Raises
     ------
     UsageError
-        It was not calibrated, and no state was loaded.
+        It was not calibrated (or not to the end), and no state was loaded.
     """
     activations = [q for q in quantizers(model).values() if not q.grid.signed]
-    if activations and all(q.exponent.abs().max() == 0 for q in activations):
+    unset = bool(activations) and all(q.exponent.abs().max() == 0 for q in activations)
+    if unset or any(q.phase == "observing" for q in activations):
         raise UsageError(
             "The network is not calibrated: call calibrate_ with images first, or load the state "
             "of one that was."
@@ -191,5 +192,10 @@ def require_calibration(model: nn.Module) -> None:
 
 def recipe_of(model: nn.Module) -> Recipe | None:
     """Return the recipe that a network was prepared with; None for another network."""
+    return facts_of(model).get("recipe")
+
+
+def facts_of(model: nn.Module) -> dict[str, Any]:
+    """Return what `qat.prepare` noted: ``recipe``, ``channels``; nothing for another network."""
     graphs = (module for module in model.modules() if isinstance(module, fx.GraphModule))
-    return next((graph.meta["recipe"] for graph in graphs if "recipe" in graph.meta), None)
+    return next((graph.meta for graph in graphs if "recipe" in graph.meta), {})

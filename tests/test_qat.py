@@ -25,7 +25,8 @@ from labutils.errors import (
 from labutils.images import data
 from labutils.models import zoo
 from labutils.quantize import tidl_hints
-from labutils.quantize.recipe import PRESETS, Activations, Override, Qat, Recipe, Weights
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Activations, Override, Qat, Recipe, Weights
 from labutils.quantize.training import corrections, qat, qdq_export
 from labutils.quantize.training import graph as qat_graph
 
@@ -270,7 +271,8 @@ from torch import distributed, nn
 from labutils.images import data
 from labutils.models import zoo
 from labutils.quantize.training import qat
-from labutils.quantize.recipe import PRESETS, Qat
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Qat
 torch.set_num_threads(1)
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()

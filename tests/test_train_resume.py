@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from labutils import paths, train
 from labutils.errors import ModelFileError, UnknownNameError, UsageError
 from labutils.images import data
-from labutils.quantize.recipe import PRESETS, Qat
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Qat
 from labutils.quantize.training import qat
 
 HOW = {"steps": 5, "size": 32, "batch_size": 8, "images": 32}

@@ -28,7 +28,8 @@ from quantization_inputs import PREPROCESSING, SIZE, Inputs, tool
 from labutils import export, metrics, paths, quantize, runtime, tabular
 from labutils.images import data
 from labutils.quantize import mixed
-from labutils.quantize.recipe import PRESETS, Recipe, for_training
+from labutils.quantize.presets import PRESETS, for_training
+from labutils.quantize.recipe import Recipe
 from labutils.quantize.training import qat
 
 PROGRAM = "mixed_qat"

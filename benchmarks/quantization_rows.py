@@ -23,6 +23,7 @@ from quantization_peers import (
 )
 from quantization_training import by_torchao_qat, by_torchao_qat_route, trained_as_long
 
+from labutils.quantize import presets
 from labutils.quantize import recipe as recipes
 
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
@@ -128,7 +129,7 @@ def plan(only: str = "*") -> Iterator[Line]:
 
 def ours(group: str, name: str, recipe: str | recipes.Recipe, htp: tuple[str, ...] = ()) -> Row:
     """Return a row of the lab's own: trained where the recipe says so, else after training."""
-    chosen = recipes.load(recipe)
+    chosen = presets.load(recipe)
     make = functools.partial(trained if chosen.qat else static, recipe=chosen)
     return Row(group, "ours", name, make, htp)
 
@@ -138,12 +139,12 @@ def peer(group: str, name: str, maker: Callable, **settings: Any) -> Row:
     return Row(group, "peer", name, functools.partial(maker, **settings))
 
 
-TRIM = recipes.PRESETS["int8_trim"]
+TRIM = presets.PRESETS["int8_trim"]
 TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_channel=False))
-W4A16 = recipes.PRESETS["w4a16"].replaced(
+W4A16 = presets.PRESETS["w4a16"].replaced(
     name="w4a16_adaptive", rounding="adaptive", correct_bias=True
 )
-QAT8, QAT4 = recipes.PRESETS["int8_qat"], recipes.PRESETS["w4a8_qat"]
+QAT8, QAT4 = presets.PRESETS["int8_qat"], presets.PRESETS["w4a8_qat"]
 
 CHANNEL, PER_TENSOR, W4, WIDE = "int8 per channel", "int8 per tensor", "w4a8", "16 bits mixed"
 TRAINED8, TRAINED4, OTHER = "QAT int8", "QAT w4a8", "4-bit weights, wider activations"
@@ -192,7 +193,7 @@ ROWS = (
     ours(CHANNEL, "PTQ int8", TRIM, htp=LARGE),
     peer(CHANNEL, QNN, **QNN8, per_channel=True),
     torchao(CHANNEL, ", XNNPACK quantizer", by_torchao_xnnpack, per_channel=True),
-    torchao(CHANNEL, " route, min-max", by_torchao, recipe=recipes.PRESETS["int8"]),
+    torchao(CHANNEL, " route, min-max", by_torchao, recipe=presets.PRESETS["int8"]),
     peer(CHANNEL, "ai-edge-quantizer, static int8", by_program, tool="litert",
          kind="static_wi8_ai8"),
     peer(CHANNEL, "ExecuTorch, XNNPACK quantizer", by_program, tool="executorch",
@@ -217,7 +218,7 @@ ROWS = (
     ours(W4, "PTQ w4a8", "w4a8"),
     ours(W4, "PTQ w4a8, adaptive rounding", "w4a8_adaptive"),
     peer(W4, QNN, by_onnxruntime_qnn, weight="QInt4", per_channel=True),
-    torchao(W4, " route, min-max", by_torchao, recipe=recipes.PRESETS["w4a8"]),
+    torchao(W4, " route, min-max", by_torchao, recipe=presets.PRESETS["w4a8"]),
     aimet(W4, "SQNR ranges", **SQNR, weights=4),
     aimet(W4, "sequential MSE", scheme="min_max", weights=4, rounding="seq_mse"),
     aimet(W4, "AdaRound", **SQNR, weights=4, **ADAROUND),

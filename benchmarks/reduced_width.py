@@ -27,7 +27,7 @@ from labutils import export, metrics, paths, quantize, runtime, surgery, tabular
 from labutils.images import data
 from labutils.measure import complexity
 from labutils.models import architectures
-from labutils.quantize.recipe import PRESETS
+from labutils.quantize.presets import PRESETS
 from labutils.quantize.training import qat
 
 PROGRAM = "reduced_width"

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from labutils import export, metrics, quantize, runtime
 from labutils.errors import SurgeryError, UsageError
-from labutils.quantize.recipe import PRESETS, Override, Recipe
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Override, Recipe
 from labutils.quantize.training import graph as qat_graph
 from labutils.quantize.training import qat
 

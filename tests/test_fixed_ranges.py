@@ -15,7 +15,8 @@ from torch import nn
 from labutils import export, quantize
 from labutils.errors import UsageError
 from labutils.quantize import insertion, recipe, weight_scales
-from labutils.quantize.recipe import PRESETS, Activations, Override, Recipe, Weights
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Activations, Override, Recipe, Weights
 from labutils.quantize.training import graph as qat_graph
 from labutils.quantize.training import qat
 from labutils.quantize.training.fake_quant import FakeQuant, Grid

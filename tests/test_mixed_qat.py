@@ -15,11 +15,12 @@ from labutils.errors import UnknownNameError, UsageError
 from labutils.images import data
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
-from labutils.quantize import mixed
+from labutils.quantize import mixed, presets
 from labutils.quantize import recipe as recipes
 from labutils.quantize.mixed_report import mixed_recipe
 from labutils.quantize.prepare import prepared
-from labutils.quantize.recipe import PRESETS, Override, Recipe
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Override, Recipe
 from labutils.quantize.training import graph as qat_graph
 from labutils.quantize.training import lowering, node_names, qat
 
@@ -105,7 +106,7 @@ def test_a_mixed_recipe_rounds_the_same_tensors_to_the_same_width(name, seed, fi
 def test_what_a_search_found_is_trained_and_written_as_it_was_trained(files, tmp_path):
     found = mixed.search(files["crossing"], inputs(), mixed.Budget(mac_share=0.5), judged=8)
     saved = found.recipe.save(tmp_path / "mixed.yaml")
-    recipe, preset = recipes.for_training(recipes.load(saved))
+    recipe, preset = presets.for_training(presets.load(saved))
     assert (preset, recipe.qat) == ("int8_qat", PRESETS["int8_qat"].qat)
     assert recipe.overrides == found.recipe.overrides and recipe.kind == "mixed"
     model = qat.prepare(crossing(), recipe, size=SIDE)
@@ -136,7 +137,7 @@ def test_what_a_search_found_is_trained_and_written_as_it_was_trained(files, tmp
     ],
 )
 def test_training_settings_that_a_recipe_lacks_are_of_the_nearest_preset(recipe, preset):
-    trained, of = recipes.for_training(recipe)
+    trained, of = presets.for_training(recipe)
     assert of == preset and trained.qat == (PRESETS[preset or recipe.name].qat)
     assert trained.replaced(qat=recipe.qat) == recipe
 

@@ -24,7 +24,8 @@ from labutils.errors import (
 from labutils.images import data
 from labutils.models import zoo
 from labutils.quantize import tidl_hints
-from labutils.quantize.recipe import PRESETS, Activations, Override, Qat, Recipe, Weights
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Activations, Override, Qat, Recipe, Weights
 from labutils.quantize.training import corrections, qat, qdq_export, tracing
 from labutils.quantize.training import graph as qat_graph
 

@@ -102,7 +102,7 @@ def test_a_stored_recipe_holds_its_format_and_every_value(name, tmp_path):
     assert every_key(stored) == {("format",)} | every_key(dataclasses.asdict(preset))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert recipe.load(tmp_path / "r.yaml") == preset
+        assert quantize.load_recipe(tmp_path / "r.yaml") == preset
     assert yaml.safe_load(str(quantize.PRESETS["a16w8"])) == {
         "format": 1,
         "name": "a16w8",
@@ -114,7 +114,7 @@ def test_a_stored_recipe_holds_its_format_and_every_value(name, tmp_path):
 def test_a_recipe_without_a_format_is_read_with_a_line(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     with pytest.warns(EarlierFormatWarning, match=r"mine\.yaml has no format number"):
-        assert recipe.load(tmp_path / "mine.yaml") == Recipe("mine")
+        assert quantize.load_recipe(tmp_path / "mine.yaml") == Recipe("mine")
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_a_number_with_an_exponent_is_a_number():
 
 def test_presets_round_trip_and_have_words(tmp_path):
     for name, preset in quantize.PRESETS.items():
-        assert recipe.load(preset.save(tmp_path / f"{name}.yaml")) == preset
+        assert quantize.load_recipe(preset.save(tmp_path / f"{name}.yaml")) == preset
         assert preset.about
-        assert recipe.load(name) is preset
-        assert recipe.load(preset.to_yaml()) == preset
+        assert quantize.load_recipe(name) is preset
+        assert quantize.load_recipe(preset.to_yaml()) == preset
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_mistakes_name_the_line(text, words, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
-        recipe.load(file)
+        quantize.load_recipe(file)
     assert "mine.yaml" in str(caught.value)
     assert words in str(caught.value)
     assert not str(caught.value).endswith(("?.", ".."))
@@ -269,7 +269,7 @@ def test_the_command_line_shows_lists_and_imports(tmp_path, capsys):
     assert "a16w8" in capsys.readouterr().out
     out = tmp_path / "mine.yaml"
     assert __main__.main(["recipe", "import", "WT8SYMP2_AT8SYMP2", "-o", str(out)]) == 0
-    assert recipe.load(out).activations.power_of_two
+    assert quantize.load_recipe(out).activations.power_of_two
     capsys.readouterr()
     assert __main__.main(["recipe", "show", str(out), "--json"]) == 0
     said = capsys.readouterr().out
@@ -277,3 +277,41 @@ def test_the_command_line_shows_lists_and_imports(tmp_path, capsys):
     assert __main__.main(["recipe", "show"]) == 2
     assert __main__.main(["recipe", "show", "int9"]) == 2
     assert "Did you mean int8" in capsys.readouterr().err
+
+
+# --- versions ------------------------------------------------------------------------------------
+
+
+def test_every_version_of_a_preset_has_a_name_and_the_plain_name_is_one_of_them():
+    for name, versions in quantize.VERSIONS.items():
+        assert quantize.PRESETS[name] in versions
+        for number, version in enumerate(versions, start=1):
+            assert quantize.load_recipe(f"{name}@{number}") is version
+            assert version.name == (f"{name}@{number}" if len(versions) > 1 else name)
+            assert recipe.parse(version.to_yaml()) == version
+
+
+def test_the_first_int8_quantizes_as_it_always_did():
+    first = quantize.load_recipe("int8@1")
+    assert first == Recipe(first.name, first.about, calibration=Calibration(outliers=0.01))
+    assert first.sha256 == (  # as before there were versions
+        "546c2b64709ce4579184f9a6ee38e4737b159c348e333255c136c35ffb3804ab"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("int8@9", "int8@2"), ("int@1", "int8@1"), ("a16w8@2", "a16w8@1"), ("int_8", "int8")],
+)
+def test_a_version_that_does_not_exist_suggests_the_nearest(name, near):
+    with pytest.raises(UnknownNameError, match=r"Did you mean .*\?") as caught:
+        quantize.load_recipe(name)
+    assert near in caught.value.near
+
+
+def test_the_list_names_versions_and_which_is_current(capsys):
+    assert __main__.main(["recipe", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["int8"] == f"= {quantize.PRESETS['int8'].name}"
+    assert {"int8@1", "int8@2", "a16w8"} <= set(listed)
+    assert "a16w8@1" not in listed

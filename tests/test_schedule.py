@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labutils.errors import UsageError
-from labutils.quantize.recipe import PRESETS, Qat
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Qat
 from labutils.quantize.training import qat
 from labutils.quantize.training.fake_quant import quantizers
 

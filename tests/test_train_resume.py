@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from labutils import __main__, paths, train
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
 from labutils.images import data
-from labutils.quantize.recipe import PRESETS, Qat
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Qat
 from labutils.quantize.training import qat
 from labutils.train import run_state
 

@@ -22,7 +22,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from labutils import runtime, surgery, train
 from labutils.images import data
 from labutils.models import zoo
-from labutils.quantize.recipe import PRESETS, Qat
+from labutils.quantize.presets import PRESETS
+from labutils.quantize.recipe import Qat
 from labutils.quantize.training import qat
 
 SIZE, BATCH, STEPS = 32, 8, 4

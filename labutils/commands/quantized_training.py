@@ -90,10 +90,10 @@ def _task(chosen: argparse.Namespace) -> Task:
     """Return what the options ask for, refusing what contradicts itself before any work."""
     from .. import quantize
     from ..images import data
-    from ..quantize import recipe as recipes
+    from ..quantize import presets
     from ..quantize.training import qat
 
-    recipe, preset = recipes.for_training(quantize.load_recipe(chosen.recipe))
+    recipe, preset = presets.for_training(quantize.load_recipe(chosen.recipe))
     if preset:
         line = f"recipe {recipe.name} has no `qat` part: trained with that of {preset}"
         training_options.tell(chosen, line)

@@ -180,11 +180,12 @@ def _recipe_parser(commands: Any) -> None:
 
 def _recipe(chosen: argparse.Namespace) -> int:
     from .. import quantize
+    from ..quantize import presets
 
     if (chosen.source is None) != (chosen.action == "list"):
         raise UsageError("labutils recipe list | show RECIPE | import FILE_OR_NAME [-o YAML]")
     if chosen.action == "list":
-        listed = {name: recipe.about for name, recipe in quantize.PRESETS.items()}
+        listed = presets.listed()
         width = max(map(len, listed))
         print(
             json.dumps(listed, indent=2)

@@ -147,12 +147,14 @@ def _aged(manifest: dict[str, Any]) -> bool:
 def _other_recipe(manifest: dict[str, Any], name: str) -> str:
     """Name the first value in which the recipe of a manifest differs from the preset `name`."""
     from .. import quantize
+    from ..quantize.recipe import LATER
 
     if _aged(manifest):  # it has the hash alone
         same = manifest.get("recipe_sha256") == recipe_sha256(name)
         return "" if same else "the one there was quantized by another recipe"
     wanted = manifests.as_stored(quantize.load_recipe(name).to_dict())
-    stated = manifest["quantization"]
+    later = {name: False for name in LATER if hasattr(quantize.Recipe, name)}
+    stated = later | manifest["quantization"]
     for key in sorted(wanted.keys() | stated.keys()):
         if wanted.get(key) != stated.get(key) and key not in ("name", "about"):
             return (

@@ -3,13 +3,15 @@
 from .equalize import equalize_
 from .importing import Imported, imported
 from .integer import IntegerReport, write_integer
+from .presets import PRESETS, VERSIONS
+from .presets import load as load_recipe
 from .ptq import QuantizeReport, static
 from .ranges import Ranges, measure_ranges
-from .recipe import PRESETS, Calibration, Override, Recipe, Weights
-from .recipe import load as load_recipe
+from .recipe import Calibration, Override, Recipe, Weights
 
 __all__ = [
     "PRESETS",
+    "VERSIONS",
     "Calibration",
     "Imported",
     "IntegerReport",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .channel_scales import channelwise, divide_, multiply_, weights_into, weights_out_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -76,7 +78,9 @@ def equalize_(model: onnx.ModelProto) -> Equalized:
     for _ in range(_SWEEPS):
         for name, (node, readers) in pairs.items():
             factors = _factors(node, readers, weights)
-            _scale_(node, readers, weights, factors)
+            divide_(node, weights, factors)
+            for reader in readers:
+                multiply_(reader, weights, factors)
             total[name] = total.get(name, 1.0) * factors
     for tensor in graph.initializer:
         if tensor.name in weights:
@@ -99,7 +103,7 @@ def _readers(graph: onnx.GraphProto, start: onnx.NodeProto, weights: dict) -> tu
             if name not in node.input:
                 continue
             if node.op_type in ("Conv", "Gemm") and node.input[0] == name:
-                if node.input[1] not in weights or not _channelwise(node, weights):
+                if node.input[1] not in weights or not channelwise(node, weights):
                     return [], f"a grouped {node.op_type}"
                 found.append(node)
             elif node.op_type == "Mul":
@@ -115,36 +119,10 @@ def _readers(graph: onnx.GraphProto, start: onnx.NodeProto, weights: dict) -> tu
     return found, ""
 
 
-def _channelwise(node: onnx.NodeProto, weights: dict) -> bool:
-    """Return whether an input channel has its own slice of the weights."""
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    return node.op_type == "Gemm" or groups == 1 or weights[node.input[1]].shape[1] == 1
-
-
-def _into(node: onnx.NodeProto, weights: dict) -> np.ndarray:
-    """Return a view of a reader's weights with its input channels first."""
-    array = weights[node.input[1]]
-    if node.op_type == "Gemm":
-        return np.moveaxis(array, 1 if _transposed(node) else 0, 0)
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    return array if groups > 1 else np.moveaxis(array, 1, 0)
-
-
-def _out_of(node: onnx.NodeProto, weights: dict) -> np.ndarray:
-    array = weights[node.input[1]]
-    return np.moveaxis(array, 0 if node.op_type == "Conv" or _transposed(node) else 1, 0)
-
-
-def _transposed(node: onnx.NodeProto) -> bool:
-    return any(a.name == "transB" and a.i for a in node.attribute)
-
-
 def _factors(node: onnx.NodeProto, readers: list, weights: dict) -> np.ndarray:
     """Return s per output channel: the layer is divided by it, its readers multiplied."""
-    own = np.abs(_out_of(node, weights)).reshape(len(_out_of(node, weights)), -1).max(axis=1)
-    others = [
-        np.abs(_into(r, weights)).reshape(len(_into(r, weights)), -1).max(axis=1) for r in readers
-    ]
+    own = _largest(weights_out_of(node, weights))
+    others = [_largest(weights_into(reader, weights)) for reader in readers]
     if not others or any(len(other) != len(own) for other in others):
         return np.ones_like(own)
     theirs = np.max(others, axis=0)
@@ -153,11 +131,5 @@ def _factors(node: onnx.NodeProto, readers: list, weights: dict) -> np.ndarray:
     return np.clip(factors, *_LIMITS).astype(own.dtype)
 
 
-def _scale_(node: onnx.NodeProto, readers: list, weights: dict, factors: np.ndarray) -> None:
-    rows = _out_of(node, weights)
-    rows /= factors.reshape(-1, *[1] * (rows.ndim - 1))
-    if len(node.input) > 2 and node.input[2] in weights:
-        weights[node.input[2]] /= factors
-    for reader in readers:
-        rows = _into(reader, weights)
-        rows *= factors.reshape(-1, *[1] * (rows.ndim - 1))
+def _largest(rows: np.ndarray) -> np.ndarray:
+    return np.abs(rows).reshape(len(rows), -1).max(axis=1)

@@ -109,10 +109,13 @@ def _lost(recipe: Recipe) -> list[tuple[str, str]]:
         found.append(("power_of_two", "the tool chooses its scales"))
     if calibration.outliers:
         found.append((f"calibration.outliers {calibration.outliers:g}", "the tool has no such"))
+    if recipe.flat_ends:
+        found.append(("flat_ends", "the tool has no such"))
     if calibration.method == "mse":
         found.append(("calibration.method mse", "written as default, the tool's own search"))
     changes = {
         "equalize": recipe.equalize, "correct_bias": recipe.correct_bias,
+        "equalize_gates": recipe.equalize_gates,
         "rounding adaptive": recipe.rounding == "adaptive", "qat": recipe.qat is not None,
     }  # fmt: skip
     found += [(name, "it changes weights: export the changed network") for name, on in

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import LabError, ModelFileError, UsageError
 from ..onnxfile.edit import producers, readers
-from . import name_clashes
+from . import flat_ends, name_clashes
 from .carriers import CARRIERS, NORMALIZATION, weight_axis
 from .ranges import Ranges
 from .recipe import Recipe
@@ -172,8 +172,11 @@ def limits_by_bits(
 def _with_own_ranges(
     found: dict[int, dict[str, tuple[float, float]]], recipe: Recipe, model: onnx.ModelProto
 ) -> dict[int, dict[str, tuple[float, float]]]:
-    """Return limits by bits with the recipe's room, and with the ranges that it fixes."""
+    """Return limits by bits with the recipe's room and flat ends, and with ranges that it fixes."""
     found = found | {16: _with_room(found[16], recipe, model)}
+    if recipe.flat_ends:
+        flat = flat_ends.flat_ends(model)
+        found = {bits: _within(limits, flat) for bits, limits in found.items()}
     maker = producers(model.graph.node)
     for bits, limits in found.items():
         # a fixed range of 4 with steps of a power of two is -4 to 4 less one step, not -8 to 8
@@ -203,6 +206,17 @@ def refuse_idle_ranges(
     for override in recipe.overrides:
         if override.range is not None and not any(override.matches(*pair) for pair in pairs):
             raise UsageError(override.idle_range())
+
+
+def _within(
+    limits: dict[str, tuple[float, float]], flat: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Return ranges that end where all that reads a tensor is flat."""
+    found = dict(limits)
+    for name in limits.keys() & flat.keys():
+        (low, high), (least, most) = limits[name], flat[name]
+        found[name] = min(max(low, least), most), max(min(high, most), least)
+    return found
 
 
 def _with_room(

@@ -264,6 +264,8 @@ def not_carried(recipe: Recipe) -> tuple[str, ...]:
         "16-bit weights: 8 are used": 16 in everywhere,
         "4-bit weights of depthwise convolutions: 8 are used": 4 in everywhere,
         "equalized weights (equalize)": recipe.equalize,
+        "equalized channels before gates (equalize_gates)": recipe.equalize_gates,
+        "ranges that end where activations are flat (flat_ends)": recipe.flat_ends,
         "corrected biases (correct_bias)": recipe.correct_bias,
         "adaptive rounding of weights": recipe.rounding == "adaptive",
         _SIXTEEN: wide,

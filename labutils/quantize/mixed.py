@@ -25,7 +25,7 @@ from ..measure import complexity
 from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
 from ..tracking import Progress, tracked
-from . import recipe as recipes
+from . import presets
 from .carriers import CARRIERS
 from .mixed_report import Budget, MixedReport, Point, mixed_recipe
 from .prepare import prepared
@@ -78,14 +78,16 @@ def search(
     UsageError
         The base has 16-bit activations already, or the bytes cannot be reached with 4 bits.
     """
-    source, base = OnnxFile.of(source), recipes.load(base)
+    source, base = OnnxFile.of(source), presets.load(base)
     if base.activations.bits != 8:
         raise UsageError(f"Recipe {base.name} has 16-bit activations; start from one with 8.")
     model = prepared(source)
     OrtRunner(source).close()  # what ONNX Runtime does not take is refused in its words, once
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     histograms = base.calibration.method != "minmax"
-    ranges = measure_ranges(model, calibration, preprocessing, progress, histograms)
+    ranges = measure_ranges(
+        model, calibration, preprocessing, progress, histograms, base.equalize_gates
+    )
     images = checked_inputs(calibration, 0, preprocessing, shape, max(judged, _METERED))
     meter = Meter(model, base, ranges, images[:: max(1, len(images) // _METERED)][:_METERED])
     macs = _macs(source, model, shape)
@@ -112,7 +114,7 @@ def least_megabytes(source: OnnxFile | str | Path, base: str | Path | Recipe = "
     """
     from onnx import numpy_helper
 
-    base = recipes.load(base)
+    base = presets.load(base)
     graph = prepared(OnnxFile.of(source)).graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     carried = {

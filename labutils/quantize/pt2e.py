@@ -25,7 +25,7 @@ from ..images import data
 from ..onnxfile.edit import producers, remove_unused_
 from ..onnxfile.graph import serialized
 from ..onnxfile.wall import wall
-from . import recipe as recipes
+from . import presets
 from .recipe import Calibration, Qat, Recipe
 from .training import globs, tracing
 from .training.node_names import scope_of
@@ -105,7 +105,7 @@ def write_qdq(
     LabError
         The file does not compute what torchao's graph computes, as in `qat.to_qdq`.
     """
-    path, recipe = Path(path), recipes.load(recipe)
+    path, recipe = Path(path), presets.load(recipe)
     if not len(calibration):
         raise UsageError("Calibration needs images; there were none.")
     if recipe.weights.bits not in (4, 8) or not recipe.weights.symmetric:
@@ -146,6 +146,8 @@ def _ignored(recipe: Recipe) -> tuple[str, ...]:
         f"ranges {asked.room:g} times as long": asked.room != plain.room,
         "fixed ranges and limits of weights": fixed,
         "equalization": recipe.equalize,
+        "equalized channels before gates": recipe.equalize_gates,
+        "ranges that end where activations are flat": recipe.flat_ends,
         "corrected biases": recipe.correct_bias,
         f"{recipe.rounding} rounding": recipe.rounding != "nearest",
         "integer input or output": "quantized" in (recipe.input, recipe.output),
@@ -191,7 +193,7 @@ def prepare(model: nn.Module, recipe: str | Recipe, example: torch.Tensor) -> fx
         raise MissingToolError(
             f"torchao cannot be imported ({error}): pip install torchao, as in requirements.txt."
         ) from None
-    recipe = recipes.load(recipe)
+    recipe = presets.load(recipe)
     graph = tracing.trace(model, example[:1])
     # the batch, and the sides: training may be at another size than calibration
     dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)

@@ -39,7 +39,7 @@ from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset, serialized
 from ..onnxfile.wall import naming, wall
 from ..tracking import Progress
-from . import equalize, rounding
+from . import equalize, gates, presets, rounding
 from . import recipe as recipes
 from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
 from .insertion import (
@@ -51,7 +51,7 @@ from .insertion import (
     widths,
 )
 from .prepare import prepared
-from .ranges import Ranges, checked_inputs, measure_ranges
+from .ranges import Ranges, checked_inputs, gate_factors, measure_ranges
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def static(
     ({'Conv': 1, 'HardSwish': 1, 'Flatten': 1}, ())
     """
     source, destination = OnnxFile.of(source), Path(destination)
-    recipe = _adapted(recipes.load(recipe), outliers, exclude)
+    recipe = _adapted(presets.load(recipe), outliers, exclude)
     if getattr(recipe, "qat", None) is not None:
         raise UsageError(
             f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "
@@ -256,6 +256,8 @@ def static(
         )
     repairs: list[str] = []
     model = prepared(source, repairs)
+    if factors := gate_factors(model, calibration, recipe, preprocessing):
+        repairs.append(gates.equalize_(model, factors))
     _check_names(model, recipe, source, exclude)
     refuse_dilated_pools(model, recipe, source.name)
     if recipe.equalize:

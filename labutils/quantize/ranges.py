@@ -27,8 +27,9 @@ from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.file import OnnxFile
 from ..runtime import TensorRunner
 from ..tracking import Progress, tracked
+from . import gates
 from .prepare import prepared
-from .recipe import Calibration
+from .recipe import Calibration, Recipe
 
 if TYPE_CHECKING:
     import onnx
@@ -54,6 +55,9 @@ class Ranges:
         the greatest (or 0). Empty unless asked for.
     examples
         The first of the images, at most 32: (n, 3, size, size) float32.
+    factors
+        By which the channels before gates were divided, for a recipe that equalizes them; None
+        where the network was measured as it is.
     """
 
     tensors: tuple[str, ...]
@@ -61,6 +65,7 @@ class Ranges:
     high: np.ndarray
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     examples: np.ndarray = field(default_factory=lambda: np.zeros((0,), np.float32), repr=False)
+    factors: gates.Factors | None = field(default=None, repr=False)
 
     def limits(self, outliers: float = 0.0) -> dict[str, tuple[float, float]]:
         """Return (low, high) per tensor, leaving out that share of the images on either side.
@@ -106,6 +111,7 @@ def measure_ranges(
     preprocessing: Preprocessing | None = None,
     progress: Progress | None = None,
     histograms: bool = False,
+    equalize_gates: bool = False,
 ) -> Ranges:
     """Run the float model on every calibration image and keep each tensor's range per image.
 
@@ -117,8 +123,16 @@ def measure_ranges(
         As for `static`. One image's activations are in memory at a time.
     histograms
         Run the images a second time and count values too, which percentile, entropy and mse need.
+    equalize_gates
+        Measure what a recipe with `equalize_gates` quantizes. A model in memory is changed to it.
     """
     model = prepared(source) if isinstance(source, OnnxFile | str | Path) else source
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    factors = None
+    if equalize_gates:
+        few = checked_inputs(calibration, 0, preprocessing, shape, gates.IMAGES)
+        factors = gates.factors(model, few)
+        gates.equalize_(model, factors)
     names = [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
     kept: list[str] = []
     lows, highs = [], []
@@ -143,9 +157,41 @@ def measure_ranges(
                 for name in kept:
                     span = edges[name][0], edges[name][-1]
                     counts[name] += np.histogram(tensors[name], BINS, span)[0]
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     examples = checked_inputs(calibration, 0, preprocessing, shape, _BATCH)
-    return Ranges(tuple(kept), low, high, counts, examples.copy())
+    return Ranges(tuple(kept), low, high, counts, examples.copy(), factors)
+
+
+def gate_factors(
+    model: onnx.ModelProto,
+    calibration: np.ndarray | ImageSet | Ranges,
+    recipe: Recipe,
+    preprocessing: Preprocessing | None,
+) -> gates.Factors:
+    """Return the factors of `gates` that a recipe asks for: from images, or from its ranges.
+
+    Raises
+    ------
+    UsageError
+        The ranges were measured on another network than the recipe quantizes.
+    """
+    if not isinstance(calibration, Ranges):
+        if not recipe.equalize_gates:
+            return {}
+        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+        few = checked_inputs(calibration, 0, preprocessing, shape, gates.IMAGES)
+        return gates.factors(model, few)
+    if recipe.equalize_gates and calibration.factors is None:
+        raise UsageError(
+            f"Recipe {recipe.name} equalizes the channels before gates, and these ranges were "
+            "measured without that: pass calibration images, or ranges of "
+            "measure_ranges(..., equalize_gates=True)."
+        )
+    if calibration.factors and not recipe.equalize_gates:
+        raise UsageError(
+            f"These ranges were measured with equalize_gates, and recipe {recipe.name} leaves "
+            "gates as they are: measure them without."
+        )
+    return calibration.factors or {}
 
 
 def _seen(

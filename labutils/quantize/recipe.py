@@ -1,8 +1,8 @@
 """How a network is quantized, as a frozen dataclass and as a YAML file that says the same.
 
 A recipe names everything that a result depends on but the images: bits, symmetry, granularity,
-calibration, repairs of the weights, and exceptions by node. `load` takes a preset's name or a
-file; `Recipe.save` writes one, with all its values, that loads back equal.
+calibration, repairs of the weights, and exceptions by node. `parse` reads YAML; `Recipe.save`
+writes it, with all values, so that it loads back equal. The recipes of the lab: `presets`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Lt
 
-from .. import located_yaml, paths, typesetting, untrusted, validation
-from ..errors import UnknownNameError, UsageError
+from .. import located_yaml, paths, typesetting, validation
+from ..errors import UsageError
 from .fixed_range import Magnitude, Range, keep_magnitude_, keep_range_
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
@@ -26,7 +26,8 @@ IoType = Literal["float32", "quantized"]
 MAX_IMAGES = 100_000  # of calibration; more is surely a typo
 FORMAT = 1
 """Of the YAML; a newer one is refused."""
-_LATER = ("range", "limit", "weight_range")  # fields that the first recipes did not have
+LATER = ("range", "limit", "weight_range", "equalize_gates", "flat_ends")
+"""Fields that the first recipes did not have."""
 
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 
@@ -208,6 +209,11 @@ class Recipe:
         The defaults of every node.
     equalize
         Cross-layer equalization, where it is exact (Nagel et al. 2019).
+    equalize_gates
+        HardSwish and SiLU apart in value and gate, where one channel of the value reaches much
+        farther than the others, and the channels equalized; exact, too (see `gates`).
+    flat_ends
+        Ranges end where all that reads a tensor is flat, as HardSigmoid is beyond -3 and 3.
     correct_bias
         Give back the mean that rounding took from each output channel (Nagel et al. 2019).
     rounding
@@ -228,6 +234,8 @@ class Recipe:
     weights: Weights = Weights()
     calibration: Calibration = Calibration()
     equalize: bool = False
+    equalize_gates: bool = False
+    flat_ends: bool = False
     correct_bias: bool = False
     rounding: Literal["nearest", "adaptive"] = "nearest"
     overrides: tuple[Override, ...] = ()
@@ -263,9 +271,9 @@ class Recipe:
         """
         facts = dataclasses.asdict(self)
         del facts["name"], facts["about"]
-        for part in (facts["activations"], facts["weights"], *facts["overrides"]):
-            for later in _LATER:
-                if part.get(later, "") is None:
+        for part in (facts, facts["activations"], facts["weights"], *facts["overrides"]):
+            for later in LATER:
+                if part.get(later, "") in (None, False):
                     del part[later]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -306,91 +314,9 @@ class Recipe:
         return typesetting.listing(str(self))
 
 
-_ROBUST = Calibration(outliers=0.01)
-_TRIMMED = Calibration(outliers=0.05)
-
-PRESETS: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("int8", "8-bit activations and weights; ranges leave out 1 % of the images",
-               calibration=_ROBUST),
-        Recipe("int8_trim", "8-bit; ranges leave out 5 % of the images on either side",
-               calibration=_TRIMMED),
-        Recipe("int8_corrected", "as int8, with corrected biases: for ReLU6 without gates",
-               calibration=_ROBUST, correct_bias=True),
-        Recipe("int8_minmax", "8-bit, ranges over all images: what most tools do by default"),
-        Recipe("int8_tensor", "8-bit, min-max, one scale per weight tensor: the aggressive one",
-               weights=Weights(per_channel=False)),
-        Recipe("a16w8", "16-bit activations, 8-bit weights", Activations(16)),
-        Recipe("a16w8_room", "as a16w8, with ranges a quarter longer than what calibration saw",
-               Activations(16), calibration=Calibration(room=1.25)),
-        Recipe("w4a8", "4-bit weights per channel, 8-bit activations",
-               weights=Weights(4, mse=True), calibration=_TRIMMED),
-        Recipe("w4a16", "4-bit weights per channel, 16-bit activations", Activations(16),
-               Weights(4, mse=True)),
-        Recipe("w4a8_adaptive", "as w4a8, with adaptive rounding and corrected biases",
-               weights=Weights(4, mse=True), calibration=_TRIMMED, correct_bias=True,
-               rounding="adaptive"),
-        Recipe("pow2", "8-bit, symmetric, power-of-two scales, one per weight tensor (TDA4VM)",
-               Activations(8, True, True), Weights(8, True, False, True), _ROBUST),
-        Recipe("pow2_channel", "as pow2, one power of two per output channel",
-               Activations(8, True, True), Weights(8, True, True, True), _ROBUST),
-        Recipe("int8_qat", "as int8, trained with the rounding in place", calibration=_ROBUST,
-               qat=Qat(steps=150, batch_size=32, size=112, learning_rate=1e-4)),
-        Recipe("w4a8_qat", "as w4a8, trained with the rounding in place",
-               weights=Weights(4, mse=True), calibration=_ROBUST,
-               qat=Qat(steps=300, batch_size=32, size=112, learning_rate=5e-4)),
-        Recipe("pow2_qat", "as pow2, trained with the rounding in place",
-               Activations(8, True, True), Weights(8, True, False, True), _ROBUST,
-               qat=Qat(steps=300, batch_size=32, size=112, learning_rate=3e-4)),
-    )
-}  # fmt: skip
-"""The recipes of the lab by name."""
-
-
 def fits(name: str, glob: str) -> bool:
     """Return whether a name matches a glob, whose `*` crosses slashes."""
     return fnmatch.fnmatchcase(name, glob)
-
-
-def load(recipe: str | Path | Recipe) -> Recipe:
-    """Return a recipe: by a preset's name, from a YAML file or YAML text (lines), or as it is.
-
-    Raises
-    ------
-    UnknownNameError
-        Neither a preset nor a file.
-    UsageError
-        The file is not a recipe; the message names the line.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str) and "\n" in recipe:
-        return parse(recipe)
-    file = Path(recipe)
-    if str(recipe) in PRESETS:
-        return PRESETS[str(recipe)]
-    if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
-        try:
-            written = untrusted.text(file)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"Cannot read the recipe {file}: {reason}.") from None
-        return parse(written, file.name, note=True)
-    raise UnknownNameError("quantization recipe", str(recipe), PRESETS)
-
-
-def for_training(recipe: Recipe) -> tuple[Recipe, str]:
-    """Return the recipe with settings of training, and which preset they are of ("": its own).
-
-    What a search for mixed precision wrote says nothing of training. Its settings are then those
-    of the preset whose weights are nearest: ``pow2_qat``, ``w4a8_qat`` or ``int8_qat``.
-    """
-    if recipe.qat is not None:
-        return recipe, ""
-    narrow = {recipe.weights.bits, *(o.weights for o in recipe.overrides)} & {4}
-    near = "pow2_qat" if recipe.weights.power_of_two else "w4a8_qat" if narrow else "int8_qat"
-    return recipe.replaced(qat=PRESETS[near].qat), near
 
 
 def parse(text: str, file: str = "recipe", *, note: bool = False) -> Recipe:

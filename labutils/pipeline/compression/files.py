@@ -13,8 +13,7 @@ from ... import compare, export, paths, quantize, runtime
 from ...errors import ParityError
 from ...images.folder import ImageFolder
 from ...measure import complexity
-from ...quantize import mixed
-from ...quantize import recipe as recipes
+from ...quantize import mixed, presets
 from ...quantize.training import qat
 from ...train import run_state
 from .networks import Job, fitted, quantized_steps
@@ -158,7 +157,7 @@ def trained_in_rounding(job: Job, network: nn.Module, source: Stage, start: Stag
     assert start.recipe is not None  # `searched` gave it one
     if job.plan.quantization.steps == 0:
         return None
-    recipe = recipes.for_training(start.recipe)[0]
+    recipe = presets.for_training(start.recipe)[0]
     config = fitted(quantized_steps(job.plan, recipe), job.source)
     place = job.store.place(
         "trained", ".onnx", recipe=recipe.sha256, images=job.plan.quantization.calibration,

@@ -17,6 +17,7 @@ from ...errors import TranslationError
 from ...images import data
 from ...images.folder import ImageFolder
 from ...models import zoo
+from ...quantize import presets
 from ...quantize import recipe as recipes
 from ...quantize.training import qat
 from ...surgery import RULES
@@ -229,7 +230,7 @@ def quantized_steps(plan: CompressionPlan, recipe: recipes.Recipe) -> train.Fine
 
     Zero steps of the plan mean none: the caller leaves the stage out.
     """
-    config = qat.training_config(recipes.for_training(recipe)[0])
+    config = qat.training_config(presets.for_training(recipe)[0])
     asked = {"steps": plan.quantization.steps or None, "size": plan.quantization.size}
     return config.replaced(**{name: value for name, value in asked.items() if value is not None})
 

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval
 
 from ... import located_yaml, paths, prune, surgery, untrusted, validation
 from ...errors import UnknownNameError, UsageError, worded
-from ...quantize import recipe as recipes
+from ...quantize import presets
 from ...train import FineTuningConfig
 
 FORMAT = 1
@@ -308,7 +308,7 @@ def parse_plan(text: str, file: str = "plan") -> CompressionPlan:
     except MisfitError as error:
         raise fail(error.place, str(error).rstrip(".")) from None
     try:
-        recipes.load(made.quantization.recipe)
+        presets.load(made.quantization.recipe)
     except UnknownNameError as error:
         raise fail(("quantization", "recipe"), str(error).rstrip(".")) from None
     validation.note_missing_format(found, FORMAT, file)

@@ -42,7 +42,7 @@ from ...tracking import Progress, tracked
 from ...train import run_state
 from ...train.fine_tuning import OnStep
 from ...train.loop import parameter_groups
-from .. import recipe as recipes
+from .. import presets
 from ..recipe import Qat, Recipe
 from . import corrections, fidelity, stale_optimizers, tracing
 from . import graph as qat_graph
@@ -143,7 +143,7 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
         calibration than min-max, equalization, adaptive rounding, asymmetric weights, integer ends.
         Or the network's weights are computed by masks.
     """
-    recipe = recipes.load(recipe)
+    recipe = presets.load(recipe)
     _refuse_untrainable(recipe)
     _refuse_parametrized(model)
     example = fidelity.example_for(model, size)
@@ -181,6 +181,8 @@ def _refuse_untrainable(recipe: Recipe) -> None:
             recipe.rounding != "nearest"
         ),
         "equalize: scales per channel make it needless here": recipe.equalize,
+        "equalize_gates: it changes the exported graph": recipe.equalize_gates,
+        "flat_ends: training moves the ranges": recipe.flat_ends,
         "asymmetric weights: no device of the lab takes them per channel": (
             not recipe.weights.symmetric
         ),
@@ -333,7 +335,7 @@ def training_config(recipe: str | Recipe) -> train.FineTuningConfig:
     UnknownNameError
         There is no such recipe.
     """
-    chosen = recipes.load(recipe).qat or Qat()
+    chosen = presets.load(recipe).qat or Qat()
     return train.FineTuningConfig(
         steps=chosen.steps,
         size=chosen.size or 96,

@@ -1,0 +1,196 @@
+"""Equalized gates and flat ends: the same function, finer steps, and nothing where nothing pays."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from labutils import quantize
+from labutils.errors import UsageError
+from labutils.onnxfile.session import Session
+from labutils.quantize import flat_ends, gates, recipe
+from labutils.quantize.prepare import prepared
+
+SIDE = 8
+KINDS = ("HardSwish", "HardSigmoid", "SiLU", "written out")
+EQUAL = recipe.Recipe("equal", equalize_gates=True, flat_ends=True)
+
+
+def gate(kind):
+    """The nodes from the tensor "z" to the tensor "y"."""
+    make = helper.make_node
+    if kind == "HardSwish":
+        return [make("HardSwish", ["z"], ["y"], "swish")]
+    if kind == "HardSigmoid":
+        first = [make("HardSigmoid", ["z"], ["g"], "g", alpha=1 / 6, beta=0.5)]
+    elif kind == "SiLU":
+        first = [make("Sigmoid", ["z"], ["g"], "g")]
+    else:
+        first = [
+            make("Add", ["z", "three"], ["up"], "up"),
+            make("Clip", ["up", "zero", "six"], ["clip"], "clip"),
+            make("Div", ["clip", "six"], ["g"], "g"),
+        ]
+    return [*first, make("Mul", ["z", "g"], ["y"], "swish")]
+
+
+def network(tmp_path, kind="HardSwish", loud=20.0, skip=True, seed=0, channels=6, ends=False):
+    """A stem whose last channel is `loud` times as far as the others, and all that may read it."""
+    chance = np.random.default_rng(seed)
+    make = helper.make_node
+    shapes = {"w": (channels, 3, 3, 3), "b": (channels,), "dw": (channels, 1, 3, 3),
+              "pw": (channels, channels, 1, 1), "pb": (channels,), "fc": (5, channels)}  # fmt: skip
+    values = {n: 0.4 * chance.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    values["w"][-1] *= loud
+    values["dw"][-1] /= loud  # it says no more than the others
+    values |= {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)}
+    conv = {"pads": [1] * 4}
+    nodes = [
+        make("Conv", ["image", "w", "b"], ["z"], "stem", **conv),
+        *gate(kind),
+        make("Conv", ["y", "dw"], ["d"], "depthwise", group=channels, **conv),
+        make("Relu", ["d"], ["r"], "relu"),
+        make("Conv", ["r", "pw", "pb"], ["p"], "project"),
+        *([make("Add", ["p", "y"], ["sum"], "add")] if skip else []),
+        make("GlobalAveragePool", ["sum" if skip else "p"], ["pool"], "pool"),
+        make("Flatten", ["pool"], ["flat"], "flat"),
+        make("Gemm", ["flat", "fc"], ["scores"], "fc", transB=1),
+    ]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, (1, 5))]
+    if ends:
+        shape = (1, channels, SIDE, SIDE)
+        outputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, shape))
+    graph = helper.make_graph(
+        nodes, "gated",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 3, SIDE, SIDE))],
+        outputs, [numpy_helper.from_array(np.asarray(v), n) for n, v in values.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "gated.onnx")
+    return tmp_path / "gated.onnx"
+
+
+def images(n=48, seed=1):
+    return np.random.default_rng(seed).normal(size=(n, 3, SIDE, SIDE)).astype(np.float32)
+
+
+def answers(model, inputs):
+    session = Session(model, threads=1)
+    return np.concatenate([session.run({"image": x[None]}, ["scores"])[0] for x in inputs])
+
+
+def decibels(exact, found):
+    return 10 * np.log10((exact**2).sum() / ((exact - found) ** 2).sum())
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(KINDS), st.booleans(), st.integers(0, 99), st.floats(8, 60), st.integers(4, 9)
+)  # fmt: skip
+def test_apart_the_network_computes_what_it_computed(tmp_path, kind, skip, seed, loud, channels):
+    model = prepared(network(tmp_path, kind, loud, skip, seed, channels))
+    exact = answers(model, images(6))
+    found = gates.factors(model, images())
+    assert set(found) == {"stem"}
+    gates.equalize_(model, found)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.abs(answers(model, images(6)) - exact).max() < 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loud_channel_no_longer_takes_the_codes_of_the_others(tmp_path, kind):
+    source, inputs = network(tmp_path, kind, loud=40.0, skip=False), images()
+    exact, noise = answers(onnx.load(source), inputs), {}
+    for made in (EQUAL.replaced(equalize_gates=False), EQUAL):
+        report = quantize.static(source, tmp_path / "q.onnx", inputs, made)
+        assert report.function.error <= 1e-5
+        noise[made.equalize_gates] = decibels(exact, answers(onnx.load(report.file), inputs))
+    assert noise[True] > noise[False] + 3
+
+
+def test_without_a_loud_channel_nothing_changes(tmp_path):
+    source, files = network(tmp_path, loud=1.0), []
+    assert gates.factors(prepared(source), images()) == {}
+    for equalized in (False, True):
+        made = EQUAL.replaced(equalize_gates=equalized)
+        files.append(tmp_path / f"{equalized}.onnx")
+        quantize.static(source, files[-1], images(), made)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_somebody_else_reads_is_left_alone(tmp_path):
+    model = prepared(network(tmp_path, loud=40.0, ends=True))
+    assert gates.factors(model, images()) == {}
+
+
+def test_what_is_divided_has_another_name_and_the_gate_s_input_has_the_value_s(tmp_path):
+    source, inputs = network(tmp_path), images()
+    before, model = prepared(source), prepared(source)
+    gates.equalize_(model, gates.factors(model, inputs))
+    names = {out for node in model.graph.node for out in node.output}
+    assert {"z", f"z{gates.DERIVED}", f"y{gates.DERIVED}", f"sum{gates.DERIVED}"} <= names
+    assert not {"y", "sum", "p", "pool"} & names
+    for graph in (before.graph, model.graph):
+        graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    values = [Session(m, threads=1).run({"image": inputs[:1]}, ["z"])[0] for m in (before, model)]
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+
+
+def test_factors_even_channels_and_lengthen_no_step_for_nothing():
+    reach, heard = np.array([[1.0, 1.0, 20.0], [1.0, 1.0, 10.0]]), np.ones(3)
+    found = gates.least_noise(reach, heard)
+    np.testing.assert_allclose(found, [0.1, 0.1, 1], rtol=0.01)
+    assert gates.noise(reach, heard, found) < 0.5 * gates.noise(reach, heard, np.ones(3))
+    # a tensor in which the channels are even already pays for it: the factors are in between
+    both = gates.least_noise(np.array([[1.0, 1.0, 20.0], [8.0, 8.0, 8.0]]), heard)
+    assert 0.05 < both[0] < 0.8
+
+
+def test_ranges_say_for_which_recipe_they_were_measured(tmp_path):
+    source, inputs = network(tmp_path), images()
+    plain = quantize.measure_ranges(source, inputs)
+    with pytest.raises(UsageError, match=r"equalizes the channels.*pass calibration images"):
+        quantize.static(source, tmp_path / "q.onnx", plain, EQUAL)
+    equal = quantize.measure_ranges(source, inputs, equalize_gates=True)
+    with pytest.raises(UsageError, match="leaves gates as they are"):
+        quantize.static(source, tmp_path / "q.onnx", equal, "int8@1")
+    files = [tmp_path / "from_ranges.onnx", tmp_path / "from_images.onnx"]
+    for file, given_ in zip(files, (equal, inputs), strict=True):
+        quantize.static(source, file, given_, EQUAL)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+# --- flat ends -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [("HardSwish", (-3, np.inf)), ("HardSigmoid", None), ("written out", None), ("SiLU", None)],
+)
+def test_a_value_that_is_multiplied_is_looked_at_everywhere(tmp_path, kind, ends):
+    found = flat_ends.flat_ends(prepared(network(tmp_path, kind)))
+    assert found.get("z") == ends
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_only_a_gate_reads_ends_where_the_gate_is_flat(tmp_path, kind):
+    model = prepared(network(tmp_path, kind))
+    gates.equalize_(model, gates.factors(model, images()))
+    found = flat_ends.flat_ends(model).get("z")
+    assert found == pytest.approx((-3, 3)) if kind != "SiLU" else found is None
+
+
+def test_flat_ends_are_a_value_of_the_recipe(tmp_path):
+    source, inputs = network(tmp_path, loud=10.0), images()
+    steps = {}
+    for flat in (False, True):
+        made = recipe.Recipe(flat_ends=flat)
+        file = quantize.static(source, tmp_path / "q.onnx", inputs, made).file
+        stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(file).graph.initializer}
+        steps[flat] = float(stored["z_scale"])
+    assert steps[True] < 0.7 * steps[False]
+    assert recipe.Recipe(flat_ends=True).sha256 != recipe.Recipe().sha256

@@ -135,6 +135,8 @@ def refuse_unwritable(file: str | Path) -> None:
         place = next(above for above in path.parents if above.exists())
         if not place.is_dir():
             raise UsageError(f"Cannot write {file}: {place} is a file, not a folder.")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise UsageError(f"Cannot write {file}: {place} takes no files. Name another folder.")
         with tempfile.TemporaryFile(dir=place, prefix=f".labutils.{_owner()}-", suffix=".tmp"):
             pass
     except (OSError, ValueError) as error:
@@ -163,7 +165,7 @@ def _room_on_disk(unfinished: Path) -> Iterator[None]:
 
 
 def _of_the_disk(error: BaseException) -> OSError | None:
-    """Return the error of the system, which PyTorch's writer covers with one of its own."""
+    """Return the error of the system, which PyTorch's writer covers with another."""
     found = error if isinstance(error, OSError) else error.__context__
     return found if isinstance(found, OSError) else None
 

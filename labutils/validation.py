@@ -185,7 +185,7 @@ def _refuse_other_values(data: Any, path: Path, fail: Fail) -> None:
     elif isinstance(data, float) and not math.isfinite(data):
         raise fail(path, f"{data} is not a finite number")
     elif isinstance(data, int) and data.bit_length() > _MOST_BITS:
-        raise fail(path, "a number of so many digits is not read")
+        raise fail(path, "a number with more digits than are read")
     elif not isinstance(data, str | int | float | None):
         raise fail(path, f"expected text, a number, a list or a mapping, found {_found(data)}")
 

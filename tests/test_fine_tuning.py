@@ -197,7 +197,7 @@ class InPlace(nn.Module):
         ({"size": 1}, "size: 1 is below 16"),
         ({"size": 5000}, "size: 5000 is above 4,096"),
         ({"batch_size": 1}, "batch_size: 1 is below 2"),
-        ({"images": 10**5000}, "images: a number of so many digits"),
+        ({"images": 10**5000}, "images: a number with more digits"),
         ({"seed": -1}, "seed: -1 is below 0"),
         ({"seed": 9 * 10**18}, "seed: 9000000000000000000 is above 4,294,967,295"),
         ({"learning_rate": float("nan")}, "learning_rate: nan is not a finite number"),

@@ -303,7 +303,7 @@ def test_no_warning_of_pillow_or_numpy_is_all_that_is_said(tmp_path, monkeypatch
     Image.fromarray(values).save(tmp_path / "cat" / "nan.tif")
     picture(tmp_path / "cat" / "large.png")
     assert folder.read(tmp_path).left_out == {
-        "cat/nan.tif": f"{tmp_path}/cat/nan.tif has values that are no finite numbers."
+        "cat/nan.tif": f"{tmp_path}/cat/nan.tif has values that are not finite numbers."
     }
 
 

@@ -132,7 +132,7 @@ def _decoded(opened: Image.Image, file: Path) -> tuple[np.ndarray, tuple[str, ..
     if "16-bit" in traits:
         values = np.asarray(picture)
         if not np.isfinite(values).all():
-            raise UsageError(f"{file} has values that are no finite numbers.")
+            raise UsageError(f"{file} has values that are not finite numbers.")
         if np.issubdtype(values.dtype, np.integer) and values.max(initial=0) < _FEW:
             traits = (*traits, f"16-bit below {_FEW}")
         picture = Image.fromarray(_eight_bits(values))

@@ -396,6 +396,8 @@ def _check(config: FineTuningConfig, ranks: Ranks, kept: Resumable | None) -> No
     if config.steps is None and seconds is None:
         raise UsageError("Pass steps=200 or seconds=30, to say how long.")
     _check_batch(config.batch_size, config.images)
+    if kept is not None and ranks.first:
+        kept.refuse_unwritable()
     if seconds is not None and (ranks.size > 1 or kept is not None):
         raise UsageError(
             "seconds end a run of one process, in one go: another process, or the same one when it "

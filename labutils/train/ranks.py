@@ -15,6 +15,7 @@ import contextlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,8 +109,10 @@ class Ranks:
         if not content:
             return None
         try:
-            content = content.removeprefix(_THERE)
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            stored = io.BytesIO(content.removeprefix(_THERE))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickles that are refused anyway
+                return torch.load(stored, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle fails in any of Python's ways
             raise ModelFileError(
                 f"{path} is damaged, or is not the state of a run. Remove it to start again."

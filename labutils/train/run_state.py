@@ -50,6 +50,14 @@ class Resumable:
         self.path, self.every = paths.expanded(path), every
         self.file: Path | None = None
 
+    def refuse_unwritable(self) -> None:
+        """Refuse a place that takes no file; UsageError says why."""
+        try:
+            is_folder = self.path.is_dir()
+        except OSError:  # too long a name
+            is_folder = False
+        paths.refuse_unwritable(self.path / "state.pt" if is_folder else self.path)
+
     def remove(self) -> None:
         """Delete the state, once what the run was for is written, and what a kill left of one.
 
@@ -126,8 +134,6 @@ class RunState:
         self.ranks, self.every = ranks, kept.every
         key = hashlib.sha256(self.facts.encode()).hexdigest()[:16]
         self.file = kept.file = kept.path / f"{key}.pt" if kept.path.is_dir() else kept.path
-        if ranks.first:
-            paths.refuse_unwritable(self.file)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from labutils.quantize.prepare import prepared
 from labutils.quantize.presets import PRESETS
 from labutils.quantize.recipe import Override, Recipe
 from labutils.quantize.training import graph as qat_graph
-from labutils.quantize.training import lowering, node_names, qat
+from labutils.quantize.training import lowering, node_names, qat, tracing
 
 SHIPPED = 128  # px
 MAKE = {"crossing": crossing, "vit": vision_transformer}
@@ -39,8 +39,8 @@ def files(tmp_path_factory):
 
 def named(module, size):
     """(name, operator) of the nodes that a traced network says it has in ONNX."""
-    graph = qat_graph.trace(module)
     example = torch.zeros(1, 3, size, size)
+    graph = tracing.trace(module, example)
     ShapeProp(graph).propagate(example)
     lowering.write_out_calls_(graph)
     ShapeProp(graph).propagate(example)

@@ -133,7 +133,7 @@ def test_a_divergence_is_named_for_a_torch_reference_through_its_onnx(
             reference_onnx=small_onnx(17), **settings,
         )  # fmt: skip
     assert caught.value.report.divergence.tensor == damage_at
-    with pytest.raises(ParityError, match="reference has no ONNX file"):
+    with pytest.raises(ParityError, match="reference is not an ONNX file"):
         compare.gate(
             runtime.connect(small), runtime.connect(wrong), inputs(4, SIZE), **settings
         )  # fmt: skip

@@ -165,7 +165,7 @@ def _kept(error: ParityError, draft: Path, output: Path) -> ParityError:
     kept = output.with_suffix(f".failed{output.suffix}")
     draft.replace(kept)
     return ParityError(
-        f"{error}\n\nIt was kept as {kept}, to look at. Train longer (--steps, which starts anew), "
+        f"{error}\n\nIt was kept as {kept}, to look at. Train longer (--steps, from the start), "
         "on more pictures, or with a recipe that rounds less, as `labutils quantize --mac-share` "
         "finds it.",
         error.report,

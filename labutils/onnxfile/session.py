@@ -22,6 +22,7 @@ SILENT = 4
 """Severity of what ONNX Runtime logs: fatal errors only. The others are raised, and worded here."""
 
 _EXACT_PRODUCTS = "session.x64quantprecision"
+_WRITTEN_TWICE = "Attempt to replace the existing tensor"
 
 _UNREGISTERED = re.compile(r"([\w.]+):(\w+)\(-?\d+\) is not a registered function")
 _LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC",
@@ -109,17 +110,14 @@ class Session:
         name: str = "",
         optimized: Path | None = None,
     ) -> None:
-        import onnxruntime
-
         settings = options(optimize, threads, exact_products=exact_products)
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
         is_file = isinstance(model, OnnxFile | str | os.PathLike)
         self.name = without_temporary(name or (str(model) if is_file else "the graph"))
+        source = _loadable(model)
         try:
-            self._session = onnxruntime.InferenceSession(
-                _loadable(model), settings, providers=["CPUExecutionProvider"]
-            )
+            self._session = _opened(source, settings)
         except Exception as error:  # onnxruntime's have no common base
             why = _unknown_operator(model, str(error)) or reason_of(error)
             raise ModelFileError(f"ONNX Runtime does not load {self.name}: {why}") from error
@@ -141,6 +139,34 @@ class Session:
         except Exception as error:
             raise ModelFileError(f"{self.name} fails while it runs: {reason_of(error)}") from error
         return found
+
+
+def _opened(
+    source: str | bytes, settings: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """Open a session; where exact products stop ONNX Runtime, without what it trips over.
+
+    For exact products it writes each int8 weight and zero point again as uint8, by name, and fails
+    where two operators read the same one: in the file, or because `ConstantSharing` merged equal
+    ones. Without fusion no operator computes with 8 bits, so the products are exact as well.
+    """
+    import onnxruntime
+
+    provider = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(source, settings, providers=provider)
+    except Exception as error:  # onnxruntime's have no common base
+        if _WRITTEN_TWICE not in str(error):
+            raise
+    try:
+        return onnxruntime.InferenceSession(
+            source, settings, providers=provider, disabled_optimizers=["ConstantSharing"]
+        )
+    except Exception as error:
+        if _WRITTEN_TWICE not in str(error):
+            raise
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(source, settings, providers=provider)
 
 
 def _unknown_operator(

@@ -44,7 +44,7 @@ def avoided(model: nn.Module, images: Callable[[], torch.Tensor]) -> Iterator[No
 def read_again(model: nn.Module, images: torch.Tensor) -> set[str]:
     """Return the names of the layers in place whose input something else reads afterwards.
 
-    On a copy, each works out of place and its input is filled with NaN then: whoever reads that
+    On a copy, each works out of place and its input is filled with NaN then: what reads that
     carries the NaN to the outputs, whatever the weights are.
     """
     try:

@@ -62,7 +62,7 @@ def example_for(model: nn.Module, size: data.Size) -> torch.Tensor:
 
 
 def check(model: nn.Module, graph: fx.GraphModule, example: torch.Tensor) -> None:
-    """Refuse a prepared network that computes something else than its original, unrounded.
+    """Refuse a prepared network that computes something other than its original, unrounded.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def check(model: nn.Module, graph: fx.GraphModule, example: torch.Tensor) -> Non
         try:  # the order of sums, or another function? In double precision only the second is left
             twin, wide = copy.deepcopy(original).double(), copy.deepcopy(graph).double()
             exact, _ = _distance(twin, wide, example.double())
-        except RuntimeError:  # it makes float32 tensors of its own
+        except RuntimeError:  # it makes float32 tensors by itself
             exact = error
         if exact <= _FLOAT64 * peak:
             return

@@ -119,7 +119,7 @@ def _refuse_shared(graph: fx.GraphModule, places: _Places) -> None:
             raise SurgeryError(
                 f"'{name}' ({kind.__name__}) is used {used[name]} times, and a device stores the "
                 "integers of a layer for one place: the step of its bias is that of its input. "
-                "Give each place a layer of its own (copy.deepcopy), or leave this one in float "
+                "Give each place a separate layer (copy.deepcopy), or leave this one in float "
                 f"(exclude: ['{name}'])."
             )
 

@@ -134,7 +134,7 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
     SurgeryError
         The forward method cannot be traced; it writes in place into what is read under another
         name; a layer with a rounded weight is used twice; or what was prepared computes, with
-        the rounding switched off, something else than the network.
+        the rounding switched off, something other than the network.
     UnknownNameError
         The recipe, or a node that it names.
     UsageError

@@ -1,6 +1,6 @@
 """Optimizers that were built before a network was prepared: their first step raises.
 
-`qat.prepare` makes a copy with parameters of its own. An optimizer with those of the float network
+`qat.prepare` makes a copy with separate parameters. An optimizer with those of the float network
 would go on without an error, and train nothing.
 """
 

@@ -122,32 +122,52 @@ def test_without_a_loud_channel_nothing_changes(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_what_somebody_else_reads_is_left_alone(tmp_path):
-    model = prepared(network(tmp_path, loud=40.0, ends=True))
-    assert gates.factors(model, images()) == {}
-
-
-def test_what_is_divided_has_another_name_and_the_gate_s_input_has_the_value_s(tmp_path):
-    source, inputs = network(tmp_path), images()
+def test_who_cannot_take_the_factors_reads_what_it_read(tmp_path):
+    """An Add and the network's own output; the names that stay stand for the values that stay."""
+    source, inputs = network(tmp_path, ends=True), images(4)
     before, model = prepared(source), prepared(source)
-    gates.equalize_(model, gates.factors(model, inputs))
+    gates.equalize_(model, gates.factors(model, images()))
     names = {out for node in model.graph.node for out in node.output}
-    assert {"z", f"z{gates.DERIVED}", f"y{gates.DERIVED}", f"sum{gates.DERIVED}"} <= names
-    assert not {"y", "sum", "p", "pool"} & names
+    assert {"z", "y", f"z{gates.DERIVED}", f"y{gates.DERIVED}", "sum"} <= names
+    reads = {node.name: list(node.input) for node in model.graph.node}
+    assert reads["add"] == ["p", "y"]
+    assert reads["depthwise"][0] == f"y{gates.DERIVED}"
     for graph in (before.graph, model.graph):
         graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
-    values = [Session(m, threads=1).run({"image": inputs[:1]}, ["z"])[0] for m in (before, model)]
-    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+    for name in ("z", "y"):
+        found = [Session(m, threads=1).run({"image": inputs[:1]}, [name])[0]
+                 for m in (before, model)]  # fmt: skip
+        np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)
 
 
-def test_factors_even_channels_and_lengthen_no_step_for_nothing():
-    reach, heard = np.array([[1.0, 1.0, 20.0], [1.0, 1.0, 10.0]]), np.ones(3)
-    found = gates.least_noise(reach, heard)
-    np.testing.assert_allclose(found, [0.1, 0.1, 1], rtol=0.01)
-    assert gates.noise(reach, heard, found) < 0.5 * gates.noise(reach, heard, np.ones(3))
-    # a tensor in which the channels are even already pays for it: the factors are in between
-    both = gates.least_noise(np.array([[1.0, 1.0, 20.0], [8.0, 8.0, 8.0]]), heard)
-    assert 0.05 < both[0] < 0.8
+def test_pools_pass_factors_on_and_a_layer_that_does_not_take_them_leaves_all_as_it_was(tmp_path):
+    source = network(tmp_path, skip=False)
+    model = onnx.load(source)
+    nodes = {node.name: node for node in model.graph.node}
+    nodes["pool"].input[0] = "y"  # the last layer reads the pool of the gate
+    for name in ("depthwise", "relu", "project"):
+        model.graph.node.remove(nodes[name])
+    onnx.save(model, tmp_path / "last.onnx")
+    last = prepared(tmp_path / "last.onnx")
+    exact = answers(last, images(4))
+    gates.equalize_(last, gates.factors(last, images()))
+    assert {f"pool{gates.DERIVED}", f"flat{gates.DERIVED}"} <= {
+        out for node in last.graph.node for out in node.output
+    }
+    np.testing.assert_allclose(answers(last, images(4)), exact, rtol=1e-5, atol=1e-5)
+    model.graph.node.remove(nodes["pool"])
+    model.graph.node.insert(2, helper.make_node("ReduceMax", ["y"], ["pool"], "max", axes=[2, 3]))
+    onnx.save(model, tmp_path / "max.onnx")
+    assert gates.factors(prepared(tmp_path / "max.onnx"), images()) == {}
+
+
+def test_no_range_grows(tmp_path):
+    source, inputs = network(tmp_path), images()
+    plain = quantize.measure_ranges(source, inputs).limits()
+    equal = quantize.measure_ranges(source, inputs, equalize_gates=True).limits()
+    for name in ("z", "y"):
+        reach, whole = (max(-low, high) for low, high in (equal[f"{name}/equalized"], plain[name]))
+        assert reach <= 1.5 * whole  # some images reach farther than those that factors came from
 
 
 def test_ranges_say_for_which_recipe_they_were_measured(tmp_path):

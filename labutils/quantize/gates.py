@@ -5,8 +5,9 @@ that reaches ten times as far as the others takes nearly all codes of z and of t
 the gate no factor passes, so cross-layer equalization ends here. Apart, they can be told apart: the
 convolution gives ``z / s``, with a factor s per channel that makes the channels reach equally far;
 a depthwise convolution of 1 x 1 multiplies by s again, for the gate only; the product is exactly
-the activation divided by s, and the layers that read it have weights multiplied by s.
-Where it goes through an Add, the convolutions that meet it there are divided as well.
+the activation divided by s, and the convolutions that read it have weights multiplied by s. Who
+cannot be scaled so, as the Add of a residual, reads the product times s: another such convolution.
+No tensor's range grows: s is at most 1, and a channel is stretched to what the farthest reaches.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from ..compare.layerwise import opened
 from ..errors import counted
-from ..onnxfile.edit import free_name, producers, readers, redirect_, rename_tensors_
+from ..onnxfile.edit import free_name, readers, redirect_
 from .channel_scales import Weights, channelwise, divide_, multiply_, weights_into, weights_out_of
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ Factors = dict[str, np.ndarray]
 DERIVED = "/equalized"
 """What the names of tensors and nodes end with, or contain, that are not the network's own."""
 
-_SWEEPS = 3
-_LONGER = np.geomspace(1, 32, 21)  # steps of a tensor that are tried
 _LEAST = 1 / 32  # of the farthest channel's reach: what a channel is taken to reach at least
 _GATE = ("Add", "Sub", "Mul", "Div", "Clip", "Relu", "HardSigmoid", "Sigmoid")
 _PASS = ("Relu", "GlobalAveragePool", "AveragePool", "MaxPool", "Identity", "LeakyRelu", "Flatten")
@@ -53,14 +52,26 @@ _KEPT = 0.98  # of the images: the others may reach farther
 
 @dataclass(frozen=True)
 class _Site:
-    """A convolution, the nodes that make its gated activation, and who meets and reads that."""
+    """A convolution, the nodes that make its gated activation, and who reads that.
+
+    Attributes
+    ----------
+    layer, entry, product
+        The convolution; the first node of the gate, or a whole HardSwish; the product of both.
+    readers
+        The layers that take the factors into their weights.
+    scaled
+        The tensors that are divided, the product first.
+    others
+        The nodes that read the product and cannot take the factors.
+    """
 
     layer: onnx.NodeProto
-    entry: onnx.NodeProto  # the first node of the gate, or a whole HardSwish
+    entry: onnx.NodeProto
     product: onnx.NodeProto
-    met: tuple[onnx.NodeProto, ...]
-    readers: tuple[onnx.NodeProto, ...]
-    scaled: frozenset[str]  # the tensors that are divided
+    readers: list[onnx.NodeProto]
+    scaled: list[str]
+    others: list[onnx.NodeProto]
 
 
 def factors(model: onnx.ModelProto, images: np.ndarray) -> Factors:
@@ -73,61 +84,13 @@ def factors(model: onnx.ModelProto, images: np.ndarray) -> Factors:
     images
         (n, 3, size, size) float32: how far channels reach is measured on the first `IMAGES`.
     """
-    weights = _weights(model)
-    sites = list(_sites(model, weights))
+    sites = list(_sites(model, _weights(model)))
     found = {}
     for site, reach in zip(sites, _reaches(model, sites, images[:IMAGES]), strict=True):
-        squares = [weights_into(r, weights).astype(np.float64) ** 2 for r in site.readers]
-        heard = sum(array.reshape(len(array), -1).sum(axis=1) for array in squares)
-        chosen = least_noise(reach, heard)
-        odd = reach[0].max() > OUTLIER * np.median(reach[0])
-        if odd and noise(reach, heard, chosen) < noise(reach, heard, np.ones(len(chosen))):
-            found[site.layer.name] = chosen.astype(np.float32)
+        if reach[0].max() > OUTLIER * np.median(reach[0]):
+            shares = (reach / reach.max(axis=1, keepdims=True)).max(axis=0)
+            found[site.layer.name] = np.maximum(shares, _LEAST).astype(np.float32)
     return found
-
-
-def noise(reach: np.ndarray, heard: np.ndarray, factors: np.ndarray) -> float:
-    """Return the rounding noise of tensors that share channels, as their readers hear it.
-
-    A tensor's step is as long as its farthest channel is divided by that channel's factor; what a
-    step of a channel means is multiplied by its factor again.
-
-    Parameters
-    ----------
-    reach
-        (tensors, channels): greatest magnitudes.
-    heard
-        (channels,): sum of the squared weights that read a channel.
-    factors
-        (channels,): s, by which every tensor is divided.
-    """
-    steps = (reach / factors).max(axis=1)
-    return float((steps**2).sum() * (heard * factors**2).sum())
-
-
-def least_noise(reach: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """Return the factors, at most 1, that make `noise` least.
-
-    For given steps of the tensors the least factors are known, ``max(reach / step)`` over tensors;
-    the steps are tried one tensor after the other.
-    """
-    tallest = np.maximum(reach.max(axis=1, keepdims=True), 1e-12)
-    even = reach / tallest
-    longer = np.ones(len(reach))
-
-    def of(longer: np.ndarray) -> np.ndarray:
-        found = (even / longer[:, None]).max(axis=0)
-        return np.maximum(found / found.max(), _LEAST)
-
-    for _ in range(_SWEEPS):
-        for tensor in range(len(reach)):
-            trials = []
-            for length in _LONGER:
-                trial = longer.copy()
-                trial[tensor] = length
-                trials.append((noise(reach, heard, of(trial)), length))
-            longer[tensor] = min(trials)[1]
-    return of(longer)
 
 
 def equalize_(model: onnx.ModelProto, found: Factors) -> str:
@@ -144,8 +107,7 @@ def equalize_(model: onnx.ModelProto, found: Factors) -> str:
     for site in [site for site in _sites(model, weights) if site.layer.name in found]:
         factor = found[site.layer.name]
         _apart_(model.graph, site, factor)
-        for layer in (site.layer, *site.met):
-            divide_(layer, weights, factor)
+        divide_(site.layer, weights, factor)
         for layer in site.readers:
             multiply_(layer, weights, factor)
     for tensor in model.graph.initializer:
@@ -164,7 +126,7 @@ def _weights(model: onnx.ModelProto) -> Weights:
 def _reaches(model: onnx.ModelProto, sites: list[_Site], images: np.ndarray) -> list[np.ndarray]:
     """Return how far channels reach, (tensors, channels) for each site: the value comes first."""
     values = [site.layer.output[0] for site in sites]
-    tensors = [[value, *sorted(site.scaled)] for value, site in zip(values, sites, strict=True)]
+    tensors = [[value, *site.scaled] for value, site in zip(values, sites, strict=True)]
     names = [name for group in tensors for name in group]
     if not names:
         return []
@@ -179,21 +141,19 @@ def _reaches(model: onnx.ModelProto, sites: list[_Site], images: np.ndarray) -> 
 
 
 def _sites(model: onnx.ModelProto, weights: Weights) -> Iterator[_Site]:
-    graph = model.graph
-    by, uses = readers(graph.node), Counter[str]()
-    for node in graph.node:
+    by, uses = readers(model.graph.node), Counter[str]()
+    for node in model.graph.node:
         uses.update(node.input)
-    for layer in graph.node:
+    for layer in model.graph.node:
         if layer.op_type != "Conv" or layer.input[1] not in weights:
             continue
         gate = _gate(layer.output[0], by, weights)
-        group = gate and _group(graph, layer, gate[1].output[0], by, weights)
-        if not gate or not group:
+        if gate is None or layer.output[0] in {entry.name for entry in model.graph.output}:
             continue
-        changed = [layer, *group[0], *group[1]]
-        names = [name for node in changed for name in node.input[1:]]
-        if all(uses[name] == 1 for name in names) and len(set(names)) == len(names):
-            yield _Site(layer, gate[0], gate[1], *group)
+        site = _read(model.graph, layer, *gate, by, weights)
+        names = [name for node in (layer, *site.readers) for name in node.input[1:]]
+        if site.readers and all(uses[name] == 1 for name in names):
+            yield site
 
 
 def _gate(
@@ -218,62 +178,42 @@ def _gate(
     return None
 
 
-def _group(
+def _read(
     graph: onnx.GraphProto,
     layer: onnx.NodeProto,
-    start: str,
+    entry: onnx.NodeProto,
+    product: onnx.NodeProto,
     by: dict[str, list[onnx.NodeProto]],
     weights: Weights,
-) -> tuple[tuple[onnx.NodeProto, ...], tuple[onnx.NodeProto, ...], frozenset[str]] | None:
-    """Return the layers that meet a tensor in Adds and those that read it; None where one may not.
+) -> _Site:
+    """Return who takes the factors of a layer's channels, directly or through pools."""
+    channels, ends = len(weights_out_of(layer, weights)), {entry.name for entry in graph.output}
 
-    Every tensor that holds the scaled channels is followed to all its readers, and through Adds
-    back to what makes the other operand.
-    """
-    made, ends = producers(graph.node), {entry.name for entry in graph.output}
-    channels = len(weights_out_of(layer, weights))
-    scaled, pending = {start}, [start]
-    met: list[onnx.NodeProto] = []
-    found: list[onnx.NodeProto] = []
-
-    def meet(name: str) -> bool:
-        """Take the other operand of an Add into the group."""
-        if name in scaled:
-            return True
-        maker = made.get(name)
-        scaled.add(name)
-        pending.append(name)
-        if maker is None:
-            return False
-        if maker.op_type == "Add":
-            return all(meet(operand) for operand in maker.input)
-        linear = maker.op_type in ("Conv", "Gemm") and maker.input[1] in weights
-        met.append(maker)
-        return linear and len(weights_out_of(maker, weights)) == channels
-
-    while pending:
-        name = pending.pop()
-        if name in ends:
+    def taken(node: onnx.NodeProto, name: str) -> tuple[list[onnx.NodeProto], list[str]] | None:
+        """Return the layers and tensors that a reader passes factors to; None where it cannot."""
+        if node.op_type in ("Conv", "Gemm"):
+            fits = node.input[0] == name and node.input[1] in weights
+            fits = fits and channelwise(node, weights)
+            return ([node], []) if fits and len(weights_into(node, weights)) == channels else None
+        scalar = {n for n in node.input if n in weights and weights[n].size == 1}
+        passes = node.op_type in _PASS or (node.op_type in ("Mul", "Div") and len(scalar) == 1)
+        passes = passes and name == node.input[0] and node.output[0] not in ends
+        behind = [taken(reader, node.output[0]) for reader in by.get(node.output[0], [])]
+        if not passes or not behind or None in behind:
             return None
-        for node in by.get(name, []):
-            if node.op_type in ("Conv", "Gemm") and node.input[0] == name:
-                if node.input[1] not in weights or not channelwise(node, weights):
-                    return None
-                if len(weights_into(node, weights)) != channels:
-                    return None
-                found.append(node)
-                continue
-            others = [operand for operand in node.input if operand != name]
-            scalar = all(operand in weights and weights[operand].size == 1 for operand in others)
-            if node.op_type == "Add":
-                if not all(map(meet, others)):
-                    return None
-            elif not (node.op_type in _PASS or (node.op_type in ("Mul", "Div") and scalar)):
-                return None
-            if node.output[0] not in scaled:
-                scaled.add(node.output[0])
-                pending.append(node.output[0])
-    return tuple(met), tuple(found), frozenset(scaled)
+        found = [part for part in behind if part is not None]
+        layers = [one for part in found for one in part[0]]
+        return layers, [node.output[0], *(one for part in found for one in part[1])]
+
+    site = _Site(layer, entry, product, [], [product.output[0]], [])
+    for node in by.get(product.output[0], []):
+        part = taken(node, product.output[0])
+        if part is None:
+            site.others.append(node)
+        else:
+            site.readers.extend(part[0])
+            site.scaled.extend(part[1])
+    return site
 
 
 def _apart_(graph: onnx.GraphProto, site: _Site, factors: np.ndarray) -> None:
@@ -286,21 +226,30 @@ def _apart_(graph: onnx.GraphProto, site: _Site, factors: np.ndarray) -> None:
 
     taken = {n for node in graph.node for n in (node.name, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer}
-    value, base = site.layer.output[0], site.product.name
-    divided = free_name(f"{value}{DERIVED}", taken)
-    kernel = free_name(f"{base}{DERIVED}.scale.weight", taken)
-    graph.initializer.append(numpy_helper.from_array(factors.reshape(-1, 1, 1, 1), kernel))
-    rename_tensors_(graph, {n: free_name(f"{n}{DERIVED}", taken) for n in sorted(site.scaled)})
-    site.layer.output[0] = divided
+    value, base, whole = site.layer.output[0], site.product.name, site.product.output[0]
+
+    def times_factors(name: str, result: str, what: str) -> onnx.NodeProto:
+        kernel = free_name(f"{base}{DERIVED}.{what}.weight", taken)
+        graph.initializer.append(numpy_helper.from_array(factors.reshape(-1, 1, 1, 1), kernel))
+        called = free_name(f"{base}{DERIVED}.{what}", taken)
+        return helper.make_node("Conv", [name, kernel], [result], called, group=len(factors))
+
+    ends = {entry.name for entry in graph.output}
+    divided = {name: free_name(f"{name}{DERIVED}", taken) for name in (value, *site.scaled)}
     place = list(graph.node).index(site.entry)
-    name = free_name(f"{base}{DERIVED}.scale", taken)
-    new = [helper.make_node("Conv", [divided, kernel], [value], name, group=len(factors))]
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            node.output[index] = divided.get(name, name)
+        if node not in site.others and node is not site.entry:
+            redirect_([node], divided)
+    new = [times_factors(divided[value], value, "scale")]
     if site.entry.op_type == "HardSwish":
         gate = free_name(f"{base}{DERIVED}.gate", taken)
         new.append(helper.make_node("HardSigmoid", [value], [gate], gate, alpha=1 / 6, beta=0.5))
-        new.append(helper.make_node("Mul", [divided, gate], list(site.product.output), base))
+        new.append(helper.make_node("Mul", [divided[value], gate], [divided[whole]], base))
         graph.node.remove(site.entry)
-    else:
-        redirect_([site.product], {value: divided})
     for node in reversed(new):
         graph.node.insert(place, node)
+    if site.others or whole in ends:
+        made = next(i for i, node in enumerate(graph.node) if divided[whole] in node.output)
+        graph.node.insert(made + 1, times_factors(divided[whole], whole, "restore"))

@@ -1,0 +1,135 @@
+"""What the preset `int8` was chosen by: candidate recipes on Marked Things, both sizes.
+
+    python benchmarks/default_int8.py [--images 11200] [--htp 1000]
+
+Every candidate quantizes the shipped network from the same calibration images; the file then
+answers the validation images in ONNX Runtime, and the first of them on the HTP simulator (0: none).
+Points are paired with the float network's. Answers are kept by the content of all that they depend
+on (see content_cache.py), so that a stopped run resumes. The split `test` is never looked at.
+Writes benchmarks/results/default_int8.txt; a run on fewer images needs `-o FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import content_cache
+import numpy as np
+import results
+
+from labutils import export, metrics, paths, quantize, runtime, tabular
+from labutils.images import data
+from labutils.models import zoo
+from labutils.onnxfile import session
+from labutils.quantize.recipe import Calibration, Recipe
+from labutils.runtime import qnn
+
+PROGRAM, IMAGE_SET, SIZE = "default_int8", "marked-things", 128
+ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
+IMAGES, HTP_IMAGES, CALIBRATION, BATCH = data.validation_images(IMAGE_SET), 1000, 512, 20
+PREPROCESSING = data.Preprocessing(SIZE)
+NEW = quantize.load_recipe("int8@2")
+
+
+def trimmed(share: float) -> Calibration:
+    """Return min-max without a share of the images on either side."""
+    return Calibration(images=CALIBRATION, outliers=share)
+
+
+CANDIDATES: dict[str, Recipe] = {
+    "int8@1": quantize.load_recipe("int8@1"),
+    "int8_trim": quantize.load_recipe("int8_trim"),
+    "flat ends": NEW.replaced(equalize_gates=False),
+    "gates equalized": NEW.replaced(flat_ends=False),
+    "int8@2: both": NEW,
+    "both, 1 % left out": NEW.replaced(calibration=trimmed(0.01)),
+    "both, 3 % left out": NEW.replaced(calibration=trimmed(0.03)),
+    "both, biases corrected": NEW.replaced(calibration=trimmed(0.05), correct_bias=True),
+    "both, rounding adaptive": NEW.replaced(
+        calibration=trimmed(0.05), correct_bias=True, rounding="adaptive"
+    ),
+}
+
+
+def quantized(architecture: str, recipe: Recipe | None) -> Path:
+    """Return the network as a file, written once: quantized by a recipe, or in float (None)."""
+    key = content_cache.key(
+        checkpoint=content_cache.checkpoint(data.checkpoint_name(architecture, IMAGE_SET)),
+        recipe=recipe and recipe.to_dict(), images=content_cache.drawn(), calib=CALIBRATION,
+        code=content_cache.code(quantize, export), versions=paths.versions("onnx", "onnxruntime"),
+    )  # fmt: skip
+    file = content_cache.folder(PROGRAM) / f"{architecture}_{key}.onnx"
+    if not file.exists() and recipe is None:
+        model = zoo.load(architecture, weights=IMAGE_SET)
+        export.to_onnx(model.module, file, size=SIZE, preprocessing=PREPROCESSING)
+    elif not file.exists():
+        images = data.calibration(CALIBRATION, SIZE, IMAGE_SET)
+        source = quantized(architecture, None)
+        quantize.static(source, file, images, recipe, preprocessing=PREPROCESSING)
+    return file
+
+
+def answers(file: Path, images: data.ImageSet, where: str) -> np.ndarray:
+    """Return the file's logits; `where` is ``ORT`` or ``HTP``."""
+    backend = ("htp",) if where == "HTP" else ()
+    connect: Callable = functools.partial(runtime.connect, file, *backend)
+    versions = paths.versions("onnxruntime", "onnxruntime-qnn")
+    versions |= {"session": content_cache.code(Path(session.__file__))}
+    with content_cache.Remembered(file, connect, PROGRAM, where, versions) as runner:
+        parts = [runner.run(inputs) for inputs, _ in images.batches(BATCH, PREPROCESSING)]
+    return np.concatenate(parts)
+
+
+def row(architecture: str, name: str, where: str, images: data.ImageSet) -> tuple[str, ...]:
+    """Return a line of the table."""
+    exact = answers(quantized(architecture, None), images, "ORT")
+    found = answers(quantized(architecture, CANDIDATES[name]), images, where)
+    right = [metrics.correct(logits, images.labels) for logits in (found, exact)]
+    points = metrics.paired_difference(*right)
+    low, high = points.interval
+    difference = f"{points.value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    each = [metrics.sqnr_db(a, b) for a, b in zip(exact, found, strict=True)]
+    agree = metrics.agreement(exact, found)
+    return (
+        architecture, name, where, str(len(images)), difference,
+        f"{100 * agree.value:.2f}", f"{np.median(each):.1f}",
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--htp", type=int, default=HTP_IMAGES, help="on the simulator; 0: none")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
+    chosen = parser.parse_args(arguments)
+    place = results.place(chosen.output, (chosen.images, chosen.htp) == (IMAGES, HTP_IMAGES))
+    if place is None:
+        parser.error("pass -o FOLDER: another run does not replace the recorded results")
+    images = data.load("val", chosen.images, SIZE, IMAGE_SET)
+    runs = [("ORT", images)]
+    if chosen.htp and qnn.probe().ok:
+        runs.append(("HTP", images.head(chosen.htp)))
+    rows = []
+    for where, some in runs:
+        for architecture in ARCHITECTURES:
+            for name in CANDIDATES:
+                rows.append(row(architecture, name, where, some))
+                print(*rows[-1], flush=True)
+    columns = ("network", "recipe", "runtime", "n", "points to fp32", "agrees, %", "SQNR, dB")
+    said = f"split val of {IMAGE_SET} (drawn), {chosen.images} images at {SIZE} px"
+    head = results.head(
+        results.command("default_int8.py", arguments), said, "torch", "onnxruntime",
+        "onnxruntime-qnn", developed=True,
+    )  # fmt: skip
+    notes = ["SQNR: of the logits, the median image."]
+    text = tabular.text("Candidates for the preset int8", columns, rows, notes)
+    paths.write_text(place / "default_int8.txt", "\n".join([*head, "", text]) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

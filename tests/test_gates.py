@@ -86,7 +86,7 @@ def decibels(exact, found):
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.sampled_from(KINDS), st.booleans(), st.integers(0, 99), st.floats(8, 60), st.integers(4, 9)

@@ -294,7 +294,7 @@ def test_an_installation_that_is_killed_is_no_installation(place, lab, number):
         assert environment.survey("tiny").state == "interrupted"
         with contextlib.closing(caller):
             os.kill(running.pid, number)
-            running.wait(60)
+            running.wait(300)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)  # pip, which SIGKILL left alone
     state = environment.survey("tiny").state

@@ -94,7 +94,7 @@ def test_without_an_onnx_file_no_tensor_is_named_and_it_says_so(small, tmp_path)
     with (
         runtime.connect(small) as ours,
         runtime.connect(file) as theirs,
-        pytest.raises(ParityError, match="reference has no ONNX file"),
+        pytest.raises(ParityError, match="reference is not an ONNX file"),
     ):
         compare.gate(ours, theirs, IMAGES, kind="litert_fp32")
 

@@ -97,13 +97,16 @@ class UnknownNameError(UsageError):
         The name that was asked for.
     known
         The names that exist.
+    otherwise
+        What to do where none of them is meant: said where none is near.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], otherwise: str = "") -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         listed = ", ".join(known[:40]) + (f", ... ({len(known)} in all)" if len(known) > 40 else "")
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {listed}"
+        hint += f". {otherwise}" if otherwise and not near else ""
         super().__init__(f"There is no {kind} named {name!r}. {hint}")
         self.kind, self.name, self.near = kind, name, near
 

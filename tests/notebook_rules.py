@@ -144,7 +144,7 @@ def setup(notebook):
     cell = notebook.cells[2] if len(notebook.cells) > 2 else None
     if cell is None or cell.cell_type != "code" or notebooks.tags(cell) != ["setup"]:
         yield "the third cell is code with the tag setup"
-    elif f'start("{notebook.number}")' not in cell.source:
+    elif not re.search(rf'\bstart\("{notebook.number}"[,)]', cell.source):
         yield f'the setup cell calls start("{notebook.number}")'
     if len(tagged(notebook, "setup")) > 1:
         yield "only one cell has the tag setup"

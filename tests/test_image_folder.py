@@ -206,6 +206,11 @@ def test_every_kind_of_file_is_read_or_named(tmp_path, monkeypatch):
         "cat/broken.jpg", "cat/text.png", "cat/gone.png", "cat/huge.png",
     }  # fmt: skip
     assert "6,400" in found.left_out["cat/huge.png"] or "80 x 80" in found.left_out["cat/huge.png"]
+    assert found.left_out["cat/text.png"] == "not a picture that Pillow reads."
+    assert "runcated" in found.left_out["cat/broken.jpg"]
+    assert not any(
+        str(tmp_path) in why for why in found.left_out.values() if "no picture" not in why
+    )
     traits = {used.file.name[4:]: used.file.traits for used in found.files}
     assert traits["gray.png"] == ("gray",)
     assert traits["cmyk.jpg"] == ("CMYK",)
@@ -303,7 +308,7 @@ def test_no_warning_of_pillow_or_numpy_is_all_that_is_said(tmp_path, monkeypatch
     Image.fromarray(values).save(tmp_path / "cat" / "nan.tif")
     picture(tmp_path / "cat" / "large.png")
     assert folder.read(tmp_path).left_out == {
-        "cat/nan.tif": f"{tmp_path}/cat/nan.tif has values that are not finite numbers."
+        "cat/nan.tif": "has values that are not finite numbers."
     }
 
 
@@ -348,3 +353,12 @@ def test_what_is_no_folder_of_pictures_is_said(tmp_path):
     (tmp_path / "a.png").write_text("x")
     with pytest.raises(UsageError, match=r"No picture in .* can be used\. a\.png: "):
         folder.read(tmp_path)
+
+
+def test_a_network_of_other_classes_is_told_how_weights_are_named(tmp_path):
+    picture(tmp_path / "quokka" / "0.png", 1)
+    with pytest.raises(UnknownNameError, match=r"Known: bus, cat\. If weights of yours know"):
+        folder.read(tmp_path, ("cat", "bus"))
+    (tmp_path / "quokka").rename(tmp_path / "cats")
+    with pytest.raises(UnknownNameError, match=r"Did you mean cat\?$"):
+        folder.read(tmp_path, ("cat", "bus"))

@@ -330,7 +330,7 @@ def _compare(
 def _inputs(
     example: torch.Tensor, preprocessing: data.Preprocessing | None
 ) -> tuple[list[np.ndarray], str]:
-    """Return arrays of the example's shape: Things-16 images where they fit, else noise."""
+    """Return arrays of the example's shape: drawn images where they fit, else noise."""
     shape = tuple(example.shape)
     if len(shape) != 4 or shape[1] not in (1, 3) or min(shape[2:]) < 16:
         noise = np.random.default_rng(0).standard_normal((_CHECK_IMAGES, *shape), np.float32)
@@ -340,4 +340,4 @@ def _inputs(
     preprocessing = preprocessing or usual
     images = data.calibration(n, size)
     batches = [inputs for inputs, _ in images.batches(shape[0], preprocessing)]
-    return batches, f"{n} Things-16 images at {data.shown(size)}"
+    return batches, f"{n} drawn images (Things-16) at {data.shown(size)}"

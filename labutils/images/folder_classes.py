@@ -19,6 +19,7 @@ from ..errors import UnknownNameError, UsageError
 
 _CALLED = {"train": "train", "training": "train", "val": "val", "valid": "val",
            "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
+_TRAINED_ELSEWHERE = "If weights of yours know these classes, name their file: --weights FILE."
 _WORDNET = re.compile(r"n\d{8}")
 
 
@@ -135,7 +136,8 @@ def _number(name: str, classes: tuple[str, ...], root: Path) -> int:
     numbered = not any(known.strip().isdecimal() for known in classes)
     if numbered and name.isdecimal() and int(name) < len(classes):
         return int(name)
-    raise UnknownNameError(f"class of this model (a subfolder of {root})", name, classes)
+    kind = f"class of this model (a subfolder of {root})"
+    raise UnknownNameError(kind, name, classes, _TRAINED_ELSEWHERE)
 
 
 def in_words(name: str) -> str:

@@ -145,8 +145,8 @@ def _unreadable(file: Path, error: Exception) -> str:
     image.init()
     if file.suffix.lower() in SUFFIXES - set(image.registered_extensions()):
         return f"{file}: Pillow reads no {file.suffix} here. Save it as .png or .jpg."
-    said = re.sub(r"<_io\.[^>]*>", lambda _: repr(str(file)), str(error))
-    return f"{file} is not a picture that Pillow reads: {said}"
+    said = re.sub(r"cannot identify image file .*|<_io\.[^>]*>", "", str(error)).strip(" .")
+    return f"{file} is not a picture that Pillow reads{f': {said}' if said else ''}."
 
 
 def _traits(opened: Image.Image) -> tuple[str, ...]:
@@ -287,7 +287,8 @@ def _read(root: Path, name: str) -> PictureFile:
     try:
         pixels, traits = upright(root / name)
     except UsageError as error:
-        return PictureFile(name, problem=str(error))
+        path = str(root / name)  # the name stands beside the problem wherever it is shown
+        return PictureFile(name, problem=str(error).removeprefix(path).removeprefix(" is ").strip())
     digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes())
     return PictureFile(name, digest.hexdigest(), traits)
 

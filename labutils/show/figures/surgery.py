@@ -77,7 +77,7 @@ def training_losses(curves: Mapping[str, Sequence[float]], chance: float | None 
     picture = blank(3.1, f"Loss over the steps of training, smoothed: {listed}.")
     axes = picture.subplots()
     for number, (name, losses) in enumerate(smooth.items()):
-        steps = np.arange(len(losses)) + len(curves[name]) - len(losses) + 1
+        steps = np.arange(1, len(losses) + 1)
         color, style = COLORS[number % len(COLORS)], _STYLES[number % len(_STYLES)]
         axes.plot(steps, losses, style, color=color, label=name, linewidth=2)
     if chance is not None:
@@ -125,6 +125,7 @@ def cuts(ladder: Ladder, classes: int) -> Picture:
 
 
 def _smoothed(losses: Sequence[float]) -> np.ndarray:
-    values = np.asarray(losses, np.float64)
-    window = min(_SMOOTHED, len(values))
-    return np.convolve(values, np.full(window, 1 / window), mode="valid")
+    """Return the mean of each loss and those before it, over as many steps as there are."""
+    import pandas as pd
+
+    return pd.Series(losses, dtype=float).rolling(_SMOOTHED, min_periods=1).mean().to_numpy()

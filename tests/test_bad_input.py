@@ -5,7 +5,7 @@ import re
 import bad_files
 import pytest
 
-TIME_LIMIT_S, MEMORY_LIMIT_MIB = 60, 2048  # idle, none takes 10 s; the machine may be busy
+TIME_LIMIT_S, MEMORY_LIMIT_MIB = 60, 2048  # of processor time; idle, none takes 10
 # Well-formed ONNX that a table can judge: nothing about them is an error before they run.
 JUDGED = {
     "opset 6", "unknown domain", "domain not imported", "unknown operator", "two inputs",

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quant_utils
 
 from labutils import compare, quantize, runtime
 from labutils.errors import ModelFileError, UsageError
@@ -136,6 +137,38 @@ def test_weights_below_eight_bits_take_the_range_that_errs_least(seed, bits, out
     assert 0.5 * whole - 1e-9 <= chosen <= whole + 1e-9
     best = min(error(whole * share) for share in np.linspace(0.5, 1, 41))
     assert error(chosen) == pytest.approx(best)
+
+
+@given(
+    st.integers(0, 999), st.sampled_from([8, 16]), st.sampled_from([0, 1]),
+    st.sampled_from([1.0, 1e-4, 1e-30, 0.0]),
+)  # fmt: skip
+def test_usual_scales_are_those_of_onnx_runtime_to_the_bit(seed, bits, axis, small):
+    """Which chooses them too, channel by channel and slowly."""
+    array = np.random.default_rng(seed).standard_t(2, (5, 6, 3)).astype(np.float32)
+    array[1, 2] *= small
+    array[0] = np.abs(array[0])
+    kind = {8: TensorProto.INT8, 16: TensorProto.INT16}[bits]
+    theirs = [
+        quant_utils.compute_data_quant_params(row.ravel(), kind, True, min_real_range=1e-4)
+        for row in np.moveaxis(array, axis, 0)
+    ]
+    scales = weight_scales.channel_scales(array, axis, bits)
+    assert scales.tolist() == [float(scale) for _, scale in theirs]
+    assert not any(zero for zero, _ in theirs)
+
+
+@pytest.mark.parametrize("settings", [Weights(4), Weights(mse=True), Weights(8, limit=0.7)])
+def test_a_row_is_scaled_the_same_alone_and_among_many(settings, monkeypatch):
+    array = np.random.default_rng(1).standard_t(2, (64, 50)).astype(np.float32)
+    array[3] = 0
+    recipe = quantize.Recipe("x", weights=settings)
+    together = weight_scales.scale_rows(recipe, array, settings.bits, 0)
+    assert together == [
+        weight_scales.scale_rows(recipe, row[None], settings.bits, 0)[0] for row in array
+    ]
+    monkeypatch.setattr(weight_scales, "_VALUES", 120)  # the rows of a large layer come in parts
+    assert weight_scales.scale_rows(recipe, array, settings.bits, 0) == together
 
 
 @given(st.integers(0, 99))

@@ -282,8 +282,10 @@ class _Asked:
         return {unit.name: ort.alone(unit, on_ort)[0] for unit in tried}
 
     def _found(self, floats: list[Unit], open_: Callable[[OnnxFile], Runner]) -> tuple[float, str]:
-        model = with_shapes(in_float(self.quantized, self.reference, floats))
-        logits, refused, _ = _run(for_htp(model) if self.htp else model, self.inputs, open_)
+        model = in_float(self.quantized, self.reference, floats)
+        if self.htp:
+            model = for_htp(with_shapes(model))
+        logits, refused, _ = _run(model, self.inputs, open_)
         return _sqnr(self.exact, logits), refused
 
 

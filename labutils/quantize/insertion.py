@@ -24,12 +24,14 @@ from . import flat_ends, name_clashes
 from .carriers import CARRIERS, NORMALIZATION, weight_axis
 from .ranges import Ranges
 from .recipe import Recipe
-from .weight_scales import scale_rows
+from .weight_scales import LEAST_RANGE, channel_scales, scale_rows
 
 if TYPE_CHECKING:
     import onnx
 
-_SMALLEST = 1e-4  # range of a tensor that is constant 0, as in ONNX Runtime's QNN settings
+
+Overrides = dict[str, list[dict[str, Any]]]
+"""Tensor -> type, scale and zero point, once or per channel, as ONNX Runtime takes them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def insert(
     exclude = [node.name for node in model.graph.node if recipe.excluded(node.name)]
     limits = limits_by_bits(recipe, ranges, model)
     overrides = _activations(model, recipe, ranges, limits, exclude)
-    overrides |= _weights(model, recipe, exclude) | _factors(model, recipe, exclude)
+    special, usual = _weights(model, recipe, exclude)
+    overrides |= special | _factors(model, recipe, exclude)
     default = limits[recipe.activations.bits]
     properties = {entry.key: entry.value for entry in model.metadata_props}
     data = {k: tuple(np.array([v], np.float32) for v in pair) for k, pair in default.items()}
@@ -100,6 +103,9 @@ def insert(
             activation_symmetric=recipe.activations.symmetric,
             weight_symmetric=recipe.weights.symmetric, keep_removable_activations=keep_rectifiers,
         )  # fmt: skip
+        usual = {tensors.get(name, name): entries for name, entries in usual.items()}
+        asked = settings.extra_options["TensorQuantOverrides"]
+        settings.extra_options["TensorQuantOverrides"] = usual | asked
         quantizer = QDQQuantizer(
             model, recipe.weights.per_channel, False, weight, activation,
             TensorsData(CalibrationMethod.MinMax, data), [], exclude,
@@ -236,7 +242,7 @@ def _activations(
     ranges: Ranges,
     limits: dict[int, dict[str, tuple[float, float]]],
     exclude: Sequence[str],
-) -> dict[str, list[dict[str, Any]]]:
+) -> Overrides:
     """Return what differs from the default, tensor by tensor, as ONNX Runtime wants it."""
     import dataclasses
 
@@ -288,7 +294,7 @@ def scale_of(
 ) -> tuple[float, int]:
     """Return scale and zero point of unsigned codes for a range, which 0 belongs to."""
     low, high = min(limits[0], 0.0), max(limits[1], 0.0)
-    high = max(high, low + _SMALLEST)
+    high = max(high, low + LEAST_RANGE)
     if symmetric:
         high = max(-low, high)
         low = -high
@@ -300,12 +306,18 @@ def scale_of(
 
 def _weights(
     model: onnx.ModelProto, recipe: Recipe, exclude: Sequence[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return type, scales and zero points of the weights that the defaults do not serve."""
+) -> tuple[Overrides, Overrides]:
+    """Return type, scales and zero points of weights: a recipe's own, and the usual ones.
+
+    ONNX Runtime would choose the usual ones itself, channel by channel in Python, which is most
+    of its work.
+    """
     from onnx import numpy_helper
 
     values = {tensor.name: tensor for tensor in model.graph.initializer}
-    settings, found = recipe.weights, {}
+    settings = recipe.weights
+    special: Overrides = {}
+    usual: Overrides = {}
     for node in model.graph.node:
         name = node.input[1] if node.op_type in CARRIERS and len(node.input) > 1 else ""
         if name not in values or node.name in exclude:
@@ -313,10 +325,8 @@ def _weights(
         asked = ("weights", "per_channel", "weight_range")
         said = {what: recipe.setting(node.name, node.op_type, what) for what in asked}
         grouped = node.op_type == "ConvTranspose" and weight_axis(node) is None
-        special = settings.mse or settings.power_of_two or settings.bits < 8 or grouped
-        special = special or settings.limit is not None
-        if not special and all(value is None for value in said.values()):
-            continue
+        own = settings.mse or settings.power_of_two or settings.bits < 8 or grouped
+        own = own or settings.limit is not None or any(v is not None for v in said.values())
         bits = said["weights"] or settings.bits
         channels = settings.per_channel if said["per_channel"] is None else said["per_channel"]
         axis = weight_axis(node) if channels else None
@@ -324,16 +334,20 @@ def _weights(
         kind = {"quant_type": quant_type(bits, signed=True)}
         kind |= {} if axis is None else {"axis": axis}
         codes = np.int16 if bits == 16 else np.int8
-        found[name] = [
-            {**kind, "scale": np.array(scale, np.float32), "zero_point": np.array(zero, codes)}
-            for scale, zero in scale_rows(recipe, array, bits, axis, said["weight_range"])
-        ]
-    return found
+        if own:
+            special[name] = [
+                {**kind, "scale": np.array(scale, np.float32), "zero_point": np.array(zero, codes)}
+                for scale, zero in scale_rows(recipe, array, bits, axis, said["weight_range"])
+            ]
+        elif axis is not None and settings.symmetric and array.size:
+            zero = np.zeros((), codes)
+            scales = channel_scales(array, axis, bits)
+            entries = [{**kind, "scale": np.array(s), "zero_point": zero} for s in scales]
+            usual.setdefault(name, entries)
+    return special, {name: rows for name, rows in usual.items() if name not in special}
 
 
-def _factors(
-    model: onnx.ModelProto, recipe: Recipe, exclude: Sequence[str]
-) -> dict[str, list[dict[str, Any]]]:
+def _factors(model: onnx.ModelProto, recipe: Recipe, exclude: Sequence[str]) -> Overrides:
     """Return type, scale and zero point of what a layer normalization multiplies by."""
     from onnx import numpy_helper
 

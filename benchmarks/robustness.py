@@ -96,7 +96,7 @@ def told(found: dict, tried: str) -> int:
     )
     seconds = max(outcome.get("seconds", 0) for outcome in found.values())
     peak = max(outcome.get("peak_mib", 0) for outcome in found.values())
-    print(f"{tried}; the slowest took {seconds:.1f} s, the process grew to {peak} MiB")
+    print(f"{tried}; the slowest took {seconds:.1f} s of a core, the process grew to {peak} MiB")
     for name, times in ends.most_common():
         print(f"  {times:>6}  {name}")
     print(f"  {len(wrong):>6}  crashes, tracebacks, and errors without a type")

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from labutils.errors import SurgeryError, UsageError
 from labutils.quantize.recipe import Override, Recipe
-from labutils.quantize.training import fidelity, qat
+from labutils.quantize.training import fidelity, loaders, qat
 from labutils.quantize.training.fake_quant import passing, quantizers
 from labutils.quantize.training.in_place import STATEMENT
 
@@ -376,3 +377,53 @@ def test_an_override_for_another_operator_says_what_the_node_is():
     chosen = Recipe(overrides=(Override("f", op_type="Conv", weights=4),))
     with pytest.raises(UsageError, match="'f' is for op_type 'Conv', and what it names is Gemm"):
         qat.prepare(Base(plain), chosen, size=SIDE)
+
+
+def calibrated(calibration):
+    network = Base(written(lambda self, x: None))
+    prepared = qat.prepare(network, "int8_qat", size=SIDE)
+    qat.calibrate_(prepared, calibration)
+    return prepared.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "pairs", "loader", "one tensor"])
+def test_a_loader_of_any_make_calibrates_as_its_images_do(kind):
+    images = inputs(12)
+    parts = images.split(5)
+    wanted = calibrated(images.numpy())
+    found = calibrated({
+        "tensors": parts, "arrays": [part.numpy() for part in parts],
+        "pairs": [(part, torch.zeros(len(part))) for part in parts], "one tensor": images,
+        "loader": DataLoader(TensorDataset(images, torch.zeros(12)), 5),
+    }[kind])  # fmt: skip
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_loader_is_asked_for_no_more_than_is_needed():
+    asked = []
+
+    def batches():
+        while True:
+            asked.append(1)
+            yield inputs(100)
+
+    assert loaders.first_images(batches()).shape == (loaders.MOST_IMAGES, 3, SIDE, SIDE)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([], "gave no batch"),
+        (["cat.png"], "is a str"),
+        ([{"image": inputs(), "label": 1}], "is a dict of image, label"),
+        ([inputs()[0]], r"of shape \(3, 16, 16\)"),
+        ([inputs(), inputs(size=(8, 8))], "differ in shape"),
+        ([inputs(channels=1)], r"takes \(n, 3"),
+        ([()], "is a tuple"),
+    ],
+)
+def test_a_loader_of_something_else_is_refused_in_words(batches, words):
+    with pytest.raises(UsageError, match=words):
+        calibrated(batches)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ from ...train.fine_tuning import OnStep
 from ...train.loop import parameter_groups
 from .. import presets
 from ..recipe import Qat, Recipe
-from . import corrections, fidelity, stale_optimizers, tracing
+from . import corrections, fidelity, loaders, stale_optimizers, tracing
 from . import graph as qat_graph
 from .fake_quant import FakeQuant, full_precision, quantizers
 from .qdq_export import to_qdq
@@ -213,7 +213,7 @@ def describe(model: fx.GraphModule) -> QatReport:
 @full_precision()
 def calibrate_(
     model: fx.GraphModule,
-    calibration: np.ndarray | ImageSet,
+    calibration: np.ndarray | torch.Tensor | ImageSet | Iterable[Any],
     preprocessing: Preprocessing | None = None,
     progress: Progress | None = None,
 ) -> QatReport:
@@ -224,7 +224,8 @@ def calibrate_(
     model
         What `prepare` returned.
     calibration
-        (n, 3, size, size) float32, normalized; or an `ImageSet` with `preprocessing`.
+        (n, 3, size, size) float32, normalized; or an `ImageSet` with `preprocessing`; or your own
+        ``DataLoader``, of which the first images are taken (`loaders.first_images`).
     preprocessing
         What turns an `ImageSet` into inputs.
     progress
@@ -236,22 +237,27 @@ def calibrate_(
         There are no images, or they, the weights or what a layer gives are not all finite numbers;
         the network is then as it was.
     """
-    if not len(calibration):
+    if isinstance(calibration, torch.Tensor):
+        calibration = calibration.detach().cpu().numpy()
+    images = calibration
+    if not isinstance(images, (np.ndarray, ImageSet)):
+        images = loaders.first_images(images)
+    if not len(images):
         raise UsageError("Calibration needs images; there were none.")
     recipe, activations = _recipe(model), qat_graph.activations_of(model)
 
     def prepared(part: slice) -> np.ndarray:
-        if not isinstance(calibration, ImageSet):
-            return np.asarray(calibration[part], np.float32)
+        if not isinstance(images, ImageSet):
+            return np.asarray(images[part], np.float32)
         if preprocessing is None:
             raise UsageError("An ImageSet holds pixels: pass preprocessing= as well.")
-        return preprocessing(calibration.images[part])
+        return preprocessing(images.images[part])
 
     prepared(slice(1))  # refused before anything changes
     _check_weights(model)
     model.eval()
     with _observing(activations):
-        starts = range(0, len(calibration), 32)
+        starts = range(0, len(images), 32)
         for start in tracked(starts, "calibration", "batches", progress):
             batch = prepared(slice(start, start + 32))
             _check_batch(batch, start, facts_of(model).get("channels", 3))

@@ -1,0 +1,66 @@
+"""Calibration images from a user's own loader, whatever its batches are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import UsageError
+
+MOST_IMAGES = 256
+"""So many of a loader's first images calibrate: ranges hardly change with more."""
+
+
+def first_images(loader: Iterable[Any], most: int = MOST_IMAGES) -> np.ndarray:
+    """Return the first images of a loader, as they are.
+
+    Parameters
+    ----------
+    loader
+        Batches: tensors or arrays of images (n, channels, height, width), normalized; or tuples
+        that begin with them, as a ``DataLoader`` over (image, label) gives.
+    most
+        How many images at most; so many batches are asked for, and no more.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, channels, height, width) float32.
+
+    Raises
+    ------
+    UsageError
+        There are no images, a batch is something else, or the images differ in size.
+    """
+    parts: list[np.ndarray] = []
+    for batch in loader:
+        part = _images(batch)
+        if parts and part.shape[1:] != parts[0].shape[1:]:
+            raise UsageError(
+                f"The loader's images differ in shape: {parts[0].shape[1:]} and {part.shape[1:]} "
+                "(channels, height, width). Calibration needs one shape."
+            )
+        parts.append(part)
+        if sum(map(len, parts)) >= most:
+            break
+    if not parts:
+        raise UsageError("Calibration needs images; the loader gave no batch.")
+    return np.concatenate(parts)[:most]
+
+
+def _images(batch: Any) -> np.ndarray:
+    first = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
+    if isinstance(first, torch.Tensor):
+        first = first.detach().cpu().float().numpy()
+    if not isinstance(first, np.ndarray) or first.ndim != 4:
+        shape = f" of shape {first.shape}" if isinstance(first, np.ndarray) else ""
+        names = f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        raise UsageError(
+            f"A batch of the loader is a {type(first).__name__}{shape}{names}. Calibration takes "
+            "images (n, channels, height, width), or tuples that begin with them: "
+            "`(batch['image'] for batch in loader)` makes one of the other."
+        )
+    return first.astype(np.float32, copy=False)

@@ -14,6 +14,7 @@ import pytest
 from labutils import manifests
 from labutils.errors import ConvertError, MissingToolError, ToolError, UsageError
 from labutils.images import nv12
+from labutils.machine import doctor
 from labutils.onnxfile.file import OnnxFile
 from labutils.rdk import hb_mapper, vendor_log, vendor_tools
 
@@ -92,6 +93,18 @@ def test_an_interpreter_without_the_packages_is_named(monkeypatch, tmp_path):
     with pytest.raises(MissingToolError, match="ModuleNotFoundError: No module named 'horizon_nn'"):
         vendor_tools.versions(called)
     called.close()
+
+
+def test_the_doctor_lists_them(own_tools, monkeypatch, tmp_path):
+    found = doctor._rdk_tools()
+    assert found.present and "dgdk 0.0" in found.found and str(own_tools) in found.found
+    assert not found.needed
+    monkeypatch.setenv(vendor_tools.VARIABLE, str(tmp_path / "nothing"))
+    assert "which is not a file" in doctor._rdk_tools().found
+    monkeypatch.delenv(vendor_tools.VARIABLE)
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path))
+    missing = doctor._rdk_tools()
+    assert not missing.present and vendor_tools.VARIABLE in missing.cure
 
 
 # ---------------------------------------------------------------- the protocol

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import platform
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, fetch, paths, typesetting
-from ..errors import UsageError
+from ..errors import MissingToolError, UsageError
 from ..onnxfile.session import Session
+from ..rdk import vendor_tools
 from ..runtime import litert, qnn
 from ..tools import environment, lock
 
@@ -112,10 +114,10 @@ def examine() -> Diagnosis:
     Diagnosis
         The package, Python, torch with torchvision, ONNX Runtime (each is run, not only imported),
         Qualcomm's writer and simulator, LiteRT's runtime (a worker process each), tools on PATH
-        and in separate environments, weights, and folders.
+        and in separate environments, the user's own of D-Robotics, weights, and folders.
     """
     probes = [_labutils, _python, _torch, _onnx_runtime, _qnn, _litert, _weights, _imagenet]
-    probes += [_cache, _artifacts, _netron, _other_tools]
+    probes += [_cache, _artifacts, _netron, _other_tools, _rdk_tools]
     tools = [
         ("snpe-onnx-to-dlc", "the real SNPE converter; without it a replica of its table checks"),
         ("adb", "a phone over USB; without it the HTP is simulated"),
@@ -252,6 +254,20 @@ def _other_tools() -> Finding:
     cure = "Optional: `labutils tools list` says what each is for."
     working = any(tool.state == "installed" for tool in there)
     return Finding("Other tools", working, ", ".join(words) or "none is installed", cure)
+
+
+def _rdk_tools() -> Finding:
+    name = "RDK X5 tools"
+    if vendor_tools.found() is None:
+        cure = f"Optional, and yours to get: {vendor_tools.VARIABLE} names them; else an emulation."
+        return Finding(name, False, "D-Robotics' tools are not named", cure)
+    try:
+        with contextlib.closing(vendor_tools.connect()) as tool:
+            versions = vendor_tools.versions(tool)
+    except MissingToolError as error:
+        return Finding(name, False, str(error).rstrip("."), "Optional.")
+    listed = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return Finding(name, True, f"{listed} of {vendor_tools.found()} (D-Robotics' own, yours)")
 
 
 def _tool(name: str, use: str) -> Finding:

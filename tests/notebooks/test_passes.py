@@ -43,6 +43,7 @@ FEWER = {
     "07co49x": [("steps=60", "steps=12"), ("images=1280", "images=256")],
     "08co05x": [("small, 128", "small, 64")],
     "08co16x": [("small, 320", "small, 64")],
+    "08co37x": [("(8, 4)", "(4,)")],
     "08co40x": [("inputs[:16]", "inputs[:4], worst=5")],
     "08co52x": [("big, 128", "big, 32"), ("big, 160", "big, 3"), ("(8, 16)", "(8,)")],
     "08co55x": [("source, inputs", "source, inputs[:8]"), ("judged=64", "judged=8")],

@@ -1,7 +1,7 @@
 """Mixed precision carried into training: 16 bits where they pay, then training with the rounding.
 
-    python benchmarks/mixed_qat.py --whole --set marked-things     # what is recorded
-    python benchmarks/mixed_qat.py -o FOLDER                       # a trial: few images, few steps
+    python benchmarks/mixed_qat.py --whole --set marked-things --split test   # what is recorded
+    python benchmarks/mixed_qat.py -o FOLDER                  # a trial: few images, few steps
 
 One network, and what becomes of it at int8 and with 16-bit activations for a share of the MACs
 (`--mac-share`): quantized after training, and trained for as many steps on the same images in the
@@ -23,7 +23,7 @@ import content_cache
 import numpy as np
 import quantization_training as training
 import results
-from quantization_inputs import PREPROCESSING, SIZE, Inputs, tool
+from quantization_inputs import PREPROCESSING, SIZE, Inputs, tool, usual
 
 from labutils import export, metrics, paths, quantize, runtime, tabular
 from labutils.images import data
@@ -75,9 +75,10 @@ def main() -> None:
 
 def chosen_inputs(chosen: argparse.Namespace, given: dict[str, int | None]) -> Inputs:
     """Return how many images of each kind there are, and how many steps."""
-    usual = {"images": data.validation_images(chosen.image_set)} if chosen.whole else TRIAL
     asked = {name: value for name, value in given.items() if value}
-    return Inputs(chosen.split, image_set=chosen.image_set, **{**usual, **asked})
+    if chosen.whole:
+        return dataclasses.replace(usual(chosen.split, chosen.image_set), **asked)
+    return Inputs(chosen.split, image_set=chosen.image_set, **{**TRIAL, **asked})
 
 
 class Bench:
@@ -109,7 +110,7 @@ class Bench:
         """Return a file by the content of what it is made of; it is made when it is missing."""
         key = content_cache.key(
             what=what, checkpoint=self.inputs.checkpoint(self.architecture), size=SIZE,
-            inputs=dataclasses.asdict(self.inputs), images=content_cache.drawn(), tool=tool(),
+            inputs=self.learned_from(), images=content_cache.drawn(), tool=tool(),
             code=content_cache.code(Path(__file__), Path(training.__file__)), **content,
         )  # fmt: skip
         place = content_cache.folder(PROGRAM) / f"{self.architecture}_{what}_{key}{suffix}"
@@ -117,6 +118,12 @@ class Bench:
             print(f"{what}: {place.name}", flush=True)
             make(place)
         return place
+
+    def learned_from(self) -> dict[str, Any]:
+        """Return the inputs that a file depends on: not what it is judged on afterwards."""
+        judged = ("split", "images", "htp_images")
+        chosen = dataclasses.asdict(self.inputs).items()
+        return {name: value for name, value in chosen if name not in judged}
 
     def write_float(self, place: Path) -> None:
         """Write the original."""

@@ -76,7 +76,7 @@ def scale_rows(
     rows = array.reshape(1, -1)
     if axis is not None:
         rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    at_once = max(1, _VALUES // rows.shape[1])
+    at_once = max(1, _VALUES // max(1, rows.shape[1]))
     found: list[tuple[float, int]] = []
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once].astype(np.float64)

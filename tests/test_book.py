@@ -49,10 +49,18 @@ def first(path):
     )
 
 
+def entries():
+    """(page, anchor) of every entry that a message or a word has."""
+    for page in ("troubleshooting.md", "glossary.md"):
+        text = (notebooks.SOURCE / page).read_text("utf-8")
+        yield from ((page, anchor) for anchor in re.findall(r'<a id="([^"]+)">', text))
+
+
 def second(path):
     return write(
         path,
         new_markdown_cell("# 04 Second steps\n\nYou will take another."),
+        new_markdown_cell("\n".join(f"- [{a}]({page}#{a})" for page, a in entries())),
         new_code_cell(STILL.strip(), metadata={"tags": ["widget"]}),
     )
 
@@ -70,6 +78,17 @@ def test_the_notebooks_are_solved_and_run(built):
     assert "largest 0.0010" in page and "TODO" not in page
     assert re.search(r"<details[^>]*hide[\s\S]*?A solution[\s\S]*?linspace", page)
     assert "<details><summary>Hint 1</summary>" in page and "<em>hint</em>" in page
+
+
+@needs_tools
+def test_a_link_to_an_entry_leads_to_its_heading(built):
+    """Sphinx refuses one that leads nowhere; what an entry is called need not be its heading."""
+    page = (built / "notebooks" / "04_second.html").read_text("utf-8")
+    links = re.findall(r'href="(troubleshooting|glossary)\.html#([^"]+)"', page)
+    assert len(links) >= len([*entries()]) > 200
+    for name in ("troubleshooting", "glossary"):
+        there = (built / "notebooks" / f"{name}.html").read_text("utf-8")
+        assert {a for page, a in links if page == name} <= set(re.findall(r'id="([^"]+)"', there))
 
 
 @needs_tools

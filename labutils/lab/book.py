@@ -7,6 +7,7 @@ show their static picture, and Netron's live panes a sentence.
 from __future__ import annotations
 
 import argparse
+import functools
 import html
 import re
 import shutil
@@ -95,6 +96,8 @@ dl.py > dt { overflow-wrap: anywhere; }  /* signatures, on a phone */
 _FRAME = re.compile(r"<iframe\b.*?</iframe>", re.DOTALL)
 _LIVE = "A live view is here when you run the notebook."
 _ANCHOR = re.compile(r'^<a id="[^"]+"></a>\n\n(?=##)', re.MULTILINE)
+_ENTRY = re.compile(r'^<a id="([^"]+)"></a>\n\n#+ (.+)$', re.MULTILINE)
+_ENTRY_LINK = re.compile(r"\]\(([\w-]+\.md)?#([\w-]+)\)")
 _LINK = re.compile(r"\]\(([^)\s#:]+)[^)\s:]*\)")
 _PROMISE = re.compile(r"^# (?P<title>.+)\n+(?P<promise>[^\n|]+(?:\n[^\n|]+)*)", re.MULTILINE)
 
@@ -183,7 +186,7 @@ def _write_notebook(
     executed = notebooks.execute(notebooks.solve(notebooks.read(file)), environment)
     for cell in for_reading(executed).cells:
         if cell.cell_type == "markdown":
-            cell.source = _linked(cell.source, folder, chosen)
+            cell.source = _linked(_to_headings(cell.source), folder, chosen)
     nbformat.write(executed, folder / file.name)
 
 
@@ -220,8 +223,29 @@ def _write_pages(folder: Path, chosen: Container[str]) -> None:
     for page in PAGES:
         if (original := notebooks.SOURCE / page).is_file():
             # a heading has its anchor from Sphinx
-            text = _ANCHOR.sub("", original.read_text("utf-8"))
+            text = _ANCHOR.sub("", _to_headings(original.read_text("utf-8"), page))
             paths.write_text(folder / page, _linked(text, folder, chosen))
+
+
+def _to_headings(text: str, page: str = "") -> str:
+    """Let links to the entries of a page (this one, where they name none) lead to the headings."""
+
+    def led(link: re.Match[str]) -> str:
+        heading = _headings(link[1] or page).get(link[2])
+        return f"]({link[1] or ''}#{heading})" if heading else link[0]
+
+    return _ENTRY_LINK.sub(led, text)
+
+
+@functools.cache
+def _headings(page: str) -> dict[str, str]:
+    """Return the anchor before each heading of a page -> the one that MyST gives the heading."""
+    from mdit_py_plugins.anchors.index import slugify
+
+    if page not in PAGES:
+        return {}
+    text = (notebooks.SOURCE / page).read_text("utf-8")
+    return {anchor: slugify(heading) for anchor, heading in _ENTRY.findall(text)}
 
 
 def _linked(text: str, folder: Path, chosen: Container[str]) -> str:

@@ -422,6 +422,9 @@ def test_a_loader_is_asked_for_no_more_than_is_needed():
         ([inputs(), inputs(size=(8, 8))], "differ in shape"),
         ([inputs(channels=1)], r"takes \(n, 3"),
         ([()], "is a tuple"),
+        ([(inputs() * 100).byte()], "uint8: pixels"),
+        ([(inputs() * 100).int().numpy()], "int32: pixels"),
+        (7, "not 7"),
     ],
 )
 def test_a_loader_of_something_else_is_refused_in_words(batches, words):

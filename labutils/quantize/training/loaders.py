@@ -11,7 +11,7 @@ import torch
 from ...errors import UsageError
 
 MOST_IMAGES = 256
-"""So many of a loader's first images calibrate: ranges hardly change with more."""
+"""So many of a loader's first images calibrate."""
 
 
 def first_images(loader: Iterable[Any], most: int = MOST_IMAGES) -> np.ndarray:
@@ -21,7 +21,8 @@ def first_images(loader: Iterable[Any], most: int = MOST_IMAGES) -> np.ndarray:
     ----------
     loader
         Batches: tensors or arrays of images (n, channels, height, width), normalized; or tuples
-        that begin with them, as a ``DataLoader`` over (image, label) gives.
+        that begin with them, as a ``DataLoader`` over (image, label) gives. Let it shuffle: a
+        folder read in order begins with the pictures of one class.
     most
         How many images at most; so many batches are asked for, and no more.
 
@@ -33,8 +34,11 @@ def first_images(loader: Iterable[Any], most: int = MOST_IMAGES) -> np.ndarray:
     Raises
     ------
     UsageError
-        There are no images, a batch is something else, or the images differ in size.
+        There are no images, a batch is something else, as pixels that are not normalized yet, or
+        the images differ in size.
     """
+    if not isinstance(loader, Iterable):
+        raise UsageError(f"Calibration takes images or a loader of them, not {loader!r}.")
     parts: list[np.ndarray] = []
     for batch in loader:
         part = _images(batch)
@@ -54,7 +58,8 @@ def first_images(loader: Iterable[Any], most: int = MOST_IMAGES) -> np.ndarray:
 def _images(batch: Any) -> np.ndarray:
     first = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
     if isinstance(first, torch.Tensor):
-        first = first.detach().cpu().float().numpy()
+        whole = not first.is_floating_point()
+        first = first.detach().cpu().numpy() if whole else first.detach().cpu().float().numpy()
     if not isinstance(first, np.ndarray) or first.ndim != 4:
         shape = f" of shape {first.shape}" if isinstance(first, np.ndarray) else ""
         names = f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
@@ -62,5 +67,10 @@ def _images(batch: Any) -> np.ndarray:
             f"A batch of the loader is a {type(first).__name__}{shape}{names}. Calibration takes "
             "images (n, channels, height, width), or tuples that begin with them: "
             "`(batch['image'] for batch in loader)` makes one of the other."
+        )
+    if first.dtype.kind != "f":
+        raise UsageError(
+            f"The loader's images are {first.dtype}: pixels, it seems. Calibration takes what the "
+            "network takes: float32, normalized."
         )
     return first.astype(np.float32, copy=False)

@@ -32,7 +32,7 @@ INSTALL += --no-index --find-links "$(PACK)/wheels"
 endif
 
 .DELETE_ON_ERROR: # an environment that was made by half would count as made
-.PHONY: setup pack lab notebooks html html-tools test-tools run test test-without-qnn test-slow mutants lint benchmarks clean
+.PHONY: setup pack lab notebooks html html-tools test-tools run test test-notebooks test-without-qnn test-slow mutants lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
@@ -89,8 +89,13 @@ run: setup
 # Three processes for two cores, because many tests wait for a child or a page. Each file's tests
 # stay together and in order; the long files come first. The slowest are listed at the end.
 TEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=120 --durations-min=4
+LAB  := tests/notebooks tests/browser
 test: test-tools
-	$(TEST)
+	$(TEST) $(addprefix --ignore=,$(LAB))
+
+# Every notebook from top to bottom, JupyterLab in a browser, and the reader's edition.
+test-notebooks: test-tools
+	$(TEST) $(LAB)
 
 # As on a machine for which Qualcomm publishes no wheel; it is installed again afterwards. Only the
 # files that ask for it: tests/conftest.py sees to it that the others never do.

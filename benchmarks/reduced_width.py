@@ -7,7 +7,8 @@ Neither has weights in the lab: each is trained on drawn pictures first, then qu
 training and in it. The lite form (the rule set ``lite``: no squeeze-excitation, ReLU throughout) is
 trained with the original as teacher, and then quantized likewise. Accuracy is that of the exported
 ONNX files in ONNX Runtime on the same images, and differences are paired. The rates are those that
-the lab trains its own networks with; none was chosen by looking at these networks' accuracy.
+the lab trains its own networks with; none was chosen by looking at these networks' accuracy. A run
+that was stopped resumes; `--fresh` forgets what was trained.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import content_cache
 import numpy as np
 import results
 import torch
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="all images and steps")
     for name, value in TRIAL.items():
         parser.add_argument(f"--{name}", type=int, help=f"of a trial ({value})")
+    parser.add_argument("--fresh", action="store_true", help="forget what is kept, train again")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args()
     given = {name: getattr(chosen, name) for name in TRIAL if getattr(chosen, name)}
@@ -71,6 +74,8 @@ def main() -> None:
         parser.error(
             "pass -o FOLDER, or --whole --split test: a trial does not replace what is recorded"
         )
+    if chosen.fresh:
+        content_cache.forget(PROGRAM)
     usual = WHOLE | {"images": IMAGES[chosen.split]} if chosen.whole else TRIAL
     sizes = usual | given
     rows = []
@@ -102,7 +107,8 @@ class Bench:
         self, name: str, width: float, images: data.ImageSet, image_set: str,
         sizes: dict[str, int], folder: Path,
     ) -> None:  # fmt: skip
-        self.name, self.image_set, self.sizes, self.folder = name, image_set, sizes, folder
+        self.name, self.width, self.image_set = name, width, image_set
+        self.sizes, self.folder = sizes, folder
         self.network = built(name, width, len(data.classes_of(image_set)))
         self.calibration = data.calibration(sizes["calibration"], SIZE, image_set)
         self.images = images
@@ -111,12 +117,12 @@ class Bench:
     def rows(self) -> list[Row]:
         """Return the table's lines, the original first."""
         steps, further = self.sizes["steps"], max(1, round(FURTHER * self.sizes["steps"]))
-        self.fit(self.network, steps, learning_rate=3e-3)
+        self.fit("fp32", self.network, steps, learning_rate=3e-3)
         original = self.network.eval()
         lite = copy.deepcopy(original)
         example = PREPROCESSING(self.calibration.images[:4])
         print(surgery.replace_(lite, "lite", example_inputs=torch.from_numpy(example)), flush=True)
-        self.fit(lite, further, teacher=original, learning_rate=1e-3)
+        self.fit("lite", lite, further, teacher=original, learning_rate=1e-3)
         rows = []
         for words, network in (("", original), ("lite, ", lite.eval())):
             source = self.folder / f"{self.name}{'_lite' if words else ''}.onnx"
@@ -131,13 +137,23 @@ class Bench:
             ]
         return rows
 
-    def fit(self, network: nn.Module, steps: int, **settings: Any) -> None:
+    def state(self, what: str) -> Path:
+        """Return the file from which a training resumes."""
+        key = content_cache.key(
+            sizes={name: n for name, n in self.sizes.items() if name != "images"},
+            width=self.width, drawn=content_cache.drawn(), image_set=self.image_set,
+            code=content_cache.code(Path(__file__), train, quantize, surgery),
+            **paths.versions("torch", "torchvision"),
+        )  # fmt: skip
+        return content_cache.folder(PROGRAM) / f"{self.name}_{what}_{key}.pt"
+
+    def fit(self, what: str, network: nn.Module, steps: int, **settings: Any) -> None:
         """Train on the drawn pictures, in place."""
         network.requires_grad_(True)
         images = self.sizes["training"]
         done = train.fine_tune(
             network, steps=steps, size=SIZE, images=images, image_set=self.image_set,
-            batch_size=min(64, images), **settings,
+            batch_size=min(64, images), state=self.state(what), **settings,
         )  # fmt: skip
         print(f"{self.name}: {done}", flush=True)
         train.estimate_batch_norm_(network, self.calibration, PREPROCESSING)
@@ -149,7 +165,7 @@ class Bench:
         images = self.sizes["training"]
         qat.fit_(
             student, teacher=network, steps=steps, size=SIZE, images=images,
-            image_set=self.image_set, batch_size=min(32, images),
+            image_set=self.image_set, batch_size=min(32, images), state=self.state(file.stem),
         )  # fmt: skip
         print(qat.to_qdq(student, file, size=SIZE, preprocessing=PREPROCESSING), flush=True)
         return file

@@ -29,7 +29,7 @@ def refuse(*arguments, **settings):
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from labutils import __main__
 from labutils.pipeline import journey, steps
-journey.CPU_IMAGES, steps.CALIBRATION_IMAGES, steps.GATE_IMAGES = 32, 64, 8
+journey.CPU_IMAGES, steps.CALIBRATION_IMAGES, steps.GATE_IMAGES = 8, 32, 4
 sys.exit(__main__.main(sys.argv[1:]))
 """
 
@@ -47,7 +47,7 @@ def traveled(tmp_path_factory):
     """The journey as a user runs it, on fewer images, as a process without a network."""
     folder = tmp_path_factory.mktemp("journey")
     command = [sys.executable, "-c", BLOCKED, "journey", "mobilenet_v3_small"]
-    command += ["--images", "8", "--json", "-o", str(folder)]
+    command += ["--images", "4", "--json", "-o", str(folder)]
     done = subprocess.run([*without_network(), *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder, done.stderr
@@ -111,8 +111,11 @@ def test_it_tells_the_vendors_story(traveled):
 def test_without_qualcomms_wheel_it_ends_after_the_quantized_files(tmp_path, monkeypatch):
     absent = qnn.Availability(False, "There is no wheel for this machine.", {})
     monkeypatch.setattr(qnn, "probe", lambda: absent)
-    monkeypatch.setattr(journey, "CPU_IMAGES", 16)
-    made = journey.run("mobilenet_v3_small", images=8, folder=tmp_path, listener=Listener())
+    monkeypatch.setattr(journey, "CPU_IMAGES", 2)
+    monkeypatch.setattr(steps, "CALIBRATION_IMAGES", 16)
+    made = journey.run(
+        "mobilenet_v3_small", size=32, images=2, folder=tmp_path, listener=Listener()
+    )
     assert [row.name for row in made.ladder.rows] == STAGES[:4]
     assert any("There is no wheel" in note for note in made.notes)
     assert not list(tmp_path.glob("*.dlc"))
@@ -173,7 +176,9 @@ def test_a_file_is_refused_as_the_help_says(tmp_path, name, small_onnx):
 
 def test_a_model_without_these_activations_is_told(tmp_path):
     with pytest.raises(SurgeryError, match="hard-swish and hard-sigmoid"):
-        journey.run("tv:resnet18", "random", folder=tmp_path, images=2, listener=Listener())
+        journey.run(
+            "tv:resnet18", "random", size=32, folder=tmp_path, images=2, listener=Listener()
+        )
 
 
 def test_without_labels_that_count_accuracy_is_unknown(tmp_path, monkeypatch):

@@ -18,9 +18,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _SIGNATURES = dict.fromkeys(
     ("nms", "qnms"), "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -70,6 +71,8 @@ def _is_compile_supported(device_type: Any) -> Any:
 def _import_with_declared_operators() -> ModuleType:
     for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
         del sys.modules[name]
+    import torch
+
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, signature in _SIGNATURES.items():
         library.define(name + signature)

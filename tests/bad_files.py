@@ -179,7 +179,7 @@ def raw_files(good):
 
 def archives(folder):
     """Write zip files that claim or hold too much."""
-    with zipfile.ZipFile(folder / "bomb.pt2", "w", zipfile.ZIP_DEFLATED) as bomb:
+    with zipfile.ZipFile(folder / "bomb.pt2", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb:
         _blow_up(bomb, "m/models/model.json")
     with zipfile.ZipFile(folder / "above.pt2", "w") as above:
         above.writestr("../models/model.json", b"{}")
@@ -188,7 +188,7 @@ def archives(folder):
         pickled.writestr("m/data/weights/evil.pkl", b"cos\nsystem\n(S'false'\ntR.")
     with zipfile.ZipFile(folder / "deep.pt2", "w") as deep:
         deep.writestr("m/models/model.json", b"[" * 100_000)
-    with zipfile.ZipFile(folder / "bomb.dlc", "w", zipfile.ZIP_DEFLATED) as bomb:
+    with zipfile.ZipFile(folder / "bomb.dlc", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb:
         _blow_up(bomb, "model")
 
 

@@ -44,9 +44,14 @@ class Crossing(nn.Module):
 
 def crossing():
     """Return a `Crossing` of seeded weights and statistics, in evaluation mode."""
+    return seeded(Crossing)
+
+
+def seeded(build):
+    """Return what `build` returns with seeded weights and statistics, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = Crossing()
+        network = build()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()

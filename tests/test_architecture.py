@@ -150,6 +150,16 @@ def test_importing_is_light(module):
     assert run_python(code).stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("words", [("diagnose",), ("run", "--images", "1")], ids=" ".join)
+def test_a_command_on_a_file_comes_without_torch(words, small_onnx):
+    """torch takes two seconds to import: only what has a PyTorch network needs it."""
+    code = f"""import sys
+from labutils.__main__ import main
+main([{words[0]!r}, {str(small_onnx(13))!r}, *{words[1:]!r}])
+print("torch" in sys.modules)"""
+    assert run_python(code).stdout.splitlines()[-1] == "False"
+
+
 def test_a_network_of_torchvision_comes_without_the_compiler():
     """torch._dynamo takes two seconds to import, and what asks for it still finds the real one."""
     there = "sorted(name for name in sys.modules if name.startswith('torch._dynamo'))"

@@ -71,7 +71,7 @@ def test_a_name_that_is_not_text_is_refused(name, lab, tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_model_is_diagnosed_and_run_or_refused(tmp_path):
-    assert not judged(tmp_path, 100, seed=0)
+    assert not judged(tmp_path, 50, seed=0)
 
 
 @pytest.mark.sweep

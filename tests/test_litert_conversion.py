@@ -19,7 +19,7 @@ from labutils import export, litert, manifests, metrics, paths, pipeline, quanti
 from labutils.__main__ import main
 from labutils.errors import TranslationError, UnknownNameError, UsageError
 from labutils.images import data
-from labutils.litert import Seen, places
+from labutils.litert import Seen, onnx_network, places
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
@@ -123,7 +123,7 @@ def test_an_onnx_node_computes_in_pytorch_what_onnx_runtime_computes(case, tmp_p
     nodes, constants = CASES[case]
     file = graph(tmp_path / "n.onnx", nodes, constants)
     image = RANDOM.normal(size=(1, 4, 8, 8)).astype(np.float32)
-    network = litert.read_onnx(file)
+    network = onnx_network.read(file)
     with torch.no_grad():
         found = network(torch.from_numpy(image)).numpy()
     with runtime.connect(file) as runner:
@@ -135,7 +135,7 @@ def test_an_onnx_node_computes_in_pytorch_what_onnx_runtime_computes(case, tmp_p
 
 def test_several_outputs_keep_their_names(tmp_path):
     nodes = [node("Relu", "x", outputs=["a"]), node("Neg", "a", outputs=["b"])]
-    network = litert.read_onnx(graph(tmp_path / "n.onnx", nodes, outputs=("b", "a")))
+    network = onnx_network.read(graph(tmp_path / "n.onnx", nodes, outputs=("b", "a")))
     assert list(network(torch.zeros(1, 4, 8, 8))) == ["b", "a"]
 
 
@@ -154,7 +154,7 @@ def test_several_outputs_keep_their_names(tmp_path):
 def test_what_is_not_taken_is_refused_by_node_and_operator(nodes, constants, words, tmp_path):
     file = graph(tmp_path / "n.onnx", nodes, constants)
     with pytest.raises(TranslationError, match=words) as caught:
-        litert.read_onnx(file)(torch.zeros(1, 4, 8, 8))
+        onnx_network.read(file)(torch.zeros(1, 4, 8, 8))
     assert caught.value.op_type == nodes[0].op_type and f"/{nodes[0].op_type}" in str(caught.value)
 
 
@@ -162,7 +162,7 @@ def test_a_file_on_integers_is_refused(tmp_path):
     nodes = [node("MatMulInteger", "x", "w")]
     file = graph(tmp_path / "q.onnx", nodes, {"w": np.zeros((8, 8), np.uint8)})
     with pytest.raises(UsageError, match="computes on integers"):
-        litert.read_onnx(file)
+        onnx_network.read(file)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_qdq_file_is_taken_apart_into_floats_and_ranges(rounded_file):
     images = tflite_files.noise(4, 16, seed=5)
     with runtime.connect(rounded_file) as runner, torch.no_grad():
         wanted = runner.run(images)
-        network = litert.read_onnx(rounded_file)
+        network = onnx_network.read(rounded_file)
         ours = np.concatenate([network(torch.from_numpy(x[None])).numpy() for x in images])
     assert metrics.sqnr_db(wanted, ours) > 15  # the rounding of activations is all that differs
     wide = "a16" in rounded_file.name

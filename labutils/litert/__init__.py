@@ -1,8 +1,8 @@
 """LiteRT's ``.tflite``: converted by Google's tools, run, and compared before it counts.
 
 `converter` and `quantization` call the tool environment ``litert`` (`labutils tools`), whose end is
-`tool_program`; `onnx_network` makes a PyTorch network of an ONNX file, because the converter reads
-PyTorch alone.
+`tool_program`; `onnx_network.read` makes a PyTorch network of an ONNX file, because the converter
+reads PyTorch alone.
 """
 
 from .conversion import (
@@ -15,8 +15,6 @@ from .conversion import (
     refuse_impossible,
     require_tools,
 )
-from .onnx_network import OnnxNetwork
-from .onnx_network import read as read_onnx
 from .places import places
 from .quantization import OWN, Quantization, Seen, plain
 from .rounded_onnx import Rounded, is_rounded, take_apart
@@ -28,7 +26,6 @@ __all__ = [
     "Conversion",
     "Form",
     "Gate",
-    "OnnxNetwork",
     "Quantization",
     "Rounded",
     "Seen",
@@ -36,7 +33,6 @@ __all__ = [
     "is_rounded",
     "places",
     "plain",
-    "read_onnx",
     "refuse_impossible",
     "require_tools",
     "take_apart",

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from .. import compare, manifests, paths, runtime, typesetting
 from ..errors import ParityError, UsageError, counted
@@ -21,8 +20,11 @@ from ..runtime import litert
 from ..tools import environment
 from ..tools.calling import Tool
 from . import converter, quantization
-from .converter import Layout
+from .layout import Layout
 from .quantization import Quantization
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ENDING = ".tflite"
 PRECISIONS = ("fp32", "fp16")

@@ -6,40 +6,20 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from .. import paths
 from ..errors import ConvertError, ExportError, ToolError, TranslationError
 from ..tools import calling
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TOOL = "litert"
-Layout = Literal["nhwc", "nchw"]
 _PROGRAM = Path(__file__).with_name("tool_program.py")
 _UNKNOWN = re.compile(r"Lowering not found: (\S+)")
 _LONGEST = 300  # characters of a reason
-
-
-class Fed(nn.Module):
-    """A network behind the layout of images that a file is to take.
-
-    Parameters
-    ----------
-    network
-        It takes channels first.
-    layout
-        ``nhwc``: channels last, as TensorFlow's own networks take them.
-    """
-
-    def __init__(self, network: nn.Module, layout: Layout) -> None:
-        super().__init__()
-        self.network, self.last = network, layout == "nhwc"
-
-    def forward(self, images: torch.Tensor) -> Any:
-        """Return what the network gives."""
-        return self.network(images.permute(0, 3, 1, 2) if self.last else images)
 
 
 @contextlib.contextmanager
@@ -103,6 +83,10 @@ def _export(
     network: nn.Module, shape: tuple[int, ...], layout: Layout, program: Path, name: str
 ) -> None:
     n, channels, height, width = shape
+    import torch
+
+    from .fed import Fed
+
     example = torch.zeros((n, height, width, channels) if layout == "nhwc" else shape)
     try:
         with torch.no_grad():

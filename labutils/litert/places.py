@@ -22,7 +22,7 @@ def places(tensor: str) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     for location in tensor.split(";"):
-        parts = _PART.findall(location)[1:]  # the first is `converter.Fed`'s own
+        parts = _PART.findall(location)[1:]  # the first is `fed.Fed`'s own
         if parts:
             found[".".join(parts)] = None
     return tuple(found)

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import ConvertError, ToolError
 from ..runtime import litert
 from ..tools.calling import Tool
-from .converter import Layout
+from .layout import Layout
 
 OWN = {
     "static": "static_wi8_ai8",

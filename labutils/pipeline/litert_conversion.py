@@ -163,8 +163,10 @@ def _source(
     fixed = steps.repair_file(original, destination, preparation, listener.echo)
     if fixed is None and model.module is not None and not by_node:  # nothing was to repair
         return _Source(model.module, exported, is_onnx=False)
+    from ..litert import onnx_network
+
     file = OnnxFile.of(fixed.onnx or fixed.file) if fixed else original
-    return _Source(litert.read_onnx(file), lambda: original, is_onnx=True, fixed=fixed)
+    return _Source(onnx_network.read(file), lambda: original, is_onnx=True, fixed=fixed)
 
 
 def _quantization(

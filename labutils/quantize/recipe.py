@@ -279,8 +279,11 @@ class Recipe:
 
     def setting(self, node: str, op_type: str, what: str) -> Any:
         """Return an override's `what` for a node, None where the default holds."""
-        said: list[Any] = [getattr(o, what) for o in self.overrides if o.matches(node, op_type)]
-        return next((value for value in reversed(said) if value is not None), None)
+        for override in reversed(self.overrides):
+            value = getattr(override, what)
+            if value is not None and override.matches(node, op_type):
+                return value
+        return None
 
     def excluded(self, node: str) -> bool:
         """Return whether a node of this name stays in float."""

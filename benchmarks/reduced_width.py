@@ -38,7 +38,7 @@ NETWORKS = ("mobilenet_v2", "efficientnet_b0")
 WIDTH, SIZE = 0.5, 96
 PREPROCESSING = data.Preprocessing(SIZE)
 TRIAL = {"images": 64, "calibration": 32, "training": 128, "steps": 2}
-WHOLE = {"calibration": 256, "training": 20_000, "steps": 3000}
+WHOLE = {"calibration": 256, "training": 20_000, "steps": 1500}
 IMAGES = {"val": data.VALIDATION_IMAGES, "test": 20_000}
 FURTHER = 0.1  # of the steps, for the lite form and for each training with the rounding
 

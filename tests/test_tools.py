@@ -270,8 +270,9 @@ def test_what_cannot_be_installed_leaves_nothing(installed):
 
 
 START = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from labutils.tools import environment, lock
 lock.FOLDER = Path(sys.argv[1])
 environment.install("tiny")

@@ -65,7 +65,7 @@ def _journey_parser(commands: Any) -> None:
     parser.add_argument("model", nargs="?", default="mobilenet_v3_large", help=NAME_HELP)
     parser.add_argument("--weights", default="auto", help=WEIGHTS_HELP)
     size_argument(parser)
-    parser.add_argument("--images", type=int, default=48, help="images per HTP row (48)")
+    parser.add_argument("--images", type=int, default=32, help="images per HTP row (32)")
     parser.add_argument("--soc", default="SM8550", help="chip to compile for and simulate (SM8550)")
     data_argument(parser, "one part calibrates, accuracy is measured on another")
     parser.add_argument("-o", "--output", type=Path, help="folder (generated_models/)")

@@ -174,7 +174,7 @@ def run(
     weights: str = "auto",
     *,
     size: data.Size | None = None,
-    images: int = 48,
+    images: int = 32,
     soc: str = "SM8550",
     folder: str | Path | None = None,
     pictures: str | Path | None = None,
@@ -187,7 +187,8 @@ def run(
     name, weights, size
         As in `zoo.load`.
     images
-        Validation images per HTP row; the rows on the CPU see at least 256.
+        Validation images per HTP row; the rows on the CPU see at least 256. The gates have run the
+        first 32, and nothing is simulated twice.
     soc
         The chip that is compiled for and simulated.
     folder

@@ -119,6 +119,23 @@ def test_readme_quantization(line, what):
     assert row["n"] == "1600" and "on the HTP simulator, n=1,600" in texts()["README.md"]
 
 
+@pytest.mark.parametrize(
+    ("line", "stage"),
+    [("fp32, trained for 150 more steps", "fp32, trained as long"),
+     ("int8 (`int8@1`), not trained further", "int8"),
+     ("int8, trained for 150 steps with the rounding", "int8, trained"),
+     ("16 bits for at most 15 % of the MACs, not trained further", "mixed"),
+     ("the same, trained for 150 steps with the rounding", "mixed, trained")],
+)  # fmt: skip
+def test_readme_mixed_precision_and_training(line, stage):
+    (row,) = (row for row in records("mixed_qat") if row["stage"] == stage)
+    told = stated(rf"\| {re.escape(line)} \| ([\d.]+) % \| (\S+) \[(\S+) (\S+)\] \|")
+    figures = (row["difference"], row["difference_low"], row["difference_high"])
+    assert told == (f"{100 * float(row['top1']):.2f}", *(f"{float(x):+.2f}" for x in figures))
+    assert row["n"] == "20000" and row["steps"] in ("0", "150")
+    assert "Marked Things `test`, n=20,000, ONNX Runtime" in texts()["README.md"]
+
+
 def test_what_room_is_worth_with_256_calibration_images():
     gains = []
     for model in ("small", "large"):

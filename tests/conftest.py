@@ -218,8 +218,8 @@ def few_pictures(monkeypatch):
     monkeypatch.setattr(quantized_training, "_HELD_OUT", 32)
 
 
-@pytest.fixture
-def few_at_gates(monkeypatch):
+@pytest.fixture(autouse=True)
+def _few_at_gates(monkeypatch):
     """A gate asks for 8 images, not 32: the simulator computes for a tenth of a second on each."""
     from labutils.pipeline import steps
 

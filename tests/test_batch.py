@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 
+import numpy as np
 import onnx
 import psutil
 import pytest
@@ -39,14 +40,17 @@ IMAGENET = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
 
 @pytest.mark.slow
 @pytest.mark.htp
-def test_every_model_ends_in_a_row_and_a_second_run_does_nothing(small_onnx, tmp_path, monkeypatch):
+def test_every_model_ends_in_a_row_and_a_second_run_does_nothing(
+    small_onnx, inputs, tmp_path, monkeypatch
+):
     shutil.copy(small_onnx(17), tmp_path / "good.onnx")
+    np.savez(tmp_path / "few.npz", inputs(4, 64))  # the gate's, which 32 would take longer
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 not an ONNX file")
     unrepairable(tmp_path / "odd.onnx")
     names = listed(
         tmp_path,
         "# three files and a typing error",
-        f"{tmp_path / 'good.onnx'} {IMAGENET}  # repaired",
+        f"{tmp_path / 'good.onnx'} {IMAGENET} --inputs {tmp_path / 'few.npz'}  # repaired",
         f"{tmp_path / 'broken.onnx'} {IMAGENET}",
         f"{tmp_path / 'odd.onnx'} {IMAGENET}",
         "mobilenet_v3_small --no-such-option",

@@ -161,7 +161,7 @@ def test_convert_without_repair_writes_nothing(lab, small_onnx, tmp_path):
 
 @pytest.mark.htp
 @pytest.mark.slow
-def test_the_readmes_timm_example(lab, tmp_path, few_at_gates):
+def test_the_readmes_timm_example(lab, tmp_path):
     """`labutils convert timm:... --repair` works, and the DLC runs afterwards."""
     model = ("timm:mobilenetv3_small_100", "--weights", "random", "--size", "64")
     dlc = tmp_path / "x.dlc"

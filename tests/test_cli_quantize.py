@@ -224,7 +224,7 @@ def test_an_agreement_is_missed_when_the_interval_on_held_out_images_lies_below(
 
 @pytest.mark.htp
 @pytest.mark.slow
-def test_convert_takes_the_recipe_and_gives_a_gated_dlc(lab, tmp_path, few_at_gates):
+def test_convert_takes_the_recipe_and_gives_a_gated_dlc(lab, tmp_path):
     model = ("mobilenet_v3_small", "--weights", "things16", "--size", 96)
     made, dlc = tmp_path / "m.onnx", tmp_path / "m.dlc"
     asked = ("--images", 32, "--held-out", 16, "--mac-share", 0.1, "-o", made)

@@ -144,7 +144,7 @@ def test_the_notebooks_make_the_same_files_by_the_same_steps(tmp_path, monkeypat
 
 @pytest.mark.htp
 @pytest.mark.slow
-def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab, few_at_gates, monkeypatch):
+def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab, monkeypatch):
     """Random weights of a timm network, one channel of them wide: eight bits cannot hold it."""
     name = "timm:mobilenetv3_small_050"
     monkeypatch.setattr(journey, "CPU_IMAGES", 16)

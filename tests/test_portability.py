@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from labutils import paths
@@ -107,12 +108,14 @@ def test_a_home_with_spaces_and_umlauts_is_a_home(small_onnx, tmp_path):
 
 
 @pytest.mark.htp
-def test_the_worker_finds_files_under_such_a_home(small_onnx, tmp_path):
+def test_the_worker_finds_files_under_such_a_home(small_onnx, inputs, tmp_path):
     home = tmp_path / "Zoë's Bücher"
     home.mkdir()
     file = Path(home, "modèle.onnx")
     file.write_bytes(small_onnx(17).read_bytes())
-    asked = ("convert", file, "--target", "qnn", "-o", home / "é.dlc")
+    np.savez(home / "Bilder ü.npz", inputs(4, 64))
+    asked = ("convert", file, "--target", "qnn", "--inputs", home / "Bilder ü.npz")
+    asked += ("-o", home / "é.dlc")
     means = ("--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5)
     done = labutils(*asked, *means)
     assert done.returncode == 0, done.stderr.decode()

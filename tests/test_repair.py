@@ -16,8 +16,6 @@ from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import steps
 
-pytestmark = pytest.mark.usefixtures("few_at_gates")
-
 REPAIR = pipeline.Preparation(repair_for="snpe-2.7")
 
 

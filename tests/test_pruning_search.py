@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pruned_networks import SIDE, made
 from torch import nn
 
-from labutils import metrics, prune, train
+from labutils import metrics, pipeline, prune, train
 from labutils.errors import LabError, PruningError, UsageError
-from labutils.pipeline.sparse_speed import SparseTime, measure_sparse_speed
+from labutils.pipeline.sparse_speed import SparseTime
 from labutils.prune import criteria, masks, planning, report, widths
 from labutils.show import figures
 
@@ -297,10 +297,10 @@ def test_a_budget_of_macs_and_size_buys_both(network, images):
 
 def test_the_runtimes_that_profit_from_zeros_are_named(network):
     with pytest.raises(UsageError, match="no masks"):
-        measure_sparse_speed(network, size=SIDE)
+        pipeline.measure_sparse_speed(network, size=SIDE)
     masked = made(nets.Mobile)
     prune.apply_masks_(masked, prune.plan(masked, "unstructured", ratio=0.5, size=SIDE))
-    speed = measure_sparse_speed(masked, size=SIDE, turns=1)
+    speed = pipeline.measure_sparse_speed(masked, size=SIDE, turns=1)
     assert [row.runtime for row in speed.rows] == [
         "PyTorch", "ONNX Runtime, float32", "ONNX Runtime, int8",
     ]  # fmt: skip

@@ -230,13 +230,12 @@ def _say_speed(
     chosen: argparse.Namespace, plan: prune.Plan, model: zoo.Model, student: nn.Module
 ) -> dict[str, Any] | None:
     """Say which runtimes profit from zeros that stay in dense weights; None where channels go."""
-    from .. import prune
+    from .. import pipeline, prune
     from ..images import data
-    from ..pipeline.sparse_speed import measure_sparse_speed
 
     if isinstance(plan, prune.ChannelPlan):
         return None
     side = max(data.sides(model.known_preprocessing().size))
-    speed = measure_sparse_speed(student, size=side)
+    speed = pipeline.measure_sparse_speed(student, size=side)
     say(chosen, speed)
     return speed.to_dict()

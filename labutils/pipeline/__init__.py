@@ -21,6 +21,7 @@ from .planning import (
 from .quantization import Quantized, add_integer, add_tidl_hints, quantize_model
 from .rdk_conversion import RdkConversion, convert_for_rdk
 from .settings import Comparison, Explanation, Listener, Preparation, Search
+from .sparse_speed import SparseSpeed, measure_sparse_speed
 
 __all__ = [
     "Comparison",
@@ -33,6 +34,7 @@ __all__ = [
     "RdkConversion",
     "Repair",
     "Search",
+    "SparseSpeed",
     "add_integer",
     "add_tidl_hints",
     "apply",
@@ -40,6 +42,7 @@ __all__ = [
     "convert_model",
     "convert_to_litert",
     "measure_accuracy",
+    "measure_sparse_speed",
     "quantize_model",
     "refuse_impossible",
     "refused",

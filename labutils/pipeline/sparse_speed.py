@@ -9,15 +9,16 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from .. import export, paths, prune, quantize, runtime, tabular
+from .. import export, paths, quantize, runtime, tabular
 from ..errors import UsageError
 from ..quantize import PRESETS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PROFIT = 0.9
 """A runtime profits where it takes at most this share of the time: less is noise of the clock."""
@@ -121,7 +122,7 @@ class SparseSpeed(tabular.Table):
 
 
 def measure_sparse_speed(
-    model: nn.Module, *, size: int = prune.DEFAULT_SIZE, turns: int = 30
+    model: nn.Module, *, size: int | None = None, turns: int = 30
 ) -> SparseSpeed:
     """Time a network with masks against itself without them, on each runtime of this machine.
 
@@ -130,7 +131,7 @@ def measure_sparse_speed(
     model
         A network with masks of single weights; it is left as it is.
     size
-        Side of the input in pixels.
+        Side of the input in pixels; `prune.DEFAULT_SIZE` without.
     turns
         That count.
 
@@ -144,12 +145,15 @@ def measure_sparse_speed(
     UsageError
         There are no masks.
     """
+    from .. import prune
+
     masks = {name: mask.keep for name, mask in prune.masks_of(model).items()}
     if not masks:
         raise UsageError(
             f"{type(model).__name__} has no masks: call prune.apply_masks_(model, plan) first."
         )
-    image = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
+    side = size or prune.DEFAULT_SIZE
+    image = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
     kept = [keep for keep in masks.values() if keep.ndim > 1]
     share = 1 - sum(int(k.sum()) for k in kept) / max(1, sum(k.numel() for k in kept))
     zeros, dense = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
@@ -169,6 +173,8 @@ def measure_sparse_speed(
 
 def _written(network: nn.Module, file: Path, image: np.ndarray, kind: str) -> Path:
     """Write a network as ONNX; int8 as ONNX Runtime's own operators on integers."""
+    import torch
+
     plain = file.with_name(f"{file.name.partition('.')[0]}.onnx")
     if not plain.exists():
         export.to_onnx(network, plain, example=torch.from_numpy(image))
@@ -181,6 +187,8 @@ def _written(network: nn.Module, file: Path, image: np.ndarray, kind: str) -> Pa
 
 
 def _row(name: str, networks: dict[str, Any], image: np.ndarray, turns: int) -> SparseTime:
+    import torch
+
     chosen = {
         "zeros": networks["zeros"], "dense": networks["dense"], "again": networks["dense"],
     }  # fmt: skip
@@ -198,9 +206,7 @@ def _row(name: str, networks: dict[str, Any], image: np.ndarray, turns: int) -> 
 
 
 def _connect(item: Any) -> runtime.Runner:
-    return (
-        runtime.connect(item) if isinstance(item, nn.Module) else runtime.connect(item, threads=1)
-    )
+    return runtime.connect(item, threads=1) if isinstance(item, Path) else runtime.connect(item)
 
 
 def _least_seconds(

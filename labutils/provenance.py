@@ -76,6 +76,20 @@ def card_size(path: Path) -> int | None:
     return size
 
 
+def card_preprocessing(path: Path) -> data.Preprocessing | None:
+    """Return how the model card beside a checkpoint says that the network's images were made."""
+    stated = _card(path).get("preprocessing")
+    if stated is None:
+        return None
+    try:
+        return _preprocessing(stated)
+    except (ValueError, KeyError, TypeError):
+        raise ModelFileError(
+            f"The model card {path.with_suffix('.json')} is damaged: its preprocessing is "
+            f"{stated!r:.40}, not a size, mean and standard deviation."
+        ) from None
+
+
 def _card(path: Path) -> dict[str, Any]:
     card = path.with_suffix(".json")
     try:

@@ -108,29 +108,33 @@ def test_it_tells_the_vendors_story(traveled):
     assert "9 hardsigmoid, 19 hardswish" in story
 
 
-def test_without_qualcomms_wheel_it_ends_after_the_quantized_files(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def without_wheel(tmp_path_factory):
+    """A journey where Qualcomm's wheel cannot be had: (what it made, folder)."""
+    folder = tmp_path_factory.mktemp("without")
     absent = qnn.Availability(False, "There is no wheel for this machine.", {})
-    monkeypatch.setattr(qnn, "probe", lambda: absent)
-    monkeypatch.setattr(journey, "CPU_IMAGES", 2)
-    monkeypatch.setattr(steps, "CALIBRATION_IMAGES", 16)
-    made = journey.run(
-        "mobilenet_v3_small", size=32, images=2, folder=tmp_path, listener=Listener()
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qnn, "probe", lambda: absent)
+        patch.setattr(journey, "CPU_IMAGES", 2)
+        patch.setattr(steps, "CALIBRATION_IMAGES", 16)
+        made = journey.run(
+            "mobilenet_v3_small", size=64, images=2, folder=folder, listener=Listener()
+        )
+    return made, folder
+
+
+def test_without_qualcomms_wheel_it_ends_after_the_quantized_files(without_wheel):
+    made, folder = without_wheel
     assert [row.name for row in made.ladder.rows] == STAGES[:4]
     assert any("There is no wheel" in note for note in made.notes)
-    assert not list(tmp_path.glob("*.dlc"))
+    assert not list(folder.glob("*.dlc"))
 
 
-def test_the_notebooks_make_the_same_files_by_the_same_steps(tmp_path, monkeypatch):
+def test_the_notebooks_make_the_same_files_by_the_same_steps(without_wheel, monkeypatch):
     """And take the journey's only where it was calibrated on as many images."""
-    absent = qnn.Availability(False, "There is no wheel for this machine.", {})
-    monkeypatch.setattr(qnn, "probe", lambda: absent)
-    monkeypatch.setattr(journey, "CPU_IMAGES", 2)
     monkeypatch.setattr(steps, "CALIBRATION_IMAGES", 16)
-    monkeypatch.setenv("LABUTILS_GENERATED", str(tmp_path))
-    name = "mobilenet_v3_small"
-    journey.run(name, size=64, images=2, folder=tmp_path, listener=Listener())
-    model = zoo.load(name, size=64)
+    monkeypatch.setenv("LABUTILS_GENERATED", str(without_wheel[1]))
+    model = zoo.load("mobilenet_v3_small", size=64)
     made = {name: artifacts.path_of(name, model) for name in artifacts.FILES}
     assert "calibrated on 16 images, not 128" in artifacts.problem(made["int8"], model)
     monkeypatch.setattr(artifacts, "CALIBRATION_IMAGES", 16)
@@ -148,11 +152,12 @@ def test_a_failed_gate_is_a_row_and_not_the_end(tmp_path, lab, monkeypatch):
     """Random weights of a timm network, one channel of them wide: eight bits cannot hold it."""
     name = "timm:mobilenetv3_small_050"
     monkeypatch.setattr(journey, "CPU_IMAGES", 16)
-    state = zoo.load(name, "random", 64).module.state_dict()
+    monkeypatch.setattr(steps, "CALIBRATION_IMAGES", 32)
+    state = zoo.load(name, "random", 32).module.state_dict()
     state["bn1.weight"][0] *= 300
     state["blocks.0.0.conv_dw.weight"][0] /= 300
     safetensors.torch.save_file(state, tmp_path / "wide.safetensors")
-    asked = ("journey", name, "--weights", tmp_path / "wide.safetensors", "--size", 64)
+    asked = ("journey", name, "--weights", tmp_path / "wide.safetensors", "--size", 32)
     code, out, err = lab(*asked, "--images", 4, "--json", "-o", tmp_path / "out")
     made = json.loads(out)
     assert code == 1 and made["ok"] is False, err

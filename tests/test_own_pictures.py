@@ -239,7 +239,7 @@ KINDS = ("bolt", "gear", "nut", "washer")
 
 @pytest.mark.slow
 @pytest.mark.htp
-def test_five_commands_take_200_pictures_to_a_dlc_that_was_run(lab, tmp_path):
+def test_five_commands_take_200_pictures_to_a_dlc_that_was_run(lab, tmp_path, few_pictures):
     own = fasteners.write_folder(tmp_path / "own", 50, KINDS, 64)
     n = len(folder.read(own).part("val"))
     weights, files = tmp_path / "own.safetensors", [tmp_path / f"{k}.onnx" for k in ("wide", "qat")]
@@ -260,6 +260,6 @@ def test_five_commands_take_200_pictures_to_a_dlc_that_was_run(lab, tmp_path):
     assert f"own val, {n} pictures" in out and "alone" in out
     asked = ("--recipe", "int8_qat", "--size", 64, "--steps", 8)
     shares("train", *named, *asked, "-o", files[1])
-    shares("convert", files[1], "--target", "qnn", "--images", 4, "-o", tmp_path / "own.dlc")
+    shares("convert", files[1], "--target", "qnn", "--images", 2, "-o", tmp_path / "own.dlc")
     told, _ = shares("run", tmp_path / "own.dlc", "--images", 4)
     assert told[-1][3] == "4"

@@ -328,8 +328,8 @@ def test_the_shipped_network_keeps_its_classes(tmp_path, inputs):
     model = zoo.load("mobilenet_v3_large", weights="things16")
     source = tmp_path / "float.onnx"
     export.to_onnx(model.module, source, size=128, opset=17)
-    ranges = quantize.measure_ranges(source, data.calibration(128, 128), model.preprocessing)
-    batch = inputs(200, 128)
+    ranges = quantize.measure_ranges(source, data.calibration(64, 128), model.preprocessing)
+    batch = inputs(96, 128)
     reference = runtime.connect(source).run(batch)
     for bits, least in (("int8", 0.96), ("a16w8", 0.99)):
         report = quantize.static(source, tmp_path / f"{bits}.onnx", ranges, bits)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # refuses, and notes, what Python asks for
@@ -83,7 +84,10 @@ def listening(pid):
 @pytest.mark.htp
 def test_the_command_line_keeps_to_itself(tmp_path):
     small = ["mobilenet_v3_small", "--weights", "things16", "--size", "64"]
-    (tmp_path / "models.txt").write_text("mobilenet_v3_small --size 64", encoding="utf-8")
+    few = tmp_path / "few.npz"  # the gate's images in a process of its own
+    np.savez(few, np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32))
+    line = f"mobilenet_v3_small --size 64 --inputs {few}"
+    (tmp_path / "models.txt").write_text(line, encoding="utf-8")
     made, repaired = str(tmp_path / "m.dlc"), ["--target", "snpe-2.7", "--repair"]
     short = ["--steps", "1", "--size", "32", "--images", "64"]
     calls = [

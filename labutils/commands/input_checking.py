@@ -100,7 +100,8 @@ def first(n: int, load: Callable[[str, int | None], data.ImageSet]) -> data.Imag
     images = np.concatenate([held.images, more.images])
     labels = np.concatenate([held.labels, more.labels])
     source = f"{held.source}; {more.source}"
-    return dataclasses.replace(held, images=images, labels=labels, source=source)
+    names = held.names + more.names
+    return dataclasses.replace(held, images=images, labels=labels, source=source, names=names)
 
 
 def _pictures(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, data.ImageSet]:

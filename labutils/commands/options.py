@@ -29,6 +29,7 @@ MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MAX_INPUT_BYTES = 4 << 30
 _SILENT_S = 10.0  # seconds without a line where no progress bar can be drawn
+_FEW_CLASSES = 8
 APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
 
 
@@ -317,11 +318,31 @@ def own_folder(
     for option in ("calibration", "inputs"):
         if getattr(chosen, option, None):
             raise UsageError(f"--data takes the place of --{option}: pass one of them.")
+    named = gallery.names_classes(model)
     model, folder = gallery.in_folder(model, chosen.data, progress_bar)
     say(chosen, folder)
+    if folder.labelled and not named:
+        say(chosen, f"  {_assumed(folder.classes)}")
     if not folder.labelled:
         say(chosen, f"{_why_unlabelled(model)}, so accuracy is unknown; agreement is not.")
     return model, gallery.loader(model, folder)
+
+
+def _assumed(classes: Sequence[str]) -> str:
+    """Return which output is taken for which class, where the network names none."""
+    numbered = some([f"{number} {name}" for number, name in enumerate(classes)])
+    return (
+        "ASSUMED: the network does not name its classes, and its outputs are taken for the "
+        f"folders in the order of their names: {numbered}. Where a loop of yours numbered them "
+        "otherwise, accuracy is wrong: export the network with its classes "
+        "(`qat.to_qdq(..., classes=...)`, or a zoo.Model for `export.to_onnx`)."
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few names of many, for a line."""
+    more = ", ..." if len(names) > _FEW_CLASSES else ""
+    return ", ".join(names[:_FEW_CLASSES]) + more
 
 
 def _why_unlabelled(model: zoo.Model) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ParityError, UsageError
+from ..errors import ParityError, UnknownNameError, UsageError
 from . import training_options
 from .options import progress_bar, say
 
@@ -107,13 +107,30 @@ def _task(chosen: argparse.Namespace) -> Task:
             f"--size {config.size}: the program that PT2E trains takes {side} px only. Leave out "
             "--size, or take --route lab."
         )
-    source = training_options.learned_pictures(chosen, model)
+    source = _learned(chosen, model)
     pictures = data.calibration(_CALIBRATION, prepared.size, source)
     training_options.draw_once(source, config)
     if config.size != side:
         line = f"Note: trained at {config.size} px; calibrated, judged and used at {side} px."
         training_options.tell(chosen, line)
     return Task(model, module, recipe, config, source, pictures)
+
+
+def _learned(chosen: argparse.Namespace, model: zoo.Model) -> data.ImageSource:
+    """Return the pictures; say how to come by weights that know their classes."""
+    way = (
+        f"Train it on them first: `labutils train {chosen.model} --data {chosen.data} -o "
+        "own.safetensors`; then for the recipe, with --weights own.safetensors."
+    )
+    if chosen.data and not model.trained:
+        raise UsageError(f"{model.name} has random weights, which know no class. {way}")
+    try:
+        return training_options.learned_pictures(chosen, model)
+    except UnknownNameError as error:
+        raise UsageError(
+            f"{error} Or these weights ({model.weights}) know other classes than the pictures "
+            f"show. {way}"
+        ) from None
 
 
 def _trained(chosen: argparse.Namespace, task: Task, ranks: Ranks, state: Resumable | None) -> Any:

@@ -129,9 +129,8 @@ def _number(chosen: argparse.Namespace) -> int | None:
 def _of_folder(pictures: data.ImageSet, preprocessing: data.Preprocessing) -> tuple:
     """Return (names, inputs, labels) of a folder's pictures, as `_inputs` does."""
     known = pictures.labels.min() >= 0
-    names = [pictures.classes[label] if known else "" for label in pictures.labels]
-    numbered = [f"{name} {i}".strip() for i, name in enumerate(names)]
-    return numbered, preprocessing(pictures.images), pictures.labels if known else None
+    inputs = preprocessing(pictures.images)
+    return list(pictures.names), inputs, pictures.labels if known else None
 
 
 def _own_inputs(chosen: argparse.Namespace) -> bool:

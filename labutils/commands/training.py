@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError, UsageError
 from . import quantized_training, training_options
-from .options import NAME_HELP, command, data_argument, say
+from .options import NAME_HELP, WEIGHTS_HELP, command, data_argument, say, some
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .. import metrics
     from ..images import data
+    from ..images.folder import ImageFolder
+    from ..models import zoo
     from ..models.checkpoint import LoadReport
     from ..train import FineTuningConfig
 
@@ -30,9 +33,8 @@ def add(commands: Any) -> None:
     text = "Fine-tune a model on pictures; with --recipe, with the rounding in place (QAT)."
     parser = command(commands, "train", _train, text)
     parser.add_argument("model", metavar="MODEL", help=NAME_HELP)
-    parser.add_argument(
-        "--weights", default="auto", help="auto, things16, marked-things, or a file"
-    )
+    begins = f"what it begins with: {WEIGHTS_HELP}; with --recipe, weights of the pictures' classes"
+    parser.add_argument("--weights", default="auto", help=begins)
     parser.add_argument(
         "--from", dest="start", type=Path, metavar="FILE",
         help="start from those weights of a .pth or .safetensors that fit by name and shape",
@@ -41,13 +43,14 @@ def add(commands: Any) -> None:
         "--rename", action="append", default=[], metavar="OLD=NEW",
         help="regular expression and replacement for names in that file; may be given again",
     )  # fmt: skip
-    parser.add_argument("--recipe", help="a recipe to train for, such as int8_qat or a YAML")
+    recipe = "train for this recipe (QAT), such as int8_qat or a YAML; first train without it"
+    parser.add_argument("--recipe", help=recipe)
     routes = "what quantizes: the lab's own layers, or torchao's PT2E, the official route (lab)"
     parser.add_argument("--route", choices=ROUTES, default="lab", help=routes)
     settings = "YAML with batch size, learning rate, augmentation and the like, or a card"
     parser.add_argument("--config", type=Path, metavar="FILE", help=settings)
     parser.add_argument("--steps", type=int, help="how many (300, or what the recipe says)")
-    sides = "side of the training images (96, or what the recipe says; by PT2E the model's own)"
+    sides = "side of the training images (96: faster than the 128 px that networks are used at)"
     parser.add_argument("--size", type=int, help=sides)
     learned = "which pictures (those that the weights learned, else things16)"
     parser.add_argument("--set", dest="image_set", choices=SETS, help=learned)
@@ -117,6 +120,7 @@ def _in_float(chosen: argparse.Namespace) -> int:
         "architecture": chosen.model,
         "classes": list(data.classes_of(source)),
         "size": train.EVALUATION_SIZE,
+        "preprocessing": dataclasses.asdict(data.Preprocessing(train.EVALUATION_SIZE)),
         "sha256": paths.sha256(chosen.output),
         "from": loaded.to_dict() if loaded else chosen.weights,
         "config": train.config.stored(config),
@@ -191,34 +195,75 @@ def _start(
     chosen: argparse.Namespace, config: FineTuningConfig
 ) -> tuple[nn.Module, LoadReport | None, data.ImageSource]:
     """Return the network to train, what of another's weights went into it, and what it learns."""
-    from ..images import data, folder
+    from ..images import data
     from ..models import checkpoint
 
     source: data.ImageSource
     renames = dict(_pair(rename) for rename in chosen.rename)
-    if not chosen.start:
-        model, module = training_options.load_network(chosen)
-        try:
-            source = training_options.learned_pictures(chosen, model)
-            if len(data.classes_of(source)) == len(model.classes):
-                training_options.draw_once(source, config)
-                return module, None, source
-        except UnknownNameError:  # the folder has other classes
-            pass
-        state, named = module.state_dict(), f"the weights of {model.name} ({model.weights})"
-    else:
+    model = None
+    if chosen.start:
         state, named = checkpoint.state_dict(chosen.start), chosen.start.name
-    source = chosen.image_set or data.THINGS16
-    if chosen.data:
-        source = folder.read(chosen.data, progress=training_options.progress_of_first())
-        training_options.tell(chosen, source)
-        training_options.require_labels(source)
-        training_options.refuse_lost_classes(source)
-    module = _fresh(chosen.model, len(data.classes_of(source)))
-    report = checkpoint.load_partly_(module, state, named, renames)
-    training_options.tell(chosen, report)
+        source = _folder(chosen) if chosen.data else chosen.image_set or data.THINGS16
+    else:
+        model, module = training_options.load_network(chosen)
+        source, known = _pictures(chosen, model)
+        if known:
+            training_options.draw_once(source, config)
+            return module, None, source
+        state, named = module.state_dict(), f"the weights of {model.name} ({model.weights})"
+        training_options.tell(chosen, _new_classes(model, data.classes_of(source)))
+    module, report = _fresh(chosen.model, len(data.classes_of(source))), None
+    if model is None or model.trained:
+        report = checkpoint.load_partly_(module, state, named, renames)
+        training_options.tell(chosen, report)
     training_options.draw_once(source, config)
     return module, report, source
+
+
+def _pictures(chosen: argparse.Namespace, model: zoo.Model) -> tuple[data.ImageSource, bool]:
+    """Return what is learned, and whether the network has a last layer for those classes."""
+    from ..images import data
+    from ..models import gallery
+
+    if not chosen.data:
+        source = training_options.learned_pictures(chosen, model)
+        return source, model.trained and len(data.classes_of(source)) == len(model.classes)
+    if model.trained and gallery.names_classes(model):
+        try:
+            return training_options.learned_pictures(chosen, model), True
+        except UnknownNameError:  # the folder has other classes
+            return _folder(chosen), False
+    found = _folder(chosen)
+    return found, model.trained and len(found.classes) == len(model.classes)
+
+
+def _folder(chosen: argparse.Namespace) -> ImageFolder:
+    """Return the pictures of a folder that decides the classes."""
+    from ..images import folder
+
+    source = folder.read(chosen.data, progress=training_options.progress_of_first())
+    training_options.tell(chosen, source)
+    training_options.require_labels(source)
+    training_options.refuse_lost_classes(source)
+    return source
+
+
+def _new_classes(model: zoo.Model, classes: Sequence[str]) -> str:
+    """Say that the network gets other classes than it had, and which."""
+    from ..models import gallery
+
+    new = f"{_classes(classes)} of the pictures: {some(classes)}"
+    if not model.trained:
+        return f"{model.name} has random weights, and learns the {new}"
+    had = some(model.classes) if gallery.names_classes(model) else "without names"
+    return (
+        f"Other classes than those of {model.weights}: the network learns the {new}. "
+        f"It had {_classes(model.classes)}: {had}"
+    )
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{len(names)} class{'es' * (len(names) != 1)}"
 
 
 def _fresh(name: str, classes: int) -> nn.Module:

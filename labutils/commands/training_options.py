@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ModelFileError, UsageError
-from .options import progress_bar, say
+from .options import progress_bar, say, some
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,10 +138,24 @@ def learned_pictures(chosen: argparse.Namespace, model: zoo.Model) -> data.Image
         return chosen.image_set or data.set_for(model.classes)
     found = gallery.in_folder(model, chosen.data, progress_of_first())[1]
     tell(chosen, found)
+    named = gallery.names_classes(model)
+    if not found.labelled and not named:
+        raise UsageError(
+            f"{model.name} ({model.weights}) has {len(model.classes)} outputs without names, and "
+            f"{found.root} another number of classes, or none."
+        )
     require_labels(found)
-    if not gallery.names_classes(model):
+    if not named:
         refuse_lost_classes(found)
+    if unseen := _unseen(found):
+        tell(chosen, f"No pictures of {some(unseen)}: kept as outputs, and not learned.")
     return found
+
+
+def _unseen(found: ImageFolder) -> list[str]:
+    """Return the network's classes that no picture shows."""
+    shown = {used.label for used in found.files}
+    return [name for label, name in enumerate(found.classes) if label not in shown]
 
 
 def refuse_lost_classes(found: ImageFolder) -> None:
@@ -162,6 +176,12 @@ def require_labels(found: ImageFolder) -> None:
         raise UsageError(
             f"{found.root} has no subfolders with the names of classes, so nobody says what its "
             "pictures show. Put those of each class into one."
+        )
+    shown = {used.label for used in found.files}
+    if len(shown) < 2:
+        raise UsageError(
+            f"{found.root} shows one class only, {found.classes[shown.pop()]!r}: there is nothing "
+            "to tell apart. Add a folder with pictures of something else."
         )
 
 

@@ -242,6 +242,8 @@ class ImageSet:
         What these images are, as a phrase.
     skipped
         Files that could not be read, each with the reason.
+    names
+        The files, for pictures of a folder.
     """
 
     images: np.ndarray
@@ -249,13 +251,14 @@ class ImageSet:
     classes: tuple[str, ...]
     source: str
     skipped: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def head(self, n: int) -> ImageSet:
         """Return the first `n` images (drawn classes take turns, so they stay balanced)."""
-        return replace(self, images=self.images[:n], labels=self.labels[:n])
+        return replace(self, images=self.images[:n], labels=self.labels[:n], names=self.names[:n])
 
     def batches(
         self, batch_size: int, preprocessing: Preprocessing

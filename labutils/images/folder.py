@@ -217,6 +217,7 @@ class ImageFolder(typesetting.Shown):
             classes=self.classes,
             source=f"{self.title} {part}, {counted(len(used), 'picture')} at {data.shown(size)}",
             skipped=tuple(f"{name}: {why}" for name, why in self.left_out.items()),
+            names=tuple(entry.file.name for entry in used),
         )
 
 

@@ -197,8 +197,8 @@ class LoadReport(typesetting.Shown):
         lines = [f"{self.source}: {len(self.loaded)} of {total} tensors loaded"]
         for what, found in (
             ("renamed", names),
-            ("kept as they were (not in the file)", self.missing),
-            ("of another shape, kept as they were", shapes),
+            ("not in the file, which begin anew", self.missing),
+            ("of another shape, which begin anew", shapes),
             ("in the file only", self.unexpected),
         ):
             more = ", ..." if len(found) > 3 else ""

@@ -220,6 +220,8 @@ def _own(arch: architectures.Architecture, path: str | Path) -> architectures.We
     if image_set := data.set_of(classes):
         source = f"{data.drawn(image_set).TITLE} training"
         preprocessing = replace(preprocessing, size=_DRAWN_SIZE, source=source)
+    elif found_on_card := provenance.card_preprocessing(path):
+        preprocessing = replace(found_on_card, source=f"card of {path.name}")
     elif size := provenance.card_size(path):
         preprocessing = replace(preprocessing, size=size, source=f"card of {path.name}")
     what = f"weights from {path.name}"

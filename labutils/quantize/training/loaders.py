@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -55,18 +56,34 @@ def first_images(loader: Iterable[Any], most: int = MOST_IMAGES) -> np.ndarray:
     return np.concatenate(parts)[:most]
 
 
+def warn_of_pixels(images: np.ndarray) -> None:
+    """Warn of images without a value below 0, which normalized ones have."""
+    low, high = float(images.min()), float(images.max())
+    if low >= 0 and high > low:
+        warnings.warn(
+            f"The calibration images run from {low:.3g} to {high:.3g}, and none has a value below "
+            "0: they are not normalized, it seems. Ranges, and the file, will be right only for a "
+            "network that was trained on such (labutils.images.data.Preprocessing normalizes).",
+            stacklevel=3,
+        )
+
+
 def _images(batch: Any) -> np.ndarray:
-    first = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
+    inside = isinstance(batch, (tuple, list)) and len(batch) > 0
+    first = batch[0] if inside else batch
     if isinstance(first, torch.Tensor):
         whole = not first.is_floating_point()
         first = first.detach().cpu().numpy() if whole else first.detach().cpu().float().numpy()
     if not isinstance(first, np.ndarray) or first.ndim != 4:
         shape = f" of shape {first.shape}" if isinstance(first, np.ndarray) else ""
         names = f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        begins = " begins with" if inside else " is"
+        way = "batch['image']" if isinstance(batch, Mapping) else "images"
+        each = "batch" if isinstance(batch, Mapping) else "labels, images"
         raise UsageError(
-            f"A batch of the loader is a {type(first).__name__}{shape}{names}. Calibration takes "
-            "images (n, channels, height, width), or tuples that begin with them: "
-            "`(batch['image'] for batch in loader)` makes one of the other."
+            f"A batch of the loader{begins} a {type(first).__name__}{shape}{names}. Calibration "
+            "takes images (n, channels, height, width), or tuples that begin with them: "
+            f"`({way} for {each} in loader)` makes one of the other."
         )
     if first.dtype.kind != "f":
         raise UsageError(

@@ -231,6 +231,11 @@ def calibrate_(
     progress
         Called as ``progress(iterable, description)`` around the batches.
 
+    Warns
+    -----
+    UserWarning
+        No value of the images is below 0: they are not normalized, it seems.
+
     Raises
     ------
     UsageError
@@ -253,6 +258,8 @@ def calibrate_(
             raise UsageError("An ImageSet holds pixels: pass preprocessing= as well.")
         return preprocessing(images.images[part])
 
+    if isinstance(images, np.ndarray):
+        loaders.warn_of_pixels(images)
     prepared(slice(1))  # refused before anything changes
     _check_weights(model)
     model.eval()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from ... import export, metrics, paths, typesetting
-from ...errors import LabError, UsageError
+from ...errors import LabError, UsageError, counted
 from ...images import data
+from ...models.model import Model
 from ...onnxfile import constants
 from ...onnxfile.graph import opset as declared
 from ...onnxfile.graph import serialized
@@ -154,6 +156,7 @@ def to_qdq(
     opset: int = 17,
     exporter: str = "auto",
     preprocessing: data.Preprocessing | None = None,
+    classes: Sequence[str] = (),
     images: np.ndarray | None = None,
 ) -> QdqReport:
     """Write a network with fake quantization as a QDQ file, and compare the two.
@@ -172,6 +175,9 @@ def to_qdq(
         As for `export.to_onnx`.
     preprocessing
         Recorded in the file.
+    classes
+        One name per output, in order; recorded in the file, which commands then read. Without
+        them, `labutils run --data FOLDER` takes the outputs for the folder's classes by name.
     images
         (n, channels, height, width) float32 for the comparison; default 16 Things-16 images.
 
@@ -198,7 +204,9 @@ def to_qdq(
         images = shown(data.calibration(_CHECKED_IMAGES, size).images)
     marked, stored = _marked(model, opset)
     example = torch.zeros(1, channels, *data.sides(size))
-    graph = export.unchecked(marked, example, opset, exporter, preprocessing)
+    origin = _named(model, preprocessing, classes)
+    graph = export.unchecked(marked, example, opset, exporter, preprocessing, origin)
+    _refuse_other_classes(graph.graph, classes)
     _fold_shapes_(graph)
     contract_gelus_(graph)  # no rounding comes between the parts of one
     opset = declared(graph)
@@ -211,6 +219,25 @@ def to_qdq(
         path, opset, counts["activations"], counts["weights"], counts["biases"],
         path.stat().st_size, **found, n=len(images), size=size,
     )  # fmt: skip
+
+
+def _named(
+    model: nn.Module, preprocessing: data.Preprocessing | None, classes: Sequence[str]
+) -> Model | None:
+    """Return what the file says of a network that was trained in a loop of one's own."""
+    if not classes:
+        return None
+    note = "trained in a loop of its own"
+    return Model(type(model).__name__, None, preprocessing, tuple(classes), "", note, trained=True)
+
+
+def _refuse_other_classes(graph: onnx.GraphProto, classes: Sequence[str]) -> None:
+    found = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    if classes and len(classes) != found:
+        raise UsageError(
+            f"{len(classes)} classes for {counted(found, 'output')}: pass one name for each, in "
+            "the order of the outputs."
+        )
 
 
 def _fold_shapes_(model: onnx.ModelProto) -> None:

@@ -84,7 +84,7 @@ def listening(pid):
 @pytest.mark.htp
 def test_the_command_line_keeps_to_itself(tmp_path):
     small = ["mobilenet_v3_small", "--weights", "things16", "--size", "64"]
-    few = tmp_path / "few.npz"  # the gate's images in a process of its own
+    few = tmp_path / "few.npz"  # the gate's images in the child process
     np.savez(few, np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32))
     line = f"mobilenet_v3_small --size 64 --inputs {few}"
     (tmp_path / "models.txt").write_text(line, encoding="utf-8")

@@ -197,8 +197,8 @@ class LoadReport(typesetting.Shown):
         lines = [f"{self.source}: {len(self.loaded)} of {total} tensors loaded"]
         for what, found in (
             ("renamed", names),
-            ("not in the file, which begin anew", self.missing),
-            ("of another shape, which begin anew", shapes),
+            ("not in the file", self.missing),
+            ("of another shape, not taken", shapes),
             ("in the file only", self.unexpected),
         ):
             more = ", ..." if len(found) > 3 else ""

@@ -224,10 +224,10 @@ def to_qdq(
 def _named(
     model: nn.Module, preprocessing: data.Preprocessing | None, classes: Sequence[str]
 ) -> Model | None:
-    """Return what the file says of a network that was trained in a loop of one's own."""
+    """Return what the file says of a network that was trained in a custom loop."""
     if not classes:
         return None
-    note = "trained in a loop of its own"
+    note = "trained in a custom loop"
     return Model(type(model).__name__, None, preprocessing, tuple(classes), "", note, trained=True)
 
 

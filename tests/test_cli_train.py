@@ -49,9 +49,7 @@ def test_weights_that_fit_are_taken_and_what_happened_is_said(lab, foreign, tmp_
     assert code == 0, err
     said += err
     assert "242 of 244 tensors loaded" in said and "242 renamed" in said
-    assert (
-        "of another shape, not taken: classifier.3.weight (7, 1024) for (16, 1024)" in said
-    )
+    assert "of another shape, not taken: classifier.3.weight (7, 1024) for (16, 1024)" in said
     assert "1 in the file only: ema.decay" in said and "Fine-tuned for 2 steps" in said
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["n"] == data.VALIDATION_IMAGES == 64 and card["from"]["unexpected"] == ["ema.decay"]

@@ -69,10 +69,10 @@ def _is_compile_supported(device_type: Any) -> Any:
 
 
 def _import_with_declared_operators() -> ModuleType:
-    for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
     import torch
 
+    for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, signature in _SIGNATURES.items():
         library.define(name + signature)

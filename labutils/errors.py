@@ -62,6 +62,12 @@ def worded(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
+def some(names: Iterable[str]) -> str:
+    """Return the first eight of many names, and how many more there are, for a line."""
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f", and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, as a message says it: ``1 node``, ``2 nodes``.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LimitError, UsageError, counted, printable
+from ..errors import LimitError, UsageError, counted, printable, some
 
 if TYPE_CHECKING:
     from ..images import data
@@ -29,7 +29,6 @@ MODEL_HELP = f"{NAME_HELP}, or a file (.onnx, .pt2)"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MAX_INPUT_BYTES = 4 << 30
 _SILENT_S = 10.0  # seconds without a line where no progress bar can be drawn
-_FEW_CLASSES = 8
 APPROXIMATE = "also rules that change the function, where no exact one helps; retrain then"
 
 
@@ -330,19 +329,13 @@ def own_folder(
 
 def _assumed(classes: Sequence[str]) -> str:
     """Return which output is taken for which class, where the network names none."""
-    numbered = some([f"{number} {name}" for number, name in enumerate(classes)])
+    numbered = some(f"{number} {name}" for number, name in enumerate(classes))
     return (
         "ASSUMED: the network does not name its classes, and its outputs are taken for the "
         f"folders in the order of their names: {numbered}. Where a loop of yours numbered them "
         "otherwise, accuracy is wrong: export the network with its classes "
         "(`qat.to_qdq(..., classes=...)`, or a zoo.Model for `export.to_onnx`)."
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first few names of many, for a line."""
-    more = ", ..." if len(names) > _FEW_CLASSES else ""
-    return ", ".join(names[:_FEW_CLASSES]) + more
 
 
 def _why_unlabelled(model: zoo.Model) -> str:

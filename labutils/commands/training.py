@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import UnknownNameError, UsageError, some
 from . import quantized_training, training_options
-from .options import NAME_HELP, WEIGHTS_HELP, command, data_argument, say, some
+from .options import NAME_HELP, WEIGHTS_HELP, command, data_argument, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
     settings = "YAML with batch size, learning rate, augmentation and the like, or a card"
     parser.add_argument("--config", type=Path, metavar="FILE", help=settings)
     parser.add_argument("--steps", type=int, help="how many (300, or what the recipe says)")
-    sides = "side of the training images (96: faster than the 128 px that networks are used at)"
+    sides = "side of the training images (96, or what the recipe says; networks are used at 128)"
     parser.add_argument("--size", type=int, help=sides)
     learned = "which pictures (those that the weights learned, else things16)"
     parser.add_argument("--set", dest="image_set", choices=SETS, help=learned)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ModelFileError, UsageError
-from .options import progress_bar, say, some
+from ..errors import ModelFileError, UsageError, some
+from .options import progress_bar, say
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import paths, typesetting
-from ..errors import UnknownNameError, UsageError, counted
+from ..errors import UnknownNameError, UsageError, counted, some
 from ..tracking import Progress
 from . import data, folder_classes, photographs, picture_files
 from .picture_files import PictureFile
@@ -106,11 +106,11 @@ class ImageFolder(typesetting.Shown):
         """Return what nobody would miss before it is too late."""
         lines = []
         if self.unusable:
-            lines.append(f"  classes without a picture that can be used: {_some(self.unusable)}")
+            lines.append(f"  classes without a picture that can be used: {some(self.unusable)}")
         if self.only_judged:
-            lines.append(f"  classes without a picture for training: {_some(self.only_judged)}")
+            lines.append(f"  classes without a picture for training: {some(self.only_judged)}")
         if self.others:
-            kinds = _some([f"{count} {suffix}" for suffix, count in self.others.items()])
+            kinds = some([f"{count} {suffix}" for suffix, count in self.others.items()])
             lines.append(f"  not called like pictures, and not looked at: {kinds}")
         return lines
 
@@ -226,11 +226,6 @@ def _fitted(
 ) -> np.ndarray:
     pixels, _ = picture_files.upright(root / used.file.name)
     return data.fitted(pixels, *how)
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f", and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
 def _purpose(part: str) -> str:

@@ -82,11 +82,11 @@ def convert(
 def _export(
     network: nn.Module, shape: tuple[int, ...], layout: Layout, program: Path, name: str
 ) -> None:
-    n, channels, height, width = shape
     import torch
 
     from .fed import Fed
 
+    n, channels, height, width = shape
     example = torch.zeros((n, height, width, channels) if layout == "nhwc" else shape)
     try:
         with torch.no_grad():

@@ -149,6 +149,8 @@ def _source(
     by_node: bool,
     listener: Listener,
 ) -> _Source:
+    from ..litert import onnx_network
+
     def exported() -> OnnxFile:
         place = folder / manifests.file_name(model.name, "onnx", "original")
         if place.exists():
@@ -163,8 +165,6 @@ def _source(
     fixed = steps.repair_file(original, destination, preparation, listener.echo)
     if fixed is None and model.module is not None and not by_node:  # nothing was to repair
         return _Source(model.module, exported, is_onnx=False)
-    from ..litert import onnx_network
-
     file = OnnxFile.of(fixed.onnx or fixed.file) if fixed else original
     return _Source(onnx_network.read(file), lambda: original, is_onnx=True, fixed=fixed)
 

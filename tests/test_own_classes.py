@@ -129,6 +129,23 @@ def test_a_trained_file_keeps_the_names_of_its_classes(lab, own, tmp_path):
     assert code == 0 and "ASSUMED" not in out, err
 
 
+class Brightness(Brightest):
+    """Gives one number without an axis."""
+
+    def forward(self, x):
+        return super().forward(x).mean()
+
+
+def test_a_network_that_is_no_classifier_needs_no_classes(tmp_path):
+    images = data.Preprocessing(32)(data.load("calib", 8, 32).images)[:1]
+    student = qat.prepare(Brightness().eval(), "int8_qat", size=32)
+    qat.calibrate_(student, images)
+    shown = {"size": 32, "images": images}
+    qat.to_qdq(student, tmp_path / "q.onnx", **shown)
+    with pytest.raises(UsageError, match="3 classes for 1 output:"):
+        qat.to_qdq(student, tmp_path / "r.onnx", classes=KINDS, **shown)
+
+
 def test_images_that_are_not_normalized_are_warned_of():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8)).astype(np.float32)
     for images in (pixels, pixels / 255):

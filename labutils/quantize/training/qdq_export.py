@@ -232,8 +232,11 @@ def _named(
 
 
 def _refuse_other_classes(graph: onnx.GraphProto, classes: Sequence[str]) -> None:
-    found = graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    if classes and len(classes) != found:
+    if not classes:
+        return
+    dims = graph.output[0].type.tensor_type.shape.dim
+    found = dims[-1].dim_value if dims else 1
+    if len(classes) != found:
         raise UsageError(
             f"{len(classes)} classes for {counted(found, 'output')}: pass one name for each, in "
             "the order of the outputs."

@@ -130,8 +130,8 @@ def test_accuracy_is_stated_of_a_trained_model_with_n_and_the_paired_difference(
     few = ("--images", 8, "--held-out", 16)
     out = lab("quantize", *model, *few, "-o", tmp_path / "q.onnx")[1]
     assert re.search(r"float +16 +\d+\.\d+ \[\d", out)
-    assert re.search(r"int8@1 +16 +\d+\.\d+ \[.*\] +[-+]\d+\.\d+ \[", out)
-    assert "float: in memory, PyTorch" in out and "int8@1: q.onnx, ONNX Runtime" in out
+    assert re.search(r"int8@2 +16 +\d+\.\d+ \[.*\] +[-+]\d+\.\d+ \[", out)
+    assert "float: in memory, PyTorch" in out and "int8@2: q.onnx, ONNX Runtime" in out
     assert "Wrote q.onnx, q.onnx.quantization.yaml, q.onnx.manifest.json." in out
 
 

@@ -163,25 +163,25 @@ def test_pools_pass_factors_on_and_a_layer_that_does_not_take_them_leaves_all_as
 
 def test_no_range_grows(tmp_path):
     source, inputs = network(tmp_path), images()
-    plain = quantize.measure_ranges(source, inputs).limits()
-    equal = quantize.measure_ranges(source, inputs, equalize_gates=True).limits()
+    limits = quantize.measure_ranges(source, inputs).limits()
     for name in ("z", "y"):
-        reach, whole = (max(-low, high) for low, high in (equal[f"{name}/equalized"], plain[name]))
+        ends = limits[f"{name}/equalized"], limits[name]
+        reach, whole = (max(-low, high) for low, high in ends)
         assert reach <= 1.5 * whole  # some images reach farther than those that factors came from
 
 
-def test_ranges_say_for_which_recipe_they_were_measured(tmp_path):
+def test_ranges_serve_recipes_with_equalized_gates_and_without(tmp_path):
     source, inputs = network(tmp_path), images()
-    plain = quantize.measure_ranges(source, inputs)
+    plain = quantize.measure_ranges(source, inputs, equalize_gates=False)
     with pytest.raises(UsageError, match=r"equalizes the channels.*pass calibration images"):
         quantize.static(source, tmp_path / "q.onnx", plain, EQUAL)
-    equal = quantize.measure_ranges(source, inputs, equalize_gates=True)
-    with pytest.raises(UsageError, match="leaves gates as they are"):
-        quantize.static(source, tmp_path / "q.onnx", equal, "int8@1")
-    files = [tmp_path / "from_ranges.onnx", tmp_path / "from_images.onnx"]
-    for file, given_ in zip(files, (equal, inputs), strict=True):
-        quantize.static(source, file, given_, EQUAL)
-    assert files[0].read_bytes() == files[1].read_bytes()
+    ranges = quantize.measure_ranges(source, inputs)
+    assert set(plain.tensors) < set(ranges.tensors)
+    for wish in (EQUAL, quantize.load_recipe("int8@1"), quantize.load_recipe("pow2")):
+        files = [tmp_path / "from_ranges.onnx", tmp_path / "from_images.onnx"]
+        for file, given_ in zip(files, (ranges, inputs), strict=True):
+            quantize.static(source, file, given_, wish)
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 # --- flat ends -----------------------------------------------------------------------------------

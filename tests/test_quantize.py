@@ -16,7 +16,7 @@ from labutils import compare, metrics, paths, quantize, runtime
 from labutils.errors import LabError, ModelFileError, UnknownNameError, UsageError
 from labutils.images import data
 from labutils.models import zoo
-from labutils.quantize import equalize, insertion, ptq, rounding
+from labutils.quantize import equalize, insertion, ptq, rounding, stored
 from labutils.quantize import ranges as quantize_ranges
 from labutils.quantize.recipe import Calibration, Override, Weights
 
@@ -78,8 +78,10 @@ def test_both_exports_are_quantized_whole(
     known = ranges if opset == 17 else calibration
     report = quantize.static(source, tmp_path / "q.onnx", known, bits, preprocessing=PREPROCESSING)
     before, after = operators(source), operators(report.file)
-    assert after["Conv"] == before["Conv"] == report.quantized["Conv"] == 52
-    assert after["HardSwish"] == before["HardSwish"] > 15  # not taken apart
+    apart = before["HardSwish"] - after["HardSwish"]  # each then has convolutions for its factors
+    assert before["Conv"] == 52 and apart <= after["Conv"] - 52 <= 2 * apart
+    assert report.quantized["Conv"] == after["Conv"]
+    assert after["HardSwish"] > 15 and (apart == 0 or bits == "int8")
     assert report.quantized["Gemm"] == 2
     assert report.left == ()
     assert report.opset == opset
@@ -262,7 +264,7 @@ def test_excluded_nodes_stay_in_float_and_are_reported(tmp_path):
 def test_report_as_text_and_html_say_the_same(tmp_path):
     report = quantize.static(tiny(tmp_path), tmp_path / "q.onnx", noise())
     text, markup = str(report), report._repr_html_()
-    trimmed = "8 calibration images, 1 % of them left out on either side"
+    trimmed = "8 calibration images, 5 % of them left out on either side (1 % for vectors)"
     for words in ("per channel", trimmed, "1 Conv", "opset 17"):
         assert words in text
         assert words in markup
@@ -547,7 +549,7 @@ def test_bias_correction_takes_the_mean_error_away(tmp_path):
         report = quantize.static(source, tmp_path / f"{correct}.onnx", images, recipe)
         off[correct] = np.abs(runtime.connect(report.file).run(images).mean(axis=0) - wanted).max()
     assert off[True] < 0.3 * off[False]
-    assert "biases of 1 layers" in str(report)
+    assert "biases of 1 layer:" in str(report)
 
 
 def with_bias(tmp_path, weight):
@@ -588,17 +590,17 @@ def test_a_change_that_harms_the_logits_is_put_back(tmp_path):
     quantize.static(source, tmp_path / "q.onnx", noise(8), "int8")
     model, reference = onnx.load(tmp_path / "q.onnx"), onnx.load(source)
     conv = next(n for n in model.graph.node if n.op_type == "Conv")
-    weight = rounding._weight_of(model, conv, 1)
+    weight = stored.stored_input(model, conv, 1)
     before, judge = weight.codes.copy(), rounding._Judge(model, reference, noise(8))
     weight.write_(before[::-1])
     assert not judge.keeps(weight)
     assert judge.best == judge.first > 20
-    assert (rounding._weight_of(model, conv, 1).codes == before).all()
+    assert (stored.stored_input(model, conv, 1).codes == before).all()
 
 
 def test_recipes_that_need_images_refuse_ranges(tmp_path):
     source = tiny(tmp_path)
     ranges = quantize.measure_ranges(source, noise())
-    for wish in ({"equalize": True}, {"correct_bias": True}, {"rounding": "adaptive"}):
+    for wish in ({"equalize": True}, {"rounding": "adaptive"}):
         with pytest.raises(UsageError, match="images"):
             quantize.static(source, tmp_path / "q.onnx", ranges, mixed_recipe(**wish))

@@ -31,6 +31,7 @@ from .options import (
     repair_arguments,
     replay_arguments,
     require_file,
+    require_folder,
     say,
     titled,
 )
@@ -252,6 +253,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     require_file(chosen, ending)
     destinations.refuse_impossible(chosen.target, chosen.output)
     qnn.soc(chosen.soc)
+    require_folder(chosen)
     _refuse_misfit(chosen, ending)
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
@@ -279,6 +281,7 @@ def _convert(chosen: argparse.Namespace) -> int:
     except ParityError as error:
         raise ParityError(f"{error}\n\nNothing was written.", error.report) from None
     emit(chosen, made)
+    say(chosen, f"wrote {made.file} and {made.manifest.name} beside it")
     if chosen.data:
         follower = listener(chosen)
         settings = {"soc": chosen.soc} if ending == ".dlc" else {}
@@ -288,7 +291,11 @@ def _convert(chosen: argparse.Namespace) -> int:
 
 
 def _refuse_misfit(chosen: argparse.Namespace, ending: str) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that do not go together, and a recipe that there is not."""
+    from .. import litert, quantize
+
+    if chosen.quantize and not (ending == litert.ENDING and chosen.quantize in litert.OWN):
+        quantize.load_recipe(chosen.quantize)
     if chosen.calibration and not chosen.quantize:
         raise UsageError("--calibration is for an integer file: pass --quantize RECIPE with it.")
     if chosen.layout and ending != ".tflite":

@@ -304,6 +304,14 @@ def data_argument(parser: Any, use: str) -> None:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help=text)
 
 
+def require_folder(chosen: argparse.Namespace) -> None:
+    """Refuse a ``--data`` that is not there, before any work."""
+    from ..images import folder
+
+    if chosen.data:
+        folder.located(chosen.data)
+
+
 def own_folder(
     chosen: argparse.Namespace, model: zoo.Model
 ) -> tuple[zoo.Model, Callable[[str, int | None], data.ImageSet]]:

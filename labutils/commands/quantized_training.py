@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ParityError, UnknownNameError, UsageError
 from . import training_options
-from .options import progress_bar, say
+from .options import progress_bar, require_folder, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +93,7 @@ def _task(chosen: argparse.Namespace) -> Task:
     from ..quantize import presets
     from ..quantize.training import qat
 
+    require_folder(chosen)
     recipe, preset = presets.for_training(quantize.load_recipe(chosen.recipe))
     if preset:
         line = f"recipe {recipe.name} has no `qat` part: trained with that of {preset}"

@@ -20,6 +20,7 @@ from .options import (
     own_folder,
     own_images,
     preprocessing_of,
+    require_folder,
     say,
     titled,
 )
@@ -83,7 +84,7 @@ def _quantize_parser(commands: Any) -> None:
 
 
 def _quantize(chosen: argparse.Namespace) -> int:
-    from .. import pipeline, targets
+    from .. import pipeline, quantize, targets
     from ..models import ends, zoo
     from ..runtime import qnn
 
@@ -101,6 +102,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
     if chosen.repair_for:
         targets.load(chosen.repair_for)
     budget = _budget(chosen)
+    require_folder(chosen)
+    quantize.load_recipe(chosen.recipe)
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     preprocessing = preprocessing_of(chosen, model)
     if not chosen.data and not (chosen.calibration and chosen.inputs):

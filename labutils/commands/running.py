@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelFileError, UsageError
+from ..errors import ModelFileError, UsageError, printable
 from ..tracking import tracked
 from .options import (
     MODEL_HELP,
@@ -22,6 +23,7 @@ from .options import (
     own_folder,
     preprocessing_of,
     progress_bar,
+    require_folder,
     say,
     size_argument,
     stored_inputs,
@@ -77,6 +79,7 @@ def _run(chosen: argparse.Namespace) -> int:
     from ..runtime import qnn
 
     chip = qnn.soc(chosen.soc)
+    require_folder(chosen)
     if not chosen.data:
         chosen.images = chosen.images or ["16"]
     model = zoo.load(chosen.artifact, chosen.weights, chosen.size, chosen.tensor)
@@ -108,7 +111,8 @@ def _run(chosen: argparse.Namespace) -> int:
         _answers(chosen, runner.runtime, model, names, found[scores], labels)
     else:
         _describe(chosen, runner.runtime, found)
-    return 0
+    files = not chosen.data and labels is None and not _own_inputs(chosen)
+    return 1 if files and len(names) < len(chosen.images) else 0
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -156,8 +160,18 @@ def _inputs(
         inputs = preprocessing(np.asarray(images.images))
         return names, inputs, images.labels if known else None
     how = preprocessing.resampling
-    pixels = data.read_images(chosen.images, preprocessing.size, resampling=how)
-    return chosen.images, preprocessing(pixels), None
+    names, pixels = [], []
+    for name in chosen.images:
+        try:
+            pixels.append(data.read_images([name], preprocessing.size, resampling=how))
+            names.append(name)
+        except UsageError as error:
+            if len(chosen.images) == 1:
+                raise
+            print(printable(f"left out: {error}"), file=sys.stderr)
+    if not names:
+        raise UsageError(f"None of the {len(chosen.images)} pictures could be read.")
+    return names, preprocessing(np.concatenate(pixels)), None
 
 
 def _describe(chosen: argparse.Namespace, runtime: str, found: dict[str, np.ndarray]) -> None:

@@ -257,7 +257,7 @@ def read(
     UnknownNameError
         A subfolder is not a class of the model; the message suggests the nearest.
     """
-    root = _folder(root)
+    root = located(root)
     scan = picture_files.scan(root, progress)
     if not scan.files and not scan.closed:
         listed = ", ".join(sorted(picture_files.SUFFIXES))
@@ -310,8 +310,14 @@ def _only_judged(files: Sequence[LabelledFile], classes: Sequence[str]) -> tuple
     return tuple(classes[label] for label in sorted(judged))
 
 
-def _folder(root: str | Path) -> Path:
-    """Return the folder of a path, or of a published set of photographs."""
+def located(root: str | Path) -> Path:
+    """Return the folder of a path, or of a published set of photographs.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
     folder = paths.expanded(root)
     if folder.is_dir():
         return folder

@@ -312,19 +312,14 @@ def _patch(trip: _Trip) -> tuple[zoo.Model, Path]:
 
 
 def _quantize(trip: _Trip, patched: Path) -> dict[str, Path]:
-    """Write the QDQ files; recipes that quantize the same float network share its ranges."""
+    """Write the QDQ files, from the same ranges."""
     made: dict[str, Path] = {}
-    measured: dict[bool, quantize.Ranges] = {}
     with trip.log.step("quantize") as said:
         images = trip.pictures("calib", steps.CALIBRATION_IMAGES)
+        ranges = quantize.measure_ranges(
+            patched, images, trip.model.preprocessing, trip.listener.progress
+        )
         for recipe in RECIPES:
-            apart = quantize.load_recipe(recipe).equalize_gates
-            if apart not in measured:
-                measured[apart] = quantize.measure_ranges(
-                    patched, images, trip.model.preprocessing, trip.listener.progress,
-                    equalize_gates=apart,
-                )  # fmt: skip
-            ranges = measured[apart]
             path = trip.path("quantize", recipe)
             report = steps.quantize_file(trip.model, patched, path, ranges, recipe, pictures=images)
             made[recipe] = trip.log.keep(path)

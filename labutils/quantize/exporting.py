@@ -109,6 +109,8 @@ def _lost(recipe: Recipe) -> list[tuple[str, str]]:
         found.append(("power_of_two", "the tool chooses its scales"))
     if calibration.outliers:
         found.append((f"calibration.outliers {calibration.outliers:g}", "the tool has no such"))
+    if calibration.vector_outliers is not None:
+        found.append(("calibration.vector_outliers", "the tool has no such"))
     if recipe.flat_ends:
         found.append(("flat_ends", "the tool has no such"))
     if calibration.method == "mse":

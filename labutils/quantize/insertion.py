@@ -170,7 +170,9 @@ def limits_by_bits(
     for bits in (8, 16):
         calibration = recipe.calibration
         if bits > default:
-            calibration = dataclasses.replace(calibration, method="minmax", outliers=0.0)
+            calibration = dataclasses.replace(
+                calibration, method="minmax", outliers=0.0, vector_outliers=None
+            )
         found[bits] = ranges.chosen(calibration, bits)
     return _with_own_ranges(found, recipe, model)
 
@@ -250,7 +252,8 @@ def _activations(
     producer = producers(model.graph.node)
     read_by = readers(node for node in model.graph.node if node.name not in exclude)
     found = {}
-    for name in ranges.tensors:
+    there = producer.keys() | {entry.name for entry in model.graph.input}
+    for name in [name for name in ranges.tensors if name in there]:
         maker = producer.get(name)
         method = maker and recipe.setting(maker.name, maker.op_type, "method")
         own = limits

@@ -263,6 +263,9 @@ def not_carried(recipe: Recipe) -> tuple[str, ...]:
         "a limit of weights: their greatest value decides": limits,
         "16-bit weights: 8 are used": 16 in everywhere,
         "4-bit weights of depthwise convolutions: 8 are used": 4 in everywhere,
+        "another share of outliers for vectors (vector_outliers)": (
+            recipe.calibration.vector_outliers is not None
+        ),
         "equalized weights (equalize)": recipe.equalize,
         "equalized channels before gates (equalize_gates)": recipe.equalize_gates,
         "ranges that end where activations are flat (flat_ends)": recipe.flat_ends,

@@ -25,7 +25,7 @@ from ..measure import complexity
 from ..onnxfile.file import OnnxFile
 from ..runtime import OrtRunner
 from ..tracking import Progress, tracked
-from . import presets
+from . import gates, presets
 from .carriers import CARRIERS
 from .mixed_report import Budget, MixedReport, Point, mixed_recipe
 from .prepare import prepared
@@ -88,6 +88,8 @@ def search(
     ranges = measure_ranges(
         model, calibration, preprocessing, progress, histograms, base.equalize_gates
     )
+    if base.equalize_gates and ranges.factors:
+        gates.equalize_(model, ranges.factors)
     images = checked_inputs(calibration, 0, preprocessing, shape, max(judged, _METERED))
     meter = Meter(model, base, ranges, images[:: max(1, len(images) // _METERED)][:_METERED])
     macs = _macs(source, model, shape)
@@ -222,6 +224,8 @@ def _narrowed(
 class _Measurement:
     """Quantizes a point of the front and measures it against the float model.
 
+    Biases are not corrected for that, whatever the base says: it would take most of the time, and
+    what is written is a little better than what was measured.
     It lives as long as the report, so it takes its images again each time: pixels weigh little.
     """
 
@@ -252,7 +256,8 @@ class _Measurement:
         )
 
     def __call__(self, point: Point, progress: Progress | None = None) -> Point:
-        recipe = mixed_recipe(self.base, self.spread(point.wide), self.narrow, "judged")
+        base = self.base.replaced(correct_bias=False)  # a second per layer, at every point
+        recipe = mixed_recipe(base, self.spread(point.wide), self.narrow, "judged")
         images = self.first(self.judged)
         with paths.scratch() as folder:
             file = folder / "point.onnx"
@@ -268,7 +273,7 @@ class _Measurement:
 
     def write(self, recipe: Recipe, destination: str | Path) -> QuantizeReport:
         """Quantize the searched model by a recipe, with the ranges that were measured."""
-        needs_images = recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest"
+        needs_images = recipe.equalize or recipe.rounding != "nearest"
         known = self.first(recipe.calibration.images) if needs_images else self.ranges
         return static(self.source, destination, known, recipe)
 

@@ -15,12 +15,14 @@ from .recipe import Activations, Calibration, Qat, Recipe, Weights, parse
 
 _ROBUST = Calibration(outliers=0.01)
 _TRIMMED = Calibration(outliers=0.05)
+_BY_SIZE = Calibration(outliers=0.05, vector_outliers=0.01)
 
 _ALL = (
     Recipe("int8@1", "8-bit activations and weights; ranges leave out 1 % of the images",
            calibration=_ROBUST),
-    Recipe("int8@2", "8-bit; gates equalized, ranges end where activations are flat, 5 % left out",
-           calibration=_TRIMMED, equalize_gates=True, flat_ends=True),
+    Recipe("int8@2", "8-bit; 5 % left out (vectors: 1 %), flat ends, gates equalized, biases "
+           "corrected", calibration=_BY_SIZE, equalize_gates=True, flat_ends=True,
+           correct_bias=True),
     Recipe("int8_trim", "8-bit; ranges leave out 5 % of the images on either side",
            calibration=_TRIMMED),
     Recipe("int8_corrected", "as int8, with corrected biases: for ReLU6 without gates",
@@ -31,13 +33,19 @@ _ALL = (
     Recipe("a16w8", "16-bit activations, 8-bit weights", Activations(16)),
     Recipe("a16w8_room", "as a16w8, with ranges a quarter longer than what calibration saw",
            Activations(16), calibration=Calibration(room=1.25)),
-    Recipe("w4a8", "4-bit weights per channel, 8-bit activations",
+    Recipe("w4a8@1", "4-bit weights per channel, 8-bit activations",
            weights=Weights(4, mse=True), calibration=_TRIMMED),
+    Recipe("w4a8@2", "as int8, with 4-bit weights per channel",
+           weights=Weights(4, mse=True), calibration=_BY_SIZE, equalize_gates=True,
+           flat_ends=True, correct_bias=True),
     Recipe("w4a16", "4-bit weights per channel, 16-bit activations", Activations(16),
            Weights(4, mse=True)),
-    Recipe("w4a8_adaptive", "as w4a8, with adaptive rounding and corrected biases",
+    Recipe("w4a8_adaptive@1", "as w4a8@1, with adaptive rounding and corrected biases",
            weights=Weights(4, mse=True), calibration=_TRIMMED, correct_bias=True,
            rounding="adaptive"),
+    Recipe("w4a8_adaptive@2", "as w4a8, with adaptive rounding",
+           weights=Weights(4, mse=True), calibration=_BY_SIZE, equalize_gates=True,
+           flat_ends=True, correct_bias=True, rounding="adaptive"),
     Recipe("pow2", "8-bit, symmetric, power-of-two scales, one per weight tensor (TDA4VM)",
            Activations(8, True, True), Weights(8, True, False, True), _ROBUST),
     Recipe("pow2_channel", "as pow2, one power of two per output channel",
@@ -52,9 +60,6 @@ _ALL = (
            qat=Qat(steps=300, batch_size=32, size=112, learning_rate=3e-4)),
 )  # fmt: skip
 
-_CURRENT = {"int8": 1}
-"""Presets whose name is not yet that of the newest version."""
-
 
 def _by_name() -> dict[str, tuple[Recipe, ...]]:
     found: dict[str, tuple[Recipe, ...]] = {}
@@ -67,9 +72,7 @@ def _by_name() -> dict[str, tuple[Recipe, ...]]:
 VERSIONS: dict[str, tuple[Recipe, ...]] = _by_name()
 """Every preset with its versions, the first one first."""
 
-PRESETS: dict[str, Recipe] = {
-    name: versions[_CURRENT.get(name, 0) - 1] for name, versions in VERSIONS.items()
-}
+PRESETS: dict[str, Recipe] = {name: versions[-1] for name, versions in VERSIONS.items()}
 """The newest version of every preset."""
 
 
@@ -106,16 +109,25 @@ def for_training(recipe: Recipe) -> tuple[Recipe, str]:
     """Return the recipe with settings of training, and which preset they are of ("": its own).
 
     What a search for mixed precision wrote says nothing of training. Its settings are then those
-    of the preset whose weights are nearest: ``pow2_qat``, ``w4a8_qat`` or ``int8_qat``. Gates are
-    not equalized for training, and the nodes that this adds are no longer named.
+    of the preset whose weights are nearest: ``pow2_qat``, ``w4a8_qat`` or ``int8_qat``; see
+    `trainable` for what is left out.
     """
     if recipe.qat is not None:
         return recipe, ""
-    own = tuple(o for o in recipe.overrides if gates.DERIVED not in o.node)
-    recipe = recipe.replaced(equalize_gates=False, flat_ends=False, overrides=own)
+    recipe = trainable(recipe)
     narrow = {recipe.weights.bits, *(o.weights for o in recipe.overrides)} & {4}
     near = "pow2_qat" if recipe.weights.power_of_two else "w4a8_qat" if narrow else "int8_qat"
     return recipe.replaced(qat=PRESETS[near].qat), near
+
+
+def trainable(recipe: Recipe) -> Recipe:
+    """Return the recipe without what is for networks that are not trained further.
+
+    Gates are not equalized, and the nodes that this adds are no longer named; ranges do not end
+    where activations are flat, because training moves them.
+    """
+    own = tuple(o for o in recipe.overrides if gates.DERIVED not in o.node)
+    return recipe.replaced(equalize_gates=False, flat_ends=False, overrides=own)
 
 
 def named() -> dict[str, Recipe]:

@@ -143,6 +143,9 @@ def _ignored(recipe: Recipe) -> tuple[str, ...]:
     said = {
         f"calibration by {asked.method} (min-max instead)": asked.method != plain.method,
         f"leaving out {100 * asked.outliers:g} % of the images": asked.outliers != plain.outliers,
+        f"leaving out {100 * (asked.vector_outliers or 0):g} % of the images for vectors": (
+            asked.vector_outliers is not None
+        ),
         f"ranges {asked.room:g} times as long": asked.room != plain.room,
         "fixed ranges and limits of weights": fixed,
         "equalization": recipe.equalize,

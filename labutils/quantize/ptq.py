@@ -39,7 +39,7 @@ from ..onnxfile.file import OnnxFile
 from ..onnxfile.graph import opset, serialized
 from ..onnxfile.wall import naming, wall
 from ..tracking import Progress
-from . import equalize, gates, presets, rounding
+from . import bias_correction, equalize, gates, presets, rounding
 from . import recipe as recipes
 from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
 from .insertion import (
@@ -152,9 +152,11 @@ class QuantizeReport(typesetting.Shown):
         weights, calibration = self.recipe.weights, self.recipe.calibration
         symmetry = "symmetric" if weights.symmetric else "asymmetric"
         out = f"{100 * self.outliers:g} % of them left out on either side"
+        share = calibration.vector_outliers
+        vectors = "" if share is None else f" ({100 * share:g} % for vectors)"
         method = {
             "minmax": f"min-max over {self.images} calibration images"
-            + (f", {out}" if self.outliers else ""),
+            + (f", {out}{vectors}" if self.outliers else ""),
             "percentile": f"{calibration.percentile:g} % of the values of {self.images} images",
             "mse": f"least squared error on {self.images} calibration images",
             "entropy": f"least divergence on {self.images} calibration images",
@@ -256,22 +258,36 @@ def static(
         )
     repairs: list[str] = []
     model = prepared(source, repairs)
-    if factors := gate_factors(model, calibration, recipe, preprocessing):
-        repairs.append(gates.equalize_(model, factors))
-    _check_names(model, recipe, source, exclude)
-    refuse_dilated_pools(model, recipe, source.name)
     if recipe.equalize:
         repairs.append(str(equalize.equalize_(model)))
+    _refuse_alien(model, calibration, source)
+    plain = model
+    if factors := gate_factors(model, calibration, recipe, preprocessing):
+        plain = _copy(model)
+        repairs.append(gates.equalize_(model, factors))
+        gates.pad_wide_(model, widths(model, recipe))
+    _check_names(model, recipe, source, exclude)
+    refuse_dilated_pools(model, recipe, source.name)
     with naming(source.name, draft="part.onnx"):
-        ranges = _ranges(model, calibration, recipe, preprocessing, progress, source)
+        ranges = _ranges(plain, calibration, recipe, preprocessing, progress, source)
     float_model = _copy(model)
     inserted = _inserted(model, float_model, recipe, ranges, source.name)
     function = _compare(inserted, source, ranges, recipe, destination.name)
-    if recipe.correct_bias or recipe.rounding != "nearest":
+    changed = []
+    if recipe.rounding != "nearest":
         images = _images(calibration, float_model, preprocessing, recipe)
-        changed = rounding.reconstruct_(
-            inserted.quantized, inserted.floating, images, recipe, progress
+        changed.append(
+            rounding.round_(inserted.quantized, inserted.floating, images, recipe, progress)
         )
+    if recipe.correct_bias:
+        if not len(ranges.examples):
+            raise UsageError(f"Recipe {recipe.name} corrects biases: its ranges need `examples`.")
+        changed.append(
+            bias_correction.correct_(
+                inserted.quantized, inserted.floating, ranges.examples, progress
+            )
+        )
+    if changed:
         function = dataclasses.replace(function, on_purpose=tuple(changed))
         repairs += changed
     quantized = inserted.restored()
@@ -307,7 +323,9 @@ def _adapted(recipe: Recipe, outliers: float | None, exclude: Sequence[str]) -> 
     if outliers is not None:
         if not 0 <= outliers < 0.5:
             raise UsageError(f"outliers is a share of images, 0 to below 0.5, not {outliers}.")
-        calibration = dataclasses.replace(recipe.calibration, method="minmax", outliers=outliers)
+        calibration = dataclasses.replace(
+            recipe.calibration, method="minmax", outliers=outliers, vector_outliers=None
+        )
         recipe = recipe.replaced(calibration=calibration)
     return recipe.replaced(exclude=(*recipe.exclude, *map(_literal, exclude)))
 
@@ -338,6 +356,14 @@ def _check_names(
             raise UnknownNameError(f"node in {source.name} (override)", asked, known)
 
 
+def _refuse_alien(model: onnx.ModelProto, calibration: Any, source: OnnxFile) -> None:
+    """Refuse ranges of another network."""
+    if isinstance(calibration, Ranges) and producers(model.graph.node).keys().isdisjoint(
+        calibration.tensors
+    ):
+        raise UsageError(f"These ranges were measured on another model than {source.name}.")
+
+
 def _ranges(
     model: onnx.ModelProto,
     calibration: np.ndarray | ImageSet | Ranges,
@@ -349,11 +375,10 @@ def _ranges(
     methods = {recipe.calibration.method, *(o.method for o in recipe.overrides if o.method)}
     if not isinstance(calibration, Ranges):
         counted = methods != {"minmax"}
-        return measure_ranges(model, calibration, preprocessing, progress, counted)
+        apart = recipe.equalize_gates
+        return measure_ranges(model, calibration, preprocessing, progress, counted, apart)
     if recipe.equalize:
         raise UsageError("A recipe that equalizes weights needs calibration images, not ranges.")
-    if producers(model.graph.node).keys().isdisjoint(calibration.tensors):
-        raise UsageError(f"These ranges were measured on another model than {source.name}.")
     return calibration
 
 
@@ -361,7 +386,7 @@ def _compare(
     inserted: Inserted, source: OnnxFile, ranges: Ranges, recipe: Recipe, name: str
 ) -> FloatFunction:
     """Compare the function without rounding with the source's, on images where some are known."""
-    images, drawn = ranges.examples, not len(ranges.examples)
+    images, drawn = ranges.examples[:MOST_IMAGES], not len(ranges.examples)
     if drawn:
         graph = inserted.floating.graph
         shape = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]

@@ -14,7 +14,8 @@ extreme images can be left out. The other three look at a histogram of the value
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,6 @@ from ..compare.layerwise import opened
 from ..errors import ModelFileError, UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.file import OnnxFile
-from ..runtime import TensorRunner
 from ..tracking import Progress, tracked
 from . import gates
 from .prepare import prepared
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 
 BINS = 2048
+EXAMPLES = 128
+"""Images that go with ranges: what corrects biases looks at as many."""
 _BATCH = 32
 _SHARES = np.geomspace(0.05, 1.0, 64)  # of a tensor's range, tried by mse and entropy
 
@@ -54,10 +56,12 @@ class Ranges:
         By tensor: how many values lie in each of `BINS` equal bins from the least value (or 0) to
         the greatest (or 0). Empty unless asked for.
     examples
-        The first of the images, at most 32: (n, 3, size, size) float32.
+        The first of the images, at most `EXAMPLES`: (n, 3, size, size) float32.
     factors
-        By which the channels before gates were divided, for a recipe that equalizes them; None
-        where the network was measured as it is.
+        By which the channels before gates are divided, for a recipe that equalizes them; None
+        where the network was measured as it is alone.
+    vectors
+        Of `tensors` those with one value per channel and image.
     """
 
     tensors: tuple[str, ...]
@@ -66,17 +70,25 @@ class Ranges:
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     examples: np.ndarray = field(default_factory=lambda: np.zeros((0,), np.float32), repr=False)
     factors: gates.Factors | None = field(default=None, repr=False)
+    vectors: frozenset[str] = field(default=frozenset(), repr=False)
 
-    def limits(self, outliers: float = 0.0) -> dict[str, tuple[float, float]]:
+    def limits(
+        self, outliers: float = 0.0, vector_outliers: float | None = None
+    ) -> dict[str, tuple[float, float]]:
         """Return (low, high) per tensor, leaving out that share of the images on either side.
 
-        0 is plain min-max. The images left out are chosen tensor by tensor.
+        0 is plain min-max. The images left out are chosen tensor by tensor. `vector_outliers` is
+        the share for `vectors`; None takes the same for all.
         """
         low = np.quantile(self.low, outliers, axis=0)
         high = np.quantile(self.high, 1 - outliers, axis=0)
-        return {
+        found = {
             name: (float(a), float(b)) for name, a, b in zip(self.tensors, low, high, strict=True)
         }
+        if vector_outliers is not None and vector_outliers != outliers:
+            own = self.limits(vector_outliers)
+            found |= {name: own[name] for name in self.vectors}
+        return found
 
     def chosen(self, calibration: Calibration, bits: int = 8) -> dict[str, tuple[float, float]]:
         """Return (low, high) per tensor by the recipe's method, for codes of `bits` bits.
@@ -87,7 +99,7 @@ class Ranges:
             The method looks at histograms and these ranges have none.
         """
         if calibration.method == "minmax":
-            return self.limits(calibration.outliers)
+            return self.limits(calibration.outliers, calibration.vector_outliers)
         if not self.histograms:
             raise UsageError(
                 f"Method {calibration.method} needs histograms: measure_ranges(histograms=True)."
@@ -111,7 +123,7 @@ def measure_ranges(
     preprocessing: Preprocessing | None = None,
     progress: Progress | None = None,
     histograms: bool = False,
-    equalize_gates: bool = False,
+    equalize_gates: bool = True,
 ) -> Ranges:
     """Run the float model on every calibration image and keep each tensor's range per image.
 
@@ -124,21 +136,57 @@ def measure_ranges(
     histograms
         Run the images a second time and count values too, which percentile, entropy and mse need.
     equalize_gates
-        Measure what a recipe with `equalize_gates` quantizes. A model in memory is changed to it.
+        Also measure the tensors of the network whose gates are equalized, so that the ranges serve
+        recipes with `equalize_gates` and without.
     """
     model = prepared(source) if isinstance(source, OnnxFile | str | Path) else source
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    found = _Columns()
+    seen = functools.partial(_seen, model, calibration, preprocessing, progress)
+    found.measure(_outputs(model), seen, histograms)
     factors = None
     if equalize_gates:
         few = checked_inputs(calibration, 0, preprocessing, shape, gates.IMAGES)
         factors = gates.factors(model, few)
-        gates.equalize_(model, factors)
-    names = [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
-    kept: list[str] = []
-    lows, highs = [], []
-    with opened(model, names) as runner:
-        for tensors in _seen(model, runner, calibration, preprocessing, progress, "calibration"):
-            kept = kept or [n for n, t in tensors.items() if t.dtype.kind == "f" and t.size]
+    if factors:
+        equal = type(model)()
+        equal.CopyFrom(model)
+        gates.equalize_(equal, factors)
+        added = [name for name in _outputs(equal) if name not in set(found.names)]
+        seen = functools.partial(_seen, equal, calibration, preprocessing, progress)
+        found.measure(added, seen, histograms)
+    examples = checked_inputs(calibration, 0, preprocessing, shape, EXAMPLES)
+    return Ranges(
+        tuple(found.names), np.concatenate(found.low, axis=1), np.concatenate(found.high, axis=1),
+        found.counts, examples.copy(), factors, frozenset(found.vectors),
+    )  # fmt: skip
+
+
+def _outputs(model: onnx.ModelProto) -> list[str]:
+    return [n for node in model.graph.node if node.op_type != "Constant" for n in node.output if n]
+
+
+class _Columns:
+    """What is known of tensors, column by column: (images, tensors) each."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.low: list[np.ndarray] = []
+        self.high: list[np.ndarray] = []
+        self.vectors: set[str] = set()
+        self.counts: dict[str, np.ndarray] = {}
+
+    def measure(
+        self, names: list[str], seen: Callable[..., Iterable[dict]], histograms: bool
+    ) -> None:
+        """Add columns for tensors, of those that are floating-point numbers."""
+        kept: list[str] = []
+        lows, highs = [], []
+        for tensors in seen(names, "calibration"):
+            if not kept:
+                new = ((n, t) for n, t in tensors.items() if n not in self.names)
+                kept = [n for n, t in new if t.dtype.kind == "f" and t.size]
+                self.vectors |= {n for n in kept if _is_vector(tensors[n])}
             lows.append([tensors[name].min() for name in kept])
             highs.append([tensors[name].max() for name in kept])
         low, high = np.array(lows, np.float32), np.array(highs, np.float32)
@@ -148,17 +196,21 @@ def measure_ranges(
                 f"Tensor {kept[int(bad.argmax())]!r} of the float model is NaN or infinite on the "
                 "calibration images. Check the weights and the preprocessing before quantizing."
             )
-        counts = {}
         if histograms:
             edges = {n: _edges(low[:, i].min(), high[:, i].max()) for i, n in enumerate(kept)}
-            counts = {name: np.zeros(BINS, np.int64) for name in kept}
-            seen = _seen(model, runner, calibration, preprocessing, progress, "histograms")
-            for tensors in seen:
+            self.counts |= {name: np.zeros(BINS, np.int64) for name in kept}
+            for tensors in seen(names, "histograms"):
                 for name in kept:
                     span = edges[name][0], edges[name][-1]
-                    counts[name] += np.histogram(tensors[name], BINS, span)[0]
-    examples = checked_inputs(calibration, 0, preprocessing, shape, _BATCH)
-    return Ranges(tuple(kept), low, high, counts, examples.copy(), factors)
+                    self.counts[name] += np.histogram(tensors[name], BINS, span)[0]
+        self.names += kept
+        self.low.append(low)
+        self.high.append(high)
+
+
+def _is_vector(values: np.ndarray) -> bool:
+    """Return whether a tensor of one image has one value per channel, and several channels."""
+    return values.ndim > 1 and 1 < values.size == values.shape[1]
 
 
 def gate_factors(
@@ -172,43 +224,39 @@ def gate_factors(
     Raises
     ------
     UsageError
-        The ranges were measured on another network than the recipe quantizes.
+        The ranges were measured without those of the network that the recipe quantizes.
     """
+    if not recipe.equalize_gates:
+        return {}
     if not isinstance(calibration, Ranges):
-        if not recipe.equalize_gates:
-            return {}
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
         few = checked_inputs(calibration, 0, preprocessing, shape, gates.IMAGES)
         return gates.factors(model, few)
-    if recipe.equalize_gates and calibration.factors is None:
+    if calibration.factors is None:
         raise UsageError(
             f"Recipe {recipe.name} equalizes the channels before gates, and these ranges were "
-            "measured without that: pass calibration images, or ranges of "
-            "measure_ranges(..., equalize_gates=True)."
+            "measured without that: pass calibration images, or ranges of measure_ranges() with "
+            "equalize_gates."
         )
-    if calibration.factors and not recipe.equalize_gates:
-        raise UsageError(
-            f"These ranges were measured with equalize_gates, and recipe {recipe.name} leaves "
-            "gates as they are: measure them without."
-        )
-    return calibration.factors or {}
+    return calibration.factors
 
 
 def _seen(
     model: onnx.ModelProto,
-    runner: TensorRunner,
     calibration: np.ndarray | ImageSet,
     preprocessing: Preprocessing | None,
     progress: Progress | None,
+    names: list[str],
     words: str,
 ) -> Iterable[dict[str, np.ndarray]]:
-    """Yield every tensor of one calibration image after the other, the input among them."""
+    """Yield tensors of one calibration image after the other, the input among them."""
     entry = model.graph.input[0]
     shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]
     starts = list(_starts(calibration))
-    for start in tracked(starts, words, "batches", progress):
-        for image in checked_inputs(calibration, start, preprocessing, shape):
-            yield {entry.name: image[None], **runner.tensors(image[None])}
+    with opened(model, names) as runner:
+        for start in tracked(starts, words, "batches", progress):
+            for image in checked_inputs(calibration, start, preprocessing, shape):
+                yield {entry.name: image[None], **runner.tensors(image[None])}
 
 
 def _starts(calibration: np.ndarray | ImageSet) -> range:

@@ -26,8 +26,9 @@ IoType = Literal["float32", "quantized"]
 MAX_IMAGES = 100_000  # of calibration; more is surely a typo
 FORMAT = 1
 """Of the YAML; a newer one is refused."""
-LATER = ("range", "limit", "weight_range", "equalize_gates", "flat_ends")
+LATER = ("range", "limit", "weight_range", "equalize_gates", "flat_ends", "vector_outliers")
 """Fields that the first recipes did not have."""
+PARTS = ("activations", "weights", "calibration")
 
 Share = Annotated[float, Interval(ge=0.0, le=1.0)]
 
@@ -103,6 +104,10 @@ class Calibration:
         Calibration images, taken from the calibration split.
     outliers
         For ``minmax``: share of the images whose extremes a range may leave out, on either side.
+    vector_outliers
+        The same for tensors with one value per channel and image, as a squeeze-excitation's and
+        the logits; None takes `outliers`. An image's extreme is one value there, not the largest
+        of thousands, so that a share as large cuts off more of what images differ by.
     percentile
         For ``percentile``: percent of a tensor's values that a range keeps.
     room
@@ -113,6 +118,7 @@ class Calibration:
     method: Method = "minmax"
     images: Annotated[int, Interval(ge=1, le=MAX_IMAGES)] = 256
     outliers: Annotated[float, Ge(0.0), Lt(0.5)] = 0.0
+    vector_outliers: Annotated[float, Ge(0.0), Lt(0.5)] | None = None
     percentile: Annotated[float, Interval(ge=50.0, le=100.0)] = 99.99
     room: Annotated[float, Interval(ge=1.0, le=4.0)] = 1.0
 
@@ -271,7 +277,7 @@ class Recipe:
         """
         facts = dataclasses.asdict(self)
         del facts["name"], facts["about"]
-        for part in (facts, facts["activations"], facts["weights"], *facts["overrides"]):
+        for part in (facts, *map(facts.get, PARTS), *facts["overrides"]):
             for later in LATER:
                 if part.get(later, "") in (None, False):
                     del part[later]

@@ -1,37 +1,33 @@
-"""Weights rounded for what their layer computes, and biases that take the mean error back.
+"""Adaptive rounding: weights rounded for what their layer computes.
 
-Layer by layer, in topological order, on what reaches the layer in the quantized network so far:
-
-*Adaptive rounding.* Nearest rounding makes the least error in the weights, not in the output. With
-H the second moments of the layer's inputs, the error of rounding one weight is spread over the
-weights not yet rounded, so that the output changes least: the layer-wise objective of AdaRound
-(Nagel et al. 2020, arXiv 2004.10568), solved column by column in closed form as GPTQ does (Frantar
-et al. 2022, arXiv 2210.17323). It needs no gradient and no learning rate.
+Layer by layer, in topological order, on what reaches the layer in the quantized network so far.
+Nearest rounding makes the least error in the weights, not in the output. With H the second moments
+of the layer's inputs, the error of rounding one weight is spread over the weights not yet rounded,
+so that the output changes least: the layer-wise objective of AdaRound (Nagel et al. 2020, arXiv
+2004.10568), solved column by column in closed form as GPTQ does (Frantar et al. 2022, arXiv
+2210.17323). It needs no gradient and no learning rate.
 
 Libraries that were looked at in November 2026, and why none is used: aimet-onnx 2.42 has AdaRound
 on its own simulation (x86-64 Linux only); amd-quark 0.13 has it on
 QDQ, and wants onnx 1.22 and ONNX Runtime 1.28 at most; neural-compressor 3.10 has dropped ONNX, its
 offspring onnx-neural-compressor 1.0 wants NumPy 1 and rounds matrix products only; ONNX Runtime
 itself rounds to the nearest.
-
-*Bias correction.* The mean error that is left in each output channel goes into its bias (Nagel et
-al. 2019, arXiv 1906.04721, section 4.2, with measured means).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import metrics
-from ..onnxfile.edit import cut, producers
+from ..onnxfile.edit import cut
 from ..onnxfile.session import Session
 from ..tracking import Progress, tracked
 from .insertion import CARRIERS
 from .recipe import Recipe
+from .stored import Stored, stored_input
 
 if TYPE_CHECKING:
     import onnx
@@ -41,37 +37,16 @@ _POSITIONS = 8192  # sampled output positions per layer
 _DAMPING = 0.01  # of the mean second moment, as in GPTQ
 _JUDGED = 64  # images whose logits decide whether a change is kept
 _FEWEST = 64  # images per layer; late layers with few pixels take as many as there are
-_TRIM = 0.2  # share of the images left out of a mean error, on either side
 
 
-@dataclass
-class _Stored:
-    """The integers of one quantized constant, and what they mean."""
-
-    tensor: onnx.TensorProto
-    codes: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray
-    before: np.ndarray | None = None
-
-    def write_(self, codes: np.ndarray) -> None:
-        """Store other integers; `before` keeps those that they replace."""
-        from onnx import helper, numpy_helper
-
-        self.before, self.codes = self.codes, codes
-        kind = helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
-        name = self.tensor.name
-        self.tensor.CopyFrom(numpy_helper.from_array(codes.astype(kind), name))
-
-
-def reconstruct_(
+def round_(
     quantized: onnx.ModelProto,
     reference: onnx.ModelProto,
     images: np.ndarray,
     recipe: Recipe,
     progress: Progress | None = None,
-) -> list[str]:
-    """Round the weights and correct the biases of a QDQ model in place.
+) -> str:
+    """Round the weights of a QDQ model adaptively, in place.
 
     Parameters
     ----------
@@ -82,40 +57,33 @@ def reconstruct_(
     images
         (n, 3, size, size) float32 calibration images; 64 or more. Late layers want them all.
     recipe
-        Says which of the two to do.
+        Says what stays in float.
     progress
         Called as ``progress(iterable, description)`` around the layers.
 
     Returns
     -------
-    list of str
-        What was done, one sentence each.
+    str
+        What was done.
     """
     originals = {node.name: node for node in reference.graph.node}
     layers = [
         node for node in quantized.graph.node
-        if node.op_type in CARRIERS[:3] and _weight_of(quantized, node, 1) is not None
+        if node.op_type in CARRIERS[:3] and stored_input(quantized, node, 1) is not None
         and not recipe.excluded(node.name)
     ]  # fmt: skip
     judge = _Judge(quantized, reference, images)
-    changed, rounded, corrected = 0, 0, 0
+    changed, rounded = 0, 0
     for node in tracked(layers, "rounding", "layers", progress):
         layer = _layer(quantized, reference, node, originals[node.name], images)
-        if recipe.rounding != "nearest" and (moved := layer.round_()):
+        if moved := layer.round_():
             kept = judge.keeps(layer.weight)
             rounded, changed = rounded + kept, changed + kept * moved
-        if recipe.correct_bias and layer.bias and layer.correct_():
-            corrected += judge.keeps(layer.bias)
-    said = []
-    if recipe.rounding != "nearest":
-        said.append(f"adaptive rounding moved {changed} weights of {rounded} layers")
-    if recipe.correct_bias:
-        said.append(f"corrected the biases of {corrected} layers")
-    said.append(
-        f"left alone where the logits of {len(judge.images)} calibration images did not gain: "
-        f"together {judge.first:.1f} -> {judge.best:.1f} dB (mean over images)"
+    return (
+        f"adaptive rounding moved {changed} weights of {rounded} layers; others were left where "
+        f"the logits of {len(judge.images)} calibration images did not gain: together "
+        f"{judge.first:.1f} -> {judge.best:.1f} dB (mean over images)"
     )
-    return said
 
 
 def _layer(
@@ -125,20 +93,15 @@ def _layer(
     original: onnx.NodeProto,
     images: np.ndarray,
 ) -> _Layer:
-    """Return a layer with what reaches it in the quantized network, and what it should give."""
+    """Return a layer with what reaches it in the quantized network."""
     one = _values(reference, original.output[0], images[:1])
     few = images[: max(_FEWEST, -(-_POSITIONS * one.shape[1] // one.size))]
     inputs = _values(quantized, node.input[0], few)
-    wanted = _values(reference, original.output[0], few)
-    return _Layer(quantized, reference, node, original, inputs, wanted)
+    return _Layer(quantized, reference, node, original, inputs)
 
 
 class _Judge:
-    """Keeps a change when the logits gain by it: a layer nearer to its target may harm the rest.
-
-    In MobileNetV3 the two convolutions of a squeeze-excitation are such layers: bias correction
-    can lower their own error and still make the logits worse.
-    """
+    """Keeps a change when the logits gain by it: a layer nearer to its target may harm the rest."""
 
     def __init__(
         self, quantized: onnx.ModelProto, reference: onnx.ModelProto, images: np.ndarray
@@ -153,14 +116,13 @@ class _Judge:
         pairs = zip(self.exact, found, strict=True)
         return float(np.mean([metrics.sqnr_db(a, b) for a, b in pairs]))
 
-    def keeps(self, changed: _Stored) -> bool:
+    def keeps(self, changed: Stored) -> bool:
         """Return whether what was stored last is better; put the earlier codes back if not."""
         now = self._sqnr()
         if now > self.best:
             self.best = now
             return True
-        if changed.before is not None:
-            changed.write_(changed.before)
+        changed.undo_()
         return False
 
 
@@ -177,24 +139,15 @@ class _Layer:
         node: onnx.NodeProto,
         original: onnx.NodeProto,
         inputs: np.ndarray,
-        wanted: np.ndarray,
     ) -> None:
-        weight = _weight_of(quantized, node, 1)
+        weight = stored_input(quantized, node, 1)
         assert weight is not None  # `_carriers` took only nodes with stored weights
         self.weight = weight
-        self.bias = _weight_of(quantized, node, 2) if len(node.input) > 2 else None
-        self.patches, self.target, self.image, self.fold = _unfolded(
-            node, inputs, wanted, self.weight.codes
-        )
+        self.patches, self.image, self.fold = _unfolded(node, inputs, self.weight.codes)
         stored = {t.name: t for t in reference.graph.initializer}
         from onnx import numpy_helper
 
         self.float = self.fold(numpy_helper.to_array(stored[original.input[1]]).astype(np.float64))
-        if len(original.input) > 2:
-            bias = numpy_helper.to_array(stored[original.input[2]])
-            self.float_bias = bias.astype(np.float64).reshape(len(self.float), 1, -1)
-        else:
-            self.float_bias = np.zeros((1, 1, 1))
 
     def _scale(self) -> np.ndarray:
         groups, outputs, _ = self.float.shape
@@ -203,23 +156,11 @@ class _Layer:
             (groups, outputs), float(scale)
         )  # fmt: skip
 
-    def _bias(self) -> np.ndarray | float:
-        if self.bias is None:
-            return self.float_bias
-        values = (self.bias.codes * self.bias.scale.astype(np.float64)).reshape(len(self.float), -1)
-        return values[:, None, :]
-
     def _zero(self) -> np.ndarray:
         groups, outputs, _ = self.float.shape
         return np.broadcast_to(self.weight.zero.astype(np.float64).reshape(
             (groups, outputs) if self.weight.zero.size > 1 else (1, 1)
         ), (groups, outputs))  # fmt: skip
-
-    def _residual(self) -> np.ndarray:
-        """Return what the float layer gives minus what this one gives: (groups, positions, out)."""
-        codes = self.fold(self.weight.codes.astype(np.float64))
-        values = (codes - self._zero()[..., None]) * self._scale()[..., None]
-        return self.target - self.patches @ values.transpose(0, 2, 1) - self._bias()
 
     def round_(self) -> int:
         """Replace the codes; return how many changed."""
@@ -237,28 +178,8 @@ class _Layer:
         factors = np.sqrt(np.minimum(1.0, usual / np.maximum(power, 1e-30)))
         return self.patches * factors[self.image][None, :, None]
 
-    def _mean_error(self) -> np.ndarray:
-        """Return the error per output channel, the mean over images without the oddest ones."""
-        residual = self._residual()
-        sums = np.zeros((self.image.max() + 1, residual.shape[0], residual.shape[2]))
-        np.add.at(sums, self.image, residual.transpose(1, 0, 2))
-        count = np.bincount(self.image)
-        means = np.sort(sums[count > 0] / count[count > 0][:, None, None], axis=0)
-        cut = int(len(means) * _TRIM)
-        return means[cut : len(means) - cut].mean(axis=0).reshape(-1)
-
     def _store_(self, codes: np.ndarray) -> None:
         self.weight.write_(self.fold(codes, back=True))
-
-    def correct_(self) -> bool:
-        """Move the mean error into the bias; return whether there was a bias to move it into."""
-        if self.bias is None:
-            return False
-        shift = self._mean_error()
-        codes = self.bias.codes.reshape(-1) + np.round(shift / self.bias.scale.reshape(-1))
-        edges = np.iinfo(np.int32)
-        self.bias.write_(np.clip(codes, edges.min, edges.max).reshape(self.bias.codes.shape))
-        return True
 
 
 def _rounded(
@@ -295,9 +216,9 @@ def _limits(tensor: onnx.TensorProto) -> tuple[int, int]:
 
 
 def _unfolded(
-    node: onnx.NodeProto, inputs: np.ndarray, wanted: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Callable]:
-    """Return sampled patches, targets, the image of each, and how weights fold to three axes."""
+    node: onnx.NodeProto, inputs: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Callable]:
+    """Return sampled patches, the image of each, and how weights fold to three axes."""
     attributes = {a.name: a for a in node.attribute}
     if node.op_type == "Gemm":
         transposed = "transB" in attributes and attributes["transB"].i == 1
@@ -308,8 +229,7 @@ def _unfolded(
             return (array if transposed else array.T)[None]
 
         flat = inputs.reshape(len(inputs), -1).astype(np.float64)
-        target = wanted.reshape(1, len(wanted), -1).astype(np.float64)
-        return flat[None], target, np.arange(len(flat)), fold
+        return flat[None], np.arange(len(flat)), fold
     groups = attributes["group"].i if "group" in attributes else 1
     shape = weights.shape
 
@@ -330,24 +250,7 @@ def _unfolded(
     chosen = rng.choice(places, min(places, _POSITIONS), replace=False)
     image, row, col = np.unravel_index(np.sort(chosen), (n, height, width))
     patches = view[image, :, row, col].reshape(len(image), groups, -1).transpose(1, 0, 2)
-    target = wanted[image, :, row, col].reshape(len(image), groups, -1).transpose(1, 0, 2)
-    return patches.astype(np.float64), target.astype(np.float64), image, grouped
-
-
-def _weight_of(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> _Stored | None:
-    """Return the stored integers of a node's input, None when it is not a constant's."""
-    from onnx import numpy_helper
-
-    maker = producers(model.graph.node).get(node.input[index])
-    stored = {t.name: t for t in model.graph.initializer}
-    if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in stored:
-        return None
-    tensor = stored[maker.input[0]]
-    scale = numpy_helper.to_array(stored[maker.input[1]])
-    zero = stored.get(maker.input[2]) if len(maker.input) > 2 else None
-    zeros = np.zeros(scale.shape) if zero is None else numpy_helper.to_array(zero)
-    codes = numpy_helper.to_array(tensor).astype(np.float64)
-    return _Stored(tensor, codes, scale, np.asarray(zeros).astype(np.float64))
+    return patches.astype(np.float64), image, grouped
 
 
 def _values(model: onnx.ModelProto, name: str, images: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def judged(recipe: quantize.Recipe) -> Judged:
     """
     file, ranges, inputs, exact, folder = _float()
     made = Path(folder.name) / "judged.onnx"
-    quantize.static(file, made, ranges, recipe.replaced(equalize_gates=False))
+    quantize.static(file, made, ranges, recipe.replaced(equalize_gates=False, correct_bias=False))
     with runtime.connect(made) as runner:
         found = runner.run(inputs)
     model = prepared(file)

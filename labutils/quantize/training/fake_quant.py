@@ -99,6 +99,7 @@ class FakeQuant(nn.Module):
         self.register_buffer("low", torch.zeros(1))
         self.register_buffer("high", torch.zeros(1))
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.vector = False  # one value per channel and image, as far as was observed
         self.held_in: tuple[nn.Module, ...] = ()  # of a weight: what holds the trained one
         self.phase = _FOLLOW
 
@@ -108,11 +109,16 @@ class FakeQuant(nn.Module):
         """Start to record ranges, image by image, and to let tensors pass as they are."""
         self.seen, self.phase = [], _OBSERVE
 
-    def settle_(self, outliers: float = 0.0) -> None:
-        """Take the range from what was observed, leaving out a share of the images at each end."""
+    def settle_(self, outliers: float = 0.0, vector_outliers: float | None = None) -> None:
+        """Take the range from what was observed, leaving out a share of the images at each end.
+
+        `vector_outliers` is the share where a channel has one value per image; None: the same.
+        """
         if not self.seen:
             raise UsageError("A quantizer has seen no image: call calibrate_ with images first.")
         low, high = (torch.cat(side) for side in zip(*self.seen, strict=True))
+        if self.vector and vector_outliers is not None:
+            outliers = vector_outliers
         outliers = 0.0 if self.constant else outliers
         self.low = torch.quantile(low, outliers).reshape(1)
         self.high = torch.quantile(high, 1 - outliers).reshape(1)
@@ -269,6 +275,7 @@ class FakeQuant(nn.Module):
         low, high = images.amin(1), images.amax(1)
         if self.phase == _OBSERVE:
             self.seen.append((low, high))
+            self.vector = x.ndim > 1 and 1 < x[0].numel() == x.shape[1]
             return
         if self.grid.range is not None:
             return

@@ -144,6 +144,8 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
         Or the network's weights are computed by masks.
     """
     recipe = presets.load(recipe)
+    if recipe.qat is None:
+        recipe = presets.trainable(recipe)
     _refuse_untrainable(recipe)
     _refuse_parametrized(model)
     example = fidelity.example_for(model, size)
@@ -270,16 +272,17 @@ def calibrate_(
             _check_batch(batch, start, facts_of(model).get("channels", 3))
             model(torch.from_numpy(batch).to(_device(model)))
         _check_seen(activations)
+    shares = recipe.calibration.outliers, recipe.calibration.vector_outliers
     for quantizer in activations.values():  # as in `static`: 16 bits reach over the outliers
         wider = quantizer.grid.bits > recipe.activations.bits
-        quantizer.settle_(0.0 if wider else recipe.calibration.outliers)
+        quantizer.settle_(*((0.0, None) if wider else shares))
     module: Any  # what `parametrize` adds is not in its type
     for module, quantizer in qat_graph.weights_of(model).values():
         few = quantizer.grid.bits < 8 or recipe.weights.mse
         quantizer.fit_weight_(module.parametrizations.weight.original, _CANDIDATES if few else 1)
     if _settings(model).scales == "learned":
         freeze_(model)
-    if recipe.correct_bias:
+    if recipe.correct_bias and qat_graph.biases_of(model):
         corrections.calibrate_bias_(model, prepared(slice(128)))
     return describe(model)
 

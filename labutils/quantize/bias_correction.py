@@ -1,0 +1,163 @@
+"""Biases that take back the mean error which rounding leaves in each output channel.
+
+As Nagel et al. 2019 (arXiv 1906.04721, section 4.2), with means that are measured: layer after
+layer, in topological order, what a layer gives in the quantized network so far is compared with
+what it gives in the float network, and the mean difference per output channel goes into its bias.
+
+Layers that give one value per channel and image, as those of a squeeze-excitation and a
+classifier, are left as they are: the mean over images then is of as many values as there are
+images, and correcting by it cost half a decibel of the logits in MobileNetV3-Large.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import metrics
+from ..compare.layerwise import opened
+from ..errors import counted
+from ..onnxfile.edit import cut, producers
+from ..onnxfile.session import Session
+from ..tracking import Progress, tracked
+from .carriers import CARRIERS
+from .stored import Stored, stored_input
+
+if TYPE_CHECKING:
+    import onnx
+
+IMAGES = 128
+"""As many are looked at: twice as many brought 0.2 dB more, and take twice as long."""
+
+_TRIM = 0.2  # share of the images left out of a mean error, on either side
+
+
+def correct_(
+    quantized: onnx.ModelProto,
+    reference: onnx.ModelProto,
+    images: np.ndarray,
+    progress: Progress | None = None,
+) -> str:
+    """Correct the biases of a QDQ model in place.
+
+    Parameters
+    ----------
+    quantized
+        The QDQ model; only the integers of biases change.
+    reference
+        The float model that it was made from, with the same node names.
+    images
+        (n, 3, size, size) float32 calibration images; the first `IMAGES` are looked at.
+    progress
+        Called as ``progress(iterable, description)`` around the layers.
+
+    Returns
+    -------
+    str
+        What was done. Where the logits of calibration images did not gain, nothing.
+    """
+    images = images[:IMAGES]
+    layers = [
+        node for node in quantized.graph.node
+        if node.op_type in CARRIERS[:3] and stored_input(quantized, node, 1) is not None
+    ]  # fmt: skip
+    if not layers:
+        return "there were no biases to correct"
+    wanted = _means(reference, {node.name for node in layers}, images)
+    inputs = _origins(quantized, layers)
+    exact = _run(reference, reference.graph.output[0].name, {}, images)
+    before = _closeness(quantized, exact, images)
+    known = {quantized.graph.input[0].name: images}
+    changed: list[Stored] = []
+    for index, node in enumerate(tracked(layers, "correcting biases", "layers", progress)):
+        given = {name: known[name] for name in inputs[index]}
+        found = _run(quantized, node.output[0], given, images)
+        bias = stored_input(quantized, node, 2) if node.name in wanted else None
+        if bias is not None:
+            steps = _correct_(bias, wanted[node.name] - _per_channel(found))
+            changed.append(bias)
+            found = found + (steps * bias.scale.reshape(-1)).reshape(
+                1, -1, *[1] * (found.ndim - 2)
+            ).astype(np.float32)
+        known[node.output[0]] = found
+        needed = {name for later in inputs[index + 1 :] for name in later}
+        known = {name: values for name, values in known.items() if name in needed}
+    after = _closeness(quantized, exact, images)
+    gain = f"{before[1]:.1f} -> {after[1]:.1f} dB"
+    if after <= before:
+        for bias in changed:
+            bias.undo_()
+        return f"left the biases as they are: corrected, the logits would go {gain}"
+    which = f"logits of {counted(len(images), 'calibration image')}, mean"
+    return f"corrected the biases of {counted(len(changed), 'layer')}: {gain} ({which})"
+
+
+def _correct_(bias: Stored, errors: np.ndarray) -> np.ndarray:
+    """Store a bias that makes up for errors, (images, channels); return the steps it moved by."""
+    cut_off = int(len(errors) * _TRIM)
+    kept = np.sort(errors, axis=0)[cut_off : len(errors) - cut_off]
+    steps = np.round(kept.mean(axis=0) / bias.scale.reshape(-1))
+    edges = np.iinfo(np.int32)
+    codes = np.clip(bias.codes.reshape(-1) + steps, edges.min, edges.max)
+    steps = codes - bias.codes.reshape(-1)
+    bias.write_(codes.reshape(bias.codes.shape))
+    return steps
+
+
+def _means(model: onnx.ModelProto, layers: set[str], images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the means per image and channel of what layers give, of those with many positions."""
+    outputs = {node.output[0]: node.name for node in model.graph.node if node.name in layers}
+    found: dict[str, list[np.ndarray]] = {}
+    with opened(model, list(outputs)) as runner:
+        for image in images:
+            for output, values in runner.tensors(image[None]).items():
+                if output in outputs and values.ndim > 2 and values[0, 0].size > 1:
+                    found.setdefault(outputs[output], []).append(_per_channel(values)[0])
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
+def _per_channel(values: np.ndarray) -> np.ndarray:
+    return values.reshape(*values.shape[:2], -1).mean(axis=2, dtype=np.float64)
+
+
+def _origins(model: onnx.ModelProto, layers: list[onnx.NodeProto]) -> list[list[str]]:
+    """Return what each layer is computed from: the image, and what earlier layers give."""
+    maker, ends = producers(model.graph.node), {node.output[0] for node in layers}
+    ends.add(model.graph.input[0].name)
+    found = []
+    for node in layers:
+        pending, seen = [*node.input], set[str]()
+        while pending:
+            name = pending.pop()
+            if name in seen or (name not in ends and name not in maker):
+                continue
+            seen.add(name)
+            if name not in ends:
+                pending.extend(maker[name].input)
+        found.append(sorted(seen & ends))
+    return found
+
+
+def _closeness(
+    model: onnx.ModelProto, exact: np.ndarray, images: np.ndarray
+) -> tuple[float, float]:
+    """Return how near logits are: the share of images with the same answer, then mean SQNR in dB.
+
+    At 4 bits a correction can cost decibels and bring answers back: in MobileNetV3-Large on Marked
+    Things 0.4 dB less and 4 % of the answers more.
+    """
+    found = _run(model, model.graph.output[0].name, {}, images)
+    classifies = exact.ndim == 2 and exact.shape[1] > 1
+    same = metrics.agreement(exact, found).value if classifies else 0.0
+    return same, float(np.mean([metrics.sqnr_db(a, b) for a, b in zip(exact, found, strict=True)]))
+
+
+def _run(
+    model: onnx.ModelProto, name: str, given: dict[str, np.ndarray], images: np.ndarray
+) -> np.ndarray:
+    """Return one tensor for all images, computed from tensors that are known."""
+    given = given or {model.graph.input[0].name: images}
+    session = Session(cut(model, [name], list(given)), threads=1)
+    feeds = ({key: values[i : i + 1] for key, values in given.items()} for i in range(len(images)))
+    return np.concatenate([session.run(feed)[0] for feed in feeds])

@@ -48,7 +48,7 @@ def one(label: str, images: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export.to_onnx(model.module, source, size=SIZE, preprocessing=model.preprocessing)
-        recipe = quantize.load_recipe("int8").replaced(
+        recipe = quantize.load_recipe("int8@1").replaced(
             name="measured", calibration=Calibration(images=images, **METHODS[label])
         )
         calibration = data.calibration(images, SIZE)

@@ -140,7 +140,9 @@ def peer(group: str, name: str, maker: Callable, **settings: Any) -> Row:
 
 
 TRIM = presets.PRESETS["int8_trim"]
+INT8 = presets.PRESETS["int8"]
 TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_channel=False))
+INT8_TENSOR = INT8.replaced(name="int8_one_scale", weights=recipes.Weights(per_channel=False))
 W4A16 = presets.PRESETS["w4a16"].replaced(
     name="w4a16_adaptive", rounding="adaptive", correct_bias=True
 )
@@ -190,10 +192,10 @@ ROWS = (
         functools.partial(trained_as_long, recipe=QAT8)),
     Row("float", "", "fp32, trained as long as QAT w4a8",
         functools.partial(trained_as_long, recipe=QAT4)),
-    ours(CHANNEL, "PTQ int8", TRIM, htp=LARGE),
+    ours(CHANNEL, "PTQ int8", INT8, htp=LARGE),
     peer(CHANNEL, QNN, **QNN8, per_channel=True),
     torchao(CHANNEL, ", XNNPACK quantizer", by_torchao_xnnpack, per_channel=True),
-    torchao(CHANNEL, " route, min-max", by_torchao, recipe=presets.PRESETS["int8"]),
+    torchao(CHANNEL, " route, min-max", by_torchao, recipe=presets.load("int8@1")),
     peer(CHANNEL, "ai-edge-quantizer, static int8", by_program, tool="litert",
          kind="static_wi8_ai8"),
     peer(CHANNEL, "ExecuTorch, XNNPACK quantizer", by_program, tool="executorch",
@@ -202,7 +204,7 @@ ROWS = (
     nncf(CHANNEL, "mixed preset, accurate bias correction", preset="mixed", fast=False),
     aimet(CHANNEL, "min-max", scheme="min_max"),
     aimet(CHANNEL, "SQNR ranges, equalized", **SQNR, equalize=True),
-    ours(PER_TENSOR, "PTQ int8, one scale per tensor", TENSOR),
+    ours(PER_TENSOR, "PTQ int8, one scale per tensor", INT8_TENSOR),
     ti("PTQ int8, one scale per tensor, biases calibrated", biases=True),
     ti("and weights within 32 medians", ratio=32.0),
     ti("and weights within 16 medians", ratio=16.0),
@@ -218,12 +220,12 @@ ROWS = (
     ours(W4, "PTQ w4a8", "w4a8"),
     ours(W4, "PTQ w4a8, adaptive rounding", "w4a8_adaptive"),
     peer(W4, QNN, by_onnxruntime_qnn, weight="QInt4", per_channel=True),
-    torchao(W4, " route, min-max", by_torchao, recipe=presets.PRESETS["w4a8"]),
+    torchao(W4, " route, min-max", by_torchao, recipe=presets.load("w4a8@1")),
     aimet(W4, "SQNR ranges", **SQNR, weights=4),
     aimet(W4, "sequential MSE", scheme="min_max", weights=4, rounding="seq_mse"),
     aimet(W4, "AdaRound", **SQNR, weights=4, **ADAROUND),
     Row(WIDE, "ours", "mixed, 15 % of the MACs",
-        functools.partial(searched, recipe=TRIM, mac_share=0.15), LARGE),
+        functools.partial(searched, recipe=INT8, mac_share=0.15), LARGE),
     ours(WIDE, "PTQ a16w8, all 16-bit", "a16w8"),
     ours(WIDE, "PTQ a16w8, ranges with room", "a16w8_room"),
     peer(WIDE, "ONNX Runtime, QNN, all 16-bit", **QNN8, per_channel=True, activation="QUInt16"),

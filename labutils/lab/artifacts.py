@@ -32,8 +32,11 @@ FILES = {
 """What the notebooks leave behind, by the name that a cell uses: stage and detail of its file."""
 
 OPSETS = {"opset13": 13, "opset17": 17, "patched": 17, "int8": 17, "a16w8": 17}
-QUANTIZED = ("int8", "a16w8")
-"""Made of `patched` by the preset of their name, from `CALIBRATION_IMAGES` images."""
+QUANTIZED = {"int8": "int8@1", "a16w8": "a16w8"}
+"""Made of `patched` by these recipes, from `CALIBRATION_IMAGES` images.
+
+The notebooks are about ranges, so their int8 is the recipe that chooses ranges and nothing else.
+"""
 
 NEEDS = {
     "02": ("opset13", "opset17"),
@@ -83,7 +86,7 @@ def _make(name: str, model: zoo.Model, reason: str, echo: Callable[[str], object
     echo(f"Making {path.name} ({reason}) ...")
     if name in QUANTIZED:
         images = steps.calibration_images(model, CALIBRATION_IMAGES, echo)
-        steps.quantize_file(model, source, path, images, name)
+        steps.quantize_file(model, source, path, images, QUANTIZED[name])
     else:
         exported = steps.patch_model(model)[0] if name == "patched" else model
         steps.export_model(exported, path, OPSETS[name])
@@ -145,14 +148,14 @@ def _aged(manifest: dict[str, Any]) -> bool:
 
 
 def _other_recipe(manifest: dict[str, Any], name: str) -> str:
-    """Name the first value in which the recipe of a manifest differs from the preset `name`."""
+    """Name the first value in which the recipe of a manifest differs from that of `name`."""
     from .. import quantize
     from ..quantize.recipe import LATER
 
     if _aged(manifest):  # it has the hash alone
         same = manifest.get("recipe_sha256") == recipe_sha256(name)
         return "" if same else "the one there was quantized by another recipe"
-    wanted = manifests.as_stored(quantize.load_recipe(name).to_dict())
+    wanted = manifests.as_stored(quantize.load_recipe(QUANTIZED[name]).to_dict())
     later = {name: False for name in LATER if hasattr(quantize.Recipe, name)}
     stated = later | manifest["quantization"]
     for key in sorted(wanted.keys() | stated.keys()):
@@ -168,7 +171,7 @@ def recipe_sha256(name: str) -> str:
     """Return the hash of the recipe of a quantized artifact, as its manifest states it."""
     from .. import quantize
 
-    return quantize.load_recipe(name).sha256
+    return quantize.load_recipe(QUANTIZED[name]).sha256
 
 
 def _name_of(path: Path, model: zoo.Model) -> str:

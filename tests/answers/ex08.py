@@ -196,7 +196,7 @@ def no_recipes(random):
     stem = "/features/features.0/*"
     block = random.randint(4, 9)
     yield "ranges alone", wide(), "are the goal"
-    yield f"16 bits in block {block}", wide(f"/features/features.{block}/*", base="int8"), "dB"
+    yield f"16 bits in block {block}", wide(f"/features/features.{block}/*", base="int8@1"), "dB"
     yield "16 bits everywhere", wide("*"), "are allowed"
     yield "weights of 16 bits", wide(stem, weights=Weights(bits=16)), "weights in more than 8"
     yield (
@@ -206,7 +206,7 @@ def no_recipes(random):
     )
     yield "floats", wide(exclude=(stem,)), "in float"
     yield "equalized", wide(stem, equalize=True), "other sections"
-    yield "biases", wide(stem, correct_bias=True), "other sections"
+    yield "biases", wide(correct_bias=True), "are the goal"
     yield "an override", Override(node=stem, activations=16), "a Recipe or its YAML"
 
 

@@ -117,7 +117,7 @@ def _refuse_other_means(recipe: Recipe) -> None:
             "your recipe stores weights in more than 8 bits, which doubles the file. This exercise "
             "is about ranges and activation bits."
         )
-    if recipe.qat or recipe.equalize or recipe.correct_bias or recipe.rounding != "nearest":
+    if recipe.qat or recipe.equalize or recipe.rounding != "nearest":
         raise NotYet(
             "this exercise is about ranges and activation bits; training and corrections of the "
             "weights come in other sections."

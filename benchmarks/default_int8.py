@@ -1,6 +1,6 @@
 """What the preset `int8` was chosen by: candidate recipes on Marked Things, both sizes.
 
-    python benchmarks/default_int8.py [--images 11200] [--htp 1000]
+    python benchmarks/default_int8.py [--images 11200] [--htp 0]
 
 Every candidate quantizes the shipped network from the same calibration images; the file then
 answers the validation images in ONNX Runtime, and the first of them on the HTP simulator (0: none).
@@ -29,7 +29,7 @@ from labutils.runtime import qnn
 
 PROGRAM, IMAGE_SET, SIZE = "default_int8", "marked-things", 128
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
-IMAGES, HTP_IMAGES, CALIBRATION, BATCH = data.validation_images(IMAGE_SET), 1000, 512, 20
+IMAGES, HTP_IMAGES, CALIBRATION, BATCH = data.validation_images(IMAGE_SET), 0, 512, 20
 PREPROCESSING = data.Preprocessing(SIZE)
 NEW = quantize.load_recipe("int8@2")
 

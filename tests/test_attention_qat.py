@@ -89,7 +89,7 @@ def test_one_softmax_can_have_16_bits(network, tmp_path):
 
 
 def test_training_moves_every_part_and_brings_four_bits_nearer(network, tmp_path):
-    model, _ = trained(network, "w4a8", tmp_path / "before.onnx")
+    model, _ = trained(network, "w4a8@1", tmp_path / "before.onnx")
     images = torch.from_numpy(inputs(32))
     with torch.no_grad():
         wanted = network(images)

@@ -205,6 +205,40 @@ def test_a_broken_picture_is_named(lab, small_onnx, tmp_path):
     assert "x.png is not a picture" in err
 
 
+def test_a_broken_picture_among_others_is_left_out_and_named(lab, small_onnx, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"not a picture")
+    Image.new("RGB", (90, 70)).save(tmp_path / "good.png")
+    stated = ["--mean", 0, 0, 0, "--std", 1, 1, 1]
+    files = [tmp_path / name for name in ("good.png", "x.png", "gone.png", "good.png")]
+    code, out, err = lab("run", small_onnx(17), *stated, "--json", "--images", *files)
+    assert code == 1  # the answers are there, and not all that was asked for
+    assert [row["image"] for row in json.loads(out)["rows"]] == [str(tmp_path / "good.png")] * 2
+    assert "left out: " in err and "x.png is not a picture" in err and "no picture" in err
+    code, _, err = lab("run", small_onnx(17), *stated, "--images", *files[1:3])
+    assert code == 2 and "None of the 2 pictures could be read" in err
+
+
+@pytest.mark.parametrize("command", [
+    ("convert", "gone.onnx", "--target", "qnn", "-o", "x.dlc", "--quantize", "int9"),
+    ("quantize", "gone.onnx", "-o", "x.onnx", "--recipe", "int9"),
+    ("train", "gone.pt", "-o", "x.onnx", "--recipe", "int9_qat"),
+])  # fmt: skip
+def test_a_misspelt_recipe_is_told_before_any_work(lab, command):
+    code, _, err = lab(*command)
+    assert code == 2 and "int9" in err and "Did you mean" in err and "gone" not in err
+
+
+@pytest.mark.parametrize("command", [
+    ("convert", "gone.onnx", "--target", "qnn", "-o", "x.dlc"),
+    ("quantize", "gone.onnx", "-o", "x.onnx"),
+    ("run", "gone.onnx"),
+    ("train", "gone.pt", "-o", "x.onnx", "--recipe", "int8_qat"),
+])  # fmt: skip
+def test_a_misspelt_folder_is_told_before_any_work(lab, command):
+    code, _, err = lab(*command, "--data", "no/such/folder")
+    assert code == 2 and "There is no folder no/such/folder" in err.replace("\\", "/")
+
+
 def test_preprocessing_is_asked_for_not_guessed(lab, small_onnx, tmp_path):
     import onnx
 

@@ -64,8 +64,8 @@ def quantized(small_onnx, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
     calibration = data.calibration(128, SIZE)
     ranges = quantize.measure_ranges(small_onnx(17), calibration, PREPROCESSING)
-    for bits in ("int8", "a16w8"):
-        quantize.static(small_onnx(17), folder / f"{bits}.onnx", ranges, bits)
+    for bits, recipe in (("int8", "int8@1"), ("a16w8", "a16w8")):
+        quantize.static(small_onnx(17), folder / f"{bits}.onnx", ranges, recipe)
     return folder
 
 

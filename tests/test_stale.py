@@ -103,7 +103,11 @@ def left(name, model, **facts):
     return path
 
 
-INT8 = {"recipe": "int8", "calibration": artifacts.CALIBRATION_IMAGES, "opset": 17}
+INT8 = {
+    "recipe": artifacts.QUANTIZED["int8"],
+    "calibration": artifacts.CALIBRATION_IMAGES,
+    "opset": 17,
+}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _ALL = (
            correct_bias=True),
     Recipe("int8_trim", "8-bit; ranges leave out 5 % of the images on either side",
            calibration=_TRIMMED),
-    Recipe("int8_corrected", "as int8, with corrected biases: for ReLU6 without gates",
+    Recipe("int8_corrected", "as int8@1, with corrected biases: for ReLU6 without gates",
            calibration=_ROBUST, correct_bias=True),
     Recipe("int8_minmax", "8-bit, ranges over all images: what most tools do by default"),
     Recipe("int8_tensor", "8-bit, min-max, one scale per weight tensor: the aggressive one",

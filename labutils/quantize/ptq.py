@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import paths, typesetting
-from ..errors import UnknownNameError, UsageError
+from ..errors import UsageError
 from ..images.data import ImageSet, Preprocessing
 from ..onnxfile import training_mode
 from ..onnxfile.canonical_form import is_canonical
@@ -40,7 +40,6 @@ from ..onnxfile.graph import opset, serialized
 from ..onnxfile.wall import naming, wall
 from ..tracking import Progress
 from . import bias_correction, equalize, gates, presets, rounding
-from . import recipe as recipes
 from .float_function import MOST_IMAGES, FloatFunction, compare_functions, unrectified
 from .insertion import (
     Inserted,
@@ -50,6 +49,7 @@ from .insertion import (
     verify,
     widths,
 )
+from .node_exceptions import adapted, check_names
 from .prepare import prepared
 from .ranges import Ranges, checked_inputs, gate_factors, measure_ranges
 from .recipe import Recipe
@@ -250,7 +250,7 @@ def static(
     ({'Conv': 1, 'HardSwish': 1, 'Flatten': 1}, ())
     """
     source, destination = OnnxFile.of(source), Path(destination)
-    recipe = _adapted(presets.load(recipe), outliers, exclude)
+    recipe = adapted(presets.load(recipe), outliers, exclude)
     if getattr(recipe, "qat", None) is not None:
         raise UsageError(
             f"Recipe {recipe.name} is for training (qat): static() rounds a finished model. Use "
@@ -266,27 +266,14 @@ def static(
         plain = _copy(model)
         repairs.append(gates.equalize_(model, factors))
         gates.pad_wide_(model, widths(model, recipe))
-    _check_names(model, recipe, source, exclude)
+    check_names(model, recipe, source, exclude)
     refuse_dilated_pools(model, recipe, source.name)
     with naming(source.name, draft="part.onnx"):
         ranges = _ranges(plain, calibration, recipe, preprocessing, progress, source)
     float_model = _copy(model)
     inserted = _inserted(model, float_model, recipe, ranges, source.name)
     function = _compare(inserted, source, ranges, recipe, destination.name)
-    changed = []
-    if recipe.rounding != "nearest":
-        images = _images(calibration, float_model, preprocessing, recipe)
-        changed.append(
-            rounding.round_(inserted.quantized, inserted.floating, images, recipe, progress)
-        )
-    if recipe.correct_bias:
-        if not len(ranges.examples):
-            raise UsageError(f"Recipe {recipe.name} corrects biases: its ranges need `examples`.")
-        changed.append(
-            bias_correction.correct_(
-                inserted.quantized, inserted.floating, ranges.examples, progress
-            )
-        )
+    changed = _reconstruct_(inserted, ranges, recipe, calibration, preprocessing, progress)
     if changed:
         function = dataclasses.replace(function, on_purpose=tuple(changed))
         repairs += changed
@@ -306,6 +293,26 @@ def static(
     )  # fmt: skip
 
 
+def _reconstruct_(
+    inserted: Inserted,
+    ranges: Ranges,
+    recipe: Recipe,
+    calibration: np.ndarray | ImageSet | Ranges,
+    preprocessing: Preprocessing | None,
+    progress: Progress | None,
+) -> list[str]:
+    """Round weights and correct biases where the recipe says so; return a sentence for each."""
+    pair, changed = (inserted.quantized, inserted.floating), []
+    if recipe.rounding != "nearest":
+        images = _images(calibration, inserted.floating, preprocessing, recipe)
+        changed.append(rounding.round_(*pair, images, recipe, progress))
+    if recipe.correct_bias and not len(ranges.examples):
+        raise UsageError(f"Recipe {recipe.name} corrects biases: its ranges need `examples`.")
+    if recipe.correct_bias:
+        changed.append(bias_correction.correct_(*pair, ranges.examples, progress))
+    return changed
+
+
 def _inserted(
     model: onnx.ModelProto, floating: onnx.ModelProto, recipe: Recipe, ranges: Ranges, name: str
 ) -> Inserted:
@@ -316,44 +323,6 @@ def _inserted(
         if unrectified(inserted.quantized, inserted.floating):  # no range does the work of a Clip
             inserted = insert(_copy(floating), recipe, ranges, keep_rectifiers=True)
     return inserted
-
-
-def _adapted(recipe: Recipe, outliers: float | None, exclude: Sequence[str]) -> Recipe:
-    """Return the recipe with what the caller says instead."""
-    if outliers is not None:
-        if not 0 <= outliers < 0.5:
-            raise UsageError(f"outliers is a share of images, 0 to below 0.5, not {outliers}.")
-        calibration = dataclasses.replace(
-            recipe.calibration, method="minmax", outliers=outliers, vector_outliers=None
-        )
-        recipe = recipe.replaced(calibration=calibration)
-    return recipe.replaced(exclude=(*recipe.exclude, *map(_literal, exclude)))
-
-
-def _literal(name: str) -> str:
-    """Return a glob that fits this name alone."""
-    import glob
-
-    return glob.escape(name)
-
-
-def _check_names(
-    model: onnx.ModelProto, recipe: Recipe, source: OnnxFile, exclude: Sequence[str]
-) -> None:
-    """Refuse an exception that fits nothing: it would be a silent no-op."""
-    nodes = [(node.name, node.op_type) for node in model.graph.node]
-    names = [name for name, _ in nodes]
-    for name in exclude:
-        if name not in names:
-            raise UnknownNameError(f"node in {source.name}", name, names)
-    for glob in recipe.exclude[: len(recipe.exclude) - len(exclude)]:
-        if not any(recipes.fits(name, glob) for name in names):
-            raise UnknownNameError(f"node in {source.name} (excluded)", glob, names)
-    for override in recipe.overrides:
-        if not any(override.matches(*node) for node in nodes):
-            known = names if override.node != "*" else {op for _, op in nodes}
-            asked = override.node if override.node != "*" else override.op_type
-            raise UnknownNameError(f"node in {source.name} (override)", asked, known)
 
 
 def _refuse_alien(model: onnx.ModelProto, calibration: Any, source: OnnxFile) -> None:

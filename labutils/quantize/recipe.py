@@ -104,23 +104,23 @@ class Calibration:
         Calibration images, taken from the calibration split.
     outliers
         For ``minmax``: share of the images whose extremes a range may leave out, on either side.
-    vector_outliers
-        The same for tensors with one value per channel and image, as a squeeze-excitation's and
-        the logits; None takes `outliers`. An image's extreme is one value there, not the largest
-        of thousands, so that a share as large cuts off more of what images differ by.
     percentile
         For ``percentile``: percent of a tensor's values that a range keeps.
     room
         Factor by which the range of a 16-bit activation is longer than what calibration saw, for
         images that reach beyond. 65,536 codes can spare it; with 8 bits it would cost.
+    vector_outliers
+        As `outliers`, for tensors with one value per channel and image, as in a
+        squeeze-excitation or at the logits; None takes the same. An extreme is one value there,
+        not the greatest of thousands: as large a share cuts off more of what images differ by.
     """
 
     method: Method = "minmax"
     images: Annotated[int, Interval(ge=1, le=MAX_IMAGES)] = 256
     outliers: Annotated[float, Ge(0.0), Lt(0.5)] = 0.0
-    vector_outliers: Annotated[float, Ge(0.0), Lt(0.5)] | None = None
     percentile: Annotated[float, Interval(ge=50.0, le=100.0)] = 99.99
     room: Annotated[float, Interval(ge=1.0, le=4.0)] = 1.0
+    vector_outliers: Annotated[float, Ge(0.0), Lt(0.5)] | None = None
 
 
 @dataclass(frozen=True)

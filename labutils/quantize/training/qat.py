@@ -120,7 +120,8 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
         is. Where some of its parameters ask for a gradient, only what is made of them is trained:
         a frozen layer stays frozen, its weight's steps included. Where none does, all are.
     recipe
-        Its name, a YAML file, or a `Recipe`; `Recipe.qat` says how to train.
+        Its name, a YAML file, or a `Recipe`; `Recipe.qat` says how to train. Its `equalize_gates`
+        and `flat_ends` are left out (see `presets.trainable`).
     size
         Side of the input in pixels, or (height, width), for the run that finds the float tensors.
 
@@ -143,9 +144,7 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
         calibration than min-max, equalization, adaptive rounding, asymmetric weights, integer ends.
         Or the network's weights are computed by masks.
     """
-    recipe = presets.load(recipe)
-    if recipe.qat is None:
-        recipe = presets.trainable(recipe)
+    recipe = presets.trainable(presets.load(recipe))
     _refuse_untrainable(recipe)
     _refuse_parametrized(model)
     example = fidelity.example_for(model, size)
@@ -183,8 +182,6 @@ def _refuse_untrainable(recipe: Recipe) -> None:
             recipe.rounding != "nearest"
         ),
         "equalize: scales per channel make it needless here": recipe.equalize,
-        "equalize_gates: it changes the exported graph": recipe.equalize_gates,
-        "flat_ends: training moves the ranges": recipe.flat_ends,
         "asymmetric weights: no device of the lab takes them per channel": (
             not recipe.weights.symmetric
         ),

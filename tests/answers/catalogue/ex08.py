@@ -237,7 +237,7 @@ overrides:
     "some want another range, others more codes.",
 )
 def _():
-    return quantize.load_recipe("int8")
+    return quantize.load_recipe("int8@1")
 
 
 @wrong_value(
@@ -257,7 +257,7 @@ def _():
 )
 def _():
     wide = (Override(node="*features.11/block/block.3/block.3.0/Conv", activations=16),)
-    return quantize.load_recipe("int8").replaced(name="mine", overrides=wide)
+    return quantize.load_recipe("int8@1").replaced(name="mine", overrides=wide)
 
 
 @wrong_value(
@@ -278,7 +278,7 @@ def _():
         Override(node="/features/features.12/*", activations=16),
         Override(node="*features.11/block/block.3/*", activations=16),
     )
-    return quantize.load_recipe("int8").replaced(name="mine", overrides=wide)
+    return quantize.load_recipe("int8@1").replaced(name="mine", overrides=wide)
 
 
 @wrong_value(
@@ -287,7 +287,7 @@ def _():
     "refuse a float island. Give those nodes more bits instead.",
 )
 def _():
-    return quantize.load_recipe("int8").replaced(exclude=("/features/features.0/*",))
+    return quantize.load_recipe("int8@1").replaced(exclude=("/features/features.0/*",))
 
 
 @wrong_value(
@@ -296,7 +296,7 @@ def _():
     " come in other sections.",
 )
 def _():
-    return quantize.load_recipe("int8").replaced(equalize=True)
+    return quantize.load_recipe("int8@1").replaced(equalize=True)
 
 
 @wrong_value(

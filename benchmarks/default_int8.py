@@ -1,12 +1,14 @@
 """What the preset `int8` was chosen by: candidate recipes on Marked Things, both sizes.
 
-    python benchmarks/default_int8.py [--images 11200] [--htp 0]
+    python benchmarks/default_int8.py                # every candidate, on val
+    python benchmarks/default_int8.py --split test   # the old preset and the new one, once
 
 Every candidate quantizes the shipped network from the same calibration images; the file then
-answers the validation images in ONNX Runtime, and the first of them on the HTP simulator (0: none).
-Points are paired with the float network's. Answers are kept by the content of all that they depend
-on (see content_cache.py), so that a stopped run resumes. The split `test` is never looked at.
-Writes benchmarks/results/default_int8.txt; a run on fewer images needs `-o FOLDER`.
+answers images in ONNX Runtime, and with `--htp N -o FOLDER` the large network's the first N of them
+on the HTP simulator (a quarter of a second each). Points are paired with the float network's. Answers are kept by the content of
+all that they depend on (see content_cache.py), so that a stopped run resumes. Writes
+benchmarks/results/default_int8.txt or default_int8_test.txt; a run on another number of images
+needs `-o FOLDER`, too.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ from labutils.runtime import qnn
 
 PROGRAM, IMAGE_SET, SIZE = "default_int8", "marked-things", 128
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
-IMAGES, HTP_IMAGES, CALIBRATION, BATCH = data.validation_images(IMAGE_SET), 0, 512, 20
+CALIBRATION, BATCH = 512, 20
+USUAL = {"val": (data.validation_images(IMAGE_SET), 0), "test": (20_000, 0)}
+"""How many images in ONNX Runtime and on the HTP simulator (0: none), by split."""
+JUDGED = ("int8@1", "int8@2")
+"""What is judged on `test`: the preset that was, and the one that was chosen on `val`."""
 PREPROCESSING = data.Preprocessing(SIZE)
 NEW = quantize.load_recipe("int8@2")
 
@@ -100,32 +106,38 @@ def row(architecture: str, name: str, where: str, images: data.ImageSet) -> tupl
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--htp", type=int, default=HTP_IMAGES, help="on the simulator; 0: none")
+    parser.add_argument("--split", choices=tuple(USUAL), default="val")
+    parser.add_argument("--images", type=int, help="in ONNX Runtime")
+    parser.add_argument("--htp", type=int, help="on the simulator; 0: none")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    place = results.place(chosen.output, (chosen.images, chosen.htp) == (IMAGES, HTP_IMAGES))
+    usual = USUAL[chosen.split]
+    given = (chosen.images, chosen.htp)
+    many, simulated = (b if a is None else a for a, b in zip(given, usual, strict=True))
+    place = results.place(chosen.output, (many, simulated) == usual)
     if place is None:
         parser.error("pass -o FOLDER: another run does not replace the recorded results")
-    images = data.load("val", chosen.images, SIZE, IMAGE_SET)
-    runs = [("ORT", images)]
-    if chosen.htp and qnn.probe().ok:
-        runs.append(("HTP", images.head(chosen.htp)))
+    images = data.load(chosen.split, many, SIZE, IMAGE_SET)
+    names = JUDGED if chosen.split == "test" else tuple(CANDIDATES)
+    runs = [("ORT", images, architecture) for architecture in ARCHITECTURES]
+    if simulated and qnn.probe().ok:
+        runs.append(("HTP", images.head(simulated), ARCHITECTURES[0]))
     rows = []
-    for where, some in runs:
-        for architecture in ARCHITECTURES:
-            for name in CANDIDATES:
-                rows.append(row(architecture, name, where, some))
-                print(*rows[-1], flush=True)
+    for where, some, architecture in runs:
+        for name in names:
+            rows.append(row(architecture, name, where, some))
+            print(*rows[-1], flush=True)
     columns = ("network", "recipe", "runtime", "n", "points to fp32", "agrees, %", "SQNR, dB")
-    said = f"split val of {IMAGE_SET} (drawn), {chosen.images} images at {SIZE} px"
+    said = f"split {chosen.split} of {IMAGE_SET} (drawn), {many} images at {SIZE} px"
     head = results.head(
         results.command("default_int8.py", arguments), said, "torch", "onnxruntime",
-        "onnxruntime-qnn", developed=True,
+        "onnxruntime-qnn", developed=chosen.split == "val",
     )  # fmt: skip
-    notes = ["SQNR: of the logits, the median image."]
-    text = tabular.text("Candidates for the preset int8", columns, rows, notes)
-    paths.write_text(place / "default_int8.txt", "\n".join([*head, "", text]) + "\n")
+    notes = ["SQNR: of the logits, the median image. HTP: Qualcomm's simulator."]
+    title = "Candidates for the preset int8" if chosen.split == "val" else "The preset int8"
+    text = tabular.text(title, columns, rows, notes)
+    file = "default_int8.txt" if chosen.split == "val" else "default_int8_test.txt"
+    paths.write_text(place / file, "\n".join([*head, "", text]) + "\n")
     print(text)
 
 

@@ -5,10 +5,10 @@
 
 Every candidate quantizes the shipped network from the same calibration images; the file then
 answers images in ONNX Runtime, and with `--htp N -o FOLDER` the large network's the first N of them
-on the HTP simulator (a quarter of a second each). Points are paired with the float network's. Answers are kept by the content of
-all that they depend on (see content_cache.py), so that a stopped run resumes. Writes
-benchmarks/results/default_int8.txt or default_int8_test.txt; a run on another number of images
-needs `-o FOLDER`, too.
+on the HTP simulator (a quarter of a second each). Points are paired with the float network's.
+Answers are kept by the content of all that they depend on (see content_cache.py), so that a stopped
+run resumes. Writes benchmarks/results/default_int8.txt or default_int8_test.txt; a run on another
+number of images needs `-o FOLDER`, too.
 """
 
 from __future__ import annotations

@@ -94,10 +94,17 @@ def _task(chosen: argparse.Namespace) -> Task:
     from ..quantize.training import qat
 
     require_folder(chosen)
-    recipe, preset = presets.for_training(quantize.load_recipe(chosen.recipe))
+    asked = quantize.load_recipe(chosen.recipe)
+    recipe, preset = presets.for_training(asked)
     if preset:
         line = f"recipe {recipe.name} has no `qat` part: trained with that of {preset}"
         training_options.tell(chosen, line)
+    if asked.equalize_gates:
+        training_options.tell(
+            chosen,
+            "Note: training does not equalize gates. A search for what to train starts better from "
+            "int8@1: `labutils quantize MODEL --recipe int8@1 --mac-share 0.15 -o FILE`.",
+        )
     model, module = training_options.load_network(chosen)
     prepared = model.known_preprocessing()
     base, side = qat.training_config(recipe), max(data.sides(prepared.size))

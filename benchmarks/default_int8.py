@@ -4,8 +4,8 @@
     python benchmarks/default_int8.py --split test   # the old preset and the new one, once
 
 Every candidate quantizes the shipped network from the same calibration images; the file then
-answers images in ONNX Runtime, and with `--htp N -o FOLDER` the large network's the first N of them
-on the HTP simulator (a quarter of a second each). Points are paired with the float network's.
+answers images in ONNX Runtime, and the large network the first of them on the HTP simulator: 10,000
+of `test`, a quarter of a second each. Points are paired with the float network's.
 Answers are kept by the content of all that they depend on (see content_cache.py), so that a stopped
 run resumes. Writes benchmarks/results/default_int8.txt or default_int8_test.txt; a run on another
 number of images needs `-o FOLDER`, too.
@@ -32,7 +32,7 @@ from labutils.runtime import qnn
 PROGRAM, IMAGE_SET, SIZE = "default_int8", "marked-things", 128
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
 CALIBRATION, BATCH = 512, 20
-USUAL = {"val": (data.validation_images(IMAGE_SET), 0), "test": (20_000, 0)}
+USUAL = {"val": (data.validation_images(IMAGE_SET), 0), "test": (20_000, 10_000)}
 """How many images in ONNX Runtime and on the HTP simulator (0: none), by split."""
 JUDGED = ("int8@1", "int8@2")
 """What is judged on `test`: the preset that was, and the one that was chosen on `val`."""
@@ -119,12 +119,13 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("pass -o FOLDER: another run does not replace the recorded results")
     images = data.load(chosen.split, many, SIZE, IMAGE_SET)
     names = JUDGED if chosen.split == "test" else tuple(CANDIDATES)
-    runs = [("ORT", images, architecture) for architecture in ARCHITECTURES]
+    runs = [("ORT", images, architecture, names) for architecture in ARCHITECTURES]
     if simulated and qnn.probe().ok:
-        runs.append(("HTP", images.head(simulated), ARCHITECTURES[0]))
+        newest = names[-1:] if chosen.split == "test" else names
+        runs.append(("HTP", images.head(simulated), ARCHITECTURES[0], newest))
     rows = []
-    for where, some, architecture in runs:
-        for name in names:
+    for where, some, architecture, recipes in runs:
+        for name in recipes:
             rows.append(row(architecture, name, where, some))
             print(*rows[-1], flush=True)
     columns = ("network", "recipe", "runtime", "n", "points to fp32", "agrees, %", "SQNR, dB")

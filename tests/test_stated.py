@@ -136,6 +136,17 @@ def test_readme_mixed_precision_and_training(line, stage):
     assert "Marked Things `test`, n=20,000, ONNX Runtime" in texts()["README.md"]
 
 
+@pytest.mark.parametrize("recipe", ["int8@1", "int8@2"])
+def test_readme_default_int8(recipe):
+    """The preset on both networks, as recorded: name, recipe, runtime, n, points, ..."""
+    file = paths.ROOT / "benchmarks" / "results" / "default_int8_test.txt"
+    lines = file.read_text("utf-8").splitlines()
+    rows = [re.split(r" {2,}", line.strip()) for line in lines if f" {recipe} " in line]
+    points = tuple(row[4] for row in rows if row[2] == "ORT")
+    assert len(points) == 2 and {row[3] for row in rows if row[2] == "ORT"} == {"20000"}
+    assert points == stated(rf"\| `{recipe}`, [^|]*\| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|")
+
+
 def test_what_room_is_worth_with_256_calibration_images():
     gains = []
     for model in ("small", "large"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from labutils import _torchvision, metrics
+from labutils.errors import UsageError
 from labutils.images import data
 from labutils.models import random_weights, zoo
 
@@ -82,3 +83,9 @@ def test_half_precision_holds_sound_networks(name):
 def test_without_the_conditioning_half_precision_does_not(monkeypatch):
     monkeypatch.setattr(random_weights, "condition_", lambda module: None)
     assert least_cosine_at_half_precision("mobileone_s0") < 0.999
+
+
+def test_a_size_that_a_network_does_not_take_is_told():
+    said = r"takes no images of 96 px: .*\(224\).* Leave out --size: its own is 224 px"
+    with pytest.raises(UsageError, match=said):
+        zoo.load("timm:vit_tiny_patch16_224", "random", size=96)

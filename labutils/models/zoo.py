@@ -21,6 +21,7 @@ from ..errors import (
 )
 from ..images import data, things
 from ..onnxfile.file import OnnxFile
+from ..onnxfile.wall import reason_of
 from ..runtime import outputs
 from ..runtime.outputs import ONLY
 from . import adapt, architectures, artifacts, checkpoint, ends, random_weights, timm_twins
@@ -235,7 +236,16 @@ def _random(arch: architectures.Architecture, size: data.Size | None) -> archite
         torch.manual_seed(_SEED)
         module = arch.build(None)
         random_weights.condition_(module)
-        calibrate_(module, replace(arch.preprocessing, size=size or arch.preprocessing.size))
+        fitted = replace(arch.preprocessing, size=size or arch.preprocessing.size)
+        try:
+            calibrate_(module, fitted)
+        except Exception as error:  # of somebody's forward: any kind
+            if size is None:
+                raise
+            raise UsageError(
+                f"{arch.name} takes no images of {data.shown(size)}: {reason_of(error)}. "
+                f"Leave out --size: its own is {data.shown(arch.preprocessing.size)}."
+            ) from None
     return architectures.Weighted(
         module=module,
         preprocessing=arch.preprocessing,

@@ -124,6 +124,14 @@ def test_corrections_that_help_in_something_stay(tmp_path, monkeypatch, after):
     assert report.file.read_bytes() == both[True].file.read_bytes()
 
 
+def test_large_images_are_fewer(tmp_path, monkeypatch):
+    """What a layer gives for all of them is held at once: 6 x 12 x 12 floats for each, here."""
+    monkeypatch.setattr(bias_correction, "_BYTES", 5 * 6 * SIDE * SIDE * 4)
+    wish = PLAIN.replaced(correct_bias=True)
+    report = quantize.static(network(tmp_path), tmp_path / "few.onnx", images(), wish)
+    assert "logits of 5 calibration images" in report.repairs[0]
+
+
 def test_the_same_bytes_from_ranges_and_from_images(tmp_path):
     source = network(tmp_path)
     ranges = quantize.measure_ranges(source, images())

@@ -226,6 +226,7 @@ class _Measurement:
 
     Biases are not corrected for that, whatever the base says: it would take most of the time, and
     what is written is a little better than what was measured.
+
     It lives as long as the report, so it takes its images again each time: pixels weigh little.
     """
 
@@ -256,7 +257,7 @@ class _Measurement:
         )
 
     def __call__(self, point: Point, progress: Progress | None = None) -> Point:
-        base = self.base.replaced(correct_bias=False)  # a second per layer, at every point
+        base = self.base.replaced(correct_bias=False)  # which takes seconds, at every point
         recipe = mixed_recipe(base, self.spread(point.wide), self.narrow, "judged")
         images = self.first(self.judged)
         with paths.scratch() as folder:

@@ -127,10 +127,7 @@ def pad_wide_(model: onnx.ModelProto, widths: dict[str, int]) -> None:
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        added = node.op_type == "Conv" and node.name.endswith(
-            (f"{DERIVED}.scale", f"{DERIVED}.restore")
-        )
-        if added and widths[node.name] == 16:
+        if node.op_type == "Conv" and DERIVED in node.name and widths[node.name] == 16:
             tensor = stored[node.input[1]]
             kernel = np.pad(numpy_helper.to_array(tensor), ((0, 0), (0, 0), (1, 1), (1, 1)))
             tensor.CopyFrom(numpy_helper.from_array(kernel, tensor.name))

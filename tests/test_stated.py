@@ -142,9 +142,13 @@ def test_readme_default_int8(recipe):
     file = paths.ROOT / "benchmarks" / "results" / "default_int8_test.txt"
     lines = file.read_text("utf-8").splitlines()
     rows = [re.split(r" {2,}", line.strip()) for line in lines if f" {recipe} " in line]
-    points = tuple(row[4].replace(",", "") for row in rows if row[2] == "ORT")
-    assert len(points) == 2 and {row[3] for row in rows if row[2] == "ORT"} == {"20000"}
-    assert points == stated(rf"\| `{recipe}`, [^|]*\| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|")
+    points = {where: [r[4].replace(",", "") for r in rows if r[2:4] == list(where)]
+              for where in (("ORT", "20000"), ("HTP", "10000"))}  # fmt: skip
+    told = stated(rf"\| `{recipe}`, [^|]*\| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|")
+    assert points["ORT", "20000"] == list(told)
+    if recipe == "int8@2":
+        told = stated(r"\| the same on the HTP simulator, n=10,000 \| (\S+ \[.*?\]) \| \|")
+        assert points["HTP", "10000"] == list(told)
 
 
 def test_what_room_is_worth_with_256_calibration_images():

@@ -183,7 +183,9 @@ def sensitivity(
     ----------
     float_onnx, quantized_onnx
         The float file and the QDQ file that was made from it (for a recipe that equalizes
-        weights, inner tensors differ by a factor; the logits do not).
+        weights, inner tensors differ by a factor; the logits do not). For a recipe with
+        `equalize_gates` the float file is that of `quantize.ranges.equalized_gates`: layers are
+        left in float with its weights.
     inputs
         (n, 3, size, size) float32, normalized; 16 to 64. Not images that accuracy is judged on.
     backend

@@ -16,6 +16,7 @@ from ..images import data
 from ..models import ends, gallery, zoo
 from ..onnxfile.file import OnnxFile
 from ..quantize import mixed
+from ..quantize.ranges import equalized_gates
 from ..quantize.tidl_hints import write_tidl_hints
 from . import conversion, planning, steps
 from .settings import Comparison, Explanation, Listener, Preparation, Search
@@ -208,7 +209,10 @@ def quantize_model(
         budget = recipe.budget if isinstance(recipe, Search) else None
         report, search = _quantize(source, draft, known, wanted, budget, listener)
         gate, ladder = _compare(source, draft, report, comparison, listener)
-        costs = _explain(source, draft, known, explanation, listener) if explanation else None
+        apart = report.recipe.equalize_gates
+        costs = (
+            _explain(source, draft, known, explanation, listener, apart) if explanation else None
+        )
         written: tuple[Path, ...] = ()
         if destination is not None:
             story = {
@@ -376,11 +380,19 @@ def _explain(
     calibration: np.ndarray | data.ImageSet,
     explanation: Explanation,
     listener: Listener,
+    apart: bool,
 ) -> compare.SensitivityReport:
-    """Return the costliest layers of the QDQ file, and why they cost."""
-    few = _first(calibration, EXPLAINED_IMAGES, source.model.known_preprocessing())
+    """Return the costliest layers of the QDQ file, and why they cost.
+
+    Where its gates are equalized, layers are left in float with the weights that they have then.
+    """
+    preprocessing = source.model.known_preprocessing()
+    few, floating = _first(calibration, EXPLAINED_IMAGES, preprocessing), source.floating
+    if apart:
+        place = paths.folder(draft.path.parent / "equalized") / floating.name
+        floating = equalized_gates(floating, place, calibration, preprocessing)
     return compare.sensitivity(
-        source.floating, draft, few, explanation.backend, worst=explanation.layers,
+        floating, draft, few, explanation.backend, worst=explanation.layers,
         soc=explanation.soc, progress=listener.progress,
     )  # fmt: skip
 

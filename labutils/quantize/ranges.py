@@ -241,6 +241,20 @@ def gate_factors(
     return calibration.factors
 
 
+def equalized_gates(
+    source: OnnxFile,
+    destination: Path,
+    calibration: np.ndarray | ImageSet,
+    preprocessing: Preprocessing | None = None,
+) -> OnnxFile:
+    """Write the float network that a recipe with `equalize_gates` rounds; it computes the same."""
+    model = prepared(source)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    few = checked_inputs(calibration, 0, preprocessing, shape, gates.IMAGES)
+    gates.equalize_(model, gates.factors(model, few))
+    return OnnxFile.write(destination, model)
+
+
 def _seen(
     model: onnx.ModelProto,
     calibration: np.ndarray | ImageSet,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import content_cache
 import numpy as np
@@ -17,8 +18,8 @@ PROGRAM = "quantization"
 SIZE = 128
 PREPROCESSING = data.Preprocessing(SIZE)
 BATCH = 32
-IMAGE_SET = data.THINGS16
-"""Which the table is about: "marked-things" as soon as its checkpoints are shipped."""
+IMAGE_SET = "marked-things"
+"""Which the table is about: Things-16 does not tell good files from better ones."""
 
 TEST_IMAGES, TEST_HTP_IMAGES = 20_000, 10_000
 
@@ -80,16 +81,22 @@ def usual(split: str = "val", image_set: str = IMAGE_SET) -> Inputs:
     return Inputs(split, n, n, image_set=image_set)
 
 
-def tool() -> dict[str, str]:
-    """Return what quantizes for the lab: its code, and the versions of what it calls."""
-    made = content_cache.code(quantize, train, export)
+def tool(*packages: ModuleType) -> dict[str, str]:
+    """Return what makes a file: the code of the lab's packages, and the versions of what they call.
+
+    Parameters
+    ----------
+    *packages
+        Of the lab, those that the file depends on; without any all that quantize.
+    """
+    made = content_cache.code(*(packages or (quantize, train, export)))
     return {"lab": made, **paths.versions("torch", "onnx", "onnxruntime", "torchao")}
 
 
 def float_file(architecture: str, inputs: Inputs) -> Path:
     """Return the float export of the shipped checkpoint, written once."""
     key = content_cache.key(
-        what="float", checkpoint=inputs.checkpoint(architecture), size=SIZE, tool=tool()
+        what="float", checkpoint=inputs.checkpoint(architecture), size=SIZE, tool=tool(export)
     )
     file = content_cache.folder(PROGRAM) / f"{architecture}_float_{key}.onnx"
     if not file.exists():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import content_cache
@@ -23,12 +24,12 @@ from quantization_peers import (
 )
 from quantization_training import by_torchao_qat, by_torchao_qat_route, trained_as_long
 
+from labutils import export, quantize, train
 from labutils.quantize import presets
 from labutils.quantize import recipe as recipes
 
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
 LARGE = ARCHITECTURES[:1]
-_MAKERS = ("makers", "peers", "training", "inputs")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,22 @@ class Row:
         return self.recipe is not None and self.recipe.qat is not None
 
     @property
+    def _packages(self) -> tuple[ModuleType, ...]:
+        """The lab's packages that the file depends on: of a peer's not what quantizes here."""
+        if self.by == "ours" or (self.recipe and not self.environment):
+            return quantize, train, export
+        return (train, export) if self.trains else (export,)
+
+    def _programs(self) -> dict[str, Any]:
+        """Return the digest of what makes the file here, and the versions of the packages there."""
+        names = ["inputs", "peers" if self.by == "peer" else "makers"]
+        names += ["training"] if self.trains else []
+        programs = [Path(__file__).with_name(f"quantization_{name}.py") for name in names]
+        environment = self.environment
+        made = content_cache.code(*programs, *([environment.script] if environment else []))
+        return {"makers": made} | (environment.versions if environment else {})
+
+    @property
     def environment(self) -> Environment | None:
         """The separate environment that makes the file, where one does."""
         return ENVIRONMENTS.get(self.make.keywords.get("tool", ""))
@@ -82,7 +99,7 @@ class Row:
         return {
             "maker": self.make.func.__name__, "settings": settings, "inputs": used,
             "checkpoint": inputs.checkpoint(architecture), "images": content_cache.drawn(),
-            "tool": tool() | _makers(self.environment),
+            "tool": tool(*self._packages) | self._programs(),
         }  # fmt: skip
 
     def file(self, architecture: str, inputs: Inputs) -> Path:
@@ -94,12 +111,6 @@ class Row:
 
 def _plain(value: Any) -> Any:
     return value.to_yaml() if isinstance(value, recipes.Recipe) else value
-
-
-def _makers(environment: Environment | None) -> dict[str, Any]:
-    programs = [Path(__file__).with_name(f"quantization_{name}.py") for name in _MAKERS]
-    made = content_cache.code(*programs, *([environment.script] if environment else []))
-    return {"makers": made} | (environment.versions if environment else {})
 
 
 @dataclass(frozen=True)

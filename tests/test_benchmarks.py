@@ -216,7 +216,8 @@ def test_without_the_wheel_a_simulated_row_says_why(cache, monkeypatch):
 def test_another_checkpoint_is_another_file(row, tmp_path, monkeypatch):
     before = row.file("mobilenet_v3_small", Inputs())
     folder = shutil.copytree(paths.CHECKPOINTS, tmp_path / "checkpoints")
-    weights = folder / "mobilenet_v3_small.safetensors"
+    name = data.checkpoint_name("mobilenet_v3_small", Inputs().image_set)
+    weights = folder / f"{name}.safetensors"
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1  # one bit of one weight
     weights.write_bytes(changed)

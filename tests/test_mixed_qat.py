@@ -138,7 +138,7 @@ def test_what_a_search_found_is_trained_and_written_as_it_was_trained(files, tmp
 )
 def test_training_settings_that_a_recipe_lacks_are_of_the_nearest_preset(recipe, preset):
     trained, of = presets.for_training(recipe)
-    assert of == preset and trained.qat == (PRESETS[preset or recipe.name].qat)
+    assert of == preset and trained.qat == presets.load(preset or recipe).qat
     assert trained.replaced(qat=recipe.qat) == recipe
 
 

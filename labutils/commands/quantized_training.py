@@ -99,12 +99,6 @@ def _task(chosen: argparse.Namespace) -> Task:
     if preset:
         line = f"recipe {recipe.name} has no `qat` part: trained with that of {preset}"
         training_options.tell(chosen, line)
-    if asked.equalize_gates:
-        training_options.tell(
-            chosen,
-            "Note: training does not equalize gates. A search for what to train starts better from "
-            "int8@1: `labutils quantize MODEL --recipe int8@1 --mac-share 0.15 -o FILE`.",
-        )
     model, module = training_options.load_network(chosen)
     prepared = model.known_preprocessing()
     base, side = qat.training_config(recipe), max(data.sides(prepared.size))
@@ -146,7 +140,8 @@ def _trained(chosen: argparse.Namespace, task: Task, ranks: Ranks, state: Resuma
     from ..quantize.training import qat
 
     progress = training_options.progress_of_first()
-    student = qat.prepare(task.module, task.recipe, size=task.size).to(ranks.device)
+    student = qat.prepare(task.module, task.recipe, size=task.size, images=task.inputs)
+    student = student.to(ranks.device)
     qat.calibrate_(student, task.inputs, progress=progress)
     done = qat.fit_(
         student, config=task.config, teacher=task.module, image_set=task.source,

@@ -44,8 +44,8 @@ DERIVED = "/equalized"
 """What the names of tensors and nodes end with, or contain, that are not the network's own."""
 
 _LEAST = 1 / 32  # of the farthest channel's reach: what a channel is taken to reach at least
-_GATE = ("Add", "Sub", "Mul", "Div", "Clip", "Relu", "HardSigmoid", "Sigmoid")
-_PASS = ("Relu", "GlobalAveragePool", "AveragePool", "MaxPool", "Identity", "LeakyRelu", "Flatten")
+GATE = ("Add", "Sub", "Mul", "Div", "Clip", "Relu", "HardSigmoid", "Sigmoid")
+PASS = ("Relu", "GlobalAveragePool", "AveragePool", "MaxPool", "Identity", "LeakyRelu", "Flatten")
 _SHUT = -3.0  # HardSwish's gate is shut below, SiLU's nearly
 _KEPT = 0.98  # of the images: the others may reach farther
 
@@ -87,10 +87,37 @@ def factors(model: onnx.ModelProto, images: np.ndarray) -> Factors:
     sites = list(_sites(model, _weights(model)))
     found = {}
     for site, reach in zip(sites, _reaches(model, sites, images[:IMAGES]), strict=True):
-        if reach[0].max() > OUTLIER * np.median(reach[0]):
-            shares = (reach / reach.max(axis=1, keepdims=True)).max(axis=0)
-            found[site.layer.name] = np.maximum(shares, _LEAST).astype(np.float32)
+        if (one := factor(reach)) is not None:
+            found[site.layer.name] = one
     return found
+
+
+def factor(reach: np.ndarray) -> np.ndarray | None:
+    """Return s per channel, float32, at most 1; None where no channel is an outlier.
+
+    Parameters
+    ----------
+    reach
+        (tensors, channels): how far each channel reaches, from `kept`; the value comes first.
+    """
+    if reach[0].max() <= OUTLIER * np.median(reach[0]):
+        return None
+    shares = (reach / reach.max(axis=1, keepdims=True)).max(axis=0)
+    return np.maximum(shares, _LEAST).astype(np.float32)
+
+
+def kept(ends: np.ndarray, is_value: bool) -> np.ndarray:
+    """Return how far the channels of a tensor reach, (channels,): a few images may reach farther.
+
+    Parameters
+    ----------
+    ends
+        (2, n, channels): the smallest and the largest value of each image.
+    is_value
+        Whether a gate reads the tensor: below -3 the gate is shut, and nothing reaches there.
+    """
+    shut = _SHUT if is_value else -np.inf
+    return np.quantile(np.abs(np.maximum(ends, shut)).max(axis=0), _KEPT, axis=0)
 
 
 def equalize_(model: onnx.ModelProto, found: Factors) -> str:
@@ -105,11 +132,11 @@ def equalize_(model: onnx.ModelProto, found: Factors) -> str:
 
     weights = _weights(model)
     for site in [site for site in _sites(model, weights) if site.layer.name in found]:
-        factor = found[site.layer.name]
-        _apart_(model.graph, site, factor)
-        divide_(site.layer, weights, factor)
+        own = found[site.layer.name]
+        _apart_(model.graph, site, own)
+        divide_(site.layer, weights, own)
         for layer in site.readers:
-            multiply_(layer, weights, factor)
+            multiply_(layer, weights, own)
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
@@ -151,10 +178,10 @@ def _reaches(model: onnx.ModelProto, sites: list[_Site], images: np.ndarray) -> 
     with opened(model, names) as runner:
         for image in images:
             for name, array in runner.tensors(image[None]).items():
-                array = np.maximum(array, _SHUT) if name in values else array
-                seen[name].append(np.abs(array[0]).reshape(array.shape[1], -1).max(axis=1))
-    kept = {name: np.quantile(found, _KEPT, axis=0) for name, found in seen.items()}
-    return [np.array([kept[name] for name in group]) for group in tensors]
+                rows = array[0].reshape(array.shape[1], -1)
+                seen[name].append(np.stack([rows.min(axis=1), rows.max(axis=1)]))
+    reach = {name: kept(np.stack(ends, axis=1), name in values) for name, ends in seen.items()}
+    return [np.array([reach[name] for name in group]) for group in tensors]
 
 
 def _sites(model: onnx.ModelProto, weights: Weights) -> Iterator[_Site]:
@@ -185,7 +212,7 @@ def _gate(
     if len(products) != 1 or len(entries) != 1:
         return None
     node = entries[0]
-    while node.op_type in _GATE and set(node.input[1:]) <= {*weights, ""}:
+    while node.op_type in GATE and set(node.input[1:]) <= {*weights, ""}:
         following = by.get(node.output[0], [])
         if following == products:
             return entries[0], products[0]
@@ -213,7 +240,7 @@ def _read(
             fits = fits and channelwise(node, weights)
             return ([node], []) if fits and len(weights_into(node, weights)) == channels else None
         scalar = {n for n in node.input if n in weights and weights[n].size == 1}
-        passes = node.op_type in _PASS or (node.op_type in ("Mul", "Div") and len(scalar) == 1)
+        passes = node.op_type in PASS or (node.op_type in ("Mul", "Div") and len(scalar) == 1)
         passes = passes and name == node.input[0] and node.output[0] not in ends
         behind = [taken(reader, node.output[0]) for reader in by.get(node.output[0], [])]
         if not passes or not behind or None in behind:

@@ -50,11 +50,17 @@ _ALL = (
            Activations(8, True, True), Weights(8, True, False, True), _ROBUST),
     Recipe("pow2_channel", "as pow2, one power of two per output channel",
            Activations(8, True, True), Weights(8, True, True, True), _ROBUST),
-    Recipe("int8_qat", "as int8, trained with the rounding in place", calibration=_ROBUST,
+    Recipe("int8_qat@1", "as int8@1, trained with the rounding in place", calibration=_ROBUST,
            qat=Qat(steps=150, batch_size=32, size=112, learning_rate=1e-4)),
-    Recipe("w4a8_qat", "as w4a8, trained with the rounding in place",
+    Recipe("int8_qat@2", "as int8, trained with the rounding in place",
+           calibration=_BY_SIZE, equalize_gates=True,
+           qat=Qat(steps=150, batch_size=32, size=112, learning_rate=1e-4)),
+    Recipe("w4a8_qat@1", "4-bit weights, ranges as int8@1, trained with the rounding in place",
            weights=Weights(4, mse=True), calibration=_ROBUST,
            qat=Qat(steps=300, batch_size=32, size=112, learning_rate=5e-4)),
+    Recipe("w4a8_qat@2", "as w4a8, trained with the rounding in place",
+           weights=Weights(4, mse=True), calibration=_BY_SIZE, equalize_gates=True,
+           correct_bias=True, qat=Qat(steps=300, batch_size=32, size=112, learning_rate=5e-4)),
     Recipe("pow2_qat", "as pow2, trained with the rounding in place",
            Activations(8, True, True), Weights(8, True, False, True), _ROBUST,
            qat=Qat(steps=300, batch_size=32, size=112, learning_rate=3e-4)),
@@ -121,13 +127,17 @@ def for_training(recipe: Recipe) -> tuple[Recipe, str]:
 
 
 def trainable(recipe: Recipe) -> Recipe:
-    """Return the recipe without what is for networks that are not trained further.
+    """Return the recipe as training takes it: ranges do not end where activations are flat.
 
-    Gates are not equalized, and the nodes that this adds are no longer named; ranges do not end
-    where activations are flat, because training moves them.
+    Training moves them.
     """
+    return recipe.replaced(flat_ends=False)
+
+
+def with_gates_as_they_are(recipe: Recipe) -> Recipe:
+    """Return the recipe without equalized gates; the nodes that they add are no longer named."""
     own = tuple(o for o in recipe.overrides if gates.DERIVED not in o.node)
-    return recipe.replaced(equalize_gates=False, flat_ends=False, overrides=own)
+    return recipe.replaced(equalize_gates=False, overrides=own)
 
 
 def named() -> dict[str, Recipe]:

@@ -113,7 +113,7 @@ def write_qdq(
     example = torch.from_numpy(np.ascontiguousarray(calibration[:2]))
     batches = torch.from_numpy(np.ascontiguousarray(calibration)).split(32)
     with _quiet():
-        prepared = prepare(model, recipe, example)
+        prepared = prepare(model, presets.with_gates_as_they_are(recipe), example)
         with torch.no_grad():
             for batch in batches:
                 prepared(batch)

@@ -13,7 +13,7 @@ from ... import compare, export, paths, quantize, runtime
 from ...errors import ParityError
 from ...images.folder import ImageFolder
 from ...measure import complexity
-from ...quantize import mixed, presets
+from ...quantize import gates, mixed, presets
 from ...quantize.training import qat
 from ...train import run_state
 from .networks import Job, fitted, quantized_steps
@@ -166,8 +166,9 @@ def trained_in_rounding(job: Job, network: nn.Module, source: Stage, start: Stag
     prepared, options = job.model.known_preprocessing(), job.taught(teacher=network)
 
     def make(draft: Path) -> None:
-        student = qat.prepare(network, recipe, size=job.size)
         calibration = job.images("calib", job.plan.quantization.calibration)
+        inputs = prepared(calibration.images[: gates.IMAGES])
+        student = qat.prepare(network, recipe, size=job.size, images=inputs)
         qat.calibrate_(student, calibration, prepared, job.listener.progress)
         job.listener.echo(qat.fit_(student, config=config, **options))
         report = qat.to_qdq(student, draft, size=job.size, preprocessing=prepared)

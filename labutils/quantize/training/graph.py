@@ -47,19 +47,34 @@ _CLIPPING_CALLS = (nn.functional.relu6,)
 _TAKE_OPERANDS = ("Add", "Sub", "Mul", "Div", "MatMul", "Concat")
 
 
+def lower_(graph: fx.GraphModule, example: torch.Tensor) -> None:
+    """Write a traced graph as the operators of its ONNX file, and note every tensor's shape.
+
+    Parameters
+    ----------
+    graph
+        What `tracing.trace` returns.
+    example
+        (1, channels, height, width) float32: one run tells which values are float tensors.
+    """
+    ShapeProp(graph).propagate(example)
+    lowering.write_out_calls_(graph)
+    ShapeProp(graph).propagate(example)
+
+
 def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> None:
     """Insert activation quantizers into a traced graph and parametrize its weights and biases.
 
     Parameters
     ----------
     graph
-        What `tracing.trace` returns.
+        After `lower_`.
     recipe
         Bits, symmetry, granularity, overrides and exclusions. Globs are matched with the name
         that the node has in an ONNX export (``/features/features.0/features.0.0/Conv``) and with
         its module path (``features.0.0``).
     example
-        (1, channels, height, width) float32: one run tells which values are float tensors.
+        As for `lower_`.
 
     Raises
     ------
@@ -68,8 +83,6 @@ def insert_(graph: fx.GraphModule, recipe: Recipe, example: torch.Tensor) -> Non
     SurgeryError
         A layer whose weight would be rounded is used more than once.
     """
-    ShapeProp(graph).propagate(example)
-    lowering.write_out_calls_(graph)
     ShapeProp(graph).propagate(example)
     modules, places = dict(graph.named_modules()), _Places(graph, recipe)
     globs.check(recipe, [(c, n.op_type) for v, n in places.names.items() for c in places.called(v)])

@@ -20,6 +20,9 @@ from torch.nn import functional
 
 from .lowering import Product
 
+CALLED = "called"
+"""In a node's ``meta``: its `NodeName`, where the graph was changed after names were given."""
+
 _ERF = ("Div", "Erf", "Add", "Mul", "Mul")  # GELU, as torch writes it below opset 20
 _TANH = ("Mul", "Mul", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Mul")
 
@@ -68,10 +71,13 @@ class NodeName:
     name, op_type
         The node's, as ``/features/features.0/features.0.0/Conv`` and ``Conv``; the name ends in a
         slash where nothing is known of the operator.
+    tensor
+        What its output is called there; "" for the node's name and ``_output_0``.
     """
 
     name: str
     op_type: str
+    tensor: str = ""
 
     @property
     def scope(self) -> str:
@@ -96,6 +102,9 @@ def node_names(graph: fx.GraphModule) -> dict[fx.Node, NodeName]:
     parts: dict[fx.Node, list[str]] = {}  # of what one call writes as several slices
     found = {}
     for node in graph.graph.nodes:
+        if CALLED in node.meta:
+            found[node] = node.meta[CALLED]
+            continue
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         written, op_type = _written(node, module)
         key, path = _call(node)

@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from ... import train, typesetting
 from ...errors import UsageError
@@ -44,7 +43,7 @@ from ...train.fine_tuning import OnStep
 from ...train.loop import parameter_groups
 from .. import presets
 from ..recipe import Qat, Recipe
-from . import corrections, fidelity, loaders, stale_optimizers, tracing
+from . import corrections, equalized_gates, fidelity, loaders, refusals, stale_optimizers, tracing
 from . import graph as qat_graph
 from .fake_quant import FakeQuant, full_precision, quantizers
 from .qdq_export import to_qdq
@@ -81,6 +80,8 @@ class QatReport(typesetting.Paragraph):
         How many quantizers are in which phase.
     left
         Convolutions and linear layers that stay in float.
+    equalized
+        Convolutions whose channels were equalized, because a gate follows.
     """
 
     recipe: str
@@ -89,6 +90,7 @@ class QatReport(typesetting.Paragraph):
     biases: int
     phase: Counter
     left: tuple[str, ...]
+    equalized: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -104,10 +106,17 @@ class QatReport(typesetting.Paragraph):
             f"Fake quantization by recipe {self.recipe}: {counted(self.activations)} for "
             f"activations, {counted(self.weights)} for weights, {self.biases} of 32 bits for "
             f"biases; {phases}. In float: {left or 'none'}."
+            + (f" Equalized before gates: {', '.join(self.equalized)}." if self.equalized else "")
         )
 
 
-def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96) -> fx.GraphModule:
+def prepare(
+    model: nn.Module,
+    recipe: str | Recipe = "int8",
+    *,
+    size: Size = 96,
+    images: np.ndarray | None = None,
+) -> fx.GraphModule:
     """Return a copy of a network that rounds where its QDQ file will round.
 
     BatchNorm is folded into the convolutions first, as it will be on the device: what is rounded
@@ -120,10 +129,14 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
         is. Where some of its parameters ask for a gradient, only what is made of them is trained:
         a frozen layer stays frozen, its weight's steps included. Where none does, all are.
     recipe
-        Its name, a YAML file, or a `Recipe`; `Recipe.qat` says how to train. Its `equalize_gates`
-        and `flat_ends` are left out (see `presets.trainable`).
+        Its name, a YAML file, or a `Recipe`; `Recipe.qat` says how to train. Its `flat_ends` are
+        left out, because training moves the ranges.
     size
         Side of the input in pixels, or (height, width), for the run that finds the float tensors.
+    images
+        (n, channels, height, width) float32, normalized; some of those that `calibrate_` gets. A
+        recipe with `equalize_gates` needs them to measure how far channels reach; without them the
+        gates stay as they are.
 
     Returns
     -------
@@ -145,53 +158,24 @@ def prepare(model: nn.Module, recipe: str | Recipe = "int8", *, size: Size = 96)
         Or the network's weights are computed by masks.
     """
     recipe = presets.trainable(presets.load(recipe))
-    _refuse_untrainable(recipe)
-    _refuse_parametrized(model)
+    if images is None or not recipe.equalize_gates:
+        recipe, images = presets.with_gates_as_they_are(recipe), None
+    refusals.refuse_untrainable(recipe)
+    refusals.refuse_parametrized(model)
     example = fidelity.example_for(model, size)
+    equalized: tuple[str, ...] = ()
     with full_precision():
         graph = tracing.trace(model, example)
+        qat_graph.lower_(graph, example)
+        if images is not None:
+            _check_batch(images, 0, example.shape[1])
+            equalized = equalized_gates.equalize_(graph, images, recipe)
+            recipe = equalized_gates.known(recipe, graph)
         qat_graph.insert_(graph, recipe, example)
         fidelity.check(model, graph, example)
-    graph.meta |= {"recipe": recipe, "channels": example.shape[1]}
+    graph.meta |= {"recipe": recipe, "channels": example.shape[1], "equalized": equalized}
     stale_optimizers.watch(model, graph)
     return graph
-
-
-def _refuse_parametrized(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            chains: Any = module.parametrizations
-            kinds = sorted({type(part).__name__ for chain in chains.values() for part in chain})
-            raise UsageError(
-                f"The weights of {name} are computed by {', '.join(kinds)}, which tracing would "
-                "lose. Channels: prune.removed(model).network. Single weights: take the masks off "
-                "a copy (prune.remove_), prepare it, then prune.transfer_masks_(model, prepared)."
-            )
-
-
-def _refuse_untrainable(recipe: Recipe) -> None:
-    calibration = recipe.calibration.method
-    methods = {o.method for o in recipe.overrides if o.method} - {"minmax"}
-    reasons = {
-        f"calibration by {calibration}: training starts from min-max (outliers may be left out), "
-        "and learns the ranges": calibration != "minmax",
-        f"overrides with the method {' or '.join(sorted(methods))}: training starts from min-max, "
-        "and learns the ranges": bool(methods),
-        "room: training learns the ranges": recipe.calibration.room != 1,
-        "rounding: adaptive rounding is for a network that is not trained": (
-            recipe.rounding != "nearest"
-        ),
-        "equalize: scales per channel make it needless here": recipe.equalize,
-        "asymmetric weights: no device of the lab takes them per channel": (
-            not recipe.weights.symmetric
-        ),
-        "integer input or output: fake quantization ends in float": (
-            "quantized" in (recipe.input, recipe.output)
-        ),
-    }
-    for reason, asked in reasons.items():
-        if asked:
-            raise UsageError(f"Recipe {recipe.name} cannot be trained with {reason}.")
 
 
 def describe(model: fx.GraphModule) -> QatReport:
@@ -205,6 +189,7 @@ def describe(model: fx.GraphModule) -> QatReport:
         len(qat_graph.biases_of(model)),
         Counter(q.phase for q in found.values()),
         tuple(n for n in carriers if n not in weights),
+        model.meta.get("equalized", ()),
     )
 
 

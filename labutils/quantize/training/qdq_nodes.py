@@ -87,8 +87,8 @@ def name_(graph: onnx.GraphProto, names: dict[str, list[tuple[NodeName, ...]]]) 
             tensor = mark.input[0] if one is node else one.output[0]
             last = one is node and mark.output[0] in outputs
             place = list(one.output).index(tensor)
-            name = f"{mark.output[0]}{_LAST}" if last else f"{one.name}_output_{place}"
-            renamed[tensor] = name
+            name = called.tensor or f"{one.name}_output_{place}"
+            renamed[tensor] = f"{mark.output[0]}{_LAST}" if last else name
     _make_way_(graph, renamed)
     rename_tensors_(graph, renamed)
 

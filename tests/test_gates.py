@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import quantize
+from labutils import compare, quantize
 from labutils.errors import UsageError
 from labutils.onnxfile.session import Session
-from labutils.quantize import flat_ends, gates, recipe
+from labutils.quantize import flat_ends, gates, ranges, recipe
 from labutils.quantize.prepare import prepared
 
 SIDE = 8
@@ -214,3 +214,13 @@ def test_flat_ends_are_a_value_of_the_recipe(tmp_path):
         steps[flat] = float(stored["z_scale"])
     assert steps[True] < 0.7 * steps[False]
     assert recipe.Recipe(flat_ends=True).sha256 != recipe.Recipe().sha256
+
+
+def test_costs_of_layers_are_asked_with_the_float_file_that_was_rounded(tmp_path):
+    file, quantized = network(tmp_path), tmp_path / "equal_int8.onnx"
+    quantize.static(file, quantized, images(), EQUAL)
+    with pytest.raises(UsageError, match=r"has equalized gates .* and gated.onnx has not"):
+        compare.sensitivity(file, quantized, images(4))
+    equal = ranges.equalized_gates(file, tmp_path / "equal.onnx", images(), None)
+    report = compare.sensitivity(equal, quantized, images(4))
+    assert report.whole_db > 10

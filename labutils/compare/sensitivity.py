@@ -27,6 +27,8 @@ from ..tracking import Progress, tracked
 from .qdq_edit import Unit, for_htp, in_float, units
 from .reasons import Facts, facts, sentences
 
+_EQUALIZED = "/equalized."  # in the names of nodes that `quantize.gates` adds
+
 if TYPE_CHECKING:
     import onnx
     import pandas as pd
@@ -205,13 +207,14 @@ def sensitivity(
     Raises
     ------
     UsageError
-        The second file is not quantized.
+        The second file is not quantized, or has equalized gates, and the float file has not.
     UnknownNameError
         No layer has such a name.
     """
     float_onnx, quantized_onnx = OnnxFile.of(float_onnx), OnnxFile.of(quantized_onnx)
     reference, quantized = float_onnx.whole, quantized_onnx.whole
     known = units(quantized)
+    _refuse_other_gates(reference, known, float_onnx.name, quantized_onnx.name)
     chosen = [u for u in known if any(fnmatch.fnmatchcase(u.name, g) for g in layers)]
     if not chosen:
         raise UnknownNameError("layer", layers[0], [unit.name for unit in known])
@@ -252,6 +255,20 @@ def sensitivity(
         float_onnx.name, quantized_onnx.name, runtime, len(inputs), whole_db, costs,
         len(chosen) if ranking else 0,
     )  # fmt: skip
+
+
+def _refuse_other_gates(
+    reference: onnx.ModelProto, known: list[Unit], name: str, quantized: str
+) -> None:
+    """Refuse layers whose weights are scaled in one file, and in the other as they were."""
+    there = {node.name for node in reference.graph.node}
+    added = [u.name for u in known if _EQUALIZED in u.name and u.name not in there]
+    if added:
+        raise UsageError(
+            f"{quantized} has equalized gates ({added[0]}), and {name} has not: a layer left in "
+            "float would have other weights than its neighbours expect. Pass the float file that "
+            "quantize.ranges.equalized_gates(...) writes from the same images."
+        )
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def gate_factors(
 
 
 def equalized_gates(
-    source: OnnxFile,
+    source: OnnxFile | str | Path,
     destination: Path,
     calibration: np.ndarray | ImageSet,
     preprocessing: Preprocessing | None = None,

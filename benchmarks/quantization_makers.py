@@ -36,7 +36,7 @@ def _fitted(
 ) -> tuple[torch.nn.Module, float]:
     """Return a network after QAT, and the seconds that its training took (once, when it ran)."""
     model = inputs.model(architecture).module
-    network = qat.prepare(model, recipe, size=SIZE)
+    network = qat.prepare(model, recipe, size=SIZE, images=inputs.calibration_inputs())
     if not kept.exists():
         print(qat.calibrate_(network, inputs.calibration_set(), PREPROCESSING))
         done = qat.fit_(network, teacher=model, on_step=Progressing(), **schedule(recipe, inputs))

@@ -164,7 +164,7 @@ TRAINED8, TRAINED4, OTHER = "QAT int8", "QAT w4a8", "4-bit weights, wider activa
 
 CHOSEN = {
     CHANNEL: "PTQ int8",
-    PER_TENSOR: "PTQ int8, one scale per tensor, biases calibrated",
+    PER_TENSOR: "PTQ int8, one scale per tensor",
     W4: "PTQ w4a8, adaptive rounding",
     WIDE: "mixed, 15 % of the MACs",
     TRAINED8: "QAT int8",
@@ -244,12 +244,12 @@ ROWS = (
     aimet(WIDE, "5 % of the layers flipped", **SQNR, flip=5),
     aimet(WIDE, "10 % of the layers flipped", **SQNR, flip=10),
     aimet(WIDE, "all 16-bit", scheme="min_max", activations=16),
-    ours(TRAINED8, "QAT int8", QAT8, htp=LARGE),
+    ours(TRAINED8, "QAT int8", QAT8),
     torchao(TRAINED8, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT8, bits=8),
     torchao(TRAINED8, " route, observed ranges", by_torchao_qat_route, recipe=QAT8),
     peer(TRAINED8, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT8, weights=8),
     peer(TRAINED8, "NNCF, mixed preset", by_program, tool="nncf_train", recipe=QAT8),
-    ours(TRAINED4, "QAT w4a8", QAT4, htp=LARGE),
+    ours(TRAINED4, "QAT w4a8", QAT4),
     torchao(TRAINED4, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT4, bits=4),
     torchao(TRAINED4, " route, observed ranges", by_torchao_qat_route, recipe=QAT4),
     peer(TRAINED4, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT4, weights=4),

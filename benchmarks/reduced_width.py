@@ -30,7 +30,7 @@ from labutils import export, metrics, paths, quantize, runtime, surgery, tabular
 from labutils.images import data
 from labutils.measure import complexity
 from labutils.models import architectures
-from labutils.quantize.presets import PRESETS
+from labutils.quantize.presets import load
 from labutils.quantize.training import qat
 
 PROGRAM = "reduced_width"
@@ -160,7 +160,7 @@ class Bench:
 
     def trained(self, network: nn.Module, file: Path, steps: int) -> Path:
         """Return the file of the network that was trained with the rounding in place."""
-        student = qat.prepare(network, PRESETS["int8_qat"], size=SIZE)
+        student = qat.prepare(network, load("int8_qat@1"), size=SIZE)
         qat.calibrate_(student, self.calibration, PREPROCESSING)
         images = self.sizes["training"]
         qat.fit_(

@@ -5,7 +5,9 @@ Nearest rounding makes the least error in the weights, not in the output. With H
 of the layer's inputs, the error of rounding one weight is spread over the weights not yet rounded,
 so that the output changes least: the layer-wise objective of AdaRound (Nagel et al. 2020, arXiv
 2004.10568), solved column by column in closed form as GPTQ does (Frantar et al. 2022, arXiv
-2210.17323). It needs no gradient and no learning rate.
+2210.17323). What is aimed at is what the layer gives in the *float* network: before they are
+rounded, weights are fitted (ridge regression) to take back what earlier layers did to the input, as
+in GPTAQ (Li et al. 2025, arXiv 2504.02692). It needs no gradient and no learning rate.
 
 Libraries that were looked at in November 2026, and why none is used: aimet-onnx 2.42 has AdaRound
 on its own simulation (x86-64 Linux only); amd-quark 0.13 has it on
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 
 _POSITIONS = 8192  # sampled output positions per layer
 _DAMPING = 0.01  # of the mean second moment, as in GPTQ
-_JUDGED = 64  # images whose logits decide whether a change is kept
+_RIDGE = 0.5  # of the mean second moment, for the fit; more where positions are few:
+_SHRUNK = 8  # times as much where there are as many positions as inputs
+_JUDGED = 64  # images whose logits decide whether a change is kept; layers do not see them
+_EVERY = 4  # of few images, as many are judged
 _FEWEST = 64  # images per layer; late layers with few pixels take as many as there are
 
 
@@ -72,10 +77,12 @@ def round_(
         if node.op_type in CARRIERS[:3] and stored_input(quantized, node, 1) is not None
         and not recipe.excluded(node.name)
     ]  # fmt: skip
-    judge = _Judge(quantized, reference, images)
+    every = max(_EVERY, len(images) // _JUDGED)
+    judge = _Judge(quantized, reference, images[::every][:_JUDGED])
+    others = np.delete(images, np.s_[::every], axis=0) if len(images) >= 2 * _EVERY else images
     changed, rounded = 0, 0
     for node in tracked(layers, "rounding", "layers", progress):
-        layer = _layer(quantized, reference, node, originals[node.name], images)
+        layer = _layer(quantized, reference, node, originals[node.name], others)
         if moved := layer.round_():
             kept = judge.keeps(layer.weight)
             rounded, changed = rounded + kept, changed + kept * moved
@@ -97,7 +104,8 @@ def _layer(
     one = _values(reference, original.output[0], images[:1])
     few = images[: max(_FEWEST, -(-_POSITIONS * one.shape[1] // one.size))]
     inputs = _values(quantized, node.input[0], few)
-    return _Layer(quantized, reference, node, original, inputs)
+    exact = _values(reference, original.input[0], few)
+    return _Layer(quantized, reference, node, original, inputs, exact)
 
 
 class _Judge:
@@ -107,7 +115,7 @@ class _Judge:
         self, quantized: onnx.ModelProto, reference: onnx.ModelProto, images: np.ndarray
     ) -> None:
         self.quantized, self.output = quantized, quantized.graph.output[0].name
-        self.images = images[:: max(1, len(images) // _JUDGED)][:_JUDGED]
+        self.images = images
         self.exact = _values(reference, reference.graph.output[0].name, self.images)
         self.first = self.best = self._sqnr()
 
@@ -139,11 +147,13 @@ class _Layer:
         node: onnx.NodeProto,
         original: onnx.NodeProto,
         inputs: np.ndarray,
+        exact: np.ndarray,
     ) -> None:
         weight = stored_input(quantized, node, 1)
         assert weight is not None  # `_carriers` took only nodes with stored weights
         self.weight = weight
         self.patches, self.image, self.fold = _unfolded(node, inputs, self.weight.codes)
+        self.exact, _, _ = _unfolded(node, exact, self.weight.codes)
         stored = {t.name: t for t in reference.graph.initializer}
         from onnx import numpy_helper
 
@@ -166,20 +176,40 @@ class _Layer:
         """Replace the codes; return how many changed."""
         old = self.fold(self.weight.codes.astype(np.float64))
         limits = _limits(self.weight.tensor)
-        codes = _rounded(self.float, self._even(), self._scale(), self._zero(), limits)
+        even = self._even()
+        patches = self.patches * even
+        weights = _fitted(self.float, patches, self.exact * even)
+        codes = _rounded(weights, patches, self._scale(), self._zero(), limits)
         self._store_(codes)
         return int((codes != old).sum())
 
     def _even(self) -> np.ndarray:
-        """Return the patches, unusually strong images scaled down, so that none of them decides."""
+        """Return factors of the patches that scale unusually strong images down: none decides."""
         count = np.bincount(self.image)
         power = np.bincount(self.image, (self.patches**2).mean(axis=(0, 2))) / np.maximum(count, 1)
         usual = np.median(power[count > 0])
         factors = np.sqrt(np.minimum(1.0, usual / np.maximum(power, 1e-30)))
-        return self.patches * factors[self.image][None, :, None]
+        return factors[self.image][None, :, None]
 
     def _store_(self, codes: np.ndarray) -> None:
         self.weight.write_(self.fold(codes, back=True))
+
+
+def _fitted(weights: np.ndarray, patches: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Return weights that make of `patches` what the float weights make of `exact`.
+
+    Both (groups, positions, inputs); constant shifts are left to the biases. The fewer positions
+    for an input, the less is fitted.
+    """
+    _, positions, count = patches.shape
+    centred = patches - patches.mean(axis=1, keepdims=True)
+    change = exact - patches
+    change -= change.mean(axis=1, keepdims=True)
+    moments = centred.transpose(0, 2, 1) @ centred / positions
+    mean = np.maximum(np.einsum("gii->gi", moments).mean(axis=1), 1e-12)[:, None]
+    np.einsum("gii->gi", moments)[:] += _RIDGE * (1 + _SHRUNK * count / positions) * mean
+    solved = np.linalg.solve(moments, centred.transpose(0, 2, 1) @ change / positions)
+    return weights + weights @ solved.transpose(0, 2, 1)
 
 
 def _rounded(

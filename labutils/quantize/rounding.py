@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _POSITIONS = 8192  # sampled output positions per layer
 _DAMPING = 0.01  # of the mean second moment, as in GPTQ
-_RIDGE = 0.5  # of the mean second moment, for the fit; more where positions are few:
+_RIDGE = 0.3  # of the mean second moment, for the fit; more where positions are few:
 _SHRUNK = 8  # times as much where there are as many positions as inputs
 _JUDGED = 64  # images whose logits decide whether a change is kept; layers do not see them
 _EVERY = 4  # of few images, as many are judged

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labutils import export, quantize, runtime
+from labutils.errors import UsageError
+from labutils.images import data
 from labutils.quantize import gates, presets
 from labutils.quantize.prepare import prepared
 from labutils.quantize.recipe import Override
@@ -124,6 +126,21 @@ def test_without_images_or_a_loud_channel_the_gates_stay():
     quiet = qat.prepare(Gated(loud=1.0), RECIPE, size=SIDE, images=pictures())
     assert qat.describe(quiet).equalized == ()
     assert not [name for name, _ in quiet.named_modules() if "equalized" in name]
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (data.calibration(2, SIDE), "holds pixels"),
+        (pictures(0), "there were none"),
+        (pictures()[:, :1], "takes .n, 3"),
+        (pictures() * np.float32(np.nan), "NaN"),
+    ],
+    ids=["pixels", "none", "gray", "NaN"],
+)
+def test_images_that_tell_no_reach_are_refused(images, told):
+    with pytest.raises(UsageError, match=told):
+        qat.prepare(Gated(), RECIPE, size=SIDE, images=images)
 
 
 def test_factors_are_not_trained_and_the_rest_is():

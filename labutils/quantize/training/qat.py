@@ -168,7 +168,7 @@ def prepare(
         graph = tracing.trace(model, example)
         qat_graph.lower_(graph, example)
         if images is not None:
-            _check_batch(images, 0, example.shape[1])
+            images = _checked(images, example.shape[1])
             equalized = equalized_gates.equalize_(graph, images, recipe)
             recipe = equalized_gates.known(recipe, graph)
         qat_graph.insert_(graph, recipe, example)
@@ -281,6 +281,17 @@ def _observing(activations: dict[str, FakeQuant]) -> Iterator[None]:
         for name, quantizer in activations.items():
             quantizer.seen, quantizer.phase = [], phases[name]
         raise
+
+
+def _checked(images: np.ndarray, channels: int) -> np.ndarray:
+    """Return images for measuring reaches, float32; UsageError for what is none."""
+    if isinstance(images, ImageSet):
+        raise UsageError("An ImageSet holds pixels: pass images=preprocessing(image_set.images).")
+    images = np.asarray(images, np.float32)
+    if not len(images):
+        raise UsageError("Gates are equalized by images; there were none (images=None: leave them)")
+    _check_batch(images, 0, channels)
+    return images
 
 
 def _check_batch(batch: np.ndarray, start: int, channels: int) -> None:

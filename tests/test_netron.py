@@ -329,3 +329,47 @@ def test_jupyters_base_url_is_found_by_its_process(model, proxied, monkeypatch, 
 def test_outside_jupyter_the_page_is_on_loopback(model, proxied):
     with serve(model) as server:
         assert server.url.startswith(f"http://127.0.0.1:{server.port}/")
+
+
+# --- archives: .pt2 and .keras --------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(tmp_path):
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+    program = torch.export.export(network, (torch.zeros(1, 3, 8, 8),))
+    torch.export.save(program, tmp_path / "small.pt2")
+    return tmp_path / "small.pt2"
+
+
+def test_an_exported_program_is_served(exported):
+    with netron_server.serve(exported) as running:
+        assert request(running, "data/model.pt2")[2] == exported.read_bytes()
+
+
+def test_a_keras_file_is_served(tmp_path):
+    file = tmp_path / "small.keras"
+    with zipfile.ZipFile(file, "w") as archive:
+        for member in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(member, "{}")
+    with netron_server.serve(file) as running:
+        assert request(running, "data/model.keras")[2] == file.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".keras"])
+def test_a_foreign_or_truncated_archive_is_refused(exported, suffix):
+    foreign, cut, bomb = (exported.with_name(f"{n}{suffix}") for n in ("foreign", "cut", "bomb"))
+    with zipfile.ZipFile(foreign, "w") as archive:
+        archive.writestr("readme.txt", "no model")
+    cut.write_bytes(exported.read_bytes()[:200])
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("models/model.json", bytes(2**28))
+    with pytest.raises(ModelFileError, match="it has no member model"):
+        netron_server.serve(foreign)
+    with pytest.raises(ModelFileError, match=r"is not a .* or it is truncated"):
+        netron_server.serve(cut)
+    with pytest.raises(ModelFileError, match=r"it unpacks to"):
+        netron_server.serve(bomb)
+    assert not netron_server._open

@@ -26,16 +26,48 @@ import secrets
 import sys
 import threading
 import urllib.parse
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import MissingToolError, ModelFileError, UsageError, counted
+from ... import untrusted
+from ...errors import LimitError, MissingToolError, ModelFileError, UsageError, counted
 from ...onnxfile import graph
 from ...runtime.litert import tflite_file
 from ...runtime.qnn import dlc_file
 
-KINDS = {".onnx": graph.read, ".dlc": dlc_file.members, ".tflite": tflite_file.checked}
+
+def _archive(member: str) -> Callable[[Path], None]:
+    """Return a check of a zip that has a member of this name, in whichever folder."""
+
+    def check(path: Path) -> None:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                untrusted.refuse_bomb(path, archive)
+                names = archive.namelist()
+        except LimitError as error:
+            raise ModelFileError(str(error)) from None
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise ModelFileError(
+                f"{path} is not a {path.suffix} file, or it is truncated ({error}). Save it again."
+            ) from None
+        if not any(name == member or name.endswith(f"/{member}") for name in names):
+            raise ModelFileError(
+                f"{path} is a zip, but not a {path.suffix} file: it has no member {member}."
+            )
+
+    return check
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    ".onnx": graph.read,
+    ".dlc": dlc_file.members,
+    ".tflite": tflite_file.checked,
+    ".pt2": _archive("models/model.json"),  # torch.export.save
+    ".keras": _archive("model.weights.h5"),
+}
 """What may be opened, and what reads such a file first, to refuse a foreign one with a sentence."""
 
 _TYPES = {
@@ -165,9 +197,9 @@ def serve(model: str | Path) -> Server:
     Parameters
     ----------
     model
-        An ``.onnx``, ``.dlc`` or ``.tflite`` file; it is read now, and later changes do not show.
-        Weights that an ONNX file keeps in another file are not served: Netron shows the graph
-        without.
+        An ``.onnx``, ``.dlc``, ``.tflite``, ``.pt2`` (`torch.export.save`) or ``.keras`` file; it
+        is read now, and later changes do not show. Weights that an ONNX file keeps in another file
+        are not served: Netron shows the graph without.
 
     Raises
     ------

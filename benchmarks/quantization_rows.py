@@ -22,7 +22,7 @@ from quantization_peers import (
     by_torchao,
     by_torchao_xnnpack,
 )
-from quantization_training import by_torchao_qat, by_torchao_qat_route, trained_as_long
+from quantization_training import by_torchao_qat, trained_as_long
 
 from labutils import export, quantize, train
 from labutils.quantize import presets
@@ -247,12 +247,10 @@ ROWS = (
     aimet(WIDE, "all 16-bit", scheme="min_max", activations=16),
     ours(TRAINED8, "QAT int8", QAT8),
     torchao(TRAINED8, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT8, bits=8),
-    torchao(TRAINED8, " route, observed ranges", by_torchao_qat_route, recipe=QAT8),
     peer(TRAINED8, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT8, weights=8),
     peer(TRAINED8, "NNCF, mixed preset", by_program, tool="nncf_train", recipe=QAT8),
     ours(TRAINED4, "QAT w4a8", QAT4),
     torchao(TRAINED4, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT4, bits=4),
-    torchao(TRAINED4, " route, observed ranges", by_torchao_qat_route, recipe=QAT4),
     peer(TRAINED4, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT4, weights=4),
     ours(OTHER, "PTQ w4a16, adaptive rounding", W4A16),
     peer(OTHER, "ai-edge-quantizer, float activations", by_program, tool="litert",

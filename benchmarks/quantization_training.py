@@ -136,19 +136,3 @@ def by_torchao_qat(
     )
     file.write_bytes(written.SerializeToString())
     return seconds
-
-
-def by_torchao_qat_route(architecture: str, file: Path, inputs: Inputs, *, recipe: Recipe) -> float:
-    """Train by torchao's pt2e route with the places, bits and symmetry of one of our recipes.
-
-    Its observers follow the batches, and stay as they are from `Qat.freeze_at` on.
-    """
-    from labutils.quantize import pt2e
-
-    start = time.time()
-    original = inputs.model(architecture).module
-    pt2e.write_qdq(
-        original, file, inputs.calibration_inputs(), recipe, teacher=original,
-        preprocessing=PREPROCESSING, **schedule(recipe, inputs),
-    )  # fmt: skip
-    return time.time() - start

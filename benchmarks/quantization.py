@@ -1,16 +1,17 @@
 """int8, mixed and 4-bit MobileNetV3, ours and those of others, on the same images.
 
-    python benchmarks/quantization.py             # every row: benchmarks/results/quantization.*
-    python benchmarks/quantization.py --split test     # the same rows on the images of the tables
+    python benchmarks/quantization.py --split test     # every row, on the images of the tables
+    python benchmarks/quantization.py --split test --part untrained   # without training: sooner
     python benchmarks/quantization.py --images 32 -o FOLDER       # the same rows on 32 images
     python benchmarks/quantization.py --only "*small*AIMET*" -o FOLDER     # some of them
 
-`--htp-images`, `--calibration`, `--training` and `--steps` make a trial of the command shorter,
-and `--set` takes the networks and images of another set. Every row: the shipped checkpoint at
-128 px, 256 calibration images. What is measured is the file that was written, in its runtime: ONNX
-Runtime, LiteRT, ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and Qualcomm's
-quantizers and ExecuTorch are installed into separate environments in the cache, once (3.5 GB in
-all). A row that could not be made says why, and the exit code is then 1.
+Networks that were not trained further go to benchmarks/results/quantization.*, those that were to
+quantization_trained.*. `--htp-images`, `--calibration`, `--training` and `--steps` make a trial of
+the command shorter, and `--set` takes the networks and images of another set. Every row: the
+shipped checkpoint at 128 px, 256 calibration images. What is measured is the file that was written,
+in its runtime: ONNX Runtime, LiteRT, ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and
+Qualcomm's quantizers and ExecuTorch are installed into separate environments in the cache, once
+(3.5 GB in all). A row that could not be made says why, and the exit code is then 1.
 
 Files, trained networks and answers are kept by the content of all that they depend on (see
 content_cache.py), so a run that was stopped resumes, and what changed is made again; `--fresh`
@@ -45,6 +46,9 @@ from labutils.runtime import qnn
 
 RUNTIMES = {e.runtime: e for e in ENVIRONMENTS.values() if e.runtime != "ORT"}
 """Runtimes that live in a separate environment."""
+
+PARTS = {"untrained": "quantization", "trained": "quantization_trained"}
+"""Which rows -> the name of their files; fp32 stands in both."""
 
 PROGRAM_BATCH = 1024  # images for which their interpreter is started once
 
@@ -179,6 +183,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, help="of QAT; default: those of the recipe")
     made.add_argument("--only", metavar="GLOB", default="*",
                       help="rows whose model, group, name and runtime match")  # fmt: skip
+    made.add_argument("--part", choices=(*PARTS, "all"), default="all")
     made.add_argument("--fresh", action="store_true", help="forget what is kept, make it all again")
     made.add_argument("-o", "--output", type=Path, metavar="FOLDER",
                       help="default: benchmarks/results, for a run on all images")  # fmt: skip
@@ -194,25 +199,39 @@ def asked(chosen: argparse.Namespace) -> Inputs:
     return replace(usual(chosen.split, chosen.image_set), **given)
 
 
+def parted(chosen: argparse.Namespace) -> dict[str, list[Line]]:
+    """Return the lines that are asked for, by the name of their files; fp32 leads both."""
+    lines, parts = list(plan(chosen.only)), {}
+    for part, name in PARTS.items():
+        trained = part == "trained"
+        own = [x for x in lines if x.row.trains == trained or x.row.name == "fp32"]
+        if chosen.part in (part, "all") and (not trained or any(x.row.trains for x in own)):
+            parts[name] = own
+    return {name: own for name, own in parts.items() if own}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     options = parser()
     chosen = options.parse_args(arguments)
-    inputs, lines = asked(chosen), list(plan(chosen.only))
+    inputs, parts = asked(chosen), parted(chosen)
     whole = inputs == usual(chosen.split) and chosen.only == "*"
     place = results.place(chosen.output, whole)
     if place is None:
         options.error("pass -o FOLDER: a smaller run does not replace the recorded results")
-    if not lines:
+    if not parts:
         options.error(f"--only {chosen.only}: no row is called so")
     if chosen.fresh:
         content_cache.forget(PROGRAM)
-    start, found, beginning = time.time(), [], head(inputs)
-    for line in lines:
-        found.append(measured(line, inputs))
-        print("  ".join(cells(found[-1])), flush=True)
-    print(write(found, beginning, time.time() - start, place))
-    return 1 if any("note" in line for line in found) else 0
+    complete = True
+    for name, lines in parts.items():
+        start, found, beginning = time.time(), [], head(inputs)
+        for line in lines:
+            found.append(measured(line, inputs))
+            print("  ".join(cells(found[-1])), flush=True)
+        print(write(found, beginning, time.time() - start, place, name))
+        complete &= not any("note" in line for line in found)
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

@@ -99,8 +99,14 @@ def _said(line: dict[str, object]) -> str:
     return f"{line['what']} {100 * line['top1'].value:.2f} % {line['sqnr']:.1f} dB"
 
 
-def write(lines: list[dict[str, object]], beginning: list[str], took: float, place: Path) -> str:
-    """Write CSV and text into a folder; return the text."""
+def write(
+    lines: list[dict[str, object]],
+    beginning: list[str],
+    took: float,
+    place: Path,
+    name: str = "quantization",
+) -> str:
+    """Write NAME.csv and NAME.txt into a folder; return the text."""
     table = [COLUMNS, *(cells(line) for line in lines)]
     # a reason why not runs on to the right; it must not widen the column that it starts in
     counted = [["" if c.startswith("not made") else c for c in row] for row in table]
@@ -111,9 +117,9 @@ def write(lines: list[dict[str, object]], beginning: list[str], took: float, pla
     new = sum(bool(line.get("made")) for line in lines)
     ran = f"{new} files were made in this run, which took {took / 60:.0f} min; the others earlier."
     full = "\n".join([*beginning, *READING, ran, "", *text, "", *verdicts(lines)]) + "\n"
-    paths.write_text(place / "quantization.txt", full)
+    paths.write_text(place / f"{name}.txt", full)
     buffer = io.StringIO(results.commented(beginning))
     buffer.seek(0, io.SEEK_END)
     csv.writer(buffer, lineterminator="\n").writerows(table)
-    paths.write_text(place / "quantization.csv", buffer.getvalue())
+    paths.write_text(place / f"{name}.csv", buffer.getvalue())
     return full

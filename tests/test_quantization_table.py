@@ -67,10 +67,10 @@ def test_the_whole_table_has_its_numbers_of_images():
     def asked(*words):
         return quantization.asked(quantization.parser().parse_args(words))
 
-    assert asked() == usual() and (asked().images, asked().htp_images) == (1600, 1600)
+    assert asked() == usual() and (asked().images, asked().htp_images) == (11_200, 11_200)
     test = asked("--split", "test")
     assert test == usual("test") and (test.images, test.htp_images) == (20_000, 10_000)
-    assert asked("--set", "marked-things").images == data.validation_images("marked-things")
+    assert asked("--set", "things16").images == data.validation_images("things16") == 1600
     assert asked("--images", "4").htp_images == 4 != asked("--htp-images", "4").images
 
 
@@ -276,7 +276,7 @@ def test_a_program_is_given_the_network_the_images_and_the_schedule(cache, envir
         "    (place / 'made.onnx').write_bytes((place / 'float.onnx').read_bytes())\n"
         "    (place / 'seconds.txt').write_text(str(told['bits']))\n"
     )
-    inputs = Inputs(calibration=2, training=64, steps=2)
+    inputs = Inputs(calibration=2, training=64, steps=2, image_set="things16")
     given = {"tool": "none", "recipe": rows.QAT8, "bits": 4}
     assert peers.by_program("mobilenet_v3_small", file, inputs, **given) == 4.0
     assert file.read_bytes() == peers.float_file("mobilenet_v3_small", inputs).read_bytes()

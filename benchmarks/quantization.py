@@ -6,12 +6,13 @@
     python benchmarks/quantization.py --only "*small*AIMET*" -o FOLDER     # some of them
 
 Networks that were not trained further go to benchmarks/results/quantization.*, those that were to
-quantization_trained.*. `--htp-images`, `--calibration`, `--training` and `--steps` make a trial of
-the command shorter, and `--set` takes the networks and images of another set. Every row: the
-shipped checkpoint at 128 px, 256 calibration images. What is measured is the file that was written,
-in its runtime: ONNX Runtime, LiteRT, ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and
-Qualcomm's quantizers and ExecuTorch are installed into separate environments in the cache, once
-(3.5 GB in all). A row that could not be made says why, and the exit code is then 1.
+quantization_trained.*, and what ran on the HTP simulator to quantization_htp.*. `--htp-images`,
+`--calibration`, `--training` and `--steps` make a trial of the command shorter, and `--set` takes
+the networks and images of another set. Every row: the shipped checkpoint at 128 px, 256 calibration
+images. What is measured is the file that was written, in its runtime: ONNX Runtime, LiteRT,
+ExecuTorch and Qualcomm's HTP simulator. Google's, Intel's and Qualcomm's quantizers and ExecuTorch
+are installed into separate environments in the cache, once (3.5 GB in all). A row that could not be
+made says why, and the exit code is then 1.
 
 Files, trained networks and answers are kept by the content of all that they depend on (see
 content_cache.py), so a run that was stopped resumes, and what changed is made again; `--fresh`
@@ -47,8 +48,10 @@ from labutils.runtime import qnn
 RUNTIMES = {e.runtime: e for e in ENVIRONMENTS.values() if e.runtime != "ORT"}
 """Runtimes that live in a separate environment."""
 
-PARTS = {"untrained": "quantization", "trained": "quantization_trained"}
-"""Which rows -> the name of their files; fp32 stands in both."""
+PARTS = {
+    "untrained": "quantization", "trained": "quantization_trained", "simulated": "quantization_htp",
+}  # fmt: skip
+"""Which rows -> the name of their files; fp32 stands in all."""
 
 PROGRAM_BATCH = 1024  # images for which their interpreter is started once
 
@@ -154,11 +157,11 @@ def timed(file: Path, where: str, exact: Path, images: data.ImageSet) -> dict[st
 # ---------------------------------------------------------------- the command
 
 
-def head(inputs: Inputs) -> list[str]:
-    """Return the first lines of both files."""
+def head(inputs: Inputs, simulated: bool) -> list[str]:
+    """Return the first lines of both files of a part."""
     images = f"{data.drawn(inputs.image_set).TITLE}, split {inputs.split}, {inputs.images} images"
     images += f" at {SIZE} px"
-    if inputs.htp_images != inputs.images:
+    if simulated and inputs.htp_images != inputs.images:
         images += f" ({inputs.htp_images} on the HTP simulator)"
     images += f"; {inputs.calibration} calibration images; the shipped checkpoints of this set"
     told = results.head(
@@ -199,15 +202,21 @@ def asked(chosen: argparse.Namespace) -> Inputs:
     return replace(usual(chosen.split, chosen.image_set), **given)
 
 
+def part_of(line: Line) -> str:
+    """Return to which of `PARTS` a line belongs."""
+    if line.runtime == "HTP simulator":
+        return "simulated"
+    return "trained" if line.row.trains else "untrained"
+
+
 def parted(chosen: argparse.Namespace) -> dict[str, list[Line]]:
-    """Return the lines that are asked for, by the name of their files; fp32 leads both."""
+    """Return the lines that are asked for, by the name of their files; fp32 leads each."""
     lines, parts = list(plan(chosen.only)), {}
     for part, name in PARTS.items():
-        trained = part == "trained"
-        own = [x for x in lines if x.row.trains == trained or x.row.name == "fp32"]
-        if chosen.part in (part, "all") and (not trained or any(x.row.trains for x in own)):
-            parts[name] = own
-    return {name: own for name, own in parts.items() if own}
+        own = [x for x in lines if part_of(x) == part]
+        if own and chosen.part in (part, "all"):
+            parts[name] = [x for x in lines if x in own or x.row.name == "fp32"]
+    return parts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -225,7 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
         content_cache.forget(PROGRAM)
     complete = True
     for name, lines in parts.items():
-        start, found, beginning = time.time(), [], head(inputs)
+        start, found = time.time(), []
+        beginning = head(inputs, any(part_of(line) == "simulated" for line in lines))
         for line in lines:
             found.append(measured(line, inputs))
             print("  ".join(cells(found[-1])), flush=True)

@@ -102,6 +102,12 @@ def test_a_network_comes_back_bit_for_bit(block):
     assert set(weights) == {n for n in block.state_dict() if "num_batches" not in n}
 
 
+def test_layers_that_are_called_by_numbers_come_back():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()).eval()
+    description, _ = assert_equal(plain, 8)
+    assert "output: '3'" in description.to_yaml()
+
+
 def test_hyper_parameters_stand_in_the_text(described):
     text = described[0].to_yaml()
     stem = next(line for line in text.splitlines() if "name: stem" in line)
@@ -250,6 +256,20 @@ def test_a_kind_is_added_in_ten_lines(monkeypatch):
     finally:
         KINDS.clear()
         KINDS.update(before)
+
+
+def test_a_kind_can_be_registered_twice(monkeypatch):
+    """As by a cell of a notebook that is run again."""
+
+    class Mish(Operator):
+        def torch(self):
+            return nn.Mish()
+
+    try:
+        first = operator("mish", "mish")(Mish)
+        assert operator("mish", "mish", "mish_")(Mish) is first and first.aten == ("mish", "mish_")
+    finally:
+        KINDS.pop("mish", None)
 
 
 def test_variants_that_a_kind_cannot_say_are_refused():

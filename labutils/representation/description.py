@@ -74,7 +74,8 @@ class Description:
         for layer in self.layers:
             lines.append("- " + _flow(_written(layer, before)))
             before = layer.name
-        return text + f"output: {self.output}\nlayers:\n" + "\n".join(lines) + "\n"
+        output = _flow(self.output)  # quoted where a name is a number: '3' of a plain Sequential
+        return text + f"output: {output}\nlayers:\n" + "\n".join(lines) + "\n"
 
     def save(self, file: str | Path) -> None:
         """Write it as a YAML file."""

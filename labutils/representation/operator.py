@@ -105,7 +105,8 @@ def operator(kind: str, *aten: str) -> Callable[[T], T]:
     """
 
     def registered(made: T) -> T:
-        made = dataclass(frozen=True)(made)  # type: ignore[assignment]
+        if "__dataclass_fields__" not in vars(made):  # else it is registered again
+            made = dataclass(frozen=True)(made)  # type: ignore[assignment]
         made.kind, made.aten = kind, aten
         KINDS[kind] = made
         return made

@@ -29,7 +29,7 @@ from labutils.errors import (
     WorkerError,
 )
 from labutils.machine import doctor
-from labutils.tools import calling, environment, lock, program
+from labutils.tools import calling, environment, lock, program, writing
 
 HERE = "{}.{}".format(*sys.version_info[:2])
 LOCK = f"""format: 1
@@ -217,6 +217,34 @@ def test_a_tool_that_is_not_installed_names_the_command(place):
         environment.survey("tyni")
     assert "not installed" in calling.probe("tiny").problem
     assert environment.remove("tiny") == 0
+
+
+def test_a_folder_of_tools_can_be_named(place, tmp_path, monkeypatch):
+    monkeypatch.setenv(environment.PLACE, str(tmp_path / "shared"))
+    assert environment.place() == tmp_path / "shared"
+    assert environment.survey("tiny").state == "absent"
+    monkeypatch.setenv(environment.PLACE, "")
+    assert environment.place() == tmp_path / "cache" / "tools"
+
+
+def add_one(x):
+    y = x + 1
+
+    return {"answer": y}
+
+
+def test_functions_become_a_program(tmp_path):
+    def twice(x):
+        return add_one(add_one(x)["answer"])
+
+    file = writing.write_program(tmp_path / "mine.py", "import math\n", add_one, twice)
+    made = program.Program(str(file)).answer({"call": "twice", "arguments": {"x": 3}}, {})
+    assert made == ({"values": {"answer": 5}}, {})
+    assert writing.count_lines(add_one, twice) == 5
+    made = {}
+    exec("def nowhere():\n    pass", made)
+    with pytest.raises(UsageError, match="The text of nowhere is not known"):
+        writing.write_program(tmp_path / "x.py", "", made["nowhere"])
 
 
 def test_modules_for_other_pythons_are_written_for_them():

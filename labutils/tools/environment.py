@@ -27,14 +27,18 @@ from .lock import Lock
 
 State = Literal["installed", "absent", "interrupted", "outdated", "damaged"]
 
+PLACE = "LABUTILS_TOOLS"
+"""The environment variable that moves all environments, such as to a folder that a room shares."""
+
 _MAX_RECORD_BYTES = 1 << 16
 _SITE = "lab.pth"
 _INSTALL_S = 3600.0  # of pip; a slow network takes its time over two gigabytes
 
 
 def place() -> Path:
-    """Return the folder of all environments; it may not exist yet."""
-    return paths.cache_place() / "tools"
+    """Return the folder of all environments: in the cache, or the one that `PLACE` names."""
+    named = os.environ.get(PLACE)
+    return paths.expanded(named) if named else paths.cache_place() / "tools"
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def install(
     wanted = lock.find(name)
     _refuse_unaccepted(wanted, accept)
     python = _python(wanted)
-    paths.folder(paths.cache() / "tools")
+    paths.folder(place())
     with paths.locked(place() / name, lambda: echo(f"Another process is installing {name} ...")):
         if survey(name).state == "installed":
             return survey(name)

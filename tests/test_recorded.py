@@ -1,7 +1,10 @@
 """Steps that need Qualcomm's wheel: run, recorded, replayed, and always labelled."""
 
+import dataclasses
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from labutils import paths
 from labutils.errors import UsageError
 from labutils.lab import recorded
 from labutils.runtime import qnn
+from labutils.tools import environment
 
 HERE = qnn.Availability(True, "answers", {"QNN": "2.99.0"})
 GONE = qnn.Availability(False, "onnxruntime-qnn is not installed.", {})
@@ -63,6 +67,45 @@ def test_recorded_then_replayed_with_its_label(monkeypatch):
     assert body == "text <of> it"
     assert "not run here" in shown._repr_html_()
     assert "<table>html of it</table>" in shown._repr_html_()
+
+
+class Road(Table):
+    def to_dict(self):
+        return {"MB": 17.2, "in": f"{paths.cache()}"}
+
+
+def tool(monkeypatch, state):
+    """Pretend that a tool is installed, or not."""
+    found = environment.survey("keras")
+    folder = None if state == "absent" else Path(sys.prefix)
+    monkeypatch.setattr(
+        environment, "survey", lambda name: dataclasses.replace(found, state=state, folder=folder)
+    )
+
+
+@pytest.mark.litert
+def test_a_step_with_a_tool_is_recorded_with_its_values(monkeypatch):
+    monkeypatch.setenv("LABUTILS_RECORD", "1")
+    tool(monkeypatch, "installed")
+    shown = recorded.run_with(("keras",), "11.road", Road)
+    assert not shown.recorded and shown.facts["MB"] == 17.2
+    entry = json.loads(recorded.file_of("11.road").read_text("utf-8"))
+    assert "qnn" not in entry and entry["tools"].startswith("keras 3.")
+    assert entry["facts"] == {"MB": 17.2, "in": "cache"}
+    tool(monkeypatch, "absent")
+    again = recorded.run_with(("keras",), "11.road", lambda: pytest.fail("it must not run"))
+    assert again.recorded and again.values is None and again.facts == entry["facts"]
+    heading = str(again).partition("\n\n")[0]
+    assert heading.startswith(f"Recorded on {entry['date']} with {entry['tools']} (")
+    assert "`labutils tools install keras`" in heading
+
+
+def test_a_step_whose_tool_is_absent_and_that_was_never_recorded(monkeypatch):
+    tool(monkeypatch, "absent")
+    shown = recorded.run_with(("keras",), "11.road", Road)
+    assert shown.facts == {} and str(shown).startswith("Not run here: The tool keras")
+    with pytest.raises(UsageError, match=r"06\.ladder"):
+        recorded.run_with(("keras",), "road", Road)
 
 
 def test_without_a_record_the_notebook_goes_on_and_says_so(monkeypatch):

@@ -3,7 +3,7 @@
 `start` lets every notebook be the first one: it loads what the notebooks before it left
 behind, or makes it, and says which. `check` judges, `settle` continues with a solution in any case.
 With ``LABUTILS_STRICT=1`` whatever is not solved is an error. `on_htp` shows what was recorded
-where Qualcomm's simulator does not run, and says so.
+where Qualcomm's simulator does not run, `on_tools` where a tool is not installed; both say so.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILES", "TODO", "ExpectationError", "Hint", "LearnerProgress", "Lesson", "Measurements",
-    "Shown", "check", "expect_failure", "given", "hint", "measurements", "on_htp", "settle",
-    "show_check", "show_progress", "start",
+    "Shown", "check", "expect_failure", "given", "hint", "measurements", "on_htp", "on_tools",
+    "settle", "show_check", "show_progress", "start",
 ]  # fmt: skip
 
 SEED = 0
@@ -340,6 +340,31 @@ def on_htp(key: str, step: Callable[..., Any], *args: Any, model: zoo.Model | No
         it was not run here, which the first line of the display then says, with the reason.
     """
     return recorded.run(key, step, *args, network=_network(model))
+
+
+def on_tools(
+    key: str,
+    tools: str | tuple[str, ...],
+    step: Callable[..., Any],
+    *args: Any,
+    model: zoo.Model | None = None,
+) -> Shown:
+    """Run a step that needs tools of `labutils tools`, or show what it showed elsewhere.
+
+    Parameters
+    ----------
+    key, step, *args, model
+        As for `on_htp`.
+    tools
+        What has to be installed: ``"litert"``, or several names.
+
+    Returns
+    -------
+    Shown
+        As from `on_htp`; its ``facts`` are plain values, recorded ones where it was not run here.
+    """
+    names = (tools,) if isinstance(tools, str) else tools
+    return recorded.run_with(names, key, step, *args, network=_network(model))
 
 
 def _network(model: zoo.Model | str | None) -> recorded.Network | None:

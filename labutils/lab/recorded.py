@@ -1,6 +1,7 @@
-"""Steps that need Qualcomm's wheel: run where it works, else shown as they were recorded elsewhere.
+"""Steps that need Qualcomm's wheel, or a tool: run where they work, else shown as recorded.
 
-A recorded result is a display (text and HTML) with its date, QNN version and machine. It is never
+A recorded result is a display (text and HTML) with its date, versions and machine; that of a tool
+has its plain values, too. It is never
 shown as if it had been run here: its first line says that it was not, and why. With
 ``LABUTILS_RECORD=1`` (`make notebooks`) a step that runs is recorded as well.
 """
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths, typesetting, untrusted
-from ..errors import UsageError
-from ..runtime import qnn
+from ..errors import MissingToolError, UsageError
+from ..runtime import litert, qnn
+from ..tools import environment
 
 FOLDER = paths.DATA / "recorded"
 
@@ -61,11 +63,15 @@ class Shown(typesetting.Shown):
         (text, HTML) of each part.
     heading
         Where a recorded result comes from; empty for a step that was run.
+    facts
+        Of a step that needs a tool: what its value's `to_dict` returned, here or where it was
+        recorded.
     """
 
     values: Any = field(repr=False)
     parts: tuple[tuple[str, str], ...]
     heading: str = ""
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def recorded(self) -> bool:
@@ -113,15 +119,80 @@ def run(key: str, step: Callable[..., Any], *args: Any, network: Network | None 
     UsageError
         `key` has another form.
     """
+    _refuse_other_forms(key)
+    availability = qnn.probe()
+    needed = _Needed({"qnn": availability.versions.get("QNN", "")}, availability.reason)
+    return _run(
+        key, replace(needed, missing="") if availability.ok else needed, step, args, network
+    )
+
+
+def run_with(
+    tools: tuple[str, ...],
+    key: str,
+    step: Callable[..., Any],
+    *args: Any,
+    network: Network | None = None,
+) -> Shown:
+    """Run a step that needs tools of `labutils tools`, or return what it showed elsewhere.
+
+    Parameters
+    ----------
+    tools
+        Their names; LiteRT's runtime is needed as well.
+    key, step, *args, network
+        As for `run`.
+
+    Raises
+    ------
+    UsageError
+        `key` has another form.
+    """
+    _refuse_other_forms(key)
+    return _run(key, _needed(tools), step, args, network)
+
+
+def _refuse_other_forms(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise UsageError(f"A step is named after its notebook, like '06.ladder', not {key!r}.")
-    availability = qnn.probe()
-    if not availability.ok:
-        return _replayed(key, availability.reason, network)
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """What a record says of the programs that a step needs, and what is missing here of them."""
+
+    entry: dict[str, str]
+    missing: str = ""
+
+
+def _needed(tools: tuple[str, ...]) -> _Needed:
+    surveys = [environment.survey(tool) for tool in tools]
+    pins = [package for survey in surveys for package in survey.lock.packages]
+    entry = {"tools": ", ".join(pin.replace("==", " ") for pin in pins)}
+    for survey in surveys:
+        try:
+            _ = survey.python
+        except MissingToolError as error:
+            return _Needed(entry, str(error))
+    runtime = litert.probe()
+    return _Needed(entry, "" if runtime.ok else runtime.reason)
+
+
+def _run(
+    key: str,
+    needed: _Needed,
+    step: Callable[..., Any],
+    args: tuple[Any, ...],
+    network: Network | None,
+) -> Shown:
+    if needed.missing:
+        return _replayed(key, needed.missing, network)
     values = step(*args)
-    shown = Shown(values, tuple(map(_display, values if isinstance(values, tuple) else (values,))))
+    parts = tuple(map(_display, values if isinstance(values, tuple) else (values,)))
+    facts = values.to_dict() if "tools" in needed.entry and hasattr(values, "to_dict") else {}
+    shown = Shown(values, parts, facts=facts)
     if os.environ.get("LABUTILS_RECORD") == "1":
-        _write(key, shown, availability.versions["QNN"], network or Network())
+        _write(key, shown, needed.entry, network or Network())
     return shown
 
 
@@ -154,14 +225,16 @@ def _replayed(key: str, reason: str, network: Network | None) -> Shown:
         entry = untrusted.json_file(file)
         parts = tuple((str(part["text"]), str(part["html"])) for part in entry["parts"])
         words = ", ".join(filter(None, (entry["machine"], entry["model"])))
-        told = f"ecorded on {entry['date']} with QNN {entry['qnn']} ({words})"
+        made = entry["tools"] if "tools" in entry else f"QNN {entry['qnn']}"
+        told = f"ecorded on {entry['date']} with {made} ({words})"
         other = _other(entry, network) if network else ""
+        facts = dict(entry.get("facts", {}))
     except FileNotFoundError:
         return Shown(None, (), f"Not run here: {reason} There is no recorded result of it.")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Shown(None, (), f"Not run here: {reason} {_damaged(file)}")
     heading = f"{other}: r{told}" if other else f"R{told}"
-    return Shown(None, parts, f"{heading}; not run here: {reason}")
+    return Shown(None, parts, f"{heading}; not run here: {reason}", facts)
 
 
 def _damaged(file: Path) -> str:
@@ -186,7 +259,7 @@ def _other(entry: dict[str, Any], network: Network) -> str:
     return f"OF ANOTHER QUANTIZATION of this network ({', '.join(others)})" if others else ""
 
 
-def _write(key: str, shown: Shown, version: str, network: Network) -> None:
+def _write(key: str, shown: Shown, made: dict[str, str], network: Network) -> None:
     if not paths.CHECKOUT:
         raise UsageError("Results are recorded in a checkout; this is an installed package.")
     parts = [
@@ -195,13 +268,15 @@ def _write(key: str, shown: Shown, version: str, network: Network) -> None:
     ]
     entry = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "qnn": version,
+        **made,
         "machine": machine(),
         "model": network.words,
         "sha256": network.sha256,
         "recipes": network.recipes,
         "parts": parts,
     }
+    if "tools" in made:
+        entry["facts"] = json.loads(_anonymous(json.dumps(shown.facts)))
     paths.write_text(file_of(key), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
 
 

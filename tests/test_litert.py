@@ -23,6 +23,7 @@ from labutils.errors import (
     WorkerError,
 )
 from labutils.images import data
+from labutils.litert import measure_road
 from labutils.machine import doctor
 from labutils.models import zoo
 from labutils.runtime import litert
@@ -57,6 +58,16 @@ def test_a_file_computes_what_its_network_does(small, good, exported):
         report = compare.gate(ours, theirs, IMAGES, kind="litert_fp32", reference_onnx=exported)
         assert len(theirs.seconds(IMAGES)) == len(IMAGES)
     assert report.passed and report.required["cosine"] == compare.THRESHOLDS["ort_fp32"]
+
+
+def test_a_road_says_what_its_file_has_and_how_far_it_is(small, good):
+    with runtime.connect(small) as ours:
+        exact = ours.run(IMAGES)
+    road = measure_road("by the tests", good, IMAGES, exact, 12)
+    assert road.difference < 1e-5 and "12 lines" in str(road)
+    said = road.to_dict()
+    assert (said["TRANSPOSE"], said["lines"], said["road"]) == (0, 12, "by the tests")
+    assert said["operators"] == road.contents.counts.total()
 
 
 _AT = {

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labutils import export, litert, manifests, metrics, paths, pipeline, quantize, runtime
 from labutils.__main__ import main
-from labutils.errors import TranslationError, UnknownNameError, UsageError
+from labutils.errors import ToolError, TranslationError, UnknownNameError, UsageError
 from labutils.images import data
 from labutils.litert import Seen, onnx_network, places
 from labutils.models import zoo
@@ -25,7 +25,7 @@ from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
 from labutils.quantize import litert_rules
 from labutils.quantize.recipe import Activations, Calibration, Override, Recipe, Weights
-from labutils.tools import environment
+from labutils.tools import calling, environment
 
 PREPROCESSING = data.Preprocessing(16, (0.5,) * 3, (0.25,) * 3, "a test")
 
@@ -431,6 +431,34 @@ def test_an_operator_without_a_translation_is_named(converter, tmp_path):
         with pytest.raises(TranslationError, match="_linalg_det") as caught:
             litert.convert(Determinant(), tmp_path / "x.tflite", gate, name="determinant")
     assert caught.value.op_type.startswith("aten.") and not list(tmp_path.iterdir())
+
+
+class Pooled(torch.nn.Sequential):
+    """A mean over the picture, which two exporters write as two operators."""
+
+    def __init__(self):
+        super().__init__(
+            torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
+
+
+@pytest.mark.slow
+def test_onnx_tf_refuses_what_one_exporter_writes_and_takes_the_other(tmp_path):
+    if environment.survey("onnx-tf").state != "installed":
+        pytest.skip("`labutils tools install onnx-tf` was not run")
+    network, images = Pooled().eval(), tflite_files.noise(1, 16)
+    files = {name: tmp_path / f"{name}.onnx" for name in ("torchscript", "dynamo")}
+    for name, opset in (("torchscript", 13), ("dynamo", 18)):
+        export.to_onnx(network, files[name], size=16, opset=opset, exporter=name)
+    with torch.no_grad():
+        exact = network(torch.from_numpy(images)).numpy()
+    with calling.opened("onnx-tf", litert.ONNX_TF_PROGRAM) as tool:
+        with pytest.raises(ToolError, match="ReduceMean version 18 is not implemented") as caught:
+            tool.ask("run", file=files["dynamo"], images=images)
+        assert caught.value.kind == "BackendIsNotSupposedToImplementIt"
+        tool.ask("convert", file=files["torchscript"], made=tmp_path / "x.tflite")
+    road = litert.measure_road("onnx-tf", tmp_path / "x.tflite", images, exact, 1)
+    assert road.difference < 1e-5 and road.to_dict()["TRANSPOSE"] >= 1
 
 
 @pytest.mark.slow

@@ -15,22 +15,29 @@ from .conversion import (
     refuse_impossible,
     require_tools,
 )
+from .converter import TOOL_PROGRAM
 from .places import places
 from .quantization import OWN, Quantization, Seen, plain
+from .roads import ONNX_TF_PROGRAM, Road, difference, measure_road
 from .rounded_onnx import Rounded, is_rounded, take_apart
 
 __all__ = [
     "ENDING",
+    "ONNX_TF_PROGRAM",
     "OWN",
     "PRECISIONS",
+    "TOOL_PROGRAM",
     "Conversion",
     "Form",
     "Gate",
     "Quantization",
+    "Road",
     "Rounded",
     "Seen",
     "convert",
+    "difference",
     "is_rounded",
+    "measure_road",
     "places",
     "plain",
     "refuse_impossible",

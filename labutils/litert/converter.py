@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOOL = "litert"
-_PROGRAM = Path(__file__).with_name("tool_program.py")
+TOOL_PROGRAM = Path(__file__).with_name("tool_program.py")
+"""What `labutils.tools.calling` opens in the environment of the tool."""
 _UNKNOWN = re.compile(r"Lowering not found: (\S+)")
 _LONGEST = 300  # characters of a reason
 
@@ -31,7 +32,7 @@ def opened() -> Iterator[calling.Tool]:
     MissingToolError
         It is not installed; the message says how it is.
     """
-    with calling.opened(TOOL, _PROGRAM) as tool:
+    with calling.opened(TOOL, TOOL_PROGRAM) as tool:
         yield tool
 
 

@@ -15,22 +15,24 @@ MAX_WIDTH = 100
 MAX_CALLS = 3  # one within another
 PUBLIC = {  # room -> the modules that notebooks use by name; all else must be in the room's __all__
     "labutils": {
-        "compare", "dlc", "errors", "export", "layers", "metrics", "paths", "pipeline", "prune",
-        "quantize", "runtime", "surgery", "targets", "train",
+        "compare", "dlc", "errors", "export", "layers", "litert", "metrics", "paths", "pipeline",
+        "prune", "quantize", "representation", "runtime", "surgery", "targets", "train",
     },
     "labutils.images": {"data", "fasteners", "folder", "nv12", "things"},
     "labutils.lab": {"lesson", "recorded"},
     "labutils.machine": {"doctor"},
     "labutils.measure": {"anatomy", "complexity", "latency", "throughput", "traffic"},
-    "labutils.models": {"architectures", "gallery", "zoo"},
+    "labutils.models": {"architectures", "fbnet", "gallery", "zoo"},
     "labutils.onnxfile": {"file", "graph"},
     "labutils.pipeline": {"rdk_emulation"},
     "labutils.quantize": {"mixed", "recipe", "training"},
     "labutils.quantize.training": {"corrections", "qat"},
     "labutils.rdk": {"board", "demo"},
+    "labutils.representation": {"keras_program"},
     "labutils.runtime": {"phone", "qnn"},
     "labutils.show": {"figures", "widgets"},
     "labutils.targets": {"snpe"},
+    "labutils.tools": {"calling", "writing"},
 }  # fmt: skip
 NO_VERB = re.compile(r"[a-z]+ed|told|made|done|found|given|seen|\w+_of")
 """Names of functions that tell no action: a participle alone, or a thing "of" something."""

@@ -113,10 +113,10 @@ def enough_cells(notebook):
 
 
 def steps_are_recorded(notebook):
-    """Keys of on_htp begin with the notebook's number, occur once, and have a record."""
+    """Keys of on_htp and on_tools begin with the notebook's number, occur once, have a record."""
     seen = set()
     for cell in notebook.code:
-        for key in re.findall(r"on_htp\(\s*[\"']([^\"']*)", cell.source):
+        for key in re.findall(r"on_(?:htp|tools)\(\s*[\"']([^\"']*)", cell.source):
             if not key.startswith(f"{notebook.number}."):
                 yield f"the step {key!r} is named after another notebook"
             if key in seen:

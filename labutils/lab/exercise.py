@@ -125,7 +125,8 @@ class Exercise:
         names: dict[str, Any] = {
             "__name__": f"exercise_{self.id}", "TODO": TODO, "given": lambda _: given(),
         }  # fmt: skip
-        exec(compile(cell, f"<exercise {self.id}>", "exec"), names)
+        code = compile(cell, f"<exercise {self.id}>", "exec", dont_inherit=True)  # as a learner's
+        exec(code, names)
         return names[self.answer]
 
     def grade(self, answer: Any) -> Result:

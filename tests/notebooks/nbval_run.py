@@ -10,6 +10,7 @@ from pathlib import Path
 from labutils import paths
 from labutils.lab import exercise
 from labutils.pipeline import batch
+from labutils.tools import environment as tools
 
 STARTUP = Path(__file__).parent / "startup"
 CELL_SECONDS = 1200  # for the slowest cell, from cold, on a busy machine
@@ -34,7 +35,9 @@ class Outcome:
         return f"{len(self.passed)} cells passed{asked}\n{self.text[-12_000:]}"
 
 
-def run(notebook, generated, *, strict=False, hidden="", cell_seconds=CELL_SECONDS):
+def run(
+    notebook, generated, *, strict=False, hidden="", with_tools=True, cell_seconds=CELL_SECONDS
+):
     """Run `notebook` where it lies; artifacts go to `generated`."""
     private = notebook.parent / f".{notebook.stem}"
     private.mkdir(exist_ok=True)
@@ -54,6 +57,7 @@ def run(notebook, generated, *, strict=False, hidden="", cell_seconds=CELL_SECON
         "LABUTILS_STRICT": "1" if strict else "0",
         "LABUTILS_TEST_OUTSIDE": str(outside),
         "LABUTILS_TEST_HIDDEN": hidden,
+        "LABUTILS_TOOLS": str(tools.place() if with_tools else private / "no_tools"),
     }
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"),

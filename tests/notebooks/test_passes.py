@@ -1,11 +1,12 @@
-"""Every notebook, twice: as a learner walks through it, and without Qualcomm's wheel.
+"""Every notebook, twice: as a learner walks through it, and without Qualcomm's wheel and tools.
 
 The walk runs each exercise as shipped, and then once more with its answer; the pass without the
 wheel answers nothing. Both go from notebook to notebook, as a learner does, and each notebook finds
 what the one before it left; the two passes run side by side. A notebook that makes no use of the
-wheel is walked without it, and the second pass runs only its exercises. Both judge on fewer
-pictures and train for fewer steps than a reader: what a cell does is the same, and no kept output
-depends on it.
+wheel is walked without it, and the second pass runs only its exercises, unless it calls a tool:
+what is installed of `labutils tools` is there for the walk, and hidden from the other pass. Both
+judge on fewer pictures and train for fewer steps than a reader: what a cell does is the same, and
+no kept output depends on it.
 """
 
 import copy
@@ -54,6 +55,7 @@ FEWER = {
     "10co11x": [('"val", 200', '"val", 64')],
     "10co40x": [('"steps": 70', '"steps": 20'), ('"images": 1600', '"images": 320')],
     "10co60x": [("images[:32]", "images[:4]")],
+    "11co61x": [('"val", 320', '"val", 64')],
 }
 """Cell id -> what a reader's cell says and what it says under test: pictures, steps, seconds."""
 
@@ -91,11 +93,15 @@ def uses_the_wheel(notebook):
     return any(c.cell_type == "code" and NEEDS_WHEEL.search(c.source) for c in notebook.cells)
 
 
+def calls_tools(notebook):
+    return any(c.cell_type == "code" and "on_tools(" in c.source for c in notebook.cells)
+
+
 def unanswered(notebook):
-    """A copy as shipped; where the wheel makes no difference, its exercises alone."""
+    """A copy as shipped; where wheel and tools make no difference, its exercises alone."""
     copied = copy.deepcopy(notebook)
     rests = RESTS & {cell.id for cell in copied.cells}
-    if rests or not uses_the_wheel(notebook):
+    if rests or not (uses_the_wheel(notebook) or calls_tools(notebook)):
         needed = {"setup", "exercise", "check", "settle"}
         copied.cells = [c for c in copied.cells if needed & {*notebooks.tags(c)} or c.id in rests]
     return copied
@@ -106,7 +112,7 @@ def start(request, tmp_path_factory):
     """A function that starts a pass for the notebooks chosen, and returns {path: future}."""
     pools = []
 
-    def start_pass(test, edition, hidden):
+    def start_pass(test, edition, hidden, with_tools):
         pools.append(ThreadPoolExecutor(1))
         generated = tmp_path_factory.mktemp("generated_models")
         chosen = [i for i in request.session.items if getattr(i, "originalname", "") == test]
@@ -115,7 +121,8 @@ def start(request, tmp_path_factory):
             mine = notebooks.checkout(tmp_path_factory.mktemp("my")).folder / path.name
             original = notebooks.read(path)
             nbformat.write(edition(with_fewer(original)), mine)
-            jobs[path] = pools[-1].submit(run, mine, generated, hidden=hidden(original))
+            options = {"hidden": hidden(original), "with_tools": with_tools}
+            jobs[path] = pools[-1].submit(run, mine, generated, **options)
         return jobs
 
     yield start_pass
@@ -125,12 +132,13 @@ def start(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def walked(start):
-    return start("test_walked_through", answered, lambda n: "" if uses_the_wheel(n) else WHEEL)
+    hidden = lambda n: "" if uses_the_wheel(n) else WHEEL  # noqa: E731
+    return start("test_walked_through", answered, hidden, with_tools=True)
 
 
 @pytest.fixture(scope="module")
 def without_the_wheel(start):
-    return start("test_without_the_wheel", unanswered, lambda n: WHEEL)
+    return start("test_without_the_wheel", unanswered, lambda n: WHEEL, with_tools=False)
 
 
 @NOTEBOOKS
@@ -172,6 +180,12 @@ def test_notebooks_that_use_the_wheel_are_known():
     """Each runs a step on the simulator; the others run alike without it."""
     users = [path.name[:2] for path in notebooks.find() if uses_the_wheel(notebooks.read(path))]
     assert users == ["02", "04", "05", "06", "08", "09", "10"]
+
+
+def test_notebooks_that_call_tools_are_known():
+    """Each is run with what is installed of them, and from end to end without any."""
+    users = [path.name[:2] for path in notebooks.find() if calls_tools(notebooks.read(path))]
+    assert users == ["11"]
 
 
 def test_skipped_cells_have_a_reason_and_an_end():

@@ -7,7 +7,7 @@ import importlib
 from ...errors import UnknownNameError
 from ..exercise import Exercise
 
-NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "12")
+NOTEBOOKS = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12")
 """The numbers of the notebooks; all of them have exercises."""
 
 

@@ -33,6 +33,7 @@ _STOPS = (
     _Stop("08", "Quantization in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
     _Stop("09", "Your own data", "Does it hold for mine?", "a DLC of your own", "09_*"),
     _Stop("10", "Prune", "Which parts are not needed?", "a smaller network", "10_*"),
+    _Stop("11", "LiteRT", "And on any other phone?", "three .tflite files", "11_*.tflite"),
     _Stop("12", "The RDK X5", "And on another board?", "nothing here"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28
@@ -40,7 +41,7 @@ _COLUMNS = 3
 _INK, _LINE = "#1a1a1a", "#5a5a5a"
 _TINTS = (
     "#ececec", "#dce9f5", "#fad9c8", "#f0dfec", "#dce9f5", "#fbe7c0", "#d5efe6", "#ececec",
-    "#dce9f5", "#d5efe6", "#fad9c8", "#f0dfec",
+    "#dce9f5", "#d5efe6", "#fad9c8", "#fbe7c0", "#f0dfec",
 )  # fmt: skip
 
 

@@ -154,13 +154,10 @@ TRIM = presets.PRESETS["int8_trim"]
 INT8 = presets.PRESETS["int8"]
 TENSOR = TRIM.replaced(name="int8_trim_tensor", weights=recipes.Weights(per_channel=False))
 INT8_TENSOR = INT8.replaced(name="int8_one_scale", weights=recipes.Weights(per_channel=False))
-W4A16 = presets.PRESETS["w4a16"].replaced(
-    name="w4a16_adaptive", rounding="adaptive", correct_bias=True
-)
 QAT8, QAT4 = presets.PRESETS["int8_qat"], presets.PRESETS["w4a8_qat"]
 
 CHANNEL, PER_TENSOR, W4, WIDE = "int8 per channel", "int8 per tensor", "w4a8", "16 bits mixed"
-TRAINED8, TRAINED4, OTHER = "QAT int8", "QAT w4a8", "4-bit weights, wider activations"
+TRAINED8, TRAINED4 = "QAT int8", "QAT w4a8"
 
 CHOSEN = {
     CHANNEL: "PTQ int8",
@@ -220,7 +217,6 @@ ROWS = (
     ti("int8_trim, biases calibrated", biases=True),
     ti("int8_trim, weights within 32 medians", ratio=32.0),
     ti("int8_trim, weights within 16 medians", ratio=16.0),
-    ti("int8_trim, within 16 medians, biases calibrated", ratio=16.0, biases=True),
     peer(PER_TENSOR, "ONNX Runtime, defaults", by_onnxruntime),
     peer(PER_TENSOR, QNN, **QNN8, per_channel=False),
     torchao(PER_TENSOR, ", XNNPACK quantizer", by_torchao_xnnpack, per_channel=False),
@@ -252,7 +248,4 @@ ROWS = (
     ours(TRAINED4, "QAT w4a8", QAT4, htp=LARGE),
     torchao(TRAINED4, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT4, bits=4),
     peer(TRAINED4, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT4, weights=4),
-    ours(OTHER, "PTQ w4a16, adaptive rounding", W4A16),
-    peer(OTHER, "ai-edge-quantizer, float activations", by_program, tool="litert",
-         kind="dynamic_wi4_afp32"),
 )  # fmt: skip

@@ -41,11 +41,11 @@ def records(name):
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
-def quantized(model, what, runtime="ORT"):
-    """Return the one row of the table of quantizers."""
+def quantized(model, what, runtime="ORT", table="quantization_things16"):
+    """Return the one row of a table of quantizers."""
     short = f"mobilenet_v3_{model}"
     (row,) = (
-        row for row in records("quantization")
+        row for row in records(table)
         if (row["model"], row["what"], row["runtime"]) == (short, what, runtime)
     )  # fmt: skip
     return row
@@ -102,21 +102,50 @@ def test_sizes_of_the_files():
 # --- quantization ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [("`int8_trim`, not trained further", "PTQ int8"),
-     ("`int8_qat`, trained with the rounding", "QAT int8"),
-     ("`w4a8_qat`, 4-bit weights, trained likewise", "QAT w4a8"),
-     ("mixed, 16 bits for at most 15 % of the MACs", "mixed, 15 % of the MACs")],
-)  # fmt: skip
-def test_readme_quantization(line, what):
-    row = quantized("large", what, "HTP simulator")
-    told = stated(
-        rf"\| {re.escape(line)} \| (\S+ \[.*?\]) \| ([\d.]+) % \| ([\d.]+) dB \| ([\d.]+) MB \|"
-    )
-    points = row["minus fp32, points"].replace(",", "")
-    assert told == (points, row["agrees %"], row["SQNR dB"], f"{float(row['MB']):.1f}")
-    assert row["n"] == "1600" and "on the HTP simulator, n=1,600" in texts()["README.md"]
+OURS = {
+    "int8": "PTQ int8",
+    "int8, one scale per tensor": "PTQ int8, one scale per tensor",
+    "16 bits for at most 15 % of the MACs": "mixed, 15 % of the MACs",
+    "4-bit weights, adaptive rounding (`w4a8_adaptive`)": "PTQ w4a8, adaptive rounding",
+}
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_readme_compression(line):
+    """Points with their interval, agreement, MB and time by fp32's, for both networks."""
+    figures = r"(\S+ \[[^|]*\]) \| ([\d.]+) % \| ([\d.]+) \| ([\d.]+) \|"
+    told = stated(rf"\| {re.escape(line)} \| {figures} {figures}")
+    rows = [quantized(size, OURS[line], table="quantization") for size in ("large", "small")]
+    assert {row["n"] for row in rows} == {"20000"}
+    found = [
+        (row["minus fp32, points"].replace(",", ""), row["agrees %"], f"{float(row['MB']):.1f}",
+         row["time / fp32"])
+        for row in rows
+    ]  # fmt: skip
+    assert told == (*found[0], *found[1])
+
+
+PEERS = {
+    "int8": "int8 per channel",
+    "int8, one scale per tensor": "int8 per tensor",
+    "16 bits for some or all": "16 bits mixed",
+    "4-bit weights": "w4a8",
+}
+
+
+@pytest.mark.parametrize("line", PEERS)
+def test_readme_best_peers(line):
+    """Of the peers' rows of a group the one with the most right answers, for both networks."""
+    for place, size in enumerate(("large", "small")):
+        rows = [
+            row for row in records("quantization")
+            if (row["model"], row["group"], row["by"]) ==
+            (f"mobilenet_v3_{size}", PEERS[line], "peer")
+            and row["top-1 % [95 %]"][:1].isdigit()
+        ]  # fmt: skip
+        best = max(rows, key=lambda x: (float(x["top-1 % [95 %]"].split()[0]), float(x["SQNR dB"])))
+        told = stated(rf"\| \*{re.escape(line)}\* \| ([^|]+) \| ([^|]+) \|")
+        assert told[place] == f"{best['what']}: {best['minus fp32, points']}".replace(",", "")
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def constrain_weights_(model: nn.Module, ratio: float = 32.0) -> ConstraintRepor
         The bound. TI's first toolkit uses 16 (only above a magnitude of 15; no such gate here,
         because a folded BatchNorm makes any magnitude). On Things-16's mobilenet_v3_small 16 takes
         the logit SQNR from 15.2 to 9.6 dB before any training, and 32 to 15.0
-        (``benchmarks/results/quantization.txt``).
+        (``benchmarks/results/quantization_things16.txt``).
     """
     if not ratio > 1:
         raise UsageError(f"ratio must be above 1, got {ratio}.")

@@ -473,3 +473,68 @@ def test_a_batch_for_litert_has_a_row_for_each_model(converter, program, tmp_pat
     assert again.rows[0] == good
     assert (tmp_path / "out" / good.file).is_file()
     assert paths.manifest(tmp_path / "out" / good.file).is_file()
+
+
+# --- recipes that change weights and biases -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "whole"),
+    [("int8", True), ("int8_corrected", True), ("int8@1", False), ("int8_trim", False),
+     ("a16w8", False), ("w4a8", False), ("pow2", False), ("int8_qat", False)],
+)  # fmt: skip
+def test_what_does_more_than_choose_ranges_is_carried_as_a_qdq_file(recipe, whole):
+    chosen = quantize.load_recipe(recipe)
+    assert litert_rules.is_carried_as_qdq(chosen) == whole
+    for other in (
+        {"weights": Weights(per_channel=False)}, {"input": "quantized"}, {"output": "quantized"},
+        {"overrides": (Override("/a", weights=4),)},
+    ):  # fmt: skip
+        assert not litert_rules.is_carried_as_qdq(chosen.replaced(**other))
+
+
+class Excited(torch.nn.Module):
+    """A loud channel before a hard-swish, and a gate whose hard-sigmoid the converter fuses."""
+
+    def __init__(self, channels=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, channels, 3, 1, 1), torch.nn.Hardswish())
+        self.squeeze = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(channels, channels, 1),
+            torch.nn.Hardsigmoid(),
+        )  # fmt: skip
+        self.project = torch.nn.Conv2d(channels, channels, 3, 1, 1)
+        self.head = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, 5)
+        )
+        with torch.no_grad():
+            self.stem[0].weight[-1] *= 30
+            self.project.weight[:, -1] /= 30
+            self.squeeze[1].weight *= 6
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.project(x * self.squeeze(x)).relu())
+
+
+@pytest.mark.slow
+def test_equalized_gates_and_fused_ranges_reach_the_file(converter, tmp_path):
+    network, images = Excited().eval(), tflite_files.noise(32, 16)
+    with torch.no_grad():
+        exact = network(torch.from_numpy(images)).numpy()
+    example = (torch.zeros(1, 3, 16, 16),)
+    torch.export.save(torch.export.export(network, example), tmp_path / "excited.pt2")
+    model = dataclasses.replace(zoo.load(tmp_path / "excited.pt2"), preprocessing=PREPROCESSING)
+    comparison = pipeline.Comparison(images, calibration=tflite_files.noise(64, 16, seed=2))
+    noise = {}
+    for recipe in ("int8", "int8_trim"):
+        file = tmp_path / f"{recipe}.tflite"
+        made = pipeline.convert_to_litert(model, file, recipe=recipe, comparison=comparison)
+        with runtime.connect(file) as runner:
+            noise[recipe] = metrics.sqnr_db(exact, runner.run(images))
+        assert made.gate.passed
+        told = json.loads(paths.manifest(file).read_text("utf-8"))
+        assert told["recipe"]["name"] == quantize.load_recipe(recipe).name
+    assert noise["int8"] > max(25, noise["int8_trim"] + 3)
+    assert not any("equalize_gates" in note for note in made.not_carried)

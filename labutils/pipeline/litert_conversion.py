@@ -33,20 +33,24 @@ class _Source:
         A PyTorch network.
     onnx
         Returns an ONNX file of what the user brought, where tensors are looked up.
-    is_onnx
-        Whether `network` was read from an ONNX file; its modules are called after the nodes then.
+    file
+        The ONNX file that `network` was read from, whose nodes its modules are called after; None
+        where the user brought it.
     fixed
         What a repair changed.
+    rounded
+        The QDQ file of a recipe that does more than choose ranges: `network` is what it rounds.
     """
 
     network: Any
     onnx: Callable[[], OnnxFile]
-    is_onnx: bool
+    file: OnnxFile | None = None
     fixed: Repair | None = None
+    rounded: OnnxFile | None = None
 
     def nodes(self) -> list[litert_rules.Node]:
         """Return the nodes of an ONNX file, with the places that the converter writes."""
-        steps_ = self.network.named_children() if self.is_onnx else ()
+        steps_ = self.network.named_children() if self.file is not None else ()
         return [
             litert_rules.Node(step.call.node, step.call.op_type, place) for place, step in steps_
         ]
@@ -106,6 +110,8 @@ def convert_to_litert(
     with paths.scratch() as folder:
         source = _source(model, folder, preparation, _names_nodes(recipe), listener)
         rounded = model.module is None and litert.is_rounded(source.onnx())
+        if not rounded and (ours := _carried_as_qdq(recipe)):
+            source = _rounded(model, source, ours, folder, comparison, listener)
         if rounded and recipe is not None:
             raise UsageError(
                 f"{model.name} is quantized: leave out --quantize, and its own ranges are carried."
@@ -122,8 +128,9 @@ def convert_to_litert(
         batch = model.input_shape[0] if model.input_shape else 1
         with steps.connect(model, judge) as reference:
             gate = litert.Gate(
-                reference, inputs, source.onnx, comparison.min_cosine, model.trained, rounded
-            )
+                reference, inputs, source.onnx, comparison.min_cosine, model.trained,
+                rounded or source.rounded is not None,
+            )  # fmt: skip
             made = litert.convert(
                 source.network, destination, gate, dataclasses.replace(form, batch=batch),
                 name=model.name, facts=_facts(model, source.fixed, apart), echo=listener.echo,
@@ -139,7 +146,35 @@ def _names_nodes(recipe: str | Path | None) -> bool:
     if recipe is None or str(recipe) in litert.OWN:
         return False
     ours = quantize.load_recipe(recipe)
-    return bool(ours.overrides or ours.exclude)
+    return bool(ours.overrides or ours.exclude or _carried_as_qdq(ours))
+
+
+def _carried_as_qdq(recipe: str | Path | quantize.Recipe | None) -> quantize.Recipe | None:
+    """Return a recipe that changes weights or biases as well, where a QDQ file takes it there."""
+    if recipe is None or str(recipe) in litert.OWN:
+        return None
+    ours = quantize.load_recipe(recipe)
+    return ours if litert_rules.is_carried_as_qdq(ours) else None
+
+
+def _rounded(
+    model: zoo.Model,
+    source: _Source,
+    recipe: quantize.Recipe,
+    folder: Path,
+    comparison: Comparison,
+    listener: Listener,
+) -> _Source:
+    """Quantize a network's ONNX file; return the network that its QDQ file rounds."""
+    from ..litert import onnx_network
+
+    assert source.file is not None
+    images = _calibration(model, comparison, recipe.calibration.images, listener)
+    listener.echo(f"quantizing by {recipe.name}, whose file is carried ...")
+    place = folder / manifests.file_name(source.file.path.stem, "onnx", "rounded")
+    quantize.static(source.file, place, images, recipe, progress=listener.progress)
+    made = OnnxFile(place)
+    return dataclasses.replace(source, network=onnx_network.read(made), file=made, rounded=made)
 
 
 def _source(
@@ -159,14 +194,14 @@ def _source(
 
     repairing = preparation.repair_for is not None or preparation.edits is not None
     if model.module is not None and not (repairing or by_node):
-        return _Source(model.module, exported, is_onnx=False)
+        return _Source(model.module, exported)
     original = exported()
     destination = folder / manifests.file_name(original.path.stem, "onnx", "repaired")
     fixed = steps.repair_file(original, destination, preparation, listener.echo)
     if fixed is None and model.module is not None and not by_node:  # nothing was to repair
-        return _Source(model.module, exported, is_onnx=False)
+        return _Source(model.module, exported)
     file = OnnxFile.of(fixed.onnx or fixed.file) if fixed else original
-    return _Source(onnx_network.read(file), lambda: original, is_onnx=True, fixed=fixed)
+    return _Source(onnx_network.read(file), lambda: original, file, fixed)
 
 
 def _quantization(
@@ -176,6 +211,12 @@ def _quantization(
     comparison: Comparison,
     listener: Listener,
 ) -> litert.Quantization:
+    if source.rounded is not None:
+        ours, taken = quantize.load_recipe(str(recipe)), litert.take_apart(source.rounded)
+        images = _calibration(model, comparison, _FEW, listener)
+        carried = litert_rules.stated(ours.name, taken, source.nodes(), images)
+        facts = carried.facts | {"recipe": ours.to_dict()}
+        return dataclasses.replace(carried, name=ours.name, facts=facts)
     if recipe is None:
         taken = litert.take_apart(source.onnx())
         images = _calibration(model, comparison, _FEW, listener)

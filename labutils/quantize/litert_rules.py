@@ -69,13 +69,17 @@ class _Carrier:
         for operator in contents.operators:
             names = [contents.tensors[n].name for n in operator.outputs]
             found = [n for name in names for place in places(name) for n in by_place.get(place, ())]
+            # the first place is the operator's own; others were fused, or share its constants
+            own = [
+                n for name in names for place in places(name)[:1] for n in by_place.get(place, ())
+            ]
             if not found and set(operator.outputs) & set(contents.outputs):
-                found = list(self.nodes[-1:])  # its tensor is called after the signature
+                found = own = list(self.nodes[-1:])  # its tensor is called after the signature
             self.makers.update(dict.fromkeys(names, found))
             source = contents.tensors[operator.inputs[0]].name if operator.inputs else ""
             if operator.type in _HANDING_ON and source in self.image:
                 self.image.update(names)
-            self.last.update({node.place: name for name in names for node in found})
+            self.last.update({node.place: name for name in names for node in own})
             scope = f"^{re.escape(''.join(f'{name};' for name in names))}$"
             made += self._exceptions(scope, operator.type, found)
         return made
@@ -141,7 +145,7 @@ class _Carrier:
             if key not in chosen:
                 chosen[key] = found.chosen(self._calibration(*key), bits)
             # one node may become several operators: its range is that of the last
-            ending = [node for node in nodes if self.last[node.place] == name]
+            ending = [node for node in nodes if self.last.get(node.place) == name]
             made[name] = self._settled(chosen[key][name], ending, bits)
         return made
 
@@ -199,21 +203,26 @@ class _Stated(_Carrier):
         if any(node.name in self.in_float for node in found):
             return [_kept_in_float(scope, "*")]
         stated = [self.codes[node.name] for node in found if node.name in self.codes]
-        bits = stated[-1].bits if stated else self.recipe.activations.bits
+        bits = stated[0].bits if stated else self.recipe.activations.bits
         return [self._rule(scope, op, bits, 8, True)] * (bits != self.recipe.activations.bits)
 
     def ranges(self, seen: Seen) -> dict[str, tuple[float, float]]:
-        """Return (low, high) of every tensor: what its codes stand for in the QDQ file."""
+        """Return (low, high) of every tensor: what its codes stand for in the QDQ file.
+
+        The converter may fuse what follows, as the sum and the Clip of a hard-sigmoid into the
+        convolution before it. Such a tensor is never negative where the node's is, and keeps the
+        range that it was seen to have.
+        """
         made = Ranges(seen.names, seen.low, seen.high).limits()
         for name in seen.names:
             nodes = self.makers.get(name, [])
             if name in self.image:
                 stated = [self.codes[""]] if "" in self.codes else []
             else:
-                ending = [node for node in nodes if self.last[node.place] == name]
+                ending = [node for node in nodes if self.last.get(node.place) == name]
                 stated = [self.codes[node.name] for node in ending if node.name in self.codes]
-            if stated:
-                made[name] = (stated[-1].low, stated[-1].high)
+            if stated and not made[name][0] >= 0 > stated[0].low:
+                made[name] = (stated[0].low, stated[0].high)
         return made
 
 
@@ -274,6 +283,22 @@ def not_carried(recipe: Recipe) -> tuple[str, ...]:
         _SIXTEEN: wide,
     }
     return tuple(words for words, applies in told.items() if applies)
+
+
+def is_carried_as_qdq(recipe: Recipe) -> bool:
+    """Whether a recipe changes weights or biases, and its QDQ file can take that to LiteRT.
+
+    A QDQ file has 8-bit weights per channel there, and floats at its ends.
+    """
+    weights = recipe.weights
+    changes = (
+        recipe.equalize, recipe.equalize_gates, recipe.flat_ends, recipe.correct_bias,
+        recipe.rounding != "nearest", recipe.calibration.vector_outliers is not None,
+    )  # fmt: skip
+    bits = {weights.bits, *(o.weights or weights.bits for o in recipe.overrides)}
+    plain = weights.symmetric and weights.per_channel and not weights.power_of_two and bits == {8}
+    ends = (recipe.input, recipe.output) == ("float32", "float32")
+    return any(changes) and plain and ends and recipe.qat is None
 
 
 def carried(recipe: Recipe, nodes: Sequence[Node], images: np.ndarray) -> Quantization:

@@ -193,7 +193,6 @@ def torchao(group: str, name: str, maker: Callable, **settings: Any) -> Row:
 QNN8 = {"maker": by_onnxruntime_qnn, "weight": "QInt8"}
 QNN = "ONNX Runtime, QNN configuration"
 SQNR: dict[str, Any] = {"scheme": "tf_enhanced"}
-ADAROUND = {"rounding": "adaround", "iterations": 15_000}  # what AIMET advises below 8 bits
 ROWS = (
     Row("float", "", "fp32", functools.partial(exported)),
     Row("float", "", "fp32, trained as long as QAT int8",
@@ -231,7 +230,6 @@ ROWS = (
     torchao(W4, " route, min-max", by_torchao, recipe=presets.load("w4a8@1")),
     aimet(W4, "SQNR ranges", **SQNR, weights=4),
     aimet(W4, "sequential MSE", scheme="min_max", weights=4, rounding="seq_mse"),
-    aimet(W4, "AdaRound", **SQNR, weights=4, **ADAROUND),
     Row(WIDE, "ours", "mixed, 15 % of the MACs",
         functools.partial(searched, recipe=INT8, mac_share=0.15), LARGE),
     ours(WIDE, "PTQ a16w8, all 16-bit", "a16w8"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from bad_files import model, node, value
 
-from labutils import paths, pipeline, prune, surgery
+from labutils import litert, paths, pipeline, prune, surgery
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.show import diagnosis
@@ -198,6 +198,7 @@ SPECIAL = {
     "Model": zoo_model,
     "planning.Plan": plan,
     "tflite_file.Contents": lambda folder: tflite_contents(),
+    "roads.Road": lambda folder: litert.Road(HOSTILE, tflite_contents(), 0.5, 3),
     "report.Plan": lambda folder: filled(prune.ChannelPlan),  # what the class is made for
     "Repair": lambda folder: pipeline.apply(
         hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"

@@ -403,7 +403,7 @@ def test_two_processes_train_by_one_command_and_one_of_them_talks(drawn, cache, 
     codes, said = forked.two(_called, (asked(known, made, *more),), tmp_path)
     output = "".join(said)
     assert codes == [0, 0] and output.count("Fine-tuned for 2 steps") == 1, output
-    assert re.search(r"^int8_qat +20 +[\d.]+ \[", output, re.M), output  # of the exported file
+    assert re.search(r"^int8_qat@2 +20 +[\d.]+ \[", output, re.M), output  # of the exported file
     story = json.loads(paths.manifest(made).read_text())
     assert story["training"]["augmentation"]["flip"] is False
     assert [row["n"] for row in story["ladder"]["rows"]] == [card["n"]] * 2

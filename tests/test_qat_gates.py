@@ -121,6 +121,13 @@ def test_nodes_and_tensors_have_the_names_that_they_have_after_training_or_witho
     assert trained == static
 
 
+def test_an_identity_before_a_gate_hides_nothing():
+    """As in timm's networks, whose files have no such node."""
+    network = Gated(lambda: nn.Sequential(nn.Identity(), nn.Hardswish())).eval()
+    student = qat.prepare(network, RECIPE, size=SIDE, images=pictures())
+    assert qat.describe(student).equalized == ("stem.0",)
+
+
 def test_without_images_or_a_loud_channel_the_gates_stay():
     assert qat.describe(qat.prepare(Gated(), RECIPE, size=SIDE)).equalized == ()
     quiet = qat.prepare(Gated(loud=1.0), RECIPE, size=SIDE, images=pictures())

@@ -53,6 +53,7 @@ def equalize_(graph: fx.GraphModule, images: np.ndarray, recipe: Recipe) -> tupl
     tuple of str
         The convolutions whose channels were divided, by module path.
     """
+    _erase_identities_(graph)
     names = node_names(graph)
     sites = list(_sites(graph, names))
     tensors = [[site.layer, *site.scaled] for site in sites]
@@ -72,6 +73,15 @@ def equalize_(graph: fx.GraphModule, images: np.ndarray, recipe: Recipe) -> tupl
     graph.delete_all_unused_submodules()
     graph.recompile()
     return tuple(done)
+
+
+def _erase_identities_(graph: fx.GraphModule) -> None:
+    """Take out what no file has: timm's networks have one between a BatchNorm and its gate."""
+    for node in list(graph.graph.nodes):
+        module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Identity):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
 
 
 def known(recipe: Recipe, graph: fx.GraphModule) -> Recipe:

@@ -125,6 +125,16 @@ def test_readme_compression(line):
     assert told == (*found[0], *found[1])
 
 
+def test_readme_verdict():
+    text = (RESULTS / "quantization.txt").read_text("utf-8")
+    placed = re.findall(r"^\w+, (.+?): ours (\w+) in top-1, ", text, re.M)
+    expected = {"int8 per channel": "ahead", "int8 per tensor": "ahead", "w4a8": "ahead",
+                "16 bits mixed": "tied"}  # fmt: skip
+    assert Counter(placed) == dict.fromkeys(expected.items(), 2)
+    stated(r"ours is (ahead) in int8, in int8 with one scale and in 4-bit weights, of both networks, "
+           r"and tied where some or all activations have 16 bits")  # fmt: skip
+
+
 PEERS = {
     "int8": "int8 per channel",
     "int8, one scale per tensor": "int8 per tensor",

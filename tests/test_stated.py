@@ -131,8 +131,8 @@ def test_readme_verdict():
     expected = {"int8 per channel": "ahead", "int8 per tensor": "ahead", "w4a8": "ahead",
                 "16 bits mixed": "tied"}  # fmt: skip
     assert Counter(placed) == dict.fromkeys(expected.items(), 2)
-    stated(r"ours is (ahead) in int8, in int8 with one scale and in 4-bit weights, of both networks, "
-           r"and tied where some or all activations have 16 bits")  # fmt: skip
+    stated(r"ours is (ahead) in int8, in int8 with one scale and in 4-bit weights, of both "
+           r"networks, and tied where some or all activations have 16 bits")  # fmt: skip
 
 
 PEERS = {

@@ -1,15 +1,16 @@
-"""The fidelity ladder of the journey on all validation images, and its int8 answers one by one.
+"""The fidelity ladder of the journey on the images of the tables, and int8's answers one by one.
 
-    python benchmarks/ladder.py                  # writes ladder_1600.* and answers_1600.csv
-    python benchmarks/ladder.py --images 32 --htp-images 8 -o FOLDER
+    python benchmarks/ladder.py                  # writes ladder.txt, ladder.csv and answers.csv
+    python benchmarks/ladder.py --split val --images 32 --htp-images 8 -o FOLDER
 
-`labutils journey` makes the artifacts of MobileNetV3-Large, in the cache; then every stage answers
-the images, and the figures are those that the journey prints, in benchmarks/results/ladder_N.txt
-and .csv. answers_N.csv has one line per image: the class number that is right, those that PyTorch
-and the int8 file (on the CPU) name, and PyTorch's lead, its best logit minus its second.
+`labutils journey --weights marked-things` makes the artifacts of MobileNetV3-Large, in the cache;
+then every stage answers the images of Marked Things, and the figures are those that the journey
+prints, in benchmarks/results. answers.csv has one line per image: the class number that is right,
+those that PyTorch and the int8 file (on the CPU) name, and PyTorch's lead, its best logit minus its
+second.
 
 Artifacts and answers are kept by the content of all that they depend on (see content_cache.py), so
-a run that was stopped resumes; `--fresh` forgets them.
+a run that was stopped resumes; `--fresh` forgets them. The simulator takes an hour on two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from labutils.models import zoo
 from labutils.pipeline import journey
 from labutils.runtime import qnn
 
-PROGRAM, MODEL = "ladder", "mobilenet_v3_large"
+PROGRAM, MODEL, SET = "ladder", "mobilenet_v3_large", "marked-things"
+IMAGES, HTP_IMAGES = 20_000, 10_000
 PRECISIONS = ("fp16", "int8", "a16w8")
 HTP = {f"HTP {name}": manifests.file_name(MODEL, "convert", name) for name in PRECISIONS}
 CPU = {
@@ -44,18 +46,18 @@ def artifacts() -> Path:
     """Return the folder with what the journey makes, made by it unless it is kept."""
     versions = paths.versions("torch", "onnx", "onnxruntime", "onnxruntime-qnn")
     key = content_cache.key(
-        checkpoint=content_cache.checkpoint(MODEL), code=content_cache.code(labutils),
-        versions=versions,
+        checkpoint=content_cache.checkpoint(data.checkpoint_name(MODEL, SET)),
+        code=content_cache.code(labutils), versions=versions,
     )  # fmt: skip
     folder = content_cache.folder(PROGRAM) / f"journey_{key}"
     if not (folder / "ladder.csv").exists():  # its last file
-        journey.run(MODEL, "things16", images=1, folder=paths.folder(folder))
+        journey.run(MODEL, SET, images=1, folder=paths.folder(folder))
     return folder
 
 
 def stages(folder: Path, htp_images: int) -> list[compare.Stage]:
     """Return the rungs, in order; files are only started for answers that are not kept."""
-    model = zoo.load(MODEL, "things16")
+    model = zoo.load(MODEL, SET)
     patched = copy.deepcopy(model.module)
     surgery.replace_(patched)
     found = [
@@ -85,7 +87,7 @@ def kept(file: Path, where: str, *packages: str) -> content_cache.Remembered:
 
 def answers(rungs: list[compare.Stage], images: data.ImageSet) -> list[str]:
     """Return the lines of the table of single answers."""
-    model = zoo.load(MODEL, "things16")
+    model = zoo.load(MODEL, SET)
     columns = {"truth": np.asarray(images.labels)}
     for stage in (stage for stage in rungs if stage.name in ("PyTorch", "int8 CPU")):
         parts = [stage.runner.run(x) for x, _ in images.batches(32, model.preprocessing)]
@@ -104,20 +106,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--split", choices=("val", "test"), default="val")
-    parser.add_argument("--images", type=int, default=data.VALIDATION_IMAGES)
-    parser.add_argument("--htp-images", type=int, help="on the simulator; default: as --images")
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--htp-images", type=int, default=HTP_IMAGES, help="on the simulator")
     parser.add_argument("--fresh", action="store_true", help="forget what is kept")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    n, on_htp = chosen.images, chosen.htp_images or chosen.images
-    place = results.place(chosen.output, n == on_htp == data.VALIDATION_IMAGES)
+    n, on_htp = chosen.images, min(chosen.images, chosen.htp_images)
+    place = results.place(chosen.output, (chosen.split, n, on_htp) == ("test", IMAGES, HTP_IMAGES))
     if place is None:
         parser.error("pass -o FOLDER: a smaller run does not replace the recorded results")
     if chosen.fresh:
         content_cache.forget(PROGRAM)
-    model = zoo.load(MODEL, "things16")
-    images = data.load(chosen.split, n, model.preprocessing.size)
+    model = zoo.load(MODEL, SET)
+    images = data.load(chosen.split, n, model.preprocessing.size, SET)
     rungs = stages(artifacts(), on_htp)
     found = compare.ladder(rungs, images, model.preprocessing)
     table = compare.accuracy_table(
@@ -126,16 +128,17 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     head = results.head(
         results.command("ladder.py", arguments),
-        f"split {chosen.split}, {n} images at {model.preprocessing.size} px", "torch",
+        f"Marked Things, split {chosen.split}, {n} images at {model.preprocessing.size} px, "
+        f"{on_htp} on the HTP simulator", "torch",
         "onnxruntime", "onnxruntime-qnn", developed=chosen.split == "val",
     )  # fmt: skip
     missing = [f"{name}: not made: {qnn.probe().reason}"
                for name in STAGES if name not in {stage.name for stage in rungs}]  # fmt: skip
     text = "\n".join([*head, "", str(table), "", str(found), *missing]) + "\n"
-    paths.write_text(place / f"ladder_{n}.txt", text)
-    found.to_csv(place / f"ladder_{n}.csv")
+    paths.write_text(place / "ladder.txt", text)
+    found.to_csv(place / "ladder.csv")
     lines = answers(rungs, images)
-    paths.write_text(place / f"answers_{n}.csv", results.commented(head) + "\n".join(lines) + "\n")
+    paths.write_text(place / "answers.csv", results.commented(head) + "\n".join(lines) + "\n")
     print(text)
     return 1 if missing else 0
 

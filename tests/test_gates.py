@@ -1,5 +1,7 @@
 """Equalized gates and flat ends: the same function, finer steps, and nothing where nothing pays."""
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
@@ -7,14 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import compare, quantize
+from labutils import compare, export, quantize, surgery
 from labutils.errors import UsageError
+from labutils.images import data
+from labutils.models import zoo
 from labutils.onnxfile.session import Session
 from labutils.quantize import flat_ends, gates, ranges, recipe
 from labutils.quantize.prepare import prepared
 
 SIDE = 8
-KINDS = ("HardSwish", "HardSigmoid", "SiLU", "written out")
+KINDS = ("HardSwish", "HardSigmoid", "SiLU", "written out", "divided after")
 EQUAL = recipe.Recipe("equal", equalize_gates=True, flat_ends=True)
 
 
@@ -31,8 +35,11 @@ def gate(kind):
         first = [
             make("Add", ["z", "three"], ["up"], "up"),
             make("Clip", ["up", "zero", "six"], ["clip"], "clip"),
-            make("Div", ["clip", "six"], ["g"], "g"),
         ]
+        if kind == "divided after":  # as our own surgery writes it
+            product = make("Mul", ["z", "clip"], ["whole"], "product")
+            return [*first, product, make("Div", ["whole", "six"], ["y"], "swish")]
+        first.append(make("Div", ["clip", "six"], ["g"], "g"))
     return [*first, make("Mul", ["z", "g"], ["y"], "swish")]
 
 
@@ -138,6 +145,21 @@ def test_who_cannot_take_the_factors_reads_what_it_read(tmp_path):
         found = [Session(m, threads=1).run({"image": inputs[:1]}, [name])[0]
                  for m in (before, model)]  # fmt: skip
         np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_repaired_network_has_the_gates_that_it_had(tmp_path):
+    """Surgery divides by 6 after the product, and residuals and poolings read the quotient."""
+    model, found = zoo.load("mobilenet_v3_large", "marked-things"), []
+    inputs = model.preprocessing(data.load("calib", 32, 128, "marked-things").images)
+    repaired = copy.deepcopy(model.module)
+    surgery.replace_(repaired)
+    for network in (model.module, repaired):
+        export.to_onnx(network, tmp_path / "float.onnx", size=128)
+        found.append(gates.factors(prepared(tmp_path / "float.onnx"), inputs))
+    assert len(found[0]) == 3 and found[0].keys() == found[1].keys()
+    for name, own in found[0].items():
+        np.testing.assert_allclose(found[1][name], own, rtol=1e-3)
 
 
 def test_pools_pass_factors_on_and_a_layer_that_does_not_take_them_leaves_all_as_it_was(tmp_path):

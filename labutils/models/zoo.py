@@ -64,8 +64,8 @@ def load(
         ``mobilenetv3_small_100`` carry it as well. ``random``: seeded, conditioned such that
         float16 can hold them (see `random_weights`), with BatchNorm statistics measured on
         Things-16, so that activations have a realistic scale. A path: your ``.safetensors`` or
-        ``.pth``. ``auto``: ImageNet weights when they are in the cache already, else the shipped
-        Things-16 checkpoint, else random; it never downloads.
+        ``.pth``. ``auto``: ImageNet weights when they are in the cache already, else a shipped
+        checkpoint (Things-16's first), else random; it never downloads.
     size
         Image side in pixels, or (height, width); default is what the weights were made for.
     output
@@ -178,8 +178,9 @@ def _choose(arch: architectures.Architecture) -> tuple[str, str]:
     """Return what ``auto`` takes for `arch`, and why."""
     if arch.imagenet_cached():
         return "imagenet", "auto: found in the cache"
-    if _checkpoint(arch.name, data.THINGS16).is_file():
-        return data.THINGS16, "auto: no ImageNet weights in the cache, the lab's own are shipped"
+    for image_set in data.DRAWN:
+        if _checkpoint(arch.name, image_set).is_file():
+            return image_set, "auto: no ImageNet weights in the cache, the lab's own are shipped"
     return "random", "auto: no ImageNet weights in the cache, and none shipped for this model"
 
 
@@ -192,9 +193,12 @@ def _shipped(arch: architectures.Architecture, image_set: str) -> architectures.
     twin = timm_twins.TWINS.get(arch.name.partition(".")[0])
     there = arch.name in architectures.LAB_MODELS or _checkpoint(arch.name, image_set).is_file()
     if not there and twin is None:
+        end = data.checkpoint_name("", image_set)
+        names = sorted(file.stem for file in paths.CHECKPOINTS.glob("*.safetensors"))
+        known = [n.removesuffix(end) for n in names if n.endswith(end) and (end or "-" not in n)]
         raise UsageError(
-            f"There is no {title} checkpoint of {arch.name}, only of "
-            f"{' and '.join(architectures.LAB_MODELS)}. Use weights='imagenet', 'random' or a path."
+            f"There is no {title} checkpoint of {arch.name}, only of {' and '.join(known)}. "
+            "Use weights='imagenet', 'random' or a path."
         )
     what = f"{title} checkpoint of the lab"
     if twin is None:

@@ -56,12 +56,15 @@ class _Site:
 
     Attributes
     ----------
-    layer, entry, product
-        The convolution; the first node of the gate, or a whole HardSwish; the product of both.
+    layer, entry
+        The convolution; the first node of the gate, or a whole HardSwish.
+    product
+        The product of both; where it is divided by a number after that, as HardSwish by 6, the
+        division.
     readers
         The layers that take the factors into their weights.
     scaled
-        The tensors that are divided, the product first.
+        The tensors that are divided, from the product on.
     others
         The nodes that read the product and cannot take the factors.
     """
@@ -186,15 +189,18 @@ def _reaches(model: onnx.ModelProto, sites: list[_Site], images: np.ndarray) -> 
 
 def _sites(model: onnx.ModelProto, weights: Weights) -> Iterator[_Site]:
     by, uses = readers(model.graph.node), Counter[str]()
+    ends = {entry.name for entry in model.graph.output}
     for node in model.graph.node:
         uses.update(node.input)
     for layer in model.graph.node:
         if layer.op_type != "Conv" or layer.input[1] not in weights:
             continue
         gate = _gate(layer.output[0], by, weights)
-        if gate is None or layer.output[0] in {entry.name for entry in model.graph.output}:
+        if gate is None or layer.output[0] in ends:
             continue
-        site = _read(model.graph, layer, *gate, by, weights)
+        entry, product = gate
+        products = _divided(product, by, weights, ends)
+        site = _read(model.graph, layer, entry, products, by, weights)
         names = [name for node in (layer, *site.readers) for name in node.input[1:]]
         if site.readers and all(uses[name] == 1 for name in names):
             yield site
@@ -222,11 +228,35 @@ def _gate(
     return None
 
 
+def _divided(
+    product: onnx.NodeProto,
+    by: dict[str, list[onnx.NodeProto]],
+    weights: Weights,
+    ends: set[str],
+) -> list[onnx.NodeProto]:
+    """Return a product and the nodes that divide it by numbers before anyone else reads it."""
+    found = [product]
+    while found[-1].output[0] not in ends:
+        behind = by.get(found[-1].output[0], [])
+        if len(behind) != 1 or not _by_a_number(behind[0], found[-1].output[0], weights):
+            break
+        found.append(behind[0])
+    return found
+
+
+def _by_a_number(node: onnx.NodeProto, name: str, weights: Weights) -> bool:
+    """Whether a node multiplies a tensor by one number, or divides it by one."""
+    others = [n for n in node.input if n != name]
+    if node.op_type not in ("Mul", "Div") or len(others) != 1 or others[0] not in weights:
+        return False
+    return weights[others[0]].size == 1 and (node.op_type == "Mul" or node.input[0] == name)
+
+
 def _read(
     graph: onnx.GraphProto,
     layer: onnx.NodeProto,
     entry: onnx.NodeProto,
-    product: onnx.NodeProto,
+    products: list[onnx.NodeProto],
     by: dict[str, list[onnx.NodeProto]],
     weights: Weights,
 ) -> _Site:
@@ -239,9 +269,8 @@ def _read(
             fits = node.input[0] == name and node.input[1] in weights
             fits = fits and channelwise(node, weights)
             return ([node], []) if fits and len(weights_into(node, weights)) == channels else None
-        scalar = {n for n in node.input if n in weights and weights[n].size == 1}
-        passes = node.op_type in PASS or (node.op_type in ("Mul", "Div") and len(scalar) == 1)
-        passes = passes and name == node.input[0] and node.output[0] not in ends
+        passes = node.op_type in PASS and name == node.input[0]
+        passes = (passes or _by_a_number(node, name, weights)) and node.output[0] not in ends
         behind = [taken(reader, node.output[0]) for reader in by.get(node.output[0], [])]
         if not passes or not behind or None in behind:
             return None
@@ -249,9 +278,10 @@ def _read(
         layers = [one for part in found for one in part[0]]
         return layers, [node.output[0], *(one for part in found for one in part[1])]
 
-    site = _Site(layer, entry, product, [], [product.output[0]], [])
-    for node in by.get(product.output[0], []):
-        part = taken(node, product.output[0])
+    whole = products[-1].output[0]
+    site = _Site(layer, entry, products[-1], [], [node.output[0] for node in products], [])
+    for node in by.get(whole, []):
+        part = taken(node, whole)
         if part is None:
             site.others.append(node)
         else:

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import paths, streams
 from ..errors import LabError
 from ..images import data
-from .config import ARCHITECTURES, CONFIGS, TrainConfig, read_config
+from .config import ARCHITECTURES, TrainConfig, read_config, shipped_config
 from .loop import SAVE_EVERY, fit
 from .model_card import ship
 from .ranks import joined, local_rank
@@ -67,8 +67,7 @@ def _train(chosen: argparse.Namespace) -> None:
 def _config(chosen: argparse.Namespace) -> TrainConfig:
     """Return the configuration of a file, or the lab's own for this network and set."""
     if not chosen.config:
-        image_set = chosen.image_set or data.THINGS16
-        return CONFIGS[data.checkpoint_name(chosen.architecture, image_set)]
+        return shipped_config(chosen.architecture, chosen.image_set or data.THINGS16)
     own = read_config(chosen.config)
     image_set = chosen.image_set or own.image_set
     return dataclasses.replace(own, architecture=chosen.architecture, image_set=image_set)

@@ -18,7 +18,7 @@ from ..images import data
 from ..located_yaml import Fail
 from .batches import Augmentation
 
-Architecture = Literal["mobilenet_v3_large", "mobilenet_v3_small"]
+Architecture = Literal["mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v2", "fbnet_a"]
 ARCHITECTURES: tuple[str, ...] = typing.get_args(Architecture)
 ImageSetName = Literal["things16", "marked-things"]
 FORMAT = 1
@@ -282,5 +282,25 @@ CONFIGS = {
         TrainConfig(architecture="mobilenet_v3_small", phases=((64, 2800), (96, 900), (128, 280))),
         _MARKED,
         replace(_MARKED, architecture="mobilenet_v3_small"),
+        replace(_MARKED, architecture="mobilenet_v2", start=None),
+        replace(_MARKED, architecture="fbnet_a", start=None),
     )
 }
+
+
+def shipped_config(architecture: str, image_set: str) -> TrainConfig:
+    """Return the configuration of a checkpoint that is shipped.
+
+    Raises
+    ------
+    UsageError
+        The lab has none of this network for this set; the message names the sets that it has.
+    """
+    name = data.checkpoint_name(architecture, image_set)
+    if name not in CONFIGS:
+        sets = [c.image_set for c in CONFIGS.values() if c.architecture == architecture]
+        raise UsageError(
+            f"The lab has no schedule for {architecture} on {image_set}: pass --set "
+            f"{' or '.join(sets)}, or --config with your own."
+        )
+    return CONFIGS[name]

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import _torchvision, metrics, paths
+from .. import metrics, paths
 from ..errors import ModelFileError, UnknownNameError
 from ..images import data, things
+from ..models import architectures
 from .batches import Augmentation, Batches
 from .config import ARCHITECTURES, TrainConfig, is_stored, stored
 from .ranks import RESUMES, Ranks
@@ -27,10 +28,11 @@ WATCHED = 20  # validation images of each class that a run's log is about
 
 
 def network(architecture: str, classes: int = len(things.CLASSES)) -> nn.Module:
-    """Return an untrained torchvision MobileNetV3."""
+    """Return an untrained network: torchvision's, or FBNet-A."""
     if architecture not in ARCHITECTURES:
         raise UnknownNameError("architecture", architecture, ARCHITECTURES)
-    return getattr(_torchvision.load().models, architecture)(num_classes=classes)
+    own = architecture == architectures.FBNET_A
+    return architectures.find(architecture if own else f"tv:{architecture}").build(classes)
 
 
 @torch.inference_mode()

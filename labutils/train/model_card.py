@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import metrics, paths
 from ..images import data
+from ..models import architectures
 from .config import CONFIGS, TrainConfig, stored
 from .loop import EVALUATION_SIZE, Trainer, logits_of, starting_point, state_file
 
@@ -81,11 +82,12 @@ def _card(config: TrainConfig, trainer: Trainer, weights: Path, processes: int) 
 
 def _origin(config: TrainConfig) -> str:
     """Return what the network is and where its weights began, as a phrase."""
-    start = starting_point(config)
+    start, own = starting_point(config), config.architecture == architectures.FBNET_A
+    definition = "the published table of blocks" if own else "torchvision's model definition"
     if start is None:
-        return "torchvision's model definition, trained from random weights"
+        return f"{definition}, trained from random weights"
     known = f"{start.name} (SHA-256 {paths.sha256(start)})"
-    return f"torchvision's model definition, trained from {known}, its last layer from random ones"
+    return f"{definition}, trained from {known}, its last layer from random ones"
 
 
 def _command(config: TrainConfig, processes: int) -> str:

@@ -136,7 +136,8 @@ def _sites(graph: fx.GraphModule, names: dict[fx.Node, NodeName]) -> Iterator[_S
         gate = _gate(layer, names)
         if gate is None:
             continue
-        site = _read(layer, *gate, modules, names)
+        entry, product = gate
+        site = _read(layer, entry, _divided(product, names), modules, names)
         if site.readers and all(used[str(n.target)] == 1 for n in (layer, *site.readers)):
             yield site
 
@@ -164,10 +165,26 @@ def _op(node: fx.Node, names: dict[fx.Node, NodeName]) -> str:
     return names[node].op_type if node in names else ""
 
 
+def _divided(product: fx.Node, names: dict[fx.Node, NodeName]) -> list[fx.Node]:
+    """Return a product and the nodes that divide it by numbers before anyone else reads it."""
+    found = [product]
+    while len(found[-1].users) == 1 and _by_a_number(next(iter(found[-1].users)), names):
+        found.append(next(iter(found[-1].users)))
+    return found
+
+
+def _by_a_number(node: fx.Node, names: dict[fx.Node, NodeName]) -> bool:
+    """Whether a node multiplies a tensor by a number, or divides it by one."""
+    if _op(node, names) not in ("Mul", "Div") or len(node.args) != 2:
+        return False
+    tensors = [isinstance(argument, fx.Node) for argument in node.args]
+    return tensors == [True, False] or (tensors == [False, True] and _op(node, names) == "Mul")
+
+
 def _read(
     layer: fx.Node,
     entry: fx.Node,
-    product: fx.Node,
+    products: list[fx.Node],
     modules: dict[str, nn.Module],
     names: dict[fx.Node, NodeName],
 ) -> _Site:
@@ -180,14 +197,15 @@ def _read(
             fits = type(module) is nn.Linear or module.groups == 1 or module.weight.shape[1] == 1
             return ([node], []) if fits and len(_into(module)) == channels else None
         passes = isinstance(module, _NOTHING) or _op(node, names) in gates.PASS
+        passes = passes or _by_a_number(node, names)
         behind = [taken(user) for user in node.users]
         if not passes or not behind or None in behind:
             return None
         found = [part for part in behind if part is not None]
         return [n for part in found for n in part[0]], [node, *(n for p in found for n in p[1])]
 
-    site = _Site(layer, entry, product, [], [product], [])
-    for node in product.users:
+    site = _Site(layer, entry, products[-1], [], list(products), [])
+    for node in products[-1].users:
         part = taken(node)
         if part is None:
             site.others.append(node)

@@ -48,7 +48,7 @@ class Inputs:
     images: int = data.VALIDATION_IMAGES
     htp_images: int = data.VALIDATION_IMAGES
     calibration: int = 256
-    training: int = 8000
+    training: int = 32_000
     steps: int | None = None
     image_set: str = IMAGE_SET
 

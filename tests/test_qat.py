@@ -418,7 +418,7 @@ def test_trained_files_run_whole_on_the_htp(made, network, calibration, batch, t
 
 def test_activations_can_be_narrowed_by_recipe():
     assert Recipe(activations=Activations(16)).kind == "a16w8"
-    assert PRESETS["w4a8_qat"].qat.steps == 300
+    assert PRESETS["w4a8_qat"].qat.steps == 1000
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "resnet18"])

@@ -9,7 +9,7 @@ better of the original and the original trained as long. Every row is trained by
 same steps, images, order, augmentation, and distillation from the original. Latency is one image of
 224 px, one thread, in turns. The networks are kept by the content of all that they depend on (see
 content_cache.py), trainings resume where they were stopped; `--fresh` forgets them. A network that
-is not shipped for the set (MobileNetV3-Small, MobileNetV2, ResNet-18) is trained first.
+is not shipped for the set (ResNet-18) is trained first.
 
 Writes benchmarks/results/pruning.csv and .txt; some of the rows need `-o FOLDER`.
 """
@@ -68,6 +68,7 @@ class Measured:
     zeros: float
     megabytes: float
     latency: float
+    minutes: float
     gate: str
 
 
@@ -92,7 +93,7 @@ class Bench:
 
     def shipped(self, architecture: str) -> str | None:
         """Return the digest of the checkpoint that learned the set, None without one."""
-        name = data.checkpoint_name(architecture, self.image_set)
+        name = data.checkpoint_name(architecture.removeprefix("tv:"), self.image_set)
         file = paths.CHECKPOINTS / f"{name}.safetensors"
         return paths.sha256(file) if file.is_file() else None
 
@@ -108,7 +109,7 @@ class Bench:
         if place.is_file():
             network.load_state_dict(torch.load(place.with_suffix(".pt"), weights_only=True))
             return network
-        state = train.Resumable(paths.folder(self.folder / "states"))
+        state = train.Resumable(place.with_suffix(".resume.pt"))
         settings = BASE.settings() | {"steps": min(BASE.steps, 4 * self.schedule.steps)}
         print(train.fine_tune(network, image_set=self.image_set, state=state, **settings))
         torch.save(network.state_dict(), place.with_suffix(".pt"))
@@ -123,10 +124,12 @@ class Bench:
             return place
         print(f"{row.id} ...", flush=True)
         original = self.original(row)
-        state = train.Resumable(paths.folder(self.folder / "states"))
-        network = copy.deepcopy(original)
+        state = train.Resumable(place.with_suffix(".resume.pt"))
+        network, seconds = copy.deepcopy(original), []
         if row.make is not None:
-            network = row.make(Task(original, self.image_set, self.schedule, state))
+            task = Task(original, self.image_set, self.schedule, state, seconds.append)
+            network = row.make(task)
+        paths.write_text(place.with_suffix(".seconds"), f"{sum(seconds):.0f}")
         wide = data.Preprocessing(LATENCY_SIDE)
         export.to_onnx(network.eval(), place.with_suffix(".wide.onnx"), preprocessing=wide)
         export.to_onnx(network.eval(), place, preprocessing=PREPROCESSING)
@@ -159,7 +162,9 @@ class Bench:
             row.id, row.kind, row.way, float(own.mean()), int(own.sum()), len(own),
             points.value, *points.interval, counted.macs / before.macs,
             counted.parameters / before.parameters, zeros_share(file),
-            file.stat().st_size / 1e6, latency_ratio(file, whole), gate_word(file, self.image_set),
+            file.stat().st_size / 1e6, latency_ratio(file, whole),
+            int(file.with_suffix(".seconds").read_text("utf-8")) / 60,
+            gate_word(file, self.image_set),
         )  # fmt: skip
 
 
@@ -222,7 +227,7 @@ def everything_at_once(bench: Bench, budget: str) -> Measured:
     return Measured(
         f"everything/{budget}", "everything", "surgery, pruning, mixed precision, QAT (val)",
         row.top1.value, row.top1.hits, row.n, row.points.value, *row.points.interval, row.macs,
-        row.parameters, 0.0, row.megabytes, made["pruned, trained"].latency or 0.0,
+        row.parameters, 0.0, row.megabytes, made["pruned, trained"].latency or 0.0, 0.0,
         f"{row.gate}; DLC {dlc}",
     )  # fmt: skip
 
@@ -296,18 +301,19 @@ def write(rows: list[Measured], chosen: Any, folder: Path) -> None:
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
     paths.write_text(folder / f"{PROGRAM}.csv", results.commented(head) + text.getvalue())
-    columns = ("row", "by", "top-1 %", "points [95 %]", "MACs", "zeros", "MB", "time", "gate")
+    columns = ("row", "by", "top-1 %", "points [95 %]", "MACs", "zeros", "MB", "time",
+               "minutes", "gate")  # fmt: skip
     cells = [
         (r.row, r.way, f"{100 * r.top1:.2f}", f"{r.points:+.2f} [{r.low:+.2f}, {r.high:+.2f}]",
          f"{100 * r.macs:.1f} %", f"{100 * r.zeros:.0f} %", f"{r.megabytes:.2f}",
-         f"{r.latency:.2f}", r.gate)
+         f"{r.latency:.2f}", f"{r.minutes:.0f}", r.gate)
         for r in rows
     ]  # fmt: skip
     notes = [
         "points: against the better of the original and the original trained as long, paired.",
         f"time: at {LATENCY_SIDE} px, one thread, median of {TURNS} turns on "
-        f"{recorded.machine()}, as a share of the original's. gate: lowest cosine of the float "
-        "DLC on the HTP simulator.",
+        f"{recorded.machine()}, as a share of the original's. minutes: of training, on one core. "
+        "gate: lowest cosine of the float DLC on the HTP simulator.",
         PUBLISHED,
     ]
     title = f"Pruned networks on {chosen.image_set}, {chosen.steps} steps each"

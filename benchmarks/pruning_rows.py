@@ -39,9 +39,9 @@ class Schedule:
         As in `train.FineTuningConfig`.
     """
 
-    steps: int = 1500
-    size: int = 96
-    batch_size: int = 64
+    steps: int = 2000
+    size: int = SIDE
+    batch_size: int = 48
     learning_rate: float = 1e-3
     images: int = 16_000
 
@@ -64,12 +64,15 @@ class Task:
         How long it is trained.
     state
         Where the training is kept, to resume from.
+    told
+        Gets the seconds of the training.
     """
 
     network: nn.Module
     image_set: str
     schedule: Schedule
     state: train.Resumable
+    told: Callable[[float], None]
 
     def train_(self, network: nn.Module, **own: Any) -> nn.Module:
         """Train a network as every row is trained."""
@@ -78,6 +81,7 @@ class Task:
             network, teacher=self.network, image_set=self.image_set, state=self.state, **arguments
         )
         print(done, flush=True)
+        self.told(done.seconds)
         return network
 
     def recover_(self, network: nn.Module, plan: prune.Plan) -> nn.Module:
@@ -87,6 +91,7 @@ class Task:
             **self.schedule.settings(),
         )  # fmt: skip
         print(done, flush=True)
+        self.told(done.seconds)
         return network
 
     def rated(self) -> tuple[np.ndarray, np.ndarray]:
@@ -169,11 +174,16 @@ def mask_weights(method: str, **options: Any) -> Callable[[Task], nn.Module]:
 
 
 def operate_lite(task: Task) -> nn.Module:
-    """Apply TI's lite surgery, and train."""
+    """Apply TI's lite surgery."""
     student = copy.deepcopy(task.network)
     inputs = torch.from_numpy(task.rated()[0][:4])
     print(surgery.replace_(student, "lite", example_inputs=inputs), flush=True)
-    task.train_(student)
+    return student
+
+
+def train_lite(task: Task) -> nn.Module:
+    """Apply TI's lite surgery, and train."""
+    student = task.train_(operate_lite(task))
     images = data.calibration(BATCH_NORM, SIDE, task.image_set)
     train.estimate_batch_norm_(student, images, data.Preprocessing(SIDE))
     return student
@@ -297,7 +307,8 @@ def rows() -> list[Row]:
         Row("zeros80", LARGE, "weights", "ours, unstructured 80 %",
             mask_weights("unstructured", ratio=0.8, scope="global")),
         Row("torch80", LARGE, "weights", "torch.nn.utils.prune, 80 %", mask_by_torch(0.8)),
-        Row("lite", LARGE, "surgery", "lite surgery", operate_lite),
+        Row("lite0", LARGE, "surgery", "lite surgery, not trained", operate_lite),
+        Row("lite", LARGE, "surgery", "lite surgery", train_lite),
         Row("ti30", LARGE, "channels", "ours, 30 % of the channels", prune_channels(0.3)),
     ]  # fmt: skip
     for architecture in (SMALL, V2, RESNET):

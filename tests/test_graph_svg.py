@@ -5,11 +5,12 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import onnx
 import pytest
+import tflite_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import surgery, targets
+from labutils import export, surgery, targets
 from labutils.errors import ModelFileError, UnknownNameError, UsageError
 from labutils.onnxfile import graph
 from labutils.show import before_after, subgraph
@@ -329,3 +330,42 @@ def test_boxes_never_overlap_and_arrows_point_down(data):
         ys = [y for _, y in route]
         assert ys == sorted(ys)
         assert ys[0] == spans[source][3] and ys[-1] == spans[target][2]
+
+
+# --- a .tflite ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """An ONNX file, and a `.tflite` that goes to and fro between layouts."""
+    folder = tmp_path_factory.mktemp("converted")
+    module = tflite_files.small_network()
+    export.to_onnx(module, folder / "net.onnx", size=module.size)
+    tflite_files.network(folder / "net.tflite", module, "softmax axis")
+    return folder / "net.onnx", folder / "net.tflite"
+
+
+@pytest.mark.litert
+def test_a_tflite_is_drawn_with_its_operators_shapes_and_constants(converted):
+    shown = texts(subgraph(converted[1]))
+    assert "net.tflite, LiteRT" in shown
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "HARD_SWISH", "MEAN", "FULLY_CONNECTED"} <= set(shown)
+    assert {"filter: 8×3×3×3", "perm = 0×3×1×2", "1×8×16×16"} <= set(shown)
+    assert shown.count("⇄ layout only") == shown.count("TRANSPOSE") == 2
+
+
+@pytest.mark.litert
+def test_beside_the_file_that_it_was_made_of_only_transposes_are_marked(converted):
+    svg = before_after(*converted)
+    shown = texts(svg)
+    assert "Before: net.onnx, opset 17" in shown and "After: net.tflite, LiteRT" in shown
+    assert shown.count("⇄ layout only") == 2 and "+ new" not in shown
+    assert svg.alt.endswith("layout only: TRANSPOSE.")
+    assert svg.data == before_after(*converted).data
+
+
+@pytest.mark.litert
+def test_a_part_of_a_tflite_has_no_counterpart_by_name(converted):
+    with pytest.raises(UsageError, match="Name a module that both have"):
+        before_after(*converted, "operator 2")
+    assert "CONV_2D" in texts(subgraph(converted[1], "operator 1", 0))

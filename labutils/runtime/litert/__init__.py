@@ -6,6 +6,6 @@ native code, so that a damaged file ends that process and nothing else.
 
 from .availability import Availability, probe, require
 from .runner import LiteRtRunner
-from .tflite_file import Contents, contents
+from .tflite_file import Contents, contents, values
 
-__all__ = ["Availability", "Contents", "LiteRtRunner", "contents", "probe", "require"]
+__all__ = ["Availability", "Contents", "LiteRtRunner", "contents", "probe", "require", "values"]

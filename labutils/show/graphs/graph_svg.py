@@ -1,4 +1,4 @@
-"""A small part of an ONNX graph as a static picture: offline, in print, on any background.
+"""A small part of a model's graph as a static picture: offline, in print, on any background.
 
 The picture is one self-contained SVG, without scripts, fonts or links. Nothing is measured, so
 equal graphs give equal bytes. What a node's colour says, its border, its symbol and a word say too.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...errors import UsageError, counted
 from ...onnxfile.graph import module_path
 from ...targets import CheckReport
-from . import graph_layout
+from . import graph_layout, tflite_view
 from .graph_layout import Extent, Layout
 from .onnx_view import View, label
 from .svg import STYLES, Svg, breadth, clean, fitted, symbol, text, wrapped
@@ -33,12 +33,15 @@ _LINE, _HEAD, _MARGIN, _STEM = 16, 24, 14, 16
 _SOFT, _LINK = "#4a4a4a", "#5a5a5a"
 
 _FAMILIES = {
-    "#dce9f5": ("Conv", "ConvTranspose", "Gemm", "MatMul"),
-    "#f0dfec": ("HardSwish", "HardSigmoid", "Relu", "Clip", "Sigmoid", "Softmax", "PRelu", "Gelu"),
-    "#fbe7c0": ("QuantizeLinear", "DequantizeLinear", "Cast"),
-}
+    "#dce9f5": ("Conv", "ConvTranspose", "Gemm", "MatMul", "CONV_2D", "DEPTHWISE_CONV_2D",
+                "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"),
+    "#f0dfec": ("HardSwish", "HardSigmoid", "Relu", "Clip", "Sigmoid", "Softmax", "PRelu", "Gelu",
+                "HARD_SWISH", "RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "PRELU",
+                "GELU"),
+    "#fbe7c0": ("QuantizeLinear", "DequantizeLinear", "Cast", "QUANTIZE", "DEQUANTIZE", "CAST"),
+}  # fmt: skip
 _TINT = {op: tint for tint, ops in _FAMILIES.items() for op in ops}
-_CHANGES = {"new": "+ new", "gone": "− replaced", "only": "≠ only here"}
+_CHANGES = {"new": "+ new", "gone": "− replaced", "only": "≠ only here", "moves": "⇄ layout only"}
 
 
 @dataclass
@@ -87,7 +90,7 @@ def subgraph(
     Parameters
     ----------
     model
-        An ONNX file, or a model in memory.
+        An ONNX file, or such a model in memory; or a ``.tflite``.
     around
         A node's name, a tensor's name (its maker is meant), or a module path such as
         ``"features.4.block.2"``; "" draws the whole of a small graph.
@@ -113,8 +116,9 @@ def subgraph(
     view = View(model)
     chosen = view.near(around, radius)
     _refuse_many(view, chosen)
-    title = f"{view.name}, opset {view.opset}" + (f": {around}" if around else "")
-    pane = _pane(view, chosen, title, report, {})
+    title = f"{view.name}, {view.form}" + (f": {around}" if around else "")
+    marks = _moves(view, chosen) if view.form == tflite_view.FORM else {}
+    pane = _pane(view, chosen, title, report, marks)
     sentence = f"Graph of {view.name}" + _sentence(pane, around, report)
     return _document([pane], _legend(report), sentence)
 
@@ -133,7 +137,8 @@ def before_after(
     Parameters
     ----------
     before, after
-        ONNX files, or models in memory.
+        ONNX files, or such models in memory; or ``.tflite`` files, which call every node
+        otherwise: then operators that only move data between layouts are marked.
     around, radius
         As for `subgraph`. A name that only one of the two graphs has is found in the other by
         its module, or by the tensors that enter and leave the part.
@@ -156,6 +161,7 @@ def before_after(
     views = View(before), View(after)
     cores = _counterparts(*views, around)
     names = [{(label(n), n.op_type) for n in view.nodes} for view in views]
+    converted = any(view.form == tflite_view.FORM for view in views)
     panes = []
     for view, core, others, word, change, report in zip(
         views, cores, reversed(names), heads, marks, reports, strict=True
@@ -165,14 +171,20 @@ def before_after(
         changes = {
             i: change for i in chosen if (label(view.nodes[i]), view.nodes[i].op_type) not in others
         }
-        known = f"opset {view.opset}"
-        title = f"{word}: {view.name}" if known in word else f"{word}: {view.name}, {known}"
+        changes = _moves(view, chosen) if converted else changes
+        named = view.form in word
+        title = f"{word}: {view.name}" if named else f"{word}: {view.name}, {view.form}"
         panes.append(_pane(view, chosen, title, report, changes))
     found = "; ".join(
         f"{p.title}{_sentence(p, '', r)}" for p, r in zip(panes, reports, strict=True)
     )
     where = f" around {around}" if around else ""
     return _document(panes, _legend(*reports), f"Two graphs side by side{where}. {found}")
+
+
+def _moves(view: View, chosen: Iterable[int]) -> dict[int, str]:
+    """Mark what only moves data between layouts, in a ``.tflite`` or beside one."""
+    return {i: "moves" for i in chosen if view.nodes[i].op_type in tflite_view.MOVES}
 
 
 def _counterparts(a: View, b: View, around: str) -> tuple[list[int], list[int]]:
@@ -306,7 +318,9 @@ def _sentence(pane: _Pane, around: str, report: CheckReport | None) -> str:
         marked = [f"{b.title} ({b.name})" for b in nodes if b.verdict == word]
         said += f"; {word}: {', '.join(marked[:3])}" if marked else ""
         said += f" and {len(marked) - 3} more" if len(marked) > 3 else ""
-    for change, word in (("gone", "replaced"), ("new", "new"), ("only", "only here")):
+    for change, word in (
+        ("gone", "replaced"), ("new", "new"), ("only", "only here"), ("moves", "layout only"),
+    ):  # fmt: skip
         changed = dict.fromkeys(b.title for b in nodes if b.change == change)
         said += f"; {word}: {', '.join(changed)}" if changed else ""
     return said

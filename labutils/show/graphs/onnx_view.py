@@ -1,4 +1,4 @@
-"""What a drawing of an ONNX graph needs to know: nodes without their constants, shapes, words."""
+"""What a drawing of a graph needs to know: nodes without their constants, shapes, words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import UnknownNameError, UsageError
 from ...onnxfile.file import OnnxFile
 from ...onnxfile.graph import module_path, opset, with_shapes
+from . import tflite_view
 
 if TYPE_CHECKING:
     import onnx
@@ -19,27 +20,25 @@ _ATTRIBUTES = 3  # lines at most
 
 
 class View:
-    """The top-level graph of an ONNX model, with constants folded into the nodes that read them.
+    """The top-level graph of a model, with constants folded into the nodes that read them.
 
     Parameters
     ----------
     model
-        A file, or a model in memory.
+        An ONNX file, or such a model in memory; or a ``.tflite``.
 
     Attributes
     ----------
     name, opset
         The file's name ("model in memory" without one), and the standard opset.
+    form
+        ``opset 17``, or ``LiteRT``.
     nodes
         All nodes that depend on an input, in the file's order.
     """
 
     def __init__(self, model: OnnxFile | str | Path | onnx.ModelProto) -> None:
-        if isinstance(model, OnnxFile | str | Path):
-            file = OnnxFile.of(model)
-            self._model, self.name = file.proto, file.name
-        else:
-            self._model, self.name = model, "model in memory"
+        self._model, self.name, self.form = _read(model)
         graph = self._model.graph
         self.opset = opset(self._model)
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -164,6 +163,16 @@ class View:
         return [", ".join(parts)] if parts else []
 
 
+def _read(model: OnnxFile | str | Path | onnx.ModelProto) -> tuple[onnx.ModelProto, str, str]:
+    """Return a graph, what it is called, and its form."""
+    if isinstance(model, str | Path) and Path(model).suffix == tflite_view.SUFFIX:
+        return tflite_view.graph_of(model), Path(model).name, tflite_view.FORM
+    if isinstance(model, OnnxFile | str | Path):
+        file = OnnxFile.of(model)
+        return file.proto, file.name, f"opset {opset(file.proto)}"
+    return model, "model in memory", f"opset {opset(model)}"
+
+
 def label(node: onnx.NodeProto) -> str:
     """Return a node's name; a nameless node is called as in a check's report."""
     return node.name or f"(nameless, makes {(list(node.output) or ['nothing'])[0]})"
@@ -203,6 +212,8 @@ def _attributes(node: onnx.NodeProto) -> list[str]:
 def _input_names(node: onnx.NodeProto, opset: int) -> list[str]:
     import onnx
 
+    if node.op_type in tflite_view.SLOTS:
+        return list(tflite_view.SLOTS[node.op_type])
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain or not onnx.defs.has(node.op_type, opset):
         return []

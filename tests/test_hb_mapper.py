@@ -183,12 +183,28 @@ def test_a_recipe_is_written_with_its_nodes_and_without_what_cannot_be_said(tmp_
     back = quantize.imported(tmp_path / "net.yaml").recipe
     assert back.overrides == (Override("conv", activations=16),) and back.exclude == ("head",)
     assert back.calibration.method == "percentile" and back.weights.per_channel
+    assert "per_channel" not in made.text  # of feature maps, which have one range each here
     assert back.calibration.percentile == pytest.approx(99.99)
     assert dict(made.lost) == {"equalize": "it changes weights: export the changed network"}
     assert hb_mapper.parse(made.text).byte_range == "full"
     for wrong in (Recipe(exclude=("gone",)), Recipe(overrides=(Override("gon*", activations=16),))):
         with pytest.raises(UsageError, match=r"names no node of net\.onnx"):
             exporting.for_hb_mapper(wrong, model, preprocessing(), prefix="net")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("True", "ranges per channel of a feature map; here a tensor has one range"),
+     ("False", "one range per tensor; weights: per channel")],
+)  # fmt: skip
+def test_per_channel_is_said_of_feature_maps_and_not_of_weights(tmp_path, value, told):
+    text = hb_mapper_writing.Plan("net.onnx", "net", preprocessing(), {}, "max").text()
+    text = text.replace("  calibration_type: max\n",
+                        f"  calibration_type: max\n  per_channel: {value}\n")  # fmt: skip
+    (tmp_path / "net.yaml").write_text(text)
+    found = quantize.imported(tmp_path / "net.yaml")
+    assert found.recipe.weights.per_channel
+    assert dict((*found.mapped, *found.unmapped))[f"per_channel: {value}"] == told
 
 
 def test_calibration_files_are_raw_pixels_and_calibration_sees_them_normalised(tmp_path):

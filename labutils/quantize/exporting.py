@@ -89,8 +89,9 @@ def for_hb_mapper(
     method = recipe.calibration.method
     share = recipe.calibration.percentile / 100 if method == "percentile" else None
     plan = hb_mapper_writing.Plan(
-        model.name, prefix, preprocessing, nodes, _METHODS[method], share,
-        recipe.weights.per_channel, "nv12", "bt601_video" if kind == "video" else "regular", folder,
+        model.name, prefix, preprocessing, nodes, _METHODS[method], max_percentile=share,
+        input_space_and_range="bt601_video" if kind == "video" else "regular",
+        cal_data_dir=folder,
     )  # fmt: skip
     int16 = tuple(name for name, node in nodes.items() if node.on == "BPU")
     cpu = tuple(name for name, node in nodes.items() if node.on == "CPU")
@@ -103,6 +104,8 @@ def _lost(recipe: Recipe) -> list[tuple[str, str]]:
     weights, activations, calibration = recipe.weights, recipe.activations, recipe.calibration
     if weights.bits != 8:
         found.append((f"weights.bits {weights.bits}", "the BPU's weights have 8 bits"))
+    if not weights.per_channel:
+        found.append(("weights.per_channel false", "the tool chooses the scales of weights"))
     if any(o.weights not in (None, 8) for o in recipe.overrides):
         found.append(("weights of single nodes", "the BPU's weights have 8 bits"))
     if activations.power_of_two or weights.power_of_two:

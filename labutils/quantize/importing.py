@@ -155,6 +155,9 @@ _HB_METHODS = {
     "kl": Calibration("entropy"), "max": Calibration(), "mix": Calibration("entropy"),
     "default": Calibration("mse"),
 }  # fmt: skip
+_PER_CHANNEL = "ranges per channel of a feature map; here a tensor has one range"
+"""RDK X3's guide of post-training quantization (docs/toolchain_development/intermediate/
+ptq_process.md): whether each channel of a feature map is calibrated. Of weights it says nothing."""
 _HB_ELSEWHERE = {
     "onnx_model": "the model is given where the recipe is used",
     "march": "a chip, not a precision",
@@ -173,7 +176,7 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
     unmapped: list[tuple[str, str]] = []
     overrides: list[Override] = []
     exclude: list[str] = []
-    calibration, weights = Calibration("mse"), Weights()
+    calibration = Calibration("mse")
     settings = hb_mapper.of_content(data, file.name, fail)
     for section, entries in data.items():
         for key, value in (entries or {}).items():
@@ -193,9 +196,10 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
             elif key == "max_percentile":
                 calibration = Calibration("percentile", percentile=100 * float(value))
                 mapped.append((f"{key}: {value}", f"percentile {100 * float(value):g}"))
+            elif key == "per_channel" and value:
+                unmapped.append((f"{key}: {value}", _PER_CHANNEL))
             elif key == "per_channel":
-                weights = Weights(per_channel=bool(value))
-                mapped.append((f"{key}: {value}", "weights.per_channel"))
+                mapped.append((f"{key}: {value}", "one range per tensor; weights: per channel"))
             elif key == "input_type_rt":
                 why = "the runtime's picture format; the lab's input stays float32"
                 unmapped.append((f"{key}: {value}", why))
@@ -207,7 +211,7 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
                 why = _HB_ELSEWHERE.get(key, "unknown to the lab")
                 unmapped.append((f"{section}.{key}", why))
     recipe = Recipe(
-        name=file.stem, about=f"hb_mapper, {file.name}", weights=weights, calibration=calibration,
+        name=file.stem, about=f"hb_mapper, {file.name}", calibration=calibration,
         overrides=tuple(overrides), exclude=tuple(exclude),
     )  # fmt: skip
     return Imported(recipe, f"hb_mapper YAML {file.name}", tuple(mapped), tuple(unmapped))

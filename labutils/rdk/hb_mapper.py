@@ -342,7 +342,7 @@ _MEANINGS = {
     "set_node_data_type": "precision of single nodes",
     "run_on_cpu": "nodes that stay in float", "run_on_bpu": "nodes that are quantized",
     "calibration_type": "method of calibration", "max_percentile": "percentile of calibration",
-    "per_channel": "scales per channel", "norm_type": "preprocessing",
+    "per_channel": "ranges per channel of feature maps", "norm_type": "preprocessing",
     "mean_value": "preprocessing", "scale_value": "preprocessing",
     "input_type_train": "preprocessing: channels and their order",
     "input_layout_train": "preprocessing: layout", "input_shape": "preprocessing: size",

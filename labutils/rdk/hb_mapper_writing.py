@@ -37,7 +37,7 @@ class Plan:
     max_percentile
         Of ``max``; None leaves it out.
     per_channel
-        Scales per channel; None leaves it out.
+        Whether feature maps have a range per channel; None leaves it out.
     input_type_rt, input_space_and_range
         What the board feeds; the range is of NV12.
     cal_data_dir

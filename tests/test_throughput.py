@@ -162,5 +162,5 @@ def test_the_note_on_waiting_stands_where_it_applies():
     row = throughput.Row("m", "r", 8, Median(1, 1, 1, 9), Median(1, 1, 1, 9))
     for cores, waits in ((2, True), (8, False)):
         made = throughput.Throughput((row,), Plan(), "x", cores)
-        assert ("wait for the" in str(made)) == waits
+        assert ("wait for each other" in str(made)) == waits
     assert "8 concurrent requests" in concurrency.latency_by_requests(made).alt

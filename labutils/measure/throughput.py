@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import runtime, tabular
-from ..errors import ModelFileError, UsageError
+from ..errors import ModelFileError, UsageError, counted
 from ..onnxfile.file import OnnxFile
 from ..onnxfile.session import Session
 from ..tracking import Progress, tracked
@@ -174,8 +174,9 @@ class Throughput(tabular.Table):
     def _parts(self) -> tuple[str, Sequence[str], tabular.Rows, list[str]]:
         plan = self.plan
         title = (
-            f"Concurrent requests on {self.machine}, {self.cores} cores: each session has one "
-            f"thread; medians of {plan.rounds} rounds of {plan.frames} frames, in turns"
+            f"Concurrent requests on {self.machine}, {counted(self.cores, 'core')}: each has a "
+            f"session with one thread; medians of {plan.rounds} rounds of {plan.frames} frames, in "
+            "turns"
         )
         rows = [
             (row.model, row.runtime, str(row.requests), row.latency_ms.text(2),
@@ -185,7 +186,7 @@ class Throughput(tabular.Table):
         notes = ["Times of this machine; they say nothing of another processor."]
         if max(plan.threads) > self.cores:
             notes.append(
-                f"Above {self.cores} requests they wait for the {self.cores} cores: the latency "
+                f"Above {counted(self.cores, 'request')} they wait for each other: the latency "
                 "grows with their number and the frame rate stays. A vendor's table behaves so "
                 "above the number of accelerator cores, for the same reason."
             )

@@ -66,7 +66,7 @@ def channel_costs(scan: Sensitivity) -> Picture:
         axes.axhline(100 * scan.top1, color=GREY, linestyle="--", linewidth=1)
     axes.set(ylabel=f"{measure}, %", ylim=(0, 104))
     axes.grid(True, axis="y")
-    axes.legend(loc="lower left", facecolor="white", edgecolor="none", framealpha=0.85)
+    axes.legend(ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0.2)
     stage_ticks(axes, list(scan.groups))
     return picture
 

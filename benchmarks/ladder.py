@@ -2,6 +2,7 @@
 
     python benchmarks/ladder.py                  # writes ladder.txt, ladder.csv and answers.csv
     python benchmarks/ladder.py --split val --images 32 --htp-images 8 -o FOLDER
+    python benchmarks/ladder.py --set things16 --split val --images 1600    # notebook 06's, -o too
 
 `labutils journey --weights marked-things` makes the artifacts of MobileNetV3-Large, in the cache;
 then every stage answers the images of Marked Things, and the figures are those that the journey
@@ -31,7 +32,8 @@ from labutils.models import zoo
 from labutils.pipeline import journey
 from labutils.runtime import qnn
 
-PROGRAM, MODEL, SET = "ladder", "mobilenet_v3_large", "marked-things"
+PROGRAM, MODEL = "ladder", "mobilenet_v3_large"
+SET = "marked-things"
 IMAGES, HTP_IMAGES = 20_000, 10_000
 PRECISIONS = ("fp16", "int8", "a16w8")
 HTP = {f"HTP {name}": manifests.file_name(MODEL, "convert", name) for name in PRECISIONS}
@@ -42,22 +44,21 @@ CPU = {
 STAGES = ("PyTorch", "patched", *CPU, *HTP)
 
 
-def artifacts() -> Path:
+def artifacts(image_set: str) -> Path:
     """Return the folder with what the journey makes, made by it unless it is kept."""
     versions = paths.versions("torch", "onnx", "onnxruntime", "onnxruntime-qnn")
     key = content_cache.key(
-        checkpoint=content_cache.checkpoint(data.checkpoint_name(MODEL, SET)),
+        checkpoint=content_cache.checkpoint(data.checkpoint_name(MODEL, image_set)),
         code=content_cache.code(labutils), versions=versions,
     )  # fmt: skip
     folder = content_cache.folder(PROGRAM) / f"journey_{key}"
     if not (folder / "ladder.csv").exists():  # its last file
-        journey.run(MODEL, SET, images=1, folder=paths.folder(folder))
+        journey.run(MODEL, image_set, images=1, folder=paths.folder(folder))
     return folder
 
 
-def stages(folder: Path, htp_images: int) -> list[compare.Stage]:
+def stages(folder: Path, model: zoo.Model, htp_images: int) -> list[compare.Stage]:
     """Return the rungs, in order; files are only started for answers that are not kept."""
-    model = zoo.load(MODEL, SET)
     patched = copy.deepcopy(model.module)
     surgery.replace_(patched)
     found = [
@@ -85,9 +86,8 @@ def kept(file: Path, where: str, *packages: str) -> content_cache.Remembered:
     )
 
 
-def answers(rungs: list[compare.Stage], images: data.ImageSet) -> list[str]:
+def answers(rungs: list[compare.Stage], images: data.ImageSet, model: zoo.Model) -> list[str]:
     """Return the lines of the table of single answers."""
-    model = zoo.load(MODEL, SET)
     columns = {"truth": np.asarray(images.labels)}
     for stage in (stage for stage in rungs if stage.name in ("PyTorch", "int8 CPU")):
         parts = [stage.runner.run(x) for x, _ in images.batches(32, model.preprocessing)]
@@ -106,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--set", choices=tuple(data.DRAWN), default=SET, dest="image_set")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--htp-images", type=int, default=HTP_IMAGES, help="on the simulator")
@@ -113,14 +114,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     n, on_htp = chosen.images, min(chosen.images, chosen.htp_images)
-    place = results.place(chosen.output, (chosen.split, n, on_htp) == ("test", IMAGES, HTP_IMAGES))
+    asked = chosen.image_set, chosen.split, n, on_htp
+    place = results.place(chosen.output, asked == (SET, "test", IMAGES, HTP_IMAGES))
     if place is None:
         parser.error("pass -o FOLDER: a smaller run does not replace the recorded results")
     if chosen.fresh:
         content_cache.forget(PROGRAM)
-    model = zoo.load(MODEL, SET)
-    images = data.load(chosen.split, n, model.preprocessing.size, SET)
-    rungs = stages(artifacts(), on_htp)
+    model = zoo.load(MODEL, chosen.image_set)
+    images = data.load(chosen.split, n, model.preprocessing.size, chosen.image_set)
+    rungs = stages(artifacts(chosen.image_set), model, on_htp)
     found = compare.ladder(rungs, images, model.preprocessing)
     table = compare.accuracy_table(
         rungs, np.asarray(images.images[0]), model.preprocessing, model.classes,
@@ -128,16 +130,16 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     head = results.head(
         results.command("ladder.py", arguments),
-        f"Marked Things, split {chosen.split}, {n} images at {model.preprocessing.size} px, "
-        f"{on_htp} on the HTP simulator", "torch",
-        "onnxruntime", "onnxruntime-qnn", developed=chosen.split == "val",
+        f"{data.drawn(chosen.image_set).TITLE}, split {chosen.split}, {n} images at "
+        f"{model.preprocessing.size} px, {on_htp} on the HTP simulator",
+        "torch", "onnxruntime", "onnxruntime-qnn", developed=chosen.split == "val",
     )  # fmt: skip
     missing = [f"{name}: not made: {qnn.probe().reason}"
                for name in STAGES if name not in {stage.name for stage in rungs}]  # fmt: skip
     text = "\n".join([*head, "", str(table), "", str(found), *missing]) + "\n"
     paths.write_text(place / "ladder.txt", text)
     found.to_csv(place / "ladder.csv")
-    lines = answers(rungs, images)
+    lines = answers(rungs, images, model)
     paths.write_text(place / "answers.csv", results.commented(head) + "\n".join(lines) + "\n")
     print(text)
     return 1 if missing else 0

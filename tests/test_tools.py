@@ -297,6 +297,19 @@ def test_what_cannot_be_installed_leaves_nothing(installed):
     assert environment.survey("tiny").state == "installed"
 
 
+@pytest.mark.slow
+def test_a_tool_on_the_labs_packages_may_import_torchvision(installed):
+    """Beside a torch build of another variant it takes what `labutils._torchvision` declares."""
+    wheel(installed / "wheels", "4.0", "import torchvision\n")
+    text = LOCK.replace("==1.0", "==4.0").replace("modules:", "on_lab: true\nmodules:")
+    try:
+        (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
+        assert environment.install("tiny").state == "installed"
+    finally:
+        (lock.FOLDER / "tiny.yaml").write_text(LOCK, encoding="utf-8")
+        environment.install("tiny")
+
+
 START = """
 import signal, sys
 from pathlib import Path

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import paths, untrusted
+from .. import _torchvision, paths, untrusted
 from ..errors import LabError, MissingToolError, UsageError, counted
 from . import lock
 from .lock import Lock
@@ -250,9 +250,20 @@ def share_lab(folder: Path, wanted: Lock) -> None:
         paths.write_text(file, text)
 
 
+_TORCHVISION = f"""\
+import importlib.util
+if importlib.util.find_spec("torchvision"):
+    spec = importlib.util.spec_from_file_location("beside_torch", {_torchvision.__file__!r})
+    beside_torch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(beside_torch)
+    beside_torch.load()
+"""
+"""A tool on the lab's packages may import torchvision, beside a torch build of another variant."""
+
+
 def _try_out(folder: Path, wanted: Lock) -> None:
     """Import what the tool is for; an environment where that fails is not kept."""
-    code = f"import {', '.join(wanted.modules)}"
+    code = f"{_TORCHVISION if wanted.on_lab else ''}import {', '.join(wanted.modules)}"
     what = f"{wanted.name} was installed, but cannot be imported"
     _run([str(_interpreter(folder)), "-I", "-c", code], what, wanted.variables)
 

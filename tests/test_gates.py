@@ -18,7 +18,8 @@ from labutils.quantize import flat_ends, gates, ranges, recipe
 from labutils.quantize.prepare import prepared
 
 SIDE = 8
-KINDS = ("HardSwish", "HardSigmoid", "SiLU", "written out", "divided after")
+KINDS = ("HardSwish", "HardSigmoid", "SiLU", "written out", "divided after", "divided before",
+         "of Min and Max", "numbers first")  # fmt: skip
 EQUAL = recipe.Recipe("equal", equalize_gates=True, flat_ends=True)
 
 
@@ -32,15 +33,33 @@ def gate(kind):
     elif kind == "SiLU":
         first = [make("Sigmoid", ["z"], ["g"], "g")]
     else:
-        first = [
-            make("Add", ["z", "three"], ["up"], "up"),
-            make("Clip", ["up", "zero", "six"], ["clip"], "clip"),
-        ]
-        if kind == "divided after":  # as our own surgery writes it
-            product = make("Mul", ["z", "clip"], ["whole"], "product")
-            return [*first, product, make("Div", ["whole", "six"], ["y"], "swish")]
-        first.append(make("Div", ["clip", "six"], ["g"], "g"))
+        return written_out(kind)
     return [*first, make("Mul", ["z", "g"], ["y"], "swish")]
+
+
+def written_out(kind):
+    """z * clip(z + 3, 0, 6) / 6, as converters and people spell it."""
+    make = helper.make_node
+    first = [
+        make("Add", ["z", "three"], ["up"], "up"),
+        make("Clip", ["up", "zero", "six"], ["clip"], "clip"),
+    ]
+    product = make("Mul", ["z", "clip"], ["whole"], "product")
+    if kind == "divided after":  # as our own surgery writes it
+        return [*first, product, make("Div", ["whole", "six"], ["y"], "swish")]
+    if kind == "of Min and Max":
+        first[1:] = [make("Max", ["up", "zero"], ["low"], "low"),
+                     make("Min", ["low", "six"], ["clip"], "clip")]  # fmt: skip
+        return [*first, product, make("Div", ["whole", "six"], ["y"], "swish")]
+    if kind == "numbers first":
+        first[0] = make("Add", ["three", "z"], ["up"], "up")
+        product = make("Mul", ["clip", "z"], ["whole"], "product")
+        return [*first, product, make("Mul", ["sixth", "whole"], ["y"], "swish")]
+    if kind == "divided before":
+        return [make("Div", ["z", "six"], ["part"], "part"), *first,
+                make("Mul", ["part", "clip"], ["y"], "swish")]  # fmt: skip
+    return [*first, make("Div", ["clip", "six"], ["g"], "g"),
+            make("Mul", ["z", "g"], ["y"], "swish")]  # fmt: skip
 
 
 def network(tmp_path, kind="HardSwish", loud=20.0, skip=True, seed=0, channels=6, ends=False):
@@ -52,7 +71,8 @@ def network(tmp_path, kind="HardSwish", loud=20.0, skip=True, seed=0, channels=6
     values = {n: 0.4 * chance.normal(size=s).astype(np.float32) for n, s in shapes.items()}
     values["w"][-1] *= loud
     values["dw"][-1] /= loud  # it says no more than the others
-    values |= {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)}
+    values |= {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6),
+               "sixth": np.float32(1 / 6)}  # fmt: skip
     conv = {"pads": [1] * 4}
     nodes = [
         make("Conv", ["image", "w", "b"], ["z"], "stem", **conv),

@@ -1,7 +1,8 @@
 """Where an activation is flat, and so nothing is lost when a range ends there.
 
 HardSigmoid is 0 below -3 and 1 above 3, HardSwish is 0 below -3: no code need stand for what lies
-beyond. The sum with a constant that a Clip follows (HardSigmoid, written out) is such a place, too.
+beyond. The sum with a constant that a Clip follows, or a Max and a Min (HardSigmoid, written out),
+is such a place, too.
 """
 
 from __future__ import annotations
@@ -62,7 +63,11 @@ def _part(
         low, high = ([scalars.get(n) for n in node.input[1:]] + [None, None])[:2]
         return -np.inf if low is None else low, np.inf if high is None else high
     others = [scalars.get(operand) for operand in node.input if operand != name]
-    if node.op_type == "Add" and len(others) == 1 and others[0] is not None:
-        low, high = looked_at(node.output[0])
-        return low - others[0], high - others[0]
-    return _EVERYWHERE
+    if node.op_type not in ("Add", "Max", "Min") or len(others) != 1 or others[0] is None:
+        return _EVERYWHERE
+    low, high = looked_at(node.output[0])
+    if node.op_type == "Max":
+        return max(low, others[0]), high
+    if node.op_type == "Min":
+        return low, min(high, others[0])
+    return low - others[0], high - others[0]

@@ -44,7 +44,7 @@ DERIVED = "/equalized"
 """What the names of tensors and nodes end with, or contain, that are not the network's own."""
 
 _LEAST = 1 / 32  # of the farthest channel's reach: what a channel is taken to reach at least
-GATE = ("Add", "Sub", "Mul", "Div", "Clip", "Relu", "HardSigmoid", "Sigmoid")
+GATE = ("Add", "Sub", "Mul", "Div", "Clip", "Min", "Max", "Relu", "HardSigmoid", "Sigmoid")
 PASS = ("Relu", "GlobalAveragePool", "AveragePool", "MaxPool", "Identity", "LeakyRelu", "Flatten")
 _SHUT = -3.0  # HardSwish's gate is shut below, SiLU's nearly
 _KEPT = 0.98  # of the images: the others may reach farther
@@ -64,7 +64,7 @@ class _Site:
     readers
         The layers that take the factors into their weights.
     scaled
-        The tensors that are divided, from the product on.
+        The tensors that are divided, from what divides the value by numbers to the pools.
     others
         The nodes that read the product and cannot take the factors.
     """
@@ -198,8 +198,10 @@ def _sites(model: onnx.ModelProto, weights: Weights) -> Iterator[_Site]:
         gate = _gate(layer.output[0], by, weights)
         if gate is None or layer.output[0] in ends:
             continue
-        entry, product = gate
-        products = _divided(product, by, weights, ends)
+        entry, before, product = gate
+        if ends & {node.output[0] for node in before}:
+            continue
+        products = [*before, *_divided(product, by, weights, ends)]
         site = _read(model.graph, layer, entry, products, by, weights)
         names = [name for node in (layer, *site.readers) for name in node.input[1:]]
         if site.readers and all(uses[name] == 1 for name in names):
@@ -208,24 +210,42 @@ def _sites(model: onnx.ModelProto, weights: Weights) -> Iterator[_Site]:
 
 def _gate(
     value: str, by: dict[str, list[onnx.NodeProto]], weights: Weights
-) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-    """Return the first node of a gate and the product of the value and it; None for no gate."""
+) -> tuple[onnx.NodeProto, list[onnx.NodeProto], onnx.NodeProto] | None:
+    """Return the first node of a gate, what divides the value by numbers, and their product.
+
+    None where there is no gate. A whole HardSwish is its own gate and product.
+    """
     behind = by.get(value, [])
     if [node.op_type for node in behind] == ["HardSwish"]:
-        return behind[0], behind[0]
-    products = [n for n in behind if n.op_type == "Mul" and not weights.keys() & set(n.input)]
-    entries = [node for node in behind if node not in products]
-    if len(products) != 1 or len(entries) != 1:
+        return behind[0], [], behind[0]
+    if len(behind) != 2:
         return None
-    node = entries[0]
-    while node.op_type in GATE and set(node.input[1:]) <= {*weights, ""}:
-        following = by.get(node.output[0], [])
-        if following == products:
-            return entries[0], products[0]
-        if len(following) != 1:
-            return None
-        node = following[0]
-    return None
+    (one, product), (other, same) = (_chain(node, by, weights) for node in behind)
+    if product is None or product is not same:
+        return None
+    linear = [all(_is_by_a_number(node, weights) for node in chain) for chain in (one, other)]
+    if linear[0] == linear[1]:
+        return None
+    plain, gate = (one, other) if linear[0] else (other, one)
+    return gate[0], plain, product
+
+
+def _chain(
+    node: onnx.NodeProto, by: dict[str, list[onnx.NodeProto]], weights: Weights
+) -> tuple[list[onnx.NodeProto], onnx.NodeProto | None]:
+    """Return the nodes from a reader of a value to the product that it ends in; None: in none."""
+    found: list[onnx.NodeProto] = []
+    while True:
+        data = [name for name in node.input if name and name not in weights]
+        if node.op_type == "Mul" and len(data) == 2:
+            return found, node
+        if node.op_type not in GATE or len(data) != 1:
+            return found, None
+        found.append(node)
+        behind = by.get(node.output[0], [])
+        if len(behind) != 1:
+            return found, None
+        node = behind[0]
 
 
 def _divided(
@@ -238,18 +258,18 @@ def _divided(
     found = [product]
     while found[-1].output[0] not in ends:
         behind = by.get(found[-1].output[0], [])
-        if len(behind) != 1 or not _by_a_number(behind[0], found[-1].output[0], weights):
+        if len(behind) != 1 or not _is_by_a_number(behind[0], weights):
             break
         found.append(behind[0])
     return found
 
 
-def _by_a_number(node: onnx.NodeProto, name: str, weights: Weights) -> bool:
+def _is_by_a_number(node: onnx.NodeProto, weights: Weights) -> bool:
     """Whether a node multiplies a tensor by one number, or divides it by one."""
-    others = [n for n in node.input if n != name]
-    if node.op_type not in ("Mul", "Div") or len(others) != 1 or others[0] not in weights:
-        return False
-    return weights[others[0]].size == 1 and (node.op_type == "Mul" or node.input[0] == name)
+    numbers = [name in weights and weights[name].size == 1 for name in node.input]
+    return (node.op_type, numbers) in (
+        ("Mul", [True, False]), ("Mul", [False, True]), ("Div", [False, True]),
+    )  # fmt: skip
 
 
 def _read(
@@ -270,7 +290,7 @@ def _read(
             fits = fits and channelwise(node, weights)
             return ([node], []) if fits and len(weights_into(node, weights)) == channels else None
         passes = node.op_type in PASS and name == node.input[0]
-        passes = (passes or _by_a_number(node, name, weights)) and node.output[0] not in ends
+        passes = (passes or _is_by_a_number(node, weights)) and node.output[0] not in ends
         behind = [taken(reader, node.output[0]) for reader in by.get(node.output[0], [])]
         if not passes or not behind or None in behind:
             return None

@@ -136,29 +136,47 @@ def _sites(graph: fx.GraphModule, names: dict[fx.Node, NodeName]) -> Iterator[_S
         gate = _gate(layer, names)
         if gate is None:
             continue
-        entry, product = gate
-        site = _read(layer, entry, _divided(product, names), modules, names)
+        entry, before, product = gate
+        products = [*before, *_divided(product, names)]
+        site = _read(layer, entry, products, modules, names)
         if site.readers and all(used[str(n.target)] == 1 for n in (layer, *site.readers)):
             yield site
 
 
-def _gate(value: fx.Node, names: dict[fx.Node, NodeName]) -> tuple[fx.Node, fx.Node] | None:
-    """Return the first node of a gate and the product of the value and it; None for no gate."""
+def _gate(
+    value: fx.Node, names: dict[fx.Node, NodeName]
+) -> tuple[fx.Node, list[fx.Node], fx.Node] | None:
+    """Return the first node of a gate, what divides the value by numbers, and their product.
+
+    None where there is no gate. A whole HardSwish is its own gate and product.
+    """
     users = list(value.users)
     if [_op(node, names) for node in users] == ["HardSwish"]:
-        return users[0], users[0]
-    products = [n for n in users if _op(n, names) == "Mul" and len(n.all_input_nodes) == 2]
-    entries = [node for node in users if node not in products]
-    if len(products) != 1 or len(entries) != 1:
+        return users[0], [], users[0]
+    if len(users) != 2:
         return None
-    node = entries[0]
-    while _op(node, names) in gates.GATE and len(node.all_input_nodes) == 1:
-        if list(node.users) == products:
-            return entries[0], products[0]
+    (one, product), (other, same) = (_chain(node, names) for node in users)
+    if product is None or product is not same:
+        return None
+    linear = [all(_by_a_number(node, names) for node in chain) for chain in (one, other)]
+    if linear[0] == linear[1]:
+        return None
+    plain, gate = (one, other) if linear[0] else (other, one)
+    return gate[0], plain, product
+
+
+def _chain(node: fx.Node, names: dict[fx.Node, NodeName]) -> tuple[list[fx.Node], fx.Node | None]:
+    """Return the nodes from a reader of a value to the product that it ends in; None: in none."""
+    found: list[fx.Node] = []
+    while True:
+        if _op(node, names) == "Mul" and len(node.all_input_nodes) == 2:
+            return found, node
+        if _op(node, names) not in gates.GATE or len(node.all_input_nodes) != 1:
+            return found, None
+        found.append(node)
         if len(node.users) != 1:
-            return None
+            return found, None
         node = next(iter(node.users))
-    return None
 
 
 def _op(node: fx.Node, names: dict[fx.Node, NodeName]) -> str:

@@ -1,7 +1,7 @@
 """Runs in the environment of the tool ``onnx2tf``: ONNX to LiteRT, in float and in its own int8.
 
 `labutils.tools.calling` calls the functions. onnx2tf works in the current folder and changes the
-file that it is given, so each call has a folder of its own with a copy.
+file that it is given, so each call has a separate folder with a copy.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _converted(copy: Path, **settings: Any) -> None:
 def _deliver(copy: Path, kind: str, target: Path) -> None:
     """Copy one of the files that onnx2tf wrote to where it is wanted."""
     written = copy.parent / "made" / f"{copy.stem}_{kind}.tflite"
-    if not written.exists():  # it goes on after TensorFlow's converter has failed
+    if not written.exists():  # it continues after TensorFlow's converter has failed
         raise Onnx2TfError(_reason(copy.with_suffix(".log").read_text("utf-8")))
     shutil.copyfile(written, target)
 

@@ -5,10 +5,10 @@
 
 For each network: PyTorch; the same network described in Keras; the float ``.tflite``; and integer
 ones by our recipes, by ai-edge-quantizer's own static recipe, by onnx2tf's full int8 (of our ONNX
-file at opset 18, per channel, on as many calibration images as it takes when it is given none), with
-int16 activations, and with the dynamic range alone. Ours have passed the gate; a peer's is measured
-in any case. Top-1 and top-5, the agreement with PyTorch (its first class is the file's first, or
-among its first five), and the points of top-1 that are lost, image by image. Files and answers are
+file at opset 18, per channel, on as many calibration images as it takes when it is given none),
+with int16 activations, and with the dynamic range alone. Ours have passed the gate; a peer's is
+measured in any case. Top-1 and top-5, the agreement with PyTorch (its first class is the file's
+first, or among its first five), and the points of top-1 that are lost, image by image. Files and answers are
 kept by content (see content_cache.py), so a run that was stopped resumes; `--fresh` forgets them.
 The tools ``litert``, ``keras`` and ``onnx2tf`` are needed (`labutils tools install`).
 """

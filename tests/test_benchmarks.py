@@ -1,10 +1,12 @@
 """Benchmarks: one command makes every row, and what is kept is found by its content alone."""
 
+import contextlib
 import csv
 import re
 import shutil
 import sys
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -156,8 +158,36 @@ def test_files_are_named_after_the_scheme_of_the_report(cache):
     assert len(set(made)) == len(made) and all(file.suffix == ".tflite" for file in made)
     assert made[0].name == "mobilenet_v3_small.tflite"
     assert made[1].name == "mobilenet_v3_small_things16_int8_128x128_model.tflite"
+    peer = litert.kept("mobilenet_v3_small", "things16", "TFLite int8, onnx2tf's")
+    assert peer.name == "mobilenet_v3_small_things16_int8_onnx2tf_128x128_model.tflite"
     keras = litert.kept("mobilenet_v3_small", "things16", "Keras")
     assert keras.name == "mobilenet_v3_small.keras"
+
+
+def test_onnx2tf_is_given_the_network_at_opset_18_and_the_images_of_the_peers(
+    monkeypatch, tmp_path
+):
+    asked = {}
+
+    class Tool:
+        def ask(self, function, file, made, images):
+            graph = onnx.load(file)
+            asked.update(function=function, images=images, opset=graph.opset_import[0].version)
+            made.write_bytes(b"made")
+
+    @contextlib.contextmanager
+    def opened(name, program):
+        asked.update(tool=name, program=program.name)
+        yield Tool()
+
+    monkeypatch.setattr(litert.calling, "opened", opened)
+    monkeypatch.setattr(litert.quantize, "Calibration", lambda: SimpleNamespace(images=3))
+    model = litert.network("mobilenet_v3_small", "things16")
+    litert.quantize_by_onnx2tf(model, tmp_path / "x.tflite")
+    assert (tmp_path / "x.tflite").read_bytes() == b"made"
+    assert asked.pop("images").shape == (3, 3, 128, 128)
+    program = "onnx2tf_program.py"
+    assert asked == {"function": "quantize", "opset": 18, "tool": "onnx2tf", "program": program}
 
 
 def test_a_class_among_five_is_counted():

@@ -198,7 +198,7 @@ SPECIAL = {
     "Model": zoo_model,
     "planning.Plan": plan,
     "tflite_file.Contents": lambda folder: tflite_contents(),
-    "roads.Road": lambda folder: litert.Road(HOSTILE, tflite_contents(), 0.5, 3),
+    "roads.Road": lambda folder: litert.Road(HOSTILE, tflite_contents(), 0.5, 3, 2.5),
     "report.Plan": lambda folder: filled(prune.ChannelPlan),  # what the class is made for
     "Repair": lambda folder: pipeline.apply(
         hostile_onnx(folder), "snpe-2.7", folder / "fixed.onnx"

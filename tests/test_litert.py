@@ -4,7 +4,9 @@ No converter is needed here; `test_litert_conversion` has the tests that call it
 """
 
 import json
+import shutil
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from labutils.errors import (
     WorkerError,
 )
 from labutils.images import data
-from labutils.litert import measure_road
+from labutils.litert import take_road, time_roads
 from labutils.machine import doctor
 from labutils.models import zoo
 from labutils.runtime import litert
@@ -60,14 +62,29 @@ def test_a_file_computes_what_its_network_does(small, good, exported):
     assert report.passed and report.required["cosine"] == compare.THRESHOLDS["ort_fp32"]
 
 
-def test_a_road_says_what_its_file_has_and_how_far_it_is(small, good):
+def exported_by():
+    """Stand for what else was written."""
+
+
+def test_a_road_says_what_its_file_has_and_how_far_it_is(small, good, tmp_path):
+    def convert(file):
+        time.sleep(0.1)
+        shutil.copyfile(good, file)
+
     with runtime.connect(small) as ours:
         exact = ours.run(IMAGES)
-    road = measure_road("by the tests", good, IMAGES, exact, 12)
-    assert road.difference < 1e-5 and "12 lines" in str(road)
+    road = take_road("by the tests", tmp_path / "x.tflite", convert, IMAGES, exact, exported_by)
+    assert road.difference < 1e-5 and "5 lines" in str(road)
     said = road.to_dict()
-    assert (said["TRANSPOSE"], said["lines"], said["road"]) == (0, 12, "by the tests")
+    assert (said["TRANSPOSE"], said["lines"], said["road"]) == (0, 5, "by the tests")
+    assert 0.1 <= said["seconds"] < 60
     assert said["operators"] == road.contents.counts.total()
+
+
+def test_roads_are_timed_in_turns_as_shares_of_one_of_them(good, tmp_path):
+    same = shutil.copyfile(good, tmp_path / "same.tflite")
+    found = time_roads({"one": good, "two": same}, IMAGES[:1], "two", turns=5)
+    assert found["two"] == 1 and 0 < found["one"] < 50
 
 
 _AT = {

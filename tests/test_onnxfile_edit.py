@@ -231,7 +231,11 @@ ONCE = {
     "data of other files": (r"load_external_data_for_model", {"onnxfile/graph.py"}),
     "parsing a file": (
         r"ModelProto\.FromString\(|\bonnx\.load\(",
-        {"onnxfile/graph.py", "litert/onnx_tf_program.py"},  # the lab is not in its environment
+        {  # the lab is not in the environments of programs
+            "onnxfile/graph.py",
+            "litert/onnx_tf_program.py",
+            "litert/onnx2tf_program.py",
+        },
     ),
     "checking a file": (r"check_model\(.*\bstr\(", {"onnxfile/graph.py"}),
 }

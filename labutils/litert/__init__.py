@@ -18,11 +18,12 @@ from .conversion import (
 from .converter import TOOL_PROGRAM
 from .places import places
 from .quantization import OWN, Quantization, Seen, plain
-from .roads import ONNX_TF_PROGRAM, Road, difference, measure_road
+from .roads import ONNX2TF_PROGRAM, ONNX_TF_PROGRAM, Road, difference, take_road, time_roads
 from .rounded_onnx import Rounded, is_rounded, take_apart
 
 __all__ = [
     "ENDING",
+    "ONNX2TF_PROGRAM",
     "ONNX_TF_PROGRAM",
     "OWN",
     "PRECISIONS",
@@ -37,10 +38,11 @@ __all__ = [
     "convert",
     "difference",
     "is_rounded",
-    "measure_road",
     "places",
     "plain",
     "refuse_impossible",
     "require_tools",
     "take_apart",
+    "take_road",
+    "time_roads",
 ]

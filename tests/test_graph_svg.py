@@ -369,3 +369,7 @@ def test_a_part_of_a_tflite_has_no_counterpart_by_name(converted):
     with pytest.raises(UsageError, match="Name a module that both have"):
         before_after(*converted, "operator 2")
     assert "CONV_2D" in texts(subgraph(converted[1], "operator 1", 0))
+    shown = texts(before_after(*converted, ("/stem/Conv", "operator 1"), 0))
+    assert "Conv" in shown and "CONV_2D" in shown and "HARD_SWISH" not in shown
+    with pytest.raises(UnknownNameError, match="operator 1"):
+        before_after(*converted, ("/stem/Conv", "operator 100"))

@@ -126,7 +126,7 @@ def subgraph(
 def before_after(
     before: OnnxFile | str | Path | onnx.ModelProto,
     after: OnnxFile | str | Path | onnx.ModelProto,
-    around: str = "",
+    around: str | tuple[str, str] = "",
     radius: int = 1,
     *,
     reports: tuple[CheckReport | None, CheckReport | None] = (None, None),
@@ -141,7 +141,7 @@ def before_after(
         otherwise: then operators that only move data between layouts are marked.
     around, radius
         As for `subgraph`. A name that only one of the two graphs has is found in the other by
-        its module, or by the tensors that enter and leave the part.
+        its module, or by the tensors that enter and leave the part; or a name for each graph.
     reports
         A check of each, None for none; both of one target.
     titles
@@ -159,7 +159,11 @@ def before_after(
         raise UsageError(f"Two graphs take two titles, not {len(titles)}.")
     heads, marks = titles or ("Before", "After"), ("only", "only") if titles else ("gone", "new")
     views = View(before), View(after)
-    cores = _counterparts(*views, around)
+    if isinstance(around, tuple):
+        cores = tuple(v.near(name, 0) for v, name in zip(views, around, strict=True))
+        around = " and ".join(around)
+    else:
+        cores = _counterparts(*views, around)
     names = [{(label(n), n.op_type) for n in view.nodes} for view in views]
     converted = any(view.form == tflite_view.FORM for view in views)
     panes = []

@@ -239,11 +239,11 @@ ROWS = (
     aimet(WIDE, "5 % of the layers flipped", **SQNR, flip=5),
     aimet(WIDE, "10 % of the layers flipped", **SQNR, flip=10),
     aimet(WIDE, "all 16-bit", scheme="min_max", activations=16),
-    ours(TRAINED8, "QAT int8", QAT8, htp=LARGE),
+    ours(TRAINED8, "QAT int8", QAT8),
     torchao(TRAINED8, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT8, bits=8),
     peer(TRAINED8, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT8, weights=8),
     peer(TRAINED8, "NNCF, mixed preset", by_program, tool="nncf_train", recipe=QAT8),
-    ours(TRAINED4, "QAT w4a8", QAT4, htp=LARGE),
+    ours(TRAINED4, "QAT w4a8", QAT4),
     torchao(TRAINED4, ", XNNPACK quantizer", by_torchao_qat, recipe=QAT4, bits=4),
     peer(TRAINED4, "AIMET, range learning", by_program, tool="aimet_train", recipe=QAT4, weights=4),
 )  # fmt: skip

@@ -25,7 +25,7 @@ from quantization_peers import (
 from quantization_training import by_torchao_qat, trained_as_long
 
 from labutils import export, quantize, train
-from labutils.quantize import presets
+from labutils.quantize import presets, pt2e
 from labutils.quantize import recipe as recipes
 
 ARCHITECTURES = ("mobilenet_v3_large", "mobilenet_v3_small")
@@ -67,9 +67,11 @@ class Row:
     @property
     def _packages(self) -> tuple[ModuleType, ...]:
         """The lab's packages that the file depends on: of a peer's not what quantizes here."""
-        if self.by == "ours" or (self.recipe and not self.environment):
+        if self.by == "ours" or (self.recipe and not self.environment and not self.trains):
             return quantize, train, export
-        return (train, export) if self.trains else (export,)
+        if self.trains:  # the schedule is a recipe's, and is in the settings
+            return (train, export) if self.environment else (pt2e, train, export)
+        return (export,)
 
     def _programs(self) -> dict[str, Any]:
         """Return the digest of what makes the file here, and the versions of the packages there."""

@@ -208,9 +208,8 @@ NOT_YET = pytest.mark.xfail(strict=True, reason="this part is not recorded yet")
 
 @pytest.mark.parametrize(
     "part",
-    ["untrained", pytest.param("trained", marks=NOT_YET),
-     pytest.param("simulated", marks=NOT_YET)],
-)  # fmt: skip
+    ["untrained", "simulated", pytest.param("trained", marks=NOT_YET)],
+)
 def test_the_plan_has_every_recorded_row_in_its_order(part):
     name = quantization.PARTS[part]
     told = (results.FOLDER / f"{name}.csv").read_text("utf-8").splitlines()

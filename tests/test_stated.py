@@ -125,6 +125,16 @@ def test_readme_compression(line):
     assert told == (*found[0], *found[1])
 
 
+def test_readme_of_the_simulator():
+    told = stated(
+        r"int8 has (\S+ \[[^\]]*\]) points to fp32, and with .{0,60}? it has (\S+ \[[^\]]*\])"
+    )
+    rows = [quantized("large", name, "HTP simulator", "quantization_htp")
+            for name in ("PTQ int8", "mixed, 15 % of the MACs")]  # fmt: skip
+    assert {row["n"] for row in rows} == {"10000"}
+    assert told == tuple(row["minus fp32, points"].replace(",", "") for row in rows)
+
+
 def test_readme_verdict():
     text = (RESULTS / "quantization.txt").read_text("utf-8")
     placed = re.findall(r"^\w+, (.+?): ours (\w+) in top-1, ", text, re.M)

@@ -41,15 +41,18 @@ if TYPE_CHECKING:
     import onnx
 
 WANTED_SQNR_DB = 40.0
-"""Of the median image: the file on ONNX Runtime, unoptimized, against the network it was made from.
+"""Of the best quarter of the images: the file on ONNX Runtime, unoptimized, against the network.
 
 With powers of two the two are bit-equal, and otherwise most images are. What is left is the order
 of summation: now and then it tips a value to the neighbouring integer, and the layers after it
-amplify that. It does as much to the network alone: so the network is also computed with sums in
-double precision, and the file may depart from it by as much as the network departs from itself.
+amplify that. In a large network of 4-bit weights that happens to four images of ten, and those have
+25 to 40 dB; a quantizer at a wrong place reaches all of them. It does as much to the network alone:
+so the network is also computed with sums in double precision, and the file may depart from it by as
+much as the network departs from itself.
 """
 
 _LEAST_SQNR_DB = 20.0  # a quantizer at a wrong place leaves less, whatever the network's own noise
+_QUARTER = 4  # as many parts, the best of which is asked
 _ROOM_DB = 6.0  # twice the error: two orders of summation were changed, not one
 _CHECKED_IMAGES = 16
 
@@ -186,8 +189,8 @@ def to_qdq(
     UsageError
         The network holds no fake quantization, or was not calibrated; the opset is below 13.
     LabError
-        The file does not compute what the network computes: less than 40 dB for the median image,
-        which the order of summation does not explain.
+        The file does not compute what the network computes: less than 40 dB for the best quarter
+        of the images, which the order of summation does not explain.
     """
     path = Path(path)
     if not quantizers(model):
@@ -275,7 +278,8 @@ def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> d
     Raises
     ------
     LabError
-        The median image has less than 40 dB, and the order of summation does not explain it.
+        The best quarter of the images has less than 40 dB, or the median one less than 20, and the
+        order of summation does not explain it.
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     inputs = torch.from_numpy(images).to(device)
@@ -286,16 +290,8 @@ def compared(network: nn.Module, file: Path, images: np.ndarray, name: str) -> d
     floats = [o for o, values in expected.items() if values.dtype.kind == "f"] or list(expected)
     triples = [(exact[o], expected[o], got[o]) for o in floats]
     for output, (sums, ours, theirs) in zip(floats, triples, strict=True):
-        usual, own = _median_db(ours, theirs), _median_db(sums, ours)
-        wanted = min(WANTED_SQNR_DB, max(own - _ROOM_DB, _LEAST_SQNR_DB))
-        if usual < wanted:
-            said = f" in '{output}'" if len(floats) > 1 else ""
-            raise LabError(
-                f"{name} does not compute what the network computes: {usual:.1f} dB{said} for the "
-                f"median of {len(images)} images, at least {wanted:.1f} dB are required. Please "
-                "report the network: a quantizer was written in another place than it was trained "
-                "in."
-            )
+        found, own = _decibels(ours, theirs), _decibels(sums, ours)
+        _refuse_departure(found, own, f"{name}, output '{output}'," if len(floats) > 1 else name)
     equal = [(a == b).reshape(len(b), -1).all(axis=1) for _, a, b in triples]
     return {
         "sqnr_db": min(metrics.sqnr_db(a, b) for _, a, b in triples),
@@ -310,9 +306,23 @@ def _arrays(given: Any) -> dict[str, np.ndarray]:
     return {name: values.cpu().numpy() for name, values in outputs.named(given).items()}
 
 
-def _median_db(reference: np.ndarray, found: np.ndarray) -> float:
+def _refuse_departure(found: list[float], own: list[float], name: str) -> None:
+    """Raise LabError where a file departs from its network further than the network from itself."""
+    best = max(1, len(found) // _QUARTER)
+    wanted = min(WANTED_SQNR_DB, max(own[best - 1] - _ROOM_DB, _LEAST_SQNR_DB))
+    if found[best - 1] < wanted or np.median(found) < _LEAST_SQNR_DB:
+        raise LabError(
+            f"{name} does not compute what the network computes: {found[best - 1]:.1f} dB for the "
+            f"best {counted(best, 'image')} of {len(found)}, {np.median(found):.1f} dB for the "
+            f"median one; {wanted:.1f} and {_LEAST_SQNR_DB:.1f} dB are required. Please report the "
+            "network: a quantizer was written in another place than it was trained in."
+        )
+
+
+def _decibels(reference: np.ndarray, found: np.ndarray) -> list[float]:
+    """Return the SQNR of each image, the best one first."""
     pairs = zip(reference, found, strict=True)
-    return float(np.median([metrics.sqnr_db(a, b) for a, b in pairs]))
+    return sorted((metrics.sqnr_db(a, b) for a, b in pairs), reverse=True)
 
 
 class _SumsInDouble(TorchDispatchMode):

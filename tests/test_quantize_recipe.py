@@ -236,7 +236,7 @@ def test_an_hb_mapper_yaml_is_taken(tmp_path):
     )
     assert found.recipe.exclude == ("/head/Softmax",)
     assert found.recipe.calibration.method == "entropy"
-    assert not found.recipe.weights.per_channel
+    assert found.recipe.weights.per_channel  # the YAML says "per_channel: False" of feature maps
     lost = dict(found.unmapped)
     assert "model_parameters.march" in lost
     assert "input_type_rt: nv12" in lost

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from labutils import export, quantize
+from labutils import _torchvision, export, quantize
 from labutils.compare.layerwise import opened
 from labutils.images import data
 from labutils.models import zoo
@@ -171,6 +171,28 @@ def test_the_convolutions_that_equalized_gates_add_run_at_16_bits_on_the_htp(tmp
     with runtime.connect(report.file, "htp") as chip, runtime.connect(report.file) as here:
         found, exact = chip.run(pictures[:2]), here.run(pictures[:2])
     assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("recipe", ["int8", "w4a8_adaptive"])
+def test_layers_over_tokens_have_their_channels_last(tmp_path, recipe):
+    """Attention's last Gemm gives (tokens, channels) for one image: no axis counts images."""
+    import torch
+
+    transformer = _torchvision.load().models.VisionTransformer
+    torch.manual_seed(0)
+    network = transformer(32, 8, 1, 2, 16, 32, num_classes=5).eval()
+    torch.nn.init.normal_(network.heads.head.weight)
+    export.to_onnx(network, tmp_path / "t.onnx", size=32)
+    pictures = np.random.default_rng(0).normal(size=(40, 3, 32, 32)).astype(np.float32)
+    report = quantize.static(tmp_path / "t.onnx", tmp_path / "q.onnx", pictures, recipe)
+    assert "self_attention/Gemm" in " ".join(n.name for n in onnx.load(report.file).graph.node)
+    exact, found = (
+        np.concatenate([session.run({session.inputs[0][0]: x[None]})[0] for x in pictures])
+        for session in (
+            Session(onnx.load(f), threads=1) for f in (tmp_path / "t.onnx", report.file)
+        )
+    )
+    assert np.square(found - exact).sum() < 0.2 * np.square(exact).sum()
 
 
 def test_its_answers_are_those_of_the_float_network(tmp_path):

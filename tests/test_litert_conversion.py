@@ -21,7 +21,7 @@ from labutils import export, litert, manifests, metrics, paths, pipeline, quanti
 from labutils.__main__ import main
 from labutils.errors import ToolError, TranslationError, UnknownNameError, UsageError
 from labutils.images import data
-from labutils.litert import Seen, onnx_network, places
+from labutils.litert import Seen, onnx_network, places, tool_program
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
@@ -379,6 +379,28 @@ def test_a_program_is_converted_quantized_and_run(converter, program, tmp_path, 
     assert stated["float_gate"]["kind"] == "litert_fp32"
     assert main(["run", str(file), "--images", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"]
+
+
+@pytest.mark.slow
+def test_what_a_max_pool_is_padded_with_is_in_no_range(converter, tmp_path):
+    """Minus infinity: a range that reached there made a file that ended LiteRT's process."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2, 1),
+        torch.nn.Conv2d(8, 8, 3, 1, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+    export.to_onnx(network, tmp_path / "pool.onnx", size=32, preprocessing=data.Preprocessing(32))
+    model = zoo.load(tmp_path / "pool.onnx")
+    for recipe in ("int8", "int8_minmax"):
+        made = pipeline.convert_to_litert(model, tmp_path / f"{recipe}.tflite", recipe=recipe)
+        assert made.gate.passed and made.gate.parity.sqnr_db > 25, recipe
+
+
+def test_ranges_are_of_finite_values():
+    values = np.array([[-np.inf, 2.0], [-1.0, np.nan]], np.float32)
+    assert tool_program._finite(values).tolist() == [2.0, -1.0]
+    assert tool_program._finite(values[:1, :1]).tolist() == [0.0]
 
 
 @pytest.mark.slow

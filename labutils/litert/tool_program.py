@@ -108,7 +108,15 @@ def _seen(interpreter: Any, image: np.ndarray, numbers: dict[str, int]) -> list[
     entry = interpreter.get_input_details()[0]
     interpreter.set_tensor(entry["index"], image)
     interpreter.invoke()
-    return [interpreter.get_tensor(number) for number in numbers.values()]
+    return [_finite(interpreter.get_tensor(number)) for number in numbers.values()]
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return the values without infinities: a max-pool is padded with minus infinity."""
+    import numpy as np
+
+    found = values[np.isfinite(values)]
+    return found if found.size else np.zeros(1, values.dtype)
 
 
 def _rules(recipe: list[dict[str, Any]] | str) -> list[dict[str, Any]]:

@@ -206,9 +206,11 @@ def test_what_is_not_a_tflite_says_so(tmp_path, content, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_crash_of_the_runtime_costs_one_process(good):
+def test_a_crash_of_the_runtime_costs_one_process(good, monkeypatch):
     with runtime.connect(good) as runner:
         before = runner.run(IMAGES)
+        process = runner._worker._process
+        monkeypatch.setattr(process, "poll", lambda: None)  # its death is not known yet
         runner._worker.interrupt()
         with pytest.raises(WorkerError, match="LiteRT worker died"):
             runner.run(IMAGES)

@@ -21,7 +21,7 @@ from labutils import export, litert, manifests, metrics, paths, pipeline, quanti
 from labutils.__main__ import main
 from labutils.errors import ToolError, TranslationError, UnknownNameError, UsageError
 from labutils.images import data
-from labutils.litert import Seen, onnx_network, places, tool_program
+from labutils.litert import Seen, onnx_network, places
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
@@ -395,12 +395,6 @@ def test_what_a_max_pool_is_padded_with_is_in_no_range(converter, tmp_path):
     for recipe in ("int8", "int8_minmax"):
         made = pipeline.convert_to_litert(model, tmp_path / f"{recipe}.tflite", recipe=recipe)
         assert made.gate.passed and made.gate.parity.sqnr_db > 25, recipe
-
-
-def test_ranges_are_of_finite_values():
-    values = np.array([[-np.inf, 2.0], [-1.0, np.nan]], np.float32)
-    assert tool_program._finite(values).tolist() == [2.0, -1.0]
-    assert tool_program._finite(values[:1, :1]).tolist() == [0.0]
 
 
 @pytest.mark.slow

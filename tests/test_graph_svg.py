@@ -373,3 +373,15 @@ def test_a_part_of_a_tflite_has_no_counterpart_by_name(converted):
     assert "Conv" in shown and "CONV_2D" in shown and "HARD_SWISH" not in shown
     with pytest.raises(UnknownNameError, match="operator 1"):
         before_after(*converted, ("/stem/Conv", "operator 100"))
+
+
+@pytest.mark.litert
+def test_a_tflite_that_was_cut_short_or_gives_a_constant_is_no_traceback(converted, tmp_path):
+    short = tmp_path / "short.tflite"
+    short.write_bytes(converted[1].read_bytes()[:400])
+    with pytest.raises(ModelFileError, match=r"short\.tflite"):
+        subgraph(short)
+    w = tflite_files.Writer((1, 4, 4, 3))
+    turned = w.add("TRANSPOSE", [w.input, w.input], (1, 4, 4, 3))  # an order that is computed
+    file = w.write(tmp_path / "odd.tflite", turned, w.constant([1.0, 2.0]))
+    assert "TRANSPOSE" in texts(subgraph(file))

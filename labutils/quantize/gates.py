@@ -224,10 +224,23 @@ def _gate(
     if product is None or product is not same:
         return None
     linear = [all(_is_by_a_number(node, weights) for node in chain) for chain in (one, other)]
+    apart = told_apart((one, other), linear)
+    return None if apart is None else (apart[0][0], apart[1], product)
+
+
+def told_apart(chains: tuple[list, list], linear: list[bool]) -> tuple[list, list] | None:
+    """Return the gate and the plain side of a product; None where not exactly one is linear.
+
+    Parameters
+    ----------
+    chains
+        The nodes on either side, from a value to the product.
+    linear
+        Whether all of a side only multiply by numbers.
+    """
     if linear[0] == linear[1]:
         return None
-    plain, gate = (one, other) if linear[0] else (other, one)
-    return gate[0], plain, product
+    return (chains[1], chains[0]) if linear[0] else chains
 
 
 def _chain(

@@ -159,10 +159,8 @@ def _gate(
     if product is None or product is not same:
         return None
     linear = [all(_by_a_number(node, names) for node in chain) for chain in (one, other)]
-    if linear[0] == linear[1]:
-        return None
-    plain, gate = (one, other) if linear[0] else (other, one)
-    return gate[0], plain, product
+    apart = gates.told_apart((one, other), linear)
+    return None if apart is None else (apart[0][0], apart[1], product)
 
 
 def _chain(node: fx.Node, names: dict[fx.Node, NodeName]) -> tuple[list[fx.Node], fx.Node | None]:

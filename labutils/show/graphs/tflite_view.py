@@ -52,7 +52,6 @@ def graph_of(file: str | Path) -> onnx.ModelProto:
     values = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, tensor.shape)
         for name, tensor in zip(names, found.tensors, strict=True)
-        if not tensor.is_constant
     }
     constants = [
         TensorProto(name=name, dims=tensor.shape, data_type=_data_type(tensor.type),

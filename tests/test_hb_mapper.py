@@ -16,7 +16,7 @@ from labutils.images import data
 from labutils.onnxfile.file import OnnxFile
 from labutils.quantize import exporting
 from labutils.quantize.recipe import Calibration, Override, Recipe
-from labutils.rdk import hb_mapper, hb_mapper_writing
+from labutils.rdk import hb_mapper, hb_mapper_writing, vendor_tools
 
 # The settings of D-Robotics' MobileNetV3 sample (rdk_model_zoo at 63e1411), in a file of our own
 SAMPLE = """\
@@ -64,7 +64,7 @@ def test_every_line_of_the_vendors_sample_is_accounted_for():
     left = {line.key for line in found.lines if line.left}
     assert left == {
         "onnx_model", "march", "layer_out_dump", "working_dir", "output_model_file_prefix",
-        "input_name", "input_shape", "compile_mode", "debug", "optimize_level",
+        "input_name", "input_shape", "compile_mode", "debug",
     }  # fmt: skip
     assert set(found.nodes.values()) == {hb_mapper.Node("BPU", 16, 16)} and len(found.nodes) == 4
     made = found.preprocessing(224)
@@ -95,7 +95,18 @@ def test_the_recipe_of_the_vendors_sample_has_its_nodes_and_its_preprocessing(tm
         ("optimize_level: O3", "optimize_level: O9", "line 30: .*'O9' is not one of O0"),
         ("calibration_type: default", "calibration_type: best", "line 26: .*'best' is not one"),
         ("input_type_rt: nv12", "input_type_rt: nv12; rgb", "line 16: .*names several"),
+        ("input_type_rt: nv12", "input_type_rt: gray", "line 16: .*gray is not fed to .* of rgb"),
+        ("input_type_train: rgb", "input_type_train: gray", "line 16: .*nv12 is not .* of gray"),
+        ("input_shape: \"\"", "input_shape: 1x32x32x3", "line 19: .*in NCHW: 1x3xHEIGHTxWIDTH"),
+        ("input_shape: \"\"", "input_shape: 8x3x32x32", "line 19: .*is not one picture"),
+        ("input_shape: \"\"", "input_shape: 1x3xhx32", "line 19: .*is not one picture"),
+        ("input_shape: \"\"", "input_shape: 1x3x0x0", "line 19: .*without pixels"),
+        ("input_shape: \"\"", "input_shape: 1x3x96x64", "1x3x96x64 is not the size .* 224 x 224"),
         ("mean_value: 123.675 116.28 103.53", "mean_value: 1 2", "line 21: .*'1 2' is 2 numbers"),
+        ("type: default", "type: max\n  max_percentile: abc", "line 27: .*'abc' is not a share"),
+        ("type: default", "type: max\n  max_percentile: [1, 1]", "line 27: .* is not a share"),
+        ("type: default", "type: max\n  max_percentile: 5", "line 27: .*5 is not a share"),
+        ("type: default", "type: max\n  run_on_cpu: [a, b]", "line 27: .*; between .* found list"),
         ("scale_value: 0.01712475", "scale_value: -1", "line 22: .*must be above 0"),
         ("\"OutputType\": \"int16\"}", "\"OutputType\": \"int4\"}", "'int4' is not one of int8"),
         ("{ON: BPU, InputType", "{ON: GPU, InputType", "line 10: .*'GPU' is not one of BPU, CPU"),
@@ -139,6 +150,84 @@ def test_other_ways_to_name_nodes_are_read():
     }  # fmt: skip
 
 
+def with_nodes(said, calibration="calibration_type: max"):
+    """The sample with other settings of nodes, and of calibration."""
+    flow = SAMPLE[SAMPLE.index("  node_info") : SAMPLE.index("input_parameters")]
+    text = SAMPLE.replace(flow, f"  {said}\n")
+    return text.replace("calibration_type: default", calibration)
+
+
+def test_each_input_keeps_its_own_width_and_an_output_alone_is_widened():
+    own = "{InputType0: int16, InputType1: int8, OutputType: int8}"
+    found = hb_mapper.parse(with_nodes(f"node_info: {{a: {own}}}")).nodes["a"]
+    assert found == hb_mapper.Node("BPU", None, 8, ((0, 16), (1, 8)))
+    assert found.entry() == {
+        "ON": "BPU", "InputType0": "int16", "InputType1": "int8", "OutputType": "int8",
+    }  # fmt: skip
+    later = hb_mapper.parse(with_nodes("set_node_data_type: a:int16;b:int16")).nodes
+    assert later == dict.fromkeys("ab", hb_mapper.Node("BPU", None, 16))
+
+
+@pytest.mark.parametrize("place", ["BPU", "CPU"])
+def test_where_a_node_runs_does_not_erase_its_width(place):
+    text = with_nodes(
+        "node_info: {a: {InputType: int16, OutputType: int16}}",
+        f"calibration_type: max\n  run_on_{place.lower()}: a;b;",
+    )
+    assert hb_mapper.parse(text).nodes == {
+        "a": hb_mapper.Node(place, 16, 16), "b": hb_mapper.Node(place),
+    }  # fmt: skip
+
+
+def test_a_semicolon_behind_a_value_names_nothing():
+    found = hb_mapper.parse(SAMPLE.replace("input_type_rt: nv12", 'input_type_rt: "nv12;"'))
+    assert found.get("input_type_rt") == "nv12" and found.byte_range == "full"
+
+
+def test_a_key_that_is_no_word_is_listed_as_unknown():
+    (line,) = hb_mapper.parse("model_parameters: {1: 2}\n").lines
+    assert line.key == "1" and line.left.startswith("unknown; known: ")
+
+
+def test_a_size_in_either_layout_is_read_and_figures_are_plain():
+    text = SAMPLE.replace('input_shape: ""', "input_shape: 1x96x64x3")
+    assert hb_mapper.parse(text.replace("NCHW", "NHWC")).size == (96, 64)
+    made = hb_mapper.parse(SAMPLE).preprocessing(224)
+    assert {type(v) for v in (*made.mean, *made.std)} == {float} and "np." not in str(made)
+
+
+def imported(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    return quantize.imported(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "order", ["calibration_type: {}\n  {}", "{1}\n  calibration_type: {0}"], ids=["after", "before"]
+)
+def test_a_percentile_is_of_max_only_wherever_it_stands(tmp_path, order):
+    share = "max_percentile: 0.999"
+    found = imported(tmp_path, with_nodes("debug_mode: ''", order.format("max", share)))
+    assert found.recipe.calibration == Calibration("percentile", percentile=99.9)
+    text = with_nodes("debug_mode: ''", order.format("kl", share))
+    found = imported(tmp_path, text)
+    assert found.recipe.calibration == Calibration("entropy")
+    assert dict(found.unmapped)[share] == "of calibration_type max only"
+    (line,) = [line for line in hb_mapper.parse(text).lines if line.key == "max_percentile"]
+    assert line.left == "of calibration_type max only"
+
+
+def test_the_recipe_has_the_widest_end_of_each_node_and_says_where_ends_differ(tmp_path):
+    text = with_nodes(
+        "node_info: {a: {InputType0: int16, InputType1: int16, OutputType: int16}, b: {ON: CPU}}\n"
+        "  set_node_data_type: c:int16",
+        "calibration_type: max\n  run_on_bpu: d",
+    )
+    found = imported(tmp_path, text)
+    assert found.recipe.overrides == tuple(Override(n, activations=16) for n in "ac")
+    assert found.recipe.exclude == ("b",) and ("d ON BPU", "quantized, as all are") in found.mapped
+    assert [key for key, _ in found.unmapped if "differ" in key] == ["c: input and output differ"]
+
+
 def test_bgr_is_not_fed_as_rgb():
     found = hb_mapper.parse(SAMPLE.replace("input_type_train: rgb", "input_type_train: bgr"))
     with pytest.raises(UsageError, match="trained on bgr in NCHW"):
@@ -153,7 +242,7 @@ figures = st.floats(0.01, 0.99, allow_nan=False)
     nodes=st.dictionaries(
         st.text("abc/._ :#", min_size=1, max_size=12),
         st.builds(hb_mapper.Node, st.sampled_from(["BPU", "CPU"]), st.sampled_from([None, 8, 16]),
-                  st.sampled_from([None, 8, 16])),
+                  st.sampled_from([None, 8, 16]), st.sampled_from([(), ((0, 16), (2, 8))])),
         max_size=4,
     ),
     kind=st.sampled_from(["default", "mix", "kl", "max"]),
@@ -170,6 +259,17 @@ def test_what_is_written_is_read_back_equal(mean, std, nodes, kind, channel):
     np.testing.assert_allclose(back.std, std, rtol=1e-12)
     assert (found.get("calibration_type"), found.get("per_channel")) == (kind, channel)
     assert yaml.safe_load(plan.text())["input_parameters"]["input_shape"] == "1x3x64x96"
+
+
+def test_a_network_of_gray_is_fed_gray():
+    """rdk_doc's table of input types has no other pair with gray."""
+    seen = data.Preprocessing((32, 32), (0.5,), (0.25,))
+    found = hb_mapper.parse(hb_mapper_writing.Plan("n.onnx", "n", seen, {}).text())
+    assert (found.get("input_type_rt"), found.get("input_type_train")) == ("gray", "gray")
+    assert found.get("input_space_and_range") is None and found.byte_range is None
+    assert found.preprocessing().shape == (1, 32, 32)
+    with pytest.raises(UsageError, match=r"gray is not passed on .* `labutils rdk prepare`"):
+        vendor_tools.Order.of(found)
 
 
 def test_a_recipe_is_written_with_its_nodes_and_without_what_cannot_be_said(tmp_path):

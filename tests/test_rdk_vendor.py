@@ -125,10 +125,11 @@ def test_what_is_built_computes_the_network_on_the_simulator(tool, network, orde
 
 
 def test_node_info_reaches_the_tool_in_its_words(tool, network, tmp_path):
-    said = {"head": hb_mapper.Node("BPU", 16, 16)}
+    said = {"head": hb_mapper.Node("BPU", 16, 16), "conv": hb_mapper.Node(each=((0, 16), (1, 8)))}
     order = vendor_tools.Order(PRE, "video", "max", nodes=said)
     assert order.arguments("data")["node_dict"] == {
-        "head": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"}
+        "head": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"},
+        "conv": {"ON": "BPU", "InputType0": "int16", "InputType1": "int8"},
     }
     built = build(tool, network, order, tmp_path / "made")
     assert {line.node: line.bits for line in built.nodes}["head"] == "int16"
@@ -144,7 +145,7 @@ def test_the_arguments_say_what_the_yaml_says():
         "input_parameters: {input_type_train: rgb, input_layout_train: NCHW, input_type_rt: nv12,\n"
         "  norm_type: data_mean_and_scale, mean_value: 123.675 116.28 103.53,\n"
         "  scale_value: 0.01712475 0.017507 0.01742919}\n"
-        "calibration_parameters: {calibration_type: kl, max_percentile: 0.9999}\n"
+        "calibration_parameters: {calibration_type: max, max_percentile: 0.9999}\n"
         "compiler_parameters: {compile_mode: latency, optimize_level: O2}\n"
     )
     said = vendor_tools.Order.of(settings, size).arguments("data")
@@ -153,7 +154,7 @@ def test_the_arguments_say_what_the_yaml_says():
     np.testing.assert_allclose(entry["scales"], [0.01712475, 0.017507, 0.01742919])
     assert entry["input_shape"] == [1, 3, 224, 224]
     assert entry["expected_input_type"] == "YUV_BT601_FULL_RANGE"  # it says no bt601_video
-    assert said["cali_dict"] == {"calibration_type": "kl", "max_percentile": 0.9999}
+    assert said["cali_dict"] == {"calibration_type": "max", "max_percentile": 0.9999}
     assert "--O2" in said["hbdk_dict"]["hbdk_pass_through_params"]
     json.dumps(said)  # plain values only: they cross a pipe
 

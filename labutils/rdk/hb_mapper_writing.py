@@ -39,7 +39,7 @@ class Plan:
     per_channel
         Whether feature maps have a range per channel; None leaves it out.
     input_type_rt, input_space_and_range
-        What the board feeds; the range is of NV12.
+        What the board feeds, gray where the network is of gray; the range is of NV12.
     cal_data_dir
         Folder of calibration as the YAML names it.
     """
@@ -80,15 +80,15 @@ class Plan:
             "working_dir": self.prefix, "output_model_file_prefix": self.prefix,
         }  # fmt: skip
         if self.nodes:
-            model["node_info"] = {name: _entry(node) for name, node in self.nodes.items()}
+            model["node_info"] = {name: node.entry() for name, node in self.nodes.items()}
         inputs: dict[str, Any] = {
-            "input_type_rt": self.input_type_rt,
+            "input_type_rt": "gray" if gray else self.input_type_rt,
             "input_type_train": "gray" if gray else "rgb", "input_layout_train": "NCHW",
             "input_shape": f"1x{self.preprocessing.channels}x{height}x{width}",
             "norm_type": "data_mean_and_scale", "mean_value": _row(255 * mean),
             "scale_value": _row(1 / (255 * std)),
         }  # fmt: skip
-        if self.input_type_rt == "nv12":
+        if inputs["input_type_rt"] == "nv12":
             inputs["input_space_and_range"] = self.input_space_and_range
         calibration: dict[str, Any] = {
             "cal_data_dir": self.cal_data_dir, "cal_data_type": "float32",
@@ -105,14 +105,6 @@ class Plan:
                 "compile_mode": "latency", "debug": False, "optimize_level": "O3",
             },
         }  # fmt: skip
-
-
-def _entry(node: hb_mapper.Node) -> dict[str, str]:
-    found = {"ON": node.on}
-    for key, bits in (("InputType", node.inputs), ("OutputType", node.output)):
-        if bits is not None:
-            found[key] = f"int{bits}"
-    return found
 
 
 def _row(figures: np.ndarray) -> str:

@@ -122,7 +122,8 @@ class Order:
         if kind not in ("nv12", "featuremap"):
             raise UsageError(
                 f"{settings.file}: input_type_rt {kind} is not passed on to D-Robotics' tools "
-                "here: nv12 and featuremap (normalised float32) are."
+                "here: nv12 and featuremap (normalised float32) are. `labutils rdk prepare` writes "
+                "what hb_mapper itself takes."
             )
         method = settings.get("calibration_type")
         if method not in _METHODS:
@@ -132,9 +133,10 @@ class Order:
             )
         if settings.get("march", "bayes-e") != "bayes-e":
             raise UsageError(f"{settings.file}: march {settings.get('march')} is not the RDK X5's.")
+        share = settings.get("max_percentile") if method == "max" else None
         return cls(
-            settings.preprocessing(size), settings.byte_range, method,
-            settings.get("max_percentile"), settings.nodes, settings.get("optimize_level", "O3"),
+            settings.preprocessing(size), settings.byte_range, method, share, settings.nodes,
+            settings.get("optimize_level", "O3"),
         )  # fmt: skip
 
     def arguments(self, name: str) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class Order:
         return {
             "name": name, "march": "bayes-e", "input_dict": {name: entry},
             "cali_dict": calibration, "hbdk_dict": hbdk,
-            "node_dict": {key: _said(node) for key, node in (self.nodes or {}).items()},
+            "node_dict": {key: node.entry() for key, node in (self.nodes or {}).items()},
         }  # fmt: skip
 
     def calibration(self, pictures: np.ndarray) -> np.ndarray:
@@ -187,12 +189,6 @@ class Order:
         chroma = pairs.repeat(2, axis=-3).repeat(2, axis=-2)
         yuv = np.concatenate([luma[..., None], chroma], axis=-1).astype(np.int16) - 128
         return np.ascontiguousarray(yuv, np.int8)
-
-
-def _said(node: hb_mapper.Node) -> dict[str, str]:
-    """Return an entry of ``node_info``."""
-    widths = (("InputType", node.inputs), ("OutputType", node.output))
-    return {"ON": node.on} | {key: f"int{bits}" for key, bits in widths if bits}
 
 
 @dataclass(frozen=True)

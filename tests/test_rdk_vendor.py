@@ -269,3 +269,31 @@ def test_the_vendors_table_is_read_as_it_is_printed():
         "...ks.0.0/se/gate/HardSigmoid", "BPU", "id(0)", "HzLut", 0.998, 14.1012, "int16"
     )
     assert (found[2].on, found[2].threshold, found[2].bits) == ("CPU", None, "float")
+
+
+@pytest.mark.parametrize(
+    ("cosine", "threshold", "read"),
+    [("1", "2.5", (1.0, 2.5)), ("nan", "2.5", (None, 2.5)), ("0.9", "1e-05", (0.9, 1e-5)),
+     ("0.9", "inf", (0.9, None)), ("-0.25", "3.", (-0.25, 3.0)), ("--", "--", (None, None))],
+)  # fmt: skip
+def test_any_number_is_read_and_the_rows_below_it_too(cosine, threshold, read):
+    log = MAKERTBIN.replace("0.999712           2.64 ", f"{cosine} {threshold} ")
+    assert log != MAKERTBIN
+    found = vendor_log.nodes(log)
+    assert (found[0].cosine, found[0].threshold) == read and len(found) == 3
+
+
+def test_a_table_ends_with_the_log_and_not_with_a_line_that_is_strange():
+    row = "/conv_stem/Conv              BPU"
+    strange = MAKERTBIN.replace(row, f"/odd/Conv BPU ?\n{row}")
+    assert len(vendor_log.nodes(strange)) == 3
+    for end in ("", "[Sun Nov 29 2026] End to compile.", "2024-11-26 19:28:01,010 INFO x"):
+        rows = MAKERTBIN.splitlines()
+        cut = "\n".join([*rows[:5], end, *rows[5:7]])
+        assert len(vendor_log.nodes(cut)) == 1, end
+
+
+def test_what_is_no_estimate_is_none():
+    assert vendor_log.estimate("FPS=1.2.3, latency = 789.1 us") is None
+    found = vendor_log.estimate("FPS=1e3, latency = 1000 us")
+    assert found == vendor_log.Estimate(1.0, 1000.0)

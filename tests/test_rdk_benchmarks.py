@@ -20,6 +20,7 @@ from labutils.rdk import bpu_form
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
+import nv12_colours
 import performance
 import ten_points
 
@@ -153,6 +154,29 @@ def test_the_schemes_recipe_is_the_samples(bench):
     assert recipe.calibration.method == "mse" and recipe.activations.symmetric
     with pytest.raises(UsageError):
         rdk_emulation.bpu_recipe(Recipe("x", weights=Weights(4)))
+
+
+# ---------------------------------------------------------------- who writes NV12 how
+
+
+def test_the_table_of_writers_is_kept_and_says_what_was_not_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(nv12_colours.importlib.util, "find_spec", lambda name: None)
+    assert nv12_colours.main(["--images", "2", "-o", str(tmp_path)]) == 0
+    text = (tmp_path / "nv12_colours.txt").read_text()
+    assert "split val of things16 (drawn), 2 images" in text and text.count("not made") == 2
+    with pytest.raises(SystemExit):
+        nv12_colours.main(["--images", "2"])
+
+
+def test_a_writer_is_compared_byte_by_byte(monkeypatch):
+    monkeypatch.setattr(nv12_colours.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(nv12_colours, "_by_opencv", nv12.encode)
+    monkeypatch.setattr(
+        nv12_colours, "_by_pyav", lambda picture: nv12.encode(picture, chroma="mean") ^ 1
+    )
+    corner, mean = nv12_colours._others(PIXELS)
+    assert corner[:5] == ("OpenCV", "100.00 %", "0", "100.00 %", "0")
+    assert mean[1:3] == ("0.00 %", "1") and mean[5:] == ("0.00 %", "1")
 
 
 # ---------------------------------------------------------------- the vendor's columns

@@ -11,7 +11,7 @@ from colour_network import MEAN, STD, pictures, preprocessing, saved
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labutils import quantize
+from labutils import paths, quantize
 from labutils.errors import UsageError
 from labutils.images import data
 from labutils.onnxfile.file import OnnxFile
@@ -73,6 +73,13 @@ def test_every_line_of_the_vendors_sample_is_accounted_for():
     np.testing.assert_allclose(made.std, data.IMAGENET_STD, atol=1e-4)
     assert found.byte_range == "full"  # it does not say bt601_video
     assert f"of {len(keys)} settings taken" in str(found)
+
+
+def test_the_sample_that_the_lab_ships_says_the_same():
+    shipped, ours = hb_mapper.read(paths.DATA / "rdk_x5_mobilenetv3.yaml"), hb_mapper.parse(SAMPLE)
+    assert shipped.nodes == ours.nodes
+    for line, other in zip(shipped.lines, ours.lines, strict=True):
+        assert line.key == "node_info" or (line.key, line.value) == (other.key, other.value)
 
 
 def test_the_recipe_of_the_vendors_sample_has_its_nodes_and_its_preprocessing(tmp_path):

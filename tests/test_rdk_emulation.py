@@ -228,7 +228,7 @@ def test_an_exception_for_half_of_a_hard_swish_is_of_the_whole_and_one_for_nothi
     made = rdk_emulation.emulate(network, tmp_path, pictures(), Recipe("f", exclude=(gate,)), PRE)
     assert {line.node for line in made.checker if line.on == "CPU"} >= {"/act/Mul"}
     for wrong in (Recipe(overrides=(Override("nosuch", activations=16),)), Recipe(exclude=("no",))):
-        with pytest.raises(UnknownNameError, match="no node in "):
+        with pytest.raises(UnknownNameError, match=r"no node in gated\.onnx "):
             rdk_emulation.emulate(network, tmp_path, pictures(), wrong, PRE)
 
 
@@ -241,6 +241,16 @@ def test_the_checkers_table_follows_patterns_and_the_two_ends_of_a_node(network,
     said = {"/stem/Conv": hb_mapper.Node(each=((0, 16),)), "/depth/Conv": hb_mapper.Node(output=16)}
     by = {line.node: line.bits for line in placement.lines(network, made.form, said)}
     assert (by["/stem/Conv"], by["/depth/Conv"]) == ("int16/int8", "int8/int16")
+
+
+def test_nodes_without_names_have_their_rows(network, tmp_path):
+    model = network.copy()
+    for node in model.graph.node:
+        node.name = ""
+    file = OnnxFile.write(tmp_path / "n.onnx", model)
+    made = rdk_emulation.emulate(file, tmp_path, pictures(), Recipe("r"), PRE)
+    assert len(made.nodes) == len(made.checker) > 8
+    assert all(line.cosine > 0.9 for line in made.nodes)
 
 
 def test_only_a_convolution_ends_in_32_bits(tmp_path):

@@ -185,7 +185,7 @@ def convert_for_rdk(
             made = _emulated(
                 model, original, floating, pictures, asked, comparison, folder, listener
             )
-        made = replace(made, lost=_but_calibration(lost, settings, own, pictures))
+        made = replace(made, lost=_not_taken(lost, settings, own, pictures))
         story = {
             **steps.facts_of(model, fixed), **provenance.calibrated_on(pictures),
             "quantization": asked.to_dict(), **made.to_dict(), "file": destination.name,
@@ -236,15 +236,29 @@ def _own_calibration(
     return data.ImageSet(images, unknown, (), f"{len(images)} files of {named}")
 
 
-def _but_calibration(
+_SAID_ELSEWHERE = (
+    "onnx_model", "march", "working_dir", "output_model_file_prefix", "input_name", "input_shape",
+    "input_type_train", "input_layout_train", "norm_type", "cal_data_dir", "cal_data_type",
+)  # fmt: skip
+"""What the model, its preprocessing or the command says; it was held against the YAML."""
+
+
+def _not_taken(
     lost: Lost,
     settings: hb_mapper.Settings | None,
     own: data.ImageSet | None,
     pictures: data.ImageSet,
 ) -> Lost:
-    """Return what was not taken, with what became of the YAML's folder of calibration."""
-    rest = tuple(pair for pair in lost if "cal_data_" not in pair[0])
-    named = settings and settings.get("cal_data_dir")
+    """Return what was not taken and asks for something, with the YAML's calibration folder."""
+    if settings is None:
+        return lost
+
+    def asks(what: str) -> bool:
+        key = what.partition(":")[0].rpartition(".")[2]  # "section.key" or "key: value"
+        return key not in _SAID_ELSEWHERE and settings.get(key, "a node") not in (False, "", None)
+
+    rest = tuple(pair for pair in lost if asks(pair[0]))
+    named = settings.get("cal_data_dir")
     if not named or own is not None:
         return rest
     return (*rest, (f"cal_data_dir: {named}", f"calibrated on {pictures.source}"))

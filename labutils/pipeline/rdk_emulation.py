@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import compare, quantize, typesetting
+from .. import compare, paths, quantize, typesetting
 from ..errors import UsageError
 from ..images import data
 from ..onnxfile import edit
@@ -32,6 +32,7 @@ from ..onnxfile.file import OnnxFile
 from ..quantize.recipe import Override, Recipe
 from ..rdk import bpu_form, hb_mapper, placement, vendor_log
 from ..rdk.vendor_log import NodeLine
+from ..targets import onnx_nodes
 from .settings import Listener
 
 MARK = "emulation | "
@@ -152,7 +153,7 @@ def emulate(
     listener = listener or Listener()
     wanted = bpu_recipe(recipe)
     model, _ = bpu_form.joined(source)
-    form = OnnxFile.write(folder / f"{source.path.stem}.joined.onnx", model)
+    form = OnnxFile.write(paths.folder(folder / "joined") / source.path.name, model)
     wanted = _renamed(wanted, source, form)
     draft = folder / f"{source.path.stem}.qdq.onnx"
     report, qdq = write_qdq(form, draft, pictures, wanted, preprocessing, listener)
@@ -249,7 +250,7 @@ def _measured(
     found = compare.per_layer(form, qdq, inputs)
     cosines = {layer.tensor: layer.cosine for layer in found.rows}
     graph = form.proto.graph
-    nodes = {node.name: node for node in graph.node}
+    nodes = {node.name: node.proto for node in onnx_nodes.read(form).nodes}  # nameless ones, too
     read = edit.readers(graph.node)
     made = edit.producers(graph.node)
     stored = {tensor.name for tensor in graph.initializer}

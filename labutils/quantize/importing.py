@@ -166,6 +166,8 @@ _HB_ELSEWHERE = {
     "input_shape": "read from the model", "input_layout_train": "read from the model",
     "input_type_train": "preprocessing, stated with the model",
     "norm_type": "preprocessing, stated with the model",
+    "input_space_and_range": "of the bytes; the lab's input stays float32",
+    "preprocess_on": "images are scaled by the lab",
     "compile_mode": "the compiler's", "debug": "the compiler's",
     "optimize_level": "of D-Robotics' compiler, where it makes a .bin",
 }  # fmt: skip

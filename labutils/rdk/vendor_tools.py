@@ -224,7 +224,7 @@ def _refuse_other_settings(settings: hb_mapper.Settings) -> None:
 
 
 def _options(settings: hb_mapper.Settings) -> str:
-    """Return what the compiler is told, as makertbin's logs of YOLO have it (1.23 to 1.24)."""
+    """Return what the compiler is told, as public logs of makertbin have it (1.23 to 1.24)."""
     debug = ["--debug"] if settings.get("debug") else []
     jobs = [f"--jobs {settings.get('jobs')}"] if settings.get("jobs") else []
     return " ".join([*debug, f"--core-num {settings.get('core_num', 1)}", "--fast", *jobs])

@@ -203,13 +203,7 @@ def test_a_smaller_table_does_not_replace_the_recorded_one():
 # --- the plan -------------------------------------------------------------------------------------
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="this part is not recorded yet")
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["untrained", "simulated", pytest.param("trained", marks=NOT_YET)],
-)
+@pytest.mark.parametrize("part", ["untrained", "trained", "simulated"])
 def test_the_plan_has_every_recorded_row_in_its_order(part):
     name = quantization.PARTS[part]
     told = (results.FOLDER / f"{name}.csv").read_text("utf-8").splitlines()

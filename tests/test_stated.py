@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from labutils import metrics, paths
+from labutils import metrics, paths, quantize
 from labutils.compare import gating
 
 RESULTS = paths.ROOT / "benchmarks" / "results"
@@ -107,7 +107,14 @@ OURS = {
     "int8, one scale per tensor": "PTQ int8, one scale per tensor",
     "16 bits for at most 15 % of the MACs": "mixed, 15 % of the MACs",
     "4-bit weights, adaptive rounding (`w4a8_adaptive`)": "PTQ w4a8, adaptive rounding",
+    "int8, trained for 150 steps (`int8_qat`)": "QAT int8",
+    "4-bit weights, trained for 1,000 steps (`w4a8_qat`)": "QAT w4a8",
 }
+
+
+def compressed(what):
+    """Return in which table a way to quantize is: those that are trained have their own."""
+    return "quantization_trained" if what.startswith("QAT") else "quantization"
 
 
 @pytest.mark.parametrize("line", OURS)
@@ -115,7 +122,8 @@ def test_readme_compression(line):
     """Points with their interval, agreement, MB and time by fp32's, for both networks."""
     figures = r"(\S+ \[[^|]*\]) \| ([\d.]+) % \| ([\d.]+) \| ([\d.]+) \|"
     told = stated(rf"\| {re.escape(line)} \| {figures} {figures}")
-    rows = [quantized(size, OURS[line], table="quantization") for size in ("large", "small")]
+    what = OURS[line]
+    rows = [quantized(size, what, table=compressed(what)) for size in ("large", "small")]
     assert {row["n"] for row in rows} == {"20000"}
     found = [
         (row["minus fp32, points"].replace(",", ""), row["agrees %"], f"{float(row['MB']):.1f}",
@@ -136,13 +144,27 @@ def test_readme_of_the_simulator():
 
 
 def test_readme_verdict():
-    text = (RESULTS / "quantization.txt").read_text("utf-8")
-    placed = re.findall(r"^\w+, (.+?): ours (\w+) in top-1, ", text, re.M)
-    expected = {"int8 per channel": "ahead", "int8 per tensor": "ahead", "w4a8": "ahead",
-                "16 bits mixed": "tied"}  # fmt: skip
-    assert Counter(placed) == dict.fromkeys(expected.items(), 2)
+    placed = [
+        group
+        for table in ("quantization", "quantization_trained")
+        for group in re.findall(
+            r"^\w+, (.+?): ours (\w+) in top-1, ",
+            (RESULTS / f"{table}.txt").read_text("utf-8"),
+            re.M,
+        )
+    ]
+    ahead = ("int8 per channel", "int8 per tensor", "w4a8", "QAT int8", "QAT w4a8")
+    expected = [("16 bits mixed", "tied"), *((group, "ahead") for group in ahead)]
+    assert Counter(placed) == dict.fromkeys(expected, 2)
     stated(r"ours is (ahead) in int8, in int8 with one scale and in 4-bit weights, of both "
            r"networks, and tied where some or all activations have 16 bits")  # fmt: skip
+    stated(r"(Ours is ahead) of each of them, in both groups and of both networks")
+
+
+@pytest.mark.parametrize("preset", ["int8_qat", "w4a8_qat"])
+def test_readme_steps(preset):
+    (steps,) = stated(rf"trained for ([\d,]+) steps \(`{preset}`\)")
+    assert int(steps) == quantize.load_recipe(preset).qat.steps
 
 
 PEERS = {
@@ -150,6 +172,8 @@ PEERS = {
     "int8, one scale per tensor": "int8 per tensor",
     "16 bits for some or all": "16 bits mixed",
     "4-bit weights": "w4a8",
+    "int8, trained": "QAT int8",
+    "4-bit weights, trained": "QAT w4a8",
 }
 
 
@@ -158,7 +182,7 @@ def test_readme_best_peers(line):
     """Of the peers' rows of a group the one with the most right answers, for both networks."""
     for place, size in enumerate(("large", "small")):
         rows = [
-            row for row in records("quantization")
+            row for row in records(compressed(PEERS[line]))
             if (row["model"], row["group"], row["by"]) ==
             (f"mobilenet_v3_{size}", PEERS[line], "peer")
             and row["top-1 % [95 %]"][:1].isdigit()
@@ -166,23 +190,6 @@ def test_readme_best_peers(line):
         best = max(rows, key=lambda x: (float(x["top-1 % [95 %]"].split()[0]), float(x["SQNR dB"])))
         told = stated(rf"\| \*{re.escape(line)}\* \| ([^|]+) \| ([^|]+) \|")
         assert told[place] == f"{best['what']}: {best['minus fp32, points']}".replace(",", "")
-
-
-@pytest.mark.parametrize(
-    ("line", "stage"),
-    [("fp32, trained for 150 more steps", "fp32, trained as long"),
-     ("int8 (`int8@1`), not trained further", "int8"),
-     ("int8, trained for 150 steps with the rounding", "int8, trained"),
-     ("16 bits for at most 15 % of the MACs, not trained further", "mixed"),
-     ("the same, trained for 150 steps with the rounding", "mixed, trained")],
-)  # fmt: skip
-def test_readme_mixed_precision_and_training(line, stage):
-    (row,) = (row for row in records("mixed_qat") if row["stage"] == stage)
-    told = stated(rf"\| {re.escape(line)} \| ([\d.]+) % \| (\S+) \[(\S+) (\S+)\] \|")
-    figures = (row["difference"], row["difference_low"], row["difference_high"])
-    assert told == (f"{100 * float(row['top1']):.2f}", *(f"{float(x):+.2f}" for x in figures))
-    assert row["n"] == "20000" and row["steps"] in ("0", "150")
-    assert "Marked Things `test`, n=20,000, ONNX Runtime" in texts()["README.md"]
 
 
 @pytest.mark.parametrize("recipe", ["int8@1", "int8@2"])

@@ -103,6 +103,11 @@ def _writes_through_a_view(m, x):
     return x
 
 
+def _in_another_precision(m, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return x @ x
+
+
 REFUSED = (
     (lambda m, x: F.hardtanh(x, -1, 1), "hardtanh"),
     (lambda m, x: F.max_pool2d(x, 3, dilation=2), "max_pool2d"),
@@ -119,6 +124,7 @@ REFUSED = (
     (lambda m, x: x[:1], "slice"),
     (lambda m, x: x + len(x), "add by the number of pictures"),
     (lambda m, x: x * torch.arange(float(len(x))).view(-1, 1, 1, 1), "arange"),
+    (_in_another_precision, "autocast"),
     (_writes_through_a_view, "relu_ .* in place"),
 )
 

@@ -152,8 +152,9 @@ class _Import:
             return self._parameter(node)
         if pattern := patterns.found(node):
             return _Plan((pattern[1],), pattern[0])
-        if not hasattr(node.target, "_schema"):  # one of several results
-            raise self._unknown(node, target(node.args[0]))
+        if not hasattr(node.target, "_schema"):  # one of several results, or a context
+            of_many = node.args and is_tensor(node.args[0])
+            raise self._unknown(node, target(node.args[0] if of_many else node))
         if not any(_type(given) == _type(node) for given in node.all_input_nodes):
             raise self._unknown(node, f"{target(node)} with a result of {_type(node)}")
         if changes_nothing(node):

@@ -89,7 +89,9 @@ def _written(chosen: argparse.Namespace) -> Represented:
 
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     if model.module is None or model.input_shape is None:
-        raise UsageError(f"{model.name} is a file: represent takes a network of PyTorch by name.")
+        raise UsageError(
+            f"{model.name}: represent takes a network of PyTorch, by name or as a .pt2."
+        )
     paths.refuse_unwritable(chosen.output)
     _, _, height, width = model.input_shape
     description, weights = representation.import_torch(model.module, (height, width), model.name)

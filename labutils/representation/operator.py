@@ -11,7 +11,7 @@ PyTorch that it stands for, and two methods say what it is in PyTorch and in Ker
         def keras(self, k, x):
             return k.ops.hard_silu(x)
 
-If you need another kind, write such a class and import it; tests/test_representation.py shows
+If you need another kind, write such a class and import it; tests/test_representation_keras.py shows
 how one is tested.
 """
 

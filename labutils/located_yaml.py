@@ -17,7 +17,7 @@ Fail = Callable[[Path, str], LabError]
 
 
 _MAX_NODES = 10_000  # aliases counted as what they stand for; the largest table has 1,437
-_TOO_MANY = "it holds too many values, or its aliases stand for them"
+_TOO_MANY = "it holds more than {:,} values, what aliases stand for included"
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,12 +28,14 @@ class _Loader(yaml.SafeLoader):
     """
 
     _depth = _nodes = 0
+    most = _MAX_NODES
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
         self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            raise yaml.composer.ComposerError(None, None, _TOO_MANY, self._place())
+        if self._nodes > self.most:
+            words = _TOO_MANY.format(self.most)
+            raise yaml.composer.ComposerError(None, None, words, self._place())
         if self._depth > untrusted.MAX_DEPTH:
             raise yaml.composer.ComposerError(
                 None,
@@ -88,7 +90,9 @@ def written(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
 
 
-def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, Fail]:
+def read(
+    text: str, file: str, what: str, error: type[LabError], most: int = _MAX_NODES
+) -> tuple[Any, Fail]:
     """Return what `text` holds, and a function that makes an error naming a key's line.
 
     Parameters
@@ -99,13 +103,16 @@ def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, F
         What the text should be, for messages, e.g. ``"a recipe"``.
     error
         The exception to raise and to make.
+    most
+        Values that the text may hold.
     """
     if len(text) > untrusted.MAX_TEXT_BYTES:
         raise error(f"{file} has {len(text):,} characters, too many for {what}.")
     try:
         loader = _Loader(text.replace("\t", " ") if text.lstrip()[:1] in "{[" else text)
+        loader.most = most
         root = loader.get_single_node()
-        _refuse_bomb(root)
+        _refuse_bomb(root, most)
         data = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
@@ -127,7 +134,7 @@ def read(text: str, file: str, what: str, error: type[LabError]) -> tuple[Any, F
 _NOT_A_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
 
 
-def _refuse_bomb(root: yaml.Node | None) -> None:
+def _refuse_bomb(root: yaml.Node | None, most: int) -> None:
     """Refuse aliases that refer to what they are in, or stand for too many values in all."""
     sizes: dict[int, int] = {}
 
@@ -135,13 +142,14 @@ def _refuse_bomb(root: yaml.Node | None) -> None:
         if isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) not in sizes:
-            sizes[id(node)] = _MAX_NODES  # until it is known: what holds itself holds too much
+            sizes[id(node)] = most  # until it is known: what holds itself holds too much
             parts = node.value
             if isinstance(node, yaml.MappingNode):
                 parts = [part for pair in node.value for part in pair]
             sizes[id(node)] = 1 + sum(map(size, parts))
-        if sizes[id(node)] > _MAX_NODES:
-            raise yaml.constructor.ConstructorError(None, None, _TOO_MANY, node.start_mark)
+        if sizes[id(node)] > most:
+            words = _TOO_MANY.format(most)
+            raise yaml.constructor.ConstructorError(None, None, words, node.start_mark)
         return sizes[id(node)]
 
     if root is not None:

@@ -1,25 +1,18 @@
 """Networks as YAML of few kinds of layers: there and back, changed by hand, extended."""
 
 import dataclasses
+import itertools
 import json
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from described_networks import Block, assert_equal, pictures, randomized
 from torch import nn
 
-from labutils import paths, representation
-from labutils.errors import MissingToolError, ModelFileError, TranslationError, UnknownNameError
-from labutils.models import architectures, fbnet
-from labutils.representation import KINDS, Operator, keras_program, operator
-from labutils.representation.operator import MOST_KINDS, find
-from labutils.tools import calling, environment
-
-sys.path.insert(0, str(paths.ROOT / "benchmarks"))
-
-import surgery_coverage
+from labutils import representation
+from labutils.errors import ModelFileError
+from labutils.models import zoo
+from labutils.representation import Description, Layer
 
 TEXT = """format: 1
 name: two
@@ -32,55 +25,6 @@ layers:
 - {name: flat, op: flatten}
 - {name: head, op: linear, out: 2, bias: true, weights: head}
 """
-
-
-def randomized(network, seed=0):
-    """The network with statistics and weights that are nobody's defaults."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.data.uniform_(0.5, 1.5)
-                module.bias.data.normal_(0, 0.3)
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 1.5)
-    return network.eval()
-
-
-def assert_equal(network, size, n=3):
-    """A network and what its written description builds give the same bits."""
-    description, weights = representation.import_torch(network, size)
-    again = representation.read(description.to_yaml())
-    assert again == description
-    images = torch.rand(n, 3, size, size, generator=torch.manual_seed(1))
-    with torch.no_grad():
-        found, expected = representation.emit_torch(again, weights)(images), network(images)
-    assert torch.equal(found, expected)
-    return description, weights
-
-
-class Block(nn.Module):
-    """What mobile networks are made of, in one small network."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, (3, 5), 2, (1, 2), bias=False)
-        self.norm = nn.BatchNorm2d(8, eps=1e-3)
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1),
-            nn.Hardsigmoid(),
-        )  # fmt: skip
-        self.shuffle = fbnet.ChannelShuffle(2)
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(16 * 2 * 2, 5)
-
-    def forward(self, x):
-        x = nn.functional.hardswish(self.norm(self.stem(x)))
-        x = self.shuffle(x * self.gate(x)) + 1.0
-        left, right = x.chunk(2, dim=1)
-        x = torch.cat([x, nn.functional.relu6(left), torch.sigmoid(right)], 1)
-        x = nn.functional.max_pool2d(x, 3, 2, 1)[:, :, :, :2]
-        return self.head(self.drop(x).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -120,33 +64,12 @@ def test_hyper_parameters_stand_in_the_text(described):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v3_large", "fbnet_a"])
 def test_the_networks_of_the_lab_come_back_bit_for_bit(name):
-    network = randomized(architectures.find(name).build(16))
+    network = zoo.load(name, "random", 64).module
     description, weights = assert_equal(network, 64, n=2)
     assert len(description.to_yaml().encode()) < 30_000
     built = representation.emit_torch(description, weights)
     names = set(network.state_dict())
     assert set(built.state_dict()) == names  # hierarchy and all
-
-
-REFUSED = {
-    "tv:convnext_tiny", "tv:vit_b_16", "tv:swin_t", "timm:mobilenetv4_hybrid_medium",
-    "timm:fastvit_t8", "timm:levit_128s", "timm:mobilevit_s", "timm:edgenext_xx_small",
-    "timm:efficientformer_l1", "timm:deit_tiny_patch16_224", "timm:vit_tiny_patch16_224",
-    "timm:swin_tiny_patch4_window7_224", "timm:convnext_atto", "timm:poolformer_s12",
-}  # fmt: skip
-"""Classifiers with attention, LayerNorm or layer scales, for which there are no kinds yet."""
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", surgery_coverage.CLASSIFIERS)
-def test_classifiers_come_back_bit_for_bit(name):
-    size = surgery_coverage.OWN_SIZE.get(name, surgery_coverage.SIZE)
-    network = randomized(surgery_coverage.built(name)[0])
-    if name in REFUSED:
-        with pytest.raises(TranslationError, match="no kind of layers"):
-            representation.import_torch(network, size)
-    else:
-        assert_equal(network, size, n=1)
 
 
 # --- changed by hand --------------------------------------------------------------------------
@@ -157,9 +80,7 @@ def test_a_layer_that_is_renamed_by_hand_keeps_its_weights(block, described):
     text = description.to_yaml().replace("name: stem,", "name: first.layer,")
     made = representation.emit_torch(representation.read(text), weights)
     assert torch.equal(made.get_submodule("first.layer").weight, block.stem.weight)
-    images = torch.rand(1, 3, 8, 8, generator=torch.manual_seed(0))
-    with torch.no_grad():
-        assert torch.equal(made(images), block(images))
+    assert representation.bit_equal(made, block, pictures(1, 8))
 
 
 def test_a_kernel_that_is_changed_by_hand_is_built(described):
@@ -181,7 +102,9 @@ def test_more_channels_reach_the_layers_behind_them():
     made = representation.emit_torch(representation.read(TEXT.replace("out: 4", "out: 6")))
     assert made.head.in_features == 6
     first = representation.emit_torch(representation.read(TEXT))
-    assert torch.equal(first.head.weight, representation.emit_torch(first.description).head.weight)
+    assert torch.equal(
+        first.head.weight, representation.emit_torch(representation.read(TEXT)).head.weight
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,6 +122,19 @@ def test_more_channels_reach_the_layers_behind_them():
         (("input: [3, 8, 8]", "input: [3, 8]"), 3, "channels, height and width"),
         (("format: 1", "format: 7"), 1, "newer version"),
         (("name: flat,", "name: flat.,"), 9, "expected a name"),
+        (("name: flat,", "name: training,"), 9, "has something named 'training' itself"),
+        (("name: flat,", "name: a.forward.b,"), 9, "has something named 'forward' itself"),
+        (("out: 4", "out: 0"), 6, "0 is below 1"),
+        (("kernel: 3", "kernel: [3, 3, 3]"), 6, "kernel: expected a number from 1 on, or two"),
+        (("kernel: 3", "kernel: 3, groups: 0"), 6, "groups: 0 is below 1"),
+        (("stride: 2", "stride: 0"), 6, "stride: expected a number from 1 on"),
+        (("pad: 1", "pad: -1"), 6, "pad: expected a number from 0 on"),
+        (("op: flatten", "op: gelu, approximate: none at all"), 9, "is not one of none, tanh"),
+        (
+            ("op: flatten", "op: parameter, tensor: training, shape: [1]"),
+            9,
+            "PyTorch does not build it: .*training",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line(change, line, words):
@@ -212,127 +148,24 @@ def test_layers_that_do_not_fit_are_named():
         representation.emit_torch(representation.read(TEXT.replace("kernel: 3", "kernel: 99")))
 
 
-# --- kinds ------------------------------------------------------------------------------------
+def test_a_layer_that_was_made_in_python_is_named():
+    flatten = representation.KINDS["flatten"]()
+    layers = (Layer("training", flatten, ("input",)),)
+    with pytest.raises(ModelFileError, match=r"made: the layer training \(flatten\) is not built"):
+        representation.emit_torch(Description("made", (3, 8, 8), layers, "training"))
 
 
-def test_there_are_few_kinds_and_none_is_pytorchs_own():
-    assert len(KINDS) <= MOST_KINDS
-    assert not any("aten" in kind or "." in kind for kind in KINDS)
-    assert all(made.kind == kind for kind, made in KINDS.items())
-    with pytest.raises(UnknownNameError, match="conv"):
-        find("convv")
-
-
-class Odd(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Mish()
-
-    def forward(self, x):
-        return self.inner(x).flatten(1)
-
-
-def test_an_operator_without_a_kind_is_refused_by_its_name():
-    with pytest.raises(TranslationError, match="stands for mish, in inner") as told:
-        representation.import_torch(Odd(), 4)
-    assert (told.value.op_type, told.value.module) == ("mish", "inner")
-
-
-def test_a_kind_is_added_in_ten_lines(monkeypatch):
-    monkeypatch.setattr(sys.modules[operator.__module__], "KINDS", KINDS)
-    before = dict(KINDS)
-
-    @operator("mish", "mish", "mish_")
-    class Mish(Operator):
-        def torch(self):
-            return nn.Mish()
-
-        def keras(self, k, x):
-            return x * k.ops.tanh(k.ops.softplus(x))
-
-    try:
-        description, _ = assert_equal(Odd().eval(), 4)
-        assert [layer.operator.kind for layer in description.layers] == ["mish", "flatten"]
-    finally:
-        KINDS.clear()
-        KINDS.update(before)
-
-
-def test_a_kind_can_be_registered_twice(monkeypatch):
-    """As by a cell of a notebook that is run again."""
-
-    class Mish(Operator):
-        def torch(self):
-            return nn.Mish()
-
-    try:
-        first = operator("mish", "mish")(Mish)
-        assert operator("mish", "mish", "mish_")(Mish) is first and first.aten == ("mish", "mish_")
-    finally:
-        KINDS.pop("mish", None)
-
-
-def test_variants_that_a_kind_cannot_say_are_refused():
-    class Variant(nn.Module):
-        def __init__(self, function):
-            super().__init__()
-            self.function = function
-
-        def forward(self, x):
-            return self.function(x)
-
-    functional = nn.functional
-    for function, name in (
-        (lambda x: functional.hardtanh(x, -1, 1), "hardtanh"),
-        (lambda x: functional.max_pool2d(x, 3, dilation=2), "max_pool2d"),
-        (lambda x: functional.avg_pool2d(x, 3, padding=1), "avg_pool2d"),
-        (lambda x: functional.adaptive_avg_pool2d(x, 2), "adaptive_avg_pool2d"),
-        (lambda x: x[:, :, ::2], "slice"),
-        (lambda x: torch.add(x, x, alpha=2), "add"),
-        (lambda x: functional.pad(x, (1, 1, 1, 1), value=3.0), "pad"),
-    ):
-        with pytest.raises(TranslationError, match=f"stands for .*{name}"):
-            representation.import_torch(Variant(function).eval(), 9)
-
-
-def test_keras_is_asked_for_only_where_it_is_used(described):
-    if _has_keras():
-        pytest.skip("Keras is installed here")
-    with pytest.raises(MissingToolError, match="labutils tools install keras"):
-        representation.emit_keras(*described)
-
-
-def _has_keras():
-    import importlib.util
-
-    return importlib.util.find_spec("keras") is not None
-
-
-@pytest.fixture(scope="module")
-def keras():
-    """Keras in its own environment, where somebody installed it."""
-    if environment.survey("keras").state != "installed":
-        pytest.skip("`labutils tools install keras` was not run")
-    with calling.opened("keras", Path(keras_program.__file__)) as tool:
-        yield tool
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["block", "fbnet_a", "mobilenet_v3_small"])
-def test_keras_computes_the_same(keras, name, tmp_path):
-    size = 8 if name == "block" else 64
-    network = randomized(Block() if name == "block" else architectures.find(name).build(16))
-    description, weights = representation.import_torch(network, size)
-    images = torch.rand(4, 3, size, size, generator=torch.manual_seed(1))
-    with torch.no_grad():
-        expected = network(images).numpy()
-    given = {name: value.numpy() for name, value in weights.items()}
-    found = keras.ask("run", text=description.to_yaml(), images=images.numpy(), **given)["logits"]
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
-    wrong = description.to_yaml().replace("eps: 0.001", "eps: 0.1")
-    if wrong != description.to_yaml():
-        found = keras.ask("run", text=wrong, images=images.numpy(), **given)["logits"]
-        assert np.abs(found - expected).max() > 1e-3 * np.abs(expected).max()
+def test_a_deep_network_is_read_again():
+    conv = representation.KINDS["conv"](out=3, kernel=3, pad=1, bias=True)
+    names = ["input", *(f"features.{number}.conv" for number in range(1000))]
+    layers = [Layer(name, conv, (before,), name) for before, name in itertools.pairwise(names)]
+    deep = Description("deep", (3, 8, 8), tuple(layers), names[-1])
+    assert representation.read(deep.to_yaml()) == deep
+    bomb = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+    for name, before in zip("bcdefg", "abcdef", strict=True):
+        bomb += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    with pytest.raises(ModelFileError, match="more than 100,000 values, what aliases stand for"):
+        representation.read(bomb)
 
 
 # --- the command line -------------------------------------------------------------------------
@@ -350,6 +183,19 @@ def test_the_command_writes_and_builds(lab, tmp_path):
     assert code == 0 and found["weights"] and found["kinds"]["conv"] > 40
     file.with_suffix(".safetensors").unlink()
     assert "initial weights" in lab("represent", file)[1]
+
+
+@pytest.mark.slow
+def test_the_command_takes_an_exported_program(lab, tmp_path, block):
+    """Also one that takes a single picture, and whose modules are gone."""
+    pt2, file = tmp_path / "block.pt2", tmp_path / "block.yaml"
+    torch.export.save(torch.export.export(block, (pictures(1, 8),)), pt2)
+    code, out, said = lab("represent", pt2, "-o", file)
+    assert code == 0, said
+    assert "bit-equal to PyTorch on 1 random picture" in out
+    weights = representation.import_torch(block, 8)[1]
+    made = representation.emit_torch(representation.load(file), weights)
+    assert representation.bit_equal(made, block, pictures(1, 8))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from .options import NAME_HELP, WEIGHTS_HELP, command, emit, say, size_argument
 if TYPE_CHECKING:
     from ..representation import Description
 
-_PICTURES = 2  # random ones, on which both networks must give the same bits
+_PICTURES = 2  # random ones, on which both networks must give the same bits; a .pt2 may take one
 
 
 def add(commands: Any) -> None:
@@ -89,20 +89,21 @@ def _written(chosen: argparse.Namespace) -> Represented:
 
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     if model.module is None or model.input_shape is None:
-        raise UsageError(f"{model.name} is a file: represent takes a network of PyTorch by name.")
+        raise UsageError(
+            f"{model.name}: represent takes a network of PyTorch, by name or as a .pt2."
+        )
     paths.refuse_unwritable(chosen.output)
     _, _, height, width = model.input_shape
     description, weights = representation.import_torch(model.module, (height, width), model.name)
     again = representation.emit_torch(representation.read(description.to_yaml()), weights)
-    pictures = torch.rand(_PICTURES, *description.input, generator=torch.manual_seed(0))
-    with torch.no_grad():
-        same = torch.equal(again(pictures), model.module(pictures))
-    if not same:
+    number = 1 if model.file else _PICTURES
+    pictures = torch.rand(number, *description.input, generator=torch.manual_seed(0))
+    if not representation.bit_equal(again, model.module, pictures):
         raise ParityError(
             f"{model.name} and what its description builds differ. Nothing was written: it is "
             "not described by these kinds of layers. Use ONNX or .pt2 for it."
         )
-    say(chosen, f"bit-equal to PyTorch on {_PICTURES} random pictures")
+    say(chosen, f"bit-equal to PyTorch on {counted(number, 'random picture')}")
     file = _weights_file(chosen.output)
     paths.write_bytes(file, save({name: value.clone() for name, value in weights.items()}))
     description.save(chosen.output)

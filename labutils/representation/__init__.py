@@ -11,7 +11,7 @@ from .description import Description, Layer, load, read
 from .importing import import_torch
 from .keras_model import emit_keras
 from .operator import KINDS, Call, Operator, operator
-from .pytorch import Network, emit_torch
+from .pytorch import Network, bit_equal, emit_torch
 
 __all__ = [
     "KINDS",
@@ -20,6 +20,7 @@ __all__ = [
     "Layer",
     "Network",
     "Operator",
+    "bit_equal",
     "emit_keras",
     "emit_torch",
     "import_torch",

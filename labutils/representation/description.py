@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from .. import paths, untrusted, validation
 from ..errors import ModelFileError, worded
 from ..located_yaml import Fail
-from . import tensor_operators  # noqa: F401 - registers the kinds, and those of operators
-from .operator import KINDS, Operator
+from . import shape_operators, tensor_operators  # noqa: F401 - registers the kinds
+from .operator import KINDS, Operator, built
 
 FORMAT = 1
 _NAME = re.compile(r"\w+(\.\w+)*")
 _OWN = ("name", "op", "from", "weights")
+_MODULE = nn.Module()
+_MOST_VALUES = 100_000  # in a text: some 6,000 layers
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,20 @@ class Layer:
         The names of the layers whose outputs it takes.
     weights
         What its weights are called beside the text: a prefix such as ``features.0.0``, to which
-        ``.weight`` is added; empty for layers without weights.
+        ``.weight`` is added, or a pattern such as ``attention.in_proj_*``; empty for layers without
+        weights, or whose weights have no prefix.
     """
 
     name: str
     operator: Operator
     inputs: tuple[str, ...]
     weights: str = ""
+
+    def full_name(self, own: str) -> str:
+        """Return what one of its weights is called beside the text."""
+        if "*" in self.weights:
+            return self.weights.replace("*", own)
+        return f"{self.weights}.{own}" if self.weights else own
 
 
 @dataclass(frozen=True)
@@ -70,16 +80,29 @@ class Description:
         """Return it as text, a line for each layer; `read` reads it back equal."""
         head = {"format": FORMAT, "name": self.name, "input": list(self.input)}
         text = yaml.safe_dump(head, sort_keys=False, default_flow_style=None)
-        lines, before = [], "input"
+        lines: list[str] = []
+        before = "input"
         for layer in self.layers:
             lines.append("- " + _flow(_written(layer, before)))
             before = layer.name
         output = _flow(self.output)  # quoted where a name is a number: '3' of a plain Sequential
-        return text + f"output: {output}\nlayers:\n" + "\n".join(lines) + "\n"
+        text += f"output: {output}\nlayers:" + ("" if lines else " []")
+        return "\n".join([text, *lines]) + "\n"
 
     def save(self, file: str | Path) -> None:
         """Write it as a YAML file."""
         paths.write_text(file, self.to_yaml())
+
+
+def as_written(begin: str) -> str:
+    """Return what a layer says of its weights, whose names begin so.
+
+    Examples
+    --------
+    >>> as_written("features.0."), as_written("attention.in_proj_"), as_written("")
+    ('features.0', 'attention.in_proj_*', '')
+    """
+    return begin.removesuffix(".") if begin.endswith(".") or not begin else f"{begin}*"
 
 
 def _flow(value: Any) -> str:
@@ -125,7 +148,8 @@ def read(text: str, file: str = "the text") -> Description:
     """Return the description that YAML text holds; raises as `load` does."""
     from .. import located_yaml
 
-    data, fail = located_yaml.read(text, file, "a description of a network", ModelFileError)
+    what = "a description of a network"
+    data, fail = located_yaml.read(text, file, what, ModelFileError, _MOST_VALUES)
     data = validation.without_format(data, FORMAT, fail)
     if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
         raise fail(("layers",), "expected a list of layers")
@@ -134,7 +158,7 @@ def read(text: str, file: str = "the text") -> Description:
     if len(head.input) != 3 or min(head.input) < 1:
         raise fail(("input",), "expected channels, height and width")
     layers = _layers(data["layers"], fail)
-    names = {layer.name for layer in layers}
+    names = {"input", *(layer.name for layer in layers)}
     if head.output not in names:
         raise fail(
             ("output",), f"there is no layer named {head.output!r}{_near(head.output, names)}"
@@ -172,6 +196,8 @@ def _layer(values: Any, before: str, path: tuple[str | int, ...], fail: Fail) ->
         raise fail((*path, "op"), f"there is no kind of layers named {untrusted.shown(kind)}{near}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise fail((*path, "name"), f"expected a name such as features.0, found {name!r}")
+    if taken := next((part for part in name.split(".") if hasattr(_MODULE, part)), None):
+        raise fail((*path, "name"), f"a module of PyTorch has something named {taken!r} itself")
     given, weights = values.get("from", before), values.get("weights", "")
     given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
@@ -180,6 +206,10 @@ def _layer(values: Any, before: str, path: tuple[str | int, ...], fail: Fail) ->
         raise fail((*path, "weights"), "expected what the weights are called")
     rest = {key: value for key, value in values.items() if key not in _OWN}
     made = validation.checked(KINDS[kind], rest, fail, path)
+    try:
+        built(made)
+    except ValueError as error:
+        raise fail(path, f"PyTorch does not build it: {error}") from None
     return Layer(name, made, tuple(given), weights)
 
 

@@ -11,7 +11,7 @@ PyTorch that it stands for, and two methods say what it is in PyTorch and in Ker
         def keras(self, k, x):
             return k.ops.hard_silu(x)
 
-If you need another kind, write such a class and import it; tests/test_representation.py shows
+If you need another kind, write such a class and import it; tests/test_representation_keras.py shows
 how one is tested.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from ..errors import UnknownNameError
 
@@ -45,7 +45,8 @@ class Call:
     arguments
         Name -> value, defaults included. Tensors are nodes of the program.
     shapes
-        The shapes of its tensors, by argument; ``result`` is that of the result.
+        The shapes of its tensors, by argument; ``result`` is that of the result. -1 stands for a
+        side that grows with the number of pictures.
     """
 
     target: str
@@ -66,6 +67,9 @@ class Operator:
     """Arguments of the call that are the layer's inputs; by default all tensors but weights."""
     weights: ClassVar[dict[str, str]] = {}
     """Argument of the call -> what the weight is called in the layer."""
+    order: ClassVar[Literal["channels_last", "pytorch", "any"]] = "channels_last"
+    """How the dimensions of four lie in Keras: channels last, as in PyTorch, or as they come (then
+    `Keras.axis` finds them)."""
 
     @classmethod
     def of(cls, call: Call) -> Operator | None:
@@ -78,8 +82,8 @@ class Operator:
         raise NotImplementedError
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
-        """Return the layer's output in Keras, channels last."""
-        raise NotImplementedError
+        """Return the layer's output in Keras, in the same order as the inputs."""
+        raise k.cannot("its kind has no method keras")
 
     def keras_weights(self, own: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Return weights of PyTorch, by name, in the order and layout of the Keras layer."""
@@ -119,6 +123,26 @@ def find(kind: str) -> type[Operator]:
     if kind not in KINDS:
         raise UnknownNameError("kind of layers", kind, KINDS)
     return KINDS[kind]
+
+
+def built(made: Operator) -> nn.Module:
+    """Return a layer in PyTorch; the state of its random numbers stays as it was.
+
+    Raises
+    ------
+    ValueError
+        PyTorch does not build a layer with these hyper-parameters; with its reason, in a line.
+    """
+    import torch
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = made.torch()
+    except Exception as error:  # a learner's own kind may raise anything
+        raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(f"torch() of {made.kind} returns no module")
+    return module
 
 
 def imported(call: Call) -> Operator | None:

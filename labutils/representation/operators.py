@@ -1,13 +1,15 @@
-"""Kinds of layers of convolutional classifiers: those with weights, and activations."""
+"""Kinds of layers of classifiers: those with weights, and activations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, doc
 from torch import nn
 
+from .norms import LazyBatchNorm, LazyGroupNorm, LazyLayerNorm
 from .operator import Call, Operator, operator
 
 if TYPE_CHECKING:
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 
     from .keras_model import Keras
 
+Count = Annotated[int, Ge(1)]
+Sides = Annotated[Count | tuple[Count, Count], doc("a number from 1 on, or two: height and width")]
+Pads = Annotated[
+    Annotated[int, Ge(0)] | tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]],
+    doc("a number from 0 on, or two: height and width"),
+]
 Pair = int | tuple[int, int]
 
 
@@ -57,12 +65,12 @@ def two(value: Pair) -> tuple[int, int]:
 class Convolution(Operator):
     """A convolution with `out` channels; depthwise where `groups` is the number of channels."""
 
-    out: int
-    kernel: Pair = 1
-    stride: Pair = 1
-    pad: Pair = 0
-    dilation: Pair = 1
-    groups: int = 1
+    out: Count
+    kernel: Sides = 1
+    stride: Sides = 1
+    pad: Pads = 0
+    dilation: Sides = 1
+    groups: Count = 1
     bias: bool = False
 
     inputs = ("input",)
@@ -70,12 +78,17 @@ class Convolution(Operator):
 
     @classmethod
     def of(cls, call: Call) -> Convolution | None:
-        """Return the layer that a call stands for."""
+        """Return the layer; None where "same" would pad one side more than the other."""
         out, _, *kernel = call.shapes["weight"]
-        sizes = {"stride": call["stride"], "pad": call["padding"], "dilation": call["dilation"]}
+        pad, dilation = call["padding"], two(pair(call["dilation"]))
+        if isinstance(pad, str):
+            around = [d * (n - 1) for n, d in zip(kernel, dilation, strict=True)]
+            pad = [n // 2 for n in around] if pad == "same" else [0, 0]
+            if call["padding"] == "same" and any(n % 2 for n in around):
+                return None
         return cls(
-            out=out, kernel=pair(kernel), groups=call["groups"], bias=call["bias"] is not None,
-            **{name: pair(value) for name, value in sizes.items()},
+            out=out, kernel=pair(kernel), stride=pair(call["stride"]), pad=pair(pad),
+            dilation=pair(dilation), groups=call["groups"], bias=call["bias"] is not None,
         )  # fmt: skip
 
     def torch(self) -> nn.Module:
@@ -88,7 +101,7 @@ class Convolution(Operator):
         """Return the output in Keras; what is padded is padded first, alike on both sides."""
         (x,) = inputs
         if self.pad != 0:
-            x = k.layers.ZeroPadding2D(two(self.pad), name=f"{k.name}_pad")(x)
+            x = k.layers.ZeroPadding2D(two(self.pad), name=k.named("pad"))(x)
         common = {
             "kernel_size": two(self.kernel), "strides": two(self.stride), "padding": "valid",
             "dilation_rate": two(self.dilation), "use_bias": self.bias,
@@ -111,13 +124,14 @@ class Convolution(Operator):
 
 @operator("linear", "linear")
 class Linear(Operator):
-    """A matrix product with `out` results."""
+    """A matrix product along the last dimension, with `out` results."""
 
-    out: int
+    out: Count
     bias: bool = False
 
     inputs = ("input",)
     weights = {"weight": "weight", "bias": "bias"}
+    order = "pytorch"
 
     @classmethod
     def of(cls, call: Call) -> Linear | None:
@@ -139,7 +153,7 @@ class Linear(Operator):
 
 @operator("batch_norm", "batch_norm")
 class BatchNorm(Operator):
-    """BatchNorm with its stored statistics."""
+    """BatchNorm with its stored statistics, along dimension 1."""
 
     eps: float = 1e-5
 
@@ -148,6 +162,7 @@ class BatchNorm(Operator):
         "weight": "weight", "bias": "bias", "running_mean": "running_mean",
         "running_var": "running_var",
     }  # fmt: skip
+    order = "any"
 
     @classmethod
     def of(cls, call: Call) -> BatchNorm | None:
@@ -157,17 +172,75 @@ class BatchNorm(Operator):
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""
-        return nn.LazyBatchNorm2d(self.eps)
+        return LazyBatchNorm(self.eps)
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
         """Return the output in Keras, whose own epsilon would be 1e-3."""
-        return k.weighted(k.layers.BatchNormalization(epsilon=self.eps, name=k.name), *inputs)
+        axis = k.axis(1, *inputs)
+        made = k.layers.BatchNormalization(axis=axis, epsilon=self.eps, name=k.name)
+        return k.weighted(made, *inputs)
+
+
+@operator("layer_norm", "layer_norm")
+class LayerNorm(Operator):
+    """LayerNorm over the last dimension, as PyTorch numbers them."""
+
+    eps: float = 1e-5
+
+    inputs = ("input",)
+    weights = {"weight": "weight", "bias": "bias"}
+    order = "pytorch"
+
+    @classmethod
+    def of(cls, call: Call) -> LayerNorm | None:
+        """Return the layer; None without scale and shift, or over several dimensions."""
+        whole = call["weight"] is not None and call["bias"] is not None
+        return cls(call["eps"]) if whole and len(call["normalized_shape"]) == 1 else None
+
+    def torch(self) -> nn.Module:
+        """Return the layer in PyTorch."""
+        return LazyLayerNorm(self.eps)
+
+    def keras(self, k: Keras, *inputs: Any) -> Any:
+        """Return the output in Keras, whose own epsilon would be 1e-3."""
+        made = k.layers.LayerNormalization(epsilon=self.eps, name=k.name)
+        return k.weighted(made, *inputs)
+
+
+@operator("group_norm", "group_norm")
+class GroupNorm(Operator):
+    """The channels of each group normalized together; with one group, all of a picture."""
+
+    groups: Count = 1
+    eps: float = 1e-5
+
+    inputs = ("input",)
+    weights = {"weight": "weight", "bias": "bias"}
+    order = "any"
+
+    @classmethod
+    def of(cls, call: Call) -> GroupNorm | None:
+        """Return the layer; None without scale and shift."""
+        whole = call["weight"] is not None and call["bias"] is not None
+        return cls(call["num_groups"], call["eps"]) if whole else None
+
+    def torch(self) -> nn.Module:
+        """Return the layer in PyTorch."""
+        return LazyGroupNorm(self.groups, self.eps)
+
+    def keras(self, k: Keras, *inputs: Any) -> Any:
+        """Return the output in Keras, whose own epsilon would be 1e-3."""
+        axis = k.axis(1, *inputs)
+        made = k.layers.GroupNormalization(self.groups, axis, self.eps, name=k.name)
+        return k.weighted(made, *inputs)
 
 
 def _activation(kind: str, aten: tuple[str, ...], made: type[nn.Module], keras: str) -> None:
     """Register an activation without hyper-parameters."""
 
     class Activation(Operator):
+        order = "any"
+
         def torch(self) -> nn.Module:
             return made()
 
@@ -189,6 +262,8 @@ _activation("silu", ("silu", "silu_"), nn.SiLU, "silu")
 class ReLU6(Operator):
     """ReLU that ends at 6."""
 
+    order = "any"
+
     @classmethod
     def of(cls, call: Call) -> ReLU6 | None:
         """Return the layer; None where the limits are not 0 and 6."""
@@ -209,7 +284,9 @@ class ReLU6(Operator):
 class GELU(Operator):
     """GELU, exact or with tanh."""
 
-    approximate: str = "none"
+    approximate: Literal["none", "tanh"] = "none"
+
+    order = "any"
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""

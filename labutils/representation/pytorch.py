@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import ModelFileError, counted
 from .description import Description, Layer
+from .operator import built
 
 _SEED = 0
 
@@ -24,19 +25,25 @@ class Network(nn.Module):
 
     def __init__(self, description: Description) -> None:
         super().__init__()
-        self.description = description
+        self._description = description
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             for layer in description.layers:
-                _put(self, layer.name, layer.operator.torch())
+                try:
+                    _put(self, layer.name, built(layer.operator))
+                except (ValueError, KeyError) as error:
+                    raise ModelFileError(
+                        f"{description.name}: the layer {layer.name} ({layer.operator.kind}) is "
+                        f"not built: {error.args[0]}"
+                    ) from None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the output of the last layer for pictures (n, channels, height, width)."""
         values = {"input": x}
-        for layer in self.description.layers:
+        for layer in self._description.layers:
             given = [values[name] for name in layer.inputs]
             values[layer.name] = self.get_submodule(layer.name)(*given)
-        return values[self.description.output]
+        return values[self._description.output]
 
 
 def emit_torch(
@@ -65,11 +72,26 @@ def emit_torch(
     return made.requires_grad_(False)
 
 
-def weight_names(layer: Layer, network: Network) -> dict[str, str]:
+def bit_equal(one: nn.Module, other: nn.Module, pictures: torch.Tensor) -> bool:
+    """Whether two networks give the same bits for pictures (n, channels, height, width).
+
+    nn.MultiheadAttention has a fused kernel with other bits, which torch.export does not take: it
+    is off meanwhile. A matrix product can have other bits where weights require gradients.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            return torch.equal(one(pictures), other(pictures))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def weight_names(layer: Layer, network: nn.Module) -> dict[str, str]:
     """Return what a layer calls its weights -> their names beside the description."""
     state = network.get_submodule(layer.name).state_dict()
     own = [name for name in state if name != "num_batches_tracked"]
-    return {name: f"{layer.weights}.{name}" if layer.weights else name for name in own}
+    return {name: layer.full_name(name) for name in own}
 
 
 def _put(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -83,23 +105,23 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
 
 def _measured(network: Network) -> None:
     """Give lazy layers their shapes, from one picture; the first that does not fit is named."""
-    values = {"input": torch.zeros(1, *network.description.input)}
-    for layer in network.description.layers:
+    values = {"input": torch.zeros(1, *network._description.input)}
+    for layer in network._description.layers:
         given = [values[name] for name in layer.inputs]
         try:
             values[layer.name] = network.get_submodule(layer.name)(*given)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            shapes = " and ".join(str(tuple(x.shape)) for x in given)
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # a learner's own kind may raise anything
+            shapes = " and ".join(str(tuple(x.shape)) for x in given) or "none"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelFileError(
-                f"{network.description.name}: the layer {layer.name} ({layer.operator.kind}) does "
+                f"{network._description.name}: the layer {layer.name} ({layer.operator.kind}) does "
                 f"not take inputs of shape {shapes}: {reason}"
             ) from None
 
 
 def _load_(network: Network, weights: Mapping[str, torch.Tensor]) -> None:
     problems = []
-    for layer in network.description.layers:
+    for layer in network._description.layers:
         state = network.get_submodule(layer.name).state_dict()
         for own, full in weight_names(layer, network).items():
             if full not in weights:
@@ -114,6 +136,7 @@ def _load_(network: Network, weights: Mapping[str, torch.Tensor]) -> None:
     if problems:
         more = f"; {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelFileError(
-            f"{network.description.name}: the weights do not fit {counted(len(problems), 'time')}: "
-            f"{'; '.join(problems[:5])}{more}. Build it without weights to train it."
+            f"{network._description.name}: the weights do not fit "
+            f"{counted(len(problems), 'time')}: {'; '.join(problems[:5])}{more}. Build it without "
+            "weights to train it."
         )

@@ -1,15 +1,16 @@
-"""Kinds of layers without weights: pooling, arithmetic, and tensors cut and put together."""
+"""Kinds of layers without weights: pooling, arithmetic and what attention is made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .operator import Call, Operator, operator
-from .operators import Function, Pair, pair, two
+from .operators import Function, Pads, Sides, pair, two
 
 if TYPE_CHECKING:
     from .keras_model import Keras
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 class MaxPool(Operator):
     """The greatest value of a window."""
 
-    kernel: Pair
-    stride: Pair = 1
-    pad: Pair = 0
+    kernel: Sides
+    stride: Sides = 1
+    pad: Pads = 0
     ceil: bool = False
 
     inputs = ("self",)
@@ -58,28 +59,40 @@ class MaxPool(Operator):
 
 @operator("avg_pool", "avg_pool2d")
 class AvgPool(Operator):
-    """The mean of a window, without padding."""
+    """The mean of a window; `count_pad` says whether zeros of the padding are counted."""
 
-    kernel: Pair
-    stride: Pair = 1
+    kernel: Sides
+    stride: Sides = 1
+    pad: Pads = 0
+    count_pad: bool = True
 
     inputs = ("self",)
 
     @classmethod
     def of(cls, call: Call) -> AvgPool | None:
-        """Return the layer that a call stands for; None for one that is padded."""
-        if pair(call["padding"]) != 0 or call["ceil_mode"] or call["divisor_override"]:
+        """Return the layer that a call stands for; None for ceil_mode or another divisor."""
+        if call["ceil_mode"] or call["divisor_override"]:
             return None
-        kernel = pair(call["kernel_size"])
-        return cls(kernel, pair(call["stride"]) if call["stride"] else kernel)
+        kernel, pad = pair(call["kernel_size"]), pair(call["padding"])
+        stride = pair(call["stride"]) if call["stride"] else kernel
+        return cls(kernel, stride, pad, pad == 0 or call["count_include_pad"])
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""
-        return nn.AvgPool2d(self.kernel, self.stride)
+        return nn.AvgPool2d(self.kernel, self.stride, self.pad, count_include_pad=self.count_pad)
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
-        """Return the output in Keras."""
-        return k.ops.average_pool(*inputs, two(self.kernel), two(self.stride), "valid")
+        """Return the output in Keras; what is not counted is divided out."""
+        around = [(0, 0), *((n, n) for n in two(self.pad)), (0, 0)]
+
+        def mean(x: Any) -> Any:
+            x = k.ops.pad(x, around) if self.pad != 0 else x
+            return k.ops.average_pool(x, two(self.kernel), two(self.stride), "valid")
+
+        (x,) = inputs
+        if self.count_pad:
+            return mean(x)
+        return mean(x) / mean(np.ones((1, *x.shape[1:3], 1), np.float32))
 
 
 @operator("global_avg_pool", "adaptive_avg_pool2d")
@@ -109,6 +122,8 @@ class Mean(Operator):
     dims: tuple[int, ...]
     keep: bool = False
 
+    order = "any"
+
     @classmethod
     def of(cls, call: Call) -> Mean | None:
         """Return the layer that a call stands for; None for the mean of everything."""
@@ -124,32 +139,10 @@ class Mean(Operator):
     def keras(self, k: Keras, *inputs: Any) -> Any:
         """Return the output in Keras."""
         (x,) = inputs
-        if len(x.shape) == 4 and set(self.dims) != {2, 3}:
-            raise k.cannot(f"the mean over dimensions {self.dims} of a picture")
-        dims = (1, 2) if len(x.shape) == 4 else self.dims
-        return k.ops.mean(x, axis=dims, keepdims=self.keep)
-
-
-@operator("flatten", "flatten")
-class Flatten(Operator):
-    """All dimensions but the first as one."""
-
-    @classmethod
-    def of(cls, call: Call) -> Flatten | None:
-        """Return the layer; None where not all of them become one."""
-        last = len(call.shapes["self"]) - 1
-        return cls() if call["start_dim"] == 1 and call["end_dim"] in (-1, last) else None
-
-    def torch(self) -> nn.Module:
-        """Return the layer in PyTorch."""
-        return nn.Flatten()
-
-    def keras(self, k: Keras, *inputs: Any) -> Any:
-        """Return the output in Keras, in the order of PyTorch: channels first."""
-        (x,) = inputs
-        if len(x.shape) == 4 and tuple(x.shape[1:3]) != (1, 1):
-            x = k.ops.transpose(x, (0, 3, 1, 2))
-        return k.layers.Flatten(name=k.name)(x)
+        if not self.keep and 1 not in self.dims and not {2, 3} <= {*self.dims}:
+            x = k.in_pytorchs_order(x)  # what is left would be in another order
+        axes = tuple(k.axis(dim, x) for dim in self.dims)
+        return k.ops.mean(x, axis=axes, keepdims=self.keep)
 
 
 def _arithmetic(kind: str, function: Callable[..., torch.Tensor], keras: str) -> None:
@@ -157,6 +150,8 @@ def _arithmetic(kind: str, function: Callable[..., torch.Tensor], keras: str) ->
 
     class Arithmetic(Operator):
         by: float | None = None
+
+        order = "any"
 
         @classmethod
         def of(cls, call: Call) -> Arithmetic | None:
@@ -171,110 +166,103 @@ def _arithmetic(kind: str, function: Callable[..., torch.Tensor], keras: str) ->
             return Function(f"{kind} {self.by}", lambda x: function(x, self.by))
 
         def keras(self, k: Keras, *inputs: Any) -> Any:
-            given = [*inputs, *([] if self.by is None else [self.by])]
-            if len({len(x.shape) for x in inputs}) > 1:
-                raise k.cannot(f"{kind} of tensors with different numbers of dimensions")
-            return getattr(k.ops, keras)(*given)
+            rank = max(len(x.shape) for x in inputs)
+            given = [k.of_rank(rank, x) for x in inputs]
+            return getattr(k.ops, keras)(*given, *([] if self.by is None else [self.by]))
 
     Arithmetic.__name__ = Arithmetic.__qualname__ = kind.capitalize()
     operator(kind, kind, f"{kind}_")(Arithmetic)
 
 
 _arithmetic("add", torch.add, "add")
+_arithmetic("sub", torch.sub, "subtract")
 _arithmetic("mul", torch.mul, "multiply")
+_arithmetic("div", torch.div, "divide")
 
 
-@operator("concat", "cat")
-class Concat(Operator):
-    """Tensors one after another, along a dimension as PyTorch numbers them."""
+@operator("normalize")
+class Normalize(Operator):
+    """Vectors along a dimension divided by their length; the importer makes it of four calls."""
 
     dim: int = 1
+    eps: float = 1e-12
 
-    @classmethod
-    def of(cls, call: Call) -> Concat | None:
-        """Return the layer that a call stands for."""
-        return cls(call["dim"] % len(call.shapes["result"]))
+    order = "any"
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""
-        return Function(f"along {self.dim}", lambda *x: torch.cat(x, self.dim))
+        words = f"along {self.dim}"
+        normalize = nn.functional.normalize
+        return Function(words, lambda x: normalize(x, dim=self.dim, eps=self.eps))
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
         """Return the output in Keras."""
-        return k.ops.concatenate(inputs, axis=k.axis(self.dim, inputs[0]))
+        (x,) = inputs
+        squares = k.ops.sum(k.ops.square(x), axis=k.axis(self.dim, x), keepdims=True)
+        return x / k.ops.maximum(k.ops.sqrt(squares), self.eps)
 
 
-@operator("slice", "slice", "chunk", "split", "split_with_sizes", "narrow")
-class Slice(Operator):
-    """A part of a tensor along a dimension as PyTorch numbers them."""
+@operator("softmax", "softmax")
+class Softmax(Operator):
+    """Softmax along a dimension as PyTorch numbers them."""
 
     dim: int
-    start: int = 0
-    end: int = 0
+
+    order = "any"
 
     @classmethod
-    def of(cls, call: Call) -> Slice | None:
-        """Return the layer that a call stands for; None for steps."""
-        if call.target != "slice" or call["step"] != 1:
-            return None  # chunk and split are taken apart by the importer
-        rank = call.shapes["self"]
-        dim = call["dim"] % len(rank)
-        start, end = (call[name] or 0 for name in ("start", "end"))
-        end = min(end if call["end"] is not None else rank[dim], rank[dim])
-        return cls(
-            dim, start % rank[dim] if start < 0 else start, end % rank[dim] if end < 0 else end
-        )
+    def of(cls, call: Call) -> Softmax | None:
+        """Return the layer that a call stands for."""
+        return cls(call["dim"] % len(call.shapes["self"]))
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""
-        length = self.end - self.start
-        words = f"{self.start} to {self.end} along {self.dim}"
-        return Function(words, lambda x: x.narrow(self.dim, self.start, length))
+        return nn.Softmax(self.dim)
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
         """Return the output in Keras."""
-        (x,) = inputs
-        axis = k.axis(self.dim, x)
-        return x[(slice(None),) * axis + (slice(self.start, self.end),)]
+        return k.ops.softmax(*inputs, axis=k.axis(self.dim, *inputs))
 
 
-@operator("shuffle")
-class Shuffle(Operator):
-    """Channels of all groups in turns; the importer makes it of a view, a transpose and a view."""
+@operator("matmul", "matmul", "bmm")
+class MatMul(Operator):
+    """The product of two tensors as matrices of their last two dimensions."""
 
-    groups: int
+    order = "pytorch"
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""
-        return nn.ChannelShuffle(self.groups)
+        return Function("", torch.matmul)
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
         """Return the output in Keras."""
-        (x,) = inputs
-        _, height, width, channels = x.shape
-        grouped = k.ops.reshape(x, (-1, height, width, self.groups, channels // self.groups))
-        turned = k.ops.transpose(grouped, (0, 1, 2, 4, 3))
-        return k.ops.reshape(turned, (-1, height, width, channels))
+        return k.ops.matmul(*inputs)
 
 
-@operator("pad", "pad", "constant_pad_nd")
-class Pad(Operator):
-    """Zeros around the picture: left, right, top, bottom."""
+@operator("attention", "scaled_dot_product_attention")
+class Attention(Operator):
+    """Values weighted by how queries fit keys: softmax(q k^T * scale) v, without a mask."""
 
-    sides: tuple[int, ...]
+    scale: float | None = None
+
+    inputs = ("query", "key", "value")
+    order = "pytorch"
 
     @classmethod
-    def of(cls, call: Call) -> Pad | None:
-        """Return the layer that a call stands for; None for other values, or other dimensions."""
+    def of(cls, call: Call) -> Attention | None:
+        """Return the layer; None with a mask, or where heads share keys."""
         given = call.arguments
-        plain = given.get("mode", "constant") == "constant" and not given.get("value")
-        return cls(tuple(call["pad"])) if plain and len(call["pad"]) == 4 else None
+        masked = given["attn_mask"] is not None or given["is_causal"] or given["dropout_p"]
+        return None if masked or given.get("enable_gqa") else cls(given["scale"])
 
     def torch(self) -> nn.Module:
         """Return the layer in PyTorch."""
-        return nn.ZeroPad2d(self.sides)  # type: ignore[arg-type]
+        attention = nn.functional.scaled_dot_product_attention
+        return Function("", lambda q, k, v: attention(q, k, v, scale=self.scale))
 
     def keras(self, k: Keras, *inputs: Any) -> Any:
-        """Return the output in Keras."""
-        left, right, top, bottom = self.sides
-        return k.layers.ZeroPadding2D(((top, bottom), (left, right)), name=k.name)(*inputs)
+        """Return the output in Keras; without a scale it is one by the root of the width."""
+        query, key, value = inputs
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        fit = k.ops.matmul(query, k.ops.swapaxes(key, -1, -2)) * scale
+        return k.ops.matmul(k.ops.softmax(fit, axis=-1), value)

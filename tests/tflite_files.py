@@ -198,6 +198,18 @@ def small_network(size=16, channels=8, classes=5, seed=0):
     return made
 
 
+def relu_network(seed=0):
+    """Return a network for images of 16 pixels; a quantizer leaves its ReLU to the range."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Hardswish(), nn.Flatten(),
+        nn.Linear(144, 5),
+    ).eval()  # fmt: skip
+
+
 def doubled(path, scale=0.05, zero=-3):
     """Write a file with int8 ends that gives its input, doubled by its scales."""
     w = Writer((1, 4, 4, 3), np.int8)

@@ -1,11 +1,13 @@
 """Recipes and QDQ files on their way to LiteRT: rules of the quantizer, ranges, what is left."""
 
 import numpy as np
+import onnx
 import pytest
 import tflite_files
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from labutils import export, litert, metrics, quantize, runtime
 from labutils.errors import UnknownNameError, UsageError
@@ -45,6 +47,47 @@ def test_a_qdq_file_is_taken_apart_into_floats_and_ranges(rounded_file):
     assert kinds.count("Relu") == 1  # where the quantizer left it to the range, it came back
     assert "" in found.codes  # the image's
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds) and not found.in_float
+
+
+@pytest.mark.parametrize("name", ["", "twice"])
+def test_nodes_without_names_of_their_own_keep_their_codes_apart(relu_file, tmp_path, name):
+    quantize.static(relu_file, tmp_path / "q.onnx", tflite_files.noise(16, 16), "int8_trim")
+    named = litert.take_apart(OnnxFile.of(tmp_path / "q.onnx"))
+    model = onnx.load(tmp_path / "q.onnx")
+    for node in model.graph.node:
+        node.name = name
+    onnx.save(model, tmp_path / "n.onnx")
+    found = litert.take_apart(OnnxFile.of(tmp_path / "n.onnx"))
+    assert found.codes[""] == named.codes[""] and len(found.codes) == len(named.codes)
+    assert set(found.codes.values()) == set(named.codes.values())
+    steps = {step.call.node for step in onnx_network.read(tmp_path / "n.onnx").children()}
+    assert set(found.codes) - {""} <= steps
+
+
+def test_a_node_that_makes_several_tensors_has_a_range_for_all(tmp_path):
+    def rounding(name, scale):
+        inputs = [name, f"{name}_s", f"{name}_z"]
+        stored = [
+            numpy_helper.from_array(np.float32(scale), inputs[1]),
+            numpy_helper.from_array(np.uint8(128), inputs[2]),
+        ]
+        codes = helper.make_node("QuantizeLinear", inputs, [f"{name}_c"])
+        return [codes, helper.make_node("DequantizeLinear", [f"{name}_c", *inputs[1:]],
+                                        [f"{name}_r"])], stored  # fmt: skip
+
+    parts = [rounding("a", 0.1), rounding("b", 2.0)]
+    split = helper.make_node("Split", ["x"], ["a", "b"], axis=1, name="split")
+    total = helper.make_node("Add", ["a_r", "b_r"], ["y"], name="total")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 8, 8])
+            for n, c in (("x", 4), ("y", 2))]  # fmt: skip
+    graph = helper.make_graph(
+        [split, *(n for nodes, _ in parts for n in nodes), total], "g", ends[:1], ends[1:],
+        [t for _, stored in parts for t in stored],
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "s.onnx")
+    codes = litert.take_apart(OnnxFile.of(tmp_path / "s.onnx")).codes["split"]
+    assert (codes.low, codes.high) == (pytest.approx(-256), pytest.approx(254))
 
 
 def test_a_layer_that_was_left_in_float_is_left_again(relu_file, tmp_path):

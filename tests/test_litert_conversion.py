@@ -32,7 +32,7 @@ def relu_file(tmp_path_factory):
 
 
 def test_without_the_converter_one_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv(environment.PLACE, str(tmp_path / "empty"))
     if not runtime.litert.probe().ok:
         pytest.skip("LiteRT's runtime is asked for first")
     call = ["convert", "mobilenet_v3_small", "--target", "litert", "-o", str(tmp_path / "x.tflite")]

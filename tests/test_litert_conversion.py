@@ -14,6 +14,7 @@ from labutils import export, litert, manifests, metrics, paths, pipeline, quanti
 from labutils.__main__ import main
 from labutils.errors import TranslationError
 from labutils.images import data
+from labutils.litert import converter as converter_module
 from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import batch
@@ -105,7 +106,8 @@ def test_what_a_max_pool_is_padded_with_is_in_no_range(converter, tmp_path):
 
 
 @pytest.mark.slow
-def test_exceptions_by_node_reach_the_file(converter, tmp_path):
+def test_exceptions_by_node_reach_the_file_or_are_told_as_lost(converter, tmp_path, monkeypatch):
+    """What torch.export cannot unflatten is converted without the names of its modules."""
     file, recipe = tmp_path / "small.onnx", tmp_path / "mine.yaml"
     export.to_onnx(tflite_files.small_network(), file, size=16)
     model = dataclasses.replace(zoo.load(file), preprocessing=PREPROCESSING)
@@ -125,6 +127,15 @@ def test_exceptions_by_node_reach_the_file(converter, tmp_path):
     assert written["DEPTHWISE_CONV_2D"].type == "int16"
     head = written["FULLY_CONNECTED"]
     assert head.type == "int8" and head.scales[0] == pytest.approx(16 / 255, rel=1e-3)
+    assert not any("traced" in note for note in made.not_carried)
+    flat = litert.TOOL_PROGRAM.read_text("utf-8").replace("torch.export.unflatten(", "_no(")
+    (tmp_path / "flat.py").write_text(flat, encoding="utf-8")
+    monkeypatch.setattr(converter_module, "TOOL_PROGRAM", tmp_path / "flat.py")
+    made = pipeline.convert_to_litert(
+        model, tmp_path / "flat.tflite", recipe=recipe, comparison=comparison
+    )
+    (lost,) = [note for note in made.not_carried if "traced" in note]
+    assert "2 nodes" in lost and "/stem/Conv" in lost and "/depthwise/Conv" in lost
 
 
 @pytest.mark.slow

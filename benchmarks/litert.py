@@ -58,6 +58,7 @@ SIZE, IMAGES, BATCH = 128, 20_000, 100
 COLUMNS = ("network", "what", "file", "MB", "n", "top-1 %", "top-5 %", "top-1 as PyTorch %",
            "PyTorch's class in the top-5 %", "points lost", "largest difference",
            "SQNR dB")  # fmt: skip
+NOTE = "Largest difference: of a logit from PyTorch's, as a share of the largest."
 AGAINST = ("network", "our int8 against", "n", "points of top-1 ahead",
            "points of agreement with PyTorch ahead")  # fmt: skip
 ONNX2TF = "onnx2tf"
@@ -331,7 +332,7 @@ class Tables:
 
     def __str__(self) -> str:
         title = "A network in PyTorch, in Keras and on LiteRT"
-        text = tabular.text(title, COLUMNS, self.rows, self.missing)
+        text = tabular.text(title, COLUMNS, self.rows, [NOTE, *self.missing])
         if not self.ahead:
             return text
         return text + "\n\n" + tabular.text("Ours beside others", AGAINST, self.ahead)

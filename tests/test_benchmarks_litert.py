@@ -17,6 +17,7 @@ sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 import content_cache
 import litert
 import results
+import surgery_coverage
 
 
 @pytest.fixture
@@ -153,3 +154,15 @@ def test_a_peer_that_cannot_be_made_leaves_the_other_comparison(tables):
 def test_a_smaller_table_does_not_replace_the_recorded_one():
     with pytest.raises(SystemExit):
         litert.main(["--images", "4"])
+
+
+# --- many networks --------------------------------------------------------------------------------
+
+
+def test_the_list_for_batch_has_every_classifier_in_float_and_int8():
+    lines = (paths.ROOT / "benchmarks" / "litert_models.txt").read_text("utf-8").splitlines()
+    listed = [line.split() for line in lines if line and not line.startswith("#")]
+    int8 = [words[0] for words in listed if words[-2:] == ["--quantize", "int8"]]
+    in_float = [words[0] for words in listed if "--quantize" not in words]
+    assert int8 == in_float == list(surgery_coverage.CLASSIFIERS)
+    assert len(listed) == 2 * len(surgery_coverage.CLASSIFIERS) == 78

@@ -68,7 +68,7 @@ def _opener(chosen: argparse.Namespace, name: str, folder: Path) -> Any:
     from ..pipeline import steps
 
     size = None if chosen.size is None else data.sides(chosen.size)
-    if name.lower().endswith((".onnx", ".dlc")):
+    if name.lower().endswith((".onnx", ".dlc", ".tflite")):
         if not Path(name).is_file():
             raise UsageError(f"There is no file {name}.")
         return throughput.opener(name, size)

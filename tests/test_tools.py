@@ -91,13 +91,15 @@ def tool(installed, tmp_path):
 # --- before anything is installed -------------------------------------------------------------
 
 
-def test_a_proprietary_tool_is_never_installed_unasked(lab, tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
+def test_a_proprietary_tool_is_never_installed_unasked(place, lab, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("something was started"))
-    assert lock.find("rknn").accepted_by
-    code, _, said = lab("tools", "install", "rknn")
-    assert code == 2 and "proprietary" in said and "--accept-licence" in said
+    text = tiny_tool.LOCK.replace("licence: MIT", "licence: TINY 1\naccepted_by: who installs it")
+    (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
+    code, _, said = lab("tools", "install", "tiny")
+    assert code == 2 and "proprietary (TINY 1): who installs it" in said
+    assert "--accept-licence to install tinytool==1.0" in said
     assert not environment.place().exists()
+    assert "TINY 1; Python" in lab("tools", "list")[1]
 
 
 def test_a_tool_for_another_python_says_which(place, monkeypatch):

@@ -1,43 +1,74 @@
 """What NV12 does to colours, by range and by where a block's chroma comes from; and who writes it.
 
-    python benchmarks/nv12_colours.py [--images 64] [--size 128]
+    python benchmarks/nv12_colours.py                        # what is recorded
+    python benchmarks/nv12_colours.py --images 8 -o FOLDER   # another run
 
 Things-16's validation pictures go through NV12 and back. Where OpenCV (opencv-python-headless) or
-PyAV (av) is installed, its bytes are compared with ours; the lab needs neither. Keeps nothing.
+PyAV (av) is installed, its bytes are compared with ours; the lab needs neither.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import results
 
-from labutils import tabular
+from labutils import paths, tabular
 from labutils.images import data, nv12
 
+PROGRAM = "nv12_colours"
+IMAGES, SIZE = 64, 128
+_WRITERS = {"OpenCV": ("cv2", "opencv-python-headless"), "PyAV": ("av", "av")}
 
-def main() -> None:
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--size", type=int, default=128)
-    chosen = parser.parse_args()
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--size", type=int, default=SIZE)
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
+    chosen = parser.parse_args(arguments)
+    place = results.place(chosen.output, (chosen.images, chosen.size) == (IMAGES, SIZE))
+    if place is None:
+        parser.error("pass -o FOLDER: another run does not replace what is recorded")
     pictures = np.asarray(data.load("val", chosen.images, chosen.size).images)
-    title = f"NV12 and back: {chosen.images} pictures of Things-16 val at {chosen.size} px"
-    columns = ("written by", "read as", "mean", "95 %", "largest", "PSNR dB")
-    print(tabular.text(title, columns, list(_errors(pictures))))
-    columns = (
-        "bytes of",
-        "luma equal",
-        "chroma equal to corner",
-        "to mean",
-        "chroma apart, largest",
+    images = f"split val of things16 (drawn), {chosen.images} images at {chosen.size} px"
+    packages = [
+        package for module, package in _WRITERS.values() if importlib.util.find_spec(module)
+    ]
+    head = results.head(
+        results.command(f"{PROGRAM}.py", arguments), images, "numpy", *packages, developed=False
     )
-    print(tabular.text("Other libraries' bytes beside ours, video range", columns,
-                       list(_others(pictures))))  # fmt: skip
+    text = f"{_own(pictures)}\n\n{_beside(pictures)}"
+    paths.write_text(place / f"{PROGRAM}.txt", "\n".join([*head, "", text]) + "\n")
+    print(text)
+    return 0
+
+
+def _own(pictures: np.ndarray) -> str:
+    columns = ("written by", "read as", "mean", "95 %", "largest", "PSNR dB")
+    notes = ["Absolute differences of pixels from the picture, of 255."]
+    return tabular.text("NV12 and back", columns, list(_errors(pictures)), notes)
+
+
+def _beside(pictures: np.ndarray) -> str:
+    columns = (
+        "bytes of", "luma equal", "apart, at most", "chroma equal to corner", "apart, at most",
+        "to mean", "apart, at most",
+    )  # fmt: skip
+    notes = [
+        "Ours with a block's chroma from its top left pixel (corner), or the mean of its four; "
+        "a writer that is neither filters chroma in another way.",
+    ]
+    title = "Other libraries' bytes beside ours, video range"
+    return tabular.text(title, columns, list(_others(pictures)), notes)
 
 
 def _errors(pictures: np.ndarray) -> Iterator[tuple[str, ...]]:
@@ -52,20 +83,23 @@ def _errors(pictures: np.ndarray) -> Iterator[tuple[str, ...]]:
 
 
 def _others(pictures: np.ndarray) -> Iterator[tuple[str, ...]]:
-    writers: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-        "OpenCV": ("cv2", _by_opencv), "PyAV": ("av", _by_pyav),
+    write: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "OpenCV": _by_opencv, "PyAV": _by_pyav,
     }  # fmt: skip
-    for name, (module, write) in writers.items():
+    height = pictures.shape[1]
+    for name, (module, _) in _WRITERS.items():
         if importlib.util.find_spec(module) is None:
-            yield name, "not made", "not installed", "", ""
+            yield name, "not made", "not installed", "", "", "", ""
             continue
-        theirs = np.stack([write(picture) for picture in pictures])
-        height = pictures.shape[1]
-        ours = {c: nv12.encode(pictures, chroma=c) for c in ("corner", "mean")}
-        luma = np.mean(theirs[:, :height] == ours["corner"][:, :height])
-        same = [np.mean(theirs[:, height:] == ours[c][:, height:]) for c in ours]
-        apart = np.abs(theirs[:, height:].astype(int) - ours["corner"][:, height:])
-        yield name, f"{100 * luma:.2f} %", *(f"{100 * s:.2f} %" for s in same), str(apart.max())
+        theirs = np.stack([write[name](picture) for picture in pictures])
+        corner, mean = (nv12.encode(pictures, chroma=c) for c in ("corner", "mean"))
+        parts = ((theirs[:, :height], corner[:, :height]), (theirs[:, height:], corner[:, height:]),
+                 (theirs[:, height:], mean[:, height:]))  # fmt: skip
+        cells = []
+        for one, other in parts:
+            apart = np.abs(one.astype(int) - other)
+            cells += [f"{100 * np.mean(apart == 0):.2f} %", str(apart.max())]
+        yield name, *cells
 
 
 def _by_opencv(picture: np.ndarray) -> np.ndarray:
@@ -85,4 +119,4 @@ def _by_pyav(picture: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -141,6 +141,10 @@ def test_the_command_says_which_mistake(lab, folder, tmp_path):
     ("options", "words"),
     [
         (("--nv12-range", "full"), "--nv12-range is for --input-check"),
+        (("--nv12-order", "nv21"), "--nv12-order is for --input-check"),
+        (("--images", 8), "--images is for --input-check"),
+        (("--input-check", "--nv12-order", "nv21", "--mean", *MEAN, "--std", *STD),
+         "does not take NV12 bytes: leave out --nv12-order"),
         (("--input-check", "--nv12-range", "full", "--mean", *MEAN, "--std", *STD),
          "does not take NV12 bytes"),
         (("--input-check", "--images", 0), "at least one picture"),

@@ -1,7 +1,11 @@
 """The tables of the RDK X5: what int8 costs and where, and what a vendor's columns hold here."""
 
+import dataclasses
+import json
+import subprocess
 import sys
 
+import colour_network
 import numpy as np
 import pytest
 import torch
@@ -9,10 +13,10 @@ from torch import nn
 
 from labutils import export, metrics, paths
 from labutils.compare import qdq_edit
-from labutils.errors import UsageError
+from labutils.errors import MissingToolError, ModelFileError, UnknownNameError, UsageError
 from labutils.images import data, nv12
 from labutils.measure import throughput
-from labutils.models import zoo
+from labutils.models import architectures, zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import rdk_emulation
 from labutils.quantize.recipe import Recipe, Weights
@@ -20,6 +24,7 @@ from labutils.rdk import bpu_form
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
+import nv12_colours
 import performance
 import ten_points
 
@@ -138,13 +143,47 @@ def test_a_node_alone_and_all_others_are_what_is_measured(bench, cache):
 def test_the_search_stays_within_the_macs_of_the_vendors_nodes(bench, cache, monkeypatch):
     monkeypatch.setattr(ten_points, "VENDORS", ("/conv_dw/Conv", "/classifier/Gemm"))
     monkeypatch.setattr(ten_points.data, "load", lambda *_: bench.pictures)
-    ours = bench.searched()
+    ours, lost = bench.searched()
     assert bench.share(ours) <= bench.share(ten_points.VENDORS) < 0.8
     rows = list(bench.rows(ours))
     assert [row.difference for row in rows[:1]] == [0.0] and len(rows) == 9
     by = {(row.what, row.input): row for row in rows}
     assert by["int8, the sample's four", "pictures"].int16_nodes == 2
     assert "march: bayes-e" in ten_points._yaml(bench, ours)
+    said = ten_points.reached(rows, lost)
+    assert ("calib, where the nodes were chosen, met" in said) == (lost <= 0.5)
+    assert ("table met" in said) == (-by["int8, ours", "pictures"].difference <= 0.5)
+    with pytest.raises(UsageError, match="has no node /nosuch"):
+        bench.share(("/conv_dw/Conv", "/nosuch"))
+
+
+def test_where_none_loses_little_it_is_said(bench):
+    rows = [dataclasses.replace(r, difference=-0.8) for r in bench_rows(bench)]
+    said = ten_points.reached(rows, 0.7)
+    assert "not met by any set on the search's front (+0.70 lost" in said
+    assert "on the images of the table not met (+0.80 lost" in said
+
+
+def bench_rows(bench):
+    logits, wide = np.eye(5), (("a",), 0.1)
+    return [ten_points.judged("int8, ours", "pictures", (logits, logits), np.arange(5), wide)]
+
+
+def test_what_single_causes_leave_unexplained_is_a_figure():
+    def loss(name, points):
+        return ten_points.Loss(name, "", 1, 20.0, 30.0, f"{points:+.2f} [-9.00, +9.00]", "", 56)
+
+    said = ten_points.explained([loss("a", -0.5), loss("b", 0.25)], loss("all nodes", -1.0))
+    assert "added up: -0.25 points; all of them together: -1.00" in said
+    assert "unexplained by single causes: -0.75 (on the same 56 images)" in said
+
+
+def test_the_samples_four_nodes_are_in_timms_export():
+    torch.manual_seed(0)
+    module = architectures.find("timm:mobilenetv3_large_100").build(16).eval()
+    made = export.unchecked(module, torch.rand(1, 3, 64, 64), 11)
+    assert len(ten_points.VENDORS) == 4
+    assert set(ten_points.VENDORS) <= {node.name for node in made.graph.node}
 
 
 def test_the_schemes_recipe_is_the_samples(bench):
@@ -153,6 +192,29 @@ def test_the_schemes_recipe_is_the_samples(bench):
     assert recipe.calibration.method == "mse" and recipe.activations.symmetric
     with pytest.raises(UsageError):
         rdk_emulation.bpu_recipe(Recipe("x", weights=Weights(4)))
+
+
+# ---------------------------------------------------------------- who writes NV12 how
+
+
+def test_the_table_of_writers_is_kept_and_says_what_was_not_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(nv12_colours.importlib.util, "find_spec", lambda name: None)
+    assert nv12_colours.main(["--images", "2", "-o", str(tmp_path)]) == 0
+    text = (tmp_path / "nv12_colours.txt").read_text()
+    assert "split val of things16 (drawn), 2 images" in text and text.count("not made") == 2
+    with pytest.raises(SystemExit):
+        nv12_colours.main(["--images", "2"])
+
+
+def test_a_writer_is_compared_byte_by_byte(monkeypatch):
+    monkeypatch.setattr(nv12_colours.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(nv12_colours, "_by_opencv", nv12.encode)
+    monkeypatch.setattr(
+        nv12_colours, "_by_pyav", lambda picture: nv12.encode(picture, chroma="mean") ^ 1
+    )
+    corner, mean = nv12_colours._others(PIXELS)
+    assert corner[:5] == ("OpenCV", "100.00 %", "0", "100.00 %", "0")
+    assert mean[1:3] == ("0.00 %", "1") and mean[5:] == ("0.00 %", "1")
 
 
 # ---------------------------------------------------------------- the vendor's columns
@@ -181,6 +243,71 @@ def _unlearned():
         name="x", weights="random", note="", module=None, preprocessing=data.Preprocessing(16),
         classes=tuple("abcde"), trained=False,
     )  # fmt: skip
+
+
+def test_a_network_without_weights_of_the_set_says_why_and_a_damaged_checkpoint_fails(
+    monkeypatch, capsys
+):
+    def load(name, weights, size=None):
+        if weights == "random":
+            return name, size
+        raise why
+
+    monkeypatch.setattr(performance.zoo, "load", load)
+    why = UsageError("There is no checkpoint of x.")
+    assert performance.loaded("x") == ("x", 128) and str(why) in capsys.readouterr().out
+    why = MissingToolError("No extra.")
+    assert performance.loaded("efficientnet_lite0") == ("efficientnet_lite0", 128)
+    for why in (ModelFileError("it was cut short"), UnknownNameError("network", "x", ["y"])):
+        with pytest.raises(type(why)):
+            performance.loaded("x")
+
+
+def test_photographs_judge_imagenets_weights_only(tmp_path, monkeypatch):
+    files = (tmp_path / "float", tmp_path / "int8")
+    assert performance.agreement(_unlearned(), files, 8) == "-"
+    logits = {"float": np.eye(4), "int8": np.eye(4)[[0, 1, 2, 2]]}
+    monkeypatch.setattr(performance, "answers", lambda model, file, judged: logits[file.name])
+    monkeypatch.setattr(performance.crops, "load", lambda split, n, size: (split, n, size))
+    trained = dataclasses.replace(_unlearned(), weights="imagenet")
+    assert performance.agreement(trained, files, 4).startswith("75.0 %")
+
+
+def test_the_command_and_the_bare_loop_take_turns(tmp_path, monkeypatch):
+    order = []
+
+    def run(command, **_):
+        order.append("perf" if "perf" in command else "bare")
+        rows = {"rows": [{"latency_ms": {"value": 3.0}}]}
+        text = json.dumps(rows) if order[-1] == "perf" else "2.0\n"
+        return subprocess.CompletedProcess(command, 0, text, "")
+
+    monkeypatch.setattr(performance.subprocess, "run", run)
+    found = performance.to_a_bare_loop(tmp_path / "f", {"rounds": 1, "frames": 1, "turns": 3})
+    assert order == ["perf", "bare", "bare", "perf", "perf", "bare"]
+    assert found == throughput.Median(1.5, 1.5, 1.5, 3)
+    assert "latency 1.500 [1.500, 1.500] of the loop's (3 turns)" in performance.bare_line(
+        "x", found
+    )
+    for low, high, near in ((0.96, 1.04, "yes"), (0.96, 1.06, "no, "), (0.9, 1.0, "no, ")):
+        assert f"5 %: {near}" in performance.bare_line("x", throughput.Median(1.0, low, high, 9))
+
+
+def test_both_print_what_is_read_of_them(tmp_path):
+    file = colour_network.saved(tmp_path / "f.onnx")
+    found = performance.to_a_bare_loop(file, {"rounds": 1, "frames": 2, "turns": 1})
+    assert found.n == 1 and found.value > 0
+
+
+def test_the_table_is_written_with_its_figure(tmp_path):
+    one = throughput.Median(1.0, 1.0, 1.0, 1)
+    times = throughput.Throughput(
+        (throughput.Row("x", "ORT", 1, one, one),), throughput.Plan((1,)), "a processor", 2
+    )
+    performance._write([row("x", 9)], times, tmp_path, "python x", {"images": 8}, "a note")
+    text = (tmp_path / "performance.txt").read_text()
+    assert text.rstrip().endswith("a note") and "int8 agrees, photographs" in text
+    assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_line_of_the_table_takes_its_figures_from_the_measurement(tmp_path, monkeypatch):

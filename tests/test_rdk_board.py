@@ -14,8 +14,15 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from labutils import fetch
-from labutils.errors import FetchError, MissingToolError, ModelFileError, ToolError, UsageError
+from labutils import fetch, provenance
+from labutils.errors import (
+    FetchError,
+    MissingToolError,
+    ModelFileError,
+    ToolError,
+    UnknownNameError,
+    UsageError,
+)
 from labutils.images import nv12
 from labutils.onnxfile.file import OnnxFile
 from labutils.onnxfile.session import Session
@@ -173,6 +180,25 @@ def test_away_from_the_board_and_with_another_size(compiled, monkeypatch):
         board.BoardRunner(compiled, colour_network.preprocessing(31))
 
 
+def test_what_the_interface_does_not_load_is_one_error(interface, compiled, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("load model failed, -6000001")
+
+    module = sys.modules[interface]
+    name = {
+        "hbm_runtime": "HB_HBMRuntime",
+        "hobot_dnn.pyeasy_dnn": "load",
+        "bpu_infer_lib": "Infer",
+    }
+    monkeypatch.setattr(module, name[interface], broken)
+    with pytest.raises(ToolError, match=r"does not load colours\.bin: RuntimeError: load model"):
+        board.BoardRunner(compiled, PRE)
+    with pytest.raises(ModelFileError, match="There is no file"):
+        board.BoardRunner(tmp_path / "gone.bin", PRE)
+    with pytest.raises(UnknownNameError, match="no interface of the board named 'json'"):
+        board.BoardRunner(compiled, PRE, interface="json")
+
+
 # ---------------------------------------------------------------- what a .bin is
 
 
@@ -201,6 +227,17 @@ def test_a_bin_is_opened_and_described(lab, tmp_path):
     assert code == 0 and "subgraph_0" in said and "1 HzQuantize, 1 HzDequantize, 1 Flatten" in said
     code, said, _ = lab("rdk", "describe", file, "--json")
     assert code == 0 and json.loads(said)["compiled"] == [[name, size]]
+
+
+def test_ends_of_open_sizes_and_unknown_types_are_described(lab, tmp_path):
+    model = onnx.load(hybrid(tmp_path / "m.bin"))
+    sizes = model.graph.output[0].type.tensor_type.shape.dim
+    sizes[0].dim_param = "n"
+    sizes[1].Clear()
+    model.graph.input[0].type.tensor_type.elem_type = 99
+    onnx.save(model, tmp_path / "m.bin")
+    code, said, _ = lab("rdk", "describe", tmp_path / "m.bin")
+    assert code == 0 and "output: float n x ?" in said and "data: type 99, which ONNX" in said
 
 
 @pytest.mark.parametrize(
@@ -340,6 +377,47 @@ def test_the_demo_draws_the_label_of_every_kind_of_file(lab, tmp_path, picture, 
         (tmp_path / "o.png").unlink()
 
 
+@pytest.fixture
+def bytes_file(lab, tmp_path):
+    """What `rdk nv12` writes of a file that says its classes, as the lab's exports do."""
+    plain, norm = colour_network.saved(tmp_path / "f.onnx"), []
+    model = onnx.load(plain)
+    model.metadata_props.add(key=provenance.MODEL_KEY, value=json.dumps({"classes": LABELS}))
+    onnx.save(model, plain)
+    for name, values in (("--mean", colour_network.MEAN), ("--std", colour_network.STD)):
+        norm += [name, *map(str, values)]
+    code, _, problem = lab(
+        "rdk", "nv12", plain, *norm, "--images", 2, "-o", tmp_path / "n.onnx"
+    )  # fmt: skip
+    assert code == 0, problem
+    return tmp_path / "n.onnx"
+
+
+def test_the_demo_takes_the_classes_and_the_scores_of_a_file_of_bytes(lab, bytes_file, picture):
+    model = onnx.load(bytes_file)
+    model.graph.output.insert(0, helper.make_tensor_value_info("x", 1, [1, 3, HEIGHT, WIDTH]))
+    onnx.save(model, bytes_file.with_name("two.onnx"))
+    for file in (bytes_file, bytes_file.with_name("two.onnx")):
+        code, said, problem = lab("rdk", "demo", file, picture)
+        assert code == 0, problem
+        assert said.splitlines()[1].split()[-1] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(("--range", "full"), "decodes its bytes in the video range"),
+     (("--mean", "0", "0", "0"), "normalises them itself")],
+)  # fmt: skip
+def test_the_demo_refuses_what_a_file_of_bytes_decides_itself(
+    lab, bytes_file, picture, more, words
+):
+    code, _, problem = lab("rdk", "demo", bytes_file, picture, *more)
+    assert code == 2 and words in problem
+    plain = bytes_file.with_name("f.onnx")
+    code, _, problem = lab("rdk", "demo", plain, picture, "--range", "video")
+    assert code == 2 and "does not take NV12 bytes" in problem
+
+
 def test_another_label_is_another_drawing(tmp_path):
     drawn = []
     for word in ("tench", "goldfish"):
@@ -354,3 +432,5 @@ def test_another_label_is_another_drawing(tmp_path):
 def test_a_bin_away_from_the_board_says_what_runs_here(lab, compiled, picture, tmp_path):
     code, _, problem = lab("rdk", "demo", compiled, picture, "--size", "32")
     assert code != 0 and "runs on an RDK X5" in problem
+    code, _, problem = lab("rdk", "demo", compiled, picture, "--std", "1", "1", "1")
+    assert code == 2 and "normalises them itself" in problem

@@ -2,34 +2,25 @@
 
 import json
 import os
-import sysconfig
 import venv
-from pathlib import Path
 
 import colour_network
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
+from rdk_environment import made, yaml_of
 
-from labutils import manifests
 from labutils.errors import ConvertError, MissingToolError, ToolError, UsageError
 from labutils.images import nv12
 from labutils.machine import doctor
 from labutils.onnxfile.file import OnnxFile
 from labutils.rdk import hb_mapper, vendor_log, vendor_tools
 
-STAND_IN = Path(__file__).parent / "rdk_stand_in"
-
 
 @pytest.fixture(scope="module")
 def interpreter(tmp_path_factory):
-    """An environment with the stand-in, and the lab's packages for NumPy and ONNX."""
-    folder = tmp_path_factory.mktemp("rdk_environment")
-    venv.create(folder, with_pip=False, symlinks=os.name == "posix")
-    site = [*folder.glob("lib/python*/site-packages"), *folder.glob("Lib/site-packages")][0]
-    shared = sysconfig.get_paths()["purelib"]
-    (site / "stand_in.pth").write_text(f"{STAND_IN}\n{shared}\n", encoding="utf-8")
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return made(tmp_path_factory.mktemp("rdk_environment"))
 
 
 @pytest.fixture
@@ -125,10 +116,11 @@ def test_what_is_built_computes_the_network_on_the_simulator(tool, network, orde
 
 
 def test_node_info_reaches_the_tool_in_its_words(tool, network, tmp_path):
-    said = {"head": hb_mapper.Node("BPU", 16, 16)}
+    said = {"head": hb_mapper.Node("BPU", 16, 16), "conv": hb_mapper.Node(each=((0, 16), (1, 8)))}
     order = vendor_tools.Order(PRE, "video", "max", nodes=said)
     assert order.arguments("data")["node_dict"] == {
-        "head": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"}
+        "head": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"},
+        "conv": {"ON": "BPU", "InputType0": "int16", "InputType1": "int8"},
     }
     built = build(tool, network, order, tmp_path / "made")
     assert {line.node: line.bits for line in built.nodes}["head"] == "int16"
@@ -139,23 +131,54 @@ def test_node_info_reaches_the_tool_in_its_words(tool, network, tmp_path):
 
 def test_the_arguments_say_what_the_yaml_says():
     size = 224
-    settings = hb_mapper.parse(
-        "model_parameters: {march: bayes-e, output_model_file_prefix: m}\n"
-        "input_parameters: {input_type_train: rgb, input_layout_train: NCHW, input_type_rt: nv12,\n"
-        "  norm_type: data_mean_and_scale, mean_value: 123.675 116.28 103.53,\n"
-        "  scale_value: 0.01712475 0.017507 0.01742919}\n"
-        "calibration_parameters: {calibration_type: kl, max_percentile: 0.9999}\n"
-        "compiler_parameters: {compile_mode: latency, optimize_level: O2}\n"
-    )
+    settings = hb_mapper.parse(yaml_of(calibration="max_percentile: 0.9999"))
     said = vendor_tools.Order.of(settings, size).arguments("data")
     entry = said["input_dict"]["data"]
     np.testing.assert_allclose(entry["means"], [123.675, 116.28, 103.53])
     np.testing.assert_allclose(entry["scales"], [0.01712475, 0.017507, 0.01742919])
     assert entry["input_shape"] == [1, 3, 224, 224]
     assert entry["expected_input_type"] == "YUV_BT601_FULL_RANGE"  # it says no bt601_video
-    assert said["cali_dict"] == {"calibration_type": "kl", "max_percentile": 0.9999}
-    assert "--O2" in said["hbdk_dict"]["hbdk_pass_through_params"]
+    assert said["cali_dict"] == {"calibration_type": "max", "max_percentile": 0.9999}
+    assert said["hbdk_dict"]["hbdk_pass_through_params"] == "--O2 --core-num 1 --fast"
     json.dumps(said)  # plain values only: they cross a pipe
+
+
+def test_what_the_compiler_can_be_told_is_passed_on():
+    more = "compile_mode: latency, core_num: 2, jobs: 4, debug: True, input_source: {data: pyramid}"
+    found = vendor_tools.Order.of(hb_mapper.parse(yaml_of(compiler=more)), 224).arguments("data")
+    assert found["hbdk_dict"] == {  # as makertbin logs it
+        "hbdk_pass_through_params": "--O2 --debug --core-num 2 --fast --jobs 4",
+        "input-source": {"data": "pyramid", "_default_value": "ddr"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("section", "said", "line"),
+    [
+        ("model", "output_nodes: conv", 1), ("model", "remove_node_type: Reshape", 1),
+        ("model", "remove_node_name: head", 1), ("model", "layer_out_dump: True", 1),
+        ("inputs", "input_batch: 4", 4), ("calibration", "per_channel: True", 5),
+        ("calibration", "optimization: set_model_output_int8", 5),
+        ("compiler", "compile_mode: bandwidth", 6), ("compiler", "max_time_per_fc: 1000", 6),
+        ("compiler", "input_source: {data: ddr}", 6), ("compiler", "jobs: 4 --O0", 6),
+        ("compiler", "jobs: 4}\ncustom_op: {op_register_files: mine.py", 7),
+    ],
+)  # fmt: skip
+def test_what_would_make_another_file_and_is_not_passed_on_is_refused(section, said, line):
+    settings = hb_mapper.parse(yaml_of(**{section: said}), "c.yaml")
+    with pytest.raises(UsageError, match=rf"c\.yaml, line {line}: \w+: .* is not passed on"):
+        vendor_tools.Order.of(settings, 224)
+
+
+def test_the_scores_are_those_of_the_chosen_output(tool, network, tmp_path):
+    model = network.copy()
+    model.graph.output.insert(0, helper.make_tensor_value_info("p", 1, [1, 3, 1, 1]))
+    two = OnnxFile.write(tmp_path / "two.onnx", model)
+    built = build(tool, two, NV12, tmp_path / "made")
+    inputs = PRE(PICTURES.images[:2])
+    for output, classes in (("output", 6), ("p", 3)):
+        with vendor_tools.VendorRunner(tool, built.compiled, NV12, "data", PRE, output) as runner:
+            assert runner.run(inputs).shape == (2, classes)
 
 
 def wrong_calibrations():
@@ -248,85 +271,29 @@ def test_the_vendors_table_is_read_as_it_is_printed():
     assert (found[2].on, found[2].threshold, found[2].bits) == ("CPU", None, "float")
 
 
-# ---------------------------------------------------------------- labutils convert
+@pytest.mark.parametrize(
+    ("cosine", "threshold", "read"),
+    [("1", "2.5", (1.0, 2.5)), ("nan", "2.5", (None, 2.5)), ("0.9", "1e-05", (0.9, 1e-5)),
+     ("0.9", "inf", (0.9, None)), ("-0.25", "3.", (-0.25, 3.0)), ("--", "--", (None, None))],
+)  # fmt: skip
+def test_any_number_is_read_and_the_rows_below_it_too(cosine, threshold, read):
+    log = MAKERTBIN.replace("0.999712           2.64 ", f"{cosine} {threshold} ")
+    assert log != MAKERTBIN
+    found = vendor_log.nodes(log)
+    assert (found[0].cosine, found[0].threshold) == read and len(found) == 3
 
 
-def arguments(network, output, *more):
-    mean, std = (list(map(str, v)) for v in (colour_network.MEAN, colour_network.STD))
-    return [
-        "convert", network.path, "--target", "rdk-x5", "-o", output,
-        "--mean", *mean, "--std", *std, *more,
-    ]  # fmt: skip
+def test_a_table_ends_with_the_log_and_not_with_a_line_that_is_strange():
+    row = "/conv_stem/Conv              BPU"
+    strange = MAKERTBIN.replace(row, f"/odd/Conv BPU ?\n{row}")
+    assert len(vendor_log.nodes(strange)) == 3
+    for end in ("", "[Sun Nov 29 2026] End to compile.", "2024-11-26 19:28:01,010 INFO x"):
+        rows = MAKERTBIN.splitlines()
+        cut = "\n".join([*rows[:5], end, *rows[5:7]])
+        assert len(vendor_log.nodes(cut)) == 1, end
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Pictures in folders by class."""
-    from PIL import Image
-
-    for index, (pixels, label) in enumerate(zip(PICTURES.images, PICTURES.labels, strict=True)):
-        place = tmp_path / "pictures" / PICTURES.classes[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{index}.png")
-    return tmp_path / "pictures"
-
-
-def test_convert_makes_a_bin_with_the_users_tools_and_gates_it(lab, own_tools, network, folder):
-    output = folder.parent / "m.bin"
-    code, said, problem = lab(*arguments(network, output, "--data", folder))
-    assert code == 0, problem
-    assert "the vendor's estimate, not measured on a board: 0.789 ms, 1267.2 frames/s" in said
-    assert "Parity gate (bpu_int8): passed" in said and "2 of 2 pictures" in said
-    assert {file.name for file in output.parent.glob("m*")} == {
-        "m.bin", "m_quantized_model.onnx", "m.vendor.log", manifests.paths.manifest(output).name,
-    }  # fmt: skip
-    kept = manifests.read(output)
-    assert kept["vendor"]["estimate"]["latency_ms"] == 0.7891 and kept["gate"]["passed"]
-    assert onnx.load(output).graph.node[0].op_type == "HzBpuHBM"
-    assert "core[0]" not in said
-
-
-def test_a_wrong_file_of_the_tools_does_not_get_its_name(
-    lab, own_tools, network, folder, monkeypatch
-):
-    """The tool is told BGR's means: what it makes is another function, and the gate says so."""
-    order = vendor_tools.Order.arguments
-
-    def swapped(self, name):
-        said = order(self, name)
-        said["input_dict"][name]["means"] = [0.0, 250.0, 0.0]
-        return said
-
-    monkeypatch.setattr(vendor_tools.Order, "arguments", swapped)
-    output = folder.parent / "m.bin"
-    code, _, problem = lab(*arguments(network, output, "--data", folder))
-    assert code == 1 and "Parity gate (bpu_int8): FAILED" in problem
-    assert not list(folder.parent.glob("m*"))
-
-
-def test_a_yaml_that_normalises_otherwise_is_refused(lab, own_tools, network, folder):
-    file = folder.parent / "c.yaml"
-    file.write_text(
-        "model_parameters: {march: bayes-e, output_model_file_prefix: m}\n"
-        "input_parameters: {input_type_train: rgb, input_layout_train: NCHW, input_type_rt: nv12,\n"
-        "  norm_type: data_scale, scale_value: 0.017}\n"
-        "calibration_parameters: {calibration_type: max}\n"
-        "compiler_parameters: {compile_mode: latency, optimize_level: O2}\n"
-    )
-    output = folder.parent / "m.bin"
-    code, _, problem = lab(*arguments(network, output, "--data", folder, "--quantize", file))
-    assert code == 2 and "normalises otherwise" in problem and "--input-check" in problem
-
-
-def test_a_bin_needs_the_tools_and_an_onnx_does_not(lab, network, folder, monkeypatch, tmp_path):
-    monkeypatch.delenv(vendor_tools.VARIABLE, raising=False)
-    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
-    code, _, problem = lab(*arguments(network, tmp_path / "m.bin", "--data", folder))
-    assert code != 0 and "D-Robotics' tools are not here" in problem
-    code, said, problem = lab(*arguments(network, tmp_path / "m.onnx", "--data", folder))
-    assert code == 0, problem
-    rows = [line for line in said.splitlines() if "BPU" in line or "HzS" in line]
-    assert rows and all(line.startswith("emulation | ") for line in rows)
-    assert "emulation | Parity gate (ort_int8): passed" in said
-    code, _, problem = lab(*arguments(network, tmp_path / "m.dlc", "--data", folder))
-    assert code == 2 and "FILE.bin" in problem and "FILE.onnx" in problem
+def test_what_is_no_estimate_is_none():
+    assert vendor_log.estimate("FPS=1.2.3, latency = 789.1 us") is None
+    found = vendor_log.estimate("FPS=1e3, latency = 1000 us")
+    assert found == vendor_log.Estimate(1.0, 1000.0)

@@ -2,14 +2,19 @@
 
 import json
 import math
+import platform
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import tflite_files
 from colour_network import preprocessing, saved
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from labutils.errors import ModelFileError, UsageError
 from labutils.measure import throughput
@@ -137,6 +142,44 @@ def test_any_input_gets_noise_of_its_type(tmp_path):
     plain = saved(tmp_path / "f.onnx")
     bytes_ = nv12_input.prepend(plain, tmp_path / "n.onnx", preprocessing())
     assert throughput.opener(bytes_)[1]()()[0].shape == (1, 6)
+
+
+@pytest.mark.parametrize("shape", [[1, "h", "w", 3], ["n", "s", 16], [1, "c", "h", "w"]])
+def test_sizes_that_cannot_be_given_are_said_to_be_so(tmp_path, shape):
+    ends = [helper.make_tensor_value_info(n, 1, shape) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(made, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="only height and width of a picture in NCHW"):
+        throughput.opener(tmp_path / "m.onnx", (32, 32))[1]()
+
+
+@pytest.mark.litert
+def test_a_tflite_is_run_with_one_thread_for_each_request(tmp_path):
+    file = tflite_files.network(tmp_path / "small.tflite", tflite_files.small_network())
+    words, make = throughput.opener(file)
+    made = throughput.measure({"t": (words, make)}, QUICK)
+    assert words.startswith("LiteRT ") and len(made.rows) == 2
+    assert make() != make()  # a session each
+    (tmp_path / "cut.tflite").write_bytes(file.read_bytes()[:99])
+    with pytest.raises(ModelFileError):
+        throughput.opener(tmp_path / "cut.tflite")
+
+
+@pytest.mark.parametrize("name", ["f.onnx", "f.tflite"])
+def test_a_file_without_a_module_is_not_run_by_torch(lab, tmp_path, name):
+    file = saved(tmp_path / name)
+    code, _, problem = lab("perf", file, "--backend", "torch")
+    assert code == 2 and "without a PyTorch module" in problem
+
+
+def test_the_processor_is_named():
+    """By its model where Linux says one; "x86_64" says nothing."""
+    found = throughput._processor()
+    said = Path("/proc/cpuinfo")
+    if said.is_file() and "model name" in said.read_text():
+        assert found in said.read_text() and found != platform.machine()
+    assert found
 
 
 def test_the_command_prints_a_table_json_and_a_figure(lab, tmp_path):

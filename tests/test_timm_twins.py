@@ -11,15 +11,16 @@ from labutils.onnxfile import graph
 from labutils.onnxfile.file import OnnxFile
 
 
-@pytest.fixture(params=timm_twins.TWINS)
+@pytest.fixture(params=[(twin, s) for s in data.DRAWN for twin in timm_twins.TWINS], ids=str)
 def pair(request):
-    theirs = zoo.load(f"timm:{request.param}", "things16")
-    return theirs, zoo.load(timm_twins.TWINS[request.param], "things16")
+    twin, image_set = request.param
+    return tuple(zoo.load(n, image_set) for n in (f"timm:{twin}", timm_twins.TWINS[twin]))
 
 
 def test_the_twins_give_the_same_logits(pair):
     theirs, ours = pair
-    images = torch.from_numpy(ours.preprocessing(data.load("val", 48, 128).images))
+    pictures = data.load("val", 48, 128, ours.weights)
+    images = torch.from_numpy(ours.preprocessing(pictures.images))
     with torch.inference_mode():
         found, expected = (
             theirs.module.double()(images.double()),
@@ -33,10 +34,8 @@ def test_the_twins_give_the_same_logits(pair):
 def test_a_twin_is_known_as_what_it_carries(pair):
     theirs, ours = pair
     assert (theirs.weights, theirs.classes, theirs.sha256) == (
-        "things16",
-        ours.classes,
-        ours.sha256,
-    )
+        ours.weights, ours.classes, ours.sha256,
+    )  # fmt: skip
     assert theirs.preprocessing == ours.preprocessing and theirs.trained
     assert "mobilenet_v3" in theirs.note
     assert type(theirs.module).__module__.startswith("timm.")

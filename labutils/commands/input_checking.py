@@ -27,17 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input-check", action="store_true", help="check the preprocessing")
     data_argument(group, "pictures to check with, instead of the lab's drawn ones")
     text = f"pictures to check with ({PICTURES})"
-    group.add_argument("--images", type=int, default=PICTURES, metavar="N", help=text)
+    group.add_argument("--images", type=int, metavar="N", help=text)
     ranges = "of a file that takes NV12: the range of the bytes that it is fed"
     group.add_argument("--nv12-range", choices=("video", "full"), help=ranges)
     orders = "of a file that takes NV12: the order of the chroma that it is fed (nv12)"
-    group.add_argument("--nv12-order", choices=("nv12", "nv21"), default="nv12", help=orders)
+    group.add_argument("--nv12-order", choices=("nv12", "nv21"), help=orders)
     input_arguments(group)
 
 
 def refuse_alone(chosen: argparse.Namespace) -> None:
     """Refuse options of the input check where it was not asked for."""
-    asked = [n for n in ("data", "mean", "std", "nv12_range") if getattr(chosen, n) is not None]
+    options = ("data", "images", "mean", "std", "nv12_range", "nv12_order")
+    asked = [n for n in options if getattr(chosen, n) is not None]
     if asked:
         raise UsageError(f"--{asked[0].replace('_', '-')} is for --input-check: pass that, too.")
 
@@ -48,12 +49,13 @@ def run(chosen: argparse.Namespace) -> int:
     from ..models import zoo
     from ..onnxfile import byte_input
 
-    if chosen.images < 1:
+    if chosen.images is not None and chosen.images < 1:
         raise UsageError(f"--images {chosen.images}: at least one picture is needed.")
     model = zoo.load(chosen.model, chosen.weights, chosen.size, chosen.tensor)
     taken = byte_input.read(model.onnx.proto) if model.onnx else None
-    if taken is None and chosen.nv12_range:
-        raise UsageError(f"{model.name} does not take NV12 bytes: leave out --nv12-range.")
+    for option in ("range", "order"):
+        if taken is None and getattr(chosen, f"nv12_{option}"):
+            raise UsageError(f"{model.name} does not take NV12 bytes: leave out --nv12-{option}.")
     stated = None if taken else _stated(chosen, model)
     seen = stated or _plain(model, taken)
     model, pictures = _pictures(chosen, dataclasses.replace(model, preprocessing=seen))
@@ -63,7 +65,7 @@ def run(chosen: argparse.Namespace) -> int:
         stated,
         output=model.output or None,
         kind=chosen.nv12_range,
-        order=chosen.nv12_order,
+        order=chosen.nv12_order or "nv12",
     )
     emit(chosen, made)
     return 0 if made.ok else 1
@@ -109,7 +111,7 @@ def _pictures(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, 
 
     if chosen.data:
         model, load = own_folder(chosen, model)
-        return model, first(chosen.images, load)
-    pictures = gallery.pictures(model, chosen.images)
+        return model, first(chosen.images or PICTURES, load)
+    pictures = gallery.pictures(model, chosen.images or PICTURES)
     say(chosen, f"pictures: {pictures.source}")
     return model, pictures

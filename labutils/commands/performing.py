@@ -71,10 +71,20 @@ def _opener(chosen: argparse.Namespace, name: str, folder: Path) -> Any:
     if name.lower().endswith((".onnx", ".dlc", ".tflite")):
         if not Path(name).is_file():
             raise UsageError(f"There is no file {name}.")
+        _refuse_torch(chosen, name)
         return throughput.opener(name, size)
     model = zoo.load(name, chosen.weights, chosen.size)
+    if model.module is None:
+        _refuse_torch(chosen, name)
     side = data.sides(model.preprocessing.size) if model.preprocessing else size
     if chosen.backend == "torch":
         return throughput.opener(model.module, side)
     folder.mkdir()
     return throughput.opener(steps.as_onnx(model, folder / "model.onnx", chosen.opset), side)
+
+
+def _refuse_torch(chosen: argparse.Namespace, name: str) -> None:
+    if chosen.backend == "torch":
+        raise UsageError(
+            f"{name} is a file without a PyTorch module, which --backend torch runs: leave it out."
+        )

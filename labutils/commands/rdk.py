@@ -117,7 +117,7 @@ def _prepare(chosen: argparse.Namespace) -> int:
     from ..onnxfile.file import OnnxFile
     from ..pipeline import steps
     from ..quantize import exporting
-    from ..rdk import hb_mapper_writing
+    from ..rdk import hb_mapper_writing, vendor_tools
 
     if chosen.output.exists():
         raise UsageError(f"{chosen.output} exists: name a new folder.")
@@ -137,6 +137,7 @@ def _prepare(chosen: argparse.Namespace) -> int:
         whole = folder / stem
         whole.mkdir()
         file = steps.as_onnx(model, whole / f"{stem}.onnx", chosen.opset)
+        file = vendor_tools.readable(file, whole / f"{stem}.onnx")
         if file.path.parent != whole:
             file = OnnxFile.write(whole / f"{stem}.onnx", file.copy())
         calibration = "calibration_rgb_f32"
@@ -197,7 +198,7 @@ def _apply(chosen: argparse.Namespace) -> int:
     size = (shape[2], shape[3]) if shape and len(shape) == 4 else None
     preprocessing = settings.preprocessing(size)
     model = dataclasses.replace(model, preprocessing=preprocessing)
-    folder = chosen.calibration or chosen.file.parent / str(settings.get("cal_data_dir", ""))
+    folder = chosen.calibration or hb_mapper_writing.folder_of(settings, chosen.file.parent)
     inputs = hb_mapper_writing.read_calibration(folder, settings, preprocessing.shape)
     say(chosen, titled(model))
     say(chosen, f"input: {preprocessing}\ncalibration: {len(inputs)} files of {folder}")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..images import data
+    from ..onnxfile import byte_input
+    from ..onnxfile.file import OnnxFile
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -42,8 +44,8 @@ def _demo_parser(actions: Any) -> None:
     given = "labels by class number: JSON, or one a line (of the manifest, where there is one)"
     parser.add_argument("--labels", type=Path, metavar="FILE", help=given)
     parser.add_argument("-o", "--output", type=Path, help="the .png or .jpg to write")
-    ranges = "of the NV12 bytes that the file takes (video)"
-    parser.add_argument("--range", choices=("video", "full"), default="video", help=ranges)
+    ranges = "of the NV12 bytes that the file takes, where it does not say (video)"
+    parser.add_argument("--range", choices=("video", "full"), help=ranges)
     input_arguments(parser)
     size_argument(parser, ", of a .bin")
     parser.set_defaults(tensor=None)
@@ -105,36 +107,40 @@ def _scores(
     if chosen.model.lower().endswith(".bin"):
         from ..rdk import board
 
+        _refuse_statistics(chosen)
         preprocessing = data.Preprocessing(
             chosen.size or 224, source="the size of the .bin; it normalises itself"
         )
         fitted = data.fitted(pixels, preprocessing.size)
-        with board.BoardRunner(chosen.model, preprocessing, chosen.range) as runner:
+        with board.BoardRunner(chosen.model, preprocessing, chosen.range or "video") as runner:
             return preprocessing, runner.scores(fitted[None])[0], runner.runtime, ()
     return _onnx_scores(chosen, pixels)
+
+
+def _refuse_statistics(chosen: argparse.Namespace) -> None:
+    if chosen.mean is not None or chosen.std is not None:
+        raise UsageError(
+            f"{chosen.model} takes NV12 bytes and normalises them itself: leave out --mean, --std."
+        )
 
 
 def _onnx_scores(
     chosen: argparse.Namespace, pixels: np.ndarray
 ) -> tuple[data.Preprocessing, np.ndarray, str, tuple[str, ...]]:
     from .. import runtime
-    from ..images import data, nv12
+    from ..images import data
     from ..models import zoo
     from ..onnxfile import byte_input
     from ..onnxfile.file import OnnxFile
-    from ..onnxfile.session import Session
 
     if not Path(chosen.model).is_file():
         raise UsageError(f"There is no file {chosen.model}.")
     file = OnnxFile(chosen.model)
     taken = byte_input.read(file.proto)
     if taken is not None:
-        preprocessing = data.Preprocessing((taken.height, taken.width), source="NV12 bytes")
-        fitted = data.fitted(pixels, preprocessing.size)
-        sent = nv12.encode(fitted, taken.kind or chosen.range, taken.order or "nv12")
-        session = Session(file)
-        scores = session.run({session.inputs[0][0]: sent[None]})[0].reshape(-1)
-        return preprocessing, scores, f"ONNX Runtime, {taken}", ()
+        return _scores_of_bytes(chosen, pixels, file, taken)
+    if chosen.range:
+        raise UsageError(f"{file.name} does not take NV12 bytes: leave out --range.")
     model = zoo.load(chosen.model, "auto", chosen.size, None)
     model = dataclasses.replace(model, preprocessing=preprocessing_of(chosen, model))
     preprocessing = model.known_preprocessing()
@@ -142,3 +148,31 @@ def _onnx_scores(
     with runtime.connect(model.onnx or model.file, output=model.output or None) as runner:
         scores = runner.run(preprocessing(fitted[None]))[0]
         return preprocessing, scores.reshape(-1), runner.runtime, tuple(model.classes)
+
+
+def _scores_of_bytes(
+    chosen: argparse.Namespace, pixels: np.ndarray, file: OnnxFile, taken: byte_input.ByteInput
+) -> tuple[data.Preprocessing, np.ndarray, str, tuple[str, ...]]:
+    from .. import provenance
+    from ..images import data, nv12
+    from ..onnxfile.session import Session
+    from ..runtime import outputs
+
+    _refuse_statistics(chosen)
+    if chosen.range and taken.kind and chosen.range != taken.kind:
+        raise UsageError(
+            f"{file.name} decodes its bytes in the {taken.kind} range: leave out --range, or make "
+            f"the file for the other one (`labutils rdk nv12 --range {chosen.range}`)."
+        )
+    session = Session(file)
+    best = outputs.scores_of(outputs.listed(session.outputs), None, file.name, file.proto)
+    if not best:
+        raise UsageError(f"{file.name} has no output with the scores of a classifier.")
+    preprocessing = data.Preprocessing((taken.height, taken.width), source="NV12 bytes")
+    kind = taken.kind or chosen.range or "video"
+    sent = nv12.encode(data.fitted(pixels, preprocessing.size), kind, taken.order or "nv12")
+    key, shape, _ = session.inputs[0]
+    fed = sent.reshape([n if isinstance(n, int) else 1 for n in shape])
+    scores = session.run({key: fed}, [best])[0]
+    classes = provenance.stored(file.path, file.proto)[0].get("classes", ())
+    return preprocessing, scores.reshape(-1), f"ONNX Runtime, {taken}", tuple(classes)

@@ -56,7 +56,7 @@ def run(chosen: argparse.Namespace) -> int:
         listener=listener(chosen),
     )  # fmt: skip
     emit(chosen, made)
-    return 0
+    return 0 if made.ok else 1
 
 
 def _pictures(chosen: argparse.Namespace, model: zoo.Model) -> tuple[zoo.Model, Any, Any]:

@@ -8,9 +8,11 @@ of them alike.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -231,7 +233,7 @@ def measure(
             median([rate for _, rate in figures]))
         for (name, n), figures in taken.items()
     )  # fmt: skip
-    return Throughput(rows, plan, platform.processor() or platform.machine(), _cores())
+    return Throughput(rows, plan, _processor(), _cores())
 
 
 def _round(runs: Sequence[Run], frames: int) -> tuple[float, float]:
@@ -273,7 +275,7 @@ def opener(artifact: Any, size: tuple[int, int] | None = None) -> tuple[str, Cal
     Parameters
     ----------
     artifact
-        A module, an `OnnxFile`, or the path of an ``.onnx``.
+        A module, an `OnnxFile`, or the path of an ``.onnx`` or ``.tflite``.
     size
         Height and width, where an input leaves them open, or of a module's picture.
 
@@ -281,6 +283,8 @@ def opener(artifact: Any, size: tuple[int, int] | None = None) -> tuple[str, Cal
     ------
     ModelFileError
         Its time on this machine means nothing, or an input cannot be made.
+    MissingToolError
+        It is a ``.tflite``, and LiteRT is not here.
     """
     if str(artifact).lower().endswith(".dlc"):
         raise ModelFileError(
@@ -303,7 +307,32 @@ def opener(artifact: Any, size: tuple[int, int] | None = None) -> tuple[str, Cal
             return lambda: session.run(feeds)
 
         return f"ONNX Runtime {onnxruntime.__version__} CPU", make
+    if str(artifact).lower().endswith(".tflite"):
+        return _litert(artifact)
     return _module(artifact, size or (224, 224))
+
+
+def _litert(file: Any) -> tuple[str, Callable[[], Run]]:
+    """Return sessions of LiteRT in this process; a child runs the file first.
+
+    So a damaged file ends the child, and no time is that of handing pictures over.
+    """
+    from ..runtime import litert
+
+    with litert.LiteRtRunner(file, threads=1) as first:
+        first.run(np.zeros([n or 1 for n in first.shape], np.float32))
+        words = first.runtime
+
+    def make() -> Run:
+        from ai_edge_litert.interpreter import Interpreter
+
+        session = Interpreter(str(file), num_threads=1)
+        session.allocate_tensors()
+        (entry,) = session.get_input_details()
+        session.set_tensor(entry["index"], _noise(list(entry["shape"]), entry["dtype"]))
+        return session.invoke
+
+    return words, make
 
 
 def _module(module: Any, size: tuple[int, int]) -> tuple[str, Callable[[], Run]]:
@@ -326,15 +355,32 @@ def _made(name: str, shape: list[Any], kind: str, size: tuple[int, int] | None) 
     open_ = [i for i, n in enumerate(shape) if not isinstance(n, int) or n < 1]
     dims = [n if i not in open_ else 1 for i, n in enumerate(shape)]
     inner = [i for i in open_ if i > 0]
-    if inner and (size is None or inner != [2, 3]):
+    if inner and (len(shape) != 4 or inner != [2, 3]):
+        raise ModelFileError(
+            f"Input '{name}' of shape {shape} leaves sizes open, and only height and width of a "
+            "picture in NCHW can be given (--size). Export the network with fixed sizes."
+        )
+    if inner and size is None:
         raise ModelFileError(f"Input '{name}' of shape {shape} leaves sizes open: pass --size.")
     for i, n in zip(inner, size or (), strict=False):
         dims[i] = n
+    return _noise(dims, _KINDS[kind])
+
+
+def _noise(dims: list[int], dtype: Any) -> np.ndarray:
     noise = np.random.default_rng(0).normal(size=dims)
-    dtype = _KINDS[kind]
     if np.issubdtype(dtype, np.floating):
         return noise.astype(dtype)
     return (np.abs(noise) * 40 if dtype == np.uint8 else noise > 0).astype(dtype)
+
+
+def _processor() -> str:
+    """Return the processor's model, where the system says it; else its architecture."""
+    with contextlib.suppress(OSError):
+        said = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+        if said:
+            return said[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _cores() -> int:

@@ -21,7 +21,7 @@ from ..images import data
 from ..models import zoo
 from ..onnxfile.file import OnnxFile
 from ..quantize import exporting
-from ..rdk import hb_mapper, vendor_log, vendor_tools
+from ..rdk import hb_mapper, hb_mapper_writing, vendor_log, vendor_tools
 from . import conversion, planning, rdk_emulation, steps
 from .rdk_emulation import Emulation
 from .settings import Comparison, Listener, Preparation
@@ -58,6 +58,8 @@ class RdkConversion(typesetting.Shown):
     bit_equal
         On how many of `_BIT_EXACT_IMAGES` pictures the ``.bin`` on the vendor's simulator is bit
         for bit their quantized ONNX; None for an ``.onnx``.
+    lost
+        (what the recipe or the hb_mapper YAML says, why it is not in the file).
     """
 
     file: Path
@@ -67,6 +69,12 @@ class RdkConversion(typesetting.Shown):
     emulation: Emulation | None = None
     built: vendor_tools.Built | None = None
     bit_equal: int | None = None
+    lost: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether a ``.bin`` is its quantized ONNX bit for bit, as the vendor's own files are."""
+        return self.bit_equal in (None, _BIT_EXACT_IMAGES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for ``--json`` and the manifest."""
@@ -75,6 +83,7 @@ class RdkConversion(typesetting.Shown):
             "target": TARGET, "file": str(self.file),
             "written": [str(path) for path in self.written], "gate": self.gate.to_dict(),
             "ladder": self.ladder and self.ladder.to_dict(),
+            "not_taken": [list(pair) for pair in self.lost],
             "emulation": self.emulation and self.emulation.to_dict(),
             "vendor": built and {
                 "versions": built.versions, "estimate": built.estimate and vars(built.estimate),
@@ -95,16 +104,24 @@ class RdkConversion(typesetting.Shown):
             f"the .bin on their simulator equals their quantized ONNX bit for bit on "
             f"{self.bit_equal} of {_BIT_EXACT_IMAGES} pictures"
         )
+        if not self.ok:
+            rows.append(
+                "WARNING: the compiled code computes something other than the quantized ONNX. The "
+                "gate below judged the .bin; accuracy that was measured on the ONNX is not its own."
+            )
         return rows
 
     def __str__(self) -> str:
-        parts = [str(self.emulation)] if self.emulation else self._vendor()
-        gate = str(self.gate)
-        if self.emulation:
-            gate = "\n".join(rdk_emulation.MARK + line for line in gate.splitlines())
+        first = str(self.emulation) if self.emulation else "\n".join(self._vendor())
         names = ", ".join(path.name for path in self.written)
-        ladder = [str(self.ladder)] if self.ladder else []
-        return "\n\n".join([*parts, gate, *ladder, f"Wrote {names}."])
+        lost = "\n".join(f"NOT TAKEN {what}: {why}" for what, why in self.lost)
+        ladder = str(self.ladder) if self.ladder else ""
+        rest = [part for part in (lost, str(self.gate), ladder, f"Wrote {names}.") if part]
+        if self.emulation:
+            rest = [
+                "\n".join(rdk_emulation.MARK + line for line in part.splitlines()) for part in rest
+            ]
+        return "\n\n".join([first, *rest])
 
 
 def convert_for_rdk(
@@ -151,21 +168,24 @@ def convert_for_rdk(
     destination = Path(destination)
     zoo.refuse_output(destination, model, ".bin", ".onnx")
     conversion.refuse_unprepared(model, TARGET, preparation)
-    asked, settings = _recipe(recipe)
+    asked, settings, lost = _recipe(recipe)
+    own = None
     if settings is not None:
         _refuse_other_preprocessing(settings, model.known_preprocessing())
-    pictures = _calibration(model, asked, comparison, listener)
+        own = _own_calibration(settings, Path(str(recipe)), model, comparison)
+    pictures = own or _calibration(model, asked, comparison, listener)
     with paths.scratch(destination.absolute().parent) as folder:
         place = folder / f"{destination.stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
         floating, fixed = _repaired(original, folder, preparation, listener.echo)
         if destination.suffix.lower() == ".bin":
-            order = _order(asked, settings, floating, model)
+            order, lost = _order(asked, settings, floating, model)
             made = _by_the_vendor(model, original, floating, pictures, order, comparison, folder)
         else:
             made = _emulated(
                 model, original, floating, pictures, asked, comparison, folder, listener
             )
+        made = replace(made, lost=_not_taken(lost, settings, own, pictures))
         story = {
             **steps.facts_of(model, fixed), **provenance.calibrated_on(pictures),
             "quantization": asked.to_dict(), **made.to_dict(), "file": destination.name,
@@ -174,12 +194,15 @@ def convert_for_rdk(
     return replace(made, file=destination, written=written)
 
 
+Lost = tuple[tuple[str, str], ...]
+
+
 def _recipe(
     recipe: str | Path | quantize.Recipe,
-) -> tuple[quantize.Recipe, hb_mapper.Settings | None]:
-    """Return a recipe, and the hb_mapper YAML that it was read from, if it was one."""
+) -> tuple[quantize.Recipe, hb_mapper.Settings | None, Lost]:
+    """Return a recipe, and the hb_mapper YAML that it was read from, with what it does not take."""
     if isinstance(recipe, quantize.Recipe):
-        return conversion.runnable(recipe), None
+        return conversion.runnable(recipe), None, ()
     file = Path(recipe)
     if file.suffix.lower() in (".yaml", ".yml") and file.is_file():
         try:
@@ -188,8 +211,57 @@ def _recipe(
             if "is not an hb_mapper YAML" not in str(error):
                 raise
         else:
-            return quantize.imported(file).recipe, settings
-    return conversion.runnable(recipe), None
+            found = quantize.imported(file)
+            return found.recipe, settings, found.unmapped
+    return conversion.runnable(recipe), None, ()
+
+
+def _own_calibration(
+    settings: hb_mapper.Settings, file: Path, model: zoo.Model, comparison: Comparison
+) -> data.ImageSet | None:
+    """Return the pictures of the YAML's own folder, None where others are given or it is not here.
+
+    They are rounded to whole pixels.
+    """
+    named = settings.get("cal_data_dir")
+    if comparison.calibration is not None or not named or settings.get("preprocess_on"):
+        return None
+    folder = file.parent / str(named)
+    if not folder.is_dir():
+        return None
+    pixels = hb_mapper_writing.read_pixels(folder, settings, model.known_preprocessing().shape)
+    images = np.rint(pixels).astype(np.uint8).transpose(0, 2, 3, 1)
+    images = images.repeat(3, axis=-1) if images.shape[-1] == 1 else images
+    unknown = np.full(len(images), data.NO_LABEL)
+    return data.ImageSet(images, unknown, (), f"{len(images)} files of {named}")
+
+
+_SAID_ELSEWHERE = (
+    "onnx_model", "march", "working_dir", "output_model_file_prefix", "input_name", "input_shape",
+    "input_type_train", "input_layout_train", "norm_type", "cal_data_dir", "cal_data_type",
+)  # fmt: skip
+"""What the model, its preprocessing or the command says; it was held against the YAML."""
+
+
+def _not_taken(
+    lost: Lost,
+    settings: hb_mapper.Settings | None,
+    own: data.ImageSet | None,
+    pictures: data.ImageSet,
+) -> Lost:
+    """Return what was not taken and asks for something, with the YAML's calibration folder."""
+    if settings is None:
+        return lost
+
+    def asks(what: str) -> bool:
+        key = what.partition(":")[0].rpartition(".")[2]  # "section.key" or "key: value"
+        return key not in _SAID_ELSEWHERE and settings.get(key, "a node") not in (False, "", None)
+
+    rest = tuple(pair for pair in lost if asks(pair[0]))
+    named = settings.get("cal_data_dir")
+    if not named or own is not None:
+        return rest
+    return (*rest, (f"cal_data_dir: {named}", f"calibrated on {pictures.source}"))
 
 
 def _refuse_other_preprocessing(settings: hb_mapper.Settings, known: data.Preprocessing) -> None:
@@ -230,11 +302,7 @@ def _repaired(
         plan = planning.suggest(file, TARGET)
         if plan.needed:
             raise planning.refused(plan)
-    if file.proto.ir_version > 9 and file.opset <= 11:
-        copied = file.copy()
-        copied.ir_version = 9
-        file = OnnxFile.write(folder / f"{original.path.stem}.ir9.onnx", copied)
-    return file, fixed
+    return vendor_tools.readable(file, folder / f"{original.path.stem}.ir9.onnx"), fixed
 
 
 def _order(
@@ -242,15 +310,23 @@ def _order(
     settings: hb_mapper.Settings | None,
     file: OnnxFile,
     model: zoo.Model,
-) -> vendor_tools.Order:
-    """Return what the vendor's tools are asked for: the YAML, or the recipe in its words."""
+) -> tuple[vendor_tools.Order, Lost]:
+    """Return what the vendor's tools are asked for, and what is not said to them.
+
+    It is the YAML, or the recipe in its words.
+    """
     preprocessing = model.known_preprocessing()
     if settings is not None:
-        return vendor_tools.Order.of(settings, preprocessing.size)
+        passed = vendor_tools.PASSED_ON
+        lost = tuple(
+            (f"{line.key}: {line.value}", line.left) for line in settings.lines
+            if line.left and line.key not in passed and settings.get(line.key) is not None
+        )  # fmt: skip
+        return vendor_tools.Order.of(settings, preprocessing.size), lost
     said = exporting.for_hb_mapper(recipe, file, preprocessing, prefix=file.path.stem)
     found = hb_mapper.parse(said.text, f"{file.path.stem}.yaml")
     order = vendor_tools.Order.of(found, preprocessing.size)
-    return replace(order, preprocessing=preprocessing)
+    return replace(order, preprocessing=preprocessing), said.lost
 
 
 def _by_the_vendor(
@@ -268,9 +344,11 @@ def _by_the_vendor(
         built = vendor_tools.build(
             tool, floating, order, np.asarray(pictures.images), place / original.path.stem
         )
-        known = (order, floating.inputs[0].name, model.known_preprocessing())
+        known = (
+            order, floating.inputs[0].name, model.known_preprocessing(), model.output or None,
+        )  # fmt: skip
         ours = vendor_tools.VendorRunner(tool, built.compiled, *known)
-        theirs = vendor_tools.VendorRunner(tool, built.quantized, *known, "quantized ONNX")
+        theirs = vendor_tools.VendorRunner(tool, built.quantized, *known, kind="quantized ONNX")
         gate, ladder = _judge(model, original, ours, "bpu_int8", comparison)
         few = _gate_inputs(model, comparison)[:_BIT_EXACT_IMAGES]
         same = (ours.run(few) == theirs.run(few)).all(axis=1).sum()

@@ -17,13 +17,14 @@ images), 0.973 and 100 % by KL (64), run once by us on 2026-11-28; this gives 0.
 from __future__ import annotations
 
 import dataclasses
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import compare, quantize, typesetting
+from .. import compare, paths, quantize, typesetting
 from ..errors import UsageError
 from ..images import data
 from ..onnxfile import edit
@@ -31,6 +32,7 @@ from ..onnxfile.file import OnnxFile
 from ..quantize.recipe import Override, Recipe
 from ..rdk import bpu_form, hb_mapper, placement, vendor_log
 from ..rdk.vendor_log import NodeLine
+from ..targets import onnx_nodes
 from .settings import Listener
 
 MARK = "emulation | "
@@ -151,8 +153,8 @@ def emulate(
     listener = listener or Listener()
     wanted = bpu_recipe(recipe)
     model, _ = bpu_form.joined(source)
-    form = OnnxFile.write(folder / f"{source.path.stem}.joined.onnx", model)
-    wanted = wanted.replaced(overrides=_renamed(wanted.overrides, form))
+    form = OnnxFile.write(paths.folder(folder / "joined") / source.path.name, model)
+    wanted = _renamed(wanted, source, form)
     draft = folder / f"{source.path.stem}.qdq.onnx"
     report, qdq = write_qdq(form, draft, pictures, wanted, preprocessing, listener)
     inputs = preprocessing(np.asarray(pictures.images[:_SEEN_IMAGES]))
@@ -160,12 +162,7 @@ def emulate(
         qdq, folder / f"{source.path.stem}.integer.onnx", inputs[:_COMPARED_IMAGES],
         check_top1=False,
     )  # fmt: skip
-    said = {o.node: hb_mapper.Node("BPU", 16, 16) for o in wanted.overrides if o.activations == 16}
-    said |= {node.name: hb_mapper.Node("CPU") for node in form.proto.graph.node
-             if wanted.excluded(node.name)}  # fmt: skip
-    if wanted.activations.bits == 16:
-        said = {node.name: hb_mapper.Node("BPU", 16, 16) for node in form.proto.graph.node} | said
-    checker = placement.lines(source, form, said)
+    checker = placement.lines(source, form, _said(wanted, form))
     nodes = _measured(checker, form, qdq, inputs)
     return Emulation(
         qdq, OnnxFile(integers.file), checker, nodes, report, integers, len(inputs), form
@@ -206,12 +203,44 @@ def write_qdq(
     return report, OnnxFile.write(destination, model)
 
 
-def _renamed(overrides: tuple[Override, ...], form: OnnxFile) -> tuple[Override, ...]:
-    """Return exceptions without those for nodes that were joined away (HardSigmoid of a pair)."""
-    names = [node.name for node in form.proto.graph.node]
-    return tuple(
-        o for o in overrides if any(Recipe(exclude=(o.node,)).excluded(name) for name in names)
+def _renamed(recipe: Recipe, source: OnnxFile, form: OnnxFile) -> Recipe:
+    """Return a recipe whose exceptions for the HardSigmoid of a joined pair are for its HardSwish.
+
+    What names no node at all stays as it is: the quantizer refuses it.
+    """
+    kept = [(node.name, node.op_type) for node in form.proto.graph.node]
+    names = {name for name, _ in kept}
+    read = edit.readers(source.proto.graph.node)
+    joined = {
+        node.name: read[node.output[0]][0].name for node in source.proto.graph.node
+        if node.op_type == "HardSigmoid" and node.name not in names
+    }  # fmt: skip
+
+    def meant(asked: Override) -> list[Override]:
+        now = [
+            dataclasses.replace(asked, node=glob.escape(swish), op_type="*")
+            for gate, swish in joined.items()
+            if asked.matches(gate, "HardSigmoid") and not asked.matches(swish, "HardSwish")
+        ]
+        stays = not now or any(asked.matches(*node) for node in kept)
+        return [asked, *now] if stays else now
+
+    return recipe.replaced(
+        overrides=tuple(o for asked in recipe.overrides for o in meant(asked)),
+        exclude=tuple(o.node for asked in recipe.exclude for o in meant(Override(asked))),
     )
+
+
+def _said(recipe: Recipe, form: OnnxFile) -> dict[str, hb_mapper.Node]:
+    """Return what a recipe says of single nodes, as an hb_mapper YAML does."""
+    found = {}
+    for node in form.proto.graph.node:
+        bits = recipe.setting(node.name, node.op_type, "activations") or recipe.activations.bits
+        if recipe.excluded(node.name):
+            found[node.name] = hb_mapper.Node("CPU")
+        elif bits == 16:
+            found[node.name] = hb_mapper.Node("BPU", 16, 16)
+    return found
 
 
 def _measured(
@@ -221,12 +250,15 @@ def _measured(
     found = compare.per_layer(form, qdq, inputs)
     cosines = {layer.tensor: layer.cosine for layer in found.rows}
     graph = form.proto.graph
-    nodes = {node.name: node for node in graph.node}
+    nodes = {node.name: node.proto for node in onnx_nodes.read(form).nodes}  # nameless ones, too
     read = edit.readers(graph.node)
     made = edit.producers(graph.node)
     stored = {tensor.name for tensor in graph.initializer}
-    lines = []
+    lines: list[NodeLine] = []
     for line in checker:
+        if line.node not in nodes:  # the Reshape that the tool puts after a last Gemm
+            lines.append(dataclasses.replace(line, cosine=lines[-1].cosine, bits="float"))
+            continue
         node = nodes[line.node]
         written = node.output[0]
         after = read.get(written, [])

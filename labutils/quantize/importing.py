@@ -150,7 +150,6 @@ def _of_ti(name: str) -> Imported:
     return Imported(recipe, f"TI preset {name}", tuple(mapped), tuple(unmapped))
 
 
-_HB_TYPES = {"int8": 8, "int16": 16}
 _HB_METHODS = {
     "kl": Calibration("entropy"), "max": Calibration(), "mix": Calibration("entropy"),
     "default": Calibration("mse"),
@@ -167,36 +166,27 @@ _HB_ELSEWHERE = {
     "input_shape": "read from the model", "input_layout_train": "read from the model",
     "input_type_train": "preprocessing, stated with the model",
     "norm_type": "preprocessing, stated with the model",
-    "compile_mode": "the compiler's", "debug": "the compiler's", "optimize_level": "the compiler's",
+    "input_space_and_range": "of the bytes; the lab's input stays float32",
+    "preprocess_on": "images are scaled by the lab",
+    "compile_mode": "the compiler's", "debug": "the compiler's",
+    "optimize_level": "of D-Robotics' compiler, where it makes a .bin",
 }  # fmt: skip
+
+
+_HB_NODES = ("node_info", "run_on_cpu", "run_on_bpu", "set_node_data_type")
 
 
 def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
     mapped: list[tuple[str, str]] = []
     unmapped: list[tuple[str, str]] = []
-    overrides: list[Override] = []
-    exclude: list[str] = []
-    calibration = Calibration("mse")
     settings = hb_mapper.of_content(data, file.name, fail)
+    overrides, exclude = _of_nodes(settings, mapped, unmapped)
+    calibration = _of_calibration(settings, mapped, unmapped)
     for section, entries in data.items():
         for key, value in (entries or {}).items():
-            path = (section, key)
-            if key == "node_info" and isinstance(value, dict):
-                _of_node_info(value, path, fail, overrides, exclude, mapped, unmapped)
-            elif key == "calibration_type":
-                if value not in _HB_METHODS:
-                    unmapped.append((f"{key}: {value}", "no such method here; taken: mse"))
-                    continue
-                calibration = _HB_METHODS[value]
-                mapped.append((f"{key}: {value}", f"calibration.method {calibration.method}"))
-                if value == "default":
-                    unmapped.append(
-                        (f"{key}: default", "the tool's search over methods; taken: mse")
-                    )
-            elif key == "max_percentile":
-                calibration = Calibration("percentile", percentile=100 * float(value))
-                mapped.append((f"{key}: {value}", f"percentile {100 * float(value):g}"))
-            elif key == "per_channel" and value:
+            if key in (*_HB_NODES, "calibration_type", "max_percentile"):
+                continue
+            if key == "per_channel" and value:
                 unmapped.append((f"{key}: {value}", _PER_CHANNEL))
             elif key == "per_channel":
                 mapped.append((f"{key}: {value}", "one range per tensor; weights: per channel"))
@@ -205,16 +195,37 @@ def _of_hb_mapper(data: dict, file: Path, fail: located_yaml.Fail) -> Imported:
                 unmapped.append((f"{key}: {value}", why))
             elif key in ("mean_value", "scale_value") and settings.get(key) is not None:
                 mapped.append((f"{key}: {value}", _in_units(key, settings)))
-            elif key in ("node_info", "run_on_cpu", "set_node_data_type"):
-                _of_named_nodes(settings, overrides, exclude, mapped)
             else:
                 why = _HB_ELSEWHERE.get(key, "unknown to the lab")
                 unmapped.append((f"{section}.{key}", why))
     recipe = Recipe(
         name=file.stem, about=f"hb_mapper, {file.name}", calibration=calibration,
-        overrides=tuple(overrides), exclude=tuple(exclude),
+        overrides=overrides, exclude=exclude,
     )  # fmt: skip
     return Imported(recipe, f"hb_mapper YAML {file.name}", tuple(mapped), tuple(unmapped))
+
+
+def _of_calibration(
+    settings: hb_mapper.Settings,
+    mapped: list[tuple[str, str]],
+    unmapped: list[tuple[str, str]],
+) -> Calibration:
+    """Return the method, whose percentile counts for ``max`` only, wherever it stands."""
+    kind, share = settings.get("calibration_type"), settings.get("max_percentile")
+    calibration = _HB_METHODS.get(kind, Calibration("mse"))
+    if kind is not None and kind not in _HB_METHODS:
+        unmapped.append((f"calibration_type: {kind}", "no such method here; taken: mse"))
+    elif kind is not None:
+        mapped.append((f"calibration_type: {kind}", f"calibration.method {calibration.method}"))
+    if kind == "default":
+        unmapped.append(("calibration_type: default", "the tool's search over methods; taken: mse"))
+    if share is not None and kind == "max":
+        percent = 100 * float(share)
+        mapped.append((f"max_percentile: {share}", f"percentile {percent:g}"))
+        return Calibration("percentile", percentile=percent)
+    if share is not None:
+        unmapped.append((f"max_percentile: {share}", "of calibration_type max only"))
+    return calibration
 
 
 def _in_units(key: str, settings: hb_mapper.Settings) -> str:
@@ -224,52 +235,31 @@ def _in_units(key: str, settings: hb_mapper.Settings) -> str:
     return f"{name} {' '.join(f'{figure:.6g}' for figure in figures)}"
 
 
-def _of_named_nodes(
+def _of_nodes(
     settings: hb_mapper.Settings,
-    overrides: list[Override],
-    exclude: list[str],
-    mapped: list[tuple[str, str]],
-) -> None:
-    """Take the nodes that are listed in one text, with semicolons between them."""
-    for name, node in settings.nodes.items():
-        if node.on == "CPU" and name not in exclude:
-            exclude.append(name)
-            mapped.append((f"{name} on the CPU", "excluded: it stays in float"))
-        elif node.output == 16 and all(o.node != name for o in overrides):
-            overrides.append(Override(node=name, activations=16))
-            mapped.append((f"{name} int16", "activations 16"))
-
-
-def _of_node_info(
-    value: Any,
-    path: tuple[str, str],
-    fail: located_yaml.Fail,
-    overrides: list[Override],
-    exclude: list[str],
     mapped: list[tuple[str, str]],
     unmapped: list[tuple[str, str]],
-) -> None:
-    if not isinstance(value, dict):
-        raise fail(path, f"expected a mapping of nodes, found {type(value).__name__}")
-    for node, settings in value.items():
-        if not isinstance(settings, dict):
-            raise fail((*path, node), "expected ON, InputType and OutputType")
-        where = settings.get("ON", settings.get(True, "BPU"))  # an unquoted ON is true in YAML
-        if where == "CPU":
-            exclude.append(str(node))
-            mapped.append((f"{node} ON CPU", "excluded: it stays in float"))
-            continue
-        types = {v for k, v in settings.items() if re.fullmatch(r"(Input|Output)Type\d*", str(k))}
-        wrong = types - set(_HB_TYPES)
-        if wrong:
-            unmapped.append((f"{node} {', '.join(sorted(wrong))}", "no such type here"))
-        widest: Any = max((_HB_TYPES[t] for t in types - wrong), default=None)
-        if widest:
-            overrides.append(Override(node=str(node), activations=widest))
-            mapped.append((f"{node} {'/'.join(sorted(types - wrong))}", f"activations {widest}"))
-            if len(types - wrong) > 1:
+) -> tuple[tuple[Override, ...], tuple[str, ...]]:
+    """Return the nodes whose width is said, and those that stay in float."""
+    overrides: list[Override] = []
+    exclude: list[str] = []
+    for name, node in settings.nodes.items():
+        said = node.entry()
+        del said["ON"]
+        words = "/".join(sorted(set(said.values())))
+        if node.on == "CPU":
+            exclude.append(name)
+            mapped.append((f"{name} ON CPU", "excluded: it stays in float"))
+        elif not said:
+            mapped.append((f"{name} ON BPU", "quantized, as all are"))
+        else:
+            widest: Any = max(node.widths)
+            overrides.append(Override(node=name, activations=widest))
+            mapped.append((f"{name} {words}", f"activations {widest}"))
+            if len(node.widths) > 1:
                 why = f"a node has one width here; taken: {widest}"
-                unmapped.append((f"{node}: input and output differ", why))
+                unmapped.append((f"{name}: input and output differ", why))
+    return tuple(overrides), tuple(exclude)
 
 
 _SCALES = {0: (False, False), 1: (True, True), 4: (False, False)}  # symmetric, power of two

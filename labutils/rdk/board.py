@@ -8,14 +8,15 @@ flat array of packed NV12: the luma, then the pairs of chroma.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import MissingToolError, ToolError, UsageError
+from ..errors import MissingToolError, ModelFileError, ToolError, UnknownNameError, UsageError
 from ..images import data, nv12
 
 NOTE = "over D-Robotics' interface on the board, which the lab's authors have not run"
@@ -131,8 +132,12 @@ class BoardRunner:
     ------
     MissingToolError
         None of the interfaces can be imported: this is not the board.
+    ModelFileError
+        There is no such file.
+    ToolError
+        The interface does not load it; in its own words.
     UsageError
-        The model is of another size than the preprocessing.
+        The model is of another size than the preprocessing, or there is no such interface.
     """
 
     def __init__(
@@ -142,6 +147,8 @@ class BoardRunner:
         kind: nv12.Range = "video",
         interface: str | None = None,
     ) -> None:
+        if interface is not None and interface not in _KINDS:
+            raise UnknownNameError("interface of the board", interface, _KINDS)
         names = [interface] if interface else available()
         module = _imported(names[0]) if names else None
         if module is None:
@@ -153,8 +160,11 @@ class BoardRunner:
         self.file, self.preprocessing, self.range = Path(file), preprocessing, kind
         height, width = data.sides(preprocessing.size)
         nv12.refuse_odd(height, width)
-        self.interface = _KINDS[names[0]](module, str(file))
-        said = self.interface.size
+        if not self.file.is_file():
+            raise ModelFileError(f"There is no file {file}. Check the path.")
+        with _in_its_own_words(f"{names[0]} does not load {self.file.name}"):
+            self.interface = _KINDS[names[0]](module, str(file))
+            said = self.interface.size
         if said is not None and said != (height, width):
             raise UsageError(
                 f"{self.file.name} takes pictures of {said[0]} x {said[1]}, not {height} x {width}."
@@ -191,10 +201,16 @@ class BoardRunner:
         rows = []
         for picture in sent:
             packed = np.ascontiguousarray(picture).reshape(-1)
-            try:
+            with _in_its_own_words(f"{self.interface.name} refuses the picture"):
                 rows.append(np.asarray(self.interface.scores(packed), np.float32).reshape(-1))
-            except (ValueError, TypeError, RuntimeError) as error:
-                kind, reason = type(error).__name__, str(error)
-                message = f"{self.interface.name} refuses the picture: {kind}: {reason}"
-                raise ToolError(message, kind, reason) from None
         return np.stack(rows)
+
+
+@contextlib.contextmanager
+def _in_its_own_words(what: str) -> Iterator[None]:
+    """Turn what an interface of the board raises into a ToolError."""
+    try:
+        yield
+    except Exception as error:  # the vendor's native code: its errors are not documented
+        kind, reason = type(error).__name__, str(error)
+        raise ToolError(f"{what}: {kind}: {reason}", kind, reason) from None

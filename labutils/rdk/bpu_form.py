@@ -119,6 +119,11 @@ def is_absorbed(node: onnx.NodeProto, made: dict[str, onnx.NodeProto], read: dic
     return node.op_type in _CLAMPS and before and len(read[node.input[0]]) == 1
 
 
+def keeps_sums(node: onnx.NodeProto) -> bool:
+    """Whether the sums of a node that makes an output of the network are not rounded."""
+    return node.op_type in _CONVOLUTIONS
+
+
 def round_as_the_bpu_(model: onnx.ModelProto) -> Counter[str]:
     """Take away the roundings of a QDQ model that the BPU does not do, in place; count them.
 
@@ -153,7 +158,7 @@ def _unround_(
     last = made.get(name)
     quantize = made.get(last.input[0]) if last is not None and last.op_type == _DQ else None
     maker = made.get(quantize.input[0]) if quantize is not None else None
-    if last is None or quantize is None or maker is None or maker.op_type not in _CONVOLUTIONS:
+    if last is None or quantize is None or maker is None or not keeps_sums(maker):
         return
     maker.output[0] = name
     for node in (last, quantize):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 _COMPILED = "HzBpuHBM"
+End = tuple[str, str, tuple[int | str, ...]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +33,7 @@ class CompiledFile(typesetting.Shown):
     file, bytes, sha256
         Its name, size and hash.
     inputs, outputs
-        (name, type, shape).
+        (name, type, shape); a size that is open is a name, or ``?``.
     operators
         Nodes by operator.
     compiled
@@ -44,8 +45,8 @@ class CompiledFile(typesetting.Shown):
     file: str
     bytes: int
     sha256: str
-    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
-    outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
     operators: Counter[str]
     compiled: tuple[tuple[str, int], ...]
     producer: str = ""
@@ -116,12 +117,13 @@ def describe(file: str | Path) -> CompiledFile:
     )  # fmt: skip
 
 
-def _end(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
+def _end(value: onnx.ValueInfoProto) -> End:
     from onnx import TensorProto
 
     tensor = value.type.tensor_type
-    kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-    return value.name, kind, tuple(dim.dim_value for dim in tensor.shape.dim)
+    known = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    kind = known.get(tensor.elem_type, f"type {tensor.elem_type}, which ONNX does not have")
+    return value.name, kind, tuple(d.dim_value or d.dim_param or "?" for d in tensor.shape.dim)
 
 
 def _code_bytes(node: onnx.NodeProto) -> int:

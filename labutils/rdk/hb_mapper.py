@@ -18,6 +18,8 @@ import numpy as np
 from .. import located_yaml, typesetting, untrusted
 from ..errors import UsageError, counted, worded
 from ..images import data, nv12
+from . import hb_mapper_nodes
+from .hb_mapper_nodes import Node
 
 _YES_NO = (True, False)
 _PICTURES = ("rgb", "bgr", "yuv444", "gray", "featuremap")
@@ -63,9 +65,6 @@ REQUIRED = {
 }
 """What hb_mapper does not do without."""
 
-_TYPES = {"int8": 8, "int16": 16}
-_TYPED = re.compile(r"(InputType\d*|OutputType)")
-
 
 @dataclass(frozen=True)
 class Line:
@@ -89,15 +88,6 @@ class Line:
     value: Any
     taken: str = ""
     left: str = ""
-
-
-@dataclass(frozen=True)
-class Node:
-    """An entry of ``node_info``: where a node runs, and in how many bits, if that is said."""
-
-    on: str = "BPU"
-    inputs: int | None = None
-    output: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,6 +122,14 @@ class Settings(typesetting.Shown):
         return 1 if self.get("input_type_train") == "gray" else 3
 
     @property
+    def size(self) -> data.Size | None:
+        """(height, width) that ``input_shape`` says; None where it is open, or not of a picture."""
+        if self.get("input_type_train") == "featuremap":
+            return None
+        layout = self.get("input_layout_train", "NCHW")
+        return _size(self.get("input_shape"), layout, self.channels)
+
+    @property
     def byte_range(self) -> nv12.Range | None:
         """The range of the NV12 bytes that the board feeds, None where it feeds no NV12.
 
@@ -152,7 +150,8 @@ class Settings(typesetting.Shown):
         Raises
         ------
         UsageError
-            The size is not said, or the input is not RGB or gray in NCHW.
+            The size is not said, or ``input_shape`` says another one, or the input is not RGB or
+            gray in NCHW.
         """
         kind, layout = self.get("input_type_train"), self.get("input_layout_train", "NCHW")
         if kind not in ("rgb", "gray") or layout != "NCHW":
@@ -161,11 +160,18 @@ class Settings(typesetting.Shown):
                 "RGB or gray in NCHW. Export the network with such an input, or calibrate it with "
                 "arrays of your own (--calibration FILE.npz)."
             )
-        size = size or _size(self.get("input_shape"))
+        own = self.size
+        if size is not None and own is not None and data.sides(size) != own:
+            raise UsageError(
+                f"{self.file}: input_shape {self.get('input_shape')} is not the size of the "
+                f"network, which takes {' x '.join(map(str, data.sides(size)))}. Correct or empty "
+                "input_shape, or pass the network that was meant."
+            )
+        size = size or own
         if size is None:
             raise UsageError(f"{self.file} leaves input_shape open: pass --size HEIGHT WIDTH.")
         mean, scale = self.normalisation(self.channels)
-        means, stds = tuple(mean / 255), tuple(1 / (255 * scale))
+        means, stds = (tuple(map(float, v)) for v in (mean / 255, 1 / (255 * scale)))
         return data.Preprocessing(size, means, stds, f"hb_mapper's {self.file}")
 
     def normalisation(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,22 +237,44 @@ def of_content(content: Any, file: str, fail: located_yaml.Fail) -> Settings:
             raise fail((section,), f"expected a mapping, found {type(entries).__name__}")
         for key, value in entries.items():
             path, number = (section, key), _number(fail, (section, key))
-            if value is not None and value != "":
-                _check(section, key, value, path, fail)
-                values.setdefault(section, {})[key] = value
-                _nodes_(key, value, path, fail, nodes)
-            lines.append(Line(number, section, str(key), value, *_meaning(section, key, value)))
+            said = _without_empty_parts(value)
+            if said is not None and said != "":
+                _check(section, key, said, path, fail)
+                values.setdefault(section, {})[key] = said
+                hb_mapper_nodes.read_(key, said, path, fail, nodes)
+            lines.append(Line(number, section, str(key), value, *_meaning(section, key, entries)))
     found = Settings(file, values, nodes, tuple(lines))
-    for key in ("mean_value", "scale_value"):
-        if found.get(key) is not None:
-            try:
-                _figures(found.get(key), found.channels, key == "scale_value")
-            except ValueError as error:
-                raise fail(("input_parameters", key), str(error)) from None
+    _check_together(found, fail)
     return found
 
 
-def _unknown(word: str, known: Mapping[str, Any]) -> str:
+def _without_empty_parts(value: Any) -> Any:
+    """Return a text without the parts between semicolons that hold nothing; ``nv12;`` is one."""
+    if not isinstance(value, str):
+        return value
+    return "; ".join(filter(None, (part.strip() for part in value.split(";"))))
+
+
+def _check_together(found: Settings, fail: located_yaml.Fail) -> None:
+    """Refuse values that do not fit each other."""
+    kinds = found.get("input_type_train"), found.get("input_type_rt")
+    if None not in kinds and "gray" in kinds and kinds[0] != kinds[1]:
+        why = f"{kinds[1]} is not fed to a network of {kinds[0]}: gray goes to gray alone"
+        raise fail(("input_parameters", "input_type_rt"), why)
+    checks = {
+        "mean_value": lambda: _figures(found.get("mean_value"), found.channels, False),
+        "scale_value": lambda: _figures(found.get("scale_value"), found.channels, True),
+        "input_shape": lambda: found.size,
+    }
+    for key, check in checks.items():
+        try:
+            _ = found.get(key) is None or check()
+        except ValueError as error:
+            raise fail(("input_parameters", key), str(error)) from None
+
+
+def _unknown(word: object, known: Mapping[str, Any]) -> str:
+    word = str(word)
     near = difflib.get_close_matches(word, known, 1)
     return f"unknown; did you mean {near[0]}?" if near else f"unknown; known: {', '.join(known)}"
 
@@ -263,54 +291,23 @@ def _check(
     if key not in SCHEMA[section]:
         return  # of another release of the tool: it is listed as unknown
     allowed = SCHEMA[section][key]
-    words = str(value).split(";") if isinstance(value, str) else [value]
+    words = value.split("; ") if isinstance(value, str) else [value]
     if section == "input_parameters" and len(words) > 1:
         raise fail(path, "the lab takes networks with one input; this names several")
     for word in words:
-        word = word.strip() if isinstance(word, str) else word
         if allowed is not None and word not in allowed:
             listed = ", ".join(map(str, allowed))
             raise fail(path, f"{untrusted.shown(word)} is not one of {listed}")
+    if key == "max_percentile" and not _is_share(value):
+        raise fail(path, f"{untrusted.shown(value)} is not a share of the values, 0.5 to 1")
 
 
-def _nodes_(
-    key: str, value: Any, path: tuple[str, str], fail: located_yaml.Fail, found: dict[str, Node]
-) -> None:
-    """Add what a setting says of single nodes."""
-    if key in ("run_on_cpu", "run_on_bpu"):
-        for name in filter(None, (word.strip() for word in str(value).split(";"))):
-            found[name] = Node(on=key[-3:].upper())
-    elif key in ("node_info", "set_node_data_type") and isinstance(value, str):
-        for part in filter(None, (word.strip() for word in value.split(";"))):
-            name, _, kind = part.rpartition(":")
-            if kind not in _TYPES or not name:
-                raise fail(path, f"{untrusted.shown(part)} is not NODE:int16")
-            found[name] = Node(output=_TYPES[kind], inputs=_TYPES[kind])
-    elif key in ("node_info", "set_node_data_type"):
-        if not isinstance(value, dict):
-            raise fail(path, f"expected a mapping of nodes, found {type(value).__name__}")
-        for name, said in value.items():
-            found[str(name)] = _node(said, (*path, name), fail)
-
-
-def _node(said: Any, path: tuple[Any, ...], fail: located_yaml.Fail) -> Node:
-    if not isinstance(said, dict):
-        raise fail(path, "expected ON, InputType and OutputType")
-    plain = {"ON" if key is True else str(key): value for key, value in said.items()}
-    on = plain.pop("ON", "BPU")  # an unquoted ON is true in YAML
-    if on not in ("BPU", "CPU"):
-        raise fail(path, f"ON: {untrusted.shown(on)} is not one of BPU, CPU")
-    inputs, output = [], None
-    for key, value in plain.items():
-        if not _TYPED.fullmatch(key):
-            raise fail((*path, key), "unknown; known: ON, InputType, InputType0 ..., OutputType")
-        if value not in _TYPES:
-            raise fail((*path, key), f"{untrusted.shown(value)} is not one of int8, int16")
-        if key == "OutputType":
-            output = _TYPES[value]
-        else:
-            inputs.append(_TYPES[value])
-    return Node(on, max(inputs, default=None), output)
+def _is_share(value: Any) -> bool:
+    """Whether it is a ``max_percentile``; OpenExplorer 1.2.8 for the X5 takes 0.5 to 1."""
+    try:
+        return 0.5 <= float(value) <= 1
+    except (TypeError, ValueError):
+        return False
 
 
 def _figures(value: Any, channels: int, positive: bool) -> np.ndarray:
@@ -330,11 +327,19 @@ def _figures(value: Any, channels: int, positive: bool) -> np.ndarray:
     return figures if len(figures) == channels else np.repeat(figures, channels)
 
 
-def _size(shape: Any) -> data.Size | None:
-    words = str(shape or "").lower().split("x")
-    if len(words) != 4 or not all(word.strip().isdigit() for word in words):
+def _size(shape: Any, layout: str, channels: int) -> data.Size | None:
+    """Return height and width of one picture; ValueError says what is wrong with the value."""
+    if shape is None:
         return None
-    return int(words[2]), int(words[3])
+    words = [word.strip() for word in str(shape).lower().split("x")]
+    found = [int(word) for word in words if word.isdecimal()]
+    rest = found[1:] if layout == "NCHW" else found[3:] + found[1:3]
+    if len(found) != len(words) or len(found) != 4 or found[0] != 1 or rest[0] != channels:
+        form = f"1x{channels}xHEIGHTxWIDTH" if layout == "NCHW" else f"1xHEIGHTxWIDTHx{channels}"
+        raise ValueError(f"{untrusted.shown(shape)} is not one picture in {layout}: {form}")
+    if not rest[1] or not rest[2]:
+        raise ValueError(f"{untrusted.shown(shape)} is a picture without pixels")
+    return rest[1], rest[2]
 
 
 _MEANINGS = {
@@ -348,6 +353,7 @@ _MEANINGS = {
     "input_layout_train": "preprocessing: layout", "input_shape": "preprocessing: size",
     "input_type_rt": "what the board feeds", "input_space_and_range": "range of the NV12 bytes",
     "cal_data_dir": "folder of calibration", "cal_data_type": "type of its files",
+    "optimize_level": "level of D-Robotics' compiler, where it makes a .bin",
 }  # fmt: skip
 _ELSEWHERE = {
     "onnx_model": "the model is passed where the settings are used",
@@ -360,10 +366,12 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
-def _meaning(section: str, key: str, value: Any) -> tuple[str, str]:
-    """Return what a setting became, and why it became nothing."""
-    if value is None or value == "":
+def _meaning(section: str, key: str, entries: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a setting of a section became, and why it became nothing."""
+    if _without_empty_parts(entries[key]) in (None, ""):
         return "", "left empty: the tool's default"
+    if key == "max_percentile" and entries.get("calibration_type") != "max":
+        return "", "of calibration_type max only"
     if key in _MEANINGS:
         return _MEANINGS[key], ""
     if key not in SCHEMA[section]:

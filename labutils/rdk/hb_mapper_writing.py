@@ -14,6 +14,7 @@ from ..errors import UsageError, counted
 from ..images import data
 from . import hb_mapper
 
+_MOST_NORMALISED = 3.0  # white with ImageNet's mean and std is 2.64; pictures of 0..255 reach more
 FEWEST, MOST = 20, 1000
 """Calibration pictures; D-Robotics recommends about 100."""
 
@@ -39,7 +40,7 @@ class Plan:
     per_channel
         Whether feature maps have a range per channel; None leaves it out.
     input_type_rt, input_space_and_range
-        What the board feeds; the range is of NV12.
+        What the board feeds, gray where the network is of gray; the range is of NV12.
     cal_data_dir
         Folder of calibration as the YAML names it.
     """
@@ -80,15 +81,15 @@ class Plan:
             "working_dir": self.prefix, "output_model_file_prefix": self.prefix,
         }  # fmt: skip
         if self.nodes:
-            model["node_info"] = {name: _entry(node) for name, node in self.nodes.items()}
+            model["node_info"] = {name: node.entry() for name, node in self.nodes.items()}
         inputs: dict[str, Any] = {
-            "input_type_rt": self.input_type_rt,
+            "input_type_rt": "gray" if gray else self.input_type_rt,
             "input_type_train": "gray" if gray else "rgb", "input_layout_train": "NCHW",
             "input_shape": f"1x{self.preprocessing.channels}x{height}x{width}",
             "norm_type": "data_mean_and_scale", "mean_value": _row(255 * mean),
             "scale_value": _row(1 / (255 * std)),
         }  # fmt: skip
-        if self.input_type_rt == "nv12":
+        if inputs["input_type_rt"] == "nv12":
             inputs["input_space_and_range"] = self.input_space_and_range
         calibration: dict[str, Any] = {
             "cal_data_dir": self.cal_data_dir, "cal_data_type": "float32",
@@ -105,14 +106,6 @@ class Plan:
                 "compile_mode": "latency", "debug": False, "optimize_level": "O3",
             },
         }  # fmt: skip
-
-
-def _entry(node: hb_mapper.Node) -> dict[str, str]:
-    found = {"ON": node.on}
-    for key, bits in (("InputType", node.inputs), ("OutputType", node.output)):
-        if bits is not None:
-            found[key] = f"int{bits}"
-    return found
 
 
 def _row(figures: np.ndarray) -> str:
@@ -160,10 +153,52 @@ def write_calibration(folder: str | Path, pictures: data.ImageSet, channels: int
     return place
 
 
+def folder_of(settings: hb_mapper.Settings, beside: Path) -> Path:
+    """Return the folder of calibration files that a YAML names, which lies beside it.
+
+    Raises
+    ------
+    UsageError
+        It names none, or one of pictures, which the tool would scale itself.
+    """
+    named = settings.get("cal_data_dir")
+    if named is None:
+        raise UsageError(f"{settings.file} says no cal_data_dir: pass --calibration FOLDER.")
+    if settings.get("preprocess_on"):
+        raise UsageError(
+            f"{settings.file}: preprocess_on: True, so {named} holds pictures that hb_mapper "
+            "scales itself, and the lab reads raw files. Pass a folder of those as --calibration: "
+            "`labutils rdk prepare` writes them."
+        )
+    return beside / str(named)
+
+
 def read_calibration(
     folder: str | Path, settings: hb_mapper.Settings, shape: tuple[int, int, int]
 ) -> np.ndarray:
     """Return what calibration sees: the folder's pictures, normalised as the YAML says.
+
+    Parameters
+    ----------
+    folder, settings, shape
+        As for `read_pixels`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, channels, height, width) float32.
+    """
+    pixels = read_pixels(folder, settings, shape)
+    mean, scale = settings.normalisation(shape[0])
+    middle, factor = (np.asarray(v, np.float32)[:, None, None] for v in (mean, scale))
+    normalised: np.ndarray = (pixels - middle) * factor
+    return normalised
+
+
+def read_pixels(
+    folder: str | Path, settings: hb_mapper.Settings, shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Return the pictures of a calibration folder, as they are in its files.
 
     Parameters
     ----------
@@ -177,24 +212,24 @@ def read_calibration(
     Returns
     -------
     numpy.ndarray
-        (n, channels, height, width) float32.
+        (n, channels, height, width) float32, pixels 0..255 where the YAML normalises.
 
     Raises
     ------
     UsageError
-        There are no files, or one does not have the size of a picture; the message names it.
+        There are no files, or one does not have the size of a picture, or they are not pixels in
+        the YAML's layout; the message names it.
     """
     place = Path(folder)
     if not place.is_dir():
         raise UsageError(f"There is no calibration folder {place}. Pass --calibration FOLDER.")
     said = settings.get("cal_data_type") or ("float32" if place.name.endswith("_f32") else "uint8")
-    kind = np.dtype(said)
+    kind = np.dtype(said).newbyteorder("<")
     files = sorted(file for file in place.iterdir() if file.is_file())
     if not files:
         raise UsageError(f"{place} holds no calibration files.")
     wanted = int(np.prod(shape)) * kind.itemsize
-    mean, scale = settings.normalisation(shape[0])
-    layout = settings.get("input_layout_train", "NCHW")
+    planar = settings.get("input_layout_train", "NCHW") == "NCHW"
     found = []
     for file in files:
         if file.stat().st_size != wanted:
@@ -202,10 +237,44 @@ def read_calibration(
                 f"{file} has {file.stat().st_size:,} bytes; a picture of "
                 f"{' x '.join(map(str, shape))} in {said} has {wanted:,}."
             )
-        values = np.fromfile(file, kind)
+        values = np.fromfile(file, kind).astype(np.float32)
+        if settings.get("norm_type") != "no_preprocess":
+            _refuse_other_values(values, file)
         turned = values.reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
-        found.append(values.reshape(shape) if layout == "NCHW" else turned)
-    pixels = np.stack(found).astype(np.float32)
-    middle, factor = (np.asarray(v, np.float32)[:, None, None] for v in (mean, scale))
-    normalised: np.ndarray = (pixels - middle) * factor
-    return normalised
+        found.append(values.reshape(shape) if planar else turned)
+    pixels = np.stack(found)
+    _refuse_other_pictures(pixels, place, settings, planar)
+    return pixels
+
+
+def _refuse_other_values(values: np.ndarray, file: Path) -> None:
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
+        raise UsageError(
+            f"{file} does not hold pixels of 0 to 255 (little-endian): they go from "
+            f"{values.min():g} to {values.max():g}. Write pictures that nobody has normalised: the "
+            "YAML's mean_value and scale_value do that."
+        )
+
+
+def _refuse_other_pictures(
+    pixels: np.ndarray, place: Path, settings: hb_mapper.Settings, planar: bool
+) -> None:
+    """Refuse values that nobody would see as pictures: normalised, or in the other layout.
+
+    In planes, neighbours are alike; where three bytes on are more alike, the channels alternate.
+    """
+    if not np.isfinite(pixels).all():
+        raise UsageError(f"{place} holds values that are not numbers.")
+    if settings.get("norm_type") != "no_preprocess" and pixels.max() <= _MOST_NORMALISED:
+        raise UsageError(
+            f"No pixel of {place} is above {pixels.max():.3g} of 255: its files are normalised "
+            "already, or of another byte order. Write pixels of 0 to 255, as `labutils rdk "
+            "prepare` does."
+        )
+    flat = pixels.reshape(len(pixels), -1)
+    near, far = (float(np.abs(flat[:, n:] - flat[:, :-n]).mean()) for n in (1, 3))
+    if planar and pixels.shape[1] == 3 and far < 0.8 * near:
+        raise UsageError(
+            f"The files of {place} look like (height, width, channel), and {settings.file} says "
+            "input_layout_train NCHW: write one plane after the other."
+        )

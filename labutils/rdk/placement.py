@@ -2,6 +2,8 @@
 
 It follows the operator table (``data/targets/rdk_x5_hb_mapper.yaml``): an operator that misses a
 limit, or has no BPU kernel, runs on the CPU. Names of the BPU's operators are those that were seen.
+A last Gemm, which becomes a convolution, is followed by a Reshape on the CPU (checker's table of
+RepVGG on RDK X5 in rdk_model_zoo; run by us on MobileNetV3-Large).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from . import bpu_form, hb_mapper
 from .vendor_log import NodeLine
 
 _LUT = "HzLut"
+_RESHAPED = "_reshape_output"
+_ON_CPU = ("CPU", "--", "Reshape")
 
 
 def lines(
@@ -47,11 +51,15 @@ def lines(
         if on and bpu_form.is_absorbed(node.proto, made, read):
             continue
         kind = _kind(node.op_type, report.table) if on else node.op_type
-        width = f"int{(said.get(node.name) or hb_mapper.Node()).output or 8}"
-        wide = "int32" if last & set(node.proto.output) else width
-        bits = f"{width}/{wide}" if on else "float/float"
+        own = said.get(node.name) or hb_mapper.Node()
+        ends = last & set(node.proto.output)
+        wide = "int32" if ends and bpu_form.keeps_sums(node.proto) else f"int{own.output or 8}"
+        reads = max((bits for _, bits in own.each), default=0) or own.inputs or 8
+        bits = f"int{reads}/{wide}" if on else "float/float"
         where = ("BPU", f"id({number - 1})") if on else ("CPU", "--")
         found.append(NodeLine(node.name, *where, kind, None, None, bits))
+        if on and ends and node.op_type == "Gemm":
+            found.append(NodeLine(f"{node.name}{_RESHAPED}", *_ON_CPU, None, None, "float/float"))
     return tuple(found)
 
 

@@ -6,16 +6,21 @@ and of one run of dg-nn-toolkit 1.0.0 and dgdk 1.0.0 by us, 2026-11-28.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_CELL = rf"-?(?:{_NUMBER}|nan|inf)|--"
 _ESTIMATE = re.compile(
-    r"FPS\s*=\s*([\d.]+),\s*latency\s*=\s*([\d.]+)\s*us(?:,\s*DDR\s*=\s*(\d+)\s*bytes)?", re.I
+    rf"FPS\s*=\s*({_NUMBER}),\s*latency\s*=\s*({_NUMBER})\s*us(?:,\s*DDR\s*=\s*(\d+)\s*bytes)?",
+    re.I,
 )
 _ROW = re.compile(
     r"(?P<node>\S+)\s+(?P<on>BPU|CPU)\s+(?P<subgraph>id\(\d+\)|--)\s+(?P<type>\S+)"
-    r"(?:\s+(?P<cosine>-?\d+\.\d+|--))?(?:\s+(?P<threshold>-?[\d.]+|--))?\s+(?P<bits>\S+)\s*$"
+    rf"(?:\s+(?P<cosine>{_CELL}))?(?:\s+(?P<threshold>{_CELL}))?\s+(?P<bits>\S+)\s*$"
 )
+_LOGGED = re.compile(r"\d{4}-\d\d-\d\d[ T]|\[?\w{3} \w{3} +\d|.*\b(?:DEBUG|INFO|WARNING|ERROR)\b")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class NodeLine:
         Its name, ``BPU`` or ``CPU``, ``id(0)`` or ``--``, and the operator that it became.
     cosine, threshold
         Similarity of its output to the float model's, and the value that its codes reach; None
-        where they are not said.
+        where they are not said, or not finite.
     bits
         ``int8``, ``int16``, ``float``, or ``int8/int8`` of input and output.
     """
@@ -78,7 +83,8 @@ def estimate(log: str) -> Estimate | None:
 def nodes(log: str) -> tuple[NodeLine, ...]:
     """Return the rows of the last table of nodes in a log.
 
-    A table ends with the first line that is not a row; names that the tool shortened stay so.
+    A table ends with an empty line, or another line of the log; names that the tool shortened stay
+    so.
     """
     tables: list[list[NodeLine]] = []
     open_ = False
@@ -89,7 +95,7 @@ def nodes(log: str) -> tuple[NodeLine, ...]:
             open_ = True
         elif open_ and (row := _ROW.search(text)):
             tables[-1].append(_line(row))
-        elif open_ and tables[-1]:
+        elif open_ and tables[-1] and (not text or _LOGGED.match(text)):
             open_ = False
     return tuple(tables[-1]) if tables else ()
 
@@ -100,9 +106,9 @@ def _is_head(text: str) -> bool:
 
 
 def _line(row: re.Match[str]) -> NodeLine:
-    cosine, threshold = (
-        None if row[key] in (None, "--") else float(row[key]) for key in ("cosine", "threshold")
-    )
+    cells = (row["cosine"], row["threshold"])
+    found = [float("nan") if cell in (None, "--") else float(cell) for cell in cells]
+    cosine, threshold = (value if math.isfinite(value) else None for value in found)
     return NodeLine(
         row["node"], row["on"], row["subgraph"], row["type"], cosine, threshold, row["bits"]
     )

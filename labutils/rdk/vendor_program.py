@@ -13,8 +13,10 @@ The lab neither installs nor brings these packages; what is known of them, and f
 ``expected_input_type``, ``original_input_layout``  ``mean_value`` and ``scale_value`` (rdk_doc)
 ``node_dict``, ``hbdk_dict``                        makertbin's logs in rdk_model_zoo (YOLO11 on
                                                     X5, hb_mapper 1.24.3): node_info as it stands
-                                                    in the YAML; ``hbdk_pass_through_params`` and
-                                                    ``input-source``
+                                                    in the YAML, ``InputType0`` and so on as well
+                                                    (rdk_doc); ``hbdk_pass_through_params``, with
+                                                    ``--debug`` and ``--jobs`` by another public
+                                                    log (2025-02), and ``input-source``
 ``*_quantized_model.onnx``, the hybrid model        Run by us: what makertbin writes; the hybrid
                                                     model is an ONNX file with HzBpuHBM nodes
 ``horizon_nn.api.ORTExecutor(model)``               Run by us: it simulates the BPU, bit for bit as

@@ -19,6 +19,7 @@ from .. import paths
 from ..errors import ConvertError, MissingToolError, ToolError, UsageError
 from ..images import data, nv12
 from ..onnxfile.file import OnnxFile
+from ..runtime import outputs
 from ..tools import calling
 from . import hb_mapper, vendor_log
 from .vendor_log import Estimate, NodeLine
@@ -98,8 +99,8 @@ class Order:
         How ranges are chosen: ``default``, ``mix``, ``kl`` or ``max``; a share of the values.
     nodes
         Name -> `hb_mapper.Node`.
-    level
-        Of the compiler, ``O0`` to ``O3``.
+    level, options
+        Of the compiler: ``O0`` to ``O3``, and what follows that.
     """
 
     preprocessing: data.Preprocessing
@@ -108,6 +109,7 @@ class Order:
     percentile: float | None = None
     nodes: Mapping[str, hb_mapper.Node] | None = None
     level: str = "O3"
+    options: str = "--core-num 1 --fast"
 
     @classmethod
     def of(cls, settings: hb_mapper.Settings, size: data.Size | None = None) -> Order:
@@ -116,13 +118,15 @@ class Order:
         Raises
         ------
         UsageError
-            It asks for an input or a calibration that is not passed on here.
+            It asks for something that is not passed on here, and would make another file.
         """
+        _refuse_other_settings(settings)
         kind = settings.get("input_type_rt")
         if kind not in ("nv12", "featuremap"):
             raise UsageError(
                 f"{settings.file}: input_type_rt {kind} is not passed on to D-Robotics' tools "
-                "here: nv12 and featuremap (normalised float32) are."
+                "here: nv12 and featuremap (normalised float32) are. `labutils rdk prepare` writes "
+                "what hb_mapper itself takes."
             )
         method = settings.get("calibration_type")
         if method not in _METHODS:
@@ -132,9 +136,10 @@ class Order:
             )
         if settings.get("march", "bayes-e") != "bayes-e":
             raise UsageError(f"{settings.file}: march {settings.get('march')} is not the RDK X5's.")
+        share = settings.get("max_percentile") if method == "max" else None
         return cls(
-            settings.preprocessing(size), settings.byte_range, method,
-            settings.get("max_percentile"), settings.nodes, settings.get("optimize_level", "O3"),
+            settings.preprocessing(size), settings.byte_range, method, share, settings.nodes,
+            settings.get("optimize_level", "O3"), _options(settings),
         )  # fmt: skip
 
     def arguments(self, name: str) -> dict[str, Any]:
@@ -144,7 +149,7 @@ class Order:
         entry: dict[str, Any] = {
             "input_shape": [1, *pre.shape], "original_input_layout": "NCHW",
         }  # fmt: skip
-        hbdk: dict[str, Any] = {"hbdk_pass_through_params": f"--{self.level} --core-num 1 --fast"}
+        hbdk: dict[str, Any] = {"hbdk_pass_through_params": f"--{self.level} {self.options}"}
         if self.byte_range:
             entry |= {
                 "original_input_type": "RGB", "expected_input_type": _YUV[self.byte_range],
@@ -157,7 +162,7 @@ class Order:
         return {
             "name": name, "march": "bayes-e", "input_dict": {name: entry},
             "cali_dict": calibration, "hbdk_dict": hbdk,
-            "node_dict": {key: _said(node) for key, node in (self.nodes or {}).items()},
+            "node_dict": {key: node.entry() for key, node in (self.nodes or {}).items()},
         }  # fmt: skip
 
     def calibration(self, pictures: np.ndarray) -> np.ndarray:
@@ -189,10 +194,40 @@ class Order:
         return np.ascontiguousarray(yuv, np.int8)
 
 
-def _said(node: hb_mapper.Node) -> dict[str, str]:
-    """Return an entry of ``node_info``."""
-    widths = (("InputType", node.inputs), ("OutputType", node.output))
-    return {"ON": node.on} | {key: f"int{bits}" for key, bits in widths if bits}
+PASSED_ON = ("core_num", "jobs", "debug", "march")
+"""Settings that a recipe does not have, and D-Robotics' tools get."""
+
+_AS_IS = {
+    "layer_out_dump": (False,), "output_nodes": (), "remove_node_type": (), "remove_node_name": (),
+    "input_batch": (1,), "per_channel": (False,), "optimization": (), "compile_mode": ("latency",),
+    "max_time_per_fc": (0,), "custom_op_method": (), "op_register_files": (), "custom_op_dir": (),
+}  # fmt: skip
+"""Setting -> the values that ask for what is built without it, too."""
+
+
+def _refuse_other_settings(settings: hb_mapper.Settings) -> None:
+    """Refuse what would make another file, and is not passed on; UsageError names the line."""
+    source = "pyramid" if settings.byte_range else "ddr"
+    for line in settings.lines:
+        value = settings.get(line.key)
+        other = value is not None and value not in _AS_IS.get(line.key, (value,))
+        if line.key == "input_source" and value is not None:
+            other = not isinstance(value, dict) or set(value.values()) != {source}
+        if line.key == "jobs" and value is not None:
+            other = type(value) is not int or value < 1
+        if other:
+            raise UsageError(
+                f"{settings.file}, line {line.number}: {line.key}: {line.value} is not passed on "
+                "to D-Robotics' tools here, and the file would be another one. Leave it out, or "
+                "build with hb_mapper itself: `labutils rdk prepare`."
+            )
+
+
+def _options(settings: hb_mapper.Settings) -> str:
+    """Return what the compiler is told, as public logs of makertbin have it (1.23 to 1.24)."""
+    debug = ["--debug"] if settings.get("debug") else []
+    jobs = [f"--jobs {settings.get('jobs')}"] if settings.get("jobs") else []
+    return " ".join([*debug, f"--core-num {settings.get('core_num', 1)}", "--fast", *jobs])
 
 
 @dataclass(frozen=True)
@@ -280,13 +315,37 @@ def refuse_newer(file: OnnxFile) -> None:
     if file.opset > _MOST_OPSET:
         raise ConvertError(
             f"{file.name} is of opset {file.opset}, and D-Robotics' tools read {_MOST_OPSET} at "
-            f"most. Export it with --opset {_MOST_OPSET}, or pass --repair."
+            f"most. Export it with --opset {_MOST_OPSET}, or repair it first: `labutils repair "
+            f"{file.name} --target rdk-x5 -o FIXED.onnx`."
         )
     if file.proto.ir_version > _MOST_IR:
         raise ConvertError(
             f"{file.name} is of IR version {file.proto.ir_version}, and D-Robotics' tools read "
-            f"{_MOST_IR} at most. Pass --repair."
+            f"{_MOST_IR} at most. Write it again with {_MOST_IR} (onnx: model.ir_version)."
         )
+
+
+def readable(file: OnnxFile, destination: Path) -> OnnxFile:
+    """Return a file as the tools read it: the same nodes, of an IR version that they know.
+
+    Parameters
+    ----------
+    file
+        It is returned as it is, where they read it.
+    destination
+        What is written where they do not.
+
+    Raises
+    ------
+    ConvertError
+        It is of a newer opset: that takes a repair.
+    """
+    if file.opset <= _MOST_OPSET and file.proto.ir_version > _MOST_IR:
+        older = file.copy()
+        older.ir_version = _MOST_IR
+        file = OnnxFile.write(destination, older)
+    refuse_newer(file)
+    return file
 
 
 class VendorRunner:
@@ -304,6 +363,8 @@ class VendorRunner:
         Of the input.
     preprocessing
         What the pictures that it is run on were normalised with.
+    output
+        Which output has the scores; by default the one whose shape and name say so.
     kind
         For the name of the runtime: ``BPU simulator`` or ``quantized ONNX``.
     """
@@ -315,10 +376,11 @@ class VendorRunner:
         order: Order,
         name: str,
         preprocessing: data.Preprocessing,
+        output: str | None = None,
         kind: str = "BPU simulator",
     ) -> None:
         self.tool, self.file, self.order, self.input = tool, file, order, name
-        self.preprocessing = preprocessing
+        self.preprocessing, self.output = preprocessing, output
         self.name, self.runtime = file.name, f"D-Robotics' {kind}, of your installation"
 
     def __enter__(self) -> VendorRunner:
@@ -336,5 +398,9 @@ class VendorRunner:
             "run", file=str(self.file), name=self.input,
             inputs=self.order.inputs(batch, self.preprocessing),
         )  # fmt: skip
-        logits = next(v for v in answer.values() if isinstance(v, np.ndarray))
-        return logits.reshape(len(batch), -1).astype(np.float32)
+        found = {key: value for key, value in answer.items() if isinstance(value, np.ndarray)}
+        name = (
+            outputs.found_name(self.output, found, self.file.name) if self.output
+            else outputs.scores_of(outputs.of_arrays(found)) or next(iter(found))
+        )  # fmt: skip
+        return outputs.as_scores(found[name]).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 _YUV = ("YUV_BT601_VIDEO_RANGE", "YUV_BT601_FULL_RANGE")
 _WIDTHS = ("int8", "int16")
+_ENTRY = re.compile(r"ON|InputType\d*|OutputType")
 
 
 def build_onnx(
@@ -93,7 +95,7 @@ def _check_nodes(model, node_dict):
     for name, said in (node_dict or {}).items():
         if name not in names:
             raise ValueError(f"node_dict names {name}, which the model does not have")
-        if said["ON"] not in ("BPU", "CPU") or not set(said) <= {"ON", "InputType", "OutputType"}:
+        if said["ON"] not in ("BPU", "CPU") or not all(_ENTRY.fullmatch(key) for key in said):
             raise ValueError(f"node_dict says {said} of {name}")
         if not {said[key] for key in said if key != "ON"} <= set(_WIDTHS):
             raise ValueError(f"node_dict says {said} of {name}")

@@ -291,11 +291,6 @@ def opener(artifact: Any, size: tuple[int, int] | None = None) -> tuple[str, Cal
             f"{Path(str(artifact)).name} runs on the HTP simulator here, whose time says nothing "
             "about a chip's. Measure it on the device; measure the .onnx here."
         )
-    if str(artifact).lower().endswith(".tflite"):
-        raise ModelFileError(
-            f"{Path(str(artifact)).name} runs on LiteRT in a separate process, and the way there "
-            "would count. Time it with runtime.connect(FILE, threads=1).seconds(images)."
-        )
     if isinstance(artifact, OnnxFile) or str(artifact).lower().endswith(".onnx"):
         import onnxruntime
 

@@ -32,7 +32,7 @@ INSTALL += --no-index --find-links "$(PACK)/wheels"
 endif
 
 .DELETE_ON_ERROR: # an environment that was made by half would count as made
-.PHONY: setup pack lab notebooks html html-tools test-tools run test test-notebooks test-without-qnn test-slow mutants lint benchmarks clean
+.PHONY: setup pack lab notebooks html html-tools test-tools run test test-notebooks test-without-qnn test-litert test-slow mutants lint benchmarks clean
 setup: $(SETUP)
 
 $(BIN)/python:
@@ -102,6 +102,13 @@ test-notebooks: test-tools
 test-without-qnn: test-tools
 	$(UNINSTALL) onnxruntime-qnn
 	$(TEST) --asks-qnn; status=$$?; $(INSTALL) -c constraints.txt $(QNN); exit $$status
+
+# Google's converter and Keras, each installed into a separate environment, and the tests that skip
+# without them. Where they cannot be installed, these tests skip here as well.
+test-litert: test-tools
+	@for tool in litert keras; do $(BIN)/python -m labutils tools install $$tool || \
+	  echo "Note: $$tool could not be installed: the tests that need it skip."; done
+	$(TEST) tests/test_litert_conversion.py $(wildcard tests/test_representation*.py)
 
 # Sweeps over many models and settings, which take minutes each.
 test-slow: test-tools

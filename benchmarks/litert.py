@@ -1,16 +1,21 @@
 """PyTorch, Keras and TFLite side by side: the table of the report, with intervals.
 
-    python benchmarks/litert.py                  # 20,000 test images; benchmarks/results/litert.txt
+    python benchmarks/litert.py                  # Marked Things; benchmarks/results/litert.txt
+    python benchmarks/litert.py --set things16   # benchmarks/results/litert_things16.txt
     python benchmarks/litert.py --images 200 --networks mobilenet_v3_small --set things16 -o FOLDER
 
 For each network: PyTorch; the same network described in Keras; the float ``.tflite``; and integer
 ones by our recipes, by ai-edge-quantizer's own static recipe, by onnx2tf's full int8 (of our ONNX
 file at opset 18, per channel, on as many calibration images as it takes when it is given none),
 with int16 activations, and with the dynamic range alone. Ours have passed the gate; a peer's is
-measured in any case. Top-1 and top-5, the agreement with PyTorch (its first class is the file's
-first, or among its first five), and the points of top-1 that are lost, image by image. Files and
-answers are kept by content (see content_cache.py), so a run that was stopped resumes; `--fresh`
-forgets them. The tools ``litert``, ``keras`` and ``onnx2tf`` are needed (`labutils tools install`).
+measured in any case. Of 20,000 test images: top-1 and top-5; the agreement with PyTorch (its first
+class is the file's first, or among its first five); the points of top-1 that are lost; the largest
+difference of a logit. A second table sets our int8 against each peer's, image by image. A network
+without a checkpoint is left out, and the file says so.
+
+Files and answers are kept by content (see content_cache.py), so a run that was stopped resumes;
+`--fresh` forgets them. The tools ``litert``, ``keras`` and ``onnx2tf`` are needed (`labutils tools
+install`).
 """
 
 from __future__ import annotations
@@ -20,13 +25,14 @@ import functools
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import content_cache
 import numpy as np
 import results
 
+import labutils
 from labutils import (
     export,
     litert,
@@ -44,13 +50,17 @@ from labutils.metrics import Proportion
 from labutils.models import zoo
 from labutils.pipeline import steps
 from labutils.representation import keras_program
-from labutils.tools import calling, environment
+from labutils.tools import calling, environment, lock
 
 PROGRAM = "litert"
 NETWORKS = ("fbnet_a", "mobilenet_v3_large", "mobilenet_v3_small")
 SIZE, IMAGES, BATCH = 128, 20_000, 100
-COLUMNS = ("network", "what", "file", "MB", "n", "top-1", "top-5", "top-1 as PyTorch",
-           "PyTorch's class in the top-5", "points lost", "SQNR dB")  # fmt: skip
+COLUMNS = ("network", "what", "file", "MB", "n", "top-1 %", "top-5 %", "top-1 as PyTorch %",
+           "PyTorch's class in the top-5 %", "points lost", "largest difference",
+           "SQNR dB")  # fmt: skip
+NOTE = "Largest difference: of a logit from PyTorch's, as a share of the largest."
+AGAINST = ("network", "our int8 against", "n", "points of top-1 ahead",
+           "points of agreement with PyTorch ahead")  # fmt: skip
 ONNX2TF = "onnx2tf"
 ONNX2TF_IMAGES = 20
 """Its default, which kept most answers of 20, 100 and 256 on 320 images of val (both networks)."""
@@ -64,6 +74,9 @@ RECIPES = {
     "TFLite int8, dynamic range": "dynamic",
 }
 """Row -> recipe, or `ONNX2TF`, which has its own."""
+OURS = "TFLite int8, ours"
+PEERS = ("TFLite int8, ai-edge-quantizer's static", "TFLite int8, onnx2tf's")
+TOOLS = ("litert", "keras", ONNX2TF)
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ def kept(name: str, image_set: str, what: str) -> Path:
     digest = content_cache.key(
         checkpoint=content_cache.checkpoint(checkpoint), what=what, images=content_cache.drawn(),
         tools=[environment.survey(tool).lock.digest for tool in tools_of(what)],
-        code=content_cache.code(litert, representation), onnx2tf_images=ONNX2TF_IMAGES,
+        code=content_cache.code(labutils, Path(__file__)), onnx2tf_images=ONNX2TF_IMAGES,
     )  # fmt: skip
     kind = {None: ""}.get(RECIPES.get(what), "int8" if "int8" in what else "int16x8")
     if RECIPES.get(what) in ("static", "dynamic", ONNX2TF):
@@ -209,7 +222,7 @@ def answers(made: Made, model: zoo.Model, split: str, n: int, image_set: str) ->
 
 
 def row(name: str, what: str, chosen: argparse.Namespace, exact: np.ndarray | None) -> tuple:
-    """Return the cells of a row, and its logits."""
+    """Return the cells of a row, and its logits; `exact` are PyTorch's, None in its own row."""
     n, image_set = chosen.images, chosen.set
     model = network(name, image_set)
     made = make(name, image_set, what)
@@ -217,20 +230,45 @@ def row(name: str, what: str, chosen: argparse.Namespace, exact: np.ndarray | No
         logits = answers(made, model, chosen.split, n, image_set)
     finally:
         made.runner.close()
-    labels = data.load(chosen.split, n, SIZE, image_set).labels
-    reference = logits if exact is None else exact
-    lost = metrics.paired_difference(
-        metrics.correct(reference, labels), metrics.correct(logits, labels)
-    )
+    labels = labels_of(chosen)
+    size = f"{made.file.stat().st_size / 1e6:.2f}" if made.file else "-"
     cells = (
-        name, what, made.file.name if made.file else "-",
-        f"{made.file.stat().st_size / 1e6:.2f}" if made.file else "-", str(n),
-        str(metrics.accuracy(logits, labels)), str(metrics.accuracy(logits, labels, 5)),
-        str(metrics.agreement(reference, logits)), str(among_five(reference, logits)),
-        "-" if exact is None else str(lost),
-        "-" if exact is None else f"{metrics.sqnr_db(reference, logits):.1f}",
+        name, what, made.file.name if made.file else "-", size, str(n),
+        share(metrics.accuracy(logits, labels)), share(metrics.accuracy(logits, labels, 5)),
     )  # fmt: skip
-    return cells, logits
+    if exact is None:
+        return (*cells, *["-"] * 5), logits
+    lost = metrics.paired_difference(
+        metrics.correct(exact, labels), metrics.correct(logits, labels)
+    )
+    return (
+        *cells, share(metrics.agreement(exact, logits)), share(among_five(exact, logits)),
+        points(lost), f"{litert.difference(exact, logits):.1e}",
+        f"{metrics.sqnr_db(exact, logits):.1f}",
+    ), logits  # fmt: skip
+
+
+def labels_of(chosen: argparse.Namespace) -> np.ndarray:
+    """Return the class of every image."""
+    return np.asarray(data.load(chosen.split, chosen.images, SIZE, chosen.set).labels)
+
+
+def share(found: Proportion) -> str:
+    """Return a share in percent with its interval.
+
+    Examples
+    --------
+    >>> share(Proportion(19_912, 20_000))
+    '99.56 [99.46, 99.64]'
+    """
+    low, high = found.interval
+    return f"{100 * found.value:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def points(found: metrics.PairedDifference) -> str:
+    """Return a difference in points with its interval."""
+    low, high = found.interval
+    return f"{found.value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def among_five(reference: np.ndarray, logits: np.ndarray) -> Proportion:
@@ -239,20 +277,81 @@ def among_five(reference: np.ndarray, logits: np.ndarray) -> Proportion:
     return Proportion(int((five == reference.argmax(1)[:, None]).any(1).sum()), len(five))
 
 
-def table(chosen: argparse.Namespace) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield every row, or why it cannot be made."""
-    for name in chosen.networks:
-        exact = None
+def against(
+    name: str, logits: dict[str, np.ndarray], labels: np.ndarray
+) -> Iterator[tuple[str, ...]]:
+    """Yield how far our int8 is ahead of each peer's, image by image.
+
+    Parameters
+    ----------
+    name
+        The network.
+    logits
+        Row -> its logits, of those rows that were made.
+    labels
+        The class of every image.
+    """
+    for peer in PEERS:
+        if {"PyTorch", OURS, peer} <= logits.keys():
+            classes = logits["PyTorch"].argmax(1)
+            ahead = [
+                metrics.paired_difference(
+                    metrics.correct(logits[OURS], wanted), metrics.correct(logits[peer], wanted)
+                )
+                for wanted in (labels, classes)
+            ]
+            yield name, peer, str(len(labels)), *map(points, ahead)
+
+
+@dataclass
+class Tables:
+    """Both tables, and why rows are missing."""
+
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    ahead: list[tuple[str, ...]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def add(self, name: str, chosen: argparse.Namespace) -> None:
+        """Make the rows of a network; without PyTorch's there is nothing to compare with."""
+        logits: dict[str, np.ndarray] = {}
         for what in ("PyTorch", "Keras", *RECIPES):
-            if chosen.rows and what not in chosen.rows:
+            if chosen.rows and what not in ("PyTorch", *chosen.rows):
                 continue
             try:
-                cells, logits = row(name, what, chosen, exact)
+                cells, logits[what] = row(name, what, chosen, logits.get("PyTorch"))
             except (LabError, FileNotFoundError) as error:
-                yield (), f"{name}, {what}: not made: {' '.join(str(error).split())[:300]}"
+                said = " ".join(str(error).split())[:300]
+                self.missing.append(f"{name}, {what}: not made: {said}")
+                print(self.missing[-1], flush=True)
+                if what == "PyTorch":
+                    return
                 continue
-            exact = logits if what == "PyTorch" else exact
-            yield cells, ""
+            self.rows.append(cells)
+            print("  ".join(cells), flush=True)
+        self.ahead += against(name, logits, labels_of(chosen))
+
+    def __str__(self) -> str:
+        title = "A network in PyTorch, in Keras and on LiteRT"
+        text = tabular.text(title, COLUMNS, self.rows, [NOTE, *self.missing])
+        if not self.ahead:
+            return text
+        return text + "\n\n" + tabular.text("Ours beside others", AGAINST, self.ahead)
+
+
+def head(arguments: list[str] | None, chosen: argparse.Namespace) -> list[str]:
+    """Return the first lines of the file, with the versions of the tools."""
+    images = f"split {chosen.split} of {data.title_of(chosen.set)} (drawn), {chosen.images} images"
+    lines = results.head(
+        results.command("litert.py", arguments), f"{images} at {SIZE} px", "torch",
+        "ai-edge-litert", developed=chosen.split == "val",
+    )  # fmt: skip
+    packages = {name: v for tool in TOOLS for name, v in lock.find(tool).versions.items()}
+    return [*lines, "Tools: " + ", ".join(f"{name} {v}" for name, v in packages.items())]
+
+
+def file_name(image_set: str) -> str:
+    """Return what the results of a set are called."""
+    return "litert.txt" if image_set == "marked-things" else f"litert_{image_set}.txt"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -268,29 +367,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="forget what is kept")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    if chosen.rows:
-        chosen.rows = ["PyTorch", *chosen.rows]
     whole = (chosen.images, chosen.split, len(chosen.networks)) == (IMAGES, "test", len(NETWORKS))
     place = results.place(chosen.output, whole and not chosen.rows)
     if place is None:
         parser.error("pass -o FOLDER: another run does not replace the recorded results")
     if chosen.fresh:
         content_cache.forget(PROGRAM)
-    images = f"split {chosen.split} of {data.title_of(chosen.set)} (drawn), {chosen.images} images"
-    beginning = results.head(
-        results.command("litert.py", arguments), f"{images} at {SIZE} px", "torch",
-        "ai-edge-litert", developed=chosen.split == "val",
-    )  # fmt: skip
-    made = []
-    for cells, why in table(chosen):
-        made.append((cells, why))
-        print("  ".join(cells) or why, flush=True)
-    rows, missing = [cells for cells, _ in made if cells], [why for _, why in made if why]
-    title = "A network in PyTorch, in Keras and on LiteRT"
-    text = tabular.text(title, COLUMNS, rows, missing)
-    paths.write_text(paths.folder(place) / "litert.txt", "\n".join([*beginning, "", text]) + "\n")
-    print(text)
-    return 1 if missing else 0
+    beginning, made = head(arguments, chosen), Tables()
+    for name in chosen.networks:
+        made.add(name, chosen)
+    text = "\n".join([*beginning, "", str(made)]) + "\n"
+    paths.write_text(paths.folder(place) / file_name(chosen.set), text)
+    print(made)
+    return 1 if made.missing else 0
 
 
 if __name__ == "__main__":

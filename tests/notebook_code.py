@@ -33,6 +33,7 @@ PUBLIC = {  # room -> the modules that notebooks use by name; all else must be i
     },
     "labutils.representation": {"keras_program"},
     "labutils.runtime": {"phone", "qnn"},
+    "labutils.runtime.litert": {"phone"},
     "labutils.show": {"figures", "widgets"},
     "labutils.targets": {"snpe"},
     "labutils.tools": {"calling", "writing"},

@@ -1,12 +1,10 @@
 """Benchmarks: one command makes every row, and what is kept is found by its content alone."""
 
-import contextlib
 import csv
 import re
 import shutil
 import sys
 from dataclasses import dataclass, fields
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,7 +19,6 @@ from labutils.images import data
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
 import content_cache
-import litert
 import quantization
 import quantization_rows as rows
 import quantization_table as table
@@ -148,56 +145,6 @@ def test_rows_of_accuracy_are_written_as_they_are_recorded():
     assert (row.top1, row.difference, row.n) == (7 / 8, -12.5, 8)
     assert row.low < row.top1 < row.high and row.difference_low < -12.5 < row.difference_high
     assert row.cells[0] == "87.50 %" and row.cells[2].startswith("-12.50 [")
-
-
-# --- the table of LiteRT --------------------------------------------------------------------------
-
-
-def test_files_are_named_after_the_scheme_of_the_report(cache):
-    made = [litert.kept("mobilenet_v3_small", "things16", what) for what in litert.RECIPES]
-    assert len(set(made)) == len(made) and all(file.suffix == ".tflite" for file in made)
-    assert made[0].name == "mobilenet_v3_small.tflite"
-    assert made[1].name == "mobilenet_v3_small_things16_int8_128x128_model.tflite"
-    peer = litert.kept("mobilenet_v3_small", "things16", "TFLite int8, onnx2tf's")
-    assert peer.name == "mobilenet_v3_small_things16_int8_onnx2tf_128x128_model.tflite"
-    keras = litert.kept("mobilenet_v3_small", "things16", "Keras")
-    assert keras.name == "mobilenet_v3_small.keras"
-
-
-def test_onnx2tf_is_given_the_network_at_opset_18_and_the_images_of_the_peers(
-    monkeypatch, tmp_path
-):
-    asked = {}
-
-    class Tool:
-        def ask(self, function, file, made, images):
-            graph = onnx.load(file)
-            asked.update(function=function, images=images, opset=graph.opset_import[0].version)
-            made.write_bytes(b"made")
-
-    @contextlib.contextmanager
-    def opened(name, program):
-        asked.update(tool=name, program=program.name)
-        yield Tool()
-
-    monkeypatch.setattr(litert.calling, "opened", opened)
-    monkeypatch.setattr(litert.quantize, "Calibration", lambda: SimpleNamespace(images=3))
-    model = litert.network("mobilenet_v3_small", "things16")
-    litert.quantize_by_onnx2tf(model, tmp_path / "x.tflite")
-    assert (tmp_path / "x.tflite").read_bytes() == b"made"
-    assert asked.pop("images").shape == (3, 3, 128, 128)
-    program = "onnx2tf_program.py"
-    assert asked == {"function": "quantize", "opset": 18, "tool": "onnx2tf", "program": program}
-
-
-def test_a_class_among_five_is_counted():
-    reference, logits = np.eye(6)[[0, 5]], np.array([[9.0, 8, 7, 6, 5, 4]] * 2)
-    assert (litert.among_five(reference, logits).hits, len(logits)) == (1, 2)
-
-
-def test_a_smaller_table_does_not_replace_the_recorded_one():
-    with pytest.raises(SystemExit):
-        litert.main(["--images", "4"])
 
 
 # --- the plan -------------------------------------------------------------------------------------

@@ -87,13 +87,6 @@ def test_roads_are_timed_in_turns_as_shares_of_one_of_them(good, tmp_path):
     assert found["two"] == 1 and 0 < found["one"] < 50
 
 
-_AT = {
-    "padding": "Conv", "layout": "Conv", "epsilon": "Conv", "kernel order": "Conv",
-    "depthwise order": "Conv", "softmax axis": "Softmax", "resize": "Resize",
-    "activation": "HardSwish", "pooling": "ReduceMean",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("mistake", tflite_files.MISTAKES)
 def test_a_conversion_that_is_wrong_without_an_error_is_caught_and_named(
     mistake, small, exported, tmp_path
@@ -106,7 +99,7 @@ def test_a_conversion_that_is_wrong_without_an_error_is_caught_and_named(
     ):
         compare.gate(ours, theirs, IMAGES, kind="litert_fp32", reference_onnx=exported)
     found = caught.value.report.divergence
-    assert found.op == _AT[mistake], str(found)
+    assert found.op == tflite_files.MISTAKES[mistake], str(found)
     wanted = "depthwise" if mistake == "depthwise order" else "stem"
     assert found.op != "Conv" or found.module == wanted
 
@@ -169,6 +162,36 @@ def test_images_that_do_not_fit_are_refused(good):
 )  # fmt: skip
 def test_the_layout_is_read_from_the_shape(shape, layout, size):
     assert tflite_file.layout_of(shape) == (layout, size)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(8, 6), (3, 4)])
+def test_the_layout_of_a_file_of_the_lab_is_what_its_manifest_says(channels, size, tmp_path):
+    """Of a picture of eight channels, or of few pixels, the shape tells nothing."""
+    w = tflite_files.Writer((1, channels, size, size))
+    out = w.add("RELU", [w.input], (1, channels, size, size))
+    file = w.write(tmp_path / "x.tflite", out)
+    assert litert.contents(file).image[0] == "nhwc"
+    manifest(file, layout="nchw")
+    assert litert.contents(file).image == ("nchw", (channels, size, size))
+    assert zoo.load(file).input_shape == (1, channels, size, size)
+    with runtime.connect(file) as runner:
+        assert (runner.layout, runner.shape) == ("nchw", [1, channels, size, size])
+    manifest(file, layout="another")
+    assert litert.contents(file).layout == ""
+    file.write_bytes(file.read_bytes() + b"\0")  # the manifest is of another file now
+    assert litert.contents(file).layout == ""
+
+
+def test_codes_without_a_sign_are_int8_as_well(tmp_path):
+    """TensorFlow 1 quantized so; an index or a picture of whole numbers is no code."""
+    for scale, precision in ((0.1, "int8"), (None, "fp32")):
+        w = tflite_files.Writer((1, 4, 4, 3), np.uint8)
+        stored = w.tensor((1, 4, 4, 3), np.uint8, np.full((1, 4, 4, 3), 138), scale=scale, zero=128)
+        out = w.add("ADD", [w.input, stored], (1, 4, 4, 3), ("AddOptions", {}), np.uint8,
+                    scale=scale, zero=128)  # fmt: skip
+        file = w.write(tmp_path / "u.tflite", out)
+        assert litert.contents(file).precision == precision
+        assert litert.values(file, stored).max() == (pytest.approx(1) if scale else 138)
 
 
 def test_what_is_in_a_file(good):

@@ -51,12 +51,13 @@ def file(tmp_path):
     return tflite_files.network(tmp_path / "my net.tflite", tflite_files.small_network())
 
 
-def test_the_plan_needs_no_phone_and_shows_every_command(file, tmp_path, monkeypatch):
+def test_the_plan_needs_neither_phone_nor_file_and_shows_every_command(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    made = phone.plan(file, tmp_path / "benchmark_model", threads=4, delegate="gpu")
+    made = phone.plan("later.tflite", "benchmark_model", threads=4, delegate="gpu")
     text, markup = str(made), made._repr_html_()
     assert "Not run on a phone by us" in text and "Not run on a phone by us" in markup
     assert text.count("\nadb ") == len(made.steps) == 6
+    assert "adb push later.tflite /data/local/tmp/" in text
     assert "--num_threads=4" in text and "--use_gpu=true" in text
     assert len(made.measure.command) == 3  # one word: adb would join several
 
@@ -95,4 +96,4 @@ def test_what_cannot_be_measured_is_refused_before(file, tmp_path, attached):
         phone.plan(file, tmp_path / "b", threads=0)
     (tmp_path / "no.tflite").write_bytes(b"no")
     with pytest.raises(ModelFileError, match=r"not a \.tflite"):
-        phone.plan(tmp_path / "no.tflite", tmp_path / "b")
+        phone.run(phone.plan(tmp_path / "no.tflite", tmp_path / "b"))

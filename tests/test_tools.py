@@ -2,27 +2,24 @@
 
 import ast
 import contextlib
+import errno
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import zipfile
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
+import tiny_tool
 
 from labutils import paths, tools
 from labutils.errors import (
     LabError,
     MissingToolError,
-    TableError,
     ToolError,
     UnknownNameError,
     UsageError,
@@ -31,17 +28,8 @@ from labutils.errors import (
 from labutils.machine import doctor
 from labutils.tools import calling, environment, lock, program, writing
 
-HERE = "{}.{}".format(*sys.version_info[:2])
-LOCK = f"""format: 1
-title: a tool of nobody
-licence: MIT
-megabytes: 30
-python: ["{HERE}"]
-modules: [tinytool]
-packages: [tinytool==1.0]
-"""
 PROGRAM = """
-import os, sys, time
+import os, sys, tempfile, time
 import tinytool
 
 def doubled(x, times):
@@ -62,41 +50,16 @@ def sleep():
 
 def seen():
     return {"path": sys.path, "labutils": "labutils" in sys.modules}
+
+def kept(file):
+    handle, name = tempfile.mkstemp()
+    return {"file": file, "temporary": name}
 """
-
-
-def wheel(folder, version="1.0", code="WORD = 'hello'\nclass BackendError(Exception): pass\n"):
-    """Build the wheel of the tiny tool."""
-    info = f"tinytool-{version}.dist-info"
-    files = {
-        "tinytool.py": code,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tinytool\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"tinytool-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(name, text)
-    return file
-
-
-@contextlib.contextmanager
-def own_place(folder, text=LOCK):
-    """Have locks, cache and wheels in a folder of this test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "FOLDER", paths.folder(folder / "locks"))
-        patch.setenv("LABUTILS_CACHE", str(folder / "cache"))
-        patch.setenv("PIP_NO_INDEX", "1")
-        patch.setenv("PIP_FIND_LINKS", str(folder / "wheels"))
-        (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
-        yield folder
 
 
 @pytest.fixture
 def place(tmp_path):
-    with own_place(tmp_path) as folder:
+    with tiny_tool.own_place(tmp_path) as folder:
         yield folder
 
 
@@ -104,8 +67,8 @@ def place(tmp_path):
 def installation(tmp_path_factory):
     """The tiny tool, installed once for this file."""
     folder = tmp_path_factory.mktemp("tools")
-    wheel(folder / "wheels")
-    with own_place(folder):
+    tiny_tool.wheel(folder / "wheels")
+    with tiny_tool.own_place(folder):
         said = []
         made = environment.install("tiny", echo=said.append)
         assert made.state == "installed" and said
@@ -114,7 +77,7 @@ def installation(tmp_path_factory):
 
 @pytest.fixture
 def installed(installation):
-    with own_place(installation) as folder:
+    with tiny_tool.own_place(installation) as folder:
         yield folder
 
 
@@ -125,83 +88,23 @@ def tool(installed, tmp_path):
         yield opened
 
 
-# --- locks ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", lock.names())
-def test_a_committed_lock_says_all_that_an_installation_needs(name):
-    found = lock.find(name)
-    text = (lock.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    assert "://" not in text and found.name == name and found.licence
-    assert len(set(found.requirements)) == len(found.requirements)
-    free = any(word in found.licence for word in ("Apache", "BSD", "MIT"))
-    assert bool(found.accepted_by) == (not free)
-    shared = of_the_lab()
-    if found.on_lab:  # what the lab has in the same version comes from there
-        assert not {word.lower() for word in found.requirements} & shared
-
-
-def of_the_lab():
-    """What an installation of the lab without extras has, as ``name==version``."""
-    waiting, found = ["mobilenetv3-edge-lab"], {}
-    while waiting:
-        name = re.sub(r"[_.]", "-", waiting.pop().lower())
-        if name in found:
-            continue
-        there = metadata.distribution(name)
-        found[name] = there.version
-        for words in there.requires or ():
-            needed = Requirement(words)
-            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                waiting.append(needed.name)
-    return {f"{name}=={version}" for name, version in found.items()}
-
-
-@pytest.mark.parametrize(
-    "change, line, words",
-    [
-        (("tinytool==1.0", "tinytool>=1.0"), 7, "exact version"),
-        (("tinytool==1.0", "--index-url=x"), 7, "exact version"),
-        (('"3.', '"v3.'), 5, "a version of Python"),
-        (("megabytes: 30", "megabytes: 30\nlicense: MIT"), 5, "unknown key; did you mean licence"),
-        (("megabytes: 30", "megabytes: 0"), 4, "is below 1"),
-        (("format: 1", "name: x"), 1, "unknown key"),
-        (("format: 1", "format: 9"), 1, "newer version"),
-    ],
-)
-def test_a_mistake_in_a_lock_is_named_with_its_line(place, change, line, words):
-    (lock.FOLDER / "tiny.yaml").write_text(LOCK.replace(*change), encoding="utf-8")
-    with pytest.raises(TableError, match=rf"tiny\.yaml, line {line}: .*{words}"):
-        lock.find("tiny")
-
-
-def test_the_digest_of_a_lock_changes_with_what_is_installed_only(place):
-    before = lock.find("tiny").digest
-    for change, same in (
-        (("a tool of nobody", "another title"), True),
-        (("tinytool==1.0", "tinytool==1.1"), False),
-        (("modules:", "on_lab: true\nmodules:"), False),
-        (("packages:", "dependencies: [a==1]\npackages:"), False),
-    ):
-        (lock.FOLDER / "tiny.yaml").write_text(LOCK.replace(*change), encoding="utf-8")
-        assert (lock.find("tiny").digest == before) == same
-
-
 # --- before anything is installed -------------------------------------------------------------
 
 
-def test_a_proprietary_tool_is_never_installed_unasked(lab, tmp_path, monkeypatch):
-    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
+def test_a_proprietary_tool_is_never_installed_unasked(place, lab, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("something was started"))
-    assert lock.find("rknn").accepted_by
-    code, _, said = lab("tools", "install", "rknn")
-    assert code == 2 and "proprietary" in said and "--accept-licence" in said
+    text = tiny_tool.LOCK.replace("licence: MIT", "licence: TINY 1\naccepted_by: who installs it")
+    (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
+    code, _, said = lab("tools", "install", "tiny")
+    assert code == 2 and "proprietary (TINY 1): who installs it" in said
+    assert "--accept-licence to install tinytool==1.0" in said
     assert not environment.place().exists()
+    assert "TINY 1; Python" in lab("tools", "list")[1]
 
 
 def test_a_tool_for_another_python_says_which(place, monkeypatch):
     monkeypatch.setenv("PATH", str(place))
-    other = LOCK.replace(f'"{HERE}"', '"3.2"')
+    other = tiny_tool.LOCK.replace(f'"{tiny_tool.HERE}"', '"3.2"')
     (lock.FOLDER / "tiny.yaml").write_text(other, encoding="utf-8")
     with pytest.raises(MissingToolError, match=r"python3\.2 is on PATH"):
         environment.install("tiny")
@@ -285,8 +188,8 @@ def test_what_cannot_be_installed_leaves_nothing(installed):
         ("3.0", "import not_there_at_all\n", "not_there_at_all"),
     ):
         if code:
-            wheel(installed / "wheels", version, code)
-        text = LOCK.replace("tinytool==1.0", f"tinytool=={version}")
+            tiny_tool.wheel(installed / "wheels", version, code)
+        text = tiny_tool.LOCK.replace("tinytool==1.0", f"tinytool=={version}")
         (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
         assert environment.survey("tiny").state == "outdated"
         with pytest.raises(MissingToolError, match="another lock file"):
@@ -294,21 +197,40 @@ def test_what_cannot_be_installed_leaves_nothing(installed):
         with pytest.raises(LabError, match=words):
             environment.install("tiny")
         assert [before] == environment._folders("tiny")
-    (lock.FOLDER / "tiny.yaml").write_text(LOCK, encoding="utf-8")
+    (lock.FOLDER / "tiny.yaml").write_text(tiny_tool.LOCK, encoding="utf-8")
     assert environment.survey("tiny").state == "installed"
 
 
 @pytest.mark.slow
-def test_a_tool_on_the_labs_packages_may_import_torchvision(installed):
-    """Beside a torch build of another variant it takes what `labutils._torchvision` declares."""
-    wheel(installed / "wheels", "4.0", "import torchvision\n")
-    text = LOCK.replace("==1.0", "==4.0").replace("modules:", "on_lab: true\nmodules:")
+def test_a_tool_on_the_labs_packages_sees_those_of_the_lab_that_calls(
+    installed, tmp_path, monkeypatch
+):
+    """Two labs may share its environment, which need not be writable; torchvision is imported."""
+    tiny_tool.wheel(installed / "wheels", "4.0", "import torchvision\n")
+    text = tiny_tool.LOCK.replace("==1.0", "==4.0").replace("modules:", "on_lab: true\nmodules:")
     try:
         (lock.FOLDER / "tiny.yaml").write_text(text, encoding="utf-8")
-        assert environment.install("tiny").state == "installed"
+        made = environment.install("tiny")
+        assert made.state == "installed"
+        before = files_of(made.folder)
+        for lab in (Path(np.__file__).parents[1], tmp_path / "another lab"):
+            monkeypatch.setattr(environment, "shared_packages", lambda lock, lab=lab: str(lab))
+            with calling.opened("tiny") as tool:
+                if lab.exists():
+                    assert tool.versions() == {"tinytool": "4.0"}
+                else:
+                    with pytest.raises(ToolError, match="No module named 'torchvision'"):
+                        tool.versions()
+        assert files_of(made.folder) == before
     finally:
-        (lock.FOLDER / "tiny.yaml").write_text(LOCK, encoding="utf-8")
+        (lock.FOLDER / "tiny.yaml").write_text(tiny_tool.LOCK, encoding="utf-8")
         environment.install("tiny")
+
+
+def files_of(folder):
+    """Return path -> (size, time of the last change), but for byte code."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
 START = """
@@ -359,6 +281,29 @@ def test_a_damaged_environment_is_not_taken_for_a_working_one(installed, monkeyp
     monkeypatch.setattr(environment, "_interpreter", lambda folder: folder / "gone")
     assert environment.survey("tiny").state == "damaged"
     assert "damaged" in calling.probe("tiny").problem
+
+
+def test_the_state_of_a_tool_is_known_without_looking_at_its_files(place, monkeypatch):
+    (environment.place() / "tiny-01234567").mkdir(parents=True)
+    (environment.place() / "tiny-01234567" / "file").write_bytes(b"12345")
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "_bytes_in", lambda folder: pytest.fail("it was looked at"))
+        found = environment.survey("tiny")
+        assert found.state == "interrupted"
+    assert found.bytes == 5
+
+
+def test_what_cannot_be_deleted_is_not_told_as_freed(place, lab, monkeypatch):
+    (environment.place() / "tiny-01234567").mkdir(parents=True)
+
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "bin"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        code, _, said = lab("tools", "remove", "tiny")
+    assert code == 2 and "tiny cannot be removed" in said and "Permission denied" in said
+    assert environment.remove("tiny") == 0 and not environment._folders("tiny")
 
 
 @pytest.mark.parametrize(
@@ -413,6 +358,27 @@ def test_a_crash_and_a_hang_are_errors_and_nothing_else(tool):
     assert tool.ask("doubled", x=[], times=1)["answer"] == "hello"
 
 
+@pytest.mark.slow
+def test_a_tool_gets_whole_paths_and_a_folder_for_what_it_leaves_behind(
+    tool, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    told = tool.ask("kept", file=Path("x.onnx"))
+    assert told["file"] == str(tmp_path / "x.onnx")  # the process works in another folder
+    left = Path(told["temporary"])
+    assert left.is_file() and left.parent.name.startswith(".labutils")
+    tool.close()
+    assert not left.parent.exists()
+
+
+def test_a_program_that_cannot_be_imported_says_so_each_time(tmp_path):
+    (tmp_path / "p.py").write_text("import not_there_at_all\n")
+    asked = program.Program(str(tmp_path / "p.py"))
+    for _ in range(2):
+        told, _ = asked.answer({"call": "run", "arguments": {}}, {})
+        assert told["error"]["kind"] == "ModuleNotFoundError"
+
+
 def test_arrays_travel_as_they_are(tmp_path):
     """The child's side of a call, without a process."""
     file = tmp_path / "p.py"
@@ -430,7 +396,7 @@ def test_arrays_travel_as_they_are(tmp_path):
 @pytest.mark.slow
 def test_the_command_lists_probes_and_removes(lab, installation, tmp_path):
     shutil.copytree(installation, tmp_path / "copy", symlinks=True)
-    with own_place(tmp_path / "copy"):
+    with tiny_tool.own_place(tmp_path / "copy"):
         code, out, _ = lab("tools", "list", "--json")
         (found,) = json.loads(out)["tools"]
         assert code == 0 and found["state"] == "installed" and found["bytes"] > 1e6

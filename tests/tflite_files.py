@@ -26,7 +26,7 @@ class Writer:
         tensor = self.schema.TensorT()
         tensor.name = (name or f"t{len(self.graph.tensors)}").encode()
         tensor.shape = list(shape)
-        kinds = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8"}
+        kinds = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8", "uint8": "UINT8"}
         tensor.type = getattr(self.schema.TensorType, kinds[np.dtype(kind).name])
         tensor.buffer = 0
         if values is not None:
@@ -108,9 +108,13 @@ class Writer:
         return self.add("FULLY_CONNECTED", inputs, (1, len(bias)), ("FullyConnectedOptions", {}))
 
 
-MISTAKES = ("padding", "layout", "epsilon", "depthwise order", "kernel order", "softmax axis",
-            "resize", "activation", "pooling")  # fmt: skip
-"""What a conversion may get wrong without any error, each a variant of `network`."""
+MISTAKES = {
+    "padding": "Conv", "layout": "Conv", "epsilon": "Conv", "depthwise order": "Conv",
+    "kernel order": "Conv", "softmax axis": "Softmax", "resize": "Resize",
+    "activation": "HardSwish", "pooling": "ReduceMean",
+}  # fmt: skip
+"""What a conversion may get wrong without any error, each a variant of `network` -> the operator of
+the ONNX file whose tensor is the first that departs."""
 
 
 def network(path, module, mistake=""):
@@ -196,6 +200,18 @@ def small_network(size=16, channels=8, classes=5, seed=0):
         made.bn.running_var.uniform_(0.001, 0.01)  # small, so that an epsilon matters
         made.head.weight.mul_(20)
     return made
+
+
+def relu_network(seed=0):
+    """Return a network for images of 16 pixels; a quantizer leaves its ReLU to the range."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Hardswish(), nn.Flatten(),
+        nn.Linear(144, 5),
+    ).eval()  # fmt: skip
 
 
 def doubled(path, scale=0.05, zero=-3):

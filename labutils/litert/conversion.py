@@ -182,17 +182,18 @@ def convert(
         shape = (form.batch, *gate.inputs.shape[1:])
         echo("converting with litert-torch ...")
         converter.convert(tool, network, shape, draft, form.layout, name)
-        earlier = None
+        earlier, left = None, tuple[str, ...]()
         if form.quantization or form.precision != "fp32":
             earlier = _judge(draft, gate, form, "int8" if gate.rounded else "fp32")
             echo(f"the float file passed (cosine {_least(earlier)}); changing its numbers ...")
-            _change_numbers(tool, draft, form)
+            left = _change_numbers(tool, draft, form)
         found = litert.contents(draft)
         images = counted(len(gate.inputs), "image")
         echo(f"comparing {images} with the original on LiteRT ...")
         report = _judge(draft, gate, form, found.precision)
         claim = _claim(tool, report, form)
         noted = (form.quantization.facts if form.quantization else {}) | (facts or {})
+        noted["not_carried"] = [*noted.get("not_carried", ()), *left]
         story = {
             "target": "litert", "precision": found.precision, "layout": form.layout,
             "claim": claim, "operators": dict(found.counts), "gate": report.to_dict(),
@@ -201,8 +202,9 @@ def convert(
         manifests.write(draft, story | noted)
         _publish(folder, draft, destination)
     return Conversion(
-        destination, found.precision, form.layout, replace(found, file=destination), report,
-        earlier, claim, tuple(noted.get("not_carried", ())), paths.manifest(destination),
+        destination, found.precision, form.layout,
+        replace(found, file=destination, layout=form.layout), report,
+        earlier, claim, tuple(noted["not_carried"]), paths.manifest(destination),
     )  # fmt: skip
 
 
@@ -235,14 +237,16 @@ def _least(report: compare.GateReport) -> str:
     return f"{report.parity.cosine_min:.6f}" if report.parity else "not known"
 
 
-def _change_numbers(tool: Tool, draft: Path, form: Form) -> None:
-    """Put a quantized or halved file in the place of a float one."""
+def _change_numbers(tool: Tool, draft: Path, form: Form) -> tuple[str, ...]:
+    """Put a quantized or halved file in the place of a float one; return what is not carried."""
     made = draft.with_name(f"changed{ENDING}")
     if form.quantization:
-        quantization.quantize(tool, draft, made, form.quantization, form.layout)
+        left = quantization.quantize(tool, draft, made, form.quantization, form.layout)
     else:
+        left = ()
         quantization.halve(tool, draft, made)
     made.replace(draft)
+    return left
 
 
 def _judge(draft: Path, gate: Gate, form: Form, precision: str) -> compare.GateReport:

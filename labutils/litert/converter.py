@@ -93,6 +93,8 @@ def _export(
         with torch.no_grad():
             exported = torch.export.export(Fed(network, layout).eval(), (example,))
         torch.export.save(exported, program)
+    except TranslationError:  # of an ONNX file that is computed as a network: it names the node
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"torch.export cannot take {name}: {reason[:_LONGEST]}") from error

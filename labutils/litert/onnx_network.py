@@ -164,6 +164,11 @@ def _step(node: onnx.NodeProto, known: dict[str, np.ndarray], version: int, file
         )  # fmt: skip
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     stored = {i: known[name] for i, name in enumerate(node.input) if name in known}
-    weights = {i: values for i, values in stored.items() if values.dtype.kind == "f"}
-    call = Call(node.op_type, node.name, attributes | {"opset": version}, stored, len(node.output))
+    if node.op_type == "Pow" and 1 in stored:  # of any type; the result has that of the base
+        stored[1] = stored[1].astype(np.float32)
+    weights = {i: values for i, values in stored.items() if values.dtype.kind in "fb"}
+    call = Call(
+        node.op_type, node.name, attributes | {"opset": version}, stored, tuple(node.input),
+        len(node.output),
+    )  # fmt: skip
     return Step(call, list(node.input), weights)

@@ -7,7 +7,7 @@ An operator that is not here is refused by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ class Call:
         By name.
     constants
         By the position of the input.
+    inputs
+        Names of all inputs, "" for one that is left out.
     count
         How many results it has.
     """
@@ -41,12 +43,27 @@ class Call:
     node: str
     attributes: dict[str, Any]
     constants: dict[int, np.ndarray]
+    inputs: tuple[str, ...] = ()
     count: int = 1
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute; text as text."""
         value = self.attributes.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
+
+    def constant(self, position: int, name: str = "") -> np.ndarray | None:
+        """Return an input that must be a constant; None where it is left out.
+
+        Raises
+        ------
+        TranslationError
+            The input is computed while the network runs.
+        """
+        if position in self.constants:
+            return self.constants[position]
+        if any(self.inputs[position : position + 1]):
+            raise self.refuse(f"gets its {name or 'parameters'} from a tensor that is computed")
+        return None
 
     def ints(self, position: int, name: str = "") -> list[int] | None:
         """Return whole numbers that are an input, or an attribute in older opsets; None for none.
@@ -56,15 +73,23 @@ class Call:
         TranslationError
             The input is computed while the network runs.
         """
-        if position in self.constants:
-            return [int(value) for value in self.constants[position].ravel()]
+        stored = self.constant(position, name)
+        if stored is not None:
+            return [int(value) for value in stored.ravel()]
         value = self.get(name) if name else None
         return None if value is None else [int(v) for v in value]
 
     def number(self, position: int, name: str = "", default: float | None = None) -> float | None:
-        """Return a number that is an input, or an attribute in older opsets."""
-        if position in self.constants and self.constants[position].size:
-            return float(self.constants[position].ravel()[0])
+        """Return a number that is an input, or an attribute in older opsets.
+
+        Raises
+        ------
+        TranslationError
+            The input is computed while the network runs.
+        """
+        stored = self.constant(position, name)
+        if stored is not None and stored.size:
+            return float(stored.ravel()[0])
         return self.get(name, default) if name else default
 
     def refuse(self, why: str) -> TranslationError:
@@ -218,6 +243,8 @@ def _instance_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tenso
 def _layer_norm(call: Call, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """Normalise over the last axes."""
     axis = call.get("axis", -1) % x.ndim
+    if scale.shape != x.shape[axis:]:
+        raise call.refuse("has a scale of another shape than what it normalises")
     return F.layer_norm(x, x.shape[axis:], scale, shift, call.get("epsilon", 1e-5))
 
 
@@ -244,7 +271,8 @@ def _gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 @operator("Flatten")
 def _flatten(call: Call, x: Tensor) -> Tensor:
     """Return two axes."""
-    axis = call.get("axis", 1) % (x.ndim + 1)
+    axis = call.get("axis", 1)
+    axis += x.ndim if axis < 0 else 0
     return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
@@ -261,7 +289,7 @@ def _required(call: Call, position: int, name: str) -> list[int]:
     """Return whole numbers that the operator cannot do without."""
     found = call.ints(position, name)
     if found is None:
-        raise call.refuse(f"gets its {name} from a tensor that is computed")
+        raise call.refuse(f"says no {name}")
     return found
 
 
@@ -333,9 +361,8 @@ def _cut(call: Call, x: Tensor, *_: Tensor) -> Tensor:
 @operator("Gather")
 def _gather(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return entries along an axis, by number."""
-    axis, indices = call.get("axis", 0), call.constants.get(1)
-    if indices is None:
-        raise call.refuse("gets its indices from a tensor that is computed")
+    axis, indices = call.get("axis", 0), call.constant(1, "indices")
+    assert indices is not None
     if indices.ndim == 0:
         return x.select(axis, int(indices) % x.shape[axis])
     where = torch.from_numpy(indices.ravel() % x.shape[axis])
@@ -385,8 +412,8 @@ def _reduced(call: Call, x: Tensor, *_: Tensor) -> Tensor:
     """Return one value for all along some axes."""
     axes = call.ints(1, "axes")
     if not axes:
-        if axes == [] and call.get("noop_with_empty_axes", 0):
-            return x
+        if call.get("noop_with_empty_axes", 0):
+            return x.abs() if call.op_type == "ReduceL2" else x
         axes = list(range(x.ndim))
     return _REDUCTIONS[call.op_type](x, dim=axes, keepdim=bool(call.get("keepdims", 1)))
 
@@ -421,25 +448,3 @@ def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     parts = x.reshape(n, c, h // size, size, w // size, size).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, c * size**2, h // size, w // size)
-
-
-def padding(call: Call, x: Tensor, kernel: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (before, after) of every axis of the picture, as ``pads`` or ``auto_pad`` say."""
-    auto, count = call.get("auto_pad", "NOTSET"), len(kernel)
-    if auto in ("NOTSET", "VALID", ""):
-        flat = call.get("pads") or [0] * (2 * count)
-        flat = [0] * (2 * count) if auto == "VALID" else list(flat)
-        return list(zip(flat[:count], flat[count:], strict=True))
-    strides, dilations = call.get("strides") or [1] * count, call.get("dilations") or [1] * count
-    found = []
-    for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-        total_ = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        less, more = total_ // 2, total_ - total_ // 2
-        found.append((less, more) if auto == "SAME_UPPER" else (more, less))
-    return found
-
-
-def padded(x: Tensor, pairs: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """Return a picture with values around it."""
-    flat = [n for pair in reversed(pairs) for n in pair]
-    return F.pad(x, flat, value=value) if any(flat) else x

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConvertError, ToolError
+from ..errors import ConvertError, ToolError, counted, some
 from ..runtime import litert
 from ..tools.calling import Tool
 from .layout import Layout
+from .places import places
 
 OWN = {
     "static": "static_wi8_ai8",
@@ -69,6 +70,8 @@ class Quantization:
         Whether `ranges` needs counts.
     facts
         For the manifest.
+    named
+        (node, place) of the nodes that are named: by exceptions, or by the ranges of a QDQ file.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Quantization:
     ranges: Callable[[Seen], Mapping[str, tuple[float, float]]] | None = None
     histograms: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    named: tuple[tuple[str, str], ...] = ()
 
 
 def plain(name: str, images: np.ndarray | None) -> Quantization:
@@ -86,8 +90,10 @@ def plain(name: str, images: np.ndarray | None) -> Quantization:
     return Quantization(name, images, OWN[name], facts=facts)
 
 
-def quantize(tool: Tool, source: Path, made: Path, asked: Quantization, layout: Layout) -> None:
-    """Write a quantized ``.tflite`` of a float one.
+def quantize(
+    tool: Tool, source: Path, made: Path, asked: Quantization, layout: Layout
+) -> tuple[str, ...]:
+    """Write a quantized ``.tflite`` of a float one; return what of it did not get there.
 
     Raises
     ------
@@ -105,6 +111,22 @@ def quantize(tool: Tool, source: Path, made: Path, asked: Quantization, layout: 
         raise ConvertError(
             f"ai-edge-quantizer cannot quantize by {asked.name}: {error.kind}: {reason[:300]}"
         ) from error
+    left = []
+    if names := _unreached(asked, litert.contents(source)):
+        left.append(
+            f"what is said of {counted(len(names), 'node')}, to which no operator of the file "
+            f"could be traced: {some(names)}"
+        )
+    if litert.contents(made).precision == "fp32":
+        left.append("anything: ai-edge-quantizer quantizes no operator of this network")
+    return tuple(left)
+
+
+def _unreached(asked: Quantization, contents: litert.Contents) -> list[str]:
+    """Return the named nodes that left no trace in the names of a float file's tensors."""
+    tensors = [contents.tensors[n].name for o in contents.operators for n in o.outputs]
+    there = {place for name in tensors for place in places(name)}
+    return [node for node, place in asked.named if place not in there]
 
 
 def _by_our_ranges(
@@ -145,9 +167,13 @@ def halve(tool: Tool, source: Path, made: Path) -> None:
 
 
 def _as_fed(images: np.ndarray | None, layout: Layout, batch: int) -> np.ndarray:
-    """Return images one run after the other, as the file takes them; what is left over goes."""
+    """Return images one run after the other, as the file takes them; what is left over goes.
+
+    Fewer than a batch are repeated.
+    """
     if images is None:
         return np.zeros((0, 1), np.float32)
     laid = images.transpose(0, 2, 3, 1) if layout == "nhwc" else images
+    laid = laid[np.arange(max(len(laid), batch)) % len(laid)]
     whole = laid[: len(laid) // batch * batch]
     return np.ascontiguousarray(whole.reshape(-1, batch, *laid.shape[1:]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from ..onnxfile.edit import producers, redirect_, rename_tensors_
+from ..onnxfile.edit import free_name, producers, redirect_, rename_tensors_
 from ..onnxfile.file import OnnxFile
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class Codes:
     low: float
     high: float
     bits: int
+
+    def joined(self, other: Codes) -> Codes:
+        """Return what both can hold: a node that makes several tensors has one range here."""
+        ends = min(self.low, other.low), max(self.high, other.high)
+        return Codes(*ends, max(self.bits, other.bits))
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def take_apart(file: OnnxFile) -> Rounded:
 
     model = file.copy(shaped=True)
     graph = model.graph
+    _name_nodes_(graph)
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     codes: dict[str, Codes] = {}
     left = frozenset(
@@ -91,12 +97,22 @@ def take_apart(file: OnnxFile) -> Rounded:
             continue
         if node.op_type == _Q:
             source = maker.get(node.input[0])
-            codes[source.name if source is not None else ""] = _codes_of(node, known)
+            name, found = source.name if source is not None else "", _codes_of(node, known)
+            codes[name] = codes.get(name, found).joined(found)
         instead[node.output[0]] = node.input[0]
     _refuse_integer_ends(file, instead)
     _bypass_(graph, instead)
     _rectify_(graph, codes)
     return Rounded(model, codes, left)
+
+
+def _name_nodes_(graph: onnx.GraphProto) -> None:
+    """Give every node a separate name: codes go by name, and "" is the image."""
+    taken, met = {node.name for node in graph.node}, set[str]()
+    for node in graph.node:
+        if not node.name or node.name in met:
+            node.name = free_name(node.name or f"{node.op_type}_{node.output[0]}", taken)
+        met.add(node.name)
 
 
 def _axis(node: onnx.NodeProto) -> int:

@@ -20,6 +20,8 @@ from .planning import Repair
 from .settings import Comparison, Listener, Preparation
 
 TARGET = "litert"
+_HANDING_ON = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Nodes that may vanish in a ``.tflite``, and nothing is lost with them."""
 _FEW = 32  # images, for the few tensors whose ranges a QDQ file does not state
 
 
@@ -214,13 +216,13 @@ def _quantization(
     if source.rounded is not None:
         ours, taken = quantize.load_recipe(str(recipe)), litert.take_apart(source.rounded)
         images = _calibration(model, comparison, _FEW, listener)
-        carried = litert_rules.stated(ours.name, taken, source.nodes(), images)
+        carried = _stated(ours.name, taken, source.nodes(), images)
         facts = carried.facts | {"recipe": ours.to_dict()}
         return dataclasses.replace(carried, name=ours.name, facts=facts)
     if recipe is None:
         taken = litert.take_apart(source.onnx())
         images = _calibration(model, comparison, _FEW, listener)
-        return litert_rules.stated(model.name, taken, source.nodes(), images)
+        return _stated(model.name, taken, source.nodes(), images)
     if str(recipe) in ("dynamic", "weight_only"):
         return litert.plain(str(recipe), None)
     if str(recipe) in litert.OWN:
@@ -229,7 +231,32 @@ def _quantization(
     ours = quantize.load_recipe(recipe)
     images = _calibration(model, comparison, ours.calibration.images, listener)
     nodes = source.nodes() if ours.overrides or ours.exclude else []
-    return litert_rules.carried(ours, nodes, images)
+    carried = litert_rules.carried(ours, nodes, images)
+
+    def is_named(node: litert_rules.Node) -> bool:
+        fits = (override.matches(node.name, node.op_type) for override in ours.overrides)
+        return ours.excluded(node.name) or any(fits)
+
+    return _naming(carried, nodes, is_named)
+
+
+def _stated(
+    name: str, taken: litert.Rounded, nodes: list[litert_rules.Node], images: np.ndarray
+) -> litert.Quantization:
+    named = taken.codes.keys() | taken.in_float
+    carried = litert_rules.stated(name, taken, nodes, images)
+    return _naming(carried, nodes, lambda node: node.name in named)
+
+
+def _naming(
+    carried: litert.Quantization,
+    nodes: list[litert_rules.Node],
+    is_named: Callable[[litert_rules.Node], bool],
+) -> litert.Quantization:
+    """Say which nodes the file must show; the last one's tensor is called as the output."""
+    computing = [node for node in nodes[:-1] if node.op_type not in _HANDING_ON]
+    named = tuple((node.name, node.place) for node in computing if is_named(node))
+    return dataclasses.replace(carried, named=named)
 
 
 def _calibration(

@@ -27,7 +27,9 @@ TIMEOUT = 3600.0  # seconds for one call: a conversion, a training
 # current folder nor PYTHONPATH nor the user's own packages come in.
 _START = """
 import importlib.util, sys
-place, parent, program = sys.argv[1:]
+place, parent, program, packages = sys.argv[1:]
+if packages:
+    sys.path.append(packages)
 spec = importlib.util.spec_from_file_location(
     "labutils", place + "/__init__.py", submodule_search_locations=[place])
 sys.modules["labutils"] = module = importlib.util.module_from_spec(spec)
@@ -50,6 +52,8 @@ class Called(worker.Worker):
         The Python file whose functions are called; None for `versions` alone.
     variables
         More environment variables of the process.
+    packages
+        A folder of packages that it sees behind its own; "" for none.
     """
 
     def __init__(
@@ -58,21 +62,31 @@ class Called(worker.Worker):
         python: Path,
         program: Path | None = None,
         variables: Mapping[str, str] | None = None,
+        packages: str = "",
     ) -> None:
         super().__init__()
         self.name, self.python, self.program = name, python, program
-        self.variables = dict(variables or {})
+        self.variables, self.packages = dict(variables or {}), packages
         self.title = f"tool {name}"
+        self._scratch = contextlib.ExitStack()
 
     def command(self) -> list[str]:
         """Return what starts the process."""
         start = [str(self.python), "-I", "-c", _START, str(paths.PACKAGE), str(os.getpid())]
-        return [*start, str(self.program or "")]
+        return [*start, str(self.program or ""), self.packages]
 
     def environment(self) -> dict[str, str]:
-        """Return the variables of the process: programs of its packages come first on PATH."""
+        """Return the variables of the process: programs of its packages come first on PATH.
+
+        Its temporary files lie in a folder that ends with it: TensorFlow leaves many.
+        """
         path = os.pathsep.join([str(self.python.parent), os.environ.get("PATH", "")])
-        return {**os.environ, **self.variables, "PATH": path}
+        folder = self._scratch.enter_context(paths.scratch())
+        return {**os.environ, **self.variables, "PATH": path, "TMPDIR": str(folder)}
+
+    def _stop(self) -> None:
+        super()._stop()
+        self._scratch.close()
 
     def ask(self, function: str, timeout: float = TIMEOUT, **arguments: Any) -> dict[str, Any]:
         """Call a function of the program, and return what it returned.
@@ -121,10 +135,9 @@ class Tool(Called):
 
     def __init__(self, name: str, program: Path | None = None) -> None:
         found = environment.survey(name)
-        super().__init__(name, found.python, program, found.lock.variables)
+        shared = environment.shared_packages(found.lock)
+        super().__init__(name, found.python, program, found.lock.variables, shared)
         self.lock = found.lock
-        if found.folder is not None:
-            environment.share_lab(found.folder, found.lock)
 
     def versions(self) -> dict[str, str]:
         """Import the tool's modules, and return the versions of its packages.
@@ -139,7 +152,7 @@ class Tool(Called):
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    return str(value.absolute()) if isinstance(value, Path) else value  # it works elsewhere
 
 
 @contextlib.contextmanager

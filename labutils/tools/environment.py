@@ -7,6 +7,7 @@ and its folder is deleted by the next one. So a working tool also stays while a 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import _torchvision, paths, untrusted
-from ..errors import LabError, MissingToolError, UsageError, counted
+from ..errors import LabError, MissingToolError, UsageError, counted, worded
 from . import lock
 from .lock import Lock
 
@@ -31,7 +32,6 @@ PLACE = "LABUTILS_TOOLS"
 """The environment variable that moves all environments, such as to a folder that a room shares."""
 
 _MAX_RECORD_BYTES = 1 << 16
-_SITE = "lab.pth"
 _INSTALL_S = 3600.0  # of pip; a slow network takes its time over two gigabytes
 
 
@@ -54,14 +54,16 @@ class Environment:
         ``outdated`` (made from another lock file); ``damaged`` (its interpreter is gone).
     folder
         Where it is, None unless it was installed.
-    bytes
-        What lies on the disk, of an interrupted installation, too.
     """
 
     lock: Lock
     state: State
     folder: Path | None
-    bytes: int
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """What lies on the disk, of an interrupted installation, too: every file is looked at."""
+        return sum(map(_bytes_in, _folders(self.lock.name)))
 
     @property
     def python(self) -> Path:
@@ -110,13 +112,12 @@ def survey(name: str) -> Environment:
     wanted = lock.find(name)
     record, folders = _record(name), _folders(name)
     folder = place() / record["folder"] if record else None
-    used = sum(map(_bytes_in, folders))
     if record is None or folder is None:
-        return Environment(wanted, "interrupted" if folders else "absent", None, used)
+        return Environment(wanted, "interrupted" if folders else "absent", None)
     if not _interpreter(folder).exists():
-        return Environment(wanted, "damaged", folder, used)
+        return Environment(wanted, "damaged", folder)
     state: State = "installed" if record["lock"] == wanted.digest else "outdated"
-    return Environment(wanted, state, folder, used)
+    return Environment(wanted, state, folder)
 
 
 def install(
@@ -175,17 +176,24 @@ def remove(name: str) -> int:
     ------
     UnknownNameError
         No tool has this name.
+    UsageError
+        It cannot be deleted, or not all of it: the folder may be one that others look after.
     """
     lock.find(name)
     if not place().is_dir():
         return 0
     with paths.locked(place() / name):
-        _record_file(name).unlink(missing_ok=True)  # first: a half-deleted one does not count
-        folders = _folders(name)
-        freed = sum(map(_bytes_in, folders))
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        return freed
+        used = sum(map(_bytes_in, _folders(name)))
+        try:
+            _record_file(name).unlink(missing_ok=True)  # first: a half-deleted one does not count
+            for folder in _folders(name):
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise UsageError(
+                f"{name} cannot be removed from {place()}: {worded(error)} ({error.filename}). "
+                "Ask the person who looks after that folder."
+            ) from None
+        return used
 
 
 def _refuse_unaccepted(wanted: Lock, accept: bool) -> None:
@@ -231,7 +239,6 @@ def _fill(folder: Path, wanted: Lock, python: str, echo: Callable[[str], object]
         [python, "-m", "venv", str(folder)],
         f"Python could not make an environment for {wanted.name}",
     )
-    share_lab(folder, wanted)
     listed = folder / "requirements.txt"
     listed.write_text("".join(f"{word}\n" for word in wanted.requirements), encoding="utf-8")
     pip = [str(_interpreter(folder)), "-m", "pip", "install", "--no-deps", "--no-input"]
@@ -239,15 +246,12 @@ def _fill(folder: Path, wanted: Lock, python: str, echo: Callable[[str], object]
     _run(pip, f"pip could not install {wanted.name}")
 
 
-def share_lab(folder: Path, wanted: Lock) -> None:
-    """Let an environment see the packages of the lab that runs now, if its lock says so."""
-    if not wanted.on_lab:
-        return
-    text = sysconfig.get_paths()["purelib"] + "\n"
-    found = [*folder.glob("lib/python*/site-packages"), *folder.glob("Lib/site-packages")]
-    file = found[0] / _SITE
-    if not file.exists() or file.read_text(encoding="utf-8") != text:  # another lab's, possibly
-        paths.write_text(file, text)
+def shared_packages(wanted: Lock) -> str:
+    """Return the folder of the lab's packages that a tool sees behind its own; "" for none.
+
+    It is told to each process, and not written into the environment, which several labs may share.
+    """
+    return sysconfig.get_paths()["purelib"] if wanted.on_lab else ""
 
 
 _TORCHVISION = f"""\
@@ -263,7 +267,9 @@ if importlib.util.find_spec("torchvision"):
 
 def _try_out(folder: Path, wanted: Lock) -> None:
     """Import what the tool is for; an environment where that fails is not kept."""
-    code = f"{_TORCHVISION if wanted.on_lab else ''}import {', '.join(wanted.modules)}"
+    code = f"import {', '.join(wanted.modules)}"
+    if packages := shared_packages(wanted):
+        code = f"import sys\nsys.path.append({packages!r})\n{_TORCHVISION}{code}"
     what = f"{wanted.name} was installed, but cannot be imported"
     _run([str(_interpreter(folder)), "-I", "-c", code], what, wanted.variables)
 

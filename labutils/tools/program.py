@@ -62,9 +62,10 @@ class Program:
             spec = importlib.util.spec_from_file_location(place.stem, place)
             if spec is None or spec.loader is None:
                 raise ImportError(f"{place} is not a Python file")
-            self.module = importlib.util.module_from_spec(spec)
-            sys.modules[place.stem] = self.module
-            spec.loader.exec_module(self.module)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[place.stem] = module
+            spec.loader.exec_module(module)
+            self.module = module  # not before: one that could not be imported is tried again
         return self.module
 
 
@@ -77,6 +78,10 @@ def sorted_out(result: dict[str, Any] | None) -> Answer:
 
 def versions(asked: dict[str, list[str]]) -> dict[str, str]:
     """Import modules, and return the versions of packages."""
+    if importlib.util.find_spec("torchvision"):  # beside a torch build of another variant, too
+        from .. import _torchvision
+
+        _torchvision.load()
     for name in asked["modules"]:
         importlib.import_module(name)
     return {name: metadata.version(name) for name in asked["packages"]}

@@ -1,7 +1,14 @@
-"""Two Netron panes in JupyterLab draw two graphs: at the root, and below a base URL's prefix."""
+"""Netron panes in JupyterLab draw graphs of each format: at the root, and below a prefix."""
+
+import base64
+import json
+import zipfile
+import zlib
 
 import nbformat
 import pytest
+import tflite_files
+import torch
 from jupyterlab import PATIENCE, JupyterLab, outside
 from playwright.sync_api import expect
 
@@ -27,8 +34,8 @@ panes("before.onnx", "after.onnx", height=300)
 """
 
 
-def write_notebook(folder):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SOURCE.strip())])
+def write_notebook(folder, source=SOURCE):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source.strip())])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, folder / "netron.ipynb")
 
@@ -65,6 +72,45 @@ def test_the_panes_work_below_a_prefix_through_the_proxy(opened, tmp_path):
         sources = drawn_in_both_panes(notebook)
         notebook.close()
     assert all(source.startswith("/user/ann/proxy/") for source in sources)
+
+
+KERAS = [
+    {"class_name": "InputLayer", "config": {"batch_shape": [None, 8], "name": "input"}},
+    {"class_name": "Dense", "config": {"name": "head", "units": 4, "use_bias": False}},
+    {"class_name": "ReLU", "config": {"name": "act"}},
+]
+
+
+# an HDF5 file without groups, as h5py writes it: no weights, which Netron need not have
+HDF5 = zlib.decompress(
+    base64.b85decode(
+        "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvf6qr%@F!=;1%?PDCp!5nRm^dR?P68?}2sIyFT}Y6tE3*0M_Kbp&4Ln>O1"
+        "3+{Hl+OXBPcWgXgQdd&D%lGFq@*Z_"
+    )
+)
+
+
+@pytest.mark.litert
+def test_a_pane_for_each_format_of_notebook_11(lab, opened):
+    network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Hardswish())
+    program = torch.export.export(network.eval(), (torch.zeros(1, 8),))
+    torch.export.save(program, lab.folder / "a.pt2")
+    tflite_files.network(lab.folder / "a.tflite", tflite_files.small_network())
+    with zipfile.ZipFile(lab.folder / "a.keras", "w") as archive:
+        layers = {"name": "a", "layers": KERAS}
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        archive.writestr("model.weights.h5", HDF5)
+        archive.writestr("config.json", json.dumps({"class_name": "Sequential", "config": layers}))
+    write_notebook(
+        lab.folder, "from labutils.show import panes\npanes('a.tflite', 'a.keras', 'a.pt2')"
+    )
+    notebook = opened(lab, "netron.ipynb")
+    notebook.run_all()
+    assert notebook.errors() == []
+    frames = notebook.panel.locator("iframe.lab-netron")
+    tflite, keras, pt2 = (operators(frames.nth(i).content_frame) for i in range(3))
+    assert {"Conv2D", "DepthwiseConv2D", "HardSwish", "ResizeBilinear"} <= tflite
+    assert {"Dense", "ReLU"} <= keras and {"linear", "hardswish"} <= pt2
 
 
 @pytest.mark.parametrize(

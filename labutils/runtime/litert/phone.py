@@ -5,7 +5,7 @@ for Android; Google publishes it as a binary, and it needs no SDK. It is fed ran
 tells the time and not the answers. Nothing is downloaded: say where the program is.
 
 Not run on a phone by us: tested against a fake adb. The options are those of the documentation
-("Performance measurement", ai.google.dev/edge/litert/models/measurement).
+("Performance measurement", ai.google.dev/edge/litert/models/measurement). Notebook 06 shows a plan.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def plan(
     Parameters
     ----------
     file
-        The ``.tflite``.
+        The ``.tflite``; it may be made later.
     benchmark_model
         Google's program, for the phone's processor (usually arm64-v8a).
     delegate
@@ -110,13 +110,10 @@ def plan(
 
     Raises
     ------
-    ModelFileError
-        The file is missing, or not a ``.tflite``.
     UsageError
         No such delegate, or no threads or runs.
     """
-    file, program = Path(file).absolute(), Path(benchmark_model).absolute()
-    checked(file)
+    file, program = Path(file), Path(benchmark_model)
     if delegate not in DELEGATES:
         raise UsageError(f"delegate={delegate!r}: choose one of {', '.join(DELEGATES)}.")
     if threads < 1 or runs < 1:
@@ -146,6 +143,8 @@ def run(plan: Plan) -> Measured:
 
     Raises
     ------
+    ModelFileError
+        The file is missing, or not a ``.tflite``.
     MissingToolError
         No adb, or no benchmark_model where the plan says that it is.
     DeviceError
@@ -153,6 +152,7 @@ def run(plan: Plan) -> Measured:
     PhoneRunError
         A command failed, or the program told no time.
     """
+    checked(plan.file)
     program = Path(plan.prepare[1].command[-2])
     if not program.is_file():
         raise MissingToolError(

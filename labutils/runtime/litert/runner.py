@@ -13,9 +13,8 @@ from .. import batches, outputs
 from ..runner import Closing
 from .availability import require
 from .process import Worker
-from .tflite_file import Contents, contents, layout_of
+from .tflite_file import LAYOUTS, Contents, contents, layout_of
 
-LAYOUTS = ("nhwc", "nchw")
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 _MOST_VALUES = 1 << 24  # of all that is returned at once, which bounds the memory
 
@@ -31,7 +30,7 @@ class LiteRtRunner(Closing):
     file
         The ``.tflite``; it takes one image.
     layout
-        ``"nhwc"`` or ``"nchw"``; by default what the input's shape says.
+        ``"nhwc"`` or ``"nchw"``; by default what the lab's manifest says, else the input's shape.
     threads
         Of the interpreter; 0 leaves it to LiteRT, which takes one.
     inner
@@ -144,8 +143,8 @@ class LiteRtRunner(Closing):
         if asked not in (None, *LAYOUTS):
             raise UsageError(f"layout={asked!r}: choose one of {', '.join(LAYOUTS)}.")
         shape = tuple(self._entry["shape"])
-        guessed = layout_of(shape)
-        layout = asked or (guessed[0] if guessed else LAYOUTS[0])
+        known = layout_of(shape, self.contents.layout)
+        layout = asked or (known[0] if known else LAYOUTS[0])
         _, *rest = shape
         first, second, last = rest
         return layout, (last, first, second) if layout == "nhwc" else (first, second, last)

@@ -1,11 +1,12 @@
-"""What is in a ``.tflite``: tensors, operators, quantization; read from the file alone.
+"""What is in a ``.tflite``: tensors, operators, quantization; and the layout of its image.
 
 The file is a FlatBuffer; its schema comes with Google's wheel ai-edge-litert, and is read in plain
-Python: nothing native runs.
+Python: nothing native runs. The layout is in no such file: the lab's manifest beside it has it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import struct
@@ -17,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from ... import typesetting, untrusted
+from ... import manifests, typesetting, untrusted
 from ...errors import MissingToolError, ModelFileError, counted
 
 IDENTIFIER = b"TFL3"
+LAYOUTS = ("nhwc", "nchw")
 _WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 """Operator -> which of its inputs has the weights."""
+_READ = ("float32", "float16", "int8", "uint8", "int16", "int32")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Contents(typesetting.Paragraph):
         Numbers of the tensors that it takes and gives.
     output_names
         What its signature calls the outputs; the tensors' own names without one.
+    layout
+        Of the image that it takes, as a manifest of the lab says; "" leaves it to the shape.
     """
 
     file: Path
@@ -78,6 +83,7 @@ class Contents(typesetting.Paragraph):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     output_names: tuple[str, ...] = field(default=())
+    layout: str = ""
 
     @property
     def counts(self) -> Counter[str]:
@@ -86,9 +92,12 @@ class Contents(typesetting.Paragraph):
 
     @property
     def precision(self) -> str:
-        """fp32, fp16, int8, int16x8 or w8, after the weights and what flows."""
-        flowing = Counter(t.type for t in self._flowing())
-        weights = {self.tensors[number].type for number in self._weights()}
+        """fp32, fp16, int8, int16x8 or w8, after the weights and what flows.
+
+        Codes of 8 bits without a sign, of TensorFlow 1, are int8 as well.
+        """
+        flowing = Counter(_kind(tensor) for tensor in self._flowing())
+        weights = {_kind(self.tensors[number]) for number in self._weights()}
         if flowing["int16"]:
             return "int16x8" if flowing["int16"] > flowing["int8"] else "mixed"
         if flowing["int8"]:
@@ -112,7 +121,7 @@ class Contents(typesetting.Paragraph):
         """Layout (``nhwc`` or ``nchw``) and (channels, height, width) of the image it takes."""
         if len(self.inputs) != 1:
             return None
-        return layout_of(self.tensors[self.inputs[0]].shape)
+        return layout_of(self.tensors[self.inputs[0]].shape, self.layout)
 
     def _flowing(self) -> list[Tensor]:
         return [self.tensors[n] for o in self.operators for n in o.outputs]
@@ -158,11 +167,15 @@ class Contents(typesetting.Paragraph):
         }  # fmt: skip
 
 
-def layout_of(shape: tuple[int, ...]) -> tuple[str, tuple[int, int, int]] | None:
+def _kind(tensor: Tensor) -> str:
+    return "int8" if tensor.type == "uint8" and tensor.scales else tensor.type
+
+
+def layout_of(shape: tuple[int, ...], stated: str = "") -> tuple[str, tuple[int, int, int]] | None:
     """Return the layout of an image's shape, and its (channels, height, width); None for others.
 
-    A picture has at most four channels and more rows than that, so one end tells; where both do,
-    it is NHWC, as TensorFlow writes it.
+    Where it is not stated: a picture has at most four channels and more rows than that, so one end
+    tells; where both do, it is NHWC, as TensorFlow writes it.
 
     Examples
     --------
@@ -172,7 +185,7 @@ def layout_of(shape: tuple[int, ...]) -> tuple[str, tuple[int, int, int]] | None
     if len(shape) != 4:
         return None
     _, first, second, last = shape
-    if last <= 4 or first > 4:
+    if (stated or ("nhwc" if last <= 4 or first > 4 else "nchw")) == "nhwc":
         return "nhwc", (last, first, second)
     return "nchw", (first, second, last)
 
@@ -193,11 +206,20 @@ def contents(file: str | Path) -> Contents:
     damaged = (struct.error, IndexError, TypeError, ValueError, KeyError, AttributeError)
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-        return _read(file, model, schema)
+        return dataclasses.replace(_read(file, model, schema), layout=_stated_layout(file))
     except (*damaged, MemoryError, OverflowError, RecursionError):
         raise ModelFileError(
             f"{file} begins like a .tflite and cannot be read: it was cut short or changed."
         ) from None
+
+
+def _stated_layout(file: Path) -> str:
+    """Return the layout that the manifest beside a file of the lab says; "" for other files."""
+    try:
+        layout = manifests.read(file).get("layout")
+    except ModelFileError:
+        return ""
+    return layout if layout in LAYOUTS else ""
 
 
 def checked(file: str | Path) -> bytes:
@@ -306,7 +328,7 @@ def values(file: str | Path, number: int) -> np.ndarray:
     schema = _schema()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
     stored = model.buffers[model.subgraphs[0].tensors[number].buffer].data
-    if stored is None or found.type not in ("float32", "float16", "int8", "int16", "int32"):
+    if stored is None or found.type not in _READ:
         raise ModelFileError(f"{file}: tensor {number} has no stored values that are read here.")
     raw = np.frombuffer(bytes(stored), np.dtype(found.type))
     if raw.size != math.prod(found.shape):

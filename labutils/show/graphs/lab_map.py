@@ -33,7 +33,7 @@ _STOPS = (
     _Stop("08", "Quantization in depth", "Where does it hurt, and why?", "a mixed recipe", "08_*"),
     _Stop("09", "Your own data", "Does it hold for mine?", "a DLC of your own", "09_*"),
     _Stop("10", "Prune", "Which parts are not needed?", "a smaller network", "10_*"),
-    _Stop("11", "LiteRT", "And on any other phone?", "three .tflite files", "11_*.tflite"),
+    _Stop("11", "LiteRT", "And on any other phone?", "four .tflite files", "11_*.tflite"),
     _Stop("12", "The RDK X5", "And on another board?", "nothing here"),
 )
 _WIDTH, _BOX, _HIGH, _GAP = 772, 236, 104, 28

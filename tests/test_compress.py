@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import pytest
 import tiny_network
@@ -14,7 +15,14 @@ from labutils.errors import LabError, UsageError
 from labutils.images import data, fasteners, folder
 from labutils.models import zoo
 from labutils.pipeline import compression
-from labutils.pipeline.compression import CompressionBudget, CompressionPlan, ladder, stages
+from labutils.pipeline.compression import (
+    CompressionBudget,
+    CompressionPlan,
+    ladder,
+    networks,
+    stages,
+    store,
+)
 from labutils.pipeline.settings import Listener
 from labutils.quantize import mixed
 from labutils.show import figures
@@ -186,6 +194,26 @@ def check_ladder(made, source, out):
         assert [row["stage"] for row in csv.DictReader(file)] == names
     assert paths.recipe_file(made.artifact.with_suffix(".onnx")).exists()
     assert made.ok and "The budget is met." in (out / "ladder.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "words"),
+    (
+        ("macs=1", {}, ""),
+        ("megabytes=9", {}, ""),
+        ("macs=0.5", {"exclude": ("*",)}, "No channel of .* can go: .*excluded by"),
+        ("macs=0.5", {"multiple": 4096}, "no widths keep to it"),
+    ),
+)
+def test_where_no_channel_goes_the_stage_is_left_out_and_says_why(budget, options, words, tmp_path):
+    model = zoo.load(tiny_network.NAME, "random", SIDE)
+    plan = CompressionPlan(model.name, CompressionBudget.parse(budget))
+    pruning = dataclasses.replace(plan.pruning, images=8, **options)
+    plan = dataclasses.replace(plan, pruning=pruning)
+    job = networks.Job(plan, model, data.THINGS16, store.Store(tmp_path), Listener())
+    found = networks.pruned(job, model.module)
+    assert found.network is None and re.search(words, found.short)
+    assert bool(found.short) == bool(words)
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def compress(
         A target that the lab does not convert for, or a recipe that cannot be trained.
     MissingToolError
         Qualcomm's wheel is not installed.
-    PruningError, SurgeryError, TranslationError, TrainingError
+    SurgeryError, TranslationError, TrainingError
         A stage is impossible; the message says why.
     """
     listener = listener or Listener()
@@ -153,7 +153,7 @@ class _Run:
             self._measure(files.exported(job, "pruned", found.untrained))
             network = found.network
             last = self._measure(files.exported(job, PRUNED, network))
-            self.short.append(found.short)
+        self.short.append(found.short)
         mixed, short = files.searched(job, last)
         quantized = [self._measure(mixed)]
         self.short.append(short)

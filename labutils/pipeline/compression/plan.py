@@ -193,8 +193,10 @@ class EvaluationPlan:
 
     Attributes
     ----------
+    part
+        Of a drawn set. Of a folder it is its test/, or else its val/.
     images
-        Validation images; None for all of them.
+        How many; None for as many as the model cards are about, or all of a folder's.
     simulated
         Of those, how many the DLC runs on the simulator.
     control
@@ -202,6 +204,7 @@ class EvaluationPlan:
         against the better of the two.
     """
 
+    part: Literal["val", "test"] = "val"
     images: _Count | None = None
     simulated: _Count = 96
     control: bool = True

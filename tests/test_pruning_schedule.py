@@ -14,7 +14,7 @@ from pruned_networks import SIDE, made, planned
 from torch import nn
 
 from labutils import prune, train
-from labutils.errors import UnknownNameError, UsageError
+from labutils.errors import ModelFileError, UnknownNameError, UsageError
 from labutils.prune import masks
 
 METHODS = ("channels", "2:4", "unstructured")
@@ -120,6 +120,19 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(kind, method, tmp_path):
         ends.append(network.state_dict())
     whole, resumed = ends
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_the_state_of_another_plan_is_refused(tmp_path):
+    """Both begin with masks that keep all, so that the weights do not tell them apart."""
+    options = {"steps": 4, "size": 32, "images": 64, "batch_size": 16, "state": tmp_path / "run.pt"}
+    for ratio in (0.4, 0.6):
+        network = made(nets.Mobile, classes=16)
+        schedule = prune.Schedule(network, planned(network, ratio=ratio))
+        if ratio == 0.4:
+            train.fine_tune(network, on_step=schedule, **options)
+            continue
+        with pytest.raises(ModelFileError, match="another pruning plan or schedule"):
+            train.fine_tune(network, on_step=schedule, **options)
 
 
 def test_a_criterion_of_the_users_own_holds_at_every_stage():

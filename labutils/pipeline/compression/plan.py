@@ -151,7 +151,7 @@ class PruningPlan:
         How the network is trained under the masks.
     """
 
-    criterion: Literal["l1", "l2", "bn_scale", "fpgm", "taylor"] = "l1"
+    criterion: Literal["l1", "l2", "bn_scale", "fpgm", "taylor"] = "taylor"
     exclude: _Names = ()
     multiple: _Count = 8
     schedule: Literal["one-shot", "incremental", "cubic", "blend"] = "cubic"

@@ -5,22 +5,23 @@
     python benchmarks/pruning.py --rows mobilenet_v3_large/2of4 --steps 9 --images 224 -o FOLDER
 
 On Marked Things, in ONNX Runtime, on the same images of the split. Points are paired, against the
-better of the original and the original trained as long. Every row is trained by one loop, with the
-same steps, images, order, augmentation, and distillation from the original. Latency is one image of
-224 px, one thread, in turns. The networks are kept by the content of all that they depend on (see
-content_cache.py), trainings resume where they were stopped; `--fresh` forgets them. A network that
-is not shipped for the set (ResNet-18) is trained first.
+better of the original and the original trained as long, which are made if they are missing. Every
+row is trained by one loop, with the same steps, images, order, augmentation, and distillation from
+the original. Latency is one image of 224 px, one thread, in turns. The networks are kept by the
+content of all that they depend on (see content_cache.py), trainings resume where they were stopped;
+`--fresh` forgets them. A network that is not shipped for the set (MobileNetV2, ResNet-18) is
+trained first, and all of its rows are made at 64 px.
 
-Writes benchmarks/results/pruning.csv and .txt; some of the rows need `-o FOLDER`.
+Writes benchmarks/results/pruning.csv and .txt, and a card for each pruned network into
+benchmarks/results/pruned/; some of the rows need `-o FOLDER`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import dataclasses
-import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,46 +31,28 @@ import pruning_rows
 import results
 import torch
 from pruning_rows import SIDE, Row, Schedule, Task
+from pruning_tables import PROGRAM, Measured, shape_of, write
 
-from labutils import compare, export, metrics, paths, prune, runtime, surgery, tabular, train
+from labutils import (
+    compare,
+    export,
+    metrics,
+    paths,
+    prune,
+    quantize,
+    runtime,
+    surgery,
+    tabular,
+    train,
+)
 from labutils.errors import LabError, ParityError
 from labutils.images import data
-from labutils.lab import recorded
 from labutils.measure import complexity
 from labutils.models import architectures, zoo
 
-PROGRAM = "pruning"
-PREPROCESSING = data.Preprocessing(SIDE)
 IMAGES, GATE_IMAGES, TURNS, LATENCY_SIDE = 20_000, 32, 15, 224
 BASE = Schedule(steps=6000, learning_rate=3e-3)  # of a network that is not shipped
 EVERYTHING = ("macs=0.6,megabytes=1.7,points=2", "macs=0.5,megabytes=1.5,points=2")
-PUBLISHED = (
-    "TI publishes figures of ImageNet, which are not comparable with these: ResNet-50, "
-    "30 % of the channels: 76.13 to 74.07 %, 49 % of the operations left; 41:64: ResNet-50 76.13 "
-    "to 76.02 %, MobileNetV2 71.88 to 70.37 %."
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A row of the table."""
-
-    row: str
-    kind: str
-    way: str
-    top1: float
-    hits: int
-    n: int
-    points: float
-    low: float
-    high: float
-    macs: float
-    parameters: float
-    zeros: float
-    megabytes: float
-    latency: float
-    minutes: float
-    gate: str
 
 
 class Bench:
@@ -80,11 +63,20 @@ class Bench:
         self.schedule = schedule
         self.folder = content_cache.folder(PROGRAM)
 
+    def schedule_of(self, row: Row) -> Schedule:
+        """Return how a row is trained; its images have that side."""
+        return self.schedule.of(row.architecture)
+
+    def preprocessing(self, row: Row) -> data.Preprocessing:
+        """Return what a row's images go through."""
+        return data.Preprocessing(self.schedule_of(row).size)
+
     def place(self, row: Row, what: str = "", suffix: str = ".safetensors") -> Path:
         """Return where a row's network is kept."""
+        schedule = dataclasses.asdict(self.schedule_of(row))
         base = dataclasses.asdict(BASE) if self.shipped(row.architecture) is None else None
         key = content_cache.key(
-            row=row.id, schedule=dataclasses.asdict(self.schedule), set=self.image_set, base=base,
+            row=row.id, schedule=schedule, set=self.image_set, base=base,
             checkpoint=self.shipped(row.architecture), images=content_cache.drawn(), what=what,
             code=content_cache.code(prune, train, surgery, Path(pruning_rows.__file__)),
             versions=paths.versions("torch", "torchvision", "torch-pruning"),
@@ -110,7 +102,9 @@ class Bench:
             network.load_state_dict(torch.load(place.with_suffix(".pt"), weights_only=True))
             return network
         state = train.Resumable(place.with_suffix(".resume.pt"))
-        settings = BASE.settings() | {"steps": min(BASE.steps, 4 * self.schedule.steps)}
+        settings = BASE.of(row.architecture).settings() | {
+            "steps": min(BASE.steps, 4 * self.schedule.steps), "images": self.schedule.images,
+        }  # fmt: skip
         print(train.fine_tune(network, image_set=self.image_set, state=state, **settings))
         torch.save(network.state_dict(), place.with_suffix(".pt"))
         place.touch()
@@ -127,45 +121,64 @@ class Bench:
         state = train.Resumable(place.with_suffix(".resume.pt"))
         network, seconds = copy.deepcopy(original), []
         if row.make is not None:
-            task = Task(original, self.image_set, self.schedule, state, seconds.append)
+            schedule = self.schedule_of(row)
+            task = Task(original, self.image_set, schedule, state, seconds.append)
             network = row.make(task)
-        paths.write_text(place.with_suffix(".seconds"), f"{sum(seconds):.0f}")
+        facts = {"seconds": round(sum(seconds)), **shape_of(network, original)}
+        paths.write_text(place.with_suffix(".json"), json.dumps(facts))
         wide = data.Preprocessing(LATENCY_SIDE)
         export.to_onnx(network.eval(), place.with_suffix(".wide.onnx"), preprocessing=wide)
-        export.to_onnx(network.eval(), place, preprocessing=PREPROCESSING)
+        export.to_onnx(network.eval(), place, preprocessing=self.preprocessing(row))
         state.remove()
         return place
 
-    def answers(self, file: Path) -> np.ndarray:
-        """Return the file's logits, kept batch by batch."""
-        images = data.load(self.split, self.images, SIDE, self.image_set)
+    def answers(self, row: Row) -> np.ndarray:
+        """Return the logits of a row's file, kept batch by batch."""
+        file, prepared = self.file(row), self.preprocessing(row)
+        images = data.load(self.split, self.images, prepared.size, self.image_set)
         versions = paths.versions("onnxruntime")
         with content_cache.Remembered(
             file, lambda: runtime.connect(file), PROGRAM, "ort", versions
         ) as runner:
-            return np.concatenate([runner.run(x) for x, _ in images.batches(64, PREPROCESSING)])
+            return np.concatenate([runner.run(x) for x, _ in images.batches(64, prepared)])
 
     def measure(self, row: Row) -> Measured:
-        """Return a row's figures."""
-        rows = {r.name: r for r in pruning_rows.rows() if r.architecture == row.architecture}
+        """Return a row's figures; what it is compared with is made, if it was not yet."""
+        original, long = pruning_rows.controls(row.architecture)
         labels = np.arange(self.images) % len(data.classes_of(self.image_set))
-        own = metrics.correct(self.answers(self.file(row)), labels)
-        whole = self.file(rows["original"])
-        right = [metrics.correct(self.answers(whole), labels)]
-        if self.place(rows["long"], suffix=".onnx").is_file():  # made by its own row, before
-            right.append(metrics.correct(self.answers(self.file(rows["long"])), labels))
-        reference = max(right, key=lambda r: r.mean())
-        points = metrics.paired_difference(own, reference)
-        file = self.file(row)
-        counted, before = complexity.count(file), complexity.count(whole)
+        answers, before = self.answers(row), self.answers(original)
+        own = metrics.correct(answers, labels)
+        right = [metrics.correct(found, labels) for found in (before, self.answers(long))]
+        points = metrics.paired_difference(own, max(right, key=lambda r: r.mean()))
+        agreement = metrics.agreement(answers, before).value
+        file, whole = self.file(row), self.file(original)
+        counted, there = complexity.count(file), complexity.count(whole)
         return Measured(
-            row.id, row.kind, row.way, float(own.mean()), int(own.sum()), len(own),
-            points.value, *points.interval, counted.macs / before.macs,
-            counted.parameters / before.parameters, zeros_share(file),
-            file.stat().st_size / 1e6, latency_ratio(file, whole),
-            int(file.with_suffix(".seconds").read_text("utf-8")) / 60,
-            gate_word(file, self.image_set),
+            row.id, row.kind, row.way, self.schedule_of(row).size,
+            float(own.mean()), int(own.sum()), len(own), points.value, *points.interval, agreement,
+            counted.macs / there.macs, counted.parameters / there.parameters, zeros_share(file),
+            file.stat().st_size / 1e6, latency_ratio(file, whole), self.facts(row)["seconds"] / 60,
+            gate_word(file, self.image_set, self.preprocessing(row)),
         )  # fmt: skip
+
+    def facts(self, row: Row) -> dict[str, Any]:
+        """Return what was kept of a network beside its file."""
+        kept: dict[str, Any] = json.loads(self.file(row).with_suffix(".json").read_text("utf-8"))
+        return kept
+
+    def card(self, row: Row) -> dict[str, Any]:
+        """Return what a pruned network is, without its figures."""
+        facts, original = self.facts(row), pruning_rows.controls(row.architecture)[0]
+        return {
+            "row": row.id, "by": row.way, "architecture": row.architecture,
+            "image_set": self.image_set, "widths": facts["widths"], "zeros": facts["zeros"],
+            "schedule": dataclasses.asdict(self.schedule_of(row)),
+            "seed": train.FineTuningConfig().seed, "sha256": paths.sha256(self.file(row)),
+            "original": {
+                "checkpoint": self.shipped(row.architecture),
+                "sha256": paths.sha256(self.file(original)),
+            },
+        }  # fmt: skip
 
 
 def zeros_share(file: Path) -> float:
@@ -188,13 +201,13 @@ def latency_ratio(file: Path, whole: Path) -> float:
     return seconds["own"] / seconds["whole"]
 
 
-def gate_word(file: Path, image_set: str) -> str:
+def gate_word(file: Path, image_set: str, prepared: data.Preprocessing) -> str:
     """Return whether the network's float DLC passes the gate on the HTP simulator (fp16)."""
     from labutils import dlc
 
-    images = data.load("val", GATE_IMAGES, SIDE, image_set)
+    images = data.load("val", GATE_IMAGES, prepared.size, image_set)
     with paths.scratch() as folder, runtime.connect(file) as reference:
-        gate = dlc.Gate(reference, PREPROCESSING(images.images))
+        gate = dlc.Gate(reference, prepared(images.images))
         try:
             report = dlc.convert(file, "qnn", folder / "net.dlc", gate).gate
         except ParityError as error:
@@ -205,8 +218,8 @@ def gate_word(file: Path, image_set: str) -> str:
     return f"{report.parity.cosine_min:.5f}"
 
 
-def everything_at_once(bench: Bench, budget: str) -> Measured:
-    """Return the figures of `labutils compress` for the large network."""
+def everything_at_once(bench: Bench, budget: str) -> tuple[Measured, dict[str, Any]]:
+    """Return the figures of `labutils compress` for the large network, and its card."""
     from labutils.pipeline import compression
     from labutils.pipeline.settings import Listener
 
@@ -215,21 +228,23 @@ def everything_at_once(bench: Bench, budget: str) -> Measured:
         pruning_rows.LARGE, wanted, bench.image_set, image_set=bench.image_set
     )
     plan = plan.with_steps(bench.schedule.steps)
-    evaluation = dataclasses.replace(plan.evaluation, images=bench.images)
+    evaluation = dataclasses.replace(plan.evaluation, images=bench.images, part=bench.split)
     plan = dataclasses.replace(plan, evaluation=evaluation)
     model = zoo.load(plan.model, plan.weights)
-    key = content_cache.key(budget=budget, plan=plan.to_yaml())
+    code = content_cache.code(prune, train, surgery, quantize, compression)
+    key = content_cache.key(budget=budget, plan=plan.to_yaml(), code=code)
     folder = bench.folder / f"compress_{key}"
     made = compression.compress(plan, folder, model, bench.image_set, Listener(print))
     print(made, flush=True)
     row = made[made.result or made.rows[-1].name]
     dlc = f"{made.artifact.stat().st_size / 1e6:.2f} MB" if made.artifact else "none"
-    return Measured(
-        f"everything/{budget}", "everything", "surgery, pruning, mixed precision, QAT (val)",
-        row.top1.value, row.top1.hits, row.n, row.points.value, *row.points.interval, row.macs,
-        row.parameters, 0.0, row.megabytes, made["pruned, trained"].latency or 0.0, 0.0,
-        f"{row.gate}; DLC {dlc}",
+    measured = Measured(
+        f"everything/{budget}", "everything", "surgery, pruning, mixed precision, QAT", SIDE,
+        row.top1.value, row.top1.hits, row.n, row.points.value, *row.points.interval,
+        row.agreement.value, row.macs, row.parameters, 0.0, row.megabytes,
+        made["pruned, trained"].latency or 0.0, 0.0, f"{row.gate}; DLC {dlc}",
     )  # fmt: skip
+    return measured, {"row": measured.row, "plan": plan.to_dict(), "ladder": made.to_dict()}
 
 
 def main() -> None:
@@ -264,15 +279,20 @@ def main() -> None:
     if chosen.fresh:
         content_cache.forget(PROGRAM)
     by_id = {row.id: row for row in pruning_rows.rows()}
-    for name in chosen.rows:
+    for name in chosen.rows:  # all trainings before any measurement
         if name in by_id:
             bench.file(by_id[name])
-    made = [
-        bench.measure(by_id[name]) if name in by_id
-        else everything_at_once(bench, name.partition("/")[2])
-        for name in chosen.rows
-    ]  # fmt: skip
-    write(made, chosen, place)
+    made: list[Measured] = []
+    cards: dict[str, Any] = {}
+    for name in chosen.rows:
+        if name not in by_id:
+            measured, cards[name] = everything_at_once(bench, name.partition("/")[2])
+        else:
+            measured = bench.measure(by_id[name])
+            if by_id[name].kind != "control":
+                cards[name] = bench.card(by_id[name])
+        made.append(measured)
+    write(made, cards, chosen, place)
 
 
 def listed(bench: Bench) -> str:
@@ -286,40 +306,6 @@ def listed(bench: Bench) -> str:
     ]
     notes = [f"{bench.schedule.steps} steps each, on {bench.image_set}; {bench.images} images."]
     return tabular.text("Rows", ("row", "kind", "by", ""), rows, notes)
-
-
-def write(rows: list[Measured], chosen: Any, folder: Path) -> None:
-    """Write the table as CSV and as text."""
-    images = f"split {chosen.split} of {chosen.image_set} (drawn), {rows[0].n} images at {SIDE} px"
-    head = results.head(
-        results.command(f"{PROGRAM}.py"), images, "torch", "torchvision", "torch-pruning",
-        "onnxruntime", "onnxruntime-qnn", developed=chosen.split == "val",
-    )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(Measured)],
-                            lineterminator="\n")  # fmt: skip
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    paths.write_text(folder / f"{PROGRAM}.csv", results.commented(head) + text.getvalue())
-    columns = ("row", "by", "top-1 %", "points [95 %]", "MACs", "zeros", "MB", "time",
-               "minutes", "gate")  # fmt: skip
-    cells = [
-        (r.row, r.way, f"{100 * r.top1:.2f}", f"{r.points:+.2f} [{r.low:+.2f}, {r.high:+.2f}]",
-         f"{100 * r.macs:.1f} %", f"{100 * r.zeros:.0f} %", f"{r.megabytes:.2f}",
-         f"{r.latency:.2f}", f"{r.minutes:.0f}", r.gate)
-        for r in rows
-    ]  # fmt: skip
-    notes = [
-        "points: against the better of the original and the original trained as long, paired.",
-        f"time: at {LATENCY_SIDE} px, one thread, median of {TURNS} turns on "
-        f"{recorded.machine()}, as a share of the original's. minutes: of training, on one core. "
-        "gate: lowest cosine of the float DLC on the HTP simulator.",
-        PUBLISHED,
-    ]
-    title = f"Pruned networks on {chosen.image_set}, {chosen.steps} steps each"
-    table = tabular.text(title, columns, cells, notes)
-    paths.write_text(folder / f"{PROGRAM}.txt", "\n".join([*head, "", table]) + "\n")
-    print(table)
 
 
 if __name__ == "__main__":

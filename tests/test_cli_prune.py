@@ -1,12 +1,21 @@
 """`labutils prune`: the plan, what it refuses, and a file that passed the gate."""
 
 import json
+import sys
 
+import forked
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
+import tiny_network
+import torch
+from safetensors.torch import save_file
 
 from labutils import __main__, manifests, runtime
+from labutils.commands import training_options
+from labutils.images import fasteners
+from labutils.models import zoo
 
 SMALL = ("mobilenet_v3_small", "--weights", "things16")
 
@@ -50,6 +59,17 @@ def test_ratios_by_glob_reach_the_layers(lab):
         (("--method", "4:2"), "n:m"),
         (("--method", "2:4", "--ratio", "0.5"), "leave out --ratio"),
         (("--method", "2:4", "--sensitivity"), "leave out --method"),
+        (("--method", "2:4", "--criterion", "l3"), "--criterion is about channels"),
+        (("--method", "unstructured", "--criterion", "taylor"), "--criterion is about channels"),
+        (("--method", "unstructured", "--multiple", "0"), "--multiple is about channels"),
+        (("--method", "2:4", "--keep-shapes"), "--keep-shapes is about channels"),
+        (("--method", "2:4", "--scope", "global"), "leave out --scope"),
+        (("--scope", "global", "--budget", "macs=0.5"), "takes the place of --scope"),
+        (("--ratio", "0.3", "--ratio", "0.5"), "for all layers was given before"),
+        (("--ratio", "a*=0.3", "--ratio", "a*=0.5"), "for a* was given before"),
+        (("--budget", "macs=0.9", "--multiple", "0"), "multiples of 1 or more"),
+        (("--budget", "macs=0.9", "--exclude", "stme*"), "stme*"),
+        (("--save-every", "0"), "--save-every"),
         (("--ratio", "half"), "SHARE or GLOB=SHARE"),
         (("--ratio", "1.5"), "below 1"),
         (("--ratio", "0.5", "--budget", "macs=0.5"), "takes the place of --ratio"),
@@ -108,3 +128,106 @@ def test_a_budget_and_a_folder_of_pictures(lab, tmp_path):
     )  # fmt: skip
     assert code == 0, said + err
     assert "within at most 60 % of the MACs" in said and out.exists()
+
+
+# ------------------------------------------------------------ pictures of one's own, with train/
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A folder with train/ and test/, and weights of a tiny network for its classes."""
+    place = tmp_path_factory.mktemp("own")
+    names = ("dotted nut", "dotted washer", "striped nut", "striped washer")
+    for part, n in (("train", 12), ("test", 4)):
+        fasteners.write_folder(place / "pictures" / part, n, names, size=tiny_network.SIDE)
+    torch.manual_seed(0)
+    network = zoo.load(tiny_network.NAME, "random", tiny_network.SIDE).module
+    network.fc[-1] = torch.nn.Linear(1024, len(names))
+    weights = place / "tiny.safetensors"
+    save_file(network.state_dict(), weights)
+    told = {"classes": names, "size": tiny_network.SIDE}
+    weights.with_suffix(".json").write_text(json.dumps(told))
+    return (tiny_network.NAME, "--weights", weights, "--data", place / "pictures")
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Where runs keep their states."""
+    monkeypatch.setenv("LABUTILS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "training"
+
+
+SHORT = ("--steps", "4", "--size", "32", "--save-every", "1")
+
+
+def weights_in(file):
+    return {w.name: onnx.numpy_helper.to_array(w) for w in onnx.load(file).graph.initializer}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_resumes_and_is_judged_on_the_part_for_it(
+    lab, own, kept, tmp_path, monkeypatch
+):
+    whole, killed = tmp_path / "whole.onnx", tmp_path / "killed.onnx"
+    code, said, err = lab(*own, *SHORT, "-o", whole)
+    assert code == 0, said + err
+    assert "16 pictures" in said and "resumed" not in said  # test/: four of each class
+
+    class KilledError(Exception):
+        pass
+
+    def killing(items, description):
+        for number, item in enumerate(items):
+            if number == 2:
+                raise KilledError
+            yield item
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(training_options, "progress_of_first", lambda: killing)
+        lab(*own, *SHORT, "-o", killed)
+    assert len(list(kept.glob("*/*.pt"))) == 1
+    code, said, err = lab(*own, *SHORT, "--ratio", "0.5", "-o", tmp_path / "other.onnx")
+    assert code == 0 and "resumed" not in said, said + err  # of another plan
+    code, said, err = lab(*own, *SHORT, "-o", killed)
+    assert code == 0 and "resumed at step 2" in said, said + err
+    ours, theirs = weights_in(whole), weights_in(killed)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
+    assert not list(kept.iterdir())
+
+
+@pytest.mark.slow
+def test_all_that_was_found_is_in_the_json(lab, own, tmp_path):
+    out = tmp_path / "small.onnx"
+    code, said, err = lab(
+        *own, "--sensitivity", "--steps", "0", "--keep-shapes", "--json", "-o", out
+    )
+    told = json.loads(said)
+    assert code == 0 and told["gate"]["passed"], err
+    assert told["sensitivity"]["readings"] and told["plan"]["groups"] and told["top1"]["n"] == 16
+    assert told["removal"] is None and told["training"] is None
+    shapes = {name: values.shape for name, values in weights_in(out).items()}
+    assert (512, 16) in shapes.values()  # with zeros in place of the channels
+    zeros = {name: (values == 0).mean() for name, values in weights_in(out).items()}
+    assert sum(share > 0.2 for share in zeros.values()) >= 4
+    code, said, err = lab(*own, "--budget", "parameters=0.7", "--steps", "0", "--json", "-o", out)
+    assert code == 0 and json.loads(said)["search"]["plan"]["groups"], err
+    code, said, err = lab(*own, "--budget", "macs=1", "-o", tmp_path / "as_it_is.onnx")
+    assert code == 2 and "keeps to macs=1 as it is" in err and len(list(tmp_path.iterdir())) == 2
+
+
+def _called(arguments):
+    torch.set_num_threads(1)
+    sys.exit(__main__.main([str(argument) for argument in arguments]))
+
+
+@pytest.mark.slow
+def test_two_processes_prune_by_one_command_and_one_of_them_talks(own, kept, tmp_path):
+    """Also where the widths are measured: both take those of the first."""
+    out = tmp_path / "small.onnx"
+    arguments = ("prune", *own, "--budget", "latency=0.99,macs=0.9", *SHORT, "-o", out)
+    codes, said = forked.two(_called, (arguments,), tmp_path)
+    output = "".join(said)
+    assert codes == [0, 0], output
+    assert output.count("Fine-tuned for 4 steps") == output.count("wrote ") == 1, output
+    assert manifests.read(out)["training"]["steps"] == 4
+    assert not list(kept.iterdir())

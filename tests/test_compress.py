@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import pytest
 import tiny_network
@@ -14,7 +15,14 @@ from labutils.errors import LabError, UsageError
 from labutils.images import data, fasteners, folder
 from labutils.models import zoo
 from labutils.pipeline import compression
-from labutils.pipeline.compression import CompressionBudget, CompressionPlan, ladder, stages
+from labutils.pipeline.compression import (
+    CompressionBudget,
+    CompressionPlan,
+    ladder,
+    networks,
+    stages,
+    store,
+)
 from labutils.pipeline.settings import Listener
 from labutils.quantize import mixed
 from labutils.show import figures
@@ -100,6 +108,10 @@ def test_a_budget_that_says_nothing_is_refused(text):
         (("mobilenet_v3_small", "--budget", "macs=0.5", "--multiple", "0"), "multiple: 0 is below"),
         (("mobilenet_v3_small", "--budget", "macs=0.5", "--surgery", "lyte"), "lite"),
         (("mobilenet_v3_small", "--budget", "macs=0.5", "--target", "tidl-11"), "does not convert"),
+        (
+            ("mobilenet_v3_small", "--budget", "macs=0.5", "--target", "litert"),
+            "A DLC is for snpe-2.7, qnn, qairt-2025.",
+        ),
         (("mobilenet_v3_small", "--budget", "macs=0.5", "--recipe", "a16"), "a16w8"),
         (("mobilenet_v3_small", "--budget", "macs=0.5", "--set", "things16", "--data", "x"), "one"),
         (("--plan", "nowhere.yaml"), "nowhere.yaml"),
@@ -188,6 +200,26 @@ def check_ladder(made, source, out):
     assert made.ok and "The budget is met." in (out / "ladder.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("budget", "options", "words"),
+    (
+        ("macs=1", {}, ""),
+        ("megabytes=9", {}, ""),
+        ("macs=0.5", {"exclude": ("*",)}, "No channel of .* can go: .*excluded by"),
+        ("macs=0.5", {"multiple": 4096}, "no widths keep to it"),
+    ),
+)
+def test_where_no_channel_goes_the_stage_is_left_out_and_says_why(budget, options, words, tmp_path):
+    model = zoo.load(tiny_network.NAME, "random", SIDE)
+    plan = CompressionPlan(model.name, CompressionBudget.parse(budget))
+    pruning = dataclasses.replace(plan.pruning, images=8, **options)
+    plan = dataclasses.replace(plan, pruning=pruning)
+    job = networks.Job(plan, model, data.THINGS16, store.Store(tmp_path), Listener())
+    found = networks.pruned(job, model.module)
+    assert found.network is None and re.search(words, found.short)
+    assert bool(found.short) == bool(words)
+
+
 @pytest.mark.slow
 @pytest.mark.htp
 def test_the_command_ends_in_the_nearest_point(own, lab, tmp_path):
@@ -219,9 +251,9 @@ ROWS = (
 )  # fmt: skip
 
 
-def judged(text, rows=ROWS, short=()):
+def judged(text, rows=ROWS, short=(), refused=()):
     budget = CompressionBudget.parse(text)
-    return ladder.missed(budget, rows, "quantized, trained", "pruned, trained", short)
+    return ladder.missed(budget, rows, "quantized, trained", "pruned, trained", short, refused)
 
 
 def test_what_is_missed_says_what_would_reach_it():
@@ -235,6 +267,14 @@ def test_what_is_missed_says_what_would_reach_it():
     [widths] = judged("points=1")
     assert "about macs=0.75" in widths  # half of what pruning lost, half of the MACs
     assert judged("macs=0.4", short=("", "Raise it."))[-1] == "Raise it."
+    assert judged("macs=0.5,points=5", short=("Raise it.",)) == ()  # wider than needed, and met
+
+
+@pytest.mark.parametrize("budget", ("macs=0.5,megabytes=2.4,points=5", "points=3", "macs=0.4"))
+def test_why_no_file_is_handed_on_is_said_whatever_else_is_missed(budget):
+    refused = ("gate: WHY", "", "The DLC of quantized: WHY NOT")
+    rest = judged(budget)
+    assert judged(budget, refused=refused) == (*rest, refused[0], refused[2])
 
 
 def test_a_file_that_fails_its_gate_is_not_handed_on_and_says_why(tmp_path):

@@ -7,10 +7,14 @@ import sys
 
 import forked
 import pytest
+import torch
 from PIL import Image
+from pruned_networks import SIDE, Mobile, made
+from torch import nn
 
-from labutils import paths, train
+from labutils import paths, prune, train
 from labutils.images import data
+from labutils.quantize.training import qat
 
 PAGE = (paths.ROOT / "notebooks" / "own_training_loop.md").read_text("utf-8")
 NAMES = ("mug", "teapot", "fish", "leaf")
@@ -111,6 +115,18 @@ def test_the_changed_program_trains_under_two_processes(place, tmp_path):
     for output in outputs:  # no warning among the two epochs that they speak of
         assert re.fullmatch(r"(epoch 1 of 1: loss \d\.\d\d\n){2}", output)
     assert [file.name for file in tmp_path.glob("*.onnx")] == ["own.onnx"]
+
+
+def test_channels_go_in_the_changed_loop():
+    """Its train function, on a small network."""
+    loop = patched(blocks("python")[1], blocks("diff")[1]).partition("\nsurgery.replace_")[0]
+    batch = (torch.randn(16, 3, SIDE, SIDE), torch.randint(0, 10, (16,)))
+    names = {"torch": torch, "F": nn.functional, "qat": qat, "prune": prune, "SIZE": SIDE}
+    names["loader"] = [batch] * 4
+    exec(loop, names)
+    trained = names["train"](made(Mobile), 2, 1e-3)
+    removal = prune.removed(trained, size=SIDE)
+    assert removal.after.total()[0] < 0.7 * removal.before.total()[0]
 
 
 def test_the_settings_on_the_page_are_read(tmp_path):

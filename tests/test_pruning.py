@@ -14,7 +14,6 @@ from torch import nn
 from labutils import prune
 from labutils.errors import LabError, PruningError, UnknownNameError, UsageError
 from labutils.prune import masks, planning, single_weights
-from labutils.train import network as untrained
 
 KINDS = (
     nets.Mobile, nets.Grouped, nets.Concatenated, nets.Ghost, nets.Split, nets.Shuffled, nets.Tied,
@@ -117,17 +116,15 @@ def test_widths_are_the_nearest_multiple(units, parts, data):
 # ------------------------------------------------------------ criteria
 
 
-@pytest.mark.parametrize("criterion", prune.CRITERIA)
+@pytest.mark.parametrize("criterion", sorted({*prune.CRITERIA} - {"fpgm"}))
 def test_every_criterion_keeps_what_matters(criterion):
-    """Channels that are all but absent go first, whatever rates them."""
+    """Channels that are all but absent go first, whatever rates them by size."""
     network = made(nets.Mobile)
     with torch.no_grad():
         for layer, dim in ((network.last[0], 0), (network.classifier[0], 1)):
             layer.weight.index_fill_(dim, torch.tensor([3, 17, 30]), 0)
         network.last[1].weight[[3, 17, 30]] = 0
     part = next(p for p in planned(network, criterion=criterion).parts if p.group.name == "last.0")
-    if criterion == "fpgm":  # alike filters are near one another, wherever they are
-        return
     assert set(part.order[:3]) == {3, 17, 30}
 
 
@@ -255,7 +252,7 @@ def test_n_of_every_m(rows, length, m, data, dim):
     torch.manual_seed(length)
     weight = values(rows, length, 2, 3)
     weight = weight.transpose(0, 1) if dim == 0 else weight
-    keep = single_weights.pattern_mask(weight, n, m, dim)
+    keep = single_weights.pattern_mask(weight.abs(), n, m, dim)
     assert keep.shape == weight.shape
     lines, sizes = (t.movedim(dim, -1).reshape(-1, length) for t in (keep, weight.abs()))
     assert torch.all((lines == 0).sum(1) == single_weights.zeros_of(length, n, m))
@@ -283,7 +280,7 @@ def test_a_pattern_stays_through_training_and_in_the_baked_weights(method):
     assert close(removal.network(inputs()), network(inputs()))
     for layer in plan.layers:
         weight = removal.network.get_parameter(layer.parameter)
-        again = single_weights.pattern_mask(weight, n, m, layer.dim)
+        again = single_weights.pattern_mask(weight.detach().abs(), n, m, layer.dim)
         assert torch.equal(again == 0, weight == 0)
     assert {x.name for x in plan.layers}.isdisjoint({"depthwise.0"})
     assert "depthwise: each filter reads one channel" in str(plan)
@@ -316,8 +313,3 @@ def test_unstructured_takes_the_smallest_of_all_layers():
     gone = max(float(weights[n].abs()[m.keep == 0].max()) for n, m in found.items())
     assert gone <= kept and "classifier.3.weight" not in found
     assert plan.zeros_share == pytest.approx(0.8, abs=1e-3)
-
-
-def test_most_of_mobilenet_lies_under_a_pattern():
-    plan = prune.plan(untrained("mobilenet_v3_small"), "41:64", size=64)
-    assert plan.masked_macs_share > 0.8 and plan.zeros_share > 0.6

@@ -1,16 +1,14 @@
-"""Pruning: masks that train, removal that is compared, schedules, and real networks."""
+"""Pruning: masks that train, removal that is compared, and real networks."""
 
 import copy
 
 import pruned_networks as nets
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pruned_networks import SIDE, close, inputs, made, planned
 from torch import nn
 
-from labutils import prune, surgery
+from labutils import _torchvision, prune, surgery
 from labutils.errors import PruningError, UnknownNameError, UsageError
 from labutils.images.data import Preprocessing
 from labutils.models import architectures, random_weights, zoo
@@ -154,60 +152,47 @@ def test_a_network_without_finite_outputs_cannot_be_verified():
         prune.removed(network, size=SIDE)
 
 
-# ------------------------------------------------------------ schedules
+@pytest.mark.parametrize("kind", (torch.float64, torch.float16, torch.bfloat16), ids=str)
+def test_networks_of_any_precision_are_pruned(kind):
+    for method in ("channels", "2:4", "unstructured"):
+        network = made(nets.Mobile).to(kind)
+        plan = planned(network, method)
+        prune.Schedule(network, plan, steps=4)
+        prune.apply_masks_(network, plan)
+        removal = prune.removed(network, size=SIDE)
+        assert removal.departure < 1e-8
+        assert removal.network.stem[0].weight.dtype is kind
+    network, images = made(nets.Mobile).to(kind), inputs(8).numpy()
+    for criterion in (*prune.CRITERIA, prune.taylor(network, images)):
+        planned(network, criterion=criterion)
+    assert prune.sensitivity(network, images, ratios=(0.5,)).n == 8
+    prune.reestimate_(network, [images])
 
 
-@pytest.mark.parametrize("kind", prune.KINDS)
-@pytest.mark.parametrize("method", ("channels", "2:4", "unstructured"))
-def test_a_schedule_ends_in_the_whole_plan(kind, method):
+def test_channels_that_are_masked_and_cannot_go_are_an_error():
+    """Masks that were set by hand, in a network whose channels are refused."""
+    network = made(nets.Tied)
+    keep = torch.ones(16, dtype=torch.uint8)
+    keep[:4] = 0
+    filters = keep[:, None, None, None].expand_as(network.first.weight)
+    prune.set_masks_(network, {"first.weight": filters, "first.bias": keep})
+    with pytest.raises(PruningError, match=r"Channels of first are masked.*one tied weight"):
+        prune.removed(network, size=SIDE)
+
+
+def test_a_network_that_keeps_what_it_computed_is_copied_after_the_cut():
+    """LeViT keeps its attention's biases, as computed under autograd."""
+
+    class Keeping(nets.Mobile):
+        def forward(self, x):
+            self.kept = {"cpu": self.classifier[3].bias * 2}
+            return super().forward(x)
+
     network = made(nets.Mobile)
-    plan = planned(network, method)
-    schedule = prune.Schedule(network, plan, kind, steps=20, start=0.1, end=0.6)
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
-    zeros = []
-    for _ in range(20):
-        optimizer.zero_grad()
-        network.train()(inputs()).square().mean().backward()
-        optimizer.step()
-        schedule.step()
-        found = masks.masks_of(network).values()
-        zeros.append(sum(float(m.strength * (m.keep == 0).sum()) for m in found))
-    assert zeros == sorted(zeros)  # what is masked stays masked
-    found = masks.masks_of(network)
-    assert all(mask.strength == 1 for mask in found.values())
-    assert {n: int(m.keep.sum()) for n, m in found.items()} == dict(plan.stays)
-    if kind != "one-shot":
-        assert len(set(zeros)) > 2
-    assert prune.removed(network.eval(), size=SIDE).departure < 1e-8
-
-
-@given(st.sampled_from(tuple(prune.KINDS)), st.floats(0, 1), st.floats(0, 1), st.integers(1, 30))
-def test_every_ramp_rises_from_nothing_to_all(kind, a, b, stages):
-    start, end = min(a, b), max(a, b)
-    schedule = object.__new__(prune.Schedule)
-    schedule.kind, schedule.start, schedule.end, schedule.stages = kind, start, end, stages
-    found = [schedule.progress(i / 100) for i in range(101)]
-    assert found == sorted(found) and found[-1] == 1.0 and 0 <= found[0] <= 1
-
-
-def test_cubic_is_fast_at_first():
-    schedule = prune.Schedule(
-        made(nets.Mobile), planned(made(nets.Mobile)), "cubic", steps=10, end=1.0, stages=4
-    )
-    assert [schedule.progress(x) for x in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx(
-        [0, 1 - 0.75**3, 1 - 0.5**3, 1 - 0.25**3, 1]
-    )
-
-
-def test_mistakes_in_a_schedule_are_explained():
-    network = made(nets.Mobile)
-    plan = planned(network)
-    with pytest.raises(UnknownNameError, match="cubic"):
-        prune.Schedule(network, plan, "qubic")
-    with pytest.raises(UsageError, match="ramp"):
-        prune.Schedule(network, plan, start=0.8, end=0.2)
-    with pytest.raises(UsageError, match="steps="):
-        prune.Schedule(network, plan).step()
+    network.__class__ = Keeping
+    prune.apply_masks_(network, planned(network))
+    removal = prune.removed(network, size=SIDE)
+    assert removal.departure < 1e-8 and copy.deepcopy(removal.network)
 
 
 # ------------------------------------------------------------ real networks
@@ -251,6 +236,43 @@ def test_real_networks_lose_channels_everywhere_but_at_their_outputs(name):
     assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
     assert {refusal.reason for refusal in plan.left} == {"its channels are the network's outputs"}
     assert removal.after.total()[0] < 0.6 * removal.before.total()[0]
+
+
+def small(kind):
+    """A small network of a kind, and why some of its channels stay."""
+    models = _torchvision.load().models
+    if kind == "shuffle":
+        return models.ShuffleNetV2([2, 2, 1], [16, 32, 48, 64, 64], num_classes=10), "out of bounds"
+    if kind == "concat":
+        return models.DenseNet(8, (2, 2), 16, num_classes=10), ""
+    if kind == "attention":
+        network = models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)
+        return network, "LayerNorm"
+    if kind == "windows":  # minutes and all memory, were its windows taken for flattenings
+        network = models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [2, 2], num_classes=10)
+        return network, "cannot be followed"
+    import timm
+
+    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8, "img_size": 32}
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, **sizes), "invalid for input"
+
+
+@pytest.mark.parametrize("kind", ("shuffle", "concat", "attention", "windows", "timm"))
+def test_shuffles_concatenations_and_attention_lose_what_they_can(kind):
+    torch.manual_seed(0)
+    network, stays = small(kind)
+    random_weights.condition_(network.eval())
+    nn.init.normal_([m for m in network.modules() if isinstance(m, nn.Linear)][-1].weight)
+    zoo.calibrate_(network, Preprocessing(32))
+    plan = prune.plan(network, size=32)
+    assert any(stays in refusal.reason for refusal in plan.left)
+    prune.apply_masks_(network, plan)
+    removal = prune.removed(network, size=32)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    ours, theirs = network(x), removal.network(x)
+    assert ours.abs().max() > 1e-3 and removal.own_weights
+    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+    assert removal.after.total() == plan.cost.total(plan.stays) < removal.before.total()
 
 
 class Answers(nets.Mobile):

@@ -15,7 +15,7 @@ from pruned_networks import SIDE, made
 from torch import nn
 
 from labutils import metrics, pipeline, prune, train
-from labutils.errors import LabError, PruningError, UsageError
+from labutils.errors import LabError, PruningError, UnknownNameError, UsageError
 from labutils.pipeline.sparse_speed import SparseTime
 from labutils.prune import criteria, masks, planning, report, widths
 from labutils.show import figures
@@ -182,6 +182,32 @@ def test_a_latency_is_measured_on_onnx_runtime(network, images):
     assert all(point.latency > 0 for point in search.points)
 
 
+def test_a_budget_that_already_holds_prunes_nothing(network, images):
+    for budget in (prune.Budget(macs=1.0), prune.Budget(megabytes=1), prune.Budget(latency=1.0)):
+        search = prune.search(network, budget, images[:4])
+        assert not search.short and search.points[search.chosen].macs == search.whole.macs
+        assert not search.plan.stays and not any(p.removed for p in search.plan.parts)
+        assert "chosen" in str(search) and figures.pruning_front(search).alt
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    (
+        ({"exclude": ["stme*"]}, UnknownNameError, "stem"),
+        ({"exclude": "stem*"}, UsageError, "list of globs"),
+        ({"multiple": 0}, UsageError, "multiples"),
+        ({"multiple": -8}, UsageError, "multiples"),
+    ),
+)
+def test_a_search_and_a_scan_refuse_what_a_plan_does(network, images, options, error, words):
+    for search in (prune.search, prune.nearest):
+        with pytest.raises(error, match=words):
+            search(network, prune.Budget(macs=0.9), images[:4], **options)
+    if "exclude" in options:
+        with pytest.raises(error, match=words):
+            prune.sensitivity(network, images[:4], **options)
+
+
 def test_a_budget_that_cannot_be_kept_says_what_is_least(network, images):
     with pytest.raises(PruningError, match=r"no widths keep to it.*narrowest.*% of the MACs"):
         prune.search(network, prune.Budget(macs=0.01), images[:4])
@@ -249,11 +275,11 @@ def test_a_plan_comes_back_from_its_file(network, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     (
-        ("group: stem.0", "group: steam.0", r"line 10: groups.0.group: the network has no group"),
-        ("channels: 16", "channels: 17", r"line 11: groups.0.channels: stem.0 has 16 channels"),
-        ("channels: 16", "channels: many", r"line 11.*whole number"),
-        ("removed: ", "removed: x ", r"line 12: groups.0.removed: .*whole numbers"),
-        ("removed: ", "removed: 99 ", r"line 12: groups.0.removed: stem.0 has 16 units"),
+        ("group: stem.0", "group: steam.0", r"line 11: groups.0.group: the network has no group"),
+        ("channels: 16", "channels: 17", r"line 12: groups.0.channels: stem.0 has 16 channels"),
+        ("channels: 16", "channels: many", r"line 12.*whole number"),
+        ("removed: ", "removed: x ", r"line 13: groups.0.removed: .*whole numbers"),
+        ("removed: ", "removed: 99 ", r"line 13: groups.0.removed: stem.0 has 16 units"),
         ("format: 1", "format: 2", "newer version"),
         ("network: Mobile", "netwerk: Mobile", "the key 'network' is missing"),
         ("network: Mobile", "network: [", "not readable as a pruning plan"),

@@ -246,17 +246,10 @@ def convert(
             paths.write_text(paths.edits_file(draft), notes.edits)
         _publish(folder, destination)
     return Conversion(
-        file=destination,
-        target=target,
-        precision=precision,
-        source=written.path,
-        check=check,
-        transcript=transcript,
-        info=writing.info(destination),
-        gate=report,
-        claim=claim,
+        file=destination, target=target, precision=precision, source=written.path, check=check,
+        transcript=transcript, info=writing.info(destination), gate=report, claim=claim,
         manifest=paths.manifest(destination),
-    )
+    )  # fmt: skip
 
 
 def _precision_of(written: OnnxFile, device: Device) -> str:
@@ -317,12 +310,17 @@ def refuse_impossible(target: str, destination: Path) -> None:
     """
     if target not in table.TARGETS:
         raise UnknownNameError("target", target, table.TARGETS)
-    if not table.TARGETS[target].convert.startswith("DLC"):
-        able = ", ".join(name for name, entry in table.TARGETS.items() if entry.convert)
+    able = [name for name, entry in table.TARGETS.items() if entry.convert.startswith("DLC")]
+    if target not in able and table.TARGETS[target].convert:
+        raise UsageError(
+            f"For {target} no DLC is written: `labutils convert --target {target}` makes its file. "
+            f"A DLC is for {', '.join(able)}."
+        )
+    if target not in able:
         raise UsageError(
             f"The lab checks models for {target} against its documented operators only, and does "
             f"not convert for it. {table.load(target).availability} Use `labutils diagnose`, or "
-            f"convert for {able}."
+            f"convert for {', '.join(able)}."
         )
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")

@@ -19,7 +19,7 @@ from ..tracking import Progress, tracked
 from . import criteria
 from .criteria import Criterion
 from .masks import remove_, set_masks_
-from .planning import Rated
+from .planning import Rated, refuse_multiple
 from .removal import removed
 from .report import ChannelPlan, Channels, channel_masks
 from .scan import Sensitivity, compared, logits_of, sensitivity
@@ -163,7 +163,7 @@ class Search(tabular.Table):
     chosen
         Its place among the points.
     plan
-        What to mask; train it, then remove.
+        What to mask; train it, then remove. Nothing, where the whole network keeps to the budget.
     scan
         The sensitivities that the widths follow.
     short
@@ -286,6 +286,7 @@ def nearest(
 
     `Search.short` says then what they cost, and what would help.
     """
+    refuse_multiple(multiple)
     scan = sensitivity(
         model, inputs, labels, criterion=criterion, exclude=exclude, progress=progress
     )
@@ -298,11 +299,11 @@ def nearest(
     places = sorted(
         {min(range(len(share)), key=lambda i: abs(share[i] - w)) for w in wanted} | {end}
     )
-    places = [i for i in places if i]
+    places = [i for i in places if i] or [0]
     points = [judge(states[i]) for i in tracked(places, "budget", "points", progress)]
     settings = {
         "budget": str(budget), "multiple": multiple, "exclude": list(exclude),
-        "criterion": getattr(criterion, "__name__", str(criterion)),
+        "criterion": criteria.name_of(criterion),
     }  # fmt: skip
     plan = judge.plan(states[end], settings)
     whole, chosen = judge(states[0]), places.index(end)
@@ -335,7 +336,7 @@ def _first_within(
 
     For latency what is left is halved.
     """
-    within = [i for i, state in enumerate(states) if budget.holds(state, states[0]) and i]
+    within = [i for i, state in enumerate(states) if budget.holds(state, states[0])]
     end, last = len(states) - 1, states[-1]
     least = (
         f"The narrowest network that was planned has {100 * last.macs / states[0].macs:.0f} % of "
@@ -388,7 +389,9 @@ class _Judge:
         stays = {name: int(mask.sum()) for name, mask in masks.items()}
         rated = self.rated
         left = tuple(rated.left)
-        return ChannelPlan(rated.network, "channels", settings, rated.cost, stays, left, parts)
+        return ChannelPlan(
+            rated.network, "channels", settings, rated.cost, stays, left, parts, rated.criterion
+        )
 
     def __call__(self, state: State) -> Point:
         """Return the point of a state."""
@@ -426,7 +429,8 @@ def latency_ratio(smaller: nn.Module, whole: nn.Module, image: np.ndarray) -> fl
     with paths.scratch() as folder:
         files = {"smaller": Path(folder, "smaller.onnx"), "whole": Path(folder, "whole.onnx")}
         for network, file in ((smaller, files["smaller"]), (whole, files["whole"])):
-            export.to_onnx(network, file, example=torch.from_numpy(image))
+            plain = copy.deepcopy(network).cpu().float()
+            export.to_onnx(plain, file, example=torch.from_numpy(image))
         runners = {name: runtime.connect(file, threads=1) for name, file in files.items()}
         try:
             seconds = runtime.seconds_in_turns(runners, image, _TURNS)

@@ -26,7 +26,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import UsageError
 from .groups import Group, Refusal, Slice
-from .masks import remove_
+from .masks import remove_, tied
 from .tracing import followed, traced
 from .trials import conditioned, sound
 
@@ -41,7 +41,7 @@ def coupled(model: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[
     model
         Any network of one image tensor; masks of `labutils.prune` on it are looked through.
     example
-        An input, (n, channels, height, width); only its shape matters.
+        An input, (n, channels, height, width), of which only the shape matters.
 
     Returns
     -------
@@ -54,6 +54,8 @@ def coupled(model: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[
         The network does not run on such an input, or cannot be traced.
     """
     plain = unmasked(model)
+    some = next(plain.parameters(), torch.empty(0))
+    example = torch.zeros(example.shape, device=some.device)
     groups, refused = _found(plain, example[:1])
     trial = conditioned(plain, example)
     kept = sound(trial, groups, refused)
@@ -63,7 +65,7 @@ def coupled(model: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[
 
 
 def unmasked(model: nn.Module) -> Any:
-    """Return a copy of a network with its masks taken off: the weights as they were before.
+    """Return a copy of a network in float32 with its masks taken off: the weights below them.
 
     Raises
     ------
@@ -80,13 +82,13 @@ def unmasked(model: nn.Module) -> Any:
                 f"The weights of {name} are computed by {', '.join(sorted(kinds))}. Plan and "
                 "remove channels first, then quantize (qat.prepare) or parametrize."
             )
-    return plain
+    return plain.float()  # what half precision cannot compute everywhere
 
 
 def _found(plain: nn.Module, example: torch.Tensor) -> tuple[list[Group], list[Refusal]]:
     """Return Torch-Pruning's groups, those refused left out whose reason can be seen in them."""
     network = copy.deepcopy(plain)
-    shared = _tied(network)
+    shared = tied(network)
     groups: list[Group] = []
     refused: list[Refusal] = []
     with traced(network, example) as graph:
@@ -204,16 +206,3 @@ def _obstacle(module: Any, name: str) -> str:
     if kind.startswith("_"):  # an operation without parameters
         return ""
     return f"{name} ({kind}) is not of a kind whose channels can be removed"
-
-
-def _tied(network: nn.Module) -> dict[str, str]:
-    """Return, by name, why a parameter that several layers share cannot lose channels."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    return {
-        name: f"{' and '.join(names)} are one tied weight, which cannot be cut for one of them"
-        for names in owners.values()
-        if len(names) > 1
-        for name in names
-    }

@@ -65,6 +65,13 @@ CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "bn_scale": bn_scale, "fpg
 """Criteria that need no data, by name."""
 
 
+def name_of(criterion: str | Criterion) -> str:
+    """Return what a plan says of a criterion; one of the user's own never has the name of ours."""
+    name = getattr(criterion, "__name__", str(criterion))
+    ours = criterion == name or CRITERIA.get(name, criterion) is criterion
+    return name if ours else f"own {name}"
+
+
 def find(criterion: str | Criterion) -> Criterion:
     """Return a criterion by its name, or the user's own as it is."""
     if callable(criterion):
@@ -119,7 +126,7 @@ def taylor(
         with modes.evaluating(model), torch.enable_grad():
             for start in range(0, len(images), batch_size):
                 part = slice(start, start + batch_size)
-                logits = model(images[part].to(next(model.parameters()).device))
+                logits = model(images[part].to(next(model.parameters())))
                 wanted = logits.argmax(1) if labels is None else torch.as_tensor(labels[part])
                 loss = F.cross_entropy(logits, wanted.to(logits.device, torch.long))
                 found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)

@@ -66,11 +66,27 @@ def masks_of(model: nn.Module) -> dict[str, Mask]:
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the tensors that a network trains, by the names they have without masks."""
-    found: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        plain = name.replace(".parametrizations.", ".").replace("parametrizations.", "", 1)
-        found[plain.removesuffix(".original") if plain != name else name] = parameter
-    return found
+    return {_without_mask(name): parameter for name, parameter in model.named_parameters()}
+
+
+def _without_mask(name: str) -> str:
+    plain = name.replace(".parametrizations.", ".").replace("parametrizations.", "", 1)
+    return plain.removesuffix(".original") if plain != name else name
+
+
+def tied(model: nn.Module) -> dict[str, str]:
+    """Return, by name, why a parameter that several layers share cannot lose a part."""
+    owners: dict[int, list[str]] = {}
+    for layer, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            name = _without_mask(f"{layer}.{key}" if layer else key)
+            owners.setdefault(id(parameter), []).append(name)
+    return {
+        name: f"{' and '.join(names)} are one tied weight, which cannot be cut for one of them"
+        for names in owners.values()
+        if len(names) > 1
+        for name in names
+    }
 
 
 def set_masks_(model: nn.Module, keep: Mapping[str, torch.Tensor], strength: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""A plan of channels as a file: which channels of which layers go, so that it is made only once.
+"""A plan as a file: which channels of which layers go, or which share of which weights.
 
 A pruned network is its original, a plan and the weights that were trained; `read_plan` brings the
 plan back onto the original, and refuses one that was made for other layers::
@@ -8,27 +8,33 @@ plan back onto the original, and refuses one that was made for other layers::
     prune.apply_masks_(model, plan)
     smaller = prune.removed(model).network
     smaller.load_state_dict(weights)
+
+A plan of single weights has no places: masks follow the magnitudes that a network has.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 from torch import nn
 
 from .. import located_yaml, paths, untrusted, validation
-from ..errors import UsageError, worded
+from ..errors import PruningError, UsageError, worded
 from ..located_yaml import Fail
+from . import criteria, planning
 from .cost import measured
 from .coupling import coupled
 from .groups import Group, Refusal
 from .masks import weights_of
-from .report import ChannelPlan, Channels, channel_masks
+from .report import ChannelPlan, Channels, Plan, WeightPlan, channel_masks
+from .single_weights import layers_of
 
 FORMAT = 1
 """Of the YAML; a newer one is refused."""
@@ -56,6 +62,22 @@ class StoredGroup:
 
 
 @dataclass(frozen=True)
+class StoredLayer:
+    """A layer of which single weights go.
+
+    Attributes
+    ----------
+    layer
+        Its name.
+    zeros
+        Their share.
+    """
+
+    layer: str
+    zeros: Annotated[float, Interval(gt=0, lt=1)]
+
+
+@dataclass(frozen=True)
 class StoredPlan:
     """What the file says.
 
@@ -63,39 +85,47 @@ class StoredPlan:
     ----------
     network
         Class of the network that was planned for.
-    criterion
-        What rated the channels; a schedule rates again by it.
     input_shape
         That costs were counted for.
+    method
+        As `prune.plan` has it.
+    criterion
+        What rated the channels; a schedule rates again by it.
     groups
-        In the network's order, also those that lose nothing.
+        In the network's order, also those that lose nothing; of channels.
+    scope, layers
+        Of single weights.
     """
 
     network: str
-    criterion: str
-    input_shape: Annotated[tuple[_Count, ...], MinLen(4)]
-    groups: Annotated[tuple[StoredGroup, ...], MinLen(1)]
+    input_shape: Annotated[tuple[_Count, ...], MinLen(2)]
+    method: str = "channels"
+    criterion: str = ""
+    groups: tuple[StoredGroup, ...] = ()
+    scope: str = planning.SCOPES[0]
+    layers: tuple[StoredLayer, ...] = ()
 
 
-def write_plan(plan: ChannelPlan, file: str | Path) -> Path:
-    """Write a plan of channels as YAML; the file appears at once."""
-    stored = StoredPlan(
-        plan.network,
-        str(plan.settings.get("criterion", "")),
-        tuple(plan.cost.shape),
-        tuple(
-            StoredGroup(p.group.name, p.group.channels, " ".join(map(str, p.order[: p.removed])))
-            for p in plan.parts
-        ),
-    )
-    plain = asdict(stored) | {
-        "input_shape": list(stored.input_shape), "groups": [asdict(g) for g in stored.groups],
+def write_plan(plan: Plan, file: str | Path) -> Path:
+    """Write a plan as YAML; the file appears at once."""
+    told: dict[str, Any] = {
+        "network": plan.network, "input_shape": list(plan.cost.shape), "method": plan.method,
     }  # fmt: skip
-    paths.write_text(file, located_yaml.written({"format": FORMAT} | plain))
+    if isinstance(plan, ChannelPlan):
+        told["criterion"] = str(plan.settings.get("criterion", ""))
+        told["groups"] = [
+            {"group": p.group.name, "channels": p.group.channels,
+             "removed": " ".join(map(str, p.order[: p.removed]))}
+            for p in plan.parts
+        ]  # fmt: skip
+    elif isinstance(plan, WeightPlan):
+        told["scope"] = planning.SCOPES[plan.together]
+        told["layers"] = [{"layer": x, "zeros": zeros} for x, zeros in plan.ratios.items()]
+    paths.write_text(file, located_yaml.written({"format": FORMAT} | told))
     return Path(file)
 
 
-def read_plan(file: str | Path, model: nn.Module) -> ChannelPlan:
+def read_plan(file: str | Path, model: nn.Module) -> Plan:
     """Read a plan for a network.
 
     Parameters
@@ -112,7 +142,7 @@ def read_plan(file: str | Path, model: nn.Module) -> ChannelPlan:
         It cannot be read, is not a plan, or was made for another network; the message names the
         line.
     PruningError
-        The network cannot be traced.
+        The network cannot be traced, which channels need.
     """
     try:
         text = untrusted.text(file)
@@ -122,6 +152,35 @@ def read_plan(file: str | Path, model: nn.Module) -> ChannelPlan:
     stored, fail = validation.read_as(
         StoredPlan, text, name, "a pruning plan", UsageError, newest=FORMAT, note=True
     )
+    return (_channels if stored.method == "channels" else _weights)(stored, model, fail, name)
+
+
+def _weights(stored: StoredPlan, model: nn.Module, fail: Fail, name: str) -> Plan:
+    """Return the plan of single weights that a file says."""
+    known = {layer.name for layer in layers_of(model)}
+    for i, said in enumerate(stored.layers):
+        if said.layer not in known:
+            raise fail(
+                ("layers", i, "layer"),
+                f"the network has no layer {untrusted.shown(said.layer)}; it was planned for a "
+                f"{untrusted.shown(stored.network)}",
+            )
+    zeros = {glob.escape(said.layer): said.zeros for said in stored.layers}
+    rest = [glob.escape(layer) for layer in sorted(known - {s.layer for s in stored.layers})]
+    try:
+        made = planning.plan(
+            model, stored.method, ratio=zeros, scope=stored.scope, exclude=rest,
+            size=stored.input_shape,
+        )  # fmt: skip
+    except (UsageError, PruningError) as error:
+        raise fail(("method",), str(error).rstrip(".")) from None
+    return dataclasses.replace(made, settings={"file": name})
+
+
+def _channels(stored: StoredPlan, model: nn.Module, fail: Fail, name: str) -> Plan:
+    """Return the plan of channels that a file says."""
+    if not stored.groups:
+        raise fail((), "the key 'groups' is missing, of the channels that go")
     shape = stored.input_shape
     groups, left = coupled(model, torch.zeros(shape))
     known = {group.name: group for group in groups}
@@ -134,8 +193,10 @@ def read_plan(file: str | Path, model: nn.Module) -> ChannelPlan:
     weights = {n: p.detach() for n, p in weights_of(model).items()}
     stays = {n: int(mask.sum()) for n, mask in channel_masks(parts, weights).items()}
     settings = {"criterion": stored.criterion, "file": name}
-    cost = measured(model, shape)
-    return ChannelPlan(stored.network, "channels", settings, cost, stays, tuple(left), parts)
+    return ChannelPlan(
+        stored.network, "channels", settings, measured(model, shape), stays, tuple(left), parts,
+        criteria.CRITERIA.get(stored.criterion),
+    )  # fmt: skip
 
 
 def _part(known: Mapping[str, Group], stored: StoredPlan, i: int, fail: Fail) -> Channels:

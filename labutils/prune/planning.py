@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from ..errors import PruningError, UnknownNameError, UsageError
 from . import criteria, single_weights
-from .cost import measured
+from .cost import Cost, measured
 from .coupling import coupled
 from .criteria import Criterion
 from .groups import Group, Refusal
-from .masks import weights_of
+from .masks import tied, weights_of
 from .report import ChannelPlan, Channels, Plan, WeightPlan, channel_masks, weight_masks
 from .single_weights import Layer
 
@@ -81,11 +81,13 @@ def plan(
     UsageError
         A ratio outside of 0 to 1, or a criterion that does not rate every unit.
     """
-    _check(model, ratio, scope, exclude, multiple)
+    _check(ratio, scope)
+    refuse_multiple(multiple)
+    _refuse_globs(model, ratio if isinstance(ratio, Mapping) else ())
     shape = input_shape(size)
     settings = {
         "ratio": ratio if isinstance(ratio, (int, float)) else dict(ratio),
-        "criterion": getattr(criterion, "__name__", str(criterion)),
+        "criterion": criteria.name_of(criterion),
         "scope": scope, "exclude": list(exclude), "multiple": multiple,
     }  # fmt: skip
     made: Plan
@@ -112,20 +114,26 @@ def input_shape(size: Size) -> tuple[int, ...]:
     return (1, 3, size, size) if isinstance(size, int) else tuple(size)
 
 
-def _check(
-    model: nn.Module, ratio: Ratio, scope: str, exclude: Sequence[str], multiple: int
-) -> None:
+def _check(ratio: Ratio, scope: str) -> None:
     for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
         if not 0 <= value < 1:
             raise UsageError(f"A ratio is a share from 0 to below 1, not {value}.")
     if scope not in SCOPES:
         raise UnknownNameError("scope", scope, SCOPES)
+
+
+def refuse_multiple(multiple: int) -> None:
+    """Refuse what no width can be a multiple of."""
     if multiple < 1:
         raise UsageError(f"Widths become multiples of 1 or more, not of {multiple}.")
-    if isinstance(exclude, str):
-        raise UsageError(f"exclude is a list of globs: [{exclude!r}].")
+
+
+def _refuse_globs(model: nn.Module, globs: Iterable[str]) -> None:
+    """Refuse a glob that no layer matches."""
+    if isinstance(globs, str):
+        raise UsageError(f"exclude is a list of globs: [{globs!r}].")
     layers = [layer.name for layer in single_weights.layers_of(model)]
-    for glob in [*exclude, *(ratio if isinstance(ratio, Mapping) else ())]:
+    for glob in globs:
         if not any(fnmatch.fnmatchcase(name, glob) for name in layers):
             raise UnknownNameError("layer", glob, layers)
 
@@ -162,6 +170,15 @@ class Rated:
         Of the input.
     exclude
         Globs of layers that stay.
+
+    Raises
+    ------
+    PruningError
+        No channel can go, or the network cannot be traced.
+    UnknownNameError
+        A glob that no layer matches.
+    UsageError
+        A criterion that does not rate every unit.
     """
 
     def __init__(
@@ -171,9 +188,11 @@ class Rated:
         shape: tuple[int, ...],
         exclude: Sequence[str] = (),
     ) -> None:
+        _refuse_globs(model, exclude)
+        self.criterion = criterion
         found, left = coupled(model, torch.zeros(shape))
         self.network, self.cost = type(model).__name__, measured(model, shape)
-        self.weights = {name: p.detach() for name, p in weights_of(model).items()}
+        self.weights = {name: p.detach().float() for name, p in weights_of(model).items()}
         self.groups: list[Group] = []
         self.left = left
         for group in found:
@@ -201,8 +220,9 @@ class Rated:
             parts.append(Channels(group, order, rounded(group, units, multiple)))
         stays = {name: int(mask.sum()) for name, mask in channel_masks(parts, self.weights).items()}
         return ChannelPlan(
-            self.network, "channels", settings, self.cost, stays, tuple(self.left), tuple(parts)
-        )
+            self.network, "channels", settings, self.cost, stays, tuple(self.left), tuple(parts),
+            self.criterion,
+        )  # fmt: skip
 
     def _together(self, ratios: Sequence[float]) -> list[float]:
         """Return how many units of each group are among the least of all groups of its ratio."""
@@ -244,13 +264,15 @@ def _of_weights(
 ) -> WeightPlan:
     pattern = single_weights.pattern(method) if ":" in method else None
     cost = measured(model, shape)
+    _refuse_globs(model, settings["exclude"])
     weights = {name: p.detach() for name, p in weights_of(model).items()}
     chosen: list[Layer] = []
-    left: list[Refusal] = []
     ratios: dict[str, float] = {}
+    shared, left = tied(model), _unseen(model, cost)
     for layer in single_weights.layers_of(model):
         ratio = pattern[0] / pattern[1] if pattern else _ratio_of(settings["ratio"], [layer.name])
-        if reason := _stays(layer, pattern, ratio, settings["exclude"]):
+        reason = shared.get(layer.parameter)
+        if reason := reason or _stays(layer, pattern, ratio, settings["exclude"]):
             left.append(Refusal((layer.name,), reason))
         else:
             chosen.append(layer)
@@ -266,6 +288,13 @@ def _of_weights(
     )  # fmt: skip
     stays = {name: int(mask.sum()) for name, mask in weight_masks(made, weights).items()}
     return dataclasses.replace(made, stays=stays)
+
+
+def _unseen(model: nn.Module, cost: Cost) -> list[Refusal]:
+    """Return the weights that cost MACs and that no mask of single weights knows."""
+    known = {layer.parameter for layer in single_weights.layers_of(model)}
+    reason = "its weight is none of a convolution, a linear layer or torch's attention"
+    return [Refusal((name,), reason) for name in cost.macs if name not in known]
 
 
 def _stays(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,50 @@ def reestimate_(model: nn.Module, batches: Iterable[np.ndarray]) -> None:
     model
         The network; the modes of its parts stay.
     batches
-        (n, channels, height, width) float32 each, as the network takes them in training.
+        (n, channels, height, width) float32 each, as the network takes them in training. One that
+        is smaller than the one before it is joined to that: a single image may have no variance.
+
+    Raises
+    ------
+    UsageError
+        There are no images, or too few for a variance; the network has the statistics it had.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    device = next(model.parameters()).device
-    with modes.evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True
-        for batch in batches:
-            model(torch.from_numpy(batch).to(device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    before = [(norm.momentum, dict(norm.named_buffers(recurse=False))) for norm in norms]
+    before = [(momentum, copy.deepcopy(buffers)) for momentum, buffers in before]
+    some, seen = next(model.parameters()), 0
+    try:
+        with modes.evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True
+            for batch in _joined(batches):
+                seen += len(batch)
+                model(torch.from_numpy(batch).to(some))
+        if norms and not seen:
+            raise ValueError("there are none")
+    except ValueError as error:
+        for norm, (_, buffers) in zip(norms, before, strict=True):
+            for name, values in buffers.items():
+                norm.get_buffer(name).copy_(values)
+        raise UsageError(
+            f"{seen} images are too few to measure the statistics of BatchNorm ({error}). Pass "
+            "batches of several."
+        ) from None
+    finally:
+        for norm, (momentum, _) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
+def _joined(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield batches; one that is smaller than the one before comes together with that."""
+    held: np.ndarray | None = None
+    for batch in batches:
+        if held is not None and len(batch) < len(held):
+            held = np.concatenate([held, batch])
+        else:
+            if held is not None:
+                yield held
+            held = batch
+    if held is not None:
+        yield held

@@ -14,7 +14,7 @@ from .. import tabular
 from ..errors import PruningError, UsageError
 from .cost import Cost, measured
 from .coupling import coupled, unmasked
-from .groups import Group
+from .groups import Group, Refusal
 from .masks import Mask, masks_of, remove_
 from .planning import DEFAULT_SIZE, Size, input_shape
 from .tracing import cut_
@@ -110,25 +110,25 @@ def removed(model: nn.Module, *, size: Size = DEFAULT_SIZE) -> Removal:
     Raises
     ------
     PruningError
-        A mask is still soft, or the smaller network does not compute what the masked one does.
+        A mask is still soft, a channel is masked that cannot go, or the smaller network does not
+        compute what the masked one does.
     UsageError
         There are no masks.
     """
     masks = masks_of(model)
     _refuse_unready(model, masks)
-    example = torch.zeros(input_shape(size), device=next(model.parameters()).device)
-    groups, _ = coupled(model, example)
+    some = next(model.parameters())
+    example = torch.zeros(input_shape(size), device=some.device, dtype=some.dtype)
+    groups, left = _coupled(model, masks, example)
     gone = {g.name: units for g in groups if (units := _masked_units(g, masks))}
     for group in groups:
         if len(gone.get(group.name, ())) == group.units:
             raise PruningError(f"All channels of {group.name} are masked: nothing would be left.")
+    chosen = [(group, gone[group.name]) for group in groups if group.name in gone]
+    _refuse_uncut(model, masks, chosen, left)
     network = copy.deepcopy(model)
     remove_(network)
-    by_name = {g.name: g for g in groups}
-    cut_(
-        network, example[:1],
-        {by_name[name].root: by_name[name].channels_of(units) for name, units in gone.items()},
-    )  # fmt: skip
+    cut_(network, example[:1], {group.root: group.channels_of(units) for group, units in chosen})
     _restore_modes(network, model)
     found, own = _verified(model, network, example, gone, groups)
     widths = {
@@ -162,7 +162,7 @@ def _verified(
     ours, theirs = (copy.deepcopy(m).double() for m in (masked, smaller))
     found, own = departure(ours, theirs, inputs), True
     values = outputs(ours, inputs)
-    if values.isfinite().all() and float((values - values.mean(0)).abs().max()) < _SMALL:
+    if gone and values.isfinite().all() and float((values - values.mean(0)).abs().max()) < _SMALL:
         own = False
         chosen = [group for group in groups if group.name in gone]
         found = trial_departure(conditioned(unmasked(masked), example), chosen, gone)
@@ -177,6 +177,51 @@ def _verified(
             "outputs' spread. Exclude the layers that it came from (exclude=), and report this."
         )
     return found, own
+
+
+def _coupled(
+    model: nn.Module, masks: Mapping[str, Mask], example: torch.Tensor
+) -> tuple[list[Group], list[Refusal]]:
+    """Return the groups of a network; none where no channel is masked, which needs no trace."""
+    if not any(_has_whole_slice(mask.keep) for mask in masks.values()):
+        return [], []
+    try:
+        return coupled(model, example)
+    except PruningError:
+        if any(_of_channels(mask) for mask in masks.values()):
+            raise
+        return [], []  # single weights, among which are all of a filter's
+
+
+def _has_whole_slice(keep: torch.Tensor) -> bool:
+    """Whether a mask takes all of an index of an axis: a filter, an input channel, a scale."""
+    rest = [[d for d in range(keep.ndim) if d != axis] for axis in range(keep.ndim)]
+    return any(bool((keep.sum(dims) == 0 if dims else keep == 0).any()) for dims in rest)
+
+
+def _of_channels(mask: Mask) -> bool:
+    """Whether a mask is one of channels: no mask of single weights is on a scale or a bias."""
+    return mask.keep.ndim == 1 and not bool(mask.keep.all())
+
+
+def _refuse_uncut(
+    model: nn.Module,
+    masks: Mapping[str, Mask],
+    gone: Sequence[tuple[Group, list[int]]],
+    left: Sequence[Refusal],
+) -> None:
+    """Refuse to leave channels that are masked throughout in the network without saying so."""
+    stays = {name: torch.ones_like(mask.keep) for name, mask in masks.items()}
+    for group, units in gone:
+        group.mask_(stays, units)
+    for name, mask in masks.items():
+        if _of_channels(mask) and bool((stays[name] > mask.keep).any()):
+            reasons = [f"{', '.join(r.layers)}: {r.reason}" for r in left]
+            raise PruningError(
+                f"Channels of {name.rpartition('.')[0]} are masked, and cannot be taken out of "
+                f"{type(model).__name__} at this size ({'; '.join(reasons) or 'in no group'}). "
+                "Plan again for this network and size (prune.plan)."
+            )
 
 
 def _refuse_unready(model: nn.Module, masks: Mapping[str, Mask]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,15 @@ import torch
 from torch import nn
 
 from .. import tabular
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from . import single_weights
 from .cost import Cost
+from .criteria import Criterion
 from .groups import Group, Refusal
 from .masks import weights_of
 from .single_weights import Layer
+
+_MOST = 0.8  # of the MACs, which a mask of single weights is to reach
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,6 +77,11 @@ class Plan(tabular.Table):
             "left": [{"layers": list(r.layers), "reason": r.reason} for r in self.left],
         }  # fmt: skip
 
+    def digest(self) -> str:
+        """Return 12 hexadecimal digits for what goes, whatever made the plan."""
+        told = {k: v for k, v in self.to_dict().items() if k not in ("settings", "left")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
     @property
     def macs_share(self) -> float:
         """MACs that stay, as a share of those of the whole network."""
@@ -127,9 +137,12 @@ class ChannelPlan(Plan):
     ----------
     parts
         One per group of coupled layers.
+    criterion
+        What rates them again at each stage of a `Schedule`; without, they go in the plan's order.
     """
 
     parts: tuple[Channels, ...]
+    criterion: Criterion | None = None
 
     def masks(self, model: nn.Module, progress: float = 1.0) -> dict[str, torch.Tensor]:
         """Return the masks, as `Plan.masks` says."""
@@ -190,8 +203,8 @@ class WeightPlan(Plan):
     @property
     def masked_macs_share(self) -> float:
         """MACs of the layers under a mask, as a share of those of the whole network."""
-        under = sum(self.cost.macs.get(layer.name, 0) for layer in self.layers)
-        return under / max(1, sum(self.cost.macs.values()))
+        under = sum(self.cost.macs.get(layer.parameter, 0) for layer in self.layers)
+        return under / max(1, self.cost.total()[0])
 
     @property
     def zeros_share(self) -> float:
@@ -214,7 +227,7 @@ class WeightPlan(Plan):
         columns = ("layer", "weights", "zeros", "M MACs")
         rows = [
             (x.name, f"{x.weights:,}", f"{100 * (1 - self.stays[x.parameter] / x.weights):.1f} %",
-             f"{self.cost.macs.get(x.name, 0) / 1e6:.2f}")
+             f"{self.cost.macs.get(x.parameter, 0) / 1e6:.2f}")
             for x in self.layers
         ]  # fmt: skip
         title = (
@@ -225,7 +238,19 @@ class WeightPlan(Plan):
             "The tensors stay dense: a runtime gains from their zeros only where its kernels skip "
             "them. With all of them skipped: " + self._savings() + "."
         )
-        return title, columns, rows, [dense, *self._remarks()]
+        return title, columns, rows, [dense, *self._uncovered(), *self._remarks()]
+
+    def _uncovered(self) -> list[str]:
+        """Say what most of the MACs have, where less than 80 % of them are under a mask."""
+        if self.masked_macs_share >= _MOST:
+            return []
+        rest = self.cost.rest / max(1, self.cost.total()[0])
+        others = 1 - self.masked_macs_share - rest
+        return [
+            f"Less than {100 * _MOST:.0f} % of the MACs are under a mask: {100 * rest:.1f} % are "
+            "products of activations with each other (attention), which have no weights, and "
+            f"{100 * others:.1f} % are in the layers that stay."
+        ]
 
 
 def channel_masks(
@@ -234,7 +259,7 @@ def channel_masks(
     """Return the masks of groups of channels for the weights of a network."""
     some = [part for part in parts if part.removed]
     names = dict.fromkeys(s.parameter for part in some for s in part.group.slices)
-    _refuse_missing(names, there)
+    refuse_missing(names, there)
     masks = {name: torch.ones_like(there[name], dtype=torch.uint8) for name in names}
     for part in some:
         part.group.mask_(masks, part.order[: round(part.removed * progress)])
@@ -242,22 +267,39 @@ def channel_masks(
 
 
 def weight_masks(
-    plan: WeightPlan, there: Mapping[str, torch.Tensor], progress: float = 1.0
+    plan: WeightPlan,
+    there: Mapping[str, torch.Tensor],
+    progress: float = 1.0,
+    gone: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the masks of single weights for the weights of a network."""
-    _refuse_missing([layer.parameter for layer in plan.layers], there)
+    """Return the masks of single weights for the weights of a network.
+
+    What is `gone` already, True by parameter, is masked first.
+    """
+    names = [layer.parameter for layer in plan.layers]
+    refuse_missing(names, there)
+    sizes = {name: there[name].detach().abs() for name in names}
+    for name, masked in (gone or {}).items():
+        sizes[name] = sizes[name].masked_fill(masked, -1)  # less than any magnitude
     if plan.pattern is None:
         shares = {x.parameter: plan.ratios[x.name] * progress for x in plan.layers}
-        return single_weights.magnitude_masks(there, shares, together=plan.together)
+        return single_weights.magnitude_masks(sizes, shares, together=plan.together)
     n, m = plan.pattern
+    zeros = round(n * progress)
     return {
-        x.parameter: single_weights.pattern_mask(there[x.parameter], round(n * progress), m, x.dim)
+        x.parameter: single_weights.pattern_mask(sizes[x.parameter], zeros, m, x.dim, x.groups)
         for x in plan.layers
     }
 
 
-def _refuse_missing(names: Iterable[str], there: Mapping[str, torch.Tensor]) -> None:
+def refuse_missing(names: Iterable[str], there: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a network that lacks a parameter of a plan; one in a wrapper is told so."""
     for name in names:
+        if f"module.{name}" in there and name not in there:
+            raise UsageError(
+                f"The plan names {name}, and this network has module.{name}: it is wrapped, as by "
+                "DistributedDataParallel. Pass the network inside, model.module."
+            )
         if name not in there:
             raise UnknownNameError("parameter", name, there)
 

@@ -160,17 +160,17 @@ def sensitivity(
             found = compared(logits_of(network, inputs), reference, labels)
             readings.append(Reading(group.name, count / group.units, *found))
         set_masks_(network, {name: ones[name] for name in masks})
-    name = getattr(criterion, "__name__", str(criterion))
+    name = criteria.name_of(criterion)
     top1 = None if labels is None else metrics.accuracy(reference, labels).value
     return Sensitivity(type(model).__name__, name, len(inputs), top1, ratios, tuple(readings))
 
 
 def logits_of(network: nn.Module, inputs: np.ndarray) -> np.ndarray:
     """Return what a network answers in evaluation mode, (n, classes)."""
-    device = next(network.parameters()).device
+    some = next(network.parameters())
     with modes.evaluating(network), torch.inference_mode():
         parts = [
-            network(torch.from_numpy(inputs[start : start + _BATCH]).to(device)).cpu()
+            network(torch.from_numpy(inputs[start : start + _BATCH]).to(some)).cpu().float()
             for start in range(0, len(inputs), _BATCH)
         ]
     return torch.cat(parts).numpy()

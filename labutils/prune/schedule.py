@@ -17,30 +17,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import UnknownNameError, UsageError
 from . import criteria
-from .masks import masks_of, set_masks_, weights_of
-from .report import ChannelPlan, Channels, Plan, channel_masks
+from .criteria import Criterion
+from .masks import Mask, masks_of, set_masks_, weights_of
+from .report import (
+    ChannelPlan,
+    Channels,
+    Plan,
+    WeightPlan,
+    channel_masks,
+    refuse_missing,
+    weight_masks,
+)
 
 KINDS: Mapping[str, str] = {
     "one-shot": "all at the start",
     "incremental": "in equal stages",
     "cubic": "fast at first, then slower (Zhu and Gupta 2017)",
-    "blend": "all at the start, but soft; they harden in a straight line (TI's toolkit)",
+    "blend": "all at the start, but soft; they harden, fast at first (TI's toolkit, p = 2)",
 }
 """How masks come into force, by name."""
+
+_POWERS = {"incremental": 1, "cubic": 3, "blend": 2}
 
 
 class Schedule:
     """Brings the masks of a plan into force step by step.
 
-    Channels are rated again at every stage by the plan's criterion, if that needs no data, and
-    single weights by their magnitude; what is masked stays masked. From the end of the ramp on the
-    masks are hard and complete.
+    Channels are rated again at every stage by the plan's criterion, and single weights by their
+    magnitude; what is masked stays masked. From the end of the ramp on the masks are hard and
+    complete.
 
     Parameters
     ----------
@@ -62,7 +74,7 @@ class Schedule:
     UnknownNameError
         A kind that is not known.
     UsageError
-        The ramp does not lie in the run.
+        The ramp does not lie in the run, or the network is wrapped (`DistributedDataParallel`).
     """
 
     def __init__(
@@ -108,48 +120,70 @@ class Schedule:
         if share < self.start:
             return 0.0
         ramp = (share - self.start) / (self.end - self.start)
-        if self.kind == "blend":
-            return ramp
-        ramp = math.floor(ramp * self.stages) / self.stages
-        return 1 - (1 - ramp) ** 3 if self.kind == "cubic" else ramp
+        if self.kind != "blend":
+            ramp = math.floor(ramp * self.stages) / self.stages
+        return 1 - (1 - ramp) ** _POWERS[self.kind]
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the network's state."""
-        return {"taken": self.taken}
+        return {"taken": self.taken, "stage": self._stage, "of": self._content()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue a run whose network has been loaded, masks included."""
-        self.taken = state["taken"]
-        self._stage = None
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue a run whose network has been loaded, masks included.
+
+        Raises
+        ------
+        ValueError
+            It is the state of another plan or schedule.
+        """
+        if state["of"] != self._content():
+            raise ValueError("it is the state of another pruning plan or schedule")
+        self.taken, self._stage = state["taken"], state["stage"]
+
+    def _content(self) -> str:
+        return f"{self.kind} {self.start} {self.end} {self.stages} {self.plan.digest()}"
 
     def _set(self, share: float) -> None:
         progress = self.progress(share)
         if progress == self._stage:
             return
-        if self.kind == "blend":
-            if self._stage is None:
-                set_masks_(self.model, self.plan.masks(self.model), progress)
-            for mask in masks_of(self.model).values():
-                mask.strength.fill_(progress)
+        there = {} if self._stage is None else masks_of(self.model)  # those of this schedule
+        if self.kind != "blend":
+            set_masks_(self.model, _masks(self.plan, self.model, progress, there))
+        elif there:
+            for name in self.plan.stays:
+                there[name].strength.fill_(progress)
         else:
-            set_masks_(self.model, _masks(self.plan, self.model, progress))
+            set_masks_(self.model, self.plan.masks(self.model), progress)
         self._stage = progress
 
 
-def _masks(plan: Plan, model: nn.Module, progress: float) -> dict[str, torch.Tensor]:
+def _masks(
+    plan: Plan, model: nn.Module, progress: float, there: Mapping[str, Mask]
+) -> dict[str, torch.Tensor]:
     """Return the masks of a stage, by what the weights are now; those in force stay."""
-    known = criteria.CRITERIA.get(str(plan.settings.get("criterion")))
-    if not isinstance(plan, ChannelPlan) or known is None:
+    weights = {name: p.detach().float() for name, p in weights_of(model).items()}
+    gone = {name: there[name].keep == 0 for name in plan.stays if name in there}
+    if isinstance(plan, WeightPlan):
+        return weight_masks(plan, weights, progress, gone)
+    if not isinstance(plan, ChannelPlan) or plan.criterion is None:
         return plan.masks(model, progress)
-    weights = {name: p.detach() for name, p in weights_of(model).items()}
-    masks = masks_of(model)
-    parts = []
-    for part in plan.parts:
-        group = part.group
-        scores = criteria.scores(known, group, weights)
-        if group.slices and all(s.parameter in masks for s in group.slices):
-            keep = [group.rows(s, masks[s.parameter].keep).amax(1) for s in group.slices]
-            scores = scores.where(torch.stack(keep).amax(0).cpu() > 0, -torch.inf)
-        order = tuple(torch.argsort(scores, stable=True).tolist())
-        parts.append(Channels(group, order, part.removed))
+    parts = [_rated_again(plan.criterion, part, weights, gone) for part in plan.parts]
     return channel_masks(parts, weights, progress)
+
+
+def _rated_again(
+    criterion: Criterion,
+    part: Channels,
+    weights: Mapping[str, torch.Tensor],
+    gone: Mapping[str, torch.Tensor],
+) -> Channels:
+    """Return what a group loses, the channels that are gone first."""
+    group = part.group
+    refuse_missing((s.parameter for s in group.slices), weights)
+    scores = criteria.scores(criterion, group, weights)
+    if group.slices and all(s.parameter in gone for s in group.slices):
+        kept = [group.rows(s, ~gone[s.parameter]).any(1) for s in group.slices]
+        scores = scores.where(torch.stack(kept).any(0).cpu(), -torch.inf)
+    order = tuple(torch.argsort(scores, stable=True).tolist())
+    return Channels(group, order, part.removed)

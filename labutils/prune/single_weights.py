@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import UsageError
 
 _PATTERN = re.compile(r"(\d+):(\d+)")
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @dataclass(frozen=True)
@@ -30,39 +31,48 @@ class Layer:
     ----------
     name
         Of the module.
+    tensor
+        Of its weight, within the module.
     weights
         Elements of its weight.
     inputs
         Input channels that one filter reads.
     dim
         The weight's axis of input channels.
+    groups
+        Into how many parts a transposed convolution divides that axis: a filter reads one of them.
     """
 
     name: str
+    tensor: str
     weights: int
     inputs: int
-    dim: int
+    dim: int = 1
+    groups: int = 1
 
     @property
     def parameter(self) -> str:
         """The name of the weight."""
-        return f"{self.name}.weight" if self.name else "weight"
+        return f"{self.name}.{self.tensor}" if self.name else self.tensor
 
 
 def layers_of(model: nn.Module) -> list[Layer]:
-    """Return the convolutions and linear layers of a network, in its order."""
+    """Return the convolutions, linear layers and attentions of a network, in its order."""
     found = []
     for name, module in model.named_modules():
         if isinstance(module, (_ConvNd, nn.Linear)):
-            dim = 0 if getattr(module, "transposed", False) else 1
+            transposed = isinstance(module, _ConvNd) and module.transposed
+            dim, groups = (0, int(module.groups)) if transposed else (1, 1)  # type: ignore[arg-type]
             shape = module.weight.shape
-            found.append(Layer(name, shape.numel(), shape[dim] // _shared(module), dim))
+            found.append(Layer(name, "weight", shape.numel(), shape[dim] // groups, dim, groups))
+        elif isinstance(module, nn.MultiheadAttention):
+            weights = {key: getattr(module, key) for key in _ATTENTION}
+            found += [
+                Layer(name, key, weight.numel(), weight.shape[1])
+                for key, weight in weights.items()
+                if weight is not None
+            ]
     return found
-
-
-def _shared(module: nn.Module) -> int:
-    transposed = isinstance(module, _ConvNd) and module.transposed
-    return int(module.groups) if transposed else 1  # type: ignore[arg-type]
 
 
 def pattern(text: str) -> tuple[int, int]:
@@ -94,25 +104,29 @@ def zeros_of(length: int, n: int, m: int) -> int:
     return length // m * n + length % m * n // m
 
 
-def pattern_mask(weight: torch.Tensor, n: int, m: int, dim: int = 1) -> torch.Tensor:
+def pattern_mask(
+    sizes: torch.Tensor, n: int, m: int, dim: int = 1, groups: int = 1
+) -> torch.Tensor:
     """Return 1 for the weights that stay, 0 for the n smallest of every m along `dim`.
 
     Parameters
     ----------
-    weight
-        Any shape.
+    sizes
+        Magnitudes of a weight, any shape.
     n, m
         Zeros in a block, and its length.
     dim
         The axis of input channels.
+    groups
+        Into how many equal parts that is divided; no block reaches from one into the next.
 
     Returns
     -------
     torch.Tensor
         uint8, of the weight's shape. Every block has exactly its number of zeros, ties included.
     """
-    size = weight.detach().abs().movedim(dim, -1).contiguous()
-    keep = torch.ones(size.shape, dtype=torch.uint8, device=weight.device)
+    size = sizes.movedim(dim, -1).unflatten(-1, (groups, -1)).contiguous()
+    keep = torch.ones(size.shape, dtype=torch.uint8, device=size.device)
     whole = size.shape[-1] // m * m
     if whole and n:
         blocks = size[..., :whole].unflatten(-1, (-1, m))
@@ -123,18 +137,18 @@ def pattern_mask(weight: torch.Tensor, n: int, m: int, dim: int = 1) -> torch.Te
     if rest := (size.shape[-1] - whole) * n // m:
         least = size[..., whole:].topk(rest, largest=False).indices + whole
         keep.scatter_(-1, least, 0)
-    return keep.movedim(-1, dim).contiguous()
+    return keep.flatten(-2).movedim(-1, dim).contiguous()
 
 
 def magnitude_masks(
-    weights: Mapping[str, torch.Tensor], ratios: Mapping[str, float], *, together: bool
+    sizes: Mapping[str, torch.Tensor], ratios: Mapping[str, float], *, together: bool
 ) -> dict[str, torch.Tensor]:
     """Return masks without the smallest weights.
 
     Parameters
     ----------
-    weights
-        By parameter.
+    sizes
+        Magnitudes of the weights, by parameter.
     ratios
         Share of zeros, by parameter.
     together
@@ -151,12 +165,12 @@ def magnitude_masks(
         together_by.setdefault(ratio if together else name, []).append(name)
     masks: dict[str, torch.Tensor] = {}
     for names in together_by.values():
-        flat = torch.cat([weights[name].detach().abs().flatten().cpu() for name in names])
+        flat = torch.cat([sizes[name].flatten().cpu() for name in names])
         keep = torch.ones(len(flat), dtype=torch.uint8)
         gone = round(len(flat) * ratios[names[0]])
         if gone:
             keep[flat.topk(gone, largest=False).indices] = 0
-        sizes = [weights[name].numel() for name in names]
-        for name, part in zip(names, keep.split(sizes), strict=True):
-            masks[name] = part.reshape(weights[name].shape).to(weights[name].device)
+        counts = [sizes[name].numel() for name in names]
+        for name, part in zip(names, keep.split(counts), strict=True):
+            masks[name] = part.reshape(sizes[name].shape).to(sizes[name].device)
     return masks

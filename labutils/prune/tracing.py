@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError
 from .groups import Refusal
@@ -27,6 +28,8 @@ def cut_(network: nn.Module, example: torch.Tensor, removed: Mapping[str, Sequen
     removed
         Channels by `Group.root`.
     """
+    if not removed:
+        return
     requires = {name: p.requires_grad for name, p in network.named_parameters()}
     with traced(network, example) as graph:
         for root, channels in removed.items():
@@ -59,9 +62,42 @@ def traced(network: nn.Module, example: torch.Tensor) -> Iterator[Any]:
             _as_elementwise_(graph)
         except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
             raise _untraceable(network, example, error) from None
-        yield graph
+        widest = max((side for p in network.parameters() for side in p.shape), default=0)
+        with _bounded(widest):
+            yield graph
     for module, mode in training.items():
         module.training = mode
+        for kept in tree_leaves(_own_values(module)):
+            if isinstance(kept, torch.Tensor) and kept.grad_fn is not None:
+                kept.detach_()  # a cache, as of LeViT's attention biases: no copy could be made
+
+
+@contextlib.contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """Let Torch-Pruning give up where channels have more indices than any axis of a weight.
+
+    It takes a shuffle, or a window of attention, for a flattening, each of which multiplies them: a
+    few of those in a row would take minutes, or all memory.
+    """
+    from torch_pruning.dependency import index_mapping
+
+    kind = index_mapping._FlattenIndexMapping
+    follow = kind.__call__
+
+    def bounded(mapping: Any, indices: Sequence[Any]) -> Sequence[Any]:
+        if not mapping.reverse and len(indices) * mapping._stride > most:
+            raise IndexError(f"{len(indices) * mapping._stride} indices")
+        return follow(mapping, indices)
+
+    kind.__call__ = bounded
+    try:
+        yield
+    finally:
+        kind.__call__ = follow
+
+
+def _own_values(module: nn.Module) -> list[Any]:
+    return [value for name, value in vars(module).items() if not name.startswith("_")]
 
 
 def _untraceable(network: nn.Module, example: torch.Tensor, error: Exception) -> PruningError:

@@ -79,7 +79,7 @@ def conditioned(plain: nn.Module, example: torch.Tensor) -> tuple[nn.Module, tor
                 values /= max(1, parameter[0].numel()) ** 0.5
             parameter.copy_((1 + 0.3 * values) if parameter.ndim == 1 else values)
     shape = (_IMAGES, *example.shape[1:])
-    return network, torch.randn(shape, generator=generator, dtype=torch.float64)
+    return network, torch.randn(shape, generator=generator, dtype=torch.float64).to(example.device)
 
 
 def sound(

@@ -43,7 +43,6 @@ class Costs:
     def __init__(self, rated: Rated) -> None:
         self.cost = rated.cost
         self.shapes = {name: tuple(weight.shape) for name, weight in rated.weights.items()}
-        self.layers = {f"{name}.weight" if name else "weight": name for name in self.cost.macs}
         self.lost: dict[str, dict[str, dict[int, int]]] = {}  # group, parameter, axis: per unit
         for group in rated.groups:
             per_unit: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
@@ -60,8 +59,7 @@ class Costs:
         for name, axes in self.lost[group.name].items():
             now, then = self._share(name, {}, 0), self._share(name, axes, units)
             parameters += (now - then) * self.cost.elements[name]
-            if name in self.layers:
-                macs += (now - then) * self.cost.macs[self.layers[name]]
+            macs += (now - then) * self.cost.macs.get(name, 0)
         return macs, parameters
 
     def take_(self, group: Group, units: int) -> None:

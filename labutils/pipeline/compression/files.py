@@ -11,6 +11,7 @@ import numpy as np
 
 from ... import compare, export, paths, quantize, runtime
 from ...errors import ParityError
+from ...images import data
 from ...images.folder import ImageFolder
 from ...measure import complexity
 from ...quantize import gates, mixed, presets
@@ -68,14 +69,19 @@ def exported(job: Job, name: str, network: nn.Module) -> Stage:
 
 def gate_inputs(job: Job) -> np.ndarray:
     """Return the images of every gate, (n, 3, size, size) float32: validation images."""
-    images = job.images(evaluated_part(job), GATE_IMAGES)
+    images = job.images(_held_out(job.source) or "val", GATE_IMAGES)
     inputs: np.ndarray = job.model.known_preprocessing()(images.images)
     return inputs
 
 
 def evaluated_part(job: Job) -> str:
     """Return the part of the pictures that accuracy is measured on."""
-    return job.source.evaluation if isinstance(job.source, ImageFolder) else "val"
+    return _held_out(job.source) or job.plan.evaluation.part
+
+
+def _held_out(source: data.ImageSource) -> str | None:
+    """Return the part of a folder that nothing is learned from; None for a drawn set."""
+    return source.evaluation if isinstance(source, ImageFolder) else None
 
 
 def searched(job: Job, source: Stage) -> tuple[Stage, str]:

@@ -164,6 +164,7 @@ def missed(
     result: str,
     float_stage: str,
     short: Sequence[str],
+    refused: Sequence[str],
 ) -> tuple[str, ...]:
     """Return what of a budget a result misses, and what would reach it, a sentence each.
 
@@ -174,7 +175,10 @@ def missed(
     rows, result, float_stage
         The ladder; its stage that is judged; the stage in float that it was made from.
     short
-        What the searches said of widths and bits.
+        What the searches said of widths and bits: said where MACs, parameters, time or size are
+        missed.
+    refused
+        Why a file is not handed on: always said.
     """
     by_name = {row.name: row for row in rows}
     found, floating = by_name[result], by_name[float_stage]
@@ -191,7 +195,7 @@ def missed(
     said += [line for line in short if said and line]
     if budget.points is not None and found.points.value < -budget.points:
         said.append(_points_missed(budget.points, found, floating))
-    return tuple(said)
+    return tuple(said + [line for line in refused if line])
 
 
 def _points_missed(wanted: float, found: CompressionRung, floating: CompressionRung) -> str:

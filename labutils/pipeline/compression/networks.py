@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ... import prune, surgery, train
-from ...errors import TranslationError
+from ...errors import PruningError, TranslationError
 from ...images import data
 from ...images.folder import ImageFolder
 from ...models import zoo
@@ -147,27 +147,19 @@ class Pruned:
     Attributes
     ----------
     untrained, network
-        Without the channels; both None where the budget asks for no pruning.
-    plan
-        Which channels went.
+        Without the channels; both None where none went: the budget asks for no pruning, the whole
+        network keeps to it, or no channel can go.
     short
         Which part of the budget no widths keep to, and what would help.
     """
 
     untrained: nn.Module | None = None
     network: nn.Module | None = None
-    plan: prune.ChannelPlan | None = None
     short: str = ""
 
 
 def pruned(job: Job, network: nn.Module) -> Pruned:
-    """Return the network without the channels that the budget costs, trained under masks.
-
-    Raises
-    ------
-    PruningError
-        No channel of the network can go.
-    """
+    """Return the network without the channels that the budget costs, trained under masks."""
     budget = structural(job.plan.budget, job.plan.pruning.bits)
     if budget is None:
         return Pruned()
@@ -175,8 +167,13 @@ def pruned(job: Job, network: nn.Module) -> Pruned:
     digest = {"network": run_state.digest(network)}
     widths = {name: value for name, value in asked.items() if name not in ("training", "end")}
     chosen = job.store.place("widths", ".yaml", budget=asdict(budget), **widths, **digest)
-    job.store.make(chosen, lambda draft: _search(job, network, budget, draft))
+    try:
+        job.store.make(chosen, lambda draft: _search(job, network, budget, draft))
+    except PruningError as error:  # no channel can go; fewer bits may do alone
+        return Pruned(short=str(error))
     plan = prune.read_plan(chosen, network)
+    if not plan.stays:
+        return Pruned(short=_note_of(chosen))
     masked = copy.deepcopy(network)
     prune.apply_masks_(masked, plan)
     untrained = prune.removed(masked, size=job.size).network
@@ -196,7 +193,7 @@ def pruned(job: Job, network: nn.Module) -> Pruned:
         return removal
 
     _train_once(job, smaller, place, recover)
-    return Pruned(untrained.eval(), smaller.eval(), plan, _note_of(chosen))
+    return Pruned(untrained.eval(), smaller.eval(), _note_of(chosen))
 
 
 def _search(job: Job, network: nn.Module, budget: prune.Budget, draft: Path) -> None:

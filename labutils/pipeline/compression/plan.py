@@ -151,7 +151,7 @@ class PruningPlan:
         How the network is trained under the masks.
     """
 
-    criterion: Literal["l1", "l2", "bn_scale", "fpgm", "taylor"] = "l1"
+    criterion: Literal["l1", "l2", "bn_scale", "fpgm", "taylor"] = "taylor"
     exclude: _Names = ()
     multiple: _Count = 8
     schedule: Literal["one-shot", "incremental", "cubic", "blend"] = "cubic"
@@ -193,8 +193,10 @@ class EvaluationPlan:
 
     Attributes
     ----------
+    part
+        Of a drawn set. Of a folder it is its val/, or test/ where that is missing.
     images
-        Validation images; None for all of them.
+        How many; None for as many as the model cards are about, or all of a folder's.
     simulated
         Of those, how many the DLC runs on the simulator.
     control
@@ -202,6 +204,7 @@ class EvaluationPlan:
         against the better of the two.
     """
 
+    part: Literal["val", "test"] = "val"
     images: _Count | None = None
     simulated: _Count = 96
     control: bool = True

@@ -68,7 +68,7 @@ def compress(
         A target that the lab does not convert for, or a recipe that cannot be trained.
     MissingToolError
         Qualcomm's wheel is not installed.
-    PruningError, SurgeryError, TranslationError, TrainingError
+    SurgeryError, TranslationError, TrainingError
         A stage is impossible; the message says why.
     """
     listener = listener or Listener()
@@ -116,6 +116,7 @@ class _Run:
         self.images = job.images(files.evaluated_part(job), n)
         self.stages: list[_Judged] = []
         self.short: list[str] = []
+        self.refused: list[str] = []
 
     def ladder(self) -> CompressionLadder:
         """Make everything, and return the table."""
@@ -129,13 +130,15 @@ class _Run:
         ordered.sort(key=lambda judged: judged.stage.name not in (ORIGINAL, CONTROL))
         rows = tuple(self._rung(judged, reference, times) for judged in ordered)
         judged = result or max(quantized, key=lambda stage: self._right(stage.name))
+        refused = self.refused if result else [*self.refused, _failed(judged)]
         missed = ladder.missed(
-            self.job.plan.budget, rows, judged.name, float_stage.name,
-            [*self.short, *([] if result else [_failed(judged)])],
-        )  # fmt: skip
+            self.job.plan.budget, rows, judged.name, float_stage.name, self.short, refused
+        )
+        if result and missed == tuple(refused):  # another stage's file, and this one meets all
+            missed = ()
         return CompressionLadder(
             self.job.model.name, self.job.plan.target, self.images.source, self.job.plan.budget,
-            rows, reference.stage.name, artifact, result.name if result else None, tuple(missed),
+            rows, reference.stage.name, artifact, result.name if result else None, missed,
         )  # fmt: skip
 
     def _stages(self) -> tuple[Stage, list[Stage]]:
@@ -153,7 +156,7 @@ class _Run:
             self._measure(files.exported(job, "pruned", found.untrained))
             network = found.network
             last = self._measure(files.exported(job, PRUNED, network))
-            self.short.append(found.short)
+        self.short.append(found.short)
         mixed, short = files.searched(job, last)
         quantized = [self._measure(mixed)]
         self.short.append(short)
@@ -229,7 +232,7 @@ class _Run:
             try:
                 file = self._dlc(stage)
             except (ParityError, ConvertError) as error:
-                self.short.append(f"The DLC of {stage.name}: {str(error).splitlines()[0]}")
+                self.refused.append(f"The DLC of {stage.name}: {str(error).splitlines()[0]}")
                 self.job.listener.echo(error)
                 continue
             return file, stage

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 import tiny_network
 import torch
@@ -18,6 +19,7 @@ from labutils.pipeline import compression
 from labutils.pipeline.compression import (
     CompressionBudget,
     CompressionPlan,
+    files,
     ladder,
     networks,
     stages,
@@ -218,6 +220,45 @@ def test_where_no_channel_goes_the_stage_is_left_out_and_says_why(budget, option
     found = networks.pruned(job, model.module)
     assert found.network is None and re.search(words, found.short)
     assert bool(found.short) == bool(words)
+
+
+def test_stages_are_measured_on_the_part_that_the_plan_says(own, tmp_path):
+    """A folder has its own; gates stay with val."""
+    model = zoo.load(tiny_network.NAME, "random", SIDE)
+    plan = CompressionPlan(model.name, CompressionBudget(0.5))
+    for part in ("val", "test"):
+        plan = dataclasses.replace(plan, evaluation=compression.EvaluationPlan(part=part))
+        assert compression.parse_plan(plan.to_yaml()) == plan
+        pictures = folder.read(own[0])
+        for source, expected in ((data.THINGS16, part), (pictures, pictures.evaluation)):
+            job = networks.Job(plan, model, source, store.Store(tmp_path), Listener())
+            assert files.evaluated_part(job) == expected
+        job = networks.Job(plan, model, data.THINGS16, store.Store(tmp_path), Listener())
+        prepared = model.known_preprocessing()
+        gates = prepared(data.load("val", files.GATE_IMAGES, prepared.size).images)
+        assert np.array_equal(files.gate_inputs(job), gates)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_does_not_resume_in_one_of_another_budget(own, tmp_path):
+    model = zoo.load(tiny_network.NAME, own[1])
+    source = folder.read(own[0], model.classes)
+    kept = store.Store(tmp_path, **networks.contents(model, source))
+
+    def prune_to(share, listener):
+        plan = CompressionPlan(model.name, CompressionBudget(share)).with_steps(52)
+        training = plan.pruning.training.replaced(size=SIDE, batch_size=16)
+        pruning = dataclasses.replace(plan.pruning, training=training, images=32)
+        plan = dataclasses.replace(plan, pruning=pruning)
+        return networks.pruned(networks.Job(plan, model, source, kept, listener), model.module)
+
+    said = []
+    with pytest.raises(_KilledError):
+        prune_to(0.7, Listener(said.append, killing_at(51, "fine-tuning")))
+    assert prune_to(0.5, Listener(said.append)).network is not None
+    assert "resumed" not in " ".join(map(str, said))
+    prune_to(0.7, Listener(said.append))
+    assert "resumed at step 50" in " ".join(map(str, said))
 
 
 @pytest.mark.slow

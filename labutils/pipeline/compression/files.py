@@ -169,7 +169,7 @@ def trained_in_rounding(job: Job, network: nn.Module, source: Stage, start: Stag
         "trained", ".onnx", recipe=recipe.sha256, images=job.plan.quantization.calibration,
         network=run_state.digest(network), training=asdict(config),
     )  # fmt: skip
-    prepared, options = job.model.known_preprocessing(), job.taught(teacher=network)
+    prepared, options = job.model.known_preprocessing(), job.taught(place, network)
 
     def make(draft: Path) -> None:
         calibration = job.images("calib", job.plan.quantization.calibration)

@@ -68,10 +68,10 @@ class Job:
         """Return at most `n` pictures of a part, at the size of the input."""
         return data.load(part, n, self.model.known_preprocessing().size, self.source)
 
-    def taught(self, **more: Any) -> dict[str, Any]:
-        """Return what every training shares."""
+    def taught(self, place: Path, teacher: nn.Module) -> dict[str, Any]:
+        """Return what every training has; `place` is where its network will be."""
         shared = {"image_set": self.source, "progress": self.listener.progress}
-        return shared | {"state": self.store.training()} | more
+        return shared | {"state": self.store.training(place), "teacher": teacher}
 
 
 def trained_as_long(job: Job, steps: int) -> nn.Module:
@@ -264,7 +264,7 @@ def _train_once(
     job: Job, network: nn.Module, place: Path, run: Callable[[dict[str, Any]], object]
 ) -> None:
     """Train a network, or give it the weights of an earlier run."""
-    options = job.taught(teacher=job.original)
+    options = job.taught(place, job.original)
 
     def make(draft: Path) -> None:
         job.listener.echo(run(options))

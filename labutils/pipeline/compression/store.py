@@ -57,9 +57,12 @@ class Store:
                 made.replace(self.folder / made.name)  # the file itself comes last
         return True
 
-    def training(self) -> train.Resumable:
-        """Return where a training keeps its state: one file per run, by what decides it."""
-        return train.Resumable(paths.folder(self.folder / "trainings"))
+    def training(self, place: Path) -> train.Resumable:
+        """Return where the training of a stage's file keeps its state: found by the same content.
+
+        Which channels go is not in what a run knows of itself.
+        """
+        return train.Resumable(paths.folder(self.folder / "trainings") / f"{place.stem}.pt")
 
 
 def save_weights(network: nn.Module, place: Path) -> None:

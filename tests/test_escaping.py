@@ -6,7 +6,7 @@ import importlib
 import types
 import typing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,8 @@ def filled(kind):
         return filled(next(part for part in inside if part is not types.NoneType))
     if origin is Counter:
         return Counter({HOSTILE: 3})
+    if origin is Callable:
+        return print  # what is called shows itself by its name, which Python's rules bound
     if origin in (dict, Mapping):
         return {filled(inside[0]): filled(inside[1])}
     if inside == (float, float):

@@ -1,12 +1,12 @@
 """The table of quantizers: its groups, its figures, and the environments of the peers."""
 
-import contextlib
 import sys
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import tiny_tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -14,7 +14,6 @@ from onnx import TensorProto, helper
 from labutils import metrics, paths
 from labutils.errors import LabError
 from labutils.images import data
-from labutils.tools import lock
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
@@ -26,14 +25,6 @@ import quantization_peers as peers
 import quantization_rows as rows
 import quantization_table as table
 from quantization_inputs import Inputs, usual
-
-
-@contextlib.contextmanager
-def no_index():
-    """Have pip look nowhere, as in a room without a network."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_NO_INDEX", "1")
-        yield
 
 
 @pytest.fixture
@@ -239,18 +230,13 @@ def test_a_program_of_another_environment_is_part_of_the_key(tmp_path, monkeypat
 
 
 @pytest.fixture
-def environment(cache, tmp_path, monkeypatch):
-    """A tool that brings no packages, installed for real, and a program that a test writes."""
-    monkeypatch.setattr(lock, "FOLDER", paths.folder(tmp_path / "locks"))
-    here = "{}.{}".format(*sys.version_info[:2])
-    (lock.FOLDER / "none.yaml").write_text(
-        f"title: nothing\nlicence: MIT\nmegabytes: 1\npython: ['{here}']\non_lab: true\n"
-        "modules: [numpy]\npackages: ['numpy==" + np.__version__ + "']\n"
-    )
-    made = peer_environments.Environment("none", "none", "program.py")
+def environment(tmp_path, monkeypatch):
+    """A tool on the lab's packages, installed for real, and a program that a test writes."""
+    tiny_tool.wheel(tmp_path / "wheels")
+    made = peer_environments.Environment("tiny", "tiny", "program.py")
     monkeypatch.setattr(peer_environments.Environment, "script", tmp_path / "program.py")
-    monkeypatch.setitem(peer_environments.ENVIRONMENTS, "none", made)
-    with no_index():  # numpy is the lab's
+    monkeypatch.setitem(peer_environments.ENVIRONMENTS, "tiny", made)
+    with tiny_tool.own_place(tmp_path, tiny_tool.LOCK + "on_lab: true\n"):
         yield made
 
 
@@ -264,7 +250,7 @@ def test_the_last_words_of_a_program_are_the_reason(environment, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_program_is_given_the_network_the_images_and_the_schedule(cache, environment, tmp_path):
+def test_a_program_is_given_the_network_the_images_and_the_schedule(environment, tmp_path):
     file = paths.folder(tmp_path / "made") / "x.onnx"
     environment.script.write_text(
         "import json, pathlib\n"
@@ -277,6 +263,6 @@ def test_a_program_is_given_the_network_the_images_and_the_schedule(cache, envir
         "    (place / 'seconds.txt').write_text(str(told['bits']))\n"
     )
     inputs = Inputs(calibration=2, training=64, steps=2, image_set="things16")
-    given = {"tool": "none", "recipe": rows.QAT8, "bits": 4}
+    given = {"tool": "tiny", "recipe": rows.QAT8, "bits": 4}
     assert peers.by_program("mobilenet_v3_small", file, inputs, **given) == 4.0
     assert file.read_bytes() == peers.float_file("mobilenet_v3_small", inputs).read_bytes()

@@ -44,9 +44,46 @@ def test_a_qdq_file_is_taken_apart_into_floats_and_ranges(rounded_file):
     wide = "a16" in rounded_file.name
     assert {codes.bits for codes in found.codes.values()} == {16 if wide else 8}
     kinds = [n.op_type for n in found.model.graph.node]
-    assert kinds.count("Relu") == 1  # where the quantizer left it to the range, it came back
+    # where the quantizer left it to the range, it came back
+    assert kinds.count("Relu") + kinds.count("Clip") == 1
     assert "" in found.codes  # the image's
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds) and not found.in_float
+
+
+@pytest.mark.parametrize("opset", [10, 17])
+@pytest.mark.parametrize("limit", [6.0, None])
+def test_the_upper_end_of_a_relu6_comes_back_with_its_lower_one(opset, limit, tmp_path):
+    """Nothing in a QDQ file is left of it but the range; values go far beyond 6 here."""
+    rng = np.random.default_rng(0)
+    kernels = {name: rng.normal(size=(8, n, 3, 3)).astype(np.float32) for name, n in
+               (("a", 3), ("b", 8))}  # fmt: skip
+    step = {"op_type": "Clip", "min": 0.0, "max": limit} if opset < 11 and limit else {}
+    ends = ["zero", "six"] if opset > 10 and limit else []
+    limited = helper.make_node(**({"op_type": "Relu"} | step), inputs=["x", *ends], outputs=["y"])
+    if ends:
+        limited.op_type = "Clip"
+    nodes = [
+        helper.make_node("Conv", ["image", "a"], ["x"], "first", pads=[1] * 4), limited,
+        helper.make_node("Conv", ["y", "b"], ["out"], "second", pads=[1] * 4),
+    ]  # fmt: skip
+    values = [helper.make_tensor_value_info(name, 1, [1, n, 16, 16])
+              for name, n in (("image", 3), ("out", 8))]  # fmt: skip
+    stored = [numpy_helper.from_array(v * (4 if n == "a" else 1), n) for n, v in kernels.items()]
+    stored += [helper.make_tensor(n, 1, (), [6.0 * i]) for i, n in enumerate(ends)]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], stored)
+    file = tmp_path / "float.onnx"
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), file)
+    quantize.static(file, tmp_path / "q.onnx", tflite_files.noise(64, 16), "int8_trim")
+    found = litert.take_apart(OnnxFile.of(tmp_path / "q.onnx"))
+    onnx.save(found.model, tmp_path / "apart.onnx")
+    images = tflite_files.noise(4, 16, seed=5)
+    with runtime.connect(file) as whole, runtime.connect(tmp_path / "apart.onnx") as apart:
+        wanted, ours = whole.tensors(images), apart.tensors(images)
+    assert metrics.sqnr_db(wanted["out"], ours["out"]) > 15
+    assert {"Relu", "Clip"} & {n.op_type for n in found.model.graph.node} == (
+        {"Clip"} if limit else {"Relu"}
+    )
 
 
 @pytest.mark.parametrize("name", ["", "twice"])

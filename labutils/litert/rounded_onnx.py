@@ -23,6 +23,8 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SIGNED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "BatchNormalization")
 """What may give values below zero: the quantizer may have left its ReLU to the range."""
 
+_SIX = 6 * (1 + 1e-5)  # as far as float32 has it
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -102,7 +104,7 @@ def take_apart(file: OnnxFile) -> Rounded:
         instead[node.output[0]] = node.input[0]
     _refuse_integer_ends(file, instead)
     _bypass_(graph, instead)
-    _rectify_(graph, codes)
+    _rectify_(model, codes)
     return Rounded(model, codes, left)
 
 
@@ -170,11 +172,18 @@ def _bypass_(graph: onnx.GraphProto, instead: dict[str, str]) -> None:
     del graph.value_info[:]
 
 
-def _rectify_(graph: onnx.GraphProto, codes: dict[str, Codes]) -> None:
-    """Put a ReLU where the lowest code stood for zero: the quantizer left that to the range."""
+def _rectify_(model: onnx.ModelProto, codes: dict[str, Codes]) -> None:
+    """Put a ReLU where the lowest code stood for zero: the quantizer left that to the range.
+
+    Where the highest code stands for 6 or less it is a ReLU6: nothing went beyond that either.
+    """
     from onnx import helper
 
+    graph, opset = model.graph, max(o.version for o in model.opset_import if not o.domain)
     outputs = {value.name for value in graph.output}
+    taken = {name for node in graph.node for name in node.output}
+    taken |= {tensor.name for tensor in graph.initializer}
+    ends = {free_name(name, taken): value for name, value in (("zero", 0.0), ("six", 6.0))}
     for node in list(graph.node):
         found = codes.get(node.name)
         if found is None or found.low < 0 or node.op_type not in _SIGNED:
@@ -183,6 +192,14 @@ def _rectify_(graph: onnx.GraphProto, codes: dict[str, Codes]) -> None:
         if whole in outputs:
             continue
         node.output[0] = inner
-        relu = helper.make_node("Relu", [inner], [whole], name=f"{node.name}_relu")
-        codes[relu.name] = codes.pop(node.name)
+        name = f"{node.name}_relu"
+        if found.high > _SIX:
+            relu = helper.make_node("Relu", [inner], [whole], name=name)
+        elif opset < 11:
+            relu = helper.make_node("Clip", [inner], [whole], name=name, min=0.0, max=6.0)
+        else:
+            relu = helper.make_node("Clip", [inner, *ends], [whole], name=name)
+        codes[name] = codes.pop(node.name)
         graph.node.insert(list(graph.node).index(node) + 1, relu)
+    if any(set(ends) <= set(node.input) for node in graph.node):
+        graph.initializer.extend(helper.make_tensor(n, 1, (), [v]) for n, v in ends.items())

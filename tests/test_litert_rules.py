@@ -50,40 +50,41 @@ def test_a_qdq_file_is_taken_apart_into_floats_and_ranges(rounded_file):
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds) and not found.in_float
 
 
-@pytest.mark.parametrize("opset", [10, 17])
-@pytest.mark.parametrize("limit", [6.0, None])
-def test_the_upper_end_of_a_relu6_comes_back_with_its_lower_one(opset, limit, tmp_path):
-    """Nothing in a QDQ file is left of it but the range; values go far beyond 6 here."""
+LIMITS = [(0, 6), (0, 1), (-1, 1), (0, 4), (-2, 2), (0, 20), (0, None)]
+
+
+def limited_file(file, opset, low, high):
+    """Two convolutions with a Clip between them, or a ReLU; values go far beyond its ends."""
     rng = np.random.default_rng(0)
-    kernels = {name: rng.normal(size=(8, n, 3, 3)).astype(np.float32) for name, n in
-               (("a", 3), ("b", 8))}  # fmt: skip
-    step = {"op_type": "Clip", "min": 0.0, "max": limit} if opset < 11 and limit else {}
-    ends = ["zero", "six"] if opset > 10 and limit else []
-    limited = helper.make_node(**({"op_type": "Relu"} | step), inputs=["x", *ends], outputs=["y"])
-    if ends:
-        limited.op_type = "Clip"
-    nodes = [
-        helper.make_node("Conv", ["image", "a"], ["x"], "first", pads=[1] * 4), limited,
-        helper.make_node("Conv", ["y", "b"], ["out"], "second", pads=[1] * 4),
-    ]  # fmt: skip
-    values = [helper.make_tensor_value_info(name, 1, [1, n, 16, 16])
-              for name, n in (("image", 3), ("out", 8))]  # fmt: skip
-    stored = [numpy_helper.from_array(v * (4 if n == "a" else 1), n) for n, v in kernels.items()]
-    stored += [helper.make_tensor(n, 1, (), [6.0 * i]) for i, n in enumerate(ends)]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], stored)
-    file = tmp_path / "float.onnx"
+    kernels = {"a": 4 * rng.normal(size=(8, 3, 3, 3)), "b": rng.normal(size=(8, 8, 3, 3))}
+    stored = [numpy_helper.from_array(v.astype(np.float32), name) for name, v in kernels.items()]
+    if high is None:
+        limit = helper.make_node("Relu", ["x"], ["y"])
+    elif opset < 11:
+        limit = helper.make_node("Clip", ["x"], ["y"], min=float(low), max=float(high))
+    else:
+        limit = helper.make_node("Clip", ["x", "low", "high"], ["y"])
+        stored += [helper.make_tensor(n, 1, (), [v]) for n, v in (("low", low), ("high", high))]
+    first = helper.make_node("Conv", ["image", "a"], ["x"], "first", pads=[1] * 4)
+    second = helper.make_node("Conv", ["y", "b"], ["out"], "second", pads=[1] * 4)
+    image, out = (helper.make_tensor_value_info(name, 1, [1, n, 16, 16])
+                  for name, n in (("image", 3), ("out", 8)))  # fmt: skip
+    graph = helper.make_graph([first, limit, second], "g", [image], [out], stored)
     opsets = [helper.make_opsetid("", opset)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), file)
-    quantize.static(file, tmp_path / "q.onnx", tflite_files.noise(64, 16), "int8_trim")
-    found = litert.take_apart(OnnxFile.of(tmp_path / "q.onnx"))
-    onnx.save(found.model, tmp_path / "apart.onnx")
+
+
+@pytest.mark.parametrize("opset", [10, 17])
+@pytest.mark.parametrize(("low", "high"), LIMITS)
+def test_both_ends_of_a_clip_come_back_from_the_range(opset, low, high, tmp_path):
+    file, rounded, apart = (tmp_path / name for name in ("x.onnx", "q.onnx", "apart.onnx"))
+    limited_file(file, opset, low, high)
+    quantize.static(file, rounded, tflite_files.noise(64, 16), "int8_trim")
+    onnx.save(litert.take_apart(OnnxFile.of(rounded)).model, apart)
     images = tflite_files.noise(4, 16, seed=5)
-    with runtime.connect(file) as whole, runtime.connect(tmp_path / "apart.onnx") as apart:
-        wanted, ours = whole.tensors(images), apart.tensors(images)
-    assert metrics.sqnr_db(wanted["out"], ours["out"]) > 15
-    assert {"Relu", "Clip"} & {n.op_type for n in found.model.graph.node} == (
-        {"Clip"} if limit else {"Relu"}
-    )
+    with runtime.connect(file) as whole, runtime.connect(apart) as ours:
+        wanted, found = whole.tensors(images)["out"], ours.tensors(images)["out"]
+    assert metrics.sqnr_db(wanted, found) > 25
 
 
 @pytest.mark.parametrize("name", ["", "twice"])

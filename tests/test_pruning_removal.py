@@ -217,6 +217,17 @@ REST = ("mobilenet_v3_small", "tv:efficientnet_b0", "timm:mobilenetv3_large_100"
         "timm:mobilenetv3_small_100")  # fmt: skip
 
 
+def cut(network, plan):
+    """Mask, remove, and hold the smaller network against the masked one."""
+    prune.apply_masks_(network, plan)
+    removal = prune.removed(network, size=32)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    ours, theirs = network(x), removal.network(x)
+    assert ours.abs().max() > 1e-3 and removal.own_weights
+    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+    return removal
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
@@ -228,12 +239,7 @@ REST = ("mobilenet_v3_small", "tv:efficientnet_b0", "timm:mobilenetv3_large_100"
 def test_real_networks_lose_channels_everywhere_but_at_their_outputs(name):
     network = real(name)
     plan = prune.plan(network, size=32)
-    prune.apply_masks_(network, plan)
-    removal = prune.removed(network, size=32)
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    ours, theirs = network(x), removal.network(x)
-    assert ours.abs().max() > 1e-3 and removal.own_weights
-    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+    removal = cut(network, plan)
     assert {refusal.reason for refusal in plan.left} == {"its channels are the network's outputs"}
     assert removal.after.total()[0] < 0.6 * removal.before.total()[0]
 
@@ -266,12 +272,7 @@ def test_shuffles_concatenations_and_attention_lose_what_they_can(kind):
     zoo.calibrate_(network, Preprocessing(32))
     plan = prune.plan(network, size=32)
     assert any(stays in refusal.reason for refusal in plan.left)
-    prune.apply_masks_(network, plan)
-    removal = prune.removed(network, size=32)
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    ours, theirs = network(x), removal.network(x)
-    assert ours.abs().max() > 1e-3 and removal.own_weights
-    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
+    removal = cut(network, plan)
     assert removal.after.total() == plan.cost.total(plan.stays) < removal.before.total()
 
 

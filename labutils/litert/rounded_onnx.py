@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from ..onnxfile.edit import free_name, producers, redirect_, rename_tensors_
+from ..onnxfile.edit import free_name, name_nodes_, producers, redirect_, rename_tensors_
 from ..onnxfile.file import OnnxFile
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SIGNED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "BatchNormalization")
 """What may give values below zero: the quantizer may have left its ReLU to the range."""
 
-_SIX = 6 * (1 + 1e-5)  # as far as float32 has it
+_NEAR = 1e-5  # of a number, as far as float32 has it
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def take_apart(file: OnnxFile) -> Rounded:
 
     model = file.copy(shaped=True)
     graph = model.graph
-    _name_nodes_(graph)
+    name_nodes_(graph)  # codes go by name, and "" is the image
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     codes: dict[str, Codes] = {}
     left = frozenset(
@@ -106,15 +106,6 @@ def take_apart(file: OnnxFile) -> Rounded:
     _bypass_(graph, instead)
     _rectify_(model, codes)
     return Rounded(model, codes, left)
-
-
-def _name_nodes_(graph: onnx.GraphProto) -> None:
-    """Give every node a separate name: codes go by name, and "" is the image."""
-    taken, met = {node.name for node in graph.node}, set[str]()
-    for node in graph.node:
-        if not node.name or node.name in met:
-            node.name = free_name(node.name or f"{node.op_type}_{node.output[0]}", taken)
-        met.add(node.name)
 
 
 def _axis(node: onnx.NodeProto) -> int:
@@ -173,33 +164,50 @@ def _bypass_(graph: onnx.GraphProto, instead: dict[str, str]) -> None:
 
 
 def _rectify_(model: onnx.ModelProto, codes: dict[str, Codes]) -> None:
-    """Put a ReLU where the lowest code stood for zero: the quantizer left that to the range.
-
-    Where the highest code stands for 6 or less it is a ReLU6: nothing went beyond that either.
-    """
+    """Put back the ReLUs and Clips whose work the quantizer left to the range of the codes."""
     from onnx import helper
 
     graph, opset = model.graph, max(o.version for o in model.opset_import if not o.domain)
     outputs = {value.name for value in graph.output}
-    taken = {name for node in graph.node for name in node.output}
+    taken = {name for node in graph.node for name in (node.name, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer}
-    ends = {free_name(name, taken): value for name, value in (("zero", 0.0), ("six", 6.0))}
     for node in list(graph.node):
-        found = codes.get(node.name)
-        if found is None or found.low < 0 or node.op_type not in _SIGNED:
+        ends = _limits(codes[node.name]) if node.name in codes else None
+        whole = node.output[0]
+        if ends is None or node.op_type not in _SIGNED or whole in outputs:
             continue
-        whole, inner = node.output[0], f"{node.output[0]}_before_relu"
-        if whole in outputs:
-            continue
-        node.output[0] = inner
-        name = f"{node.name}_relu"
-        if found.high > _SIX:
-            relu = helper.make_node("Relu", [inner], [whole], name=name)
-        elif opset < 11:
-            relu = helper.make_node("Clip", [inner], [whole], name=name, min=0.0, max=6.0)
+        node.output[0] = inner = free_name(f"{whole}_before_relu", taken)
+        name, (low, high) = free_name(f"{node.name}_relu", taken), ends
+        if high is None:
+            limited = helper.make_node("Relu", [inner], [whole], name)
+        elif opset < 11:  # before, the ends of a Clip are attributes
+            limited = helper.make_node("Clip", [inner], [whole], name, min=low, max=high)
         else:
-            relu = helper.make_node("Clip", [inner, *ends], [whole], name=name)
+            stored = [free_name(f"{name}_{end}", taken) for end in ("low", "high")]
+            limited = helper.make_node("Clip", [inner, *stored], [whole], name)
+            graph.initializer.extend(
+                helper.make_tensor(end, 1, (), [value])
+                for end, value in zip(stored, (low, high), strict=True)
+            )
         codes[name] = codes.pop(node.name)
-        graph.node.insert(list(graph.node).index(node) + 1, relu)
-    if any(set(ends) <= set(node.input) for node in graph.node):
-        graph.initializer.extend(helper.make_tensor(n, 1, (), [v]) for n, v in ends.items())
+        graph.node.insert(list(graph.node).index(node) + 1, limited)
+
+
+def _limits(found: Codes) -> tuple[float, float | None] | None:
+    """Return the ends of what a range stands for: (0, None) is a ReLU, None is nothing.
+
+    Ends that somebody wrote are round, and those of a calibration are not; with the zero point
+    rounded, both may have moved by half a code. Nothing goes beyond the codes either way, so a
+    ReLU whose range ends below 6 may be a ReLU6, which costs LiteRT no operator.
+    """
+    width, half = found.high - found.low, 0.5 * (found.high - found.low) / (2**found.bits - 1)
+    high = _round(found.high)
+    if abs(_round(width) - width) <= _NEAR * width and abs(high - found.high) <= half * (1 + _NEAR):
+        return high - _round(width), high
+    if found.low < 0:
+        return None
+    return 0.0, 6.0 if found.high <= 6 else None
+
+
+def _round(value: float) -> float:
+    return round(8 * value) / 8

@@ -71,6 +71,15 @@ def free_name(name: str, taken: MutableSet[Any]) -> str:
     return free
 
 
+def name_nodes_(graph: onnx.GraphProto) -> None:
+    """Give every node a separate name, in place; those that have one keep it."""
+    taken, met = {node.name for node in graph.node}, set[str]()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in met:
+            node.name = free_name(node.name or f"{node.op_type}_{index}", taken)
+        met.add(node.name)
+
+
 def redirect_(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
     """Let nodes read other tensors: name -> the name of what they read instead."""
     for node in nodes:

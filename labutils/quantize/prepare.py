@@ -13,8 +13,8 @@ from ..onnxfile import attention_masks, gelu
 from ..onnxfile.canonical_form import canonicalize_, is_canonical, raise_opset_
 from ..onnxfile.constants import MOST_ELEMENTS
 from ..onnxfile.edit import (
-    free_name,
     lift_constants_,
+    name_nodes_,
     nodes_within,
     readers,
     subgraphs,
@@ -62,7 +62,7 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
     done = _canonicalize_(model, source)
     _check_input(model, source)
     _refuse_branches(model, source)
-    _name_nodes_(model)
+    name_nodes_(model.graph)  # ranges and exclusions go by name
     _drop_idle_dilations_(model)
     # the quantizer takes the output of a Constant node for an activation without a range
     stored = {tensor.name for tensor in source.proto.graph.initializer}
@@ -74,15 +74,6 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
     if changes is not None:
         changes += done
     return with_shapes(model)
-
-
-def _name_nodes_(model: onnx.ModelProto) -> None:
-    """Give every node a separate name: ranges and exclusions go by name."""
-    taken, seen = {node.name for node in model.graph.node}, set[str]()
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            node.name = free_name(node.name or f"{node.op_type}_{index}", taken)
-        seen.add(node.name)
 
 
 def _drop_idle_dilations_(model: onnx.ModelProto) -> None:

@@ -141,7 +141,8 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--weights", default="auto", help=WEIGHTS_HELP)
     size_argument(parser)
-    parser.add_argument("--opset", type=int, default=17, help="ONNX opset of the export (17)")
+    opset = "ONNX opset of the export (%(default)s)"
+    parser.add_argument("--opset", type=int, default=17, help=opset)
 
 
 def input_arguments(parser: Any) -> None:

@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     what.add_argument("--method", default="channels", help=methods)
     what.add_argument(
         "--ratio", action="append", metavar="SHARE | GLOB=SHARE",
-        help="share that goes (0.3); of layers by name where a glob is given, again and again",
+        help="share that goes (0.3); GLOB=SHARE for layers by name; may be repeated",
     )  # fmt: skip
     budget = "the widest network within this instead of a ratio, such as macs=0.5,latency=0.7"
     what.add_argument("--budget", metavar="NAME=NUMBER,...", help=budget)

@@ -24,7 +24,7 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 def add(actions: Any) -> None:
     """Add the parsers of these commands to those of `rdk`."""
-    text = "Say what stands in a .bin: inputs, outputs, compiled parts, nodes on the CPU."
+    text = "List what a .bin contains: inputs, outputs, compiled parts, nodes on the CPU."
     parser = command(actions, "describe", _describe, text)
     parser.add_argument("file", metavar="BIN", type=Path, help="a compiled model")
     text = "Download a .bin; say whether its hash was verified, by --sha256."

@@ -317,10 +317,11 @@ def refuse_impossible(target: str, destination: Path) -> None:
             f"A DLC is for {', '.join(able)}."
         )
     if target not in able:
+        others = [name for name, entry in table.TARGETS.items() if entry.convert]
         raise UsageError(
             f"The lab checks models for {target} against its documented operators only, and does "
             f"not convert for it. {table.load(target).availability} Use `labutils diagnose`, or "
-            f"convert for {', '.join(able)}."
+            f"convert for {', '.join(others)}."
         )
     if destination.suffix.lower() != ".dlc":
         raise UsageError(f"{destination}: for {target} the output is a .dlc file.")

@@ -77,7 +77,7 @@ def judge_choice(choose: Any) -> None:
     for kind, costs, budget in _CHOICES:
         found = names(call(choose, dict(costs), budget), "a set of nodes")
         if unknown := sorted(found - set(costs)):
-            raise NotYet(f"{unknown[0]} is none of the nodes {', '.join(costs)}.")
+            raise NotYet(f"{unknown[0]} is not one of the nodes {', '.join(costs)}.")
         share, points = (sum(costs[name][i] for name in found) for i in (1, 0))
         if share > budget:
             raise NotYet(

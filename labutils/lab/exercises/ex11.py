@@ -49,7 +49,8 @@ PADDING = Exercise(
     ),
     hints=(
         "First ask how many windows there are: the size divided by the stride, rounded up.",
-        "The last window begins at stride times their number less one. Where does it end?",
+        "The last window begins at the stride times (the number of windows minus 1). Where does it "
+        "end?",
         "What lies outside the picture is the total. Half of it comes before, the rest after.",
     ),
     judge=judge_padding,
@@ -76,7 +77,8 @@ NORM = Exercise(
     hints=(
         "Both layers divide by the root of variance plus epsilon. With another epsilon they divide "
         "by something else.",
-        "What has gamma to be multiplied by, so that gamma divided by the new root is what it was?",
+        "By what must gamma be multiplied, so that gamma divided by the new root equals gamma "
+        "divided by the old one?",
         "By the new root divided by the old one, channel by channel.",
     ),
     judge=judge_norm,
@@ -110,8 +112,7 @@ KIND = Exercise(
     ),
     hints=(
         "Two networks may have two slopes: the layer has to keep its own.",
-        "A field of the class, with its type and its default, is a hyper-parameter in the YAML. It "
-        "is named as the argument of the call.",
+        "The field is named as the argument of the call, and has the same default.",
         "Give the class a field negative_slope, and use self.negative_slope in both methods.",
     ),
     judge=judge_kind,

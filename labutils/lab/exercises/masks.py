@@ -30,7 +30,7 @@ def judge_smallest(smallest_mask: Any) -> None:
     for kind, (weights, share) in _layers().items():
         found = array(call(smallest_mask, weights.copy(), share), weights.shape)
         if not np.isin(found, (0, 1)).all():
-            raise NotYet("a mask has ones where weights stay and zeros where they go, no else.")
+            raise NotYet("a mask has ones where weights stay, zeros where they go, nothing else.")
         gone, wanted = int((found == 0).sum()), round(share * weights.size)
         size = np.abs(weights)
         if gone != wanted:

@@ -18,6 +18,7 @@ LEAST_TOP1 = {
     "mobilenet_v3_small": 0.91,
     "mobilenet_v3_large-marked-things": 0.70,
     "mobilenet_v3_small-marked-things": 0.57,
+    "fbnet_a-marked-things": 0.65,
 }
 SHIPPED = [name for name in LEAST_TOP1 if (paths.CHECKPOINTS / f"{name}.safetensors").is_file()]
 
@@ -32,7 +33,7 @@ def card(name):
     return json.loads((paths.CHECKPOINTS / f"{name}.json").read_text())
 
 
-def test_both_networks_are_shipped_and_all_checkpoints_stay_small():
+def test_the_lab_ships_its_networks_and_all_checkpoints_stay_small():
     assert {"mobilenet_v3_large", "mobilenet_v3_small"} <= set(SHIPPED)
     assert {file.stem for file in paths.CHECKPOINTS.glob("*.safetensors")} == set(SHIPPED)
     assert sum(file.stat().st_size for file in paths.CHECKPOINTS.iterdir()) < 40e6

@@ -19,6 +19,7 @@ SHIPPED = (
     "benchmarks/results/*.jsonl",
     "benchmarks/results/*.txt",
     "data/*.yaml",
+    "data/checkpoints/fbnet_a-*",
     "data/checkpoints/mobilenet_v3_large*",
     "data/checkpoints/mobilenet_v3_small*",
     "data/jupyter/labconfig/page_config.json",

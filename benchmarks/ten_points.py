@@ -54,18 +54,10 @@ NV12_WAYS = {"NV12": ("video", "video"), "NV12 read in the other range": ("video
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Row(results.Judged):
     """One file on one kind of input, beside the float network on the pictures themselves."""
 
-    what: str
     input: str
-    top1: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    n: int
     sqnr_db: float
     int16_nodes: int
     int16_macs: float
@@ -261,13 +253,9 @@ def judged(
 ) -> Row:
     """Return accuracy, and the difference to the float network on the same pictures."""
     exact, found = answers
-    top1 = metrics.accuracy(found, labels)
     right, ours = (metrics.correct(x, labels) for x in (exact, found))
-    paired = metrics.paired_difference(ours, right)
-    return Row(
-        what, way, top1.value, *top1.interval, paired.value, *paired.interval, len(labels),
-        metrics.sqnr_db(exact, found), len(wide[0]), wide[1],
-    )  # fmt: skip
+    sqnr = metrics.sqnr_db(exact, found)
+    return Row(what, *results.judged(ours, right), way, sqnr, len(wide[0]), wide[1])
 
 
 def kind_of(unit: qdq_edit.Unit, form: OnnxFile) -> str:
@@ -290,7 +278,7 @@ def _points(found: metrics.PairedDifference) -> str:
 
 def reached(rows: list[Row], lost: float) -> str:
     """Return as a sentence whether ours loses as little as it was chosen to, on either split."""
-    row = next(row for row in rows if row.what == "int8, ours" and row.input == "pictures")
+    row = next(row for row in rows if row.stage == "int8, ours" and row.input == "pictures")
     on_calib = "met" if lost <= MOST_LOST else "not met by any set on the search's front"
     on_test = "met" if -row.difference <= MOST_LOST else "not met"
     return (
@@ -321,9 +309,7 @@ def table(rows: list[Row]) -> str:
     columns = ("file", "input", "top-1", "95 %", "points to float", "dB", "int16", "% of MACs")
     cells = [
         (
-            row.what, row.input, f"{100 * row.top1:.2f} %",
-            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
-            f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
+            row.stage, row.input, *row.cells,
             f"{row.sqnr_db:.1f}" if np.isfinite(row.sqnr_db) else "-",
             str(row.int16_nodes or "-"), f"{100 * row.int16_macs:.2f}" if row.int16_nodes else "-",
         )

@@ -147,7 +147,7 @@ def test_the_search_stays_within_the_macs_of_the_vendors_nodes(bench, cache, mon
     assert bench.share(ours) <= bench.share(ten_points.VENDORS) < 0.8
     rows = list(bench.rows(ours))
     assert [row.difference for row in rows[:1]] == [0.0] and len(rows) == 9
-    by = {(row.what, row.input): row for row in rows}
+    by = {(row.stage, row.input): row for row in rows}
     assert by["int8, the sample's four", "pictures"].int16_nodes == 2
     assert "march: bayes-e" in ten_points._yaml(bench, ours)
     said = ten_points.reached(rows, lost)

@@ -1,14 +1,13 @@
 """The fidelity ladder of the journey on the images of the tables, and int8's answers one by one.
 
     python benchmarks/ladder.py                  # writes ladder.txt, ladder.csv and answers.csv
+    python benchmarks/ladder.py --set things16   # ladder_things16.txt, ...: what notebook 06 shows
     python benchmarks/ladder.py --split val --images 32 --htp-images 8 -o FOLDER
-    python benchmarks/ladder.py --set things16 --split val --images 1600    # notebook 06's, -o too
 
-`labutils journey --weights marked-things` makes the artifacts of MobileNetV3-Large, in the cache;
-then every stage answers the images of Marked Things, and the figures are those that the journey
-prints, in benchmarks/results. answers.csv has one line per image: the class number that is right,
-those that PyTorch and the int8 file (on the CPU) name, and PyTorch's lead, its best logit minus its
-second.
+`labutils journey --weights SET` makes the artifacts of MobileNetV3-Large, in the cache; then every
+stage answers the images of the set, and the figures are those that the journey prints, in
+benchmarks/results. answers.csv has one line per image: the class number that is right, those that
+PyTorch and the int8 file (on the CPU) name, and PyTorch's lead, its best logit minus its second.
 
 Artifacts and answers are kept by the content of all that they depend on (see content_cache.py), so
 a run that was stopped resumes; `--fresh` forgets them. The simulator takes an hour on two cores.
@@ -34,7 +33,8 @@ from labutils.runtime import qnn
 
 PROGRAM, MODEL = "ladder", "mobilenet_v3_large"
 SET = "marked-things"
-IMAGES, HTP_IMAGES = 20_000, 10_000
+IMAGES = {SET: (20_000, 10_000), "things16": (1_600, 1_600)}
+"""Set -> images that are recorded, and those of them that run on the simulator."""
 PRECISIONS = ("fp16", "int8", "a16w8")
 HTP = {f"HTP {name}": manifests.file_name(MODEL, "convert", name) for name in PRECISIONS}
 CPU = {
@@ -108,14 +108,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--set", choices=tuple(data.DRAWN), default=SET, dest="image_set")
     parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--htp-images", type=int, default=HTP_IMAGES, help="on the simulator")
+    parser.add_argument("--images", type=int, help="instead of those that are recorded")
+    parser.add_argument("--htp-images", type=int, help="on the simulator")
     parser.add_argument("--fresh", action="store_true", help="forget what is kept")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    n, on_htp = chosen.images, min(chosen.images, chosen.htp_images)
-    asked = chosen.image_set, chosen.split, n, on_htp
-    place = results.place(chosen.output, asked == (SET, "test", IMAGES, HTP_IMAGES))
+    whole = IMAGES[chosen.image_set]
+    n = chosen.images or whole[0]
+    on_htp = min(n, chosen.htp_images or whole[1])
+    place = results.place(chosen.output, (chosen.split, n, on_htp) == ("test", *whole))
     if place is None:
         parser.error("pass -o FOLDER: a smaller run does not replace the recorded results")
     if chosen.fresh:
@@ -137,10 +138,11 @@ def main(arguments: list[str] | None = None) -> int:
     missing = [f"{name}: not made: {qnn.probe().reason}"
                for name in STAGES if name not in {stage.name for stage in rungs}]  # fmt: skip
     text = "\n".join([*head, "", str(table), "", str(found), *missing]) + "\n"
-    paths.write_text(place / "ladder.txt", text)
-    found.to_csv(place / "ladder.csv")
-    lines = answers(rungs, images, model)
-    paths.write_text(place / "answers.csv", results.commented(head) + "\n".join(lines) + "\n")
+    of = "" if chosen.image_set == SET else f"_{chosen.image_set}"
+    paths.write_text(place / f"ladder{of}.txt", text)
+    found.to_csv(place / f"ladder{of}.csv")
+    lines = results.commented(head) + "\n".join(answers(rungs, images, model)) + "\n"
+    paths.write_text(place / f"answers{of}.csv", lines)
     print(text)
     return 1 if missing else 0
 

@@ -19,6 +19,7 @@ from labutils.images import data
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
 
 import content_cache
+import ladder
 import quantization
 import quantization_rows as rows
 import quantization_table as table
@@ -79,8 +80,11 @@ def test_a_smaller_run_does_not_replace_the_recorded_results(tmp_path):
     assert results.place(None, whole=False) is None
     assert results.place(tmp_path, whole=False) == tmp_path
     assert results.place(None, whole=True) == results.FOLDER
-    with pytest.raises(SystemExit):
-        quantization.main(["--images", "4"])
+    for program in (quantization, ladder):
+        with pytest.raises(SystemExit):
+            program.main(["--images", "4"])
+    with pytest.raises(SystemExit):  # as many as are recorded of another set
+        ladder.main(["--set", "things16", "--images", "20000"])
 
 
 # --- rows that are kept ---------------------------------------------------------------------------

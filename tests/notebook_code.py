@@ -19,7 +19,7 @@ PUBLIC = {  # room -> the modules that notebooks use by name; all else must be i
         "prune", "quantize", "representation", "runtime", "surgery", "targets", "train",
     },
     "labutils.compare": {"qdq_edit"},
-    "labutils.images": {"data", "fasteners", "folder", "nv12", "things"},
+    "labutils.images": {"data", "fasteners", "folder", "marked_things", "nv12", "things"},
     "labutils.lab": {"lesson", "recorded"},
     "labutils.machine": {"doctor"},
     "labutils.measure": {"anatomy", "complexity", "latency", "throughput", "traffic"},

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from labutils import metrics, paths, quantize
@@ -51,7 +52,7 @@ def quantized(model, what, runtime="ORT", table="quantization_things16"):
     return row
 
 
-def ladder(name="ladder_1600"):
+def ladder(name="ladder_things16"):
     return {row["stage"]: row for row in records(name)}
 
 
@@ -77,22 +78,51 @@ def test_readme_ladder(line, stage):
 
 def test_readme_original_of_the_ladder():
     rows = ladder("ladder")
-    assert stated(r"of which PyTorch knows ([\d.]+) %") == (f"{100 * float(rows['PyTorch']['top1']):.2f}",)
+    known = f"{100 * float(rows['PyTorch']['top1']):.2f}"
+    assert stated(r"of which PyTorch knows ([\d.]+) %") == (known,)
     assert rows["patched"]["agreement"] == "1.0"
 
 
-def right(stage):
-    return str(round(float(ladder()[stage]["top1"]) * int(ladder()[stage]["n"])))
+def right(stage, name):
+    row = ladder(name)[stage]
+    return str(round(float(row["top1"]) * int(row["n"])))
+
+
+@pytest.mark.parametrize("image_set", ["", "_things16"])
+def test_single_answers_are_those_of_the_ladder(image_set):
+    answers = records(f"answers{image_set}")
+    for stage in ("PyTorch", "int8 CPU"):
+        counted = sum(row[stage] == row["truth"] for row in answers)
+        assert right(stage, f"ladder{image_set}") == str(counted)
 
 
 def test_numbers_of_right_answers():
-    first, cpu, htp = right("PyTorch"), right("int8 CPU"), right("HTP int8")
-    pattern = r"([\d,]+) against ([\d,]+): PyTorch wins\?.{0,160}?int8 gets ([\d,]+) right"
-    assert stated(pattern) == (first, cpu, htp)
+    first, cpu = right("PyTorch", "ladder"), right("int8 CPU", "ladder")
+    assert stated(r"([\d,]+) against ([\d,]+): PyTorch wins\?") == (first, cpu)
     assert stated(r"PyTorch has ([\d,]+) right, the int8 file ([\d,]+)\.") == (first, cpu)
-    answers = records("answers_1600")
-    for stage in ("PyTorch", "int8 CPU"):
-        assert right(stage) == str(sum(row[stage] == row["truth"] for row in answers))
+    easy = {right(stage, "ladder_things16") for stage in ("PyTorch", "int8 CPU")}
+    assert set(stated(r"On Things-16 both have ([\d,]+) of 1,600 right")) == easy
+    apart = [(row["PyTorch"] == row["truth"], row["int8 CPU"] == row["truth"])
+             for row in records("answers")]  # fmt: skip
+    lost, won = apart.count((True, False)), apart.count((False, True))
+    told = stated(r"(\d+), and `'a'`\. The int8 file loses (\d+) images and wins (\d+)\.")
+    assert told == (str(lost + won), str(lost), str(won))
+    assert metrics.paired_difference(*np.array(apart).T).interval[0] > 0  # hence 'a'
+
+
+def test_rows_of_the_simulator_that_differ_by_one_image():
+    stated(r"As a DLC on the HTP it gets (one) fewer, and a16w8 gets one more")
+    hits = {name: int(right(name, "ladder_things16")) for name in ladder()}
+    assert hits["PyTorch"] == hits["int8 CPU"]
+    assert [hits[f"HTP {name}"] - hits["PyTorch"] for name in ("int8", "a16w8")] == [-1, 1]
+
+
+def test_crops_of_photographs():
+    rows = {(row["what"], row["runtime"]): row for row in records("imagenet")}
+    row = rows["int8", "ORT"]
+    shares = [row[name].split()[0] for name in ("agrees with fp32 % [95 %]", "of clear crops %")]
+    told = stated(r"of ([\d,]+) the int8 file keeps the class of ([\d.]+) %, .{0,60}? ([\d.]+) %")
+    assert told == (row["crops"], *(f"{float(share):.1f}" for share in shares))
 
 
 def test_sizes_of_the_files():

@@ -224,5 +224,5 @@ def no_choice(random):
     yield "all of them", lambda costs, budget: set(costs), "the budget is"
     yield "none", lambda costs, budget: set(), "wins 0 points"
     yield "below the budget", strict, "both fit"
-    yield "by another name", lambda costs, budget: {"Conv"}, "none of the nodes"
+    yield "by another name", lambda costs, budget: {"Conv"}, "not one of the nodes"
     yield "how many", lambda costs, budget: len(costs), "a set of nodes"

@@ -52,7 +52,7 @@ def smallest_mask(weights, share):
     return np.abs(weights) >= ordered[round(share * weights.size)]
 
 
-@wrong("10.1", "a mask has ones where weights stay and zeros where they go, no else.")
+@wrong("10.1", "a mask has ones where weights stay, zeros where they go, nothing else.")
 def smallest_mask(weights, share):
     found = weights.ravel().copy()
     found[np.argsort(np.abs(found))[: round(share * found.size)]] = 0

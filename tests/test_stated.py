@@ -267,17 +267,19 @@ def test_what_the_weight_constraint_costs():
 
 def calibration():
     lines = (RESULTS / "calibration.txt").read_text("utf-8").splitlines()
-    pattern = r"(\S.*?\S) +([\d.]+) % \[.*\(n=512\) +\S+ % \[.*\(n=512\) +([\d.]+) +(\d+) +\d+"
+    points, agrees = r"(\S+) points \[.*?\] \(n=20000\)", r"[\d.]+ % \[.*?\] \(n=20000\)"
+    pattern = rf"(\S.*?\S) +(alone|in int8) +{points} +{agrees} +(-?[\d.]+) +(\d+) +\d+"
     found = [re.fullmatch(pattern, line) for line in lines]
-    return {m[1]: m.groups()[1:] for m in found if m}
+    return {m.groups()[:2]: m.groups()[2:] for m in found if m}
 
 
 def test_ranges_in_the_docstring_of_static_quantization():
     words = {"min-max": r"all images \(min-max\)", "min-max without 1 %": "without 1 % on a side",
              "min-max without 5 %": "without 5 % on a side"}  # fmt: skip
     for name, told in words.items():
-        agrees, sqnr, _ = calibration()[name]
-        assert stated(rf"{told} ([\d.]+) % ([\d.]+) dB") == (agrees, sqnr)
+        rows = [calibration()[name, within] for within in ("alone", "in int8")]
+        figures = r"(\S+) \(([\d.]+) dB\)"
+        assert stated(rf"{told} {figures} {figures}") == (*rows[0][:2], *rows[1][:2])
     plain = quantized("large", "PTQ a16w8, all 16-bit")
     told = stated(r"a16w8 takes plain min-max \(([\d.]+) dB on ([\d,]+) images")
     assert told == (plain["SQNR dB"], plain["n"])

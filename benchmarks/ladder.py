@@ -114,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     whole = IMAGES[chosen.image_set]
-    n = chosen.images or whole[0]
-    on_htp = min(n, chosen.htp_images or whole[1])
+    n = whole[0] if chosen.images is None else chosen.images
+    on_htp = min(n, whole[1] if chosen.htp_images is None else chosen.htp_images)
     place = results.place(chosen.output, (chosen.split, n, on_htp) == ("test", *whole))
     if place is None:
         parser.error("pass -o FOLDER: a smaller run does not replace the recorded results")

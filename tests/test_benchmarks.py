@@ -82,8 +82,9 @@ def test_a_smaller_run_does_not_replace_the_recorded_results(tmp_path):
     for program in (quantization, ladder):
         with pytest.raises(SystemExit):
             program.main(["--images", "4"])
-    with pytest.raises(SystemExit):  # as many as are recorded of another set
-        ladder.main(["--set", "things16", "--images", "20000"])
+    for images in ("20000", "0"):  # as many as are recorded of another set, and none
+        with pytest.raises(SystemExit):
+            ladder.main(["--set", "things16", "--images", images])
 
 
 # --- rows that are kept ---------------------------------------------------------------------------

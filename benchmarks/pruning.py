@@ -9,8 +9,8 @@ better of the original and the original trained as long, which are made if they 
 row is trained by one loop, with the same steps, images, order, augmentation, and distillation from
 the original. Latency is one image of 224 px, one thread, in turns. The networks are kept by the
 content of all that they depend on (see content_cache.py), trainings resume where they were stopped;
-`--fresh` forgets them. A network that is not shipped for the set (MobileNetV2, ResNet-18) is
-trained first, and all of its rows are made at 64 px.
+`--fresh` forgets them. A network that is not shipped for the set (ResNet-18) is trained first, and
+all of its rows are made at 64 px.
 
 Writes benchmarks/results/pruning.csv and .txt, and a card for each pruned network into
 benchmarks/results/pruned/; some of the rows need `-o FOLDER`.
@@ -69,7 +69,7 @@ class Bench:
 
     def preprocessing(self, row: Row) -> data.Preprocessing:
         """Return what a row's images go through."""
-        return data.Preprocessing(self.schedule_of(row).size)
+        return data.Preprocessing(self.schedule_of(row).judged)
 
     def place(self, row: Row, what: str = "", suffix: str = ".safetensors") -> Path:
         """Return where a row's network is kept."""
@@ -154,7 +154,7 @@ class Bench:
         file, whole = self.file(row), self.file(original)
         counted, there = complexity.count(file), complexity.count(whole)
         return Measured(
-            row.id, row.kind, row.way, self.schedule_of(row).size,
+            row.id, row.kind, row.way, self.schedule_of(row).judged,
             float(own.mean()), int(own.sum()), len(own), points.value, *points.interval, agreement,
             counted.macs / there.macs, counted.parameters / there.parameters, zeros_share(file),
             file.stat().st_size / 1e6, latency_ratio(file, whole), self.facts(row)["seconds"] / 60,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import results
-from pruning_rows import LARGE, RESNET, SMALL, V2
+from pruning_rows import LARGE, RESNET, SMALL, TRAINING_SIDE, V2
 from torch import nn
 
 from labutils import paths, tabular
@@ -124,8 +124,9 @@ def table(rows: Sequence[Measured], title: str) -> str:
     notes = [
         "points: against the better of the original and the original trained as long, paired. "
         "agrees: with the original.",
-        "px: side of the images in training, rating and measurement. MobileNetV2 and ResNet-18 "
-        "have no shipped checkpoint: they were trained here from nothing, at 64 px.",
+        f"px: side of the images in rating and measurement. Trained at {TRAINING_SIDE} px, with "
+        "the BatchNorm statistics measured again at the side of measurement; ResNet-18, which has "
+        "no shipped checkpoint, was trained here from nothing, at 64 px.",
         "time: at 224 px, one thread, median of runs in turns on "
         f"{recorded.machine()}, as a share of the original's. minutes: of training, on one core. "
         "gate: lowest cosine of the float DLC on the HTP simulator.",

@@ -8,10 +8,12 @@ import known_wrong
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from labutils import compare, metrics, quantize, runtime
-from labutils.compare import gating, layerwise
+from labutils.compare import closeness, gating, layerwise
 from labutils.errors import ParityError, UnknownNameError, UsageError
 from labutils.images import data
 
@@ -213,7 +215,8 @@ def test_so_many_flips_pass_at_each_threshold_of_agreement(images, flips):
         for count, passes in ((allowed[least], True), (allowed[least] + 1, False)):
             logits, rows = reference.copy(), np.arange(count)
             logits[rows, order[:count, 1]] = reference.max(axis=1)[:count] + 0.01
-            reasons = gating._judge(reference, logits, required)[1]
+            pair = closeness.Pair("logits", reference, logits, has_scores=True)
+            reasons = gating._judge(pair, required)[1]
             assert (reasons == []) == passes, (kind, count)
     float_kinds = {kind for kind, least in compare.AGREEMENT.items() if least == 1}
     assert float_kinds == {"ort_fp32"}
@@ -222,6 +225,54 @@ def test_so_many_flips_pass_at_each_threshold_of_agreement(images, flips):
         "htp_int8",
         "bpu_int8",
     }
+
+
+def undecided(rows, n=32):
+    """A reference whose runner-up is near in some rows, and a candidate that flips these."""
+    reference = trained_like(n)
+    order = np.argsort(-reference, axis=1)
+    reference[rows, order[rows, 1]] = reference[rows, order[rows, 0]] - 0.1
+    other = reference.copy()
+    other[rows, order[rows, 1]] += 0.2
+    return reference, other
+
+
+def test_the_first_class_is_judged_where_the_reference_decides():
+    reference, other = undecided(np.arange(12))
+    batch = np.zeros((32, 3, 8, 8), np.float32)
+    report = compare.gate(Canned(reference), Canned(other), batch, kind="ort_int8")
+    assert (report.parity.agreement.hits, report.parity.n) == (20, 32)
+    assert (report.decided.hits, report.decided.n) == (20, 20)
+    said = "top-1 agreement 100.0 % [83.9, 100.0] (n=20) where the reference's first class leads"
+    assert f"{said} by 0.316 of its spread" in str(report)
+    other[20:26] = np.roll(other[20:26], 3, axis=1)  # these are decided
+    with pytest.raises(ParityError) as caught:
+        compare.gate(Canned(reference), Canned(other), batch, kind="ort_int8", min_cosine=0.5)
+    assert caught.value.report.reasons[-1].startswith("top-1 agreement 70.0 %")
+    with pytest.raises(ParityError, match=r"top-1 agreement 43.8 % .* \(n=32\) is below 100 %"):
+        compare.gate(Canned(reference), Canned(other), batch, kind="ort_fp32", min_cosine=0.5)
+
+
+def test_a_reference_that_decides_nothing_is_not_judged_by_its_first_class():
+    reference, other = undecided(np.arange(32))
+    batch = np.zeros((32, 3, 8, 8), np.float32)
+    report = compare.gate(Canned(reference), Canned(other), batch, kind="ort_int8")
+    assert report.decided is None and report.parity.agreement.hits == 0
+    assert "decides none of these images" in str(report)
+
+
+@given(
+    factor=st.floats(1e-3, 1e3), offset=st.floats(-100, 100),
+    kind=st.sampled_from(sorted(compare.THRESHOLDS)), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_what_is_decided_depends_on_neither_the_scale_nor_an_offset(factor, offset, kind, seed):
+    required, _ = gating._required(kind, None, check_top1=True)
+    rng = np.random.default_rng(seed)
+    logits, other = rng.normal(size=(2, 64, 10))
+    scaled = factor * (logits + offset)
+    plain = gating._decided(closeness.Pair("logits", logits, other, has_scores=True), required)
+    moved = gating._decided(closeness.Pair("logits", scaled, other, has_scores=True), required)
+    assert plain == moved
 
 
 def test_an_override_is_recorded_and_printed():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import tabular, typesetting
+from .. import metrics, tabular, typesetting
 from ..errors import LabError, ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..onnxfile.file import OnnxFile
@@ -44,8 +44,9 @@ AGREEMENT = {
     "htp_int8": 0.95,
     "bpu_int8": 0.95,
 }
-"""Top-1 agreement by kind. The gate refuses when the upper end of the 95 % interval lies below:
-with 32 images one flip passes at 0.99 and four pass at 0.95; with 1,600 images 1.4 % do and 6 %."""
+"""Top-1 agreement by kind, on the images that the reference decides (see `least_lead`). The gate
+refuses when the upper end of the 95 % interval lies below: with 32 of these one flip passes at 0.99
+and four pass at 0.95; with 1,600, 1.4 % do and 6 %."""
 
 BY_THE_WORST = ("ort_fp32", "htp_fp16")
 """The kinds whose arithmetic is meant to be the original's: every image counts."""
@@ -80,7 +81,7 @@ class GateReport(typesetting.Shown):
         output. None when the outputs could not be compared at all.
     required
         ``cosine`` (with ``judged`` by ``min`` or ``mean``), ``sqnr_db``, ``agreement`` (None when
-        top-1 was not judged).
+        top-1 was not judged) and the ``lead`` of images that it is asked of.
     overridden
         Thresholds that the caller set, with the usual value: ``{"cosine": (0.9, 0.999)}``.
     reasons
@@ -96,6 +97,9 @@ class GateReport(typesetting.Shown):
     others
         The figures of the other outputs, by name; all of them are judged. Those of whole numbers
         are shares of equal values.
+    decided
+        Top-1 agreement on the images whose first class leads, in the reference, by the lead that is
+        required; it is what was judged. None when top-1 was not, or no image has that lead.
     """
 
     kind: str
@@ -110,6 +114,7 @@ class GateReport(typesetting.Shown):
     output: str = ""
     is_classifier: bool = True
     others: dict[str, Parity | Proportion] = field(default_factory=dict)
+    decided: Proportion | None = None
 
     @property
     def passed(self) -> bool:
@@ -129,6 +134,9 @@ class GateReport(typesetting.Shown):
             ("found", str(self.parity) if self.parity else "nothing that can be compared"),
             ("asked for", required),
         ]
+        if self.decided and self.parity and self.decided.n < self.parity.n:
+            share = f"top-1 agreement {self.decided} where the reference's first class leads"
+            rows.insert(3, ("judged", f"{share} by {self.required['lead']:.3g} of its spread"))
         if self.others and self.output:
             which = "classifier" if self.is_classifier else "worst"
             cure = "; --output chooses another" if self.is_classifier else ""
@@ -220,13 +228,16 @@ def gate(
     _refuse_unusable(reference, ours)
     scores = scores_name(reference)
     if not scores:
-        required["agreement"] = None
+        required["agreement"] = required["lead"] = None
     matched, reasons, notes = closeness.pairs(ours, theirs, scores)
     least_equal = AGREEMENT[SAME_AS.get(kind, kind)] if check_top1 else None
     main, figures, more = _judge_all(matched, required, least_equal)
     judged = figures.pop(main, None)
     reasons += more
+    decided = _decided(matched[0], required) if judged else None
     notes = [*_notes(ours, scores, check_top1), *notes]
+    if judged and required["agreement"] is not None and decided is None:
+        notes.append(_UNDECIDED)
     divergence = None
     if reasons and locate:
         divergence, note = _locate(reference, candidate, inputs, required, reference_onnx)
@@ -235,6 +246,7 @@ def gate(
         kind, _described(reference), _described(candidate),
         judged if isinstance(judged, Parity) else None,
         required, overridden, tuple(reasons), tuple(notes), divergence, main, bool(scores), figures,
+        decided,
     )  # fmt: skip
     if reasons:
         raise ParityError(str(report), report)
@@ -271,7 +283,29 @@ def _required(
         "judged": "min" if kind in BY_THE_WORST else "mean",
         "sqnr_db": _least_sqnr(cosine),
         "agreement": AGREEMENT[kind] if check_top1 else None,
+        "lead": least_lead(usual) if check_top1 else None,
     }, {"cosine": (cosine, usual)} if cosine != usual else {}
+
+
+def least_lead(cosine: float) -> float:
+    """Return by how much the first class leads on an image that the reference decides.
+
+    As a share of the standard deviation of the image's scores. A candidate with that cosine differs
+    from the reference by as much, so a first class that leads by less says nothing about it. Of
+    MobileNetV3-Small on Marked Things, int8 loses no accuracy and keeps 92 % of 800 answers of
+    ``val``, 99 % of those that are decided; with plain ranges it keeps 19 % and 22 %.
+    """
+    return math.sqrt(2 * (1 - cosine))
+
+
+def _decided(pair: Pair, required: dict[str, Any]) -> Proportion | None:
+    """Return the top-1 agreement on the images that the reference decides, None without any."""
+    if required["agreement"] is None or not pair.has_scores or pair.ours.shape[1] < 2:
+        return None
+    ordered = np.sort(pair.ours.astype(np.float64), axis=1)
+    lead = (ordered[:, -1] - ordered[:, -2]) / np.maximum(pair.ours.std(axis=1), 1e-30)
+    rows = lead > required["lead"]
+    return metrics.agreement(pair.ours[rows], pair.theirs[rows]) if rows.any() else None
 
 
 def _least_sqnr(cosine: float) -> float:
@@ -301,7 +335,7 @@ def _judge_all(
     failed: list[str] = []
     for pair in matched:
         if pair.is_float:
-            found, reasons = _judge(pair.ours, pair.theirs, required, pair.has_scores)
+            found, reasons = _judge(pair, required)
             figures |= {pair.name: found} if found else {}
         else:
             figures[pair.name] = share = pair.equal()
@@ -316,10 +350,9 @@ def _judge_all(
     return main or "", figures, failed
 
 
-def _judge(
-    ours: np.ndarray, theirs: np.ndarray, required: dict[str, Any], scores: bool = True
-) -> tuple[Parity | None, list[str]]:
+def _judge(pair: Pair, required: dict[str, Any]) -> tuple[Parity | None, list[str]]:
     """Return the figures of a float output, and why it is too far from the reference's."""
+    ours, theirs, scores = pair.ours, pair.theirs, pair.has_scores
     values = "logits" if scores else "values"
     bad = ~np.isfinite(theirs)
     if bad.any():
@@ -334,9 +367,9 @@ def _judge(
         reasons.append(f"cosine {cosine:.5f} ({which}) is below {required['cosine']:g}")
     if found.sqnr_db < required["sqnr_db"]:
         reasons.append(f"SQNR {found.sqnr_db:.1f} dB is below {required['sqnr_db']:.1f} dB")
-    least = required["agreement"]
-    if least is not None and found.agreement and found.agreement.interval[1] < least:
-        reasons.append(f"top-1 agreement {found.agreement} is below {100 * least:g} %")
+    agreement, least = _decided(pair, required), required["agreement"]
+    if agreement is not None and agreement.interval[1] < least:
+        reasons.append(f"top-1 agreement {agreement} is below {100 * least:g} %")
     if _constant(theirs) and not _constant(ours):
         reasons.append(f"the candidate gives the same {values} for all {len(theirs)} images")
     return found, reasons
@@ -371,6 +404,10 @@ def _notes(ours: Mapping[str, np.ndarray], scores: str, check_top1: bool) -> lis
     return notes
 
 
+_UNDECIDED = (
+    "Top-1 agreement was not judged: the reference itself decides none of these images, its first "
+    "class leads by less than the cosine allows as noise."
+)
 _NO_TENSORS = (
     "No tensor is named: the reference is not an ONNX file whose tensors could be compared "
     "(from Python, pass its export as reference_onnx=)."

@@ -111,6 +111,17 @@ class Task:
         self.told(done.seconds)
         return network
 
+    def recovered(self, plan: prune.ChannelPlan) -> nn.Module:
+        """Return the network without the channels of a plan, trained."""
+        removal, done = prune.recovered(
+            self.network, plan, input_size=self.side, teacher=self.network,
+            image_set=self.image_set, state=self.state, **self.schedule.settings(),
+        )  # fmt: skip
+        self.measure_norms_(removal.network)
+        print(done, flush=True)
+        self.told(done.seconds)
+        return removal.network
+
     def recover_(self, network: nn.Module, plan: prune.Plan) -> nn.Module:
         """Train a network while a plan's masks come into force."""
         done = prune.recover_(
@@ -187,8 +198,7 @@ def prune_to(macs: float) -> Callable[[Task], nn.Module]:
         budget = prune.Budget(macs=macs)
         found = prune.search(task.network, budget, *task.rated(), criterion=task.taylor())
         print(found, flush=True)
-        student = task.recover_(copy.deepcopy(task.network), found.plan)
-        return prune.removed(student, size=task.side).network
+        return task.recovered(found.plan)
 
     return make
 
@@ -197,10 +207,9 @@ def prune_channels(ratio: float) -> Callable[[Task], nn.Module]:
     """Return a maker of a network without a share of each group's channels, as in TI's table."""
 
     def make(task: Task) -> nn.Module:
-        student = copy.deepcopy(task.network)
-        plan = prune.plan(student, ratio=ratio, criterion=task.taylor(), size=task.side)
-        task.recover_(student, plan)
-        return prune.removed(student, size=task.side).network
+        plan = prune.plan(task.network, ratio=ratio, criterion=task.taylor(), size=task.side)
+        assert isinstance(plan, prune.ChannelPlan)
+        return task.recovered(plan)
 
     return make
 

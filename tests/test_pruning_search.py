@@ -249,6 +249,42 @@ def test_recovery_trains_under_masks_and_measures_norms_again(method):
     assert torch.allclose(network.stem[1].running_mean, seen, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule", ("one-shot", "cubic"))
+def test_a_recovered_network_has_the_widths_of_its_plan_and_was_trained(schedule):
+    network = made(nets.Mobile, classes=16)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    plan = prune.plan(network, size=SIDE)
+    settings = {"steps": 4, "size": 32, "images": 64, "batch_size": 16}
+    removal, done = prune.recovered(
+        network, plan, input_size=SIDE, teacher=network, schedule=schedule, **settings
+    )
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert done.steps == 4 and done.settings["teacher"] == "Mobile" and removal.departure < 1e-8
+    smaller = removal.network
+    assert sum(p.numel() for p in smaller.parameters()) == removal.after.total()[1]
+    prune.apply_masks_(network, plan)
+    untrained = prune.removed(network, size=SIDE).network.state_dict()
+    assert {k: v.shape for k, v in untrained.items()} == {
+        k: v.shape for k, v in smaller.state_dict().items()
+    }
+    moved = [k for k, v in smaller.named_parameters() if not torch.equal(v, untrained[k])]
+    assert len(moved) == len([*smaller.parameters()])
+    assert not smaller.training and not masks.masks_of(smaller)
+
+
+def test_one_shot_trains_the_smaller_network_as_any_other():
+    network = made(nets.Mobile, classes=16)
+    plan = prune.plan(network, size=SIDE)
+    settings = {"steps": 3, "size": 32, "images": 64, "batch_size": 16}
+    removal, done = prune.recovered(network, plan, input_size=SIDE, **settings)
+    masked = copy.deepcopy(network)
+    prune.apply_masks_(masked, plan)
+    by_hand = prune.removed(masked, size=SIDE).network
+    assert train.fine_tune(by_hand, **settings).losses == done.losses
+    for name, values in removal.network.named_parameters():
+        assert torch.equal(values, by_hand.get_parameter(name))
+
+
 def test_a_schedule_is_the_on_step_of_fine_tuning():
     network = made(nets.Mobile, classes=16)
     plan = prune.plan(network, size=SIDE)

@@ -32,7 +32,7 @@ _RATED_ON = 256  # images for a scan, a budget, and the criterion taylor
 def add(commands: Any) -> None:
     """Add the parser of this command."""
     text = (
-        "Plan what a network can lose; with -o also train it under masks, take the channels out, "
+        "Plan what a network can lose; with -o also take the channels out, train what is left, "
         "and write an ONNX file that passed the gate."
     )
     parser = command(commands, "prune", _prune, text)
@@ -57,8 +57,11 @@ def add(commands: Any) -> None:
     scan = "first measure what each group of channels costs"
     what.add_argument("--sensitivity", action="store_true", help=scan)
     trained = parser.add_argument_group("training, with -o")
-    kinds = "how masks come into force: one-shot, incremental, cubic, blend (cubic)"
-    trained.add_argument("--schedule", default="cubic", help=kinds)
+    kinds = (
+        "one-shot: all go, then what is left is trained; incremental, cubic, blend: masks come "
+        "into force during the training (channels: one-shot, single weights: cubic)"
+    )
+    trained.add_argument("--schedule", help=kinds)
     trained.add_argument("--steps", type=int, default=_STEPS, help="how many (300); 0 for none")
     trained.add_argument("--size", type=int, default=_SIDE, help="side of training images (96)")
     learned = "which pictures (those that the weights learned)"
@@ -91,14 +94,25 @@ def _prune(chosen: argparse.Namespace) -> int:
             if ranks.first and chosen.json:
                 print(json.dumps(plan.to_dict() | found, indent=2))
             return 0
-        student, tuned, state = _trained(chosen, plan, work, ranks)
+        trained = _trained(chosen, plan, work, ranks)
     if ranks.first:
-        _write(chosen, plan, work, student, found | {"training": tuned and tuned.to_dict()})
-        if state is not None:
+        tuned = trained.training and trained.training.to_dict()
+        _write(chosen, plan, work, trained, found | {"training": tuned})
+        if (state := trained.state) is not None:
             state.remove()
             with contextlib.suppress(OSError):  # another run of this plan keeps its state there
                 state.path.rmdir()
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """A network under complete masks, or without the channels of `removal`; and its training."""
+
+    network: nn.Module
+    removal: prune.Removal | None = None
+    training: train.FineTuning | None = None
+    state: train.Resumable | None = None
 
 
 def _work(chosen: argparse.Namespace) -> _Work:
@@ -130,6 +144,8 @@ def _refuse_early(chosen: argparse.Namespace) -> None:
     _refuse_ignored(chosen)
     if chosen.budget:
         prune.Budget.parse(chosen.budget)
+    if chosen.schedule is None:
+        chosen.schedule = prune.ONE_SHOT if chosen.method == "channels" else "cubic"
     if chosen.schedule not in prune.KINDS:
         raise UnknownNameError("schedule", chosen.schedule, prune.KINDS)
     if chosen.output is not None:
@@ -236,30 +252,38 @@ def _agreed(ranks: train.Ranks, work: _Work, make: Callable[[], prune.Plan]) -> 
 
 def _trained(
     chosen: argparse.Namespace, plan: prune.Plan, work: _Work, ranks: train.Ranks
-) -> tuple[nn.Module, train.FineTuning | None, train.Resumable | None]:
-    """Return the network under complete masks, what its training did, and where that is kept."""
+) -> _Trained:
+    """Return the network under complete masks or without channels, and what its training did."""
     from .. import paths, prune, train
 
     student = copy.deepcopy(work.module)
     if not chosen.steps:
         prune.apply_masks_(student, plan)
-        return student, None, None
+        return _Trained(student)
     config = training_options.fitted_config(chosen, _config(chosen), work.source, ranks)
     place = paths.cache() / "training" / f"{plan.digest()}-{chosen.schedule}"  # not in the weights
     state = train.Resumable(paths.folder(place), chosen.save_every)
-    tuned = prune.recover_(
-        student, plan, teacher=work.module, schedule=chosen.schedule, image_set=work.source,
-        progress=training_options.progress_of_first(), config=config, ranks=ranks, state=state,
-    )  # fmt: skip
+    how: Any = {
+        "teacher": work.module, "schedule": chosen.schedule, "image_set": work.source,
+        "progress": training_options.progress_of_first(), "config": config, "ranks": ranks,
+        "state": state,
+    }  # fmt: skip
+    removal = None
+    if isinstance(plan, prune.ChannelPlan) and not chosen.keep_shapes:
+        size = work.model.input_shape or prune.DEFAULT_SIZE
+        removal, tuned = prune.recovered(work.module, plan, input_size=size, **how)
+        student = removal.network
+    else:
+        tuned = prune.recover_(student, plan, **how)
     training_options.tell(chosen, tuned)
-    return student, tuned, state
+    return _Trained(student, removal, tuned, state)
 
 
 def _write(
     chosen: argparse.Namespace,
     plan: prune.Plan,
     work: _Work,
-    student: nn.Module,
+    trained: _Trained,
     found: dict[str, Any],
 ) -> None:
     """Take the masks off, and keep the file once it passed the gate."""
@@ -267,8 +291,8 @@ def _write(
     from ..pipeline import steps
 
     model, prepared = work.model, work.model.known_preprocessing()
-    speed = _say_speed(chosen, plan, model, student)
-    smaller, removal = _without_masks(chosen, model, student)
+    speed = _say_speed(chosen, plan, model, trained.network)
+    smaller, removal = _without_masks(chosen, model, trained)
     facts: dict[str, Any] = {"plan": plan.to_dict(), "removal": removal, "sparse_speed": speed}
     facts["top1"] = _judged(chosen, work, smaller)
     pictures = training_options.held_out_pictures(work.source, _GATE_IMAGES, prepared.size)
@@ -276,7 +300,7 @@ def _write(
     with paths.scratch(chosen.output.parent) as folder:
         draft = folder / chosen.output.name
         report = export.to_onnx(smaller, draft, opset=chosen.opset, preprocessing=prepared)
-        with runtime.connect(student) as ours, runtime.connect(draft) as theirs:
+        with runtime.connect(trained.network) as ours, runtime.connect(draft) as theirs:
             gate = compare.gate(ours, theirs, inputs, kind="ort_fp32")
         facts |= {"gate": gate.to_dict(), "training": found["training"]}
         steps.write_manifest(draft, model, opset=report.opset, **facts)
@@ -290,16 +314,18 @@ def _write(
 
 
 def _without_masks(
-    chosen: argparse.Namespace, model: zoo.Model, student: nn.Module
+    chosen: argparse.Namespace, model: zoo.Model, trained: _Trained
 ) -> tuple[nn.Module, dict[str, Any] | None]:
     """Return the network without its masks, and what was removed; None where nothing was."""
     from .. import prune
 
     if chosen.keep_shapes:
-        plain = copy.deepcopy(student)
+        plain = copy.deepcopy(trained.network)
         prune.remove_(plain)
         return plain, None
-    removal = prune.removed(student, size=model.input_shape or prune.DEFAULT_SIZE)
+    removal = trained.removal
+    if removal is None:
+        removal = prune.removed(trained.network, size=model.input_shape or prune.DEFAULT_SIZE)
     say(chosen, removal)
     return removal.network, removal.to_dict()
 

@@ -79,6 +79,30 @@ def parity(reference: ArrayLike, logits: ArrayLike, *, top1: bool = True) -> Par
     )
 
 
+def agreement_where_decided(
+    reference: np.ndarray, logits: np.ndarray, lead: float
+) -> Proportion | None:
+    """Return how often both name the same class first, of the images that the reference decides.
+
+    Parameters
+    ----------
+    reference, logits
+        (n, classes) each, at least two classes.
+    lead
+        By how much the reference's first class leads there, as a share of the standard deviation
+        of the image's scores.
+
+    Returns
+    -------
+    Proportion or None
+        None when the reference decides none of them.
+    """
+    ordered = np.sort(reference.astype(np.float64), axis=1)
+    leads = (ordered[:, -1] - ordered[:, -2]) / np.maximum(ordered.std(axis=1), 1e-30)
+    rows = leads > lead
+    return metrics.agreement(reference[rows], logits[rows]) if rows.any() else None
+
+
 @dataclass(frozen=True)
 class Pair:
     """One output of the reference and its counterpart.

@@ -1,11 +1,16 @@
 """Pruning: masks that train, and channels that are removed.
 
     plan = prune.plan(model, "channels", ratio=0.3, size=96)   # changes nothing; print(plan)
+    removal, done = prune.recovered(model, plan, teacher=model, steps=300)  # removed, and trained
+
+or under masks, which other methods need (``"unstructured"`` and ``"n:m"``: 2:4, 41:64; their
+weights stay dense)::
+
     prune.recover_(model, plan, teacher=original, steps=300)   # or prune.apply_masks_(model, plan)
     smaller = prune.removed(model, size=96).network            # verified against the masked one
 
-Other methods: ``"unstructured"`` and ``"n:m"`` (2:4, 41:64), whose weights stay dense. `Schedule`
-brings masks into force step by step, in any loop. On the command line: ``labutils prune``.
+`Schedule` brings masks into force step by step, in any loop. On the command line: ``labutils
+prune``.
 """
 
 from torch import nn
@@ -17,18 +22,18 @@ from .groups import Group, Refusal, Slice
 from .masks import Mask, masks_of, remove_, set_masks_, transfer_masks_
 from .plan_file import read_plan, write_plan
 from .planning import DEFAULT_SIZE, plan
-from .recovery import recover_, reestimate_
+from .recovery import recover_, recovered, reestimate_
 from .removal import Removal, removed
 from .report import ChannelPlan, Plan, WeightPlan
 from .scan import Sensitivity, sensitivity
-from .schedule import KINDS, Schedule
+from .schedule import KINDS, ONE_SHOT, Schedule
 
 __all__ = [
-    "CRITERIA", "DEFAULT_SIZE", "KINDS", "Budget", "ChannelPlan", "Criterion", "Group", "Mask",
-    "Plan", "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice", "WeightPlan",
-    "apply_masks_", "coupled", "masks_of", "nearest", "plan", "read_plan", "recover_",
-    "reestimate_", "remove_", "removed", "search", "sensitivity", "set_masks_", "taylor",
-    "transfer_masks_", "write_plan",
+    "CRITERIA", "DEFAULT_SIZE", "KINDS", "ONE_SHOT", "Budget", "ChannelPlan", "Criterion", "Group",
+    "Mask", "Plan", "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice",
+    "WeightPlan", "apply_masks_", "coupled", "masks_of", "nearest", "plan", "read_plan",
+    "recover_", "recovered", "reestimate_", "remove_", "removed", "search", "sensitivity",
+    "set_masks_", "taylor", "transfer_masks_", "write_plan",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ from .. import train
 from ..errors import UsageError
 from ..images import data
 from ..models import modes
-from .report import Plan
-from .schedule import Schedule
+from .masks import set_masks_
+from .planning import DEFAULT_SIZE, Size
+from .removal import Removal, removed
+from .report import ChannelPlan, Plan
+from .schedule import ONE_SHOT, Schedule
 
 _CALIBRATION = 256  # images
 _BATCH = 64
@@ -61,10 +64,65 @@ def recover_(
     masks = Schedule(model, plan, schedule, end=end)
     done = train.fine_tune(model, config=config, teacher=teacher, on_step=masks, **settings)
     masks(done.steps, done.steps, model)  # a run that the clock ended may have expected more
+    _reestimate_as_trained_(model, done, settings)
+    return done
+
+
+def recovered(
+    model: nn.Module,
+    plan: ChannelPlan,
+    *,
+    input_size: Size = DEFAULT_SIZE,
+    teacher: nn.Module | None = None,
+    schedule: str = ONE_SHOT,
+    end: float = 0.5,
+    config: train.FineTuningConfig | None = None,
+    **settings: Any,
+) -> tuple[Removal, train.FineTuning]:
+    """Return a trained network without the channels of a plan, and what its training did.
+
+    One-shot, the channels are removed first and the smaller network is trained, which takes less
+    time than training under masks. With other schedules it is trained under masks
+    (`recover_`), and then they are removed.
+
+    Parameters
+    ----------
+    model
+        The network that was planned for; it is left as it is.
+    plan
+        What it loses.
+    input_size
+        As `size` of `removed`.
+    teacher, schedule, end, config, **settings
+        As for `recover_`.
+
+    Raises
+    ------
+    PruningError
+        As for `removed`.
+    TrainingError, UsageError, UnknownNameError
+        As for `recover_`.
+    """
+    student = copy.deepcopy(model)
+    if schedule != ONE_SHOT:
+        done = recover_(
+            student, plan, teacher=teacher, schedule=schedule, end=end, config=config, **settings
+        )
+        return removed(student, size=input_size), done
+    set_masks_(student, plan.masks(student))
+    removal = removed(student, size=input_size)
+    done = train.fine_tune(removal.network, config=config, teacher=teacher, **settings)
+    _reestimate_as_trained_(removal.network, done, settings)
+    return removal, done
+
+
+def _reestimate_as_trained_(
+    model: nn.Module, done: train.FineTuning, settings: Mapping[str, Any]
+) -> None:
+    """Measure BatchNorm again on images that a network was trained on, at their side."""
     size, n = max(done.settings["size"], 32), min(_CALIBRATION, done.settings["images"])
     images = data.load("train", n, size, settings.get("image_set", data.THINGS16))
     reestimate_(model, [x for x, _ in images.batches(_BATCH, data.Preprocessing(size))])
-    return done
 
 
 @torch.no_grad()

@@ -36,8 +36,9 @@ from .report import (
     weight_masks,
 )
 
+ONE_SHOT = "one-shot"
 KINDS: Mapping[str, str] = {
-    "one-shot": "all at the start",
+    ONE_SHOT: "all at the start",
     "incremental": "in equal stages",
     "cubic": "fast at first, then slower (Zhu and Gupta 2017)",
     "blend": "all at the start, but soft; they harden, fast at first (TI's toolkit, p = 2)",
@@ -115,7 +116,7 @@ class Schedule:
 
     def progress(self, share: float) -> float:
         """Return how much of the plan is in force after a share of the run, 0 to 1."""
-        if self.kind == "one-shot" or share >= self.end:
+        if self.kind == ONE_SHOT or share >= self.end:
             return 1.0
         if share < self.start:
             return 0.0

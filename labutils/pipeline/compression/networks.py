@@ -159,7 +159,7 @@ class Pruned:
 
 
 def pruned(job: Job, network: nn.Module) -> Pruned:
-    """Return the network without the channels that the budget costs, trained under masks."""
+    """Return the network without the channels that the budget costs, trained again."""
     budget = structural(job.plan.budget, job.plan.pruning.bits)
     if budget is None:
         return Pruned()
@@ -172,6 +172,7 @@ def pruned(job: Job, network: nn.Module) -> Pruned:
     except PruningError as error:  # no channel can go; fewer bits may do alone
         return Pruned(short=str(error))
     plan = prune.read_plan(chosen, network)
+    assert isinstance(plan, prune.ChannelPlan)
     if not plan.stays:
         return Pruned(short=_note_of(chosen))
     masked = copy.deepcopy(network)
@@ -182,13 +183,12 @@ def pruned(job: Job, network: nn.Module) -> Pruned:
     place = job.store.place("pruned", ".safetensors", **content)
 
     def recover(how: dict[str, Any]) -> prune.Removal:
-        student, settings = copy.deepcopy(network), job.plan.pruning
-        done = prune.recover_(
-            student, plan, schedule=settings.schedule, end=settings.end,
+        settings = job.plan.pruning
+        removal, done = prune.recovered(
+            network, plan, input_size=job.size, schedule=settings.schedule, end=settings.end,
             config=settings.training, **how,
         )  # fmt: skip
         job.listener.echo(done)
-        removal = prune.removed(student, size=job.size)
         smaller.load_state_dict(removal.network.state_dict())
         return removal
 

@@ -141,20 +141,21 @@ class PruningPlan:
     multiple
         Widths are multiples of this.
     schedule, end
-        How masks come into force, and after which share of the run all have.
+        How masks come into force, and after which share of the run all have. One-shot, the
+        channels are removed before the training.
     images
         Training images on which each group's sensitivity is measured.
     bits
         Width of a weight that a budget of megabytes counts on, on average: fewer leave more
         channels, and more layers at 4 bits.
     training
-        How the network is trained under the masks.
+        How the network is trained.
     """
 
     criterion: Literal["l1", "l2", "bn_scale", "fpgm", "taylor"] = "taylor"
     exclude: _Names = ()
     multiple: _Count = 8
-    schedule: Literal["one-shot", "incremental", "cubic", "blend"] = "cubic"
+    schedule: Literal["one-shot", "incremental", "cubic", "blend"] = "one-shot"
     end: _Share = 0.5
     images: _Count = 256
     bits: Annotated[float, Interval(ge=4, le=8)] = 5.0

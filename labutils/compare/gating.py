@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from .. import tabular, typesetting
-from ..errors import LabError, ParityError, UnknownNameError, UsageError
+from ..errors import ParityError, UnknownNameError, UsageError
 from ..metrics import Proportion
 from ..onnxfile.file import OnnxFile
-from ..runtime import HtpRunner, LiteRtRunner, Runner, run_all, scores_name
-from . import closeness, tflite_divergence
+from ..runtime import Runner, run_all, scores_name
+from . import closeness, locating
 from .closeness import Pair, Parity, parity
-from .divergence import Divergence, first_divergence
+from .divergence import Divergence
 
 THRESHOLDS = {
     "ort_fp32": 0.9999,
@@ -63,7 +63,6 @@ SAME_AS = {
 weights alone are stored in 8 bits."""
 
 _SLACK_DB = 6.0
-_IMAGES_FOR_SEARCH = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -240,7 +239,9 @@ def gate(
         notes.append(_UNDECIDED)
     divergence = None
     if reasons and locate:
-        divergence, note = _locate(reference, candidate, inputs, required, reference_onnx)
+        divergence, note = locating.locate(
+            reference, candidate, inputs, required["cosine"], reference_onnx
+        )
         notes += [note] if note else []
     report = GateReport(
         kind, _described(reference), _described(candidate),
@@ -405,64 +406,6 @@ _UNDECIDED = (
     "Top-1 agreement was not judged: the reference itself decides none of these images, its first "
     "class leads by less than the cosine allows as noise."
 )
-_NO_TENSORS = (
-    "No tensor is named: the reference is not an ONNX file whose tensors could be compared "
-    "(from Python, pass its export as reference_onnx=)."
-)
-
-
-def _locate(
-    reference: Runner,
-    candidate: Runner,
-    inputs: np.ndarray,
-    required: dict[str, Any],
-    reference_onnx: OnnxFile | str | Path | None,
-) -> tuple[Divergence | None, str]:
-    file = reference_onnx or _onnx(reference)
-    if isinstance(candidate, LiteRtRunner):
-        return _locate_in_tflite(file, candidate, inputs, required["cosine"])
-    if not _onnx(candidate):
-        return None, "No tensor is named: the candidate has no ONNX file to inspect."
-    own = file is None and isinstance(candidate, HtpRunner)
-    if own:
-        file = _onnx(candidate)
-    if file is None:
-        return None, _NO_TENSORS
-    try:
-        found = first_divergence(file, candidate, inputs[:_IMAGES_FOR_SEARCH], required["cosine"])
-    except LabError as error:
-        return None, f"The search for the first tensor that departs stopped: {error}"
-    if found:
-        return found, ""
-    if own:
-        return None, (
-            "The file computes on ONNX Runtime what it computes on the simulator: the fault is in "
-            "the file, not in the runtime."
-        )
-    return None, "No tensor that the two graphs share falls below the cosine threshold."
-
-
-def _locate_in_tflite(
-    file: OnnxFile | str | Path | None, candidate: LiteRtRunner, inputs: np.ndarray, limit: float
-) -> tuple[Divergence | None, str]:
-    if file is None:
-        return None, _NO_TENSORS
-    few = inputs[: max(_IMAGES_FOR_SEARCH, candidate.shape[0] or 1)]
-    try:
-        found = tflite_divergence.first_divergence(file, candidate, few, limit)
-    except LabError as error:
-        return None, f"The search for the first tensor that departs stopped: {error}"
-    if found:
-        return found, ""
-    return None, (
-        "Without XNNPACK, which shows no tensors inside, the last tensor agrees: the fault is "
-        "in what XNNPACK makes of the file, or shows on other images."
-    )
-
-
-def _onnx(runner: Runner) -> OnnxFile | Path | None:
-    file = getattr(runner, "onnx", None) or runner.file  # runners of a learner's own have a path
-    return file if file is not None and Path(file).suffix == ".onnx" else None
 
 
 def _described(runner: Runner) -> str:

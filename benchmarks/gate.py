@@ -8,8 +8,8 @@ D-Robotics' simulator, which only its users have): the mean cosine of
 the logits, the worst image's, SQNR and top-1 agreement, against the network in PyTorch. Float files
 are exported, quantized ones made by the presets int8 and a16w8 as `labutils convert` makes them.
 Below, on Marked Things, whose images are harder to decide: what int8 keeps of all answers and of
-those that the network decides, beside plain ranges, which the gate must refuse. Files and answers
-are kept by content (see content_cache.py); `--fresh` forgets them.
+those that the network decides, beside plain ranges, which the gate refuses where they cost points.
+Files and answers are kept by content (see content_cache.py); `--fresh` forgets them.
 """
 
 from __future__ import annotations

@@ -404,6 +404,16 @@ def test_sound_files_pass_by_the_figure_that_their_kind_is_judged_by():
         assert float(worst) < gating.THRESHOLDS[kind] < float(mean)  # hence the mean
 
 
+def test_the_gate_refuses_what_costs_points_and_not_what_the_network_left_undecided():
+    text = (RESULTS / "gate.txt").read_text("utf-8")
+    pattern = r"^(\w+) +(int8\w*) +(\S+) points.+?(\S+) % .+?(\S+) % .+(passed|refused)$"
+    found = {m[:2]: (*map(float, m[2:5]), m[5]) for m in re.findall(pattern, text, re.M)}
+    models = ("mobilenet_v3_large", "mobilenet_v3_small", "fbnet_a")
+    assert set(found) == {(m, recipe) for m in models for recipe in ("int8", "int8_minmax")}
+    for (model, _), (points, agrees, decided, word) in found.items():
+        assert (word == "passed") == (points > -1) == (decided > 99) and decided > agrees, model
+
+
 @pytest.mark.parametrize(("images", "least"), [(32, {1: 0.99, 4: 0.95}), (1600, {})])
 def test_how_many_flips_the_gate_lets_pass(images, least):
     def passes(flips, required):

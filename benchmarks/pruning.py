@@ -229,7 +229,9 @@ def everything_at_once(bench: Bench, budget: str) -> tuple[Measured, dict[str, A
     )
     plan = plan.with_steps(bench.schedule.steps)
     evaluation = dataclasses.replace(plan.evaluation, images=bench.images, part=bench.split)
-    plan = dataclasses.replace(plan, evaluation=evaluation)
+    training = plan.pruning.training.replaced(**bench.schedule.settings())  # as the rows have it
+    pruning = dataclasses.replace(plan.pruning, training=training)
+    plan = dataclasses.replace(plan, evaluation=evaluation, pruning=pruning)
     model = zoo.load(plan.model, plan.weights)
     code = content_cache.code(prune, train, surgery, quantize, compression)
     key = content_cache.key(budget=budget, plan=plan.to_yaml(), code=code)

@@ -55,6 +55,9 @@ def test_a_scan_masks_one_group_at_a_time(network, images, labels):
     reading = scan.of("last.0")[1]
     assert reading.top1 == pytest.approx(np.mean(logits.argmax(1) == labels))
     assert reading.ratio == 0.5 and reading.agreement == reading.top1
+    assert scan.at(0.5).of("last.0") == (reading,) and scan.at(0.25, 0.5) == scan
+    with pytest.raises(UsageError, match=r"no reading at \[0.75\], only at \[0.25, 0.5\]"):
+        scan.at(0.75)
     assert "last.0" in str(scan) and "32 images" in str(scan) and "100.0 %" in str(scan)
     alt = figures.channel_costs(scan).alt
     assert "32 images" in alt and "Top-1" in alt

@@ -212,7 +212,7 @@ def _planned(chosen: argparse.Namespace, work: _Work, found: dict[str, Any]) -> 
             work.module, budget, *rated, multiple=multiple, progress=progress_bar, **options
         )
         if chosen.sensitivity:
-            say(chosen, search.scan)
+            say(chosen, search.scan.at(*prune.RATIOS))
         say(chosen, search)
         found["search"] = search.to_dict()
         plan: prune.Plan = search.plan

@@ -25,13 +25,13 @@ from .planning import DEFAULT_SIZE, plan
 from .recovery import recover_, recovered, reestimate_
 from .removal import Removal, removed
 from .report import ChannelPlan, Plan, WeightPlan
-from .scan import Sensitivity, sensitivity
+from .scan import RATIOS, Sensitivity, sensitivity
 from .schedule import KINDS, ONE_SHOT, Schedule
 
 __all__ = [
-    "CRITERIA", "DEFAULT_SIZE", "KINDS", "ONE_SHOT", "Budget", "ChannelPlan", "Criterion", "Group",
-    "Mask", "Plan", "Refusal", "Removal", "Schedule", "Search", "Sensitivity", "Slice",
-    "WeightPlan", "apply_masks_", "coupled", "masks_of", "nearest", "plan", "read_plan",
+    "CRITERIA", "DEFAULT_SIZE", "KINDS", "ONE_SHOT", "RATIOS", "Budget", "ChannelPlan",
+    "Criterion", "Group", "Mask", "Plan", "Refusal", "Removal", "Schedule", "Search",
+    "Sensitivity", "Slice", "WeightPlan", "apply_masks_", "coupled", "masks_of", "nearest", "plan", "read_plan",
     "recover_", "recovered", "reestimate_", "remove_", "removed", "search", "sensitivity",
     "set_masks_", "taylor", "transfer_masks_", "write_plan",
 ]  # fmt: skip

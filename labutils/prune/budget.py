@@ -27,6 +27,10 @@ from .widths import State, path
 
 _BYTES = 4  # of a float32 parameter
 _TURNS = 15
+_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 0.9375)
+"""Where each group's sensitivity is read. With three readings, 0.25, 0.5 and 0.75, the widths of
+MobileNetV3-Large at half of the MACs lost 0.4 points more on Marked Things' val, trained alike
+(n=4,000)."""
 
 
 @dataclass(frozen=True)
@@ -288,8 +292,9 @@ def nearest(
     """
     refuse_multiple(multiple)
     scan = sensitivity(
-        model, inputs, labels, criterion=criterion, exclude=exclude, progress=progress
-    )
+        model, inputs, labels,
+        ratios=_RATIOS, criterion=criterion, exclude=exclude, progress=progress,
+    )  # fmt: skip
     rated = Rated(model, criteria.find(criterion), tuple(inputs.shape), exclude)
     states = list(_states(rated, scan, multiple, budget))
     judge = _Judge(model, rated, budget, inputs, labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,21 @@ class Sensitivity(tabular.Table):
     def of(self, group: str) -> tuple[Reading, ...]:
         """Return the readings of a group."""
         return tuple(reading for reading in self.readings if reading.group == group)
+
+    def at(self, *ratios: float) -> Sensitivity:
+        """Return the readings at some of the ratios.
+
+        Raises
+        ------
+        UsageError
+            The scan has no reading at one of them.
+        """
+        if missing := [ratio for ratio in ratios if ratio not in self.ratios]:
+            raise UsageError(f"The scan has no reading at {missing}, only at {list(self.ratios)}.")
+        kept = sorted(ratios)
+        places = [self.ratios.index(ratio) for ratio in kept]
+        readings = [self.of(group)[i] for group in self.groups for i in places]
+        return replace(self, ratios=tuple(kept), readings=tuple(readings))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""

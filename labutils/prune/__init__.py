@@ -31,9 +31,9 @@ from .schedule import KINDS, ONE_SHOT, Schedule
 __all__ = [
     "CRITERIA", "DEFAULT_SIZE", "KINDS", "ONE_SHOT", "RATIOS", "Budget", "ChannelPlan",
     "Criterion", "Group", "Mask", "Plan", "Refusal", "Removal", "Schedule", "Search",
-    "Sensitivity", "Slice", "WeightPlan", "apply_masks_", "coupled", "masks_of", "nearest", "plan", "read_plan",
-    "recover_", "recovered", "reestimate_", "remove_", "removed", "search", "sensitivity",
-    "set_masks_", "taylor", "transfer_masks_", "write_plan",
+    "Sensitivity", "Slice", "WeightPlan", "apply_masks_", "coupled", "masks_of", "nearest",
+    "plan", "read_plan", "recover_", "recovered", "reestimate_", "remove_", "removed", "search",
+    "sensitivity", "set_masks_", "taylor", "transfer_masks_", "write_plan",
 ]  # fmt: skip
 
 

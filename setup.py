@@ -20,6 +20,7 @@ SHIPPED = (
     "benchmarks/results/*.txt",
     "data/*.yaml",
     "data/checkpoints/fbnet_a-*",
+    "data/checkpoints/mobilenet_v2-*",
     "data/checkpoints/mobilenet_v3_large*",
     "data/checkpoints/mobilenet_v3_small*",
     "data/jupyter/labconfig/page_config.json",

@@ -144,9 +144,7 @@ def _refuse_early(chosen: argparse.Namespace) -> None:
     _refuse_ignored(chosen)
     if chosen.budget:
         prune.Budget.parse(chosen.budget)
-    if chosen.schedule is None:
-        chosen.schedule = prune.ONE_SHOT if chosen.method == "channels" else "cubic"
-    if chosen.schedule not in prune.KINDS:
+    if chosen.schedule not in (None, *prune.KINDS):
         raise UnknownNameError("schedule", chosen.schedule, prune.KINDS)
     if chosen.output is not None:
         training_options.refuse_unwritable(chosen.output)
@@ -261,10 +259,12 @@ def _trained(
         prune.apply_masks_(student, plan)
         return _Trained(student)
     config = training_options.fitted_config(chosen, _config(chosen), work.source, ranks)
-    place = paths.cache() / "training" / f"{plan.digest()}-{chosen.schedule}"  # not in the weights
+    of_channels = isinstance(plan, prune.ChannelPlan)
+    schedule = chosen.schedule or (prune.ONE_SHOT if of_channels else "cubic")
+    place = paths.cache() / "training" / f"{plan.digest()}-{schedule}"  # not in the weights
     state = train.Resumable(paths.folder(place), chosen.save_every)
     how: Any = {
-        "teacher": work.module, "schedule": chosen.schedule, "image_set": work.source,
+        "teacher": work.module, "schedule": schedule, "image_set": work.source,
         "progress": training_options.progress_of_first(), "config": config, "ranks": ranks,
         "state": state,
     }  # fmt: skip

@@ -235,7 +235,7 @@ def gate(
     reasons += more
     decided = _decided(matched[0], required) if judged else None
     notes = [*_notes(ours, scores, check_top1), *notes]
-    if judged and required["agreement"] is not None and decided is None:
+    if judged and scores and check_top1 and decided is None and matched[0].ours.shape[1] > 1:
         notes.append(_UNDECIDED)
     divergence = None
     if reasons and locate:

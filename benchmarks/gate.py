@@ -169,8 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     lead = f"{gating.least_lead(gating.THRESHOLDS['ort_int8']):.3f}"
     notes = [
-        f"where decided: the network's first class leads by {lead} of the spread of the image's "
-        f"logits, which is the noise that the gate's cosine allows. gate: on {GATE_IMAGES} images."
+        f"where decided: the network's first class leads by {lead} of the spread of an image's "
+        "logits (in the median), which is the noise that the gate's cosine allows. "
+        f"gate: on {GATE_IMAGES} images."
     ]
     title = f"int8 in ONNX Runtime on {HARDER}: all answers, and those that the network decides"
     text += "\n\n" + tabular.text(title, COLUMNS_WHERE_DECIDED, harder, notes)

@@ -244,7 +244,7 @@ def test_the_first_class_is_judged_where_the_reference_decides():
     assert (report.parity.agreement.hits, report.parity.n) == (20, 32)
     assert (report.decided.hits, report.decided.n) == (20, 20)
     said = "top-1 agreement 100.0 % [83.9, 100.0] (n=20) where the reference's first class leads"
-    assert f"{said} by 0.316 of its spread" in str(report)
+    assert f"{said} by 0.316 of the spread of its scores" in str(report)
     other[20:26] = np.roll(other[20:26], 3, axis=1)  # these are decided
     with pytest.raises(ParityError) as caught:
         compare.gate(Canned(reference), Canned(other), batch, kind="ort_int8", min_cosine=0.5)
@@ -259,6 +259,18 @@ def test_a_reference_that_decides_nothing_is_not_judged_by_its_first_class():
     report = compare.gate(Canned(reference), Canned(other), batch, kind="ort_int8")
     assert report.decided is None and report.parity.agreement.hits == 0
     assert "decides none of these images" in str(report)
+
+
+def test_two_classes_are_decided_by_their_lead_among_the_images():
+    rng = np.random.default_rng(0)
+    scores = rng.choice([-1.0, 1.0], 32) * np.where(np.arange(32) < 12, 0.02, rng.uniform(2, 5, 32))
+    reference = np.stack([scores, -scores], axis=1).astype(np.float32)
+    other = reference + np.where(np.arange(32)[:, None] < 12, -2 * reference, 0)  # flipped
+    batch = np.zeros((32, 3, 8, 8), np.float32)
+    with pytest.raises(ParityError) as caught:  # the opposite of an image has a cosine of -1
+        compare.gate(Canned(reference), Canned(other), batch, kind="ort_int8")
+    assert (caught.value.report.decided.hits, caught.value.report.decided.n) == (20, 20)
+    assert not any("top-1" in reason for reason in caught.value.report.reasons)
 
 
 @given(

@@ -411,7 +411,7 @@ def test_the_gate_refuses_what_costs_points_and_not_what_the_network_left_undeci
     models = ("mobilenet_v3_large", "mobilenet_v3_small", "fbnet_a")
     assert set(found) == {(m, recipe) for m in models for recipe in ("int8", "int8_minmax")}
     for (model, _), (points, agrees, decided, word) in found.items():
-        assert (word == "passed") == (points > -1) == (decided > 99) and decided > agrees, model
+        assert (word == "passed") == (points > -1) == (decided >= 98) and decided > agrees, model
 
 
 @pytest.mark.parametrize(("images", "least"), [(32, {1: 0.99, 4: 0.95}), (1600, {})])

@@ -89,8 +89,9 @@ def agreement_where_decided(
     reference, logits
         (n, classes) each, at least two classes.
     lead
-        By how much the reference's first class leads there, as a share of the standard deviation
-        of the image's scores.
+        By how much the reference's first class leads there, as a share of the median, over the
+        images, of the standard deviation of an image's scores. (Two scores alone lead by twice
+        their own deviation, however close they are.)
 
     Returns
     -------
@@ -98,8 +99,8 @@ def agreement_where_decided(
         None when the reference decides none of them.
     """
     ordered = np.sort(reference.astype(np.float64), axis=1)
-    leads = (ordered[:, -1] - ordered[:, -2]) / np.maximum(ordered.std(axis=1), 1e-30)
-    rows = leads > lead
+    spread = np.median(ordered.std(axis=1))
+    rows = ordered[:, -1] - ordered[:, -2] > lead * spread
     return metrics.agreement(reference[rows], logits[rows]) if rows.any() else None
 
 

@@ -135,7 +135,8 @@ class GateReport(typesetting.Shown):
         ]
         if self.decided and self.parity and self.decided.n < self.parity.n:
             share = f"top-1 agreement {self.decided} where the reference's first class leads"
-            rows.insert(3, ("judged", f"{share} by {self.required['lead']:.3g} of its spread"))
+            lead = f"{self.required['lead']:.3g} of the spread of its scores"
+            rows.insert(3, ("judged", f"{share} by {lead}"))
         if self.others and self.output:
             which = "classifier" if self.is_classifier else "worst"
             cure = "; --output chooses another" if self.is_classifier else ""
@@ -291,8 +292,9 @@ def _required(
 def least_lead(cosine: float) -> float:
     """Return by how much the first class leads on an image that the reference decides.
 
-    As a share of the standard deviation of the image's scores. A candidate with that cosine differs
-    from the reference by as much, so a first class that leads by less says nothing about it. What
+    As a share of the standard deviation of an image's scores, in the median. A candidate with that
+    cosine differs from the reference by as much, so a first class that leads by less says nothing
+    about it. What
     sound and unsound files keep of all answers, and of those that are decided, stands in
     ``benchmarks/results/gate.txt``.
     """

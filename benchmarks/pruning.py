@@ -7,13 +7,15 @@
 On Marked Things, in ONNX Runtime, on the same images of the split. Points are paired, against the
 better of the original and the original trained as long, which are made if they are missing. Every
 row is trained by one loop, with the same steps, images, order, augmentation, and distillation from
-the original. Latency is one image of 224 px, one thread, in turns. The networks are kept by the
-content of all that they depend on (see content_cache.py), trainings resume where they were stopped;
-`--fresh` forgets them. A network that is not shipped for the set (ResNet-18) is trained first, and
-all of its rows are made at 64 px.
+the original. Latency is one image of 224 px, one thread, in turns. A network that is not shipped
+for the set (ResNet-18) is trained first, and all of its rows are made at 64 px.
 
-Writes benchmarks/results/pruning.csv and .txt, and a card for each pruned network into
-benchmarks/results/pruned/; some of the rows need `-o FOLDER`.
+The networks are kept by the content of all that they depend on (see content_cache.py), trainings
+resume where they were stopped. What was measured of a network is kept on its card in
+benchmarks/results/pruned/, with which images it names rightly: a row that has a card is not made
+again, and is compared on the same images. `--fresh` forgets the networks, and makes the rows again.
+
+Writes benchmarks/results/pruning.csv and .txt from all cards; a trial needs `-o FOLDER`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import argparse
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,9 @@ import numpy as np
 import pruning_rows
 import results
 import torch
+from pruning_cards import Card, packed, read
 from pruning_rows import SIDE, Row, Schedule, Task
-from pruning_tables import PROGRAM, Measured, shape_of, write
+from pruning_tables import PACKAGES, PROGRAM, Measured, shape_of, write
 
 from labutils import (
     compare,
@@ -49,10 +53,13 @@ from labutils.errors import LabError, ParityError
 from labutils.images import data
 from labutils.measure import complexity
 from labutils.models import architectures, zoo
+from labutils.pipeline import compression
+from labutils.pipeline.settings import Listener
 
 IMAGES, GATE_IMAGES, TURNS, LATENCY_SIDE = 20_000, 32, 15, 224
 BASE = Schedule(steps=6000, learning_rate=3e-3)  # of a network that is not shipped
 EVERYTHING = ("macs=0.6,megabytes=1.7,points=2", "macs=0.5,megabytes=1.5,points=2")
+KNOWN = [row.id for row in pruning_rows.rows()] + [f"everything/{budget}" for budget in EVERYTHING]
 
 
 class Bench:
@@ -142,43 +149,46 @@ class Bench:
         ) as runner:
             return np.concatenate([runner.run(x) for x, _ in images.batches(64, prepared)])
 
-    def measure(self, row: Row) -> Measured:
-        """Return a row's figures; what it is compared with is made, if it was not yet."""
-        original, long = pruning_rows.controls(row.architecture)
+    def facts(self, row: Row) -> dict[str, Any]:
+        """Return what a card of a row must be of."""
+        return {
+            "by": row.way, "kind": row.kind, "architecture": row.architecture,
+            "image_set": self.image_set, "split": self.split, "images": self.images,
+            "schedule": dataclasses.asdict(self.schedule_of(row)),
+            "seed": train.FineTuningConfig().seed, "checkpoint": self.shipped(row.architecture),
+        }  # fmt: skip
+
+    def card(self, row: Row, made: list[str]) -> Card:
+        """Return a row's card, measured; its network is made if it was not yet."""
+        original, _ = pruning_rows.controls(row.architecture)
         labels = np.arange(self.images) % len(data.classes_of(self.image_set))
         answers, before = self.answers(row), self.answers(original)
-        own = metrics.correct(answers, labels)
-        right = [metrics.correct(found, labels) for found in (before, self.answers(long))]
-        points = metrics.paired_difference(own, max(right, key=lambda r: r.mean()))
-        agreement = metrics.agreement(answers, before).value
         file, whole = self.file(row), self.file(original)
         counted, there = complexity.count(file), complexity.count(whole)
-        return Measured(
-            row.id, row.kind, row.way, self.schedule_of(row).judged,
-            float(own.mean()), int(own.sum()), len(own), points.value, *points.interval, agreement,
-            counted.macs / there.macs, counted.parameters / there.parameters, zeros_share(file),
-            file.stat().st_size / 1e6, latency_ratio(file, whole), self.facts(row)["seconds"] / 60,
-            gate_word(file, self.image_set, self.preprocessing(row)),
-        )  # fmt: skip
-
-    def facts(self, row: Row) -> dict[str, Any]:
-        """Return what was kept of a network beside its file."""
-        kept: dict[str, Any] = json.loads(self.file(row).with_suffix(".json").read_text("utf-8"))
-        return kept
-
-    def card(self, row: Row) -> dict[str, Any]:
-        """Return what a pruned network is, without its figures."""
-        facts, original = self.facts(row), pruning_rows.controls(row.architecture)[0]
-        return {
-            "row": row.id, "by": row.way, "architecture": row.architecture,
-            "image_set": self.image_set, "widths": facts["widths"], "zeros": facts["zeros"],
-            "schedule": dataclasses.asdict(self.schedule_of(row)),
-            "seed": train.FineTuningConfig().seed, "sha256": paths.sha256(self.file(row)),
-            "original": {
-                "checkpoint": self.shipped(row.architecture),
-                "sha256": paths.sha256(self.file(original)),
-            },
+        found = json.loads(file.with_suffix(".json").read_text("utf-8"))
+        seconds = found.pop("seconds")
+        figures = {
+            "agreement": metrics.agreement(answers, before).value,
+            "macs": counted.macs / there.macs, "parameters": counted.parameters / there.parameters,
+            "zeros": zeros_share(file), "megabytes": file.stat().st_size / 1e6,
+            "latency": latency_ratio(file, whole), "minutes": seconds / 60,
+            "gate": gate_word(file, self.image_set, self.preprocessing(row)),
         }  # fmt: skip
+        digests = {"sha256": paths.sha256(file), "original": paths.sha256(whole)}
+        right = packed(metrics.correct(answers, labels))
+        return Card(row.id, self.facts(row), found | digests, figures, right, made)
+
+
+def compared(cards: Mapping[str, Card], row: Row) -> Measured:
+    """Return a line of the table: a row beside the better of its controls."""
+    card = cards[row.id]
+    controls = [cards[control.id].correct() for control in pruning_rows.controls(row.architecture)]
+    own = card.correct()
+    points = metrics.paired_difference(own, max(controls, key=lambda right: right.mean()))
+    return Measured(
+        row.id, row.kind, row.way, card.facts["schedule"]["judged"], float(own.mean()),
+        int(own.sum()), len(own), points.value, *points.interval, **card.figures,
+    )  # fmt: skip
 
 
 def zeros_share(file: Path) -> float:
@@ -218,20 +228,21 @@ def gate_word(file: Path, image_set: str, prepared: data.Preprocessing) -> str:
     return f"{report.parity.cosine_min:.5f}"
 
 
-def everything_at_once(bench: Bench, budget: str) -> tuple[Measured, dict[str, Any]]:
-    """Return the figures of `labutils compress` for the large network, and its card."""
-    from labutils.pipeline import compression
-    from labutils.pipeline.settings import Listener
-
+def plan_of(bench: Bench, budget: str) -> compression.CompressionPlan:
+    """Return what `labutils compress` is asked for, trained as the rows are."""
     wanted = compression.CompressionBudget.parse(budget)
     plan = compression.CompressionPlan(
         pruning_rows.LARGE, wanted, bench.image_set, image_set=bench.image_set
-    )
-    plan = plan.with_steps(bench.schedule.steps)
+    ).with_steps(bench.schedule.steps)
     evaluation = dataclasses.replace(plan.evaluation, images=bench.images, part=bench.split)
-    training = plan.pruning.training.replaced(**bench.schedule.settings())  # as the rows have it
+    training = plan.pruning.training.replaced(**bench.schedule.settings())
     pruning = dataclasses.replace(plan.pruning, training=training)
-    plan = dataclasses.replace(plan, evaluation=evaluation, pruning=pruning)
+    return dataclasses.replace(plan, evaluation=evaluation, pruning=pruning)
+
+
+def everything_at_once(bench: Bench, budget: str, made_by: list[str]) -> Card:
+    """Return the card of what `labutils compress` makes of the large network."""
+    plan = plan_of(bench, budget)
     model = zoo.load(plan.model, plan.weights)
     code = content_cache.code(prune, train, surgery, quantize, compression)
     key = content_cache.key(budget=budget, plan=plan.to_yaml(), code=code)
@@ -246,15 +257,74 @@ def everything_at_once(bench: Bench, budget: str) -> tuple[Measured, dict[str, A
         row.agreement.value, row.macs, row.parameters, 0.0, row.megabytes,
         made["pruned, trained"].latency or 0.0, 0.0, f"{row.gate}; DLC {dlc}",
     )  # fmt: skip
-    return measured, {"row": measured.row, "plan": plan.to_dict(), "ladder": made.to_dict()}
+    found = {"plan": plan.to_dict(), "ladder": made.to_dict()}
+    facts = facts_of_everything(bench, budget)
+    return Card(measured.row, facts, found, dataclasses.asdict(measured), None, made_by)
+
+
+def facts_of_everything(bench: Bench, budget: str) -> dict[str, Any]:
+    """Return what the card of a compression must be of."""
+    plan = plan_of(bench, budget)
+    return {"plan": plan.to_dict(), "checkpoint": bench.shipped(plan.model)}
 
 
 def main() -> None:
-    """Make what is missing, measure, and write the tables."""
+    """Make and measure what no card is of, and write the tables of all that there are."""
+    chosen = command_line().parse_args()
+    schedule = Schedule(steps=chosen.steps, images=chosen.training)
+    bench = Bench(chosen.image_set, chosen.split, chosen.images, schedule)
+    asked = (chosen.image_set, chosen.split, chosen.steps, chosen.images, chosen.training)
+    usual = ("marked-things", "test", Schedule.steps, IMAGES, Schedule.images)
+    place = results.place(chosen.output, asked == usual)
+    if chosen.list:
+        print(listed(bench, place or results.FOLDER))
+        return
+    if place is None:
+        command_line().error("pass -o FOLDER: a trial does not replace the recorded results")
+    if chosen.fresh:
+        content_cache.forget(PROGRAM)
+    by_id = {row.id: row for row in pruning_rows.rows()}
+    images = f"split {chosen.split} of {chosen.image_set} (drawn), {chosen.images} images"
+    head = results.head(
+        results.command(f"{PROGRAM}.py"), images, *PACKAGES, developed=chosen.split == "val"
+    )
+    for name in with_controls(chosen.rows, by_id):
+        if kept(bench, place, name) is None or chosen.fresh:
+            row, budget = by_id.get(name), name.partition("/")[2]
+            made = bench.card(row, head) if row else everything_at_once(bench, budget, head)
+            made.write(place)
+    found = {name: kept(bench, place, name) for name in KNOWN}
+    cards = {name: card for name, card in found.items() if card is not None}
+    write([measured(cards, name) for name in cards], head, chosen, place)
+
+
+def kept(bench: Bench, place: Path, name: str) -> Card | None:
+    """Return the card of a row that is kept in a folder of results, if it is of that network."""
+    row = {row.id: row for row in pruning_rows.rows()}.get(name)
+    facts = bench.facts(row) if row else facts_of_everything(bench, name.partition("/")[2])
+    return read(place, name, facts)
+
+
+def measured(cards: Mapping[str, Card], name: str) -> Measured:
+    """Return a line of the table."""
+    row = {row.id: row for row in pruning_rows.rows()}.get(name)
+    return compared(cards, row) if row else Measured(**cards[name].figures)
+
+
+def with_controls(names: Sequence[str], by_id: Mapping[str, Row]) -> list[str]:
+    """Return rows with those that they are compared with, in the order of the table."""
+    asked = set(names)
+    for name in names:
+        if name in by_id:
+            asked |= {row.id for row in pruning_rows.controls(by_id[name].architecture)}
+    return [name for name in KNOWN if name in asked]
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    known = [row.id for row in pruning_rows.rows()] + [f"everything/{b}" for b in EVERYTHING]
     parser.add_argument("--list", action="store_true", help="say which rows there are, and stop")
-    parser.add_argument("--rows", nargs="+", default=known, choices=known, metavar="ROW")
+    parser.add_argument("--rows", nargs="+", default=KNOWN, choices=KNOWN, metavar="ROW")
     parser.add_argument("--set", dest="image_set", choices=[*data.DRAWN], default="marked-things")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--steps", type=int, default=Schedule.steps)
@@ -262,52 +332,24 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=Schedule.images, help="training images")
     parser.add_argument("--fresh", action="store_true", help="forget what is kept, train again")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
-    chosen = parser.parse_args()
-    bench = Bench(
-        chosen.image_set,
-        chosen.split,
-        chosen.images,
-        Schedule(steps=chosen.steps, images=chosen.training),
-    )
-    if chosen.list:
-        print(listed(bench))
-        return
-    asked = (chosen.rows, chosen.image_set, chosen.split, chosen.steps, chosen.images)
-    usual = (known, "marked-things", "test", Schedule.steps, IMAGES)
-    whole = asked == usual and chosen.training == Schedule.images
-    place = results.place(chosen.output, whole)
-    if place is None:
-        parser.error("pass -o FOLDER: some of the rows do not replace the recorded results")
-    if chosen.fresh:
-        content_cache.forget(PROGRAM)
-    by_id = {row.id: row for row in pruning_rows.rows()}
-    for name in chosen.rows:  # all trainings before any measurement
-        if name in by_id:
-            bench.file(by_id[name])
-    made: list[Measured] = []
-    cards: dict[str, Any] = {}
-    for name in chosen.rows:
-        if name not in by_id:
-            measured, cards[name] = everything_at_once(bench, name.partition("/")[2])
-        else:
-            measured = bench.measure(by_id[name])
-            if by_id[name].kind != "control":
-                cards[name] = bench.card(by_id[name])
-        made.append(measured)
-    write(made, cards, chosen, place)
+    return parser
 
 
-def listed(bench: Bench) -> str:
+def listed(bench: Bench, place: Path) -> str:
     """Return the rows as a table, with what is made already."""
-    rows = [
-        (row.id, row.kind, row.way, "made" if bench.place(row, suffix=".onnx").is_file() else "-")
-        for row in pruning_rows.rows()
-    ]
-    rows += [
-        (f"everything/{budget}", "everything", "labutils compress", "-") for budget in EVERYTHING
-    ]
+    by_id = {row.id: row for row in pruning_rows.rows()}
+    rows = []
+    for name in KNOWN:
+        row = by_id.get(name)
+        kind, way = (row.kind, row.way) if row else ("everything", "labutils compress")
+        made = row is not None and bench.place(row, suffix=".onnx").is_file()
+        rows.append((name, kind, way, "made" if made else "-", _word(kept(bench, place, name))))
     notes = [f"{bench.schedule.steps} steps each, on {bench.image_set}; {bench.images} images."]
-    return tabular.text("Rows", ("row", "kind", "by", ""), rows, notes)
+    return tabular.text("Rows", ("row", "kind", "by", "network", "measured"), rows, notes)
+
+
+def _word(card: Card | None) -> str:
+    return "-" if card is None else card.made[0].split()[1]
 
 
 if __name__ == "__main__":

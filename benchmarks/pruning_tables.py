@@ -1,10 +1,9 @@
-"""What benchmarks/pruning.py writes: the table, TI's tables on our data, and a card per network."""
+"""What benchmarks/pruning.py writes: the table, and TI's tables on our data."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +91,12 @@ def shape_of(network: nn.Module, original: nn.Module) -> dict[str, Any]:
     return {"widths": widths, "zeros": zeros}
 
 
-def write(
-    rows: Sequence[Measured], cards: Mapping[str, Mapping[str, Any]], chosen: Any, folder: Path
-) -> None:
-    """Write the table as CSV and as text, and a card for each pruned network."""
-    images = f"split {chosen.split} of {chosen.image_set} (drawn), {rows[0].n} images"
-    command = results.command(f"{PROGRAM}.py")
-    head = results.head(command, images, *PACKAGES, developed=chosen.split == "val")
+def write(rows: Sequence[Measured], head: list[str], chosen: Any, folder: Path) -> None:
+    """Write the table as CSV and as text."""
     results.write_csv(folder / f"{PROGRAM}.csv", head, rows)
     title = f"Pruned networks on {chosen.image_set}, {chosen.steps} steps each"
     text = "\n".join([*head, "", table(rows, title), "", *ti_tables(rows, chosen.image_set)])
     paths.write_text(folder / f"{PROGRAM}.txt", text + "\n")
-    for row in rows:
-        if row.row in cards:
-            card = {**cards[row.row], "figures": dataclasses.asdict(row), "made": head}
-            place = paths.folder(folder / "pruned") / f"{row.row.replace('/', '_')}.json"
-            paths.write_text(place, json.dumps(card, indent=1) + "\n")
     print(text)
 
 

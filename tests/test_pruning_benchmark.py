@@ -1,6 +1,6 @@
 """benchmarks/pruning.py: rows with what they are compared with, TI's tables, cards, the peer."""
 
-import json
+import dataclasses
 import sys
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from labutils import paths, prune
+from labutils import metrics, paths, prune
 from labutils.images import data
 from labutils.models import zoo
 
@@ -40,23 +40,32 @@ def test_a_row_is_made_with_its_controls_and_has_a_card(tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "LATENCY_SIDE", 32)
     monkeypatch.setattr(rows, "RATED_ON", 8)
     bench = pruning.Bench("marked-things", "val", 48, SHORT)
-    asked = [row for row in rows.rows() if row.architecture == rows.SMALL]
-    original, long, ti30, _ = asked
-    measured = {ti30.id: bench.measure(ti30)}
-    assert bench.place(long, suffix=".onnx").is_file()  # nobody asked for it
-    channels = measured[ti30.id]
+    by_id = {row.id: row for row in rows.rows()}
+    name, out = "mobilenet_v3_small/ti30", tmp_path / "out"
+    asked = pruning.with_controls([name], by_id)
+    assert asked == ["mobilenet_v3_small/original", "mobilenet_v3_small/long", name]
+    head = ["Recorded 2026-12-01 with: a test"]
+    for each in asked:
+        assert pruning.kept(bench, out, each) is None
+        bench.card(by_id[each], head).write(out)
+    cards = {each: pruning.kept(bench, out, each) for each in asked}
+    assert cards[name].found["widths"]["classifier.0"] == [1024, 720]
+    assert cards[name].facts["schedule"]["steps"] == 2 and cards[name].facts["checkpoint"]
+    measured = {each: pruning.measured(cards, each) for each in asked}
+    channels, original = measured[name], measured[asked[0]]
     assert channels.macs < 0.6 and channels.side == 32 and 0 <= channels.agreement <= 1
-    measured[original.id] = bench.measure(original)
-    assert measured[original.id].agreement == 1.0
-    chosen = SimpleNamespace(split="val", image_set="marked-things", steps=2)
-    cards = {ti30.id: bench.card(ti30)}
-    tables.write([*measured.values()], cards, chosen, tmp_path / "out")
-    card = json.loads((tmp_path / "out" / "pruned" / "mobilenet_v3_small_ti30.json").read_text())
-    assert card["widths"]["classifier.0"] == [1024, 720] and card["figures"]["n"] == 48
-    assert card["schedule"]["steps"] == 2 and card["original"]["checkpoint"]
-    text = (tmp_path / "out" / "pruning.txt").read_text("utf-8")
+    assert original.agreement == 1.0 and original.n == 48
+    right = metrics.correct(bench.answers(by_id[name]), np.arange(48) % 112)
+    assert np.array_equal(cards[name].correct(), right) and channels.hits == right.sum()
+    best = max(original.top1, measured[asked[1]].top1)
+    assert channels.points == pytest.approx(100 * (channels.top1 - best), abs=1e-9)
+    tables.write([*measured.values()], head, SimpleNamespace(**vars(bench), steps=2), out)
+    text = (out / "pruning.txt").read_text("utf-8")
     assert "Pruned Model Accuracy" in text and "76.13" in text and "70.37" in text
     assert f"{100 * channels.top1:.2f}" in text and "not made" in text  # of the other networks
+    assert "2026-12-01" in pruning.listed(bench, out)
+    longer = pruning.Bench("marked-things", "val", 48, dataclasses.replace(SHORT, steps=3))
+    assert all(pruning.kept(longer, out, each) is None for each in asked[1:])  # of another training
 
 
 @pytest.mark.slow

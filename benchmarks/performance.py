@@ -43,7 +43,7 @@ MODELS = (
     "tv:mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "fbnet_a", "efficientnet_lite0",
 )  # fmt: skip
 PUBLISHED = {"efficientnet_lite0": "75.1 % (Google, fp32, ImageNet)"}
-WHOLE = {"images": 11_200, "calibration": 256, "rounds": 9, "frames": 20, "turns": 15}
+WHOLE = {"images": 11_200, "calibration": 256, "rounds": 9, "frames": 20, "turns": 45}
 TRIAL = {"images": 64, "calibration": 32, "rounds": 2, "frames": 3, "turns": 1}
 CROPS = 600  # of photographs, at most
 VENDOR = (

@@ -19,7 +19,7 @@ from labutils.measure import throughput
 from labutils.models import architectures, zoo
 from labutils.onnxfile.file import OnnxFile
 from labutils.pipeline import rdk_emulation
-from labutils.quantize.recipe import Recipe, Weights
+from labutils.quantize.recipe import Calibration, Recipe, Weights
 from labutils.rdk import bpu_form
 
 sys.path.insert(0, str(paths.ROOT / "benchmarks"))
@@ -102,7 +102,8 @@ def bench(tmp_path_factory):
     made.counts = {"images": 8, "calibration": 8, "judged": 8, "node_images": 6}
     made.preprocessing = data.Preprocessing(16)
     made.source = OnnxFile(folder / "float.onnx")
-    made.form = OnnxFile.write(folder / "joined.onnx", bpu_form.joined(made.source)[0])
+    made.exact = OnnxFile.write(folder / "joined.onnx", bpu_form.joined(made.source)[0])
+    made.form, made.method = made.exact, Calibration("mse", 8)
     pictures = data.ImageSet(PIXELS, np.arange(8) % 5, tuple("abcde"), "8 of noise")
     made.pictures = made.calibration = pictures
     return made
@@ -143,10 +144,12 @@ def test_a_node_alone_and_all_others_are_what_is_measured(bench, cache):
 def test_the_search_stays_within_the_macs_of_the_vendors_nodes(bench, cache, monkeypatch):
     monkeypatch.setattr(ten_points, "VENDORS", ("/conv_dw/Conv", "/classifier/Gemm"))
     monkeypatch.setattr(ten_points.data, "load", lambda *_: bench.pictures)
-    ours, lost = bench.searched()
+    with monkeypatch.context() as patch:
+        patch.setattr(ten_points, "MOST_LOST", -1000.0)  # nothing is good enough: all are tried
+        ours, lost = bench.searched()
     assert bench.share(ours) <= bench.share(ten_points.VENDORS) < 0.8
-    rows = list(bench.rows(ours))
-    assert [row.difference for row in rows[:1]] == [0.0] and len(rows) == 9
+    rows = [*bench.rows(ours), *bench.own_rows(ours)]
+    assert [row.difference for row in rows[:1]] == [0.0] and len(rows) == 11
     by = {(row.stage, row.input): row for row in rows}
     assert by["int8, the sample's four", "pictures"].int16_nodes == 2
     assert "march: bayes-e" in ten_points._yaml(bench, ours)
@@ -155,6 +158,11 @@ def test_the_search_stays_within_the_macs_of_the_vendors_nodes(bench, cache, mon
     assert ("table met" in said) == (-by["int8, ours", "pictures"].difference <= 0.5)
     with pytest.raises(UsageError, match="has no node /nosuch"):
         bench.share(("/conv_dw/Conv", "/nosuch"))
+
+
+def test_without_a_loss_no_node_gets_16_bits(bench, monkeypatch):
+    monkeypatch.setattr(bench, "lost", lambda wide: {(): 0.4}[wide], raising=False)
+    assert bench.searched() == ((), 0.4)
 
 
 def test_where_none_loses_little_it_is_said(bench):

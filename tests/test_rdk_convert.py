@@ -1,13 +1,18 @@
 """`labutils convert --target rdk-x5`: a .bin by the user's tools (a stand-in), or an emulation."""
 
 import colour_network
+import numpy as np
 import onnx
 import pytest
 from rdk_environment import made, yaml_of
 
-from labutils import manifests, quantize
+from labutils import manifests, pipeline, quantize, runtime
+from labutils.errors import ParityError
+from labutils.images import data
+from labutils.models import zoo
 from labutils.onnxfile.file import OnnxFile
-from labutils.rdk import hb_mapper_writing, vendor_tools
+from labutils.pipeline import rdk_conversion
+from labutils.rdk import hb_mapper, hb_mapper_writing, vendor_tools
 
 PICTURES = colour_network.pictures(24)
 PRE = colour_network.preprocessing()
@@ -165,6 +170,34 @@ def test_prepare_writes_what_hb_mapper_reads(lab, network, tmp_path):
     code, _, problem = lab("rdk", "prepare", tmp_path / "later.onnx", *asked, tmp_path / "b")
     assert code == 0, problem
     assert onnx.load(tmp_path / "b" / "b.onnx").ir_version == 9
+
+
+@pytest.mark.slow
+def test_what_is_handed_over_has_equalized_gates_and_computes_the_same(lab, tmp_path):
+    """No plain range suits the stem of MobileNetV3, one channel of which reaches 16 times as far."""
+    name, asked = "timm:mobilenetv3_small_100", ("--weights", "things16", "--size", 128)
+    code, said, problem = lab("rdk", "prepare", name, *asked, "--images", 20, "-o", tmp_path / "b")
+    assert code == 0, problem
+    assert "equalized the channels before" in said
+    file = OnnxFile(tmp_path / "b" / "b.onnx")
+    assert file.opset == 11 and any("/equalized" in n.name for n in file.proto.graph.node)
+    assert hb_mapper.read(tmp_path / "b" / "b.yaml").get("max_percentile") == 0.9995
+    model = zoo.load(name, "things16", 128)
+    images = data.load("val", 32, 128)
+    inputs = model.preprocessing(images.images)
+    with runtime.connect(file) as ours, runtime.connect(model.module) as theirs:
+        assert np.abs(ours.run(inputs) - (exact := theirs.run(inputs))).max() < 1e-3
+    right = {}
+    for recipe in (rdk_conversion.RECIPE, rdk_conversion.RECIPE.replaced(equalize_gates=False)):
+        comparison = pipeline.Comparison(images, min_cosine=0.1)
+        output = tmp_path / f"{recipe.equalize_gates}.onnx"
+        try:
+            made = pipeline.convert_for_rdk(model, output, recipe, comparison=comparison)
+        except ParityError as error:
+            right[recipe.equalize_gates] = error.report.parity.sqnr_db
+        else:
+            right[recipe.equalize_gates] = made.gate.parity.sqnr_db
+    assert len(exact) == 32 and right[True] > right[False] + 1, right
 
 
 def test_a_bin_needs_the_tools_and_an_onnx_does_not(lab, network, folder, monkeypatch, tmp_path):

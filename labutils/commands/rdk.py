@@ -103,8 +103,8 @@ def _prepare_parser(actions: Any) -> None:
     parser.set_defaults(tensor=None, opset=11)
     input_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to make")
-    named = "a preset or a YAML: its 16-bit exceptions become node_info (int8)"
-    parser.add_argument("--recipe", default="int8", help=named)
+    named = "a preset or a YAML: its 16-bit exceptions become node_info (that of `convert`)"
+    parser.add_argument("--recipe", help=named)
     ranges = "of the NV12 bytes that the board will feed (video, as OpenCV writes them)"
     parser.add_argument("--range", choices=("video", "full"), default="video", help=ranges)
     data_argument(parser, "calibration pictures come from its part for training")
@@ -115,13 +115,13 @@ def _prepare(chosen: argparse.Namespace) -> int:
     from .. import paths, quantize
     from ..models import gallery, zoo
     from ..onnxfile.file import OnnxFile
-    from ..pipeline import steps
+    from ..pipeline import rdk_conversion, steps
     from ..quantize import exporting
     from ..rdk import hb_mapper_writing, vendor_tools
 
     if chosen.output.exists():
         raise UsageError(f"{chosen.output} exists: name a new folder.")
-    recipe = quantize.load_recipe(chosen.recipe)
+    recipe = quantize.load_recipe(chosen.recipe or rdk_conversion.RECIPE)
     model = zoo.load(chosen.model, chosen.weights, chosen.size)
     preprocessing = preprocessing_of(chosen, model)
     model = dataclasses.replace(model, preprocessing=preprocessing)
@@ -136,7 +136,10 @@ def _prepare(chosen: argparse.Namespace) -> int:
     with paths.scratch(paths.folder(place)) as folder:
         whole = folder / stem
         whole.mkdir()
-        file = steps.as_onnx(model, whole / f"{stem}.onnx", chosen.opset)
+        file = steps.as_onnx(model, folder / f"{stem}.onnx", chosen.opset)
+        file, recipe = rdk_conversion.equalized(
+            file, folder, recipe, pictures, model, listener(chosen)
+        )
         file = vendor_tools.readable(file, whole / f"{stem}.onnx")
         if file.path.parent != whole:
             file = OnnxFile.write(whole / f"{stem}.onnx", file.copy())

@@ -197,7 +197,7 @@ def _shipped(arch: architectures.Architecture, image_set: str) -> architectures.
         names = sorted(file.stem for file in paths.CHECKPOINTS.glob("*.safetensors"))
         known = [n.removesuffix(end) for n in names if n.endswith(end) and (end or "-" not in n)]
         raise UsageError(
-            f"There is no {title} checkpoint of {arch.name}, only of {' and '.join(known)}. "
+            f"There is no {title} checkpoint of {arch.name}, only of {', '.join(known)}. "
             "Use weights='imagenet', 'random' or a path."
         )
     what = f"{title} checkpoint of the lab"

@@ -28,14 +28,19 @@ if TYPE_CHECKING:
     import onnx
 
 _FIRST_OPSET = 7  # that ONNX Runtime runs
-_PER_CHANNEL = 13  # the opset that gave DequantizeLinear its axis
+PER_CHANNEL = 13  # the opset that gave DequantizeLinear its axis
 
 
-def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) -> onnx.ModelProto:
+def prepared(
+    source: OnnxFile | str | Path,
+    changes: list[str] | None = None,
+    *,
+    least_opset: int = PER_CHANNEL,
+) -> onnx.ModelProto:
     """Return the model in `source`, ready to be quantized; it computes what the file computes.
 
-    It is checked, in canonical form, of opset 13 or later, with shapes, and every node has a name.
-    A GELU is one node, for which the opset is 20 or later.
+    It is checked, in canonical form, of `least_opset` or later, with shapes, and every node has a
+    name. A GELU is one node, for which the opset is 20 or later.
 
     Parameters
     ----------
@@ -43,6 +48,9 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
         A float ONNX file; it is not changed.
     changes
         What was done to the network is appended, as text.
+    least_opset
+        An earlier one than 13 is for who only edits the float network: scales per channel came
+        with 13. GELUs stay as they are then.
 
     Raises
     ------
@@ -59,7 +67,7 @@ def prepared(source: OnnxFile | str | Path, changes: list[str] | None = None) ->
             "later. Export it again, at opset 17."
         )
     _refuse_quantized(model, source)
-    done = _canonicalize_(model, source)
+    done = _canonicalize_(model, source, least_opset)
     _check_input(model, source)
     _refuse_branches(model, source)
     name_nodes_(model.graph)  # ranges and exclusions go by name
@@ -93,17 +101,19 @@ def _refuse_quantized(model: onnx.ModelProto, source: OnnxFile) -> None:
             )
 
 
-def _canonicalize_(model: onnx.ModelProto, source: OnnxFile) -> list[str]:
+def _canonicalize_(model: onnx.ModelProto, source: OnnxFile, least_opset: int) -> list[str]:
     """Bring a model into the form that the quantizer reads; return what was changed."""
     done: list[str] = []
     generated = any(node.op_type == "ConstantOfShape" for node in model.graph.node)
     if generated or not is_canonical(model):
         done += canonicalize_(model, MOST_ELEMENTS)
-    raised = raise_opset_(model, _PER_CHANNEL)
-    if opset(model) < _PER_CHANNEL:
+    if least_opset < PER_CHANNEL:
+        return done
+    raised = raise_opset_(model, PER_CHANNEL)
+    if opset(model) < PER_CHANNEL:
         raise ModelFileError(
             f"{source.name} cannot be quantized: {'; '.join(raised)}, and scales per channel came "
-            f"with opset {_PER_CHANNEL}. Export it again, at opset 17."
+            f"with opset {PER_CHANNEL}. Export it again, at opset 17."
         )
     return done + raised + contract_gelus_(model)
 

@@ -28,7 +28,7 @@ from ..images.data import ImageSet, Preprocessing
 from ..onnxfile.file import OnnxFile
 from ..tracking import Progress, tracked
 from . import gates
-from .prepare import prepared
+from .prepare import PER_CHANNEL, prepared
 from .recipe import Calibration, Recipe
 
 if TYPE_CHECKING:
@@ -246,12 +246,32 @@ def equalized_gates(
     destination: Path,
     calibration: np.ndarray | ImageSet,
     preprocessing: Preprocessing | None = None,
+    *,
+    least_opset: int = PER_CHANNEL,
+    changes: list[str] | None = None,
 ) -> OnnxFile:
-    """Write the float network that a recipe with `equalize_gates` rounds; it computes the same."""
-    model = prepared(source)
+    """Write the float network that a recipe with `equalize_gates` rounds; it computes the same.
+
+    Parameters
+    ----------
+    source
+        A float ONNX file.
+    destination
+        The ``.onnx`` to write.
+    calibration, preprocessing
+        Pictures on which it is measured how far channels reach.
+    least_opset
+        As in `prepared`: for tools that read an earlier one than 13.
+    changes
+        What was equalized is appended, as text; nothing where no gate needs it.
+    """
+    model = prepared(source, least_opset=least_opset)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     few = checked_inputs(calibration, 0, preprocessing, shape, gates.IMAGES)
-    gates.equalize_(model, gates.factors(model, few))
+    factors = gates.factors(model, few)
+    done = gates.equalize_(model, factors)
+    if changes is not None and factors:
+        changes.append(done)
     return OnnxFile.write(destination, model)
 
 

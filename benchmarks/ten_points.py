@@ -112,8 +112,8 @@ class Bench:
         self.form, self.method = self.exact, Calibration("mse", counts["calibration"])
         if equalize:
             self.method = rdk_conversion.RECIPE.calibration
-            self.source, _ = rdk_conversion.equalized(
-                self.source, folder, rdk_conversion.RECIPE, self.calibration, self.model
+            self.source, _ = rdk_emulation.equalized(
+                self.source, folder, rdk_conversion.RECIPE, self.calibration, self.preprocessing
             )
             self.form = OnnxFile.write(folder / "even.onnx", bpu_form.joined(self.source)[0])
 

@@ -174,7 +174,7 @@ def test_prepare_writes_what_hb_mapper_reads(lab, network, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_handed_over_has_equalized_gates_and_computes_the_same(lab, tmp_path):
-    """No plain range suits the stem of MobileNetV3, one channel of which reaches 16 times as far."""
+    """No range suits the stem of MobileNetV3 as it is: one channel reaches 16 times as far."""
     name, asked = "timm:mobilenetv3_small_100", ("--weights", "things16", "--size", 128)
     code, said, problem = lab("rdk", "prepare", name, *asked, "--images", 20, "-o", tmp_path / "b")
     assert code == 0, problem

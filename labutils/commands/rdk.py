@@ -115,7 +115,7 @@ def _prepare(chosen: argparse.Namespace) -> int:
     from .. import paths, quantize
     from ..models import gallery, zoo
     from ..onnxfile.file import OnnxFile
-    from ..pipeline import rdk_conversion, steps
+    from ..pipeline import rdk_conversion, rdk_emulation, steps
     from ..quantize import exporting
     from ..rdk import hb_mapper_writing, vendor_tools
 
@@ -137,8 +137,8 @@ def _prepare(chosen: argparse.Namespace) -> int:
         whole = folder / stem
         whole.mkdir()
         file = steps.as_onnx(model, folder / f"{stem}.onnx", chosen.opset)
-        file, recipe = rdk_conversion.equalized(
-            file, folder, recipe, pictures, model, listener(chosen)
+        file, recipe = rdk_emulation.equalized(
+            file, folder, recipe, pictures, preprocessing, listener(chosen)
         )
         file = vendor_tools.readable(file, whole / f"{stem}.onnx")
         if file.path.parent != whole:

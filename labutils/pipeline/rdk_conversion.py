@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..images import data
 from ..models import zoo
 from ..onnxfile.file import OnnxFile
-from ..quantize import exporting, ranges
+from ..quantize import exporting
 from ..rdk import hb_mapper, hb_mapper_writing, vendor_log, vendor_tools
 from . import conversion, planning, rdk_emulation, steps
 from .rdk_emulation import Emulation
@@ -181,7 +181,9 @@ def convert_for_rdk(
         place = folder / f"{destination.stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
         floating, fixed = _repaired(original, folder, preparation, listener.echo)
-        floating, asked = equalized(floating, folder, asked, pictures, model, listener)
+        floating, asked = rdk_emulation.equalized(
+            floating, folder, asked, pictures, model.known_preprocessing(), listener
+        )
         if destination.suffix.lower() == ".bin":
             order, lost = _order(asked, settings, floating, model)
             made = _by_the_vendor(model, original, floating, pictures, order, comparison, folder)
@@ -199,33 +201,6 @@ def convert_for_rdk(
 
 
 Lost = tuple[tuple[str, str], ...]
-
-
-def equalized(
-    floating: OnnxFile,
-    folder: Path,
-    recipe: quantize.Recipe,
-    pictures: data.ImageSet,
-    model: zoo.Model,
-    listener: Listener | None = None,
-) -> tuple[OnnxFile, quantize.Recipe]:
-    """Return the network that the tools get, and what is left of a recipe for them.
-
-    Where the recipe equalizes the channels before gates, it is a float network that computes the
-    same, of the same opset: the tools cannot be asked for it, but they take any network.
-    """
-    if not recipe.equalize_gates:
-        return floating, recipe
-    done: list[str] = []
-    made = ranges.equalized_gates(
-        floating, paths.folder(folder / "equalized") / floating.path.name, pictures,
-        model.known_preprocessing(), least_opset=floating.opset, changes=done,
-    )  # fmt: skip
-    if not done:
-        return floating, recipe.replaced(equalize_gates=False)
-    if listener is not None:
-        listener.echo(done[0])
-    return made, recipe.replaced(equalize_gates=False)
 
 
 def _recipe(

@@ -29,6 +29,7 @@ from ..errors import UsageError
 from ..images import data
 from ..onnxfile import edit
 from ..onnxfile.file import OnnxFile
+from ..quantize import ranges
 from ..quantize.recipe import Override, Recipe
 from ..rdk import bpu_form, hb_mapper, placement, vendor_log
 from ..rdk.vendor_log import NodeLine
@@ -118,6 +119,44 @@ def bpu_recipe(recipe: Recipe) -> Recipe:
         activations=dataclasses.replace(recipe.activations, symmetric=True),
         weights=dataclasses.replace(recipe.weights, symmetric=True),
     )
+
+
+def equalized(
+    floating: OnnxFile,
+    folder: Path,
+    recipe: Recipe,
+    pictures: data.ImageSet,
+    preprocessing: data.Preprocessing,
+    listener: Listener | None = None,
+) -> tuple[OnnxFile, Recipe]:
+    """Return the network that the tools get, and what is left of a recipe for them.
+
+    Where the recipe equalizes the channels before gates, it is a float network that computes the
+    same, of the same opset: the tools cannot be asked for it, but they take any network.
+
+    Parameters
+    ----------
+    floating
+        The float network.
+    folder
+        Where the other one goes, below ``equalized``.
+    recipe
+        One that has `equalize_gates`; without, both are returned as they are.
+    pictures, preprocessing
+        How far channels reach is measured on them.
+    listener
+        Gets a sentence about what was equalized.
+    """
+    if not recipe.equalize_gates:
+        return floating, recipe
+    done: list[str] = []
+    made = ranges.equalized_gates(
+        floating, paths.folder(folder / "equalized") / floating.path.name, pictures, preprocessing,
+        least_opset=floating.opset, changes=done,
+    )  # fmt: skip
+    if done and listener is not None:
+        listener.echo(done[0])
+    return made if done else floating, recipe.replaced(equalize_gates=False)
 
 
 def emulate(

@@ -135,7 +135,7 @@ def test_each_set_has_a_file(tables):
     listed = (paths.ROOT / "benchmarks" / "README.md").read_text("utf-8")
     for image_set, command in (("marked-things", ""), ("things16", " --set things16")):
         name = litert.file_name(image_set)
-        assert f"| `{name}` (not recorded yet) | `python benchmarks/litert.py{command}` |" in listed
+        assert f"| `{name}` | `python benchmarks/litert.py{command}` |" in listed
 
 
 def test_without_pytorchs_row_a_network_has_none_and_it_is_said(tables):

@@ -2,6 +2,7 @@
 
     python benchmarks/litert.py                  # Marked Things; benchmarks/results/litert.txt
     python benchmarks/litert.py --set things16   # benchmarks/results/litert_things16.txt
+    python benchmarks/litert.py --int16          # litert_int16.txt; with --set, too
     python benchmarks/litert.py --images 200 --networks mobilenet_v3_small --set things16 -o FOLDER
 
 For each network: PyTorch; the same network described in Keras; the float ``.tflite``; and integer
@@ -11,7 +12,8 @@ with int16 activations, and with the dynamic range alone. Ours have passed the g
 measured in any case. Of 20,000 test images: top-1 and top-5; the agreement with PyTorch (its first
 class is the file's first, or among its first five); the points of top-1 that are lost; the largest
 difference of a logit. A second table sets our int8 against each peer's, image by image. A network
-without a checkpoint is left out, and the file says so.
+without a checkpoint is left out, and the file says so. `--int16` sets our 16-bit activations beside
+ai-edge-quantizer's, on fewer images: LiteRT's kernels for them take ten times as long.
 
 Files and answers are kept by content (see content_cache.py), so a run that was stopped resumes;
 `--fresh` forgets them. The tools ``litert``, ``keras`` and ``onnx2tf`` are needed (`labutils tools
@@ -74,6 +76,12 @@ RECIPES = {
     "TFLite int8, dynamic range": "dynamic",
 }
 """Row -> recipe, or `ONNX2TF`, which has its own."""
+INT16 = {
+    "TFLite int16x8, ours": "a16w8",
+    "TFLite int16x8, ai-edge-quantizer's": "int16x8",
+}
+IMAGES_INT16 = 5000
+ALL = RECIPES | INT16
 OURS = "TFLite int8, ours"
 PEERS = ("TFLite int8, ai-edge-quantizer's static", "TFLite int8, onnx2tf's")
 TOOLS = ("litert", "keras", ONNX2TF)
@@ -111,9 +119,9 @@ def kept(name: str, image_set: str, what: str) -> Path:
         tools=[environment.survey(tool).lock.digest for tool in tools_of(what)],
         code=content_cache.code(labutils, Path(__file__)), onnx2tf_images=ONNX2TF_IMAGES,
     )  # fmt: skip
-    kind = {None: ""}.get(RECIPES.get(what), "int8" if "int8" in what else "int16x8")
-    if RECIPES.get(what) in ("static", "dynamic", ONNX2TF):
-        kind = f"{kind}_{RECIPES[what]}"
+    kind = {None: ""}.get(ALL.get(what), "int8" if "int8" in what else "int16x8")
+    if ALL.get(what) in ("static", "dynamic", ONNX2TF):
+        kind = f"{kind}_{ALL[what]}"
     ending = ".keras" if what == "Keras" else ".tflite"
     folder = paths.folder(content_cache.folder(PROGRAM) / f"{image_set}_{digest}")
     return folder / f"{stem(name, image_set, kind if what != 'Keras' else '')}{ending}"
@@ -121,7 +129,7 @@ def kept(name: str, image_set: str, what: str) -> Path:
 
 def tools_of(what: str) -> tuple[str, ...]:
     """Return the tools that a row's file depends on."""
-    return (ONNX2TF,) if RECIPES.get(what) == ONNX2TF else ("litert", "keras")
+    return (ONNX2TF,) if ALL.get(what) == ONNX2TF else ("litert", "keras")
 
 
 class Keras:
@@ -166,7 +174,7 @@ def make(name: str, image_set: str, what: str) -> Made:
         remembered = content_cache.Remembered(file, lambda: keras, PROGRAM, "Keras", {})
         return Made(file, remembered)
     if not file.exists():
-        convert(model, RECIPES[what], file)
+        convert(model, ALL[what], file)
     versions = paths.versions("ai-edge-litert")
     connect = functools.partial(runtime.connect, file)
     return Made(file, content_cache.Remembered(file, connect, PROGRAM, "LiteRT", versions))
@@ -314,9 +322,7 @@ class Tables:
     def add(self, name: str, chosen: argparse.Namespace) -> None:
         """Make the rows of a network; without PyTorch's there is nothing to compare with."""
         logits: dict[str, np.ndarray] = {}
-        for what in ("PyTorch", "Keras", *RECIPES):
-            if chosen.rows and what not in ("PyTorch", *chosen.rows):
-                continue
+        for what in ("PyTorch", *rows_of(chosen)):
             try:
                 cells, logits[what] = row(name, what, chosen, logits.get("PyTorch"))
             except (LabError, FileNotFoundError) as error:
@@ -349,9 +355,16 @@ def head(arguments: list[str] | None, chosen: argparse.Namespace) -> list[str]:
     return [*lines, "Tools: " + ", ".join(f"{name} {v}" for name, v in packages.items())]
 
 
-def file_name(image_set: str) -> str:
+def rows_of(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """Return the rows that are asked for, beside PyTorch's."""
+    known = INT16 if chosen.int16 else ("Keras", *RECIPES)
+    return tuple(row for row in known if row in (chosen.rows or known))
+
+
+def file_name(image_set: str, *, int16: bool = False) -> str:
     """Return what the results of a set are called."""
-    return "litert.txt" if image_set == "marked-things" else f"litert_{image_set}.txt"
+    name = "litert_int16" if int16 else "litert"
+    return f"{name}.txt" if image_set == "marked-things" else f"{name}_{image_set}.txt"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -360,14 +373,17 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--images", type=int)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--set", choices=sorted(data.DRAWN), default="marked-things")
-    parser.add_argument("--rows", nargs="+", choices=("Keras", *RECIPES), help="beside PyTorch")
+    parser.add_argument("--rows", nargs="+", choices=("Keras", *ALL), help="beside PyTorch")
+    parser.add_argument("--int16", action="store_true", help="16-bit activations, ours and theirs")
     parser.add_argument("--fresh", action="store_true", help="forget what is kept")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
-    whole = (chosen.images, chosen.split, len(chosen.networks)) == (IMAGES, "test", len(NETWORKS))
+    images = IMAGES_INT16 if chosen.int16 else IMAGES
+    chosen.images = chosen.images or images
+    whole = (chosen.images, chosen.split, len(chosen.networks)) == (images, "test", len(NETWORKS))
     place = results.place(chosen.output, whole and not chosen.rows)
     if place is None:
         parser.error("pass -o FOLDER: another run does not replace the recorded results")
@@ -377,7 +393,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in chosen.networks:
         made.add(name, chosen)
     text = "\n".join([*beginning, "", str(made)]) + "\n"
-    paths.write_text(paths.folder(place) / file_name(chosen.set), text)
+    paths.write_text(paths.folder(place) / file_name(chosen.set, int16=chosen.int16), text)
     print(made)
     return 1 if made.missing else 0
 

@@ -138,6 +138,20 @@ def test_each_set_has_a_file(tables):
         assert f"| `{name}` | `python benchmarks/litert.py{command}` |" in listed
 
 
+def test_16_bit_activations_have_a_table_of_their_own(cache):
+    def rows(**asked):
+        return litert.rows_of(SimpleNamespace(**{"int16": True, "rows": None} | asked))
+
+    assert rows() == tuple(litert.INT16) and rows(int16=False) == ("Keras", *litert.RECIPES)
+    assert rows(rows=["TFLite int16x8, ours"]) == ("TFLite int16x8, ours",)
+    files = {litert.kept("mobilenet_v3_small", "things16", what) for what in litert.INT16}
+    assert len(files) == 2
+    assert {f.name for f in files} == {"mobilenet_v3_small_things16_int16x8_128x128_model.tflite"}
+    listed = (paths.ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    assert f"`{litert.file_name('things16', int16=True)}`" in listed
+    assert f"`{litert.file_name('marked-things', int16=True)}`" in listed
+
+
 def test_without_pytorchs_row_a_network_has_none_and_it_is_said(tables):
     code, files = tables(failing=["PyTorch"])
     text = files["litert.txt"]

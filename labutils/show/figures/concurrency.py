@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..graphs.long_names import folded
-from ..graphs.picture import BLUE, GREEN, INK, ORANGE, VERMILION, Picture, blank, styled
+from ..graphs.picture import COLORS, INK, MARKERS, Picture, blank, styled
 
 if TYPE_CHECKING:
     from ...measure.throughput import Throughput
 
-_STYLES = (("o", "-", BLUE), ("s", "--", VERMILION), ("^", "-.", GREEN), ("D", ":", ORANGE))
+_LINES = ("-", "--", "-.", ":")
 
 
 @styled
@@ -32,7 +32,10 @@ def latency_by_requests(measured: Throughput) -> Picture:
     left, right = picture.subplots(1, 2)
     for i, name in enumerate(names):
         rows = [row for row in measured.rows if row.model == name]
-        marker, line, colour = _STYLES[i % len(_STYLES)]
+        style = {
+            "marker": MARKERS[i % len(MARKERS)], "linestyle": _LINES[i % len(_LINES)],
+            "color": COLORS[i % len(COLORS)],
+        }  # fmt: skip
         for axes, figures in (
             (left, [row.latency_ms for row in rows]),
             (right, [row.frames_per_second for row in rows]),
@@ -41,8 +44,8 @@ def latency_by_requests(measured: Throughput) -> Picture:
             below = [figure.value - figure.low for figure in figures]
             above = [figure.high - figure.value for figure in figures]
             axes.errorbar(
-                [row.requests for row in rows], values, yerr=[below, above], marker=marker,
-                linestyle=line, color=colour, capsize=3, label=folded(name, 600, 10, 2),
+                [row.requests for row in rows], values, yerr=[below, above], capsize=3,
+                label=folded(name, 600, 10, 2), **style,
             )  # fmt: skip
     for axes, title in ((left, "latency, ms"), (right, "frames per second")):
         axes.axvline(measured.cores, color=INK, linewidth=0.8, linestyle=":")

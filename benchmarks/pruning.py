@@ -59,7 +59,8 @@ from labutils.pipeline.settings import Listener
 IMAGES, GATE_IMAGES, TURNS, LATENCY_SIDE = 20_000, 32, 15, 224
 BASE = Schedule(steps=6000, learning_rate=3e-3)  # of a network that is not shipped
 EVERYTHING = ("macs=0.6,megabytes=1.7,points=2", "macs=0.5,megabytes=1.5,points=2")
-KNOWN = [row.id for row in pruning_rows.rows()] + [f"everything/{budget}" for budget in EVERYTHING]
+BY_ID = {row.id: row for row in pruning_rows.rows()}
+KNOWN = [*BY_ID, *(f"everything/{budget}" for budget in EVERYTHING)]
 
 
 class Bench:
@@ -283,14 +284,13 @@ def main() -> None:
         command_line().error("pass -o FOLDER: a trial does not replace the recorded results")
     if chosen.fresh:
         content_cache.forget(PROGRAM)
-    by_id = {row.id: row for row in pruning_rows.rows()}
     images = f"split {chosen.split} of {chosen.image_set} (drawn), {chosen.images} images"
     head = results.head(
         results.command(f"{PROGRAM}.py"), images, *PACKAGES, developed=chosen.split == "val"
     )
-    for name in with_controls(chosen.rows, by_id):
+    for name in with_controls(chosen.rows):
         if kept(bench, place, name) is None or chosen.fresh:
-            row, budget = by_id.get(name), name.partition("/")[2]
+            row, budget = BY_ID.get(name), name.partition("/")[2]
             made = bench.card(row, head) if row else everything_at_once(bench, budget, head)
             made.write(place)
     found = {name: kept(bench, place, name) for name in KNOWN}
@@ -300,23 +300,23 @@ def main() -> None:
 
 def kept(bench: Bench, place: Path, name: str) -> Card | None:
     """Return the card of a row that is kept in a folder of results, if it is of that network."""
-    row = {row.id: row for row in pruning_rows.rows()}.get(name)
+    row = BY_ID.get(name)
     facts = bench.facts(row) if row else facts_of_everything(bench, name.partition("/")[2])
     return read(place, name, facts)
 
 
 def measured(cards: Mapping[str, Card], name: str) -> Measured:
     """Return a line of the table."""
-    row = {row.id: row for row in pruning_rows.rows()}.get(name)
+    row = BY_ID.get(name)
     return compared(cards, row) if row else Measured(**cards[name].figures)
 
 
-def with_controls(names: Sequence[str], by_id: Mapping[str, Row]) -> list[str]:
+def with_controls(names: Sequence[str]) -> list[str]:
     """Return rows with those that they are compared with, in the order of the table."""
     asked = set(names)
     for name in names:
-        if name in by_id:
-            asked |= {row.id for row in pruning_rows.controls(by_id[name].architecture)}
+        if name in BY_ID:
+            asked |= {row.id for row in pruning_rows.controls(BY_ID[name].architecture)}
     return [name for name in KNOWN if name in asked]
 
 
@@ -337,10 +337,9 @@ def command_line() -> argparse.ArgumentParser:
 
 def listed(bench: Bench, place: Path) -> str:
     """Return the rows as a table, with what is made already."""
-    by_id = {row.id: row for row in pruning_rows.rows()}
     rows = []
     for name in KNOWN:
-        row = by_id.get(name)
+        row = BY_ID.get(name)
         kind, way = (row.kind, row.way) if row else ("everything", "labutils compress")
         made = row is not None and bench.place(row, suffix=".onnx").is_file()
         rows.append((name, kind, way, "made" if made else "-", _word(kept(bench, place, name))))

@@ -40,9 +40,8 @@ def test_a_row_is_made_with_its_controls_and_has_a_card(tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "LATENCY_SIDE", 32)
     monkeypatch.setattr(rows, "RATED_ON", 8)
     bench = pruning.Bench("marked-things", "val", 48, SHORT)
-    by_id = {row.id: row for row in rows.rows()}
-    name, out = "mobilenet_v3_small/ti30", tmp_path / "out"
-    asked = pruning.with_controls([name], by_id)
+    by_id, name, out = pruning.BY_ID, "mobilenet_v3_small/ti30", tmp_path / "out"
+    asked = pruning.with_controls([name])
     assert asked == ["mobilenet_v3_small/original", "mobilenet_v3_small/long", name]
     head = ["Recorded 2026-12-01 with: a test"]
     for each in asked:

@@ -197,6 +197,8 @@ def test_what_is_handed_over_has_equalized_gates_and_computes_the_same(lab, tmp_
             right[recipe.equalize_gates] = error.report.parity.sqnr_db
         else:
             right[recipe.equalize_gates] = made.gate.parity.sqnr_db
+            asked = manifests.read(output)["quantization"]["equalize_gates"]
+            assert asked == recipe.equalize_gates
     assert len(exact) == 32 and right[True] > right[False] + 1, right
 
 

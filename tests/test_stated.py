@@ -447,3 +447,13 @@ def test_what_int8_costs_on_litert_is_what_was_recorded():
             assert row and cell in row[0], (network, maker)
         lost, *others = (float(cell.split()[0]) for cell in cells)
         assert lost <= 0.3 and min(others) > lost  # in what the lab promises, and ahead
+
+
+def test_what_equalized_gates_bring_on_the_rdk_is_what_was_recorded():
+    number = r"(-\d+\.\d\d \[-\d+\.\d\d, -\d+\.\d\d\])"
+    pattern = rf"then changes by {number} points without a 16-bit node, and by {number} without"
+    recorded = (RESULTS / "ten_points.txt").read_text("utf-8")
+    rows = (r"int8, ours", r"int8, no int16 nodes")
+    found = [re.search(rf"^{row} +pictures .*? {number}", recorded, re.M)[1] for row in rows]
+    (said,) = re.findall(pattern, texts()["README.md"])
+    assert list(said) == found

@@ -32,10 +32,8 @@ RECIPE = quantize.Recipe(
     calibration=quantize.Calibration("percentile", 100, percentile=99.95), equalize_gates=True,
 )  # fmt: skip
 """What is taken without a recipe. Plain max collapses where one calibration picture is odd: a gate
-of squeeze-and-excitation reached 2,536 by one of 64 pictures, where 32 of them stay below 414. Of
-timm's large MobileNetV3 on Marked Things, each of hb_mapper's methods loses points (3 to 23 of
-1,120 calibration pictures) until the channels before two gates are equalized, and none after that
-(benchmarks/ten_points.py)."""
+of squeeze-and-excitation reached 2,536 by one of 64 pictures, where 32 of them stay below 414. What
+equalized gates bring, `python benchmarks/ten_points.py --whole` measures."""
 
 _BIT_EXACT_IMAGES = 2
 
@@ -181,15 +179,15 @@ def convert_for_rdk(
         place = folder / f"{destination.stem}.onnx"
         original = steps.as_onnx(model, place, preparation.opset, listener.echo)
         floating, fixed = _repaired(original, folder, preparation, listener.echo)
-        floating, asked = rdk_emulation.equalized(
+        floating, rest = rdk_emulation.equalized(
             floating, folder, asked, pictures, model.known_preprocessing(), listener
         )
         if destination.suffix.lower() == ".bin":
-            order, lost = _order(asked, settings, floating, model)
+            order, lost = _order(rest, settings, floating, model)
             made = _by_the_vendor(model, original, floating, pictures, order, comparison, folder)
         else:
             made = _emulated(
-                model, original, floating, pictures, asked, comparison, folder, listener
+                model, original, floating, pictures, rest, comparison, folder, listener
             )
         made = replace(made, lost=_not_taken(lost, settings, own, pictures))
         story = {
